@@ -1,0 +1,130 @@
+#!/usr/bin/env node
+import { readFileSync } from 'node:fs'
+import { resolve } from 'node:path'
+import Fastify, { type FastifyInstance } from 'fastify'
+import app, { options } from './app.js'
+import { parseConninfo } from './lib/conninfo.js'
+import { findRunningEmbedded } from './lib/embedded-postgres.js'
+import { messageOf } from './lib/errors.js'
+import { listenTargets } from './lib/host.js'
+import { runSql } from './lib/sql.js'
+import { type Config, registerEnv } from './plugins/env.js'
+
+/** How long the server may take to end, in milliseconds; what postgres-websockets gives itself. */
+const SHUTDOWN_TIMEOUT = 5000
+
+const USAGE = `Usage:
+  fastify-pg-websockets              run the server; PGWS_* variables configure it (see .env.example)
+  fastify-pg-websockets sql "…"      run SQL on its database
+`
+
+/** The command `fastify-pg-websockets`. */
+async function main(words: string[]): Promise<void> {
+  const [command, text, ...more] = words
+  if (command === undefined) return serve()
+  if (command === 'sql' && text !== undefined && more.length === 0) return sql(text)
+  const asked = command === '--help' || command === '-h' || command === 'help'
+  ;(asked ? process.stdout : process.stderr).write(USAGE)
+  process.exitCode = asked ? 0 : 2
+}
+
+async function serve(): Promise<void> {
+  const config = await readConfig()
+  const https = readCertificate(config)
+  const fastify = Fastify({ ...options, ...(https && { https }) }) as FastifyInstance
+  const end = ending(fastify)
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => end(signal))
+  const fail = (error: unknown) => {
+    process.exitCode = 1
+    fastify.log.fatal({ err: error }, 'uncaught error')
+    end('uncaught error')
+  }
+  process.on('uncaughtException', fail)
+  process.on('unhandledRejection', fail)
+  fastify.register(app)
+  try {
+    await fastify.ready()
+    fastify.pgws.once('lost', () => end('the listener was lost'))
+    await listen(fastify, config)
+  } catch (error) {
+    process.exitCode = 1
+    process.stderr.write(`fastify-pg-websockets could not start: ${messageOf(error)}\n`)
+    end('start failed')
+  }
+}
+
+/** Reads the configuration before the server is made, since TLS is an option of the server. */
+async function readConfig(): Promise<Config> {
+  const reader = Fastify()
+  try {
+    return await registerEnv(reader as FastifyInstance)
+  } finally {
+    await reader.close()
+  }
+}
+
+function readCertificate({ certificateFile, keyFile }: Config) {
+  if (certificateFile === undefined || keyFile === undefined) return undefined
+  const read = (variable: string, file: string) => {
+    try {
+      return readFileSync(file)
+    } catch (error) {
+      throw new Error(
+        `${variable} names a file that cannot be read (${(error as NodeJS.ErrnoException).code})`
+      )
+    }
+  }
+  return { cert: read('PGWS_CERTIFICATE_FILE', certificateFile), key: read('PGWS_KEY_FILE', keyFile) }
+}
+
+async function listen(fastify: FastifyInstance, { host, port }: Config): Promise<void> {
+  const targets = listenTargets(host)
+  for (const [index, target] of targets.entries()) {
+    try {
+      await fastify.listen({ ...target, port })
+      return
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException
+      const familyMissing = code === 'EAFNOSUPPORT' || code === 'EADDRNOTAVAIL'
+      if (!familyMissing || index === targets.length - 1) throw error
+    }
+  }
+}
+
+/**
+ * What ends the server in order, and then the process with `process.exitCode`. npm and terminals deliver one
+ * signal twice: further calls do nothing.
+ */
+function ending(fastify: FastifyInstance): (reason: string) => void {
+  let ended = false
+  return (reason) => {
+    if (ended) return
+    ended = true
+    fastify.log.info(`${reason}: shutting down`)
+    setTimeout(() => {
+      fastify.log.error(`could not end within ${SHUTDOWN_TIMEOUT} ms`)
+      process.exit(1)
+    }, SHUTDOWN_TIMEOUT).unref()
+    fastify
+      .close()
+      .catch((error) => {
+        process.exitCode = 1
+        fastify.log.error(error)
+      })
+      .finally(() => process.exit())
+  }
+}
+
+async function sql(text: string): Promise<void> {
+  const { dbUri, embeddedFolder } = await readConfig()
+  const uri = dbUri ?? findRunningEmbedded(resolve(embeddedFolder))
+  if (uri === undefined) {
+    throw new Error('no database is running: start the server first (npm start), or set PGWS_DB_URI')
+  }
+  await runSql(dbUri === undefined ? uri : parseConninfo(uri)[0]!.config, text)
+}
+
+main(process.argv.slice(2)).catch((error) => {
+  process.stderr.write(`${messageOf(error)}\n`)
+  process.exitCode = 1
+})

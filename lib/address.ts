@@ -1,0 +1,72 @@
+import { errors } from './errors.js'
+
+/** What a websocket address asks for. */
+export interface Address {
+  /** `/:channel/:token`: the channel; `/:token`: undefined. */
+  channel: string | undefined
+  token: string
+}
+
+/** What stands in a log or an answer where a token stood. */
+const MASK = '***'
+
+/** A JSON Web Token in a path: its header begins with `{"`, which is `eyJ` in base64url. */
+const TOKEN = /eyJ[\w-]*\.[\w%-]*(?:\.[\w%-]*)*/g
+
+/**
+ * Reads `/:channel/:token` or `/:token`; what follows a token is ignored.
+ * @param url the request's path below the prefix, still percent-encoded, with or without a query
+ * @throws BadAddress (400) for a malformed percent-encoding, an empty channel, or one with a NUL character
+ */
+export function parseAddress(url: string): Address {
+  const [first = '', second] = pathOf(url).replace(/^\//, '').split('/')
+  if (second === undefined) return { channel: undefined, token: decode(first) }
+  const channel = decode(first)
+  if (channel === '') throw new errors.BadAddress('the channel is empty')
+  // PostgreSQL's text cannot hold it, so there can be no message for such a channel.
+  if (channel.includes('\0')) throw new errors.BadAddress('the channel holds a NUL character')
+  return { channel, token: decode(second) }
+}
+
+/** Whether a path can be percent-decoded (RFC 3986, section 2.1; UTF-8). */
+export function isDecodable(url: string): boolean {
+  try {
+    decodeURIComponent(pathOf(url))
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** Whether a URL's path holds what looks like a JSON Web Token. */
+export function holdsToken(url: string): boolean {
+  // A global regular expression keeps its position between calls of test().
+  return url.includes('eyJ') && url.search(TOKEN) !== -1
+}
+
+/** A URL with every token in it masked: JSON Web Tokens anywhere. */
+export function maskTokens(url: string): string {
+  return url.replace(TOKEN, MASK)
+}
+
+/**
+ * The URL of a websocket request as it may be logged: the token's place is masked, whatever stands there.
+ * @param url as for parseAddress
+ */
+export function maskAddress(url: string): string {
+  const [, first = '', ...rest] = pathOf(url).split('/')
+  return rest.length === 0 ? `/${first && MASK}` : `/${maskTokens(first)}/${MASK}`
+}
+
+function pathOf(url: string): string {
+  const end = url.search(/[?#]/)
+  return end === -1 ? url : url.slice(0, end)
+}
+
+function decode(segment: string): string {
+  try {
+    return decodeURIComponent(segment)
+  } catch {
+    throw new errors.BadAddress('its percent-encoding cannot be decoded as UTF-8')
+  }
+}

@@ -1,0 +1,131 @@
+import { errors } from './errors.js'
+
+/** The claims of a verified token: a JSON object. */
+export type Claims = Record<string, unknown>
+
+/** What a token allows on the channels that were asked for. */
+export interface Access {
+  /** The channels to join, without duplicates. */
+  channels: string[]
+  read: boolean
+  write: boolean
+  /** When the token ends, in milliseconds since the epoch; undefined: never. */
+  expiresAt: number | undefined
+  claims: Claims
+}
+
+/** How far the clocks of the token's issuer and of this server may differ, in seconds. */
+const CLOCK_TOLERANCE = 30
+
+/**
+ * Checks a token's times (RFC 7519, sections 4.1.4 to 4.1.6): `exp` has not passed, `nbf` and `iat` are not
+ * in the future by more than 30 s.
+ * @param claims the claims of a token whose signature holds
+ * @param now milliseconds since the epoch
+ * @returns when the token expires, in milliseconds since the epoch, or undefined
+ * @throws TokenExpired, InvalidToken (401)
+ */
+export function checkTimes(claims: Claims, now: number = Date.now()): number | undefined {
+  const exp = numericDate(claims, 'exp')
+  const nbf = numericDate(claims, 'nbf')
+  const iat = numericDate(claims, 'iat')
+  if (exp !== undefined && exp * 1000 <= now) throw new errors.TokenExpired()
+  const latest = now / 1000 + CLOCK_TOLERANCE
+  if (nbf !== undefined && nbf > latest) throw new errors.InvalidToken('the token is not valid yet ("nbf")')
+  if (iat !== undefined && iat > latest) {
+    throw new errors.InvalidToken('the token was issued in the future ("iat")')
+  }
+  return exp === undefined ? undefined : exp * 1000
+}
+
+function numericDate(claims: Claims, name: string): number | undefined {
+  const value = claims[name]
+  if (value === undefined) return undefined
+  if (typeof value !== 'number' || !Number.isFinite(value)) {
+    throw new errors.InvalidToken(`the claim "${name}" must be a number of seconds`)
+  }
+  return value
+}
+
+/**
+ * What a token allows.
+ * @param claims verified claims
+ * @param requested the channel of the address (`/:channel/:token`), or undefined for all channels that the
+ *   token names (`/:token`)
+ * @throws TokenExpired, InvalidToken (401); MissingMode, UnknownMode, MalformedClaims, NoAllowedChannels (403)
+ */
+export function authorize(claims: Claims, requested: string | undefined): Access {
+  const expiresAt = checkTimes(claims)
+  const { read, write } = readMode(claims)
+  const named = namedChannels(claims)
+  if (requested === undefined) {
+    if (named === undefined || named.length === 0) {
+      throw new errors.NoAllowedChannels('the token names none; name one in the address, or in the token')
+    }
+    return { channels: named, read, write, expiresAt, claims }
+  }
+  if (!allowsChannel(named, requested)) {
+    throw new errors.NoAllowedChannels('the token names others than the one of the address')
+  }
+  return { channels: [requested], read, write, expiresAt, claims }
+}
+
+/**
+ * Checks that a token may write each of some channels.
+ * @throws as authorize does; WriteNotAllowed (403)
+ */
+export function authorizeWrite(claims: Claims, channels: Iterable<string>): void {
+  checkTimes(claims)
+  const { write } = readMode(claims)
+  if (!write) throw new errors.WriteNotAllowed()
+  const named = namedChannels(claims)
+  for (const channel of channels) {
+    if (!allowsChannel(named, channel)) {
+      throw new errors.NoAllowedChannels('the token does not name every channel of the request')
+    }
+  }
+}
+
+/**
+ * Checks that a token carries `"admin": true`.
+ * @throws TokenExpired, InvalidToken (401), AdminOnly (403)
+ */
+export function authorizeAdmin(claims: Claims): void {
+  checkTimes(claims)
+  if (claims.admin !== true) throw new errors.AdminOnly()
+}
+
+function readMode(claims: Claims): { read: boolean; write: boolean } {
+  switch (claims.mode) {
+    case undefined:
+      throw new errors.MissingMode()
+    case 'r':
+      return { read: true, write: false }
+    case 'w':
+      return { read: false, write: true }
+    case 'rw':
+      return { read: true, write: true }
+    default:
+      throw new errors.UnknownMode()
+  }
+}
+
+/** The channels that a token names, `channel` first; undefined when it names none at all and so allows any. */
+function namedChannels({ channel, channels }: Claims): string[] | undefined {
+  if (channel === undefined && channels === undefined) return undefined
+  if (channel !== undefined && typeof channel !== 'string') {
+    throw new errors.MalformedClaims('"channel" must be a string')
+  }
+  if (channels !== undefined && !isStringList(channels)) {
+    throw new errors.MalformedClaims('"channels" must be a list of strings')
+  }
+  return [...new Set([...(channel === undefined ? [] : [channel]), ...(channels ?? [])])]
+}
+
+function isStringList(value: unknown): value is string[] {
+  return Array.isArray(value) && value.every((item) => typeof item === 'string')
+}
+
+function allowsChannel(named: string[] | undefined, channel: string): boolean {
+  return named === undefined || named.includes(channel)
+}

@@ -1,0 +1,75 @@
+import createError from '@fastify/error'
+
+/**
+ * Every error that this project answers or throws, in one table: code, text, HTTP status.
+ * The texts of the token errors begin as those of postgres-websockets do, so that clients which match on
+ * them keep working. None of them may hold a token, a secret or a connection string.
+ */
+export const errors = {
+  /** 401: no token, no JWT, not signed by one of our keys, or not valid yet. */
+  InvalidToken: createError<[string]>('FST_PGWS_INVALID_TOKEN', 'Error: %s', 401),
+  TokenExpired: createError('FST_PGWS_TOKEN_EXPIRED', 'Token expired', 401),
+  MissingMode: createError(
+    'FST_PGWS_MISSING_MODE',
+    'Missing mode: the token needs a "mode" claim of "r", "w" or "rw"',
+    403
+  ),
+  UnknownMode: createError(
+    'FST_PGWS_UNKNOWN_MODE',
+    'Unknown mode: the "mode" claim must be "r", "w" or "rw"',
+    403
+  ),
+  NoAllowedChannels: createError<[string]>('FST_PGWS_NO_ALLOWED_CHANNELS', 'No allowed channels: %s', 403),
+  MalformedClaims: createError<[string]>('FST_PGWS_MALFORMED_CLAIMS', 'Malformed claims: %s', 403),
+  WriteNotAllowed: createError(
+    'FST_PGWS_WRITE_NOT_ALLOWED',
+    'The token\'s "mode" does not allow writing: it must be "w" or "rw"',
+    403
+  ),
+  AdminOnly: createError('FST_PGWS_ADMIN_ONLY', 'The token needs the claim "admin": true', 403),
+  BadAddress: createError<[string]>('FST_PGWS_BAD_ADDRESS', 'Malformed address: %s', 400),
+  BadMessage: createError<[string]>('FST_PGWS_BAD_MESSAGE', 'Malformed message: %s', 400),
+  UpgradeRequired: createError(
+    'FST_PGWS_UPGRADE_REQUIRED',
+    'This address speaks websocket: send a complete websocket handshake (RFC 6455, section 4.1)',
+    426
+  ),
+  NotFound: createError(
+    'FST_PGWS_NOT_FOUND',
+    'There is nothing here for HTTP; a websocket would be answered',
+    404
+  ),
+  PayloadTooLarge: createError<[number, number]>(
+    'FST_PGWS_PAYLOAD_TOO_LARGE',
+    'The message takes %d bytes with its envelope; a PostgreSQL notification carries at most %d',
+    413
+  ),
+  DatabaseAway: createError<[string]>(
+    'FST_PGWS_DATABASE_AWAY',
+    'The database did not accept the message: %s',
+    503
+  ),
+  ShuttingDown: createError('FST_PGWS_SHUTTING_DOWN', 'The server is shutting down', 503),
+  ListenerUnavailable: createError<[string]>(
+    'FST_PGWS_LISTENER_UNAVAILABLE',
+    'Could not listen to the database: %s',
+    503
+  ),
+  InvalidOption: createError<[string, string]>(
+    'FST_PGWS_INVALID_OPTION',
+    'fastify-pg-websockets: option "%s" %s',
+    500,
+    TypeError
+  )
+}
+
+/**
+ * The HTTP status and message of an unknown error, for a log line or an answer.
+ * @param error anything that was thrown
+ */
+export function messageOf(error: unknown): string {
+  if (error instanceof AggregateError && error.message === '') {
+    return error.errors.map(messageOf).join('; ')
+  }
+  return error instanceof Error ? error.message : String(error)
+}

@@ -1,0 +1,312 @@
+import { randomUUID } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
+import { reconnectBackoff, startBackoff } from './backoff.js'
+import { errors, messageOf } from './errors.js'
+
+/** PostgreSQL's NAMEDATALEN less one: what a channel name may take, in bytes (sql-notify.html). */
+export const CHANNEL_NAME_LIMIT = 63
+
+/** How long connecting, LISTEN and a probe may take, in milliseconds. */
+const DEADLINE = 5000
+
+export interface ListenerOptions {
+  /** Opens the dedicated connection. */
+  connect: () => Promise<pg.Client>
+  /**
+   * How often the connection must prove that it is alive, in milliseconds. 0: not supervised; a first
+   * connection is tried `retries` times, and a lost one is not replaced.
+   */
+  checkInterval: number
+  /** How many times a first connection is tried without supervision. */
+  retries: number
+  /** Told of each change, for the log. */
+  onEvent: (event: ListenerEvent) => void
+}
+
+export type ListenerEvent =
+  | { type: 'listening' }
+  | { type: 'relistening'; gap: number }
+  | { type: 'attempt failed'; error: Error; attempt: number; wait: number | undefined }
+  | { type: 'connection lost'; error: Error }
+  /** Without supervision: the listener has ended for good. */
+  | { type: 'lost'; error: Error }
+  | { type: 'handler failed'; error: unknown }
+
+/** The state that health checks show. Times are milliseconds since the epoch. */
+export interface ListenerState {
+  up: boolean
+  /** Since when it has been listening without a break. */
+  upSince: number | undefined
+  /** When it was last proven that notifications arrive. */
+  lastProvenAlive: number | undefined
+  reconnects: number
+}
+
+type Handler = (payload: string) => void
+
+/**
+ * One dedicated connection that LISTENs. Supervised, it proves at an interval that notifications arrive on
+ * this very connection, and is replaced when they do not; all channels are listened to again.
+ */
+export class Listener {
+  readonly #options: ListenerOptions
+  readonly #handlers = new Map<string, Set<Handler>>()
+  readonly #probeChannel = `pgws_probe_${randomUUID()}`
+  readonly #stop = new AbortController()
+  #client: pg.Client | undefined
+  #ready = withResolvers<void>()
+  #run: Promise<void> | undefined
+  #probe: { nonce: string; arrived: () => void } | undefined
+  #upSince: number | undefined
+  #downSince: number | undefined
+  #lastProvenAlive: number | undefined
+  #reconnects = 0
+
+  constructor(options: ListenerOptions) {
+    this.#options = options
+    // Whoever waits gets the rejection; nobody waiting must not end the process.
+    this.#ready.promise.catch(() => {})
+  }
+
+  get state(): ListenerState {
+    return {
+      up: this.#upSince !== undefined,
+      upSince: this.#upSince,
+      lastProvenAlive: this.#lastProvenAlive,
+      reconnects: this.#reconnects
+    }
+  }
+
+  /**
+   * Starts the supervisor.
+   * @returns a promise that resolves when the first LISTEN has committed; it rejects when, without
+   *   supervision, every try has failed, or when the listener was closed before
+   */
+  start(): Promise<void> {
+    this.#run ??= this.#supervise()
+    return this.#ready.promise
+  }
+
+  /**
+   * Calls a function with the payload of each notification on a database channel.
+   * @param channel at most 63 bytes; may hold any character but NUL
+   * @returns once LISTEN has committed (or, while the connection is away, at once: it is listened to with the
+   *   others when it is back), a function that ends it
+   * @throws BadMessage for an impossible name
+   */
+  async listen(channel: string, handler: Handler): Promise<() => Promise<void>> {
+    checkChannelName(channel)
+    const own: Handler = (payload) => handler(payload)
+    const handlers = this.#handlers.get(channel)
+    if (handlers !== undefined) {
+      handlers.add(own)
+    } else {
+      this.#handlers.set(channel, new Set([own]))
+    }
+    // Also for a second handler: the LISTEN of the first may still be under way, and is then before this one.
+    await this.#command('LISTEN', channel)
+    return async () => {
+      const members = this.#handlers.get(channel)
+      if (!members?.delete(own) || members.size > 0) return
+      this.#handlers.delete(channel)
+      await this.#command('UNLISTEN', channel)
+    }
+  }
+
+  /** Ends the connection; no handler is called any more. */
+  async close(): Promise<void> {
+    this.#stop.abort()
+    this.#handlers.clear()
+    this.#ready.reject(new errors.ShuttingDown())
+    destroy(this.#client, new Error('closed'))
+    // A connection attempt that is under way ends by itself at its deadline; nobody has to wait for that.
+    await Promise.race([this.#run, sleep(500, undefined, { ref: false })])
+  }
+
+  async #supervise(): Promise<void> {
+    let failures = 0
+    while (!this.#stop.signal.aborted) {
+      try {
+        const client = await this.#connect()
+        failures = 0
+        const error = await this.#watch(client)
+        this.#upSince = undefined
+        this.#downSince = Date.now()
+        if (this.#stop.signal.aborted) return
+        if (this.#options.checkInterval === 0) {
+          this.#options.onEvent({ type: 'lost', error })
+          return
+        }
+        this.#options.onEvent({ type: 'connection lost', error })
+      } catch (error) {
+        if (this.#stop.signal.aborted) return
+        failures++
+        const last = this.#options.checkInterval === 0 && failures >= this.#options.retries
+        const wait = this.#downSince === undefined ? startBackoff(failures) : reconnectBackoff(failures)
+        this.#options.onEvent({
+          type: 'attempt failed',
+          error: error as Error,
+          attempt: failures,
+          wait: last ? undefined : wait
+        })
+        if (last) {
+          this.#ready.reject(new errors.ListenerUnavailable(messageOf(error)))
+          return
+        }
+        await sleep(wait, undefined, { signal: this.#stop.signal }).catch(() => {})
+      }
+    }
+  }
+
+  async #connect(): Promise<pg.Client> {
+    const client = await this.#options.connect()
+    client.on('error', () => {})
+    try {
+      client.on('notification', ({ channel, payload }) => this.#receive(client, channel, payload ?? ''))
+      this.#client = client
+      const channels = [this.#probeChannel, ...this.#handlers.keys()]
+      // One statement list is one transaction: all channels are listened to, or none.
+      await deadline(client.query(channels.map((channel) => `LISTEN ${quote(channel)}`).join(';')))
+      if (this.#stop.signal.aborted) throw new Error('closed')
+    } catch (error) {
+      destroy(client, error as Error)
+      throw error
+    }
+    const now = Date.now()
+    this.#upSince = now
+    this.#lastProvenAlive = now
+    if (this.#downSince === undefined) {
+      this.#options.onEvent({ type: 'listening' })
+    } else {
+      this.#reconnects++
+      this.#options.onEvent({ type: 'relistening', gap: now - this.#downSince })
+    }
+    this.#ready.resolve()
+    return client
+  }
+
+  /** Resolves with the reason when the connection is lost, or can no longer prove that it is alive. */
+  async #watch(client: pg.Client): Promise<Error> {
+    let onEnd = (_error: Error) => {}
+    const ended = new Promise<Error>((resolve) => {
+      onEnd = resolve
+      client.once('error', resolve)
+      client.once('end', () => resolve(new Error('the connection ended')))
+    })
+    const { checkInterval } = this.#options
+    let timer: NodeJS.Timeout | undefined
+    if (checkInterval > 0) {
+      timer = setInterval(() => {
+        this.#prove(client).catch((error) => {
+          onEnd(error)
+          destroy(client, error)
+        })
+      }, checkInterval)
+    }
+    const error = await ended
+    clearInterval(timer)
+    if (this.#client === client) this.#client = undefined
+    destroy(client, error)
+    return error
+  }
+
+  /** Proves that this connection listens to every channel, and that a notification arrives on it in time. */
+  async #prove(client: pg.Client): Promise<void> {
+    if (this.#probe !== undefined) return
+    const expected = [...this.#handlers.keys()]
+    const nonce = randomUUID()
+    try {
+      await deadline(
+        (async () => {
+          const arrived = new Promise<void>((resolve) => {
+            this.#probe = { nonce, arrived: resolve }
+          })
+          await client.query('select pg_notify($1, $2)', [this.#probeChannel, nonce])
+          const { rows } = await client.query<{ channel: string }>(
+            'select pg_listening_channels() as channel'
+          )
+          const listening = new Set(rows.map(({ channel }) => channel))
+          const missing = expected.find((name) => this.#handlers.has(name) && !listening.has(name))
+          if (missing !== undefined) throw new Error('the connection no longer listens to every channel')
+          await arrived
+        })()
+      )
+      this.#lastProvenAlive = Date.now()
+    } finally {
+      this.#probe = undefined
+    }
+  }
+
+  #receive(client: pg.Client, channel: string, payload: string): void {
+    // A connection that was given up may still have notifications in its buffers.
+    if (client !== this.#client) return
+    if (channel === this.#probeChannel) {
+      if (payload === this.#probe?.nonce) this.#probe.arrived()
+      return
+    }
+    for (const handler of this.#handlers.get(channel) ?? []) {
+      try {
+        handler(payload)
+      } catch (error) {
+        this.#options.onEvent({ type: 'handler failed', error })
+      }
+    }
+  }
+
+  async #command(verb: 'LISTEN' | 'UNLISTEN', channel: string): Promise<void> {
+    const client = this.#client
+    if (client === undefined) return
+    try {
+      await deadline(client.query(`${verb} ${quote(channel)}`))
+    } catch (error) {
+      // The supervisor listens to all channels again; a connection that does not answer is none.
+      destroy(client, error as Error)
+    }
+  }
+}
+
+/**
+ * @throws BadMessage when PostgreSQL cannot have a channel of this name
+ */
+export function checkChannelName(channel: string): void {
+  const length = Buffer.byteLength(channel)
+  if (length === 0 || length > CHANNEL_NAME_LIMIT || channel.includes('\0')) {
+    throw new errors.BadMessage(
+      `a database channel's name has 1 to ${CHANNEL_NAME_LIMIT} bytes and no NUL character`
+    )
+  }
+}
+
+function quote(identifier: string): string {
+  return pg.escapeIdentifier(identifier)
+}
+
+function deadline<Value>(promise: Promise<Value>): Promise<Value> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`the database did not answer within ${DEADLINE} ms`)), DEADLINE)
+  })
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer))
+}
+
+/** Drops a connection without waiting for its other end, which may be unreachable. */
+function destroy(client: pg.Client | undefined, error: Error): void {
+  if (client === undefined) return
+  client.end().catch(() => {})
+  const { stream } = (client as unknown as { connection: { stream: { destroy(error?: Error): void } } })
+    .connection
+  // Let the Terminate message out where the other end is there; an unreachable one must not hold us.
+  if (error.message === 'closed') setTimeout(() => stream.destroy(), 100).unref()
+  else stream.destroy()
+}
+
+function withResolvers<Value>() {
+  let resolve!: (value: Value | PromiseLike<Value>) => void
+  let reject!: (reason: unknown) => void
+  const promise = new Promise<Value>((onResolve, onReject) => {
+    resolve = onResolve
+    reject = onReject
+  })
+  return { promise, resolve, reject }
+}

@@ -1,0 +1,23 @@
+import fastifySwagger from '@fastify/swagger'
+import fastifySwaggerUi from '@fastify/swagger-ui'
+import type { FastifyInstance } from 'fastify'
+
+/**
+ * Makes the OpenAPI document from the routes' schemas and serves it at `/documentation/json`, with its page.
+ * A host that has registered @fastify/swagger before us has our routes in its own document instead.
+ */
+export async function registerDocumentation(fastify: FastifyInstance): Promise<void> {
+  if (fastify.hasDecorator('swagger')) return
+  await fastify.register(fastifySwagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: {
+        title: 'fastify-pg-websockets',
+        description: 'The control plane: health, connected channels, publish.',
+        version: '1'
+      },
+      components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' } } }
+    }
+  })
+  await fastify.register(fastifySwaggerUi, { routePrefix: '/documentation' })
+}

@@ -1,0 +1,109 @@
+import { existsSync, readFileSync } from 'node:fs'
+import { parseEnv } from 'node:util'
+import fastifyEnv from '@fastify/env'
+import type { FastifyInstance } from 'fastify'
+import { messageOf } from '../lib/errors.js'
+import { expectation, optionSpecs, type PgWebsocketsOptions, variableOf } from '../lib/options.js'
+
+/** What the app reads from its environment beside the plugin's options. */
+interface AppConfig {
+  host: string
+  port: number
+  rootPath: string | undefined
+  certificateFile: string | undefined
+  keyFile: string | undefined
+  embeddedFolder: string
+}
+
+/** The variables `PGWS_SOME_NAME` under the names of the options, `someName`. */
+export type Config = Omit<PgWebsocketsOptions, 'dbUri' | 'jwtSecret' | 'prefix'> &
+  AppConfig & { dbUri: string | undefined; jwtSecret: string | undefined }
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** The app's configuration, read from `PGWS_*` variables. */
+    config: Config
+  }
+}
+
+/** The app's own variables, and where its defaults are not the plugin's. */
+const specs: typeof optionSpecs & Record<keyof AppConfig, (typeof optionSpecs)['dbUri']> = {
+  ...optionSpecs,
+  // Without a database the app brings its own, and then makes a secret.
+  dbUri: { type: 'string' },
+  jwtSecret: { type: 'string' },
+  // As postgres-websockets: unset, a lost listener ends the server, for an outside supervisor to restart it.
+  checkListenerInterval: { type: 'integer', minimum: 0, default: 0 },
+  readyTimeout: { type: 'integer', minimum: 0, default: 1500 },
+  host: { type: 'string', default: '*4' },
+  port: { type: 'integer', minimum: 0, default: 3000 },
+  rootPath: { type: 'string' },
+  certificateFile: { type: 'string' },
+  keyFile: { type: 'string' },
+  embeddedFolder: { type: 'string', default: '.embedded-postgres' }
+}
+
+const names = Object.keys(specs) as (keyof Config)[]
+
+/**
+ * Reads `PGWS_*` variables, from the environment and a file `.env` (the environment wins), with @fastify/env,
+ * and decorates the instance with `config`.
+ * @throws one error that names every variable that is missing or malformed
+ */
+export async function registerEnv(
+  fastify: FastifyInstance,
+  environment: NodeJS.ProcessEnv = process.env
+): Promise<Config> {
+  const file = existsSync('.env') ? parseEnv(readFileSync('.env', 'utf8')) : {}
+  const data = normalize({ ...file, ...environment })
+  const properties: Record<string, object> = {}
+  for (const name of names) {
+    const { type, minimum, default: value } = specs[name]
+    properties[variableOf(name)] = {
+      type,
+      ...(minimum !== undefined && { minimum }),
+      ...(value !== undefined && { default: value })
+    }
+  }
+  const problems: string[] = []
+  try {
+    await fastify.register(fastifyEnv, {
+      confKey: 'pgwsEnvironment',
+      env: false,
+      data,
+      schema: { type: 'object', properties, required: [] }
+    })
+  } catch (error) {
+    const { errors } = error as { errors?: { instancePath: string }[] }
+    if (errors === undefined) throw error
+    for (const { instancePath } of errors) {
+      const variable = instancePath.slice(1)
+      const name = names.find((candidate) => variableOf(candidate) === variable)
+      problems.push(name === undefined ? messageOf(error) : `${variable} must be ${expectation(specs[name])}`)
+    }
+  }
+  if (data.PGWS_DB_URI !== undefined && data.PGWS_JWT_SECRET === undefined) {
+    problems.push('PGWS_JWT_SECRET is required with PGWS_DB_URI: there is no default secret')
+  }
+  if ((data.PGWS_CERTIFICATE_FILE === undefined) !== (data.PGWS_KEY_FILE === undefined)) {
+    problems.push('PGWS_CERTIFICATE_FILE and PGWS_KEY_FILE belong together: set both, or neither')
+  }
+  if (problems.length > 0) throw new Error(`The configuration is wrong:\n  ${problems.join('\n  ')}`)
+
+  const read = (fastify as unknown as { pgwsEnvironment: Record<string, unknown> }).pgwsEnvironment
+  const config = Object.fromEntries(names.map((name) => [name, read[variableOf(name)]])) as unknown as Config
+  fastify.decorate('config', config)
+  return config
+}
+
+/** An empty value is unset; booleans are `true` and `false` in any case. */
+function normalize(environment: NodeJS.ProcessEnv): Record<string, string> {
+  const normal: Record<string, string> = {}
+  for (const name of names) {
+    const variable = variableOf(name)
+    const value = environment[variable]
+    if (value === undefined || value.trim() === '') continue
+    normal[variable] = specs[name].type === 'boolean' ? value.trim().toLowerCase() : value
+  }
+  return normal
+}

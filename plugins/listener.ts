@@ -1,0 +1,108 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { FastifyInstance } from 'fastify'
+import { Bridge } from '../lib/bridge.js'
+import { connect } from '../lib/connect.js'
+import type { ConnectionTarget } from '../lib/conninfo.js'
+import { messageOf } from '../lib/errors.js'
+import { Listener, type ListenerEvent } from '../lib/listener.js'
+import type { ResolvedOptions } from '../lib/options.js'
+import type { Query } from './postgres.js'
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** Listen to database channels and websocket channels, publish, and see what is connected. */
+    pgws: Bridge
+  }
+}
+
+/** Without supervision, tries go on until shortly before Fastify gives up on the hook. */
+const HOOK_MARGIN = 500
+
+/**
+ * Decorates the instance with `pgws`. Its supervisor starts in onReady and ends in onClose; sockets are closed
+ * in preClose.
+ * @param fastify the instance to decorate
+ * @param targets where to LISTEN
+ * @param query publishes
+ */
+export function decorateBridge(
+  fastify: FastifyInstance,
+  options: ResolvedOptions,
+  targets: ConnectionTarget[],
+  query: Query
+): Bridge {
+  const { log } = fastify
+  let lastFailure = 'no attempt has ended'
+  const listener = new Listener({
+    connect: () =>
+      connect(targets, {
+        application_name: 'fastify-pg-websockets listener',
+        keepAlive: true,
+        keepAliveInitialDelayMillis: 10_000
+      }),
+    checkInterval: options.checkListenerInterval,
+    retries: options.retries,
+    onEvent
+  })
+  const bridge = new Bridge({ ...options, query, listener, log })
+  fastify.decorate('pgws', bridge)
+
+  fastify.addHook('onReady', async () => {
+    const started = bridge.start()
+    if (options.checkListenerInterval > 0) {
+      // The supervisor goes on trying; health says 503 until it has succeeded.
+      await Promise.race([started, sleep(options.readyTimeout, undefined, { ref: false })])
+      started.catch(() => {})
+      return
+    }
+    const { pluginTimeout } = fastify.initialConfig
+    if (!pluginTimeout) return started
+    const late = sleep(pluginTimeout - HOOK_MARGIN, 'late' as const, { ref: false })
+    if ((await Promise.race([started, late])) === 'late') {
+      started.catch(() => {})
+      throw new Error(
+        `Could not listen to the database within Fastify's pluginTimeout (${pluginTimeout} ms): ${lastFailure}`
+      )
+    }
+  })
+  fastify.addHook('preClose', () => bridge.close())
+  fastify.addHook('onClose', () => listener.close())
+  return bridge
+
+  function onEvent(event: ListenerEvent): void {
+    switch (event.type) {
+      case 'listening':
+        log.info('listening to the database')
+        break
+      case 'relistening':
+        log.warn(
+          { gap: event.gap },
+          `listening to the database again; what was sent within the last ${event.gap} ms is lost`
+        )
+        break
+      case 'attempt failed':
+        lastFailure = messageOf(event.error)
+        log.warn(
+          { err: event.error, attempt: event.attempt },
+          event.wait === undefined
+            ? `could not listen to the database in ${event.attempt} attempts: ${lastFailure}`
+            : `could not listen to the database, trying again in ${Math.round(event.wait)} ms: ${lastFailure}`
+        )
+        break
+      case 'connection lost':
+        log.error({ err: event.error }, `the listener's connection was lost: ${event.error.message}`)
+        break
+      case 'lost':
+        log.fatal(
+          { err: event.error },
+          `the listener's connection was lost, closing: ${event.error.message} (with checkListenerInterval set, it would be replaced)`
+        )
+        bridge.emit('lost', event.error)
+        fastify.close()
+        break
+      case 'handler failed':
+        log.error({ err: event.error }, 'a function that listens to a database channel threw')
+        break
+    }
+  }
+}

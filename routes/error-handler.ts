@@ -1,0 +1,15 @@
+import { STATUS_CODES } from 'node:http'
+import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
+
+/**
+ * Answers with Fastify's own error shape, whatever a host's error handler does with the host's errors: clients
+ * rely on our status codes.
+ */
+export function errorHandler(error: FastifyError, request: FastifyRequest, reply: FastifyReply): void {
+  const statusCode = error.statusCode !== undefined && error.statusCode >= 400 ? error.statusCode : 500
+  if (statusCode >= 500) request.log.error({ err: error }, error.message)
+  else request.log.info({ err: error }, error.message)
+  reply
+    .code(statusCode)
+    .send({ statusCode, code: error.code, error: STATUS_CODES[statusCode], message: error.message })
+}

@@ -1,0 +1,54 @@
+import type { FastifyInstance } from 'fastify'
+import type { Bridge } from '../lib/bridge.js'
+import { healthSchema } from './schemas.js'
+
+/** `GET /health`, and for orchestrators `GET /health/live` and `GET /health/ready`. None needs a token. */
+export function healthRoutes(fastify: FastifyInstance, { bridge }: { bridge: Bridge }): void {
+  const response = {
+    200: healthSchema('The listener is alive and the pool answers.'),
+    503: healthSchema('One of them is not.')
+  }
+
+  fastify.get(
+    '/health',
+    { schema: { tags: ['health'], summary: 'The state of each part', response } },
+    async (_request, reply) => {
+      const health = await bridge.health()
+      return reply.code(health.status === 'ok' ? 200 : 503).send(health)
+    }
+  )
+
+  fastify.get(
+    '/health/live',
+    {
+      schema: {
+        tags: ['health'],
+        summary: 'The process answers',
+        response: {
+          200: {
+            description: 'It does.',
+            type: 'object',
+            properties: { status: { type: 'string', enum: ['ok'] } }
+          }
+        }
+      }
+    },
+    async () => ({ status: 'ok' })
+  )
+
+  fastify.get(
+    '/health/ready',
+    {
+      schema: {
+        tags: ['health'],
+        summary: 'New connections may come here; 503 once shutdown has begun',
+        response
+      }
+    },
+    async (_request, reply) => {
+      const health = await bridge.health()
+      if (bridge.closing) health.status = 'unavailable'
+      return reply.code(health.status === 'ok' ? 200 : 503).send(health)
+    }
+  )
+}

@@ -1,0 +1,106 @@
+import type { FastifyInstance } from 'fastify'
+import type { Bridge, OutgoingMessage } from '../lib/bridge.js'
+import { authorizeWrite } from '../lib/claims.js'
+import { errors } from '../lib/errors.js'
+import type { VerifyToken } from '../plugins/jwt.js'
+import { bearerClaims } from './authorization.js'
+import { bearer, errorSchema } from './schemas.js'
+
+/** What a client is told to wait, in seconds, while the database is away. */
+const RETRY_AFTER = 1
+
+const messageSchema = {
+  type: 'object',
+  required: ['payload'],
+  properties: {
+    channel: { type: 'string', minLength: 1, examples: ['chat'] },
+    channels: { type: 'array', items: { type: 'string', minLength: 1 }, minItems: 1 },
+    payload: { description: 'A string travels as it is, any other JSON value as JSON.', examples: ['hello'] }
+  },
+  description: 'A message for one channel (`channel`) or for several (`channels`).'
+}
+
+/** `POST /publish`: messages into channels, all or none, answered once the database has accepted them. */
+export function publishRoute(
+  fastify: FastifyInstance,
+  { bridge, verifyToken }: { bridge: Bridge; verifyToken: VerifyToken }
+): void {
+  fastify.post(
+    '/publish',
+    {
+      schema: {
+        tags: ['publish'],
+        summary: 'Publish messages',
+        security: bearer,
+        body: { anyOf: [messageSchema, { type: 'array', items: messageSchema, minItems: 1 }] },
+        response: {
+          202: {
+            description: 'The database has accepted all of them.',
+            type: 'object',
+            properties: {
+              accepted: {
+                type: 'array',
+                items: {
+                  type: 'object',
+                  properties: { channels: { type: 'array', items: { type: 'string' } } }
+                }
+              }
+            }
+          },
+          400: errorSchema('The body is malformed.'),
+          401: errorSchema('No valid token.'),
+          403: errorSchema('The token may not write one of the channels.'),
+          413: errorSchema('A message is too large.'),
+          503: errorSchema('The database is away; see Retry-After.')
+        }
+      },
+      // A host's validator may coerce, which would make `{"channel":5}` the channel "5".
+      validatorCompiler: () => () => true
+    },
+    async (request, reply) => {
+      const claims = bearerClaims(request, verifyToken)
+      const messages = parseBody(request.body)
+      authorizeWrite(
+        claims,
+        messages.flatMap(({ channels }) => channels)
+      )
+      try {
+        await bridge.publishAll(messages, claims)
+      } catch (error) {
+        if (error instanceof errors.DatabaseAway) reply.header('retry-after', RETRY_AFTER)
+        throw error
+      }
+      return reply.code(202).send({ accepted: messages.map(({ channels }) => ({ channels })) })
+    }
+  )
+}
+
+/** @throws BadMessage (400) that names the place and what it expects */
+function parseBody(body: unknown): OutgoingMessage[] {
+  if (!Array.isArray(body)) return [parseMessage(body, 'the body')]
+  if (body.length === 0) throw new errors.BadMessage('the list is empty')
+  return body.map((item, index) => parseMessage(item, `item ${index} of the list`))
+}
+
+function parseMessage(value: unknown, place: string): OutgoingMessage {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw new errors.BadMessage(`${place} must be an object with "channel" or "channels", and "payload"`)
+  }
+  const { channel, channels, payload } = value as Record<string, unknown>
+  if (payload === undefined) throw new errors.BadMessage(`${place} has no "payload"`)
+  if ((channel === undefined) === (channels === undefined)) {
+    throw new errors.BadMessage(`${place} must have either "channel" or "channels"`)
+  }
+  if (channel !== undefined) return { channels: [checkChannel(channel, `"channel" of ${place}`)], payload }
+  if (!Array.isArray(channels) || channels.length === 0) {
+    throw new errors.BadMessage(`"channels" of ${place} must be a list of at least one channel`)
+  }
+  const names = channels.map((name, index) => checkChannel(name, `"channels[${index}]" of ${place}`))
+  return { channels: [...new Set(names)], payload }
+}
+
+function checkChannel(name: unknown, place: string): string {
+  if (typeof name !== 'string' || name === '')
+    throw new errors.BadMessage(`${place} must be a non-empty string`)
+  return name
+}

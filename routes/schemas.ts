@@ -1,0 +1,33 @@
+/** Schemas that several routes share, for the OpenAPI document and for serialization. */
+
+/** Fastify's own error. */
+export const errorSchema = (description: string) => ({
+  description,
+  type: 'object',
+  properties: {
+    statusCode: { type: 'integer' },
+    code: { type: 'string' },
+    error: { type: 'string' },
+    message: { type: 'string' }
+  }
+})
+
+/** The bearer token of the control plane. */
+export const bearer = [{ bearer: [] }]
+
+const time = { anyOf: [{ type: 'string', format: 'date-time' }, { type: 'null' }] }
+const upOrDown = { type: 'string', enum: ['up', 'down'] }
+
+export const healthSchema = (description: string) => ({
+  description,
+  type: 'object',
+  properties: {
+    status: { type: 'string', enum: ['ok', 'unavailable'] },
+    listener: {
+      type: 'object',
+      properties: { status: upOrDown, upSince: time, lastProvenAlive: time, reconnects: { type: 'integer' } }
+    },
+    pool: { type: 'object', properties: { status: upOrDown } },
+    connections: { type: 'integer', description: 'Open sockets of this server.' }
+  }
+})
