@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
 import Fastify, { type FastifyInstance } from 'fastify'
+import fp from 'fastify-plugin'
 import app, { options } from './app.js'
 import { parseConninfo } from './lib/conninfo.js'
 import { findRunningEmbedded } from './lib/embedded-postgres.js'
@@ -41,7 +42,8 @@ async function serve(): Promise<void> {
   }
   process.on('uncaughtException', fail)
   process.on('unhandledRejection', fail)
-  fastify.register(app)
+  // Without a scope of its own, so that the decorators are seen here.
+  fastify.register(fp(app))
   try {
     await fastify.ready()
     fastify.pgws.once('lost', () => end('the listener was lost'))

@@ -148,8 +148,8 @@ class Running implements EmbeddedPostgres {
   readonly #settings: Record<string, string>
   #watchdog: ChildProcess | undefined
   #stopped = false
+  #exited: Promise<void> = Promise.resolve()
   pid = 0
-  exited: Promise<void> = Promise.resolve()
 
   constructor(bin: string, places: Places, settings: Record<string, string>) {
     this.#bin = bin
@@ -167,6 +167,12 @@ class Running implements EmbeddedPostgres {
 
   get socketFolder(): string {
     return this.#places.sockets
+  }
+
+  get exited(): Promise<void> {
+    // Whoever asks waits for it; else the process would end while nothing else keeps it.
+    this.#watchdog?.ref()
+    return this.#exited
   }
 
   async start(): Promise<void> {
@@ -194,7 +200,7 @@ class Running implements EmbeddedPostgres {
       }
     )
     this.#watchdog = watchdog
-    this.exited = new Promise((done) => watchdog.once('exit', () => done()))
+    this.#exited = new Promise((done) => watchdog.once('exit', () => done()))
     watchdog.on('error', () => {})
     const line = await firstLine(watchdog)
     this.pid = Number(line)
@@ -218,7 +224,6 @@ class Running implements EmbeddedPostgres {
   async stop(): Promise<void> {
     if (!this.#stopped) {
       this.#stopped = true
-      this.#watchdog?.ref()
       for (const signal of ['SIGINT', 'SIGQUIT', 'SIGKILL'] as const) {
         if (hasEnded(this.#watchdog)) break
         try {

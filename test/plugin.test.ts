@@ -215,7 +215,7 @@ t.test('row 32: the check proves that this connection receives, whoever else lis
   process.kill(rows[0].pid, 'SIGSTOP')
   t.teardown(() => {
     try {
-      process.kill(rows[0].pid, 'SIGKILL')
+      process.kill(rows[0].pid, 'SIGCONT')
     } catch {}
   })
   await until(() => lines.some((line) => line.includes('listening to the database again')), 15_000)
