@@ -40,7 +40,8 @@ export default async function app(fastify: FastifyInstance): Promise<void> {
     await fastify.register(pgWebsockets, { ...options, dbUri: postgres.uri, jwtSecret: secret, metaChannel })
     fastify.addHook('onListen', async () => {
       const token = jwtSecret === undefined ? signToken({ mode: 'rw', admin: true }, secret) : undefined
-      printWelcome(fastify, { ...config, metaChannel }, postgres.uri, token)
+      // Behind the log's lines about the addresses.
+      setImmediate(() => printWelcome(fastify, { ...config, metaChannel }, postgres.uri, token))
     })
   }
 

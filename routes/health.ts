@@ -4,6 +4,8 @@ import { healthSchema } from './schemas.js'
 
 /** `GET /health`, and for orchestrators `GET /health/live` and `GET /health/ready`. None needs a token. */
 export function healthRoutes(fastify: FastifyInstance, { bridge }: { bridge: Bridge }): void {
+  // Load balancers ask every few seconds; a line for each request would bury all others.
+  const logLevel = 'warn'
   const response = {
     200: healthSchema('The listener is alive and the pool answers.'),
     503: healthSchema('One of them is not.')
@@ -11,7 +13,7 @@ export function healthRoutes(fastify: FastifyInstance, { bridge }: { bridge: Bri
 
   fastify.get(
     '/health',
-    { schema: { tags: ['health'], summary: 'The state of each part', response } },
+    { logLevel, schema: { tags: ['health'], summary: 'The state of each part', response } },
     async (_request, reply) => {
       const health = await bridge.health()
       return reply.code(health.status === 'ok' ? 200 : 503).send(health)
@@ -21,6 +23,7 @@ export function healthRoutes(fastify: FastifyInstance, { bridge }: { bridge: Bri
   fastify.get(
     '/health/live',
     {
+      logLevel,
       schema: {
         tags: ['health'],
         summary: 'The process answers',
@@ -39,6 +42,7 @@ export function healthRoutes(fastify: FastifyInstance, { bridge }: { bridge: Bri
   fastify.get(
     '/health/ready',
     {
+      logLevel,
       schema: {
         tags: ['health'],
         summary: 'New connections may come here; 503 once shutdown has begun',

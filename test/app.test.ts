@@ -1,0 +1,398 @@
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import t, { type Test } from 'tap'
+import { notify, open, query, SECRET, sqlListener, token, until, withPostgres } from './helper.js'
+
+const { database } = await withPostgres(t)
+const dbUri = await database()
+const rw = token({ mode: 'rw' })
+const CLI = fileURLToPath(new URL('../dist/cli.js', import.meta.url))
+
+/** Not every machine has curl; this understands what we print. */
+const CURL = join(tmpdir(), `pgws-curl-${process.pid}.cjs`)
+writeFileSync(
+  CURL,
+  `const args = process.argv.slice(2); const headers = {}; let method, body, url
+for (let i = 0; i < args.length; i++) {
+  if (args[i] === '-X') method = args[++i]
+  else if (args[i] === '-H') { const [name, value] = args[++i].split(/: (.*)/); headers[name] = value }
+  else if (args[i] === '-d') body = args[++i]
+  else url = args[i]
+}
+fetch(url, { method, headers, body }).then((response) => process.exit(response.status === 202 ? 0 : 1))`
+)
+t.teardown(() => rmSync(CURL))
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as { port: number }
+  server.close()
+  await once(server, 'close')
+  return port
+}
+
+interface App {
+  child: ChildProcess
+  port: number
+  http: string
+  ws: string
+  output: () => string
+  exit: Promise<number | null>
+}
+
+/** Runs the command with an environment of its own. */
+async function run(t: Test, environment: Record<string, string>, args: string[] = []): Promise<App> {
+  const port = await freePort()
+  const cwd = mkdtempSync(join(tmpdir(), 'pgws-cwd-'))
+  t.teardown(() => rmSync(cwd, { recursive: true, force: true }))
+  const child = spawn(process.execPath, [CLI, ...args], {
+    cwd,
+    env: { PATH: process.env.PATH, HOME: cwd, PGWS_PORT: String(port), ...environment }
+  })
+  t.teardown(async () => {
+    if (child.exitCode === null && child.signalCode === null) {
+      child.kill('SIGKILL')
+      await once(child, 'exit')
+    }
+  })
+  let text = ''
+  child.stdout.on('data', (chunk) => (text += chunk))
+  child.stderr.on('data', (chunk) => (text += chunk))
+  const exit = once(child, 'close').then(([code]) => code as number | null)
+  return {
+    child,
+    port,
+    http: `http://127.0.0.1:${port}`,
+    ws: `ws://127.0.0.1:${port}`,
+    output: () => text,
+    exit
+  }
+}
+
+async function started(app: App): Promise<App> {
+  await until(() => app.output().includes('Server listening') || app.child.exitCode !== null, 20_000)
+  if (app.child.exitCode !== null) throw new Error(app.output())
+  return app
+}
+
+const base = { PGWS_DB_URI: dbUri, PGWS_JWT_SECRET: SECRET }
+
+t.test(
+  'row 34: needs the database and the secret only; all else has the defaults of postgres-websockets',
+  async (t) => {
+    const app = await started(await run(t, { ...base, PGWS_META_CHANNEL: '', PGWS_POOL_SIZE: ' ' }))
+    const client = await open(t, `${app.ws}/a/${rw}`)
+    await notify(dbUri, '{"channel":"a"}', 'postgres-websockets-listener')
+    t.same(await client.received(1), ['{"channel":"a"}'])
+  }
+)
+
+t.test('row 4: a request that is no upgrade gets files from PGWS_ROOT_PATH, else 404', async (t) => {
+  const root = t.testdir({ 'index.html': '<p>the page</p>', 'health.txt': 'file' })
+  const served = await started(await run(t, { ...base, PGWS_ROOT_PATH: root }))
+  t.equal(await (await fetch(`${served.http}/`)).text(), '<p>the page</p>')
+  t.equal(await (await fetch(`${served.http}/health.txt`)).text(), 'file')
+  t.equal((await fetch(`${served.http}/missing`)).status, 404)
+  t.equal((await fetch(`${served.http}/%2e%2e/%2e%2e/etc/passwd`)).status, 404)
+  t.equal((await fetch(`${served.http}/index.html`, { method: 'POST' })).status, 404)
+  await open(t, `${served.ws}/index.html/${rw}`)
+  const bare = await started(await run(t, base))
+  t.equal((await fetch(`${bare.http}/`)).status, 404)
+  const answer = await (await fetch(`${bare.http}/chat/${rw}`)).text()
+  t.notMatch(answer + bare.output(), rw.split('.')[2]!)
+  t.notMatch(await (await fetch(`${bare.http}/%zz/${rw}`)).text(), rw.split('.')[2]!)
+})
+
+t.test('row 5: TLS with certificate and key; only one of them is an error that names both', async (t) => {
+  const folder = new URL('./fixtures/', import.meta.url)
+  const file = (name: string) => fileURLToPath(new URL(name, folder))
+  const app = await started(
+    await run(t, { ...base, PGWS_CERTIFICATE_FILE: file('certificate.pem'), PGWS_KEY_FILE: file('key.pem') })
+  )
+  const client = await open(t, `wss://127.0.0.1:${app.port}/a/${rw}`, { rejectUnauthorized: false })
+  await notify(dbUri, '{"channel":"a"}')
+  await client.received(1)
+  client.webSocket.ping()
+  await once(client.webSocket, 'pong')
+  const half = await run(t, { ...base, PGWS_KEY_FILE: file('key.pem') })
+  t.equal(await half.exit, 1)
+  t.match(half.output(), /PGWS_CERTIFICATE_FILE and PGWS_KEY_FILE belong together/)
+  const missing = await run(t, { ...base, PGWS_CERTIFICATE_FILE: '/none', PGWS_KEY_FILE: '/none' })
+  t.equal(await missing.exit, 1)
+  t.match(missing.output(), /PGWS_CERTIFICATE_FILE names a file that cannot be read/)
+})
+
+t.test(
+  'rows 6 and 29: @file is read for the secret and the database; base64 secrets are decoded',
+  async (t) => {
+    const folder = t.testdir({ secret: `${SECRET}\n`, uri: `  ${dbUri}\n\n` })
+    const app = await started(
+      await run(t, { PGWS_DB_URI: `@${join(folder, 'uri')}`, PGWS_JWT_SECRET: `@${join(folder, 'secret')}` })
+    )
+    await open(t, `${app.ws}/a/${rw}`)
+    const base64 = await started(
+      await run(t, {
+        PGWS_DB_URI: dbUri,
+        PGWS_JWT_SECRET: Buffer.from(`${SECRET}ÿ?>`).toString('base64url').padEnd(52, '.'),
+        PGWS_JWT_SECRET_BASE64: 'True'
+      })
+    )
+    await open(t, `${base64.ws}/a/${token({ mode: 'r' }, `${SECRET}ÿ?>`)}`)
+  }
+)
+
+t.test('row 30: PGWS_POOL_SIZE connections publish, the listener has one of its own', async (t) => {
+  const uri = await database()
+  const app = await started(await run(t, { PGWS_DB_URI: uri, PGWS_JWT_SECRET: SECRET, PGWS_POOL_SIZE: '2' }))
+  const body = JSON.stringify({ channel: 'a', payload: 'x' })
+  const headers = { authorization: `Bearer ${rw}`, 'content-type': 'application/json' }
+  await Promise.all(
+    Array.from({ length: 50 }, (_, i) =>
+      i % 2 ? fetch(`${app.http}/health`) : fetch(`${app.http}/publish`, { method: 'POST', headers, body })
+    )
+  )
+  const { rows } = await query(
+    uri,
+    "select application_name, count(*)::int as n from pg_stat_activity where datname = current_database() and application_name like 'fastify%' group by 1 order by 1"
+  )
+  t.same(rows, [
+    { application_name: 'fastify-pg-websockets listener', n: 1 },
+    { application_name: 'fastify-pg-websockets publisher', n: 2 }
+  ])
+})
+
+t.test('row 31: tries PGWS_RETRIES times with growing pauses, then exits with an error', async (t) => {
+  const begun = Date.now()
+  const app = await run(t, {
+    PGWS_DB_URI: 'postgresql://user:geheim@127.0.0.1:1/db',
+    PGWS_JWT_SECRET: SECRET,
+    PGWS_RETRIES: '3'
+  })
+  t.equal(await app.exit, 1)
+  t.ok(Date.now() - begun >= 3000, 'waited 1 s and 2 s')
+  t.match(app.output(), /could not start: Could not listen to the database.*127\.0\.0\.1:1/)
+  t.notMatch(app.output(), /geheim/)
+})
+
+t.test(
+  'row 32: with PGWS_CHECK_LISTENER_INTERVAL a lost listener is replaced, and sockets stay open',
+  async (t) => {
+    const uri = await database()
+    const app = await started(
+      await run(t, { PGWS_DB_URI: uri, PGWS_JWT_SECRET: SECRET, PGWS_CHECK_LISTENER_INTERVAL: '500' })
+    )
+    const client = await open(t, `${app.ws}/a/${rw}`)
+    await query(
+      uri,
+      "select pg_terminate_backend(pid) from pg_stat_activity where application_name like '%listener' and datname = current_database()"
+    )
+    await until(() => app.output().includes('listening to the database again'))
+    await notify(uri, '{"channel":"a"}')
+    await client.received(1)
+  }
+)
+
+t.test('with the supervisor on and no database the app listens within 2 s', async (t) => {
+  const begun = Date.now()
+  const app = await started(
+    await run(t, {
+      PGWS_DB_URI: 'postgresql://127.0.0.1:1/db',
+      PGWS_JWT_SECRET: SECRET,
+      PGWS_CHECK_LISTENER_INTERVAL: '1000'
+    })
+  )
+  // The rest is the start of Node.js itself.
+  t.ok(Date.now() - begun < 4000, `${Date.now() - begun} ms`)
+  t.equal((await fetch(`${app.http}/health`)).status, 503)
+  t.equal((await fetch(`${app.http}/health/live`)).status, 200)
+})
+
+t.test('row 33: without it the server ends with a message and a non-zero exit', async (t) => {
+  const uri = await database()
+  const app = await started(await run(t, { PGWS_DB_URI: uri, PGWS_JWT_SECRET: SECRET }))
+  const client = await open(t, `${app.ws}/a/${rw}`)
+  const closed = client.closed()
+  await query(
+    uri,
+    "select pg_terminate_backend(pid) from pg_stat_activity where application_name like '%listener' and datname = current_database()"
+  )
+  t.equal(await app.exit, 1)
+  t.equal((await closed).code, 1001)
+  t.match(app.output(), /listener's connection was lost/)
+})
+
+t.test('row 35: PGWS_HOST follows Warp', async (t) => {
+  const cases: [string, string[], string[]][] = [
+    ['*', ['127.0.0.1'], []],
+    ['*4', ['127.0.0.1'], []],
+    ['!4', ['127.0.0.1'], ['[::1]']],
+    ['127.0.0.1', ['127.0.0.1'], ['[::1]']]
+  ]
+  const ipv6 = existsSync('/proc/net/if_inet6') && readFileSync('/proc/net/if_inet6', 'utf8') !== ''
+  if (ipv6)
+    cases.push(
+      ['*6', ['127.0.0.1', '[::1]'], []],
+      ['!6', ['[::1]'], ['127.0.0.1']],
+      ['::1', ['[::1]'], ['127.0.0.1']]
+    )
+  for (const [host, answers, silent] of cases) {
+    const { port, child } = await started(await run(t, { ...base, PGWS_HOST: host }))
+    for (const name of answers)
+      t.equal((await fetch(`http://${name}:${port}/health`)).status, 200, `${host} ${name}`)
+    for (const name of silent) await t.rejects(fetch(`http://${name}:${port}/health`), `${host} ${name}`)
+    child.kill()
+  }
+})
+
+t.test('row 36: one text names every variable that is missing or malformed', async (t) => {
+  const app = await run(t, {
+    PGWS_DB_URI: dbUri,
+    PGWS_PORT: 'http',
+    PGWS_POOL_SIZE: '-1',
+    PGWS_RETRIES: 'many',
+    PGWS_JWT_SECRET_BASE64: 'perhaps',
+    PGWS_CERTIFICATE_FILE: 'x'
+  })
+  t.equal(await app.exit, 1)
+  for (const name of [
+    'PORT',
+    'POOL_SIZE',
+    'RETRIES',
+    'JWT_SECRET_BASE64',
+    'JWT_SECRET ',
+    'CERTIFICATE_FILE'
+  ]) {
+    t.match(app.output(), `PGWS_${name}`)
+  }
+  t.notMatch(app.output(), dbUri)
+})
+
+t.test('variables may stand in a file .env; the environment wins', async (t) => {
+  const app = await run(t, { ...base, PGWS_LISTEN_CHANNEL: 'from-environment' })
+  app.child.kill('SIGKILL')
+  const port = await freePort()
+  const cwd = t.testdir({
+    '.env': `PGWS_PORT=1\nPGWS_LISTEN_CHANNEL="from file"\nPGWS_JWT_SECRET=${SECRET}\n`
+  })
+  const child = spawn(process.execPath, [CLI], {
+    cwd,
+    env: { PATH: process.env.PATH, PGWS_DB_URI: dbUri, PGWS_PORT: String(port) }
+  })
+  t.teardown(() => child.kill('SIGKILL'))
+  await until(
+    async () => (await fetch(`http://127.0.0.1:${port}/health`).catch(() => undefined))?.status === 200
+  )
+  const client = await open(t, `ws://127.0.0.1:${port}/a/${rw}`)
+  await notify(dbUri, '{"channel":"a"}', 'from file')
+  await client.received(1)
+})
+
+t.test('row 37: on SIGTERM it closes sockets with 1001, publishes what it has, and exits 0', async (t) => {
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    const app = await started(await run(t, base))
+    const { payloads } = await sqlListener(t, dbUri)
+    const client = await open(t, `${app.ws}/a/${rw}`)
+    for (let i = 0; i < 50; i++) client.send('x')
+    await client.received(1)
+    const closed = client.closed()
+    const begun = Date.now()
+    app.child.kill(signal)
+    app.child.kill(signal)
+    t.equal((await closed).code, 1001)
+    t.equal(await app.exit, 0)
+    t.ok(Date.now() - begun < 5000)
+    t.equal(payloads.length, 50)
+    await t.rejects(fetch(`${app.http}/health`))
+  }
+})
+
+t.test("row 39: what postgres-websockets' own sample page does works", async (t) => {
+  // Its page opens ws://host/<channel>/<token> with the token of its sample-env, and the meta channel with it.
+  const published =
+    'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJtb2RlIjoicncifQ.QKGnMJe41OFZcjz_qQSplmWAmVd_hmVjijKUNoJYpis'
+  const both =
+    'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJtb2RlIjoicnciLCJjaGFubmVsIjoiY2hhdCJ9.fEm6P7GHeJWZG8OtZhv3H0JdqPljE5dainvsoupM9pA'
+  const secret = 'auwhfdnskjhewfi34uwehdlaehsfkuaeiskjnfduierhfsiweskjcnzeiluwhskdewishdnpwe'
+  const app = await started(
+    await run(t, { ...base, PGWS_JWT_SECRET: secret, PGWS_META_CHANNEL: 'server-info' })
+  )
+  const meta = await open(t, `${app.ws}/server-info/${published}`)
+  const chat = await open(t, `${app.ws}/chat/${published}`)
+  const chats = await open(t, `${app.ws}/${both}`)
+  chat.send('hello')
+  t.equal(JSON.parse((await chats.received(1))[0]!).payload, 'hello')
+  t.match(JSON.parse((await meta.received(3))[1]!), { event: 'ConnectionOpen', payload: 'chat' })
+})
+
+t.test('an error that nobody caught is logged, and the server ends in order with exit code 1', async (t) => {
+  const preload = join(
+    t.testdir({ 'crash.cjs': "process.on('SIGUSR2', () => { throw new Error('a mistake') })" }),
+    'crash.cjs'
+  )
+  const app = await started(await run(t, { ...base, NODE_OPTIONS: `--require=${preload}` }))
+  const client = await open(t, `${app.ws}/a/${rw}`)
+  const closed = client.closed()
+  app.child.kill('SIGUSR2')
+  t.equal((await closed).code, 1001)
+  t.equal(await app.exit, 1)
+  t.match(app.output(), /a mistake/)
+})
+
+t.test('`fastify start` runs the app', async (t) => {
+  const port = await freePort()
+  const fastifyCli = fileURLToPath(new URL('../node_modules/fastify-cli/cli.js', import.meta.url))
+  const appFile = fileURLToPath(new URL('../dist/app.js', import.meta.url))
+  const child = spawn(
+    process.execPath,
+    [fastifyCli, 'start', '--options', '-a', '127.0.0.1', '-p', String(port), appFile],
+    {
+      cwd: t.testdir(),
+      env: { PATH: process.env.PATH, ...base }
+    }
+  )
+  t.teardown(() => child.kill('SIGKILL'))
+  await until(
+    async () => (await fetch(`http://127.0.0.1:${port}/health`).catch(() => undefined))?.status === 200,
+    20_000
+  )
+  const client = await open(t, `ws://127.0.0.1:${port}/a/${rw}`)
+  const closed = client.closed()
+  client.send('x')
+  await client.received(1)
+  child.kill('SIGTERM')
+  t.equal((await closed).code, 1001)
+  const [code] = await once(child, 'exit')
+  t.equal(code, 0)
+})
+
+t.test('without a database it brings its own: page, token, curl and SQL work as printed', async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'pgws-app-'))
+  const app = await run(t, { PGWS_EMBEDDED_FOLDER: folder })
+  t.teardown(() => rmSync(folder, { recursive: true, force: true }))
+  await until(() => /psql '/.test(app.output()) || app.child.exitCode !== null, 30_000)
+  const address = /http:\/\/localhost:\d+\/#\S+/.exec(app.output())![0]
+  const page = await fetch(address.split('#')[0]!)
+  t.equal(page.status, 200)
+  t.match(page.headers.get('content-type'), /html/)
+  const printed = new URLSearchParams(address.split('#')[1])
+  const client = await open(t, `${app.ws}/${printed.get('channel')}/${printed.get('token')}`)
+  const curl = /^ {4}(curl .*)$/m.exec(app.output())![1]!
+  execFileSync('/bin/sh', ['-c', curl.replace(/^curl /, `${process.execPath} ${CURL} `)])
+  const sql = /^ {4}npm run sql -- (".*")$/m.exec(app.output())![1]!
+  execFileSync('/bin/sh', ['-c', `"${process.execPath}" "${CLI}" sql ${sql}`], {
+    env: { PGWS_EMBEDDED_FOLDER: folder }
+  })
+  const payloads = (await client.received(2)).map((text) => JSON.parse(text).payload)
+  t.same(payloads, ['Hello from curl', 'Hello from SQL'])
+  app.child.kill('SIGTERM')
+  t.equal(await app.exit, 0)
+  await sleep(200)
+  t.notMatch(execFileSync('ps', ['-eo', 'args'], { encoding: 'utf8' }), `${folder.slice(-6)}/data`)
+})
