@@ -7,7 +7,9 @@ import type { FastifyInstance, FastifyReply, FastifyRequest, FastifyServerOption
 import pgWebsockets from './index.js'
 import { maskTokens } from './lib/address.js'
 import { startEmbeddedPostgres } from './lib/embedded-postgres.js'
-import { type Config, registerEnv } from './plugins/env.js'
+import { parseKeys } from './lib/keys.js'
+import { type ResolvedOptions, resolveOptions } from './lib/options.js'
+import { registerEnv } from './plugins/env.js'
 
 /** The website of a first run. Compiled, this file is one folder deeper. */
 const PUBLIC_FOLDER = fileURLToPath(
@@ -20,8 +22,9 @@ const EMBEDDED_META_CHANNEL = 'server-info'
 /**
  * The app: `PGWS_*` variables → options → the plugin, and static files. `fastify start` and our own command
  * run it.
+ * @param _options fastify-cli hands its own over, and refuses a function that takes none
  */
-export default async function app(fastify: FastifyInstance): Promise<void> {
+export default async function app(fastify: FastifyInstance, _options: object): Promise<void> {
   const config = await registerEnv(fastify)
   const { dbUri, jwtSecret, rootPath, ...rest } = config
   const { host: _, port: __, certificateFile: ___, keyFile: ____, embeddedFolder, ...options } = rest
@@ -35,13 +38,21 @@ export default async function app(fastify: FastifyInstance): Promise<void> {
     })
     // Hooks of a kind run last in, first out: the database ends after everything that uses it.
     fastify.addHook('onClose', () => postgres.stop())
-    const secret = jwtSecret ?? randomBytes(32).toString('base64url')
-    const metaChannel = options.metaChannel ?? EMBEDDED_META_CHANNEL
-    await fastify.register(pgWebsockets, { ...options, dbUri: postgres.uri, jwtSecret: secret, metaChannel })
+    const embedded = {
+      ...options,
+      dbUri: postgres.uri,
+      jwtSecret: jwtSecret ?? randomBytes(32).toString('base64url'),
+      metaChannel: options.metaChannel ?? EMBEDDED_META_CHANNEL
+    }
+    await fastify.register(pgWebsockets, embedded)
+    const resolved = resolveOptions(embedded)
+    const key = parseKeys(resolved.jwtSecret, resolved.jwtSecretBase64).find(
+      ({ secret }) => secret !== undefined
+    )
     fastify.addHook('onListen', async () => {
-      const token = jwtSecret === undefined ? signToken({ mode: 'rw', admin: true }, secret) : undefined
+      const token = key?.secret && signToken({ mode: 'rw', admin: true }, key.secret)
       // Behind the log's lines about the addresses.
-      setImmediate(() => printWelcome(fastify, { ...config, metaChannel }, postgres.uri, token))
+      setImmediate(() => printWelcome(fastify, resolved, token))
     })
   }
 
@@ -89,7 +100,7 @@ function notFound(request: FastifyRequest, reply: FastifyReply): void {
 }
 
 /** A token (RFC 7519, HS256) for the page of a first run. */
-function signToken(claims: object, secret: string): string {
+function signToken(claims: object, secret: Buffer): string {
   const encode = (value: object) => Buffer.from(JSON.stringify(value)).toString('base64url')
   const input = `${encode({ alg: 'HS256', typ: 'JWT' })}.${encode(claims)}`
   return `${input}.${createHmac('sha256', secret).update(input).digest('base64url')}`
@@ -97,21 +108,20 @@ function signToken(claims: object, secret: string): string {
 
 function printWelcome(
   fastify: FastifyInstance,
-  { listenChannel, metaChannel }: Config,
-  dbUri: string,
+  { listenChannel, metaChannel, dbUri }: ResolvedOptions,
   token: string | undefined
 ): void {
   const address = fastify.server.address()
   const port = typeof address === 'object' ? address?.port : undefined
   const scheme = fastify.initialConfig.https ? 'https' : 'http'
   const origin = `${scheme}://localhost:${port}`
-  const shown = token ?? '<a token signed with PGWS_JWT_SECRET>'
-  const sql = `select pg_notify('${listenChannel!.replaceAll("'", "''")}', json_build_object('channel', 'chat', 'payload', 'Hello from SQL')::text)`
+  const shown = token ?? '<a token that PGWS_JWT_SECRET verifies>'
+  const sql = `select pg_notify('${listenChannel.replaceAll("'", "''")}', json_build_object('channel', 'chat', 'payload', 'Hello from SQL')::text)`
   const fragment = new URLSearchParams({
     ...(token !== undefined && { token }),
     channel: 'chat',
     meta: metaChannel!,
-    ...(listenChannel !== 'postgres-websockets-listener' && { listen: listenChannel! })
+    ...(listenChannel !== 'postgres-websockets-listener' && { listen: listenChannel })
   })
   process.stdout.write(`
   fastify-pg-websockets is running on an embedded PostgreSQL (for development).

@@ -140,11 +140,15 @@ t.test(
     const base64 = await started(
       await run(t, {
         PGWS_DB_URI: dbUri,
-        PGWS_JWT_SECRET: Buffer.from(`${SECRET}ÿ?>`).toString('base64url').padEnd(52, '.'),
+        PGWS_JWT_SECRET: Buffer.from(`${SECRET}ÿ`)
+          .toString('base64')
+          .replaceAll('+', '-')
+          .replaceAll('/', '_')
+          .replaceAll('=', '.'),
         PGWS_JWT_SECRET_BASE64: 'True'
       })
     )
-    await open(t, `${base64.ws}/a/${token({ mode: 'r' }, `${SECRET}ÿ?>`)}`)
+    await open(t, `${base64.ws}/a/${token({ mode: 'r' }, `${SECRET}ÿ`)}`)
   }
 )
 
