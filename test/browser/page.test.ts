@@ -79,7 +79,7 @@ const shown = (page: Page, text: string) =>
 
 /** Runs the SQL that the page shows, as a person would who pastes it. */
 async function runShownSql(page: Page): Promise<void> {
-  const text = await page.locator('#sql').textContent()
+  const text = await page.locator('#sql').innerText()
   await promisify(execFile)(process.execPath, [CLI, 'sql', text], { cwd: folder, env: environment })
 }
 
@@ -94,7 +94,7 @@ t.test('two windows and SQL talk in one channel', async (t) => {
   await shown(two, 'Hello from SQL')
   const item = two.locator('#messages li').last()
   await item.locator('summary').click()
-  t.match(JSON.parse(await item.locator('pre').textContent()), { channel: 'chat', payload: 'Hello from SQL' })
+  t.match(JSON.parse(await item.locator('pre').innerText()), { channel: 'chat', payload: 'Hello from SQL' })
   t.match(await one.locator('#meta-messages').textContent(), /joined chat/)
   if (process.env.SCREENSHOTS) {
     await one.screenshot({ path: join(process.env.SCREENSHOTS, 'light.png'), fullPage: true })
