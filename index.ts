@@ -1,5 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
+import type { Bridge } from './lib/bridge.js'
 import { parseConninfo } from './lib/conninfo.js'
 import { errors, messageOf } from './lib/errors.js'
 import { parseKeys } from './lib/keys.js'
@@ -14,6 +15,13 @@ import { channelsRoute } from './routes/channels.js'
 import { errorHandler } from './routes/error-handler.js'
 import { healthRoutes } from './routes/health.js'
 import { publishRoute } from './routes/publish.js'
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** Listen to database channels and websocket channels, publish, and see what is connected. */
+    pgws: Bridge
+  }
+}
 
 /**
  * PostgreSQL's LISTEN/NOTIFY for browsers: websockets on `/:channel/:token` and `/:token`, `GET /health`,

@@ -1,7 +1,7 @@
 import { existsSync, readFileSync, statSync } from 'node:fs'
 import { homedir, userInfo } from 'node:os'
 import { join } from 'node:path'
-import type { ConnectionOptions } from 'node:tls'
+import { type ConnectionOptions, checkServerIdentity, type PeerCertificate } from 'node:tls'
 import type pg from 'pg'
 
 /** One attempt at a connection: a host, with or without TLS. */
@@ -221,7 +221,9 @@ function tlsAttempts(mode: string, parameters: Parameters, host: string): (Conne
     throw new Error(`sslmode "${mode}" needs a root certificate: set sslrootcert to its file, or to "system"`)
   if (system && mode !== 'verify-full') throw new Error('sslrootcert "system" needs sslmode "verify-full"')
   const roots = system ? {} : { ca: read('sslrootcert') ?? readFileSync(file, 'utf8') }
-  if (mode === 'verify-full') return [{ ...client, ...roots, servername: host }]
+  // The name that the string gives, though the connection may go to a `hostaddr`.
+  const sameHost = (_: string, certificate: PeerCertificate) => checkServerIdentity(host, certificate)
+  if (mode === 'verify-full') return [{ ...client, ...roots, checkServerIdentity: sameHost }]
   return [{ ...client, ...roots, checkServerIdentity: () => undefined }]
 }
 

@@ -8,13 +8,6 @@ import { Listener, type ListenerEvent } from '../lib/listener.js'
 import type { ResolvedOptions } from '../lib/options.js'
 import type { Query } from './postgres.js'
 
-declare module 'fastify' {
-  interface FastifyInstance {
-    /** Listen to database channels and websocket channels, publish, and see what is connected. */
-    pgws: Bridge
-  }
-}
-
 /** Without supervision, tries go on until shortly before Fastify gives up on the hook. */
 const HOOK_MARGIN = 500
 

