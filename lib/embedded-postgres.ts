@@ -440,9 +440,11 @@ function isAlive({ pid, started }: Owner): boolean {
 
 function startTime(pid: number): string | undefined {
   try {
-    // proc(5): field 22, counted behind the command's name, which may hold spaces.
+    // proc(5): fields 3 and 22, counted behind the command's name, which may hold spaces.
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
-    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19]
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+    // A zombie has ended; only its parent has not asked yet.
+    return fields[0] === 'Z' ? undefined : fields[19]
   } catch {
     if (process.platform === 'linux') return undefined
     const { stdout, status } = spawnSync('ps', ['-o', 'lstart=', '-p', String(pid)], { encoding: 'utf8' })
