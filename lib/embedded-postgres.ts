@@ -336,17 +336,13 @@ function usableBinaries(native: string, { home, user }: Places): string {
     .update(readFileSync(join(native, 'bin', 'postgres')))
     .digest('hex')
   const copy = join(home, `postgres-${version.slice(0, 16)}`)
-  if (!existsSync(copy)) {
+  if (!runs(copy, home, user)) {
+    rmSync(copy, { recursive: true, force: true })
     const temporary = `${copy}.${process.pid}`
     // The links between the libraries must not lead back to where they were copied from.
     cpSync(native, temporary, { recursive: true, verbatimSymlinks: true })
     linkLibraries(temporary)
-    try {
-      renameSync(temporary, copy)
-    } catch (error) {
-      rmSync(temporary, { recursive: true })
-      if (!existsSync(copy)) throw error
-    }
+    renameSync(temporary, copy)
   }
   if (!runs(copy, home, user)) {
     const { stderr } = run(join(copy, 'bin', 'postgres'), ['--version'], home, user)
