@@ -51,8 +51,8 @@ export default async function app(fastify: FastifyInstance, _options: object): P
     )
     fastify.addHook('onListen', async () => {
       const token = key?.secret && signToken({ mode: 'rw', admin: true }, key.secret)
-      // Behind the log's lines about the addresses.
-      setImmediate(() => printWelcome(fastify, resolved, token))
+      // Behind the log's lines about the addresses, which come after this hook.
+      setTimeout(() => printWelcome(fastify, resolved, token), 50).unref()
     })
   }
 

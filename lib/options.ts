@@ -39,9 +39,13 @@ export type ResolvedOptions = Required<Omit<PgWebsocketsOptions, 'metaChannel' |
 interface OptionSpec {
   type: 'string' | 'boolean' | 'integer'
   minimum?: number
+  maximum?: number
   default?: string | boolean | number
   required?: boolean
 }
+
+/** The longest time that a timer can take, in milliseconds: setInterval fires at once for more. */
+const MAX_INTEGER = 2 ** 31 - 1
 
 /** Each option once: type, default, bounds. The app's `PGWS_SOME_NAME` is the option `someName`. */
 export const optionSpecs: Record<Exclude<keyof PgWebsocketsOptions, 'prefix'>, OptionSpec> = {
@@ -80,9 +84,10 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
       resolved[name] = spec.default
       continue
     }
+    const [least, most] = boundsOf(spec)
     const right =
       spec.type === 'integer'
-        ? Number.isSafeInteger(value) && (value as number) >= (spec.minimum ?? 0)
+        ? Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most
         : typeof value === spec.type
     if (!right) throw new errors.InvalidOption(name, `(${variableOf(name)}) must be ${expectation(spec)}`)
     resolved[name] = value
@@ -112,10 +117,15 @@ const REQUIRED: Record<string, string> = {
   jwtSecret: 'a secret, a JWK, a JWK set, a public key in PEM, or @file'
 }
 
+/** The least and the most that an integer may be. */
+export function boundsOf({ minimum = 0, maximum = MAX_INTEGER }: OptionSpec): [number, number] {
+  return [minimum, maximum]
+}
+
 /** What a value must be, in words. */
-export function expectation({ type, minimum }: OptionSpec): string {
-  if (type === 'boolean') return 'true or false'
-  if (type === 'integer') return `a whole number of at least ${minimum ?? 0}`
+export function expectation(spec: OptionSpec): string {
+  if (spec.type === 'boolean') return 'true or false'
+  if (spec.type === 'integer') return `a whole number from ${boundsOf(spec).join(' to ')}`
   return 'a text'
 }
 

@@ -3,7 +3,7 @@ import { parseEnv } from 'node:util'
 import fastifyEnv from '@fastify/env'
 import type { FastifyInstance } from 'fastify'
 import { messageOf } from '../lib/errors.js'
-import { expectation, optionSpecs, type PgWebsocketsOptions, variableOf } from '../lib/options.js'
+import { boundsOf, expectation, optionSpecs, type PgWebsocketsOptions, variableOf } from '../lib/options.js'
 
 /** What the app reads from its environment beside the plugin's options. */
 interface AppConfig {
@@ -36,7 +36,7 @@ const specs: typeof optionSpecs & Record<keyof AppConfig, (typeof optionSpecs)['
   checkListenerInterval: { type: 'integer', minimum: 0, default: 0 },
   readyTimeout: { type: 'integer', minimum: 0, default: 1500 },
   host: { type: 'string', default: '*4' },
-  port: { type: 'integer', minimum: 0, default: 3000 },
+  port: { type: 'integer', minimum: 0, maximum: 65535, default: 3000 },
   rootPath: { type: 'string' },
   certificateFile: { type: 'string' },
   keyFile: { type: 'string' },
@@ -58,10 +58,11 @@ export async function registerEnv(
   const data = normalize({ ...file, ...environment })
   const properties: Record<string, object> = {}
   for (const name of names) {
-    const { type, minimum, default: value } = specs[name]
+    const { type, default: value } = specs[name]
+    const [minimum, maximum] = boundsOf(specs[name])
     properties[variableOf(name)] = {
       type,
-      ...(minimum !== undefined && { minimum }),
+      ...(type === 'integer' && { minimum, maximum }),
       ...(value !== undefined && { default: value })
     }
   }

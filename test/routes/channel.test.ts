@@ -316,6 +316,10 @@ t.test('from the browser', async (t) => {
     other.send('\\u0000 as text is fine')
     t.equal(JSON.parse((await other.received(1))[0]!).payload, '\\u0000 as text is fine')
     t.equal((await refusal(t, `${ws}/a%00b/${rw}`)).status, 400)
+    // A lone surrogate is no UTF-8; as escaped text it would break whoever reads the message as jsonb.
+    const surrogate = await open(t, `${ws}/nul/${rw}`)
+    surrogate.webSocket.send(Buffer.from([0xed, 0xa0, 0x80]), { binary: false })
+    t.equal((await surrogate.closed()).code, 1007)
   })
 })
 
