@@ -83,6 +83,12 @@ export async function registerEnv(
       problems.push(name === undefined ? messageOf(error) : `${variable} must be ${expectation(specs[name])}`)
     }
   }
+  for (const name of names) {
+    // Ajv takes 1e400 for a whole number, and applies no bounds to infinity.
+    if (specs[name].type === 'integer' && Number(data[variableOf(name)]) === Number.POSITIVE_INFINITY) {
+      problems.push(`${variableOf(name)} must be ${expectation(specs[name])}`)
+    }
+  }
   if (data.PGWS_DB_URI !== undefined && data.PGWS_JWT_SECRET === undefined) {
     problems.push('PGWS_JWT_SECRET is required with PGWS_DB_URI: there is no default secret')
   }
