@@ -44,6 +44,7 @@ async function serve(): Promise<void> {
   process.on('unhandledRejection', fail)
   // Without a scope of its own, so that the decorators are seen here.
   fastify.register(fp(app))
+  if (process.env.npm_command === 'exec') endWithParent(end)
   try {
     await fastify.ready()
     fastify.pgws.once('lost', () => end('the listener was lost'))
@@ -115,6 +116,17 @@ function ending(fastify: FastifyInstance): (reason: string) => void {
       })
       .finally(() => process.exit())
   }
+}
+
+/**
+ * Ends the server when its parent has ended. `npx` puts a shell between itself and us; one that waits for us
+ * (dash) is ended by a signal meant for us, and does not hand it on.
+ */
+function endWithParent(end: (reason: string) => void): void {
+  const parent = process.ppid
+  setInterval(() => {
+    if (process.ppid !== parent) end('npx has ended')
+  }, 200).unref()
 }
 
 async function sql(text: string): Promise<void> {

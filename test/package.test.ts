@@ -1,4 +1,5 @@
-import { execFile } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -6,7 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t from 'tap'
 import { optionSpecs, variableOf } from '../lib/options.js'
-import { SECRET, withPostgres } from './helper.js'
+import { SECRET, until, withPostgres } from './helper.js'
 
 const run = promisify(execFile)
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -75,6 +76,20 @@ void health`
       ],
       { cwd: project }
     ).catch((error) => t.fail(error.stdout))
+
+    // Under npx, whose shell may swallow the signal, the server ends all the same.
+    const server = spawn('npx', ['--no-install', 'fastify-pg-websockets'], {
+      cwd: project,
+      env: { ...env, PGWS_DB_URI: dbUri, PGWS_JWT_SECRET: SECRET, PGWS_PORT: '0', PGWS_HOST: '127.0.0.1' }
+    })
+    let output = ''
+    server.stdout.on('data', (chunk) => {
+      output += chunk
+    })
+    await until(() => output.includes('Server listening'), 30_000)
+    server.kill('SIGTERM')
+    await once(server.stdout, 'close')
+    t.match(output, /shutting down/)
 
     // The development's database is not there, and the command says what to do.
     const bin = join(project, 'node_modules/.bin/fastify-pg-websockets')
