@@ -1,0 +1,8 @@
+// The plugin itself, as built.
+import Fastify from 'fastify'
+import pgWebsockets from '../../dist/index.js'
+
+const fastify = Fastify()
+fastify.register(pgWebsockets, { dbUri: process.env.DB_URI, jwtSecret: process.env.SECRET })
+await fastify.listen({ port: 0, host: '127.0.0.1' })
+process.send({ port: fastify.server.address().port })
