@@ -78,7 +78,8 @@ async function runOnce(server, { readers, messages, batch, perSecond }, dbUri) {
     const total = count * channels.length
     for (let sent = 0; sent < total; ) {
       const texts = []
-      for (let i = 0; i < batch && sent < total; i++, sent++) texts.push(message(channels[sent % channels.length], sent))
+      for (let i = 0; i < batch && sent < total; i++, sent++)
+        texts.push(message(channels[sent % channels.length], sent))
       const query = 'select count(pg_notify($1, x)) from unnest($2::text[]) x'
       await publisher.query({ name: 'notify', text: query, values: [LISTEN_CHANNEL, texts] })
       if (perSecond) {
@@ -109,7 +110,10 @@ async function runOnce(server, { readers, messages, batch, perSecond }, dbUri) {
 
 const median = (values) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)]
 const folder = mkdtempSync(join(tmpdir(), 'pgws-bench-'))
-const postgres = await startEmbeddedPostgres({ folder, settings: { fsync: 'off', synchronous_commit: 'off' } })
+const postgres = await startEmbeddedPostgres({
+  folder,
+  settings: { fsync: 'off', synchronous_commit: 'off' }
+})
 try {
   for (const [name, test] of Object.entries(CASES)) {
     if (wanted.length > 0 && !wanted.includes(name)) continue
@@ -133,5 +137,6 @@ try {
   }
 } finally {
   await postgres.stop()
-  for (const path of [folder, dirname(postgres.dataFolder), postgres.socketFolder]) rmSync(path, { recursive: true, force: true })
+  for (const path of [folder, dirname(postgres.dataFolder), postgres.socketFolder])
+    rmSync(path, { recursive: true, force: true })
 }

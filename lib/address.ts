@@ -30,6 +30,7 @@ export function parseAddress(url: string): Address {
 
 /** Whether a path can be percent-decoded (RFC 3986, section 2.1; UTF-8). */
 export function isDecodable(url: string): boolean {
+  if (!url.includes('%')) return true
   try {
     decodeURIComponent(pathOf(url))
     return true

@@ -1,6 +1,6 @@
 import { EventEmitter } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { WebSocket } from 'ws'
+import type { RawData, WebSocket } from 'ws'
 import type { Access, Claims } from './claims.js'
 import { channelOf, envelope, type Sender, senderOf } from './envelope.js'
 import { errors, messageOf } from './errors.js'
@@ -53,10 +53,31 @@ export interface Health {
   connections: number
 }
 
-interface Connection {
-  subscriber: WebSocketSubscriber
-  access: Access
+/**
+ * One accepted socket. Servers hold many thousands of them, so it keeps no more of the token than it needs, and
+ * its listeners are functions that all sockets share.
+ */
+class Connection extends WebSocketSubscriber {
+  readonly channels: readonly string[]
+  readonly read: boolean
+  readonly write: boolean
+  readonly expiresAt: number | undefined
+  /** Undefined where nothing is ever told of it. */
+  readonly sender: Sender | undefined
+
+  constructor(webSocket: WebSocket, access: Access, sender: Sender | undefined, maxBufferedBytes: number) {
+    super(webSocket, maxBufferedBytes)
+    this.channels = access.channels
+    this.read = access.read
+    this.write = access.write
+    this.expiresAt = access.expiresAt
+    this.sender = sender
+  }
 }
+
+const kConnection = Symbol('pgws connection')
+
+type ConnectedWebSocket = WebSocket & { [kConnection]: Connection }
 
 /** A message to publish, as `POST /publish` takes it. */
 export interface OutgoingMessage {
@@ -77,6 +98,9 @@ export class Bridge extends EventEmitter<{ lost: [error: Error] }> {
   readonly #connections = new Set<Connection>()
   readonly #expiry: Expiry<Connection>
   readonly #pings: NodeJS.Timeout
+  readonly #onClose: (this: WebSocket) => void
+  readonly #onError: (error: Error) => void
+  readonly #onMessage: (this: WebSocket, data: RawData) => void
   #poolCheck: Promise<boolean> | undefined
   #closing = false
 
@@ -98,9 +122,18 @@ export class Bridge extends EventEmitter<{ lost: [error: Error] }> {
         throw new errors.DatabaseAway(messageOf(error))
       }
     })
-    this.#expiry = new Expiry(({ subscriber }) => subscriber.close(CLOSE.JWT_EXPIRED, 'JWT expired'))
+    const bridge = this
+    this.#onClose = function () {
+      bridge.#leave((this as ConnectedWebSocket)[kConnection])
+    }
+    // `ws` closes the socket with the code that fits (1007, 1009, 1002) before it emits the error.
+    this.#onError = (error) => log.debug({ err: error }, 'websocket error')
+    this.#onMessage = function (data) {
+      bridge.#send((this as ConnectedWebSocket)[kConnection], data as Buffer)
+    }
+    this.#expiry = new Expiry((connection) => connection.close(CLOSE.JWT_EXPIRED, 'JWT expired'))
     this.#pings = setInterval(() => {
-      for (const { subscriber } of this.#connections) subscriber.ping()
+      for (const connection of this.#connections) connection.ping()
     }, PING_INTERVAL).unref()
   }
 
@@ -195,37 +228,28 @@ export class Bridge extends EventEmitter<{ lost: [error: Error] }> {
    * @param access what its token allows
    */
   connect(webSocket: WebSocket, access: Access): void {
-    const { channels, claims, expiresAt, write } = access
-    const subscriber = new WebSocketSubscriber(webSocket, this.#options.maxBufferedBytes)
-    const connection = { subscriber, access }
-    const { metaChannel } = this.#options
-    const sender = write || metaChannel !== undefined ? senderOf(claims) : undefined
+    const { metaChannel, maxBufferedBytes } = this.#options
+    const sender = access.write || metaChannel !== undefined ? senderOf(access.claims) : undefined
+    const connection = new Connection(webSocket, access, sender, maxBufferedBytes)
+    ;(webSocket as ConnectedWebSocket)[kConnection] = connection
     this.#connections.add(connection)
-    this.#hub.join(subscriber, channels, access)
-    if (expiresAt !== undefined) this.#expiry.add(connection, expiresAt)
-
-    webSocket.on('close', () => {
-      this.#connections.delete(connection)
-      this.#hub.leave(subscriber, channels, access)
-      if (expiresAt !== undefined) this.#expiry.delete(connection, expiresAt)
-      this.#tellMeta('ConnectionClose', channels, sender)
-    })
-    // `ws` closes the socket with the code that fits (1007, 1009, 1002) before it emits the error.
-    webSocket.on('error', (error) => this.#options.log.debug({ err: error }, 'websocket error'))
-    if (write && sender !== undefined) {
-      webSocket.on('message', (data) => this.#send(webSocket, data as Buffer, channels, sender))
-    }
-    this.#tellMeta('ConnectionOpen', channels, sender)
+    this.#hub.join(connection, connection.channels, connection)
+    if (connection.expiresAt !== undefined) this.#expiry.add(connection, connection.expiresAt)
+    webSocket.on('close', this.#onClose)
+    webSocket.on('error', this.#onError)
+    webSocket.on('pong', onPong)
+    if (connection.write) webSocket.on('message', this.#onMessage)
+    this.#tellMeta('ConnectionOpen', connection)
   }
 
   /** Closes all sockets with 1001 and finishes what is being published. */
   async close(): Promise<void> {
     this.#closing = true
     clearInterval(this.#pings)
-    for (const { subscriber } of this.#connections) subscriber.close(CLOSE.GOING_AWAY, 'server shutting down')
+    for (const connection of this.#connections) connection.close(CLOSE.GOING_AWAY, 'server shutting down')
     const deadline = Date.now() + CLOSE_DEADLINE
     while (this.#connections.size > 0 && Date.now() < deadline) await sleep(10)
-    for (const { subscriber } of this.#connections) subscriber.terminate()
+    for (const connection of this.#connections) connection.terminate()
     await Promise.race([this.#publisher.idle(), sleep(CLOSE_DEADLINE, undefined, { ref: false })])
     this.#expiry.stop()
   }
@@ -234,12 +258,20 @@ export class Bridge extends EventEmitter<{ lost: [error: Error] }> {
     this.#hub.deliver(channelOf(payload) ?? this.#options.listenChannel, payload)
   }
 
-  #send(webSocket: WebSocket, data: Buffer, channels: readonly string[], sender: Sender): void {
+  #leave(connection: Connection): void {
+    const { channels, expiresAt } = connection
+    this.#connections.delete(connection)
+    this.#hub.leave(connection, channels, connection)
+    if (expiresAt !== undefined) this.#expiry.delete(connection, expiresAt)
+    this.#tellMeta('ConnectionClose', connection)
+  }
+
+  #send({ webSocket, channels, sender }: Connection, data: Buffer): void {
     if (webSocket.readyState !== webSocket.OPEN) return
     const text = data.toString('utf8')
     const payloads: string[] = []
     try {
-      for (const channel of channels) payloads.push(message(channel, text, sender))
+      for (const channel of channels) payloads.push(message(channel, text, sender!))
     } catch (error) {
       webSocket.close(CLOSE.INVALID_DATA, messageOf(error))
       return
@@ -255,7 +287,7 @@ export class Bridge extends EventEmitter<{ lost: [error: Error] }> {
     }
   }
 
-  #tellMeta(event: string, channels: readonly string[], sender: Sender | undefined): void {
+  #tellMeta(event: string, { channels, sender }: Connection): void {
     const { metaChannel, log } = this.#options
     if (metaChannel === undefined || sender === undefined) return
     this.#publisher.publish([envelope(event, metaChannel, channels.join(','), sender)]).catch((error) => {
@@ -285,4 +317,8 @@ function message(channel: string, payload: unknown, sender: Sender): string {
 
 function isoTime(time: number | undefined): string | null {
   return time === undefined ? null : new Date(time).toISOString()
+}
+
+function onPong(this: WebSocket): void {
+  ;(this as ConnectedWebSocket)[kConnection].alive = true
 }

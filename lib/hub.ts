@@ -7,7 +7,7 @@ export interface Subscriber {
    * @param frames one for each message, as the format encoded them
    * @param joined the same bytes in one piece
    */
-  write(frames: readonly Buffer[], joined: Buffer): void
+  deliver(frames: readonly Buffer[], joined: Buffer): void
 }
 
 /** What a message looks like on a wire; encodes it once for all subscribers that read this format. */
@@ -151,9 +151,9 @@ export class Hub {
       const frames = audience.pending
       audience.pending = []
       const joined = join(frames)
-      for (const subscriber of audience.single) subscriber.write(frames, joined)
+      for (const subscriber of audience.single) subscriber.deliver(frames, joined)
     }
-    for (const [subscriber, frames] of this.#gathered) subscriber.write(frames, join(frames))
+    for (const [subscriber, frames] of this.#gathered) subscriber.deliver(frames, join(frames))
     this.#gathered.clear()
   }
 

@@ -20,9 +20,9 @@ export const CLOSE = {
  */
 export class WebSocketSubscriber implements Subscriber {
   readonly format = textFrames
-  readonly #webSocket: WebSocket
+  readonly webSocket: WebSocket
   readonly #maxBufferedBytes: number
-  /** False after a ping until its pong. */
+  /** False after a ping; its pong is to set it again. */
   alive = true
 
   /**
@@ -30,15 +30,12 @@ export class WebSocketSubscriber implements Subscriber {
    * @param maxBufferedBytes how many bytes may wait for a client that does not read
    */
   constructor(webSocket: WebSocket, maxBufferedBytes: number) {
-    this.#webSocket = webSocket
+    this.webSocket = webSocket
     this.#maxBufferedBytes = maxBufferedBytes
-    webSocket.on('pong', () => {
-      this.alive = true
-    })
   }
 
-  write(frames: readonly Buffer[], joined: Buffer): void {
-    const webSocket = this.#webSocket
+  deliver(frames: readonly Buffer[], joined: Buffer): void {
+    const webSocket = this.webSocket
     if (webSocket.readyState !== webSocket.OPEN) return
     // A message of any size is accepted while nothing waits; a queue that grows is a client that does not read.
     if (webSocket.bufferedAmount > 0 && webSocket.bufferedAmount + joined.length > this.#maxBufferedBytes) {
@@ -54,21 +51,21 @@ export class WebSocketSubscriber implements Subscriber {
 
   /** Pings; a client that has not answered the ping before is gone, and its socket is ended. */
   ping(): void {
-    if (!this.alive && !this.#webSocket.isPaused) {
-      this.#webSocket.terminate()
+    if (!this.alive && !this.webSocket.isPaused) {
+      this.webSocket.terminate()
       return
     }
     this.alive = false
-    this.#webSocket.ping()
+    this.webSocket.ping()
   }
 
   /** Closes with a code and a reason (RFC 6455, section 5.5.1: at most 123 bytes). */
   close(code: number, reason: string): void {
-    this.#webSocket.close(code, reason)
+    this.webSocket.close(code, reason)
   }
 
   /** Ends the connection without a closing handshake. */
   terminate(): void {
-    this.#webSocket.terminate()
+    this.webSocket.terminate()
   }
 }

@@ -27,14 +27,26 @@ export async function registerJwt(
     keys.push({ ...key, verify: (token) => verify<Claims>(token) })
   }
 
-  return function verifyToken(token) {
-    if (token === '') throw new errors.InvalidToken('the token is missing')
-    const header = headerOf(token)
+  // Nearly all tokens of an issuer have one and the same header.
+  let lastHeader: string | undefined
+  let lastCandidates: typeof keys = []
+
+  function candidatesFor(encodedHeader: string): typeof keys {
+    if (encodedHeader === lastHeader) return lastCandidates
+    const header = decodeHeader(encodedHeader)
     if (header === undefined) throw new errors.InvalidToken('the token is no JSON Web Token (RFC 7519)')
     const candidates = keysFor(keys, header)
     if (candidates.length === 0) {
       throw new errors.InvalidToken('the token\'s algorithm ("alg", "kid") belongs to none of the keys')
     }
+    lastHeader = encodedHeader
+    lastCandidates = candidates
+    return candidates
+  }
+
+  return function verifyToken(token) {
+    if (token === '') throw new errors.InvalidToken('the token is missing')
+    const candidates = candidatesFor(token.slice(0, Math.max(token.indexOf('.'), 0)))
     for (const { verify } of candidates) {
       let claims: Claims
       try {
@@ -49,11 +61,9 @@ export async function registerJwt(
   }
 }
 
-function headerOf(token: string): { alg?: unknown; kid?: unknown } | undefined {
-  const [header, , , more] = token.split('.', 4)
-  if (header === undefined || more !== undefined) return undefined
+function decodeHeader(encoded: string): { alg?: unknown; kid?: unknown } | undefined {
   try {
-    const parsed = JSON.parse(Buffer.from(header, 'base64url').toString('utf8'))
+    const parsed = JSON.parse(Buffer.from(encoded, 'base64url').toString('utf8'))
     return typeof parsed === 'object' && parsed !== null ? parsed : undefined
   } catch {
     return undefined

@@ -2,7 +2,8 @@ import { EventEmitter } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
 import fastifyWebsocket from '@fastify/websocket'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { WebSocket } from 'ws'
 
 /**
  * Makes `websocket: true` routes possible in this scope, whichever of host and plugin comes first. Where the
@@ -32,4 +33,17 @@ export async function registerWebsocket(fastify: FastifyInstance): Promise<void>
   fastify.addHook('onClose', async () => {
     fastify.server.off('upgrade', onUpgrade)
   })
+}
+
+/**
+ * Lets go of the HTTP request and its answer, which an open socket would keep in memory for as long as it lives:
+ * @fastify/websocket's error listener and the socket's own link to its response hold them.
+ * @param webSocket a socket that has just been accepted; whoever takes it adds an error listener of its own
+ */
+export function releaseRequest(webSocket: WebSocket, request: FastifyRequest): void {
+  webSocket.removeAllListeners('error')
+  const { socket } = request.raw
+  ;(socket as Duplex & { _httpMessage?: ServerResponse | null })._httpMessage?.detachSocket(socket)
+  // A host's own preClose hook would close the sockets of its server without a code.
+  request.server.websocketServer.clients.delete(webSocket)
 }

@@ -5,6 +5,7 @@ import type { Bridge } from '../lib/bridge.js'
 import { type Access, authorize } from '../lib/claims.js'
 import { errors } from '../lib/errors.js'
 import type { VerifyToken } from '../plugins/jwt.js'
+import { releaseRequest } from '../plugins/websocket.js'
 
 /** The name of our find-my-way constraint. */
 const CONSTRAINT = 'pgws'
@@ -55,8 +56,7 @@ export function channelRoutes(
       request.pgwsAccess = authorize(verifyToken(token), channel)
     },
     handler: ((webSocket: WebSocket, request: FastifyRequest) => {
-      // A host's own preClose hook would close the sockets of its server without a code.
-      fastify.websocketServer.clients.delete(webSocket)
+      releaseRequest(webSocket, request)
       bridge.connect(webSocket, request.pgwsAccess!)
     }) as never
   }

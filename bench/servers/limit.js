@@ -8,7 +8,7 @@ const listener = new pg.Client({ connectionString: process.env.DB_URI })
 await listener.connect()
 const channels = new Map()
 const dirty = new Set()
-let flush
+let scheduled = false
 
 const server = createServer()
 server.on('upgrade', (request, socket) => {
@@ -37,8 +37,10 @@ listener.on('notification', ({ payload }) => {
   frame.write(payload, 4)
   channel.frames.push(frame)
   dirty.add(channel)
-  flush ??= setImmediate(() => {
-    flush = undefined
+  if (scheduled) return
+  scheduled = true
+  setImmediate(() => {
+    scheduled = false
     for (const channel of dirty) {
       const joined = channel.frames.length === 1 ? channel.frames[0] : Buffer.concat(channel.frames)
       channel.frames = []
