@@ -1,10 +1,11 @@
 // Runs each case against us, the limit and the naive loop, in turns, and prints medians and ratios.
-//   npm run build && node bench/run.js [--quick] [case …]
+// Writes bench/results.md where it ran every case whole.
+//   npm run bench -- [--quick] [case …]
 import { fork } from 'node:child_process'
 import { createHmac } from 'node:crypto'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { cpus, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
@@ -19,11 +20,12 @@ const quick = words.includes('--quick')
 const wanted = words.filter((word) => !word.startsWith('--'))
 const PAIRS = quick ? 2 : 7
 
-const token = (() => {
+function sign(claims) {
   const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url')
-  const input = `${part({ alg: 'HS256' })}.${part({ mode: 'rw' })}`
+  const input = `${part({ alg: 'HS256' })}.${part(claims)}`
   return `${input}.${createHmac('sha256', SECRET).update(input).digest('base64url')}`
-})()
+}
+const token = sign({ mode: 'rw' })
 
 /** A message of some 200 bytes, with fixed places for what the readers look at. */
 const message = (channel, sequence) =>
@@ -58,6 +60,34 @@ const CASES = {
     readers: Array.from({ length: 1000 }, (_, i) => `channel-${i}`),
     messages: () => 20,
     batch: 100
+  },
+  publish: {
+    title: 'Publishing from 50 sockets to one reader (messages/s)',
+    servers: ['one-query', 'ours', 'naive'],
+    run: publishOnce,
+    writers: 50,
+    messages: (server) => (server === 'ours' ? 2000 : 300)
+  }
+}
+
+async function publishOnce(server, { writers, messages }, dbUri) {
+  const env = { ...process.env, DB_URI: dbUri, SECRET, LISTEN_CHANNEL }
+  const child = fork(join(here, 'servers', `${server}.js`), { env })
+  const client = fork(join(here, 'writers.js'))
+  try {
+    const [{ port }] = await once(child, 'message')
+    const tokens = { writeToken: sign({ mode: 'w' }), readToken: sign({ mode: 'r' }) }
+    client.send({ port, writers, messages: messages(server), ...tokens })
+    const late = setTimeout(() => client.kill(), DEADLINE)
+    const [result] = await Promise.race([once(client, 'message'), once(client, 'exit')])
+    clearTimeout(late)
+    if (result?.seen === undefined) throw new Error(`${server}: messages are missing after ${DEADLINE} ms`)
+    // The naive loop has several queries under way at once, and so loses the order: that is a result, too.
+    if (result.failure && server !== 'naive') throw new Error(`${server}: ${result.failure}`)
+    return { rate: result.seen / result.seconds, p50: Number.NaN, p99: Number.NaN }
+  } finally {
+    client.kill()
+    child.kill('SIGKILL')
   }
 }
 
@@ -108,6 +138,20 @@ async function runOnce(server, { readers, messages, batch, perSecond }, dbUri) {
   }
 }
 
+async function version() {
+  const client = new pg.Client(postgres.uri)
+  await client.connect()
+  const { rows } = await client.query('select version()')
+  await client.end()
+  return rows[0].version
+}
+
+const report = []
+function print(line) {
+  console.log(line)
+  report.push(line)
+}
+
 const median = (values) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)]
 const folder = mkdtempSync(join(tmpdir(), 'pgws-bench-'))
 const postgres = await startEmbeddedPostgres({
@@ -117,23 +161,33 @@ const postgres = await startEmbeddedPostgres({
 try {
   for (const [name, test] of Object.entries(CASES)) {
     if (wanted.length > 0 && !wanted.includes(name)) continue
-    console.log(`\n## ${test.title}\n`)
+    print(`\n## ${test.title}\n`)
     const results = Object.fromEntries(test.servers.map((server) => [server, []]))
     for (let pair = 0; pair < PAIRS; pair++) {
-      for (const server of test.servers) results[server].push(await runOnce(server, test, postgres.uri))
+      for (const server of test.servers)
+        results[server].push(await (test.run ?? runOnce)(server, test, postgres.uri))
     }
     const medians = (server) =>
       ['rate', 'p50', 'p99'].map((figure) => median(results[server].map((result) => result[figure])))
-    const [rate, p50, p99] = medians('ours')
-    console.log('| server | rate | p50 ms | p99 ms | ours : it (rate) |\n|---|---|---|---|---|')
+    const [rate] = medians('ours')
+    print('| server | rate | p50 ms | p99 ms | ours : it (rate) |\n|---|---|---|---|---|')
+    const shown = (value) => (Number.isFinite(value) ? value : '')
     for (const server of test.servers) {
-      const [itsRate, itsP50, itsP99] = medians(server)
-      console.log(
-        `| ${server} | ${Math.round(itsRate).toLocaleString('en')} | ${itsP50} | ${itsP99} | ${(rate / itsRate).toFixed(2)} |`
-      )
+      const [itsRate, p50, p99] = medians(server)
+      const count = Math.round(itsRate).toLocaleString('en')
+      print(`| ${server} | ${count} | ${shown(p50)} | ${shown(p99)} | ${(rate / itsRate).toFixed(2)} |`)
     }
-    void p50
-    void p99
+  }
+  if (!quick && wanted.length === 0) {
+    const [{ model }] = cpus()
+    const about = `${cpus().length} × ${model}, Node.js ${process.version}, ${(await version()).split(' on ')[0]}`
+    const head = [
+      '# Results',
+      '',
+      'Written by `npm run bench`. Database, server and load share the machine, so only the ratios mean anything.',
+      `Medians of ${PAIRS} runs in turns. ${about}.`
+    ]
+    writeFileSync(join(here, 'results.md'), `${[...head, ...report].join('\n')}\n`)
   }
 } finally {
   await postgres.stop()

@@ -8,7 +8,7 @@ import { Expiry } from './expiry.js'
 import { type ChannelSummary, Hub } from './hub.js'
 import type { Listener, ListenerState } from './listener.js'
 import { Publisher } from './publisher.js'
-import { CLOSE, WebSocketSubscriber } from './subscriber.js'
+import { CLOSE, type SubscriberLimits, WebSocketSubscriber } from './subscriber.js'
 
 /** How often sockets are pinged, in milliseconds; what postgres-websockets does. */
 const PING_INTERVAL = 30_000
@@ -65,8 +65,8 @@ class Connection extends WebSocketSubscriber {
   /** Undefined where nothing is ever told of it. */
   readonly sender: Sender | undefined
 
-  constructor(webSocket: WebSocket, access: Access, sender: Sender | undefined, maxBufferedBytes: number) {
-    super(webSocket, maxBufferedBytes)
+  constructor(webSocket: WebSocket, access: Access, sender: Sender | undefined, limits: SubscriberLimits) {
+    super(webSocket, limits)
     this.channels = access.channels
     this.read = access.read
     this.write = access.write
@@ -98,6 +98,7 @@ export class Bridge extends EventEmitter<{ lost: [error: Error] }> {
   readonly #connections = new Set<Connection>()
   readonly #expiry: Expiry<Connection>
   readonly #pings: NodeJS.Timeout
+  readonly #limits: SubscriberLimits
   readonly #onClose: (this: WebSocket) => void
   readonly #onError: (error: Error) => void
   readonly #onMessage: (this: WebSocket, data: RawData) => void
@@ -122,6 +123,10 @@ export class Bridge extends EventEmitter<{ lost: [error: Error] }> {
         throw new errors.DatabaseAway(messageOf(error))
       }
     })
+    this.#limits = {
+      maxBufferedBytes: options.maxBufferedBytes,
+      onSlow: (bufferedBytes) => log.warn({ bufferedBytes }, 'closing a client that does not read')
+    }
     const bridge = this
     this.#onClose = function () {
       bridge.#leave((this as ConnectedWebSocket)[kConnection])
@@ -228,9 +233,9 @@ export class Bridge extends EventEmitter<{ lost: [error: Error] }> {
    * @param access what its token allows
    */
   connect(webSocket: WebSocket, access: Access): void {
-    const { metaChannel, maxBufferedBytes } = this.#options
+    const { metaChannel } = this.#options
     const sender = access.write || metaChannel !== undefined ? senderOf(access.claims) : undefined
-    const connection = new Connection(webSocket, access, sender, maxBufferedBytes)
+    const connection = new Connection(webSocket, access, sender, this.#limits)
     ;(webSocket as ConnectedWebSocket)[kConnection] = connection
     this.#connections.add(connection)
     this.#hub.join(connection, connection.channels, connection)

@@ -13,6 +13,13 @@ export const CLOSE = {
   SLOW: 3008
 } as const
 
+export interface SubscriberLimits {
+  /** How many bytes may wait for a client that does not read. */
+  maxBufferedBytes: number
+  /** Told of each client that is closed for that, with the bytes that wait for it. */
+  onSlow: (bufferedBytes: number) => void
+}
+
 /**
  * One websocket's outgoing side. Frames that were built once for many sockets are written past `ws`'s own
  * sender; that is safe as long as `ws` writes each of its own frames (ping, pong, close) at once, which it does
@@ -21,24 +28,26 @@ export const CLOSE = {
 export class WebSocketSubscriber implements Subscriber {
   readonly format = textFrames
   readonly webSocket: WebSocket
-  readonly #maxBufferedBytes: number
+  readonly #limits: SubscriberLimits
   /** False after a ping; its pong is to set it again. */
   alive = true
 
   /**
    * @param webSocket an open socket
-   * @param maxBufferedBytes how many bytes may wait for a client that does not read
+   * @param limits one object for all sockets
    */
-  constructor(webSocket: WebSocket, maxBufferedBytes: number) {
+  constructor(webSocket: WebSocket, limits: SubscriberLimits) {
     this.webSocket = webSocket
-    this.#maxBufferedBytes = maxBufferedBytes
+    this.#limits = limits
   }
 
   deliver(frames: readonly Buffer[], joined: Buffer): void {
     const webSocket = this.webSocket
     if (webSocket.readyState !== webSocket.OPEN) return
     // A message of any size is accepted while nothing waits; a queue that grows is a client that does not read.
-    if (webSocket.bufferedAmount > 0 && webSocket.bufferedAmount + joined.length > this.#maxBufferedBytes) {
+    const { bufferedAmount } = webSocket
+    if (bufferedAmount > 0 && bufferedAmount + joined.length > this.#limits.maxBufferedBytes) {
+      this.#limits.onSlow(bufferedAmount)
       this.close(CLOSE.SLOW, 'slow')
       return
     }
