@@ -188,6 +188,7 @@ try {
       `Medians of ${PAIRS} runs in turns. ${about}.`
     ]
     writeFileSync(join(here, 'results.md'), `${[...head, ...report].join('\n')}\n`)
+    await import('./chart.js')
   }
 } finally {
   await postgres.stop()

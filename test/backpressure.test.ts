@@ -1,0 +1,40 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import t from 'tap'
+import { build, open, query, token, until, withPostgres } from './helper.js'
+
+t.test(
+  'while the database is slow, reading from senders is paused; nothing is dropped, order is kept',
+  async (t) => {
+    const { database } = await withPostgres(t)
+    const dbUri = await database()
+    const { ws, fastify } = await build(t, { dbUri })
+    const reader = await open(t, `${ws}/a/${token({ mode: 'r' })}`)
+    const writer = await open(t, `${ws}/a/${token({ mode: 'w' })}`)
+    await fastify.pgws.publish('a', 'first')
+    await reader.received(1)
+
+    const { rows } = await query(
+      dbUri,
+      "select pid from pg_stat_activity where application_name like '%publisher' and datname = current_database()"
+    )
+    t.equal(rows.length, 1)
+    process.kill(rows[0].pid, 'SIGSTOP')
+    t.teardown(() => {
+      try {
+        process.kill(rows[0].pid, 'SIGCONT')
+      } catch {}
+    })
+    // Some 40 MB: more than the queue and the buffers of the operating system take.
+    const count = 20_000
+    for (let i = 0; i < count; i++) writer.send(`${i} ${'x'.repeat(2000)}`)
+    await sleep(2000)
+    t.ok(writer.webSocket.bufferedAmount > 10_000_000, 'what is not read stays with the sender')
+    process.kill(rows[0].pid, 'SIGCONT')
+    await until(() => reader.messages.length === count + 1, 60_000)
+    const numbers = reader.messages.slice(1).map((text) => Number(JSON.parse(text).payload.split(' ')[0]))
+    t.same(
+      numbers,
+      Array.from({ length: count }, (_, i) => i)
+    )
+  }
+)
