@@ -2,14 +2,15 @@ import { createHmac, randomBytes } from 'node:crypto'
 import { STATUS_CODES } from 'node:http'
 import { resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import fastifyHelmet from '@fastify/helmet'
 import fastifyStatic from '@fastify/static'
 import type { FastifyInstance, FastifyReply, FastifyRequest, FastifyServerOptions } from 'fastify'
-import pgWebsockets from './index.js'
+import pgWebsockets, { type PgWebsocketsOptions } from './index.js'
 import { maskTokens } from './lib/address.js'
 import { startEmbeddedPostgres } from './lib/embedded-postgres.js'
 import { parseKeys } from './lib/keys.js'
-import { type ResolvedOptions, resolveOptions } from './lib/options.js'
-import { registerEnv } from './plugins/env.js'
+import { optionSpecs, type ResolvedOptions, resolveOptions } from './lib/options.js'
+import { type Config, registerEnv } from './plugins/env.js'
 
 /** The website of a first run. Compiled, this file is one folder deeper. */
 const PUBLIC_FOLDER = fileURLToPath(
@@ -26,11 +27,11 @@ const EMBEDDED_META_CHANNEL = 'server-info'
  */
 export default async function app(fastify: FastifyInstance, _options: object): Promise<void> {
   const config = await registerEnv(fastify)
-  const { dbUri, jwtSecret, rootPath, ...rest } = config
-  const { host: _, port: __, certificateFile: ___, keyFile: ____, embeddedFolder, ...options } = rest
+  const { dbUri, rootPath, embeddedFolder } = config
+  const options = pluginOptions(config)
 
   if (dbUri !== undefined) {
-    await fastify.register(pgWebsockets, { ...options, dbUri, jwtSecret: jwtSecret! })
+    await fastify.register(pgWebsockets, { ...options, dbUri })
   } else {
     const postgres = await startEmbeddedPostgres({
       folder: resolve(embeddedFolder),
@@ -41,14 +42,17 @@ export default async function app(fastify: FastifyInstance, _options: object): P
     const embedded = {
       ...options,
       dbUri: postgres.uri,
-      jwtSecret: jwtSecret ?? randomBytes(32).toString('base64url'),
-      metaChannel: options.metaChannel ?? EMBEDDED_META_CHANNEL
+      ...(options.jwksUrl === undefined && {
+        jwtSecret: options.jwtSecret ?? randomBytes(32).toString('base64url')
+      }),
+      metaChannel: options.metaChannel ?? EMBEDDED_META_CHANNEL,
+      migrate: true
     }
     await fastify.register(pgWebsockets, embedded)
     const resolved = resolveOptions(embedded)
-    const key = parseKeys(resolved.jwtSecret, resolved.jwtSecretBase64).find(
-      ({ secret }) => secret !== undefined
-    )
+    const keys =
+      resolved.jwtSecret === undefined ? [] : parseKeys(resolved.jwtSecret, resolved.jwtSecretBase64)
+    const key = keys.find(({ secret }) => secret !== undefined)
     fastify.addHook('onListen', async () => {
       const token = key?.secret && signToken({ mode: 'rw', admin: true }, key.secret)
       // Behind the log's lines about the addresses, which come after this hook.
@@ -56,8 +60,8 @@ export default async function app(fastify: FastifyInstance, _options: object): P
     })
   }
 
-  const root = rootPath ?? (dbUri === undefined ? PUBLIC_FOLDER : undefined)
-  if (root !== undefined) await fastify.register(fastifyStatic, { root: resolve(root) })
+  if (rootPath !== undefined) await fastify.register(fastifyStatic, { root: resolve(rootPath) })
+  else if (dbUri === undefined) await fastify.register(ownPage)
   fastify.setNotFoundHandler(notFound)
 
   // Where the listener is not supervised, whoever started us restarts us.
@@ -66,30 +70,92 @@ export default async function app(fastify: FastifyInstance, _options: object): P
   })
 }
 
-/** Options of the Fastify instance that runs the app: `fastify start --options`. No URL is logged with a token. */
-export const options: FastifyServerOptions = {
-  logger: {
-    level: 'info',
-    serializers: {
-      req: (request: FastifyRequest) => ({
-        method: request.method,
-        url: maskTokens(request.raw.url ?? ''),
-        host: request.host,
-        remoteAddress: request.ip,
-        remotePort: request.socket?.remotePort
-      })
-    }
-  },
-  // A first connection may take its 5 retries: longer than Fastify waits for a hook by default.
-  pluginTimeout: 0,
-  frameworkErrors(error, request, reply) {
-    const message = maskTokens(error.message)
-    const statusCode = error.statusCode ?? 500
-    // No route has been found, so there is no type for the answer.
-    const untyped = reply as unknown as FastifyReply
-    untyped.code(statusCode).send({ statusCode, code: error.code, error: STATUS_CODES[statusCode], message })
-    request.log.info({ req: request, code: error.code }, message)
+/** The page of a first run. An operator's own files get no headers of ours. */
+async function ownPage(scope: FastifyInstance): Promise<void> {
+  await scope.register(fastifyHelmet, {
+    contentSecurityPolicy: {
+      useDefaults: false,
+      // No upgrade-insecure-requests: on a local network there is no TLS.
+      directives: {
+        defaultSrc: ["'none'"],
+        scriptSrc: ["'self'"],
+        styleSrc: ["'self'"],
+        imgSrc: ["'self'", 'data:'],
+        connectSrc: ["'self'", 'ws:', 'wss:'],
+        formAction: ["'self'"],
+        baseUri: ["'none'"],
+        frameAncestors: ["'self'"]
+      }
+    },
+    crossOriginOpenerPolicy: false,
+    strictTransportSecurity: false
+  })
+  await scope.register(fastifyStatic, { root: PUBLIC_FOLDER })
+}
+
+/** What of the configuration is the plugin's. */
+function pluginOptions(config: Config): Omit<PgWebsocketsOptions, 'dbUri'> {
+  const names = Object.keys(optionSpecs).filter((name) => name !== 'dbUri') as (keyof typeof optionSpecs)[]
+  const { audienceChannels, audiencePath, audiencePublic } = config
+  const channels = audienceChannels?.split(',').map((channel) => channel.trim())
+  return {
+    ...Object.fromEntries(names.map((name) => [name, config[name]])),
+    ...(channels && { endpoints: [{ path: audiencePath, channels, public: audiencePublic }] })
   }
+}
+
+/** What the server itself is made with. */
+export type ServerConfig = Pick<Config, 'handshakeTimeout' | 'trustProxy'>
+
+/**
+ * Options of the Fastify instance that runs the app. No URL is logged with a token.
+ * @param https certificate and key, or undefined for plain HTTP
+ */
+export function serverOptions({ handshakeTimeout, trustProxy }: ServerConfig, https?: object) {
+  // How often Node.js looks for requests that take too long; every 30 s where it is not told.
+  const timeouts = { connectionsCheckingInterval: 1000, headersTimeout: handshakeTimeout }
+  return {
+    logger: {
+      level: 'info',
+      serializers: {
+        req: (request: FastifyRequest) => ({
+          method: request.method,
+          url: maskTokens(request.raw.url ?? ''),
+          host: request.host,
+          remoteAddress: request.ip,
+          remotePort: request.socket?.remotePort
+        })
+      }
+    },
+    requestTimeout: handshakeTimeout,
+    ...(https === undefined ? { http: timeouts } : { https: { ...timeouts, handshakeTimeout, ...https } }),
+    ...(trustProxy !== undefined && { trustProxy: readTrustProxy(trustProxy) }),
+    // A first connection may take its 5 retries: longer than Fastify waits for a hook by default.
+    pluginTimeout: 0,
+    frameworkErrors(error, request, reply) {
+      const message = maskTokens(error.message)
+      const statusCode = error.statusCode ?? 500
+      // No route has been found, so there is no type for the answer.
+      const untyped = reply as unknown as FastifyReply
+      untyped
+        .code(statusCode)
+        .send({ statusCode, code: error.code, error: STATUS_CODES[statusCode], message })
+      request.log.info({ req: request, code: error.code }, message)
+    }
+  } satisfies FastifyServerOptions
+}
+
+/** For `fastify start --options`, which makes the server before the app can read its configuration. */
+export const options: FastifyServerOptions = serverOptions({
+  handshakeTimeout: Number(process.env.PGWS_HANDSHAKE_TIMEOUT) || 10_000,
+  trustProxy: process.env.PGWS_TRUST_PROXY || undefined
+})
+
+/** Fastify's `trustProxy`: `true`, or the proxies' addresses. */
+function readTrustProxy(text: string): boolean | string[] {
+  const value = text.trim().toLowerCase()
+  if (value === 'true' || value === 'false') return value === 'true'
+  return value.split(',').map((address) => address.trim())
 }
 
 function notFound(request: FastifyRequest, reply: FastifyReply): void {
@@ -128,6 +194,9 @@ function printWelcome(
 
   Open this page, twice:
     ${origin}/#${fragment}
+
+  Watch a table fill, with the SQL for it:
+    ${origin}/table.html#${new URLSearchParams(token === undefined ? {} : { token })}
 
   Send to it over HTTP:
     curl -X POST ${origin}/publish -H 'Authorization: Bearer ${shown}' -H 'Content-Type: application/json' -d '{"channel":"chat","payload":"Hello from curl"}'

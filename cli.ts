@@ -1,28 +1,32 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
-import Fastify, { type FastifyInstance } from 'fastify'
+import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import fp from 'fastify-plugin'
-import app, { options } from './app.js'
-import { parseConninfo } from './lib/conninfo.js'
+import app, { serverOptions } from './app.js'
+import { connect } from './lib/connect.js'
+import { type ConnectionTarget, parseConninfo } from './lib/conninfo.js'
 import { findRunningEmbedded } from './lib/embedded-postgres.js'
 import { messageOf } from './lib/errors.js'
 import { listenTargets } from './lib/host.js'
+import { migrate } from './lib/schema.js'
 import { runSql } from './lib/sql.js'
 import { type Config, registerEnv } from './plugins/env.js'
 
-/** How long the server may take to end, in milliseconds; what postgres-websockets gives itself. */
-const SHUTDOWN_TIMEOUT = 5000
+/** npm and terminals deliver one signal twice; a signal so much later, in milliseconds, is another one. */
+const SECOND_SIGNAL = 1000
 
 const USAGE = `Usage:
   fastify-pg-websockets              run the server; PGWS_* variables configure it (see .env.example)
   fastify-pg-websockets sql "…"      run SQL on its database
+  fastify-pg-websockets migrate      install or upgrade durable channels (the schema pgws) in its database
 `
 
 /** The command `fastify-pg-websockets`. */
 async function main(words: string[]): Promise<void> {
   const [command, text, ...more] = words
   if (command === undefined) return serve()
+  if (command === 'migrate' && text === undefined) return installSchema()
   if (command === 'sql' && text !== undefined && more.length === 0) return sql(text)
   const asked = command === '--help' || command === '-h' || command === 'help'
   ;(asked ? process.stdout : process.stderr).write(USAGE)
@@ -32,8 +36,8 @@ async function main(words: string[]): Promise<void> {
 async function serve(): Promise<void> {
   const config = await readConfig()
   const https = readCertificate(config)
-  const fastify = Fastify({ ...options, ...(https && { https }) }) as FastifyInstance
-  const end = ending(fastify)
+  const fastify = Fastify(serverOptions(config, https) as FastifyServerOptions) as FastifyInstance
+  const end = ending(fastify, config.shutdownTimeout!)
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => end(signal))
   const fail = (error: unknown) => {
     process.exitCode = 1
@@ -94,20 +98,21 @@ async function listen(fastify: FastifyInstance, { host, port }: Config): Promise
   }
 }
 
-/**
- * What ends the server in order, and then the process with `process.exitCode`. npm and terminals deliver one
- * signal twice: further calls do nothing.
- */
-function ending(fastify: FastifyInstance): (reason: string) => void {
-  let ended = false
+/** What ends the server in order, and then the process with `process.exitCode`; asked again, at once. */
+function ending(fastify: FastifyInstance, timeout: number): (reason: string) => void {
+  let begun: number | undefined
   return (reason) => {
-    if (ended) return
-    ended = true
+    if (begun !== undefined) {
+      if (Date.now() - begun < SECOND_SIGNAL || !reason.startsWith('SIG')) return
+      fastify.log.error(`${reason} again: ending at once`)
+      process.exit(1)
+    }
+    begun = Date.now()
     fastify.log.info(`${reason}: shutting down`)
     setTimeout(() => {
-      fastify.log.error(`could not end within ${SHUTDOWN_TIMEOUT} ms`)
+      fastify.log.error(`could not end within ${timeout} ms`)
       process.exit(1)
-    }, SHUTDOWN_TIMEOUT).unref()
+    }, timeout).unref()
     fastify
       .close()
       .catch((error) => {
@@ -130,12 +135,29 @@ function endWithParent(end: (reason: string) => void): void {
 }
 
 async function sql(text: string): Promise<void> {
-  const { dbUri, embeddedFolder } = await readConfig()
-  const uri = dbUri ?? findRunningEmbedded(resolve(embeddedFolder))
+  const { config } = (await targets())[0]!
+  await runSql(config, text)
+}
+
+async function installSchema(): Promise<void> {
+  const { listenChannel } = await readConfig()
+  const client = await connect(await targets())
+  try {
+    const { from, to } = await migrate(client, listenChannel!)
+    process.stdout.write(from === to ? `The schema is there, version ${to}.\n` : `Installed version ${to}.\n`)
+  } finally {
+    await client.end()
+  }
+}
+
+/** Where the database is: the configured one, not through a pooler, or the embedded one that is running. */
+async function targets(): Promise<ConnectionTarget[]> {
+  const { dbUri, listenerUri, embeddedFolder } = await readConfig()
+  const uri = listenerUri ?? dbUri ?? findRunningEmbedded(resolve(embeddedFolder))
   if (uri === undefined) {
     throw new Error('no database is running: start the server first (npm start), or set PGWS_DB_URI')
   }
-  await runSql(dbUri === undefined ? uri : parseConninfo(uri)[0]!.config, text)
+  return parseConninfo(uri)
 }
 
 main(process.argv.slice(2)).catch((error) => {

@@ -1,19 +1,25 @@
+import fastifyRateLimit from '@fastify/rate-limit'
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import type { Bridge } from './lib/bridge.js'
 import { parseConninfo } from './lib/conninfo.js'
 import { errors, messageOf } from './lib/errors.js'
 import { parseKeys } from './lib/keys.js'
-import { type PgWebsocketsOptions, resolveOptions } from './lib/options.js'
+import { type PgWebsocketsOptions, resolveOptions, variableOf } from './lib/options.js'
+import { registerCors } from './plugins/cors.js'
 import { registerDocumentation } from './plugins/documentation.js'
 import { registerJwt } from './plugins/jwt.js'
 import { decorateBridge } from './plugins/listener.js'
+import { serveMetrics } from './plugins/metrics.js'
 import { registerPool } from './plugins/postgres.js'
 import { registerWebsocket } from './plugins/websocket.js'
-import { addConstraint, channelRoutes, plainHttpRoute } from './routes/channel.js'
+import { audienceRoutes } from './routes/audience.js'
+import { addConstraint, channelRoutes, eventStreamRoutes, plainHttpRoute } from './routes/channel.js'
 import { channelsRoute } from './routes/channels.js'
 import { errorHandler } from './routes/error-handler.js'
 import { healthRoutes } from './routes/health.js'
+import { historyRoute } from './routes/history.js'
+import { metricsRoute } from './routes/metrics.js'
 import { publishRoute } from './routes/publish.js'
 
 declare module 'fastify' {
@@ -23,9 +29,12 @@ declare module 'fastify' {
   }
 }
 
+/** RFC 7518, section 3.2: a key for HS256 has at least so many bytes. */
+const SAFE_SECRET_BYTES = 32
+
 /**
  * PostgreSQL's LISTEN/NOTIFY for browsers: websockets on `/:channel/:token` and `/:token`, `GET /health`,
- * `GET /channels`, `POST /publish`, and the decorator `fastify.pgws`.
+ * `GET /channels`, `POST /publish`, `GET /metrics`, and the decorator `fastify.pgws`.
  *
  * All that it registers stays in a scope of its own, beside the host's plugins of the same kind; only `pgws`
  * is decorated on the host.
@@ -33,32 +42,56 @@ declare module 'fastify' {
  */
 async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): Promise<void> {
   const resolved = resolveOptions(options)
-  const targets = readTargets(resolved.dbUri)
-  const keys = parseKeys(resolved.jwtSecret, resolved.jwtSecretBase64)
+  const targets = readTargets('dbUri', resolved.dbUri)
+  const listenerTargets =
+    resolved.listenerUri === undefined ? targets : readTargets('listenerUri', resolved.listenerUri)
+  const keys = resolved.jwtSecret === undefined ? [] : parseKeys(resolved.jwtSecret, resolved.jwtSecretBase64)
+  if (keys.some(({ secret }) => secret !== undefined && secret.length < SAFE_SECRET_BYTES)) {
+    fastify.log.warn(
+      `jwtSecret (PGWS_JWT_SECRET) is shorter than ${SAFE_SECRET_BYTES} bytes, so it can be guessed from any token (RFC 7518, section 3.2)`
+    )
+  }
   addConstraint(fastify)
 
   await fastify.register(async (scope) => {
-    const query = await registerPool(scope, targets, resolved.poolSize)
-    const verifyToken = await registerJwt(scope, keys)
-    const bridge = decorateBridge(fastify, resolved, targets, query)
+    const pool = await registerPool(scope, targets, resolved.poolSize)
+    const verifyToken = await registerJwt(scope, { ...resolved, keys })
+    const bridge = decorateBridge(fastify, resolved, listenerTargets, pool)
+    const { metrics } = bridge
+    if (resolved.metrics && resolved.metricsPort !== undefined) {
+      serveMetrics(fastify, metrics, resolved.metricsPort)
+    }
 
     await scope.register(
       async (routes) => {
         const paths = new Set<string>()
         routes.setErrorHandler(errorHandler)
         await routes.register(async (control) => {
-          control.addHook('onRoute', ({ method, path }) => {
-            if (method === 'GET' || method === 'POST') paths.add(path.slice(routes.prefix.length))
+          control.addHook('onRoute', ({ method, path, constraints }) => {
+            const plain = constraints === undefined || Object.keys(constraints).length === 0
+            if (plain && (method === 'GET' || method === 'POST')) paths.add(path.slice(routes.prefix.length))
           })
+          await registerCors(control, resolved.allowedOrigins)
+          if (resolved.httpRateLimit !== undefined) {
+            await control.register(fastifyRateLimit, { max: resolved.httpRateLimit, timeWindow: 60_000 })
+          }
           if (resolved.documentation) await registerDocumentation(control)
           healthRoutes(control, { bridge })
+          if (resolved.metrics && resolved.metricsPort === undefined) metricsRoute(control, { metrics })
           channelsRoute(control, { bridge, verifyToken })
+          historyRoute(control, { bridge, verifyToken })
           publishRoute(control, { bridge, verifyToken })
+          eventStreamRoutes(control, { bridge, verifyToken, options: resolved, paths: [...paths] })
           plainHttpRoute(control)
         })
         await routes.register(async (channels) => {
-          await registerWebsocket(channels)
-          channelRoutes(channels, { bridge, verifyToken, paths })
+          await registerWebsocket(channels, {
+            maxPayload: resolved.maxMessageBytes,
+            closing: () => bridge.closing
+          })
+          channels.decorateRequest('pgwsAccess', null)
+          audienceRoutes(channels, { bridge, verifyToken, options: resolved })
+          channelRoutes(channels, { bridge, verifyToken, options: resolved, paths })
         })
       },
       { prefix: resolved.prefix }
@@ -66,11 +99,11 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
   })
 }
 
-function readTargets(dbUri: string) {
+function readTargets(option: string, uri: string) {
   try {
-    return parseConninfo(dbUri)
+    return parseConninfo(uri)
   } catch (error) {
-    throw new errors.InvalidOption('dbUri', `(PGWS_DB_URI): ${messageOf(error)}`)
+    throw new errors.InvalidOption(option, `(${variableOf(option)}): ${messageOf(error)}`)
   }
 }
 
@@ -82,6 +115,6 @@ export type { Bridge, Health, OutgoingMessage } from './lib/bridge.js'
 export type { Claims } from './lib/claims.js'
 export type { ChannelSummary } from './lib/hub.js'
 export type { ListenerState } from './lib/listener.js'
-export type { PgWebsocketsOptions } from './lib/options.js'
+export type { AudienceEndpoint, PgWebsocketsOptions } from './lib/options.js'
 // `require('fastify-pg-websockets')` gives the plugin itself (Node.js >= 20.19, "module.exports" export name).
 export { pgWebsockets as 'module.exports' }

@@ -22,10 +22,25 @@ export function parseAddress(url: string): Address {
   const [first = '', second] = pathOf(url).replace(/^\//, '').split('/')
   if (second === undefined) return { channel: undefined, token: decode(first) }
   const channel = decode(first)
-  if (channel === '') throw new errors.BadAddress('the channel is empty')
-  // PostgreSQL's text cannot hold it, so there can be no message for such a channel.
-  if (channel.includes('\0')) throw new errors.BadAddress('the channel holds a NUL character')
+  checkChannel(channel)
   return { channel, token: decode(second) }
+}
+
+/**
+ * The channels of a query `?channel=a&channel=b`.
+ * @returns undefined where it names none
+ * @throws BadAddress (400) for an empty channel, or one with a NUL character
+ */
+export function channelsOfQuery(url: string): string[] | undefined {
+  const names = queryOf(url).getAll('channel')
+  for (const name of names) checkChannel(name)
+  return names.length === 0 ? undefined : names
+}
+
+/** The parameters after the `?` of a URL. */
+export function queryOf(url: string): URLSearchParams {
+  const start = url.indexOf('?')
+  return new URLSearchParams(start === -1 ? '' : url.slice(start))
 }
 
 /** Whether a path can be percent-decoded (RFC 3986, section 2.1; UTF-8). */
@@ -57,6 +72,12 @@ export function maskTokens(url: string): string {
 export function maskAddress(url: string): string {
   const [, first = '', ...rest] = pathOf(url).split('/')
   return rest.length === 0 ? `/${first && MASK}` : `/${maskTokens(first)}/${MASK}`
+}
+
+function checkChannel(channel: string): void {
+  if (channel === '') throw new errors.BadAddress('the channel is empty')
+  // PostgreSQL's text cannot hold it, so there can be no message for such a channel.
+  if (channel.includes('\0')) throw new errors.BadAddress('the channel holds a NUL character')
 }
 
 function pathOf(url: string): string {

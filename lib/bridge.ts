@@ -1,20 +1,31 @@
 import { EventEmitter } from 'node:events'
+import type { ServerResponse } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { RawData, WebSocket } from 'ws'
+import { Admission } from './admission.js'
+import { audienceChannel, audienceMessage, isPublicChannel, readAudienceMessage } from './audiences.js'
 import type { Access, Claims } from './claims.js'
-import { channelOf, envelope, type Sender, senderOf } from './envelope.js'
+import { CLOSE, type Connection, type ConnectionContext } from './connection.js'
+import { Connections } from './connections.js'
+import { DurableChannels } from './durable-channels.js'
+import { binaryEnvelope, envelope, type Sender, senderOf } from './envelope.js'
 import { errors, messageOf } from './errors.js'
-import { Expiry } from './expiry.js'
+import { EventStream } from './event-stream.js'
+import { History, type Page } from './history.js'
 import { type ChannelSummary, Hub } from './hub.js'
+import { Inbox } from './inbox.js'
 import type { Listener, ListenerState } from './listener.js'
-import { Publisher } from './publisher.js'
-import { CLOSE, type SubscriberLimits, WebSocketSubscriber } from './subscriber.js'
-
-/** How often sockets are pinged, in milliseconds; what postgres-websockets does. */
-const PING_INTERVAL = 30_000
-
-/** How long sockets may take to close, and the database to take what waits, when the server ends. */
-const CLOSE_DEADLINE = 2000
+import { type Message, parseMessageId } from './message.js'
+import { Metrics } from './metrics.js'
+import { NotificationQueue } from './notification-queue.js'
+import type { ResolvedOptions } from './options.js'
+import { type Notification, Publisher } from './publisher.js'
+import { RawChannels } from './raw-channels.js'
+import { Relay } from './relay.js'
+import { Replay } from './replay.js'
+import { Retention } from './retention.js'
+import { SETTINGS_CHANNEL } from './schema.js'
+import { PAUSED, WebSocketConnection } from './websocket.js'
 
 /** How long the pool may take to answer a health check, in milliseconds. */
 const HEALTH_DEADLINE = 2000
@@ -27,19 +38,34 @@ export interface Log {
   error(fields: object, message: string): void
 }
 
-export interface BridgeOptions {
-  listenChannel: string
-  metaChannel: string | undefined
-  maxBufferedBytes: number
-  /** Runs one statement in the publishing pool; rejects where it may not have been committed. */
-  query: (text: string, values?: unknown[]) => Promise<unknown>
+type OptionsUsed =
+  | 'listenChannel'
+  | 'metaChannel'
+  | 'rawChannels'
+  | 'endpoints'
+  | 'envelopeClaims'
+  | 'maxBufferedBytes'
+  | 'maxMessageBytes'
+  | 'maxConnections'
+  | 'maxConnectionsPerIp'
+  | 'messageRate'
+  | 'publishTimeout'
+  | 'shutdownTimeout'
+
+export interface BridgeOptions extends Pick<ResolvedOptions, OptionsUsed> {
+  /**
+   * Runs one statement in the publishing pool. Rejects with DatabaseAway where it surely was not committed,
+   * NotAccepted where the database refused it, OutcomeUnknown where it may have been committed.
+   */
+  query: (text: string, values?: unknown[]) => Promise<{ rows: Record<string, unknown>[] }>
   listener: Listener
   log: Log
 }
 
 /** What the health checks show. Times are ISO 8601. */
 export interface Health {
-  status: 'ok' | 'unavailable'
+  /** `degraded`: all works, but the database's notification queue fills up. */
+  status: 'ok' | 'degraded' | 'unavailable'
   listener: {
     status: 'up' | 'down'
     /** Since when it has been listening without a break. */
@@ -49,35 +75,19 @@ export interface Health {
     reconnects: number
   }
   pool: { status: 'up' | 'down' }
+  /** How full the database's notification queue is, 0 to 1. */
+  notificationQueue: { usage: number | null }
   /** How many sockets are open. */
   connections: number
 }
 
-/**
- * One accepted socket. Servers hold many thousands of them, so it keeps no more of the token than it needs, and
- * its listeners are functions that all sockets share.
- */
-class Connection extends WebSocketSubscriber {
-  readonly channels: readonly string[]
-  readonly read: boolean
-  readonly write: boolean
-  readonly expiresAt: number | undefined
-  /** Undefined where nothing is ever told of it. */
-  readonly sender: Sender | undefined
-
-  constructor(webSocket: WebSocket, access: Access, sender: Sender | undefined, limits: SubscriberLimits) {
-    super(webSocket, limits)
-    this.channels = access.channels
-    this.read = access.read
-    this.write = access.write
-    this.expiresAt = access.expiresAt
-    this.sender = sender
-  }
+/** What the bridge emits. */
+export interface BridgeEvents {
+  /** The listener has ended for good. */
+  lost: [error: Error]
+  /** The listener listens again; `gap`: milliseconds within which notifications may have been lost. */
+  reconnected: [{ gap: number }]
 }
-
-const kConnection = Symbol('pgws connection')
-
-type ConnectedWebSocket = WebSocket & { [kConnection]: Connection }
 
 /** A message to publish, as `POST /publish` takes it. */
 export interface OutgoingMessage {
@@ -85,61 +95,110 @@ export interface OutgoingMessage {
   payload: unknown
 }
 
+/** What a client asks for beside its channels. */
+export interface Wishes {
+  /** The id of the last durable message that it has, or `earliest`: what came after it is replayed. */
+  since?: string | undefined
+  /** What it sends as binary stays binary. */
+  binary?: boolean | undefined
+}
+
 /**
  * The bridge between PostgreSQL and browsers. Every message goes through the database: there is no other way
  * from one socket to another.
- *
- * Emits `lost` (error) when the listener is not supervised and its connection is gone.
  */
-export class Bridge extends EventEmitter<{ lost: [error: Error] }> {
+export class Bridge extends EventEmitter<BridgeEvents> {
+  readonly metrics: Metrics
+  readonly admission: Admission
   readonly #options: BridgeOptions
   readonly #hub: Hub
+  readonly #inbox: Inbox
+  readonly #durable: DurableChannels
+  readonly #history: History
   readonly #publisher: Publisher
-  readonly #connections = new Set<Connection>()
-  readonly #expiry: Expiry<Connection>
-  readonly #pings: NodeJS.Timeout
-  readonly #limits: SubscriberLimits
-  readonly #onClose: (this: WebSocket) => void
+  readonly #connections = new Connections()
+  readonly #notificationQueue: NotificationQueue
+  readonly #context: ConnectionContext
+  readonly #onClose: (this: WebSocket, code: number) => void
   readonly #onError: (error: Error) => void
-  readonly #onMessage: (this: WebSocket, data: RawData) => void
-  #poolCheck: Promise<boolean> | undefined
+  readonly #onMessage: (this: WebSocket, data: RawData, isBinary: boolean) => void
+  readonly #retention: Retention
+  readonly #rawChannels: RawChannels
+  readonly #replay: Replay
+  #lastId = 0
+  #throttled = 0
   #closing = false
 
   constructor(options: BridgeOptions) {
     super()
     this.#options = options
-    const { query, listenChannel, log } = options
+    const { query, listenChannel, listener, log } = options
+    this.admission = new Admission(options)
+    this.metrics = new Metrics(() => this.#read())
+    this.#notificationQueue = new NotificationQueue({ query, log })
     this.#hub = new Hub((error) =>
       log.error({ err: error }, 'a function that was subscribed to a channel threw')
     )
-    this.#publisher = new Publisher(async (payloads) => {
-      try {
-        // count(): one row comes back, not one for each message.
-        await query('select count(pg_notify($1, payload)) from unnest($2::text[]) as payload', [
-          listenChannel,
-          payloads
-        ])
-      } catch (error) {
-        throw new errors.DatabaseAway(messageOf(error))
+    this.#durable = new DurableChannels(query)
+    this.#history = new History(query, this.#durable)
+    this.#inbox = new Inbox({
+      listenChannel,
+      deliver: (message) => this.#hub.deliver(message),
+      wanted: (channel) => this.#hub.hasListeners(channel),
+      resolve: (references) => this.#history.resolve(references),
+      onMessage: (sentAt) => {
+        this.metrics.notifications.inc()
+        if (sentAt === undefined) return
+        this.metrics.deliverySeconds.observe(Math.max(0, Date.now() / 1000 - sentAt))
       }
     })
-    this.#limits = {
+    this.#replay = new Replay({
+      history: this.#history,
+      durable: this.#durable,
+      inbox: this.#inbox,
+      hub: this.#hub,
+      log
+    })
+    this.#rawChannels = new RawChannels({
+      patterns: options.rawChannels,
+      listenChannel,
+      listen: (channel, handler) => listener.listen(channel, handler),
+      ready: () => listener.state.up,
+      deliver: (channel, text) => {
+        this.metrics.notifications.inc()
+        this.#hub.deliver({ channel, text })
+      }
+    })
+    this.#retention = new Retention({ query, durable: this.#durable, log })
+    const relay = new Relay({ listenChannel, query, durable: this.#durable })
+    this.#publisher = new Publisher({
+      notify: (notifications) => relay.send(notifications),
+      limit: (notification) => relay.limit(notification),
+      repeatable: (notification) => relay.repeatable(notification),
+      ready: () => listener.state.up,
+      timeout: options.publishTimeout,
+      onBatch: (size, milliseconds) => {
+        this.metrics.batchSize.observe(size)
+        this.metrics.publishSeconds.observe(milliseconds / 1000)
+      }
+    })
+    this.#context = {
       maxBufferedBytes: options.maxBufferedBytes,
-      onSlow: (bufferedBytes) => log.warn({ bufferedBytes }, 'closing a client that does not read')
+      sent: { messages: 0, bytes: 0 },
+      onSlow: (bufferedBytes) => {
+        this.metrics.slowCloses.inc()
+        log.warn({ bufferedBytes }, 'closing a client that does not read')
+      }
     }
     const bridge = this
-    this.#onClose = function () {
-      bridge.#leave((this as ConnectedWebSocket)[kConnection])
+    this.#onClose = function (code) {
+      bridge.#leave(WebSocketConnection.of(this), code)
     }
     // `ws` closes the socket with the code that fits (1007, 1009, 1002) before it emits the error.
     this.#onError = (error) => log.debug({ err: error }, 'websocket error')
-    this.#onMessage = function (data) {
-      bridge.#send((this as ConnectedWebSocket)[kConnection], data as Buffer)
+    this.#onMessage = function (data, isBinary) {
+      bridge.#send(WebSocketConnection.of(this), data as Buffer, isBinary)
     }
-    this.#expiry = new Expiry((connection) => connection.close(CLOSE.JWT_EXPIRED, 'JWT expired'))
-    this.#pings = setInterval(() => {
-      for (const connection of this.#connections) connection.ping()
-    }, PING_INTERVAL).unref()
   }
 
   /** True once the server has begun to end: no new socket is taken. */
@@ -149,13 +208,25 @@ export class Bridge extends EventEmitter<{ lost: [error: Error] }> {
 
   /**
    * Starts to listen.
-   * @throws ListenerUnavailable where the listener is not supervised and the database cannot be reached
+   * @throws ListenerUnavailable where the listener is not supervised and the database cannot be reached;
+   *   CannotListen; SchemaTooNew
    */
   async start(): Promise<void> {
+    const { listener, listenChannel } = this.#options
+    this.#notificationQueue.start()
+    this.#retention.start()
+    // Before LISTEN: what is committed after this look is notified.
+    await this.#replay.tryRefresh()
     await Promise.all([
-      this.#options.listener.listen(this.#options.listenChannel, (payload) => this.#receive(payload)),
-      this.#options.listener.start()
+      listener.listen(SETTINGS_CHANNEL, () => {
+        this.#replay.refreshLater()
+      }),
+      listener.listen(listenChannel, (payload) => this.#inbox.receive(payload)),
+      ...this.#listenForAudiences(),
+      listener.start()
     ])
+    // The schema may have been installed by the start.
+    if (!(await this.#replay.tryRefresh())) this.#replay.refreshLater()
   }
 
   /**
@@ -181,25 +252,67 @@ export class Bridge extends EventEmitter<{ lost: [error: Error] }> {
    * @param payload a string, or any other JSON value
    * @param claims what the message's `claims` show beside `message_delivered_at`
    * @returns a promise that resolves when the database has accepted it
-   * @throws BadMessage, PayloadTooLarge, DatabaseAway
+   * @throws BadMessage, PayloadTooLarge, DatabaseAway, NotAccepted, OutcomeUnknown
    */
   publish(channel: string, payload: unknown, claims: Claims = {}): Promise<void> {
     return this.publishAll([{ channels: [channel], payload }], claims)
   }
 
-  /** Publishes several messages in one transaction: all or none. Arguments and errors as for `publish`. */
-  async publishAll(messages: readonly OutgoingMessage[], claims: Claims): Promise<void> {
-    const sender = senderOf(claims)
-    const payloads: string[] = []
+  /**
+   * Publishes several messages in one transaction: all or none. Arguments and errors as for `publish`.
+   * @param key what makes durable messages that are sent again the same ones
+   */
+  async publishAll(messages: readonly OutgoingMessage[], claims: Claims, key?: string): Promise<void> {
+    const sender = senderOf(claims, this.#options.envelopeClaims)
+    const notifications: Notification[] = []
     for (const { channels, payload } of messages) {
-      for (const channel of channels) payloads.push(message(channel, payload, sender))
+      for (const channel of channels) {
+        notifications.push({
+          ...this.#notification(channel, payload, sender),
+          key: key && `${key}:${notifications.length}`
+        })
+      }
     }
-    await this.#publisher.publish(payloads)
+    try {
+      await this.#publisher.publish(notifications)
+    } catch (error) {
+      this.#countFailure(error)
+      throw error
+    }
+  }
+
+  /**
+   * The stored messages of a channel, oldest first.
+   * @param since the id after which they begin; undefined: the oldest that is there
+   * @throws NotInstalled (501), BadMessage (400) for what is no id
+   */
+  async history(channel: string, since: string | undefined, limit: number): Promise<Message[]> {
+    this.#durable.require()
+    const start = since === undefined || since === 'earliest' ? { position: 0 } : parseMessageId(since)
+    if (start === undefined) throw new errors.BadMessage('"since" must be the id of a message, or "earliest"')
+    const messages: Message[] = []
+    let after = start.position
+    for (let page: Page | undefined; messages.length < limit && (page?.more ?? true); ) {
+      page = await this.#history.read([channel], after)
+      messages.push(...page.messages.map((stored) => stored.message))
+      after = page.messages.at(-1)?.position ?? after
+    }
+    return messages.slice(0, limit)
+  }
+
+  /** See RawChannels.join: to be called before a client that may read is accepted. */
+  joinRaw(channels: readonly string[]): Promise<(() => void) | undefined> {
+    return this.#rawChannels.join(channels)
+  }
+
+  /** @throws NotInstalled (501) where a client asks for what needs the schema */
+  requireDurable(): void {
+    this.#durable.require()
   }
 
   /** The channels that sockets of this server are connected to. */
   channels(): ChannelSummary[] {
-    return this.#hub.summary()
+    return this.#hub.summary().filter(({ channel }) => isPublicChannel(channel))
   }
 
   /** The state of the listener's connection. */
@@ -210,19 +323,19 @@ export class Bridge extends EventEmitter<{ lost: [error: Error] }> {
   /** Whether this server can do its work: the listener is alive and the pool answers. */
   async health(): Promise<Health> {
     const { up, upSince, lastProvenAlive, reconnects } = this.listenerState
-    this.#poolCheck ??= this.#checkPool().finally(() => {
-      this.#poolCheck = undefined
-    })
-    const poolUp = await this.#poolCheck
+    const late = sleep(HEALTH_DEADLINE, undefined, { ref: false })
+    const usage = await Promise.race([this.#notificationQueue.check(), late])
+    const crowded = this.#notificationQueue.crowded
     return {
-      status: up && poolUp ? 'ok' : 'unavailable',
+      status: !up || usage === undefined ? 'unavailable' : crowded ? 'degraded' : 'ok',
       listener: {
         status: up ? 'up' : 'down',
         upSince: isoTime(upSince),
         lastProvenAlive: isoTime(lastProvenAlive),
         reconnects
       },
-      pool: { status: poolUp ? 'up' : 'down' },
+      pool: { status: usage === undefined ? 'down' : 'up' },
+      notificationQueue: { usage: usage ?? null },
       connections: this.#connections.size
     }
   }
@@ -231,81 +344,209 @@ export class Bridge extends EventEmitter<{ lost: [error: Error] }> {
    * Takes an accepted socket into its channels.
    * @param webSocket an open socket; its errors are handled from here on
    * @param access what its token allows
+   * @param ip its client's address, for the log
    */
-  connect(webSocket: WebSocket, access: Access): void {
-    const { metaChannel } = this.#options
-    const sender = access.write || metaChannel !== undefined ? senderOf(access.claims) : undefined
-    const connection = new Connection(webSocket, access, sender, this.#limits)
-    ;(webSocket as ConnectedWebSocket)[kConnection] = connection
-    this.#connections.add(connection)
-    this.#hub.join(connection, connection.channels, connection)
-    if (connection.expiresAt !== undefined) this.#expiry.add(connection, connection.expiresAt)
+  connect(webSocket: WebSocket, access: Access, ip: string, wishes: Wishes = {}): void {
+    const options = this.#connectionOptions(access)
+    const connection = new WebSocketConnection(webSocket, access, options, wishes.binary)
     webSocket.on('close', this.#onClose)
     webSocket.on('error', this.#onError)
     webSocket.on('pong', onPong)
     if (connection.write) webSocket.on('message', this.#onMessage)
-    this.#tellMeta('ConnectionOpen', connection)
+    this.#join(connection, ip, wishes)
+  }
+
+  /**
+   * Takes a client that reads server-sent events into its channels.
+   * @param response its head has been written
+   */
+  stream(response: ServerResponse, access: Access, ip: string, wishes: Wishes = {}): void {
+    const connection = new EventStream(response, access, this.#connectionOptions(access))
+    response.on('error', this.#onError)
+    response.on('close', () => this.#leave(connection, connection.closeCode))
+    this.#join(connection, ip, wishes)
+  }
+
+  /** To be called when the listener was lost: something may be missing before what comes next. */
+  listenerLost(): void {
+    this.#replay.listenerLost()
+  }
+
+  /** To be called when the listener is back: replays what durable channels missed, and tells of the gap. */
+  listenerReconnected(gap: number): void {
+    this.#replay.listenerReconnected()
+    this.emit('reconnected', { gap })
+    this.#tellMeta('ListenerReconnected', { gap }, senderOf({}))
   }
 
   /** Closes all sockets with 1001 and finishes what is being published. */
   async close(): Promise<void> {
+    const { shutdownTimeout, log } = this.#options
     this.#closing = true
-    clearInterval(this.#pings)
-    for (const connection of this.#connections) connection.close(CLOSE.GOING_AWAY, 'server shutting down')
-    const deadline = Date.now() + CLOSE_DEADLINE
-    while (this.#connections.size > 0 && Date.now() < deadline) await sleep(10)
-    for (const connection of this.#connections) connection.terminate()
-    await Promise.race([this.#publisher.idle(), sleep(CLOSE_DEADLINE, undefined, { ref: false })])
-    this.#expiry.stop()
+    this.#retention.stop()
+    this.#replay.stop()
+    this.#hub.flush()
+    await this.#connections.close(shutdownTimeout * 0.6)
+    await Promise.race([this.#publisher.idle(), sleep(shutdownTimeout * 0.2, undefined, { ref: false })])
+    const { queuedBytes } = this.#publisher
+    if (queuedBytes > 0) log.error({ queuedBytes }, 'the database did not take all messages before the end')
+    this.#notificationQueue.stop()
+    this.#inbox.close()
   }
 
-  #receive(payload: string): void {
-    this.#hub.deliver(channelOf(payload) ?? this.#options.listenChannel, payload)
+  #listenForAudiences(): Promise<unknown>[] {
+    const { endpoints, listener, log } = this.#options
+    const databaseChannels = new Set(endpoints.flatMap(({ channels }) => channels))
+    return [...databaseChannels].map((name) =>
+      listener.listen(name, (payload) => {
+        this.metrics.notifications.inc()
+        const read = readAudienceMessage(payload)
+        if (read === undefined) {
+          log.warn({ databaseChannel: name }, 'dropped a notification that is not "audience,{…}"')
+          return
+        }
+        const text = audienceMessage(name, read.object)
+        for (const [index, { channels }] of endpoints.entries()) {
+          if (!channels.includes(name)) continue
+          this.#hub.deliver({ channel: audienceChannel(index, read.audience), text })
+        }
+      })
+    )
   }
 
-  #leave(connection: Connection): void {
-    const { channels, expiresAt } = connection
+  #connectionOptions({ write, claims }: Access) {
+    const { metaChannel, envelopeClaims } = this.#options
+    const told = write || metaChannel !== undefined
+    const sender = told ? senderOf(claims, envelopeClaims) : undefined
+    return { id: ++this.#lastId, sender, context: this.#context }
+  }
+
+  #join(connection: Connection, ip: string, { since }: Wishes): void {
+    const { id, channels, sender } = connection
+    this.#connections.add(connection)
+    // Before it joins, so that nothing comes in between.
+    if (since !== undefined) connection.hold()
+    this.#hub.join(connection, channels, connection)
+    this.#options.log.info({ connection: id, ip, channels: shown(channels) }, 'socket opened')
+    this.#tellMeta('ConnectionOpen', shown(channels).join(','), sender)
+    if (this.#closing) connection.close(CLOSE.GOING_AWAY, 'server shutting down')
+    else if (since !== undefined) {
+      this.#replay.resume(connection, since).catch((error) => {
+        this.#options.log.warn({ err: error, connection: id }, 'messages could not be replayed')
+        connection.close(CLOSE.NOT_PUBLISHED, 'messages could not be replayed')
+      })
+    }
+  }
+
+  #leave(connection: Connection, code: number): void {
+    const { id, channels, openedAt, sender } = connection
     this.#connections.delete(connection)
     this.#hub.leave(connection, channels, connection)
-    if (expiresAt !== undefined) this.#expiry.delete(connection, expiresAt)
-    this.#tellMeta('ConnectionClose', connection)
+    this.metrics.closes.inc({ code })
+    const seconds = (Date.now() - openedAt) / 1000
+    this.#options.log.info({ connection: id, code, seconds }, 'socket closed')
+    this.#tellMeta('ConnectionClose', shown(channels).join(','), sender)
   }
 
-  #send({ webSocket, channels, sender }: Connection, data: Buffer): void {
-    if (webSocket.readyState !== webSocket.OPEN) return
-    const text = data.toString('utf8')
-    const payloads: string[] = []
-    try {
-      for (const channel of channels) payloads.push(message(channel, text, sender!))
-    } catch (error) {
-      webSocket.close(CLOSE.INVALID_DATA, messageOf(error))
+  #send(connection: WebSocketConnection, data: Buffer, isBinary: boolean): void {
+    const { channels, sender } = connection
+    if (!connection.listening) return
+    this.metrics.messagesReceived.inc()
+    this.metrics.bytesReceived.inc(data.length)
+    if (data.length > this.#options.maxMessageBytes) {
+      connection.close(CLOSE.TOO_BIG, 'message too large')
       return
     }
-    this.#publisher.publish(payloads).catch((error) => {
-      this.#options.log.warn({ err: error, channels: channels.length }, 'a message was not published')
-      if (error instanceof errors.PayloadTooLarge) webSocket.close(CLOSE.TOO_BIG, 'message too large')
-      else webSocket.close(CLOSE.NOT_PUBLISHED, 'message not published')
+    this.#throttle(connection)
+    const notifications: Notification[] = []
+    try {
+      const text = data.toString('utf8')
+      for (const channel of channels) {
+        const binary = isBinary && connection.binary && this.#durable.ageOf(channel) !== undefined
+        notifications.push(
+          binary
+            ? { channel, payload: binaryEnvelope(channel, data, sender!) }
+            : this.#notification(channel, text, sender!)
+        )
+      }
+    } catch (error) {
+      connection.close(CLOSE.INVALID_DATA, messageOf(error))
+      return
+    }
+    this.#publisher.publish(notifications, true).catch((error) => {
+      this.#countFailure(error)
+      this.#options.log.warn({ err: error, connection: connection.id }, 'a message was not published')
+      if (error instanceof errors.PayloadTooLarge) connection.close(CLOSE.TOO_BIG, 'message too large')
+      else connection.close(CLOSE.NOT_PUBLISHED, 'message not published')
     })
-    if (this.#publisher.overloaded) {
-      webSocket.pause()
-      this.#publisher.onDrain(() => webSocket.resume())
+    if (this.#publisher.overloaded && (connection.paused & PAUSED.DATABASE) === 0) {
+      connection.pause(PAUSED.DATABASE)
+      this.#publisher.onDrain(() => connection.resume(PAUSED.DATABASE))
     }
   }
 
-  #tellMeta(event: string, { channels, sender }: Connection): void {
+  /** @throws BadMessage for what PostgreSQL cannot hold */
+  #notification(channel: string, payload: unknown, sender: Sender): Notification {
+    if (!this.#rawChannels.has(channel)) return { channel, payload: message(channel, payload, sender) }
+    const text = typeof payload === 'string' ? payload : JSON.stringify(payload)
+    if (text.includes('\0')) throw new errors.BadMessage('it holds a NUL character')
+    return { channel, payload: text, databaseChannel: channel }
+  }
+
+  /** Stops to read a socket that sends too fast, for as long as it is ahead. */
+  #throttle(connection: WebSocketConnection): void {
+    const { messageRate: rate } = this.#options
+    if (rate === undefined) return
+    const now = Date.now()
+    const gained = ((now - connection.allowanceAt) / 1000) * rate
+    connection.allowance = Math.min(rate, (connection.allowance ?? rate) + gained) - 1
+    connection.allowanceAt = now
+    if (connection.allowance >= 0 || (connection.paused & PAUSED.RATE) !== 0) return
+    connection.pause(PAUSED.RATE)
+    this.#throttled++
+    // After all that is on its way already, which counts, too.
+    setImmediate(() => {
+      setTimeout(
+        () => {
+          this.#throttled--
+          connection.resume(PAUSED.RATE)
+        },
+        (-connection.allowance! / rate) * 1000
+      ).unref()
+    })
+  }
+
+  #tellMeta(event: string, payload: unknown, sender: Sender | undefined): void {
     const { metaChannel, log } = this.#options
     if (metaChannel === undefined || sender === undefined) return
-    this.#publisher.publish([envelope(event, metaChannel, channels.join(','), sender)]).catch((error) => {
+    const notification = { channel: metaChannel, payload: envelope(event, metaChannel, payload, sender) }
+    this.#publisher.publish([notification], true).catch((error) => {
+      this.#countFailure(error)
       log.warn({ err: error }, `${event} could not be told on the meta channel`)
     })
   }
 
-  async #checkPool(): Promise<boolean> {
-    const answer = this.#options.query('select 1').then(
-      () => true,
-      () => false
-    )
-    return Promise.race([answer, sleep(HEALTH_DEADLINE, false, { ref: false })])
+  #countFailure(error: unknown): void {
+    const { code = '' } = error as { code?: string }
+    const reason = code.startsWith('FST_') ? code : 'database'
+    this.metrics.publishFailures.inc({ reason })
+  }
+
+  #read() {
+    const { up, reconnects, gapMilliseconds, lastProvenAlive } = this.listenerState
+    return {
+      connections: this.#connections.size,
+      channels: this.#hub.joinedChannels,
+      pausedSockets: this.#publisher.pausedSenders + this.#throttled,
+      publishQueueBytes: this.#publisher.queuedBytes,
+      messagesSent: this.#context.sent.messages,
+      bytesSent: this.#context.sent.bytes,
+      listenerUp: up,
+      listenerReconnects: reconnects,
+      listenerGap: gapMilliseconds / 1000,
+      listenerHeartbeat: lastProvenAlive === undefined ? undefined : lastProvenAlive / 1000,
+      notificationQueueUsage: this.#notificationQueue.usage
+    }
   }
 }
 
@@ -320,10 +561,14 @@ function message(channel: string, payload: unknown, sender: Sender): string {
   return text
 }
 
+function shown(channels: readonly string[]): readonly string[] {
+  return channels.filter(isPublicChannel)
+}
+
 function isoTime(time: number | undefined): string | null {
   return time === undefined ? null : new Date(time).toISOString()
 }
 
 function onPong(this: WebSocket): void {
-  ;(this as ConnectedWebSocket)[kConnection].alive = true
+  WebSocketConnection.of(this).unanswered = 0
 }

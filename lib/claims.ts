@@ -1,3 +1,4 @@
+import { matchesPattern } from './channel-pattern.js'
 import { errors } from './errors.js'
 
 /** The claims of a verified token: a JSON object. */
@@ -47,27 +48,51 @@ function numericDate(claims: Claims, name: string): number | undefined {
   return value
 }
 
+/** What a token must have beside a signature. */
+export interface TokenRules {
+  /** What `aud` (RFC 7519, section 4.1.3) must hold. */
+  readonly jwtAudience?: string | undefined
+  /** What `iss` (section 4.1.1) must be. */
+  readonly jwtIssuer?: string | undefined
+}
+
+/**
+ * @throws InvalidToken (401)
+ */
+export function checkParties({ aud, iss }: Claims, { jwtAudience, jwtIssuer }: TokenRules): void {
+  if (jwtAudience !== undefined && ![aud].flat().includes(jwtAudience)) {
+    throw new errors.InvalidToken('the token is for another audience ("aud")')
+  }
+  if (jwtIssuer !== undefined && iss !== jwtIssuer) {
+    throw new errors.InvalidToken('the token comes from another issuer ("iss")')
+  }
+}
+
 /**
  * What a token allows.
  * @param claims verified claims
- * @param requested the channel of the address (`/:channel/:token`), or undefined for all channels that the
- *   token names (`/:token`)
- * @throws TokenExpired, InvalidToken (401); MissingMode, UnknownMode, MalformedClaims, NoAllowedChannels (403)
+ * @param requested the channels that were asked for, or undefined for all channels that the token names
+ * @param maxChannels how many channels one socket may join
+ * @throws TokenExpired, InvalidToken (401); MissingMode, UnknownMode, MalformedClaims, NoAllowedChannels,
+ *   TooManyChannels (403)
  */
-export function authorize(claims: Claims, requested: string | undefined): Access {
+export function authorize(
+  claims: Claims,
+  requested: readonly string[] | undefined,
+  maxChannels = Number.POSITIVE_INFINITY
+): Access {
   const expiresAt = checkTimes(claims)
   const { read, write } = readMode(claims)
   const named = namedChannels(claims)
-  if (requested === undefined) {
-    if (named === undefined || named.length === 0) {
-      throw new errors.NoAllowedChannels('the token names none; name one in the address, or in the token')
-    }
-    return { channels: named, read, write, expiresAt, claims }
+  if (requested === undefined && (named === undefined || named.names.size === 0)) {
+    throw new errors.NoAllowedChannels('the token names none; name one in the address, or in the token')
   }
-  if (!allowsChannel(named, requested)) {
+  const channels = [...new Set(requested ?? named!.names)]
+  if (!channels.every((channel) => allowsChannel(named, channel))) {
     throw new errors.NoAllowedChannels('the token names others than the one of the address')
   }
-  return { channels: [requested], read, write, expiresAt, claims }
+  if (channels.length > maxChannels) throw new errors.TooManyChannels(maxChannels)
+  return { channels, read, write, expiresAt, claims }
 }
 
 /**
@@ -110,22 +135,32 @@ function readMode(claims: Claims): { read: boolean; write: boolean } {
   }
 }
 
+interface NamedChannels {
+  names: ReadonlySet<string>
+  patterns: readonly string[]
+}
+
 /** The channels that a token names, `channel` first; undefined when it names none at all and so allows any. */
-function namedChannels({ channel, channels }: Claims): string[] | undefined {
-  if (channel === undefined && channels === undefined) return undefined
+function namedChannels({ channel, channels, channel_patterns }: Claims): NamedChannels | undefined {
+  if (channel === undefined && channels === undefined && channel_patterns === undefined) return undefined
   if (channel !== undefined && typeof channel !== 'string') {
     throw new errors.MalformedClaims('"channel" must be a string')
   }
   if (channels !== undefined && !isStringList(channels)) {
     throw new errors.MalformedClaims('"channels" must be a list of strings')
   }
-  return [...new Set([...(channel === undefined ? [] : [channel]), ...(channels ?? [])])]
+  if (channel_patterns !== undefined && !isStringList(channel_patterns)) {
+    throw new errors.MalformedClaims('"channel_patterns" must be a list of strings')
+  }
+  const names = new Set([...(channel === undefined ? [] : [channel]), ...(channels ?? [])])
+  return { names, patterns: channel_patterns ?? [] }
 }
 
 function isStringList(value: unknown): value is string[] {
   return Array.isArray(value) && value.every((item) => typeof item === 'string')
 }
 
-function allowsChannel(named: string[] | undefined, channel: string): boolean {
-  return named === undefined || named.includes(channel)
+function allowsChannel(named: NamedChannels | undefined, channel: string): boolean {
+  if (named === undefined || named.names.has(channel)) return true
+  return named.patterns.some((pattern) => matchesPattern(pattern, channel))
 }

@@ -13,28 +13,18 @@ export interface Sender {
 }
 
 /**
- * The websocket channel that a notification is for.
- * @param payload the notification's payload
- * @returns the `channel` of a payload that is a JSON object with a string `channel`, else undefined
- */
-export function channelOf(payload: string): string | undefined {
-  // Most payloads that are no envelope are told from their first character, with no exception thrown.
-  if (!/^[ \t\r\n]*\{/.test(payload)) return undefined
-  try {
-    const { channel } = JSON.parse(payload)
-    return typeof channel === 'string' ? channel : undefined
-  } catch {
-    return undefined
-  }
-}
-
-/**
  * Prepares a sender's part of its envelopes once, not for each message.
  * @param claims the claims of the sender's token; a `message_delivered_at` of its own is replaced
+ * @param shown which of them others see: `['all']`, `['none']`, or names
  */
-export function senderOf(claims: Claims): Sender {
+export function senderOf(claims: Claims, shown: readonly string[] = ['all']): Sender {
   const { message_delivered_at: _, ...rest } = claims
-  const text = JSON.stringify(rest)
+  let visible: Claims = rest
+  if (shown[0] === 'none') visible = {}
+  else if (shown[0] !== 'all') {
+    visible = Object.fromEntries(Object.entries(rest).filter(([name]) => shown.includes(name)))
+  }
+  const text = JSON.stringify(visible)
   return { claimsPrefix: text === '{}' ? '{' : `${text.slice(0, -1)},` }
 }
 
@@ -46,7 +36,16 @@ export function senderOf(claims: Claims): Sender {
  * @param sender made by senderOf
  */
 export function envelope(event: string, channel: string, payload: unknown, sender: Sender): string {
-  return `{"event":${JSON.stringify(event)},"channel":${JSON.stringify(channel)},"payload":${JSON.stringify(payload)},"claims":${sender.claimsPrefix}"message_delivered_at":${timestamp()}}}`
+  return `${upToClaims(event, channel, payload, sender)}}`
+}
+
+/** The envelope of a binary message: its payload is base64, and says so. */
+export function binaryEnvelope(channel: string, payload: Buffer, sender: Sender): string {
+  return `${upToClaims('Bytes', channel, payload.toString('base64'), sender)},"encoding":"base64"}`
+}
+
+function upToClaims(event: string, channel: string, payload: unknown, sender: Sender): string {
+  return `{"event":${JSON.stringify(event)},"channel":${JSON.stringify(channel)},"payload":${JSON.stringify(payload)},"claims":${sender.claimsPrefix}"message_delivered_at":${timestamp()}}`
 }
 
 let last = 0

@@ -8,6 +8,11 @@ import createError from '@fastify/error'
 export const errors = {
   /** 401: no token, no JWT, not signed by one of our keys, or not valid yet. */
   InvalidToken: createError<[string]>('FST_PGWS_INVALID_TOKEN', 'Error: %s', 401),
+  KeysUnavailable: createError(
+    'FST_PGWS_KEYS_UNAVAILABLE',
+    'The keys that verify tokens could not be fetched yet: try again later',
+    503
+  ),
   TokenExpired: createError('FST_PGWS_TOKEN_EXPIRED', 'Token expired', 401),
   MissingMode: createError(
     'FST_PGWS_MISSING_MODE',
@@ -21,6 +26,16 @@ export const errors = {
   ),
   NoAllowedChannels: createError<[string]>('FST_PGWS_NO_ALLOWED_CHANNELS', 'No allowed channels: %s', 403),
   MalformedClaims: createError<[string]>('FST_PGWS_MALFORMED_CLAIMS', 'Malformed claims: %s', 403),
+  ReadNotAllowed: createError(
+    'FST_PGWS_READ_NOT_ALLOWED',
+    'The token\'s "mode" does not allow reading: it must be "r" or "rw"',
+    403
+  ),
+  NoAudience: createError(
+    'FST_PGWS_NO_AUDIENCE',
+    'No audience: the request belongs to none; a token names them in its claim "audiences"',
+    403
+  ),
   WriteNotAllowed: createError(
     'FST_PGWS_WRITE_NOT_ALLOWED',
     'The token\'s "mode" does not allow writing: it must be "w" or "rw"',
@@ -46,8 +61,49 @@ export const errors = {
   ),
   DatabaseAway: createError<[string]>(
     'FST_PGWS_DATABASE_AWAY',
-    'The database did not accept the message: %s',
+    'The database is away, the message was not published: %s',
     503
+  ),
+  NotAccepted: createError<[string]>('FST_PGWS_NOT_ACCEPTED', 'The database refused the message: %s', 503),
+  OutcomeUnknown: createError<[string]>(
+    'FST_PGWS_OUTCOME_UNKNOWN',
+    'It cannot be known whether the database has accepted the message: %s',
+    503
+  ),
+  CannotListen: createError<[string]>(
+    'FST_PGWS_CANNOT_LISTEN',
+    'The connection cannot LISTEN, since %s with the option "listenerUri" (PGWS_LISTENER_URI)',
+    500
+  ),
+  SchemaTooNew: createError<[number, number]>(
+    'FST_PGWS_SCHEMA_TOO_NEW',
+    'The schema "pgws" of the database has version %d, this server knows up to %d: upgrade fastify-pg-websockets',
+    500
+  ),
+  NotInstalled: createError(
+    'FST_PGWS_NOT_INSTALLED',
+    'Durable channels are not installed in this database: run "npx fastify-pg-websockets migrate", or set the option "migrate" (PGWS_MIGRATE=true)',
+    501
+  ),
+  OriginNotAllowed: createError(
+    'FST_PGWS_ORIGIN_NOT_ALLOWED',
+    'Pages of this origin may not connect: it is not in "allowedOrigins" (PGWS_ALLOWED_ORIGINS)',
+    403
+  ),
+  TooManyConnections: createError(
+    'FST_PGWS_TOO_MANY_CONNECTIONS',
+    'The server has as many connections as it may have: try again later',
+    503
+  ),
+  TooManyConnectionsFromAddress: createError(
+    'FST_PGWS_TOO_MANY_CONNECTIONS_FROM_ADDRESS',
+    'Your address has as many connections as it may have',
+    429
+  ),
+  TooManyChannels: createError<[number]>(
+    'FST_PGWS_TOO_MANY_CHANNELS',
+    'A connection may join at most %d channels: name fewer in the address or in the token',
+    403
   ),
   ShuttingDown: createError('FST_PGWS_SHUTTING_DOWN', 'The server is shutting down', 503),
   ListenerUnavailable: createError<[string]>(

@@ -1,15 +1,19 @@
-import type { Format } from './hub.js'
+import type { Format, Frame } from './hub.js'
+import type { Message } from './message.js'
+
+const TEXT = 0x1
+const BINARY = 0x2
 
 /**
- * Text messages as whole WebSocket frames from a server: unmasked, FIN and opcode 1
+ * Messages as whole WebSocket frames from a server: unmasked, FIN, and opcode 1 for text or 2 for binary
  * (RFC 6455, section 5.2).
  */
-export const textFrames: Format = {
-  encode(message) {
-    const length = Buffer.byteLength(message)
+export const webSocketFrames: Format = {
+  encode({ text, bytes, position }: Message): Frame {
+    const length = bytes === undefined ? Buffer.byteLength(text) : bytes.length
     const start = headerLength(length)
     const frame = Buffer.allocUnsafe(start + length)
-    frame[0] = 0x81
+    frame[0] = 0x80 | (bytes === undefined ? TEXT : BINARY)
     if (length < 126) {
       frame[1] = length
     } else if (length < 65536) {
@@ -19,15 +23,17 @@ export const textFrames: Format = {
       frame[1] = 127
       frame.writeBigUInt64BE(BigInt(length), 2)
     }
-    frame.write(message, start)
-    return frame
+    if (bytes === undefined) frame.write(text, start)
+    else bytes.copy(frame, start)
+    return { bytes: frame, position }
   }
 }
 
-/** The message within a frame that textFrames made. */
-export function messageIn(frame: Buffer): Buffer {
-  const length = frame[1]!
-  return frame.subarray(length < 126 ? 2 : length === 126 ? 4 : 10)
+/** The message within a frame that webSocketFrames made, and whether it is binary. */
+export function messageIn({ bytes }: Frame): { data: Buffer; binary: boolean } {
+  const length = bytes[1]!
+  const start = length < 126 ? 2 : length === 126 ? 4 : 10
+  return { data: bytes.subarray(start), binary: (bytes[0]! & 0x0f) === BINARY }
 }
 
 function headerLength(length: number): number {

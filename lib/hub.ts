@@ -1,3 +1,5 @@
+import type { Message } from './message.js'
+
 /** One socket, or whatever else takes the messages of channels. */
 export interface Subscriber {
   /** The wire format that it reads. Subscribers of one format share the encoded message. */
@@ -7,12 +9,19 @@ export interface Subscriber {
    * @param frames one for each message, as the format encoded them
    * @param joined the same bytes in one piece
    */
-  deliver(frames: readonly Buffer[], joined: Buffer): void
+  deliver(frames: readonly Frame[], joined: Buffer): void
+}
+
+/** One message as it goes over a wire. */
+export interface Frame {
+  bytes: Buffer
+  /** A durable message's place in the order of all of them. */
+  position: number | undefined
 }
 
 /** What a message looks like on a wire; encodes it once for all subscribers that read this format. */
 export interface Format {
-  encode(message: string): Buffer
+  encode(message: Message): Frame
 }
 
 /** What a subscriber may do in a channel. */
@@ -37,28 +46,39 @@ interface Audience {
   /** In several channels: their frames are gathered for each of them, so that order holds across channels. */
   multiple: Set<Subscriber>
   /** This turn's frames for `single`. */
-  pending: Buffer[]
+  pending: Frame[]
+  /** Those in `single` who joined while frames were pending, with how many of these are older than they are. */
+  late: Map<Subscriber, number>
 }
 
 interface Channel {
   audiences: Map<Format, Audience>
-  listeners: Set<(message: string) => void>
+  listeners: Set<(text: string) => void>
   connections: number
   readers: number
   writers: number
 }
 
+/** How long one turn of the event loop may go on writing, in milliseconds: the rest waits for the next. */
+const SLICE = 10
+
 /**
  * Who is in which channel, and the fan-out to them. Messages are encoded once and written once a turn of the
  * event loop: what arrived from the database together leaves in one write for each socket. A lone message
  * leaves in the turn that it came in. Work for a message depends on its channel's readers alone.
+ *
+ * Writing goes in rounds. A round takes all that is pending, and may span several turns, so that thousands of
+ * writes hold up nothing else; what comes meanwhile is the next round's.
  */
 export class Hub {
   readonly #channels = new Map<string, Channel>()
-  readonly #dirty: Audience[] = []
-  readonly #gathered = new Map<Subscriber, Buffer[]>()
+  #dirty: Audience[] = []
+  #gathered = new Map<Subscriber, Frame[]>()
+  /** The gathered frames of the round under way. */
+  #leaving = new Map<Subscriber, Frame[]>()
+  #round: Iterator<void> | undefined
+  #turn: NodeJS.Immediate | undefined
   readonly #onListenerError: (error: unknown) => void
-  #flush: NodeJS.Immediate | undefined
 
   /** @param onListenerError told what a function given to `listen` threw */
   constructor(onListenerError: (error: unknown) => void) {
@@ -67,8 +87,6 @@ export class Hub {
 
   /** Takes a subscriber into channels, all at once. A subscriber joins once. */
   join(subscriber: Subscriber, channels: readonly string[], { read, write }: Permissions): void {
-    // Frames that wait for the end of this turn are older than the newcomer.
-    this.flush()
     for (const name of channels) {
       const channel = this.#open(name)
       channel.connections++
@@ -76,14 +94,19 @@ export class Hub {
       if (!read) continue
       channel.readers++
       const audience = audienceOf(channel, subscriber.format)
-      const members = channels.length === 1 ? audience.single : audience.multiple
-      members.add(subscriber)
+      if (channels.length > 1) {
+        audience.multiple.add(subscriber)
+        continue
+      }
+      audience.single.add(subscriber)
+      if (audience.pending.length > 0) audience.late.set(subscriber, audience.pending.length)
     }
   }
 
   /** Takes a subscriber out of the channels that it joined, with the same arguments. */
   leave(subscriber: Subscriber, channels: readonly string[], { read, write }: Permissions): void {
     this.#gathered.delete(subscriber)
+    this.#leaving.delete(subscriber)
     for (const name of channels) {
       const channel = this.#channels.get(name)
       if (channel === undefined) continue
@@ -93,6 +116,7 @@ export class Hub {
         channel.readers--
         const audience = channel.audiences.get(subscriber.format)
         audience?.single.delete(subscriber)
+        audience?.late.delete(subscriber)
         audience?.multiple.delete(subscriber)
         if (audience?.single.size === 0 && audience.multiple.size === 0) {
           channel.audiences.delete(subscriber.format)
@@ -106,9 +130,9 @@ export class Hub {
    * Calls a function with each message of a channel.
    * @returns a function that ends it
    */
-  listen(name: string, listener: (message: string) => void): () => void {
+  listen(name: string, listener: (text: string) => void): () => void {
     // Wrapped, so that the same function given twice is two listeners.
-    const own = (message: string) => listener(message)
+    const own = (text: string) => listener(text)
     this.#open(name).listeners.add(own)
     return () => {
       const channel = this.#channels.get(name)
@@ -116,9 +140,14 @@ export class Hub {
     }
   }
 
-  /** Delivers a message to everyone who reads the channel. */
-  deliver(name: string, message: string): void {
-    const channel = this.#channels.get(name)
+  /** Whether anybody would get a message of the channel. */
+  hasListeners(name: string): boolean {
+    return this.#channels.has(name)
+  }
+
+  /** Delivers a message to everyone who reads its channel. */
+  deliver(message: Message): void {
+    const channel = this.#channels.get(message.channel)
     if (channel === undefined) return
     for (const audience of channel.audiences.values()) {
       const frame = audience.format.encode(message)
@@ -131,30 +160,69 @@ export class Hub {
         if (frames === undefined) this.#gathered.set(subscriber, [frame])
         else frames.push(frame)
       }
-      this.#flush ??= setImmediate(() => this.flush())
+      this.#turn ??= setImmediate(() => this.#write())
     }
     for (const listener of channel.listeners) {
       try {
-        listener(message)
+        listener(message.text)
       } catch (error) {
         this.#onListenerError(error)
       }
     }
   }
 
-  /** Writes what waits for the end of this turn, now. */
+  /** Writes all that is pending, now. */
   flush(): void {
-    if (this.#flush === undefined) return
-    clearImmediate(this.#flush)
-    this.#flush = undefined
-    for (const audience of this.#dirty.splice(0)) {
-      const frames = audience.pending
-      audience.pending = []
-      const joined = join(frames)
-      for (const subscriber of audience.single) subscriber.deliver(frames, joined)
+    while (this.#turn !== undefined) {
+      clearImmediate(this.#turn)
+      this.#write(Number.POSITIVE_INFINITY)
     }
-    for (const [subscriber, frames] of this.#gathered) subscriber.deliver(frames, join(frames))
-    this.#gathered.clear()
+  }
+
+  /** One turn's part of the writing. */
+  #write(slice = SLICE): void {
+    this.#turn = undefined
+    const end = performance.now() + slice
+    this.#round ??= this.#begin()
+    while (!this.#round.next().done) {
+      if (performance.now() < end) continue
+      this.#turn = setImmediate(() => this.#write())
+      return
+    }
+    this.#round = undefined
+    // What came while a round spanned several turns.
+    if (this.#dirty.length > 0 || this.#gathered.size > 0) this.#turn = setImmediate(() => this.#write())
+  }
+
+  /** A round: yields after each subscriber. */
+  #begin(): Iterator<void> {
+    const batches = this.#dirty.map(takePending)
+    this.#dirty = []
+    this.#leaving = this.#gathered
+    this.#gathered = new Map()
+    return this.#deliverAll(batches)
+  }
+
+  *#deliverAll(batches: ReturnType<typeof takePending>[]): Generator<void> {
+    for (const { audience, frames, late, members } of batches) {
+      const joined = join(frames)
+      for (const subscriber of members) {
+        if (!audience.single.has(subscriber)) continue
+        const older = late?.get(subscriber)
+        if (older === undefined) subscriber.deliver(frames, joined)
+        else if (older < frames.length) subscriber.deliver(frames.slice(older), join(frames.slice(older)))
+        yield
+      }
+    }
+    for (const [subscriber, frames] of this.#leaving) {
+      subscriber.deliver(frames, join(frames))
+      yield
+    }
+  }
+
+  /** How many channels somebody has joined, or listens to. */
+  get joinedChannels(): number {
+    return this.#channels.size
   }
 
   /** The channels that somebody is connected to. */
@@ -183,12 +251,19 @@ export class Hub {
 function audienceOf(channel: Channel, format: Format): Audience {
   let audience = channel.audiences.get(format)
   if (audience === undefined) {
-    audience = { format, single: new Set(), multiple: new Set(), pending: [] }
+    audience = { format, single: new Set(), multiple: new Set(), pending: [], late: new Map() }
     channel.audiences.set(format, audience)
   }
   return audience
 }
 
-function join(frames: readonly Buffer[]): Buffer {
-  return frames.length === 1 ? frames[0]! : Buffer.concat(frames)
+function takePending(audience: Audience) {
+  const { pending: frames, late, single } = audience
+  audience.pending = []
+  if (late.size > 0) audience.late = new Map()
+  return { audience, frames, late: late.size > 0 ? late : undefined, members: [...single] }
+}
+
+function join(frames: readonly Frame[]): Buffer {
+  return frames.length === 1 ? frames[0]!.bytes : Buffer.concat(frames.map(({ bytes }) => bytes))
 }

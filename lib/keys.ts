@@ -73,7 +73,12 @@ function parseObject(text: string): Record<string, unknown> | undefined {
   }
 }
 
-function keysOfSet(members: unknown): VerificationKey[] {
+/**
+ * The keys of a JWK set.
+ * @param members its `keys`
+ * @throws InvalidOption where none of them could verify a signature
+ */
+export function keysOfSet(members: unknown): VerificationKey[] {
   if (!Array.isArray(members)) throw invalid('is a JWK set whose "keys" is no list')
   // RFC 7517, section 5: keys of a type that is not understood are passed over.
   const keys = members.map(keyOfJwk).filter((key) => key !== undefined)

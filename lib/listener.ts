@@ -13,6 +13,10 @@ const DEADLINE = 5000
 export interface ListenerOptions {
   /** Opens the dedicated connection. */
   connect: () => Promise<pg.Client>
+  /** Checks, at the start, that the connection can LISTEN at all; rejects with CannotListen. */
+  check?: (client: pg.Client) => Promise<void>
+  /** What must be done once, on the first connection, before LISTEN. */
+  prepare?: (client: pg.Client) => Promise<void>
   /**
    * How often the connection must prove that it is alive, in milliseconds. 0: not supervised; a first
    * connection is tried `retries` times, and a lost one is not replaced.
@@ -26,10 +30,11 @@ export interface ListenerOptions {
 
 export type ListenerEvent =
   | { type: 'listening' }
+  /** `gap`: milliseconds within which notifications may have been lost. */
   | { type: 'relistening'; gap: number }
   | { type: 'attempt failed'; error: Error; attempt: number; wait: number | undefined }
   | { type: 'connection lost'; error: Error }
-  /** Without supervision: the listener has ended for good. */
+  /** The listener has ended for good: it is not supervised, or can never LISTEN. */
   | { type: 'lost'; error: Error }
   | { type: 'handler failed'; error: unknown }
 
@@ -41,9 +46,14 @@ export interface ListenerState {
   /** When it was last proven that notifications arrive. */
   lastProvenAlive: number | undefined
   reconnects: number
+  /** For how long, in all, notifications may have been lost. */
+  gapMilliseconds: number
 }
 
 type Handler = (payload: string) => void
+
+/** The connection was open, as it seemed, and yet nothing came through it. */
+class Silence extends Error {}
 
 /**
  * One dedicated connection that LISTENs. Supervised, it proves at an interval that notifications arrive on
@@ -61,7 +71,11 @@ export class Listener {
   #upSince: number | undefined
   #downSince: number | undefined
   #lastProvenAlive: number | undefined
+  /** When anything last came from the database. */
+  #lastHeard = 0
   #reconnects = 0
+  #gapMilliseconds = 0
+  #checked = false
 
   constructor(options: ListenerOptions) {
     this.#options = options
@@ -74,7 +88,8 @@ export class Listener {
       up: this.#upSince !== undefined,
       upSince: this.#upSince,
       lastProvenAlive: this.#lastProvenAlive,
-      reconnects: this.#reconnects
+      reconnects: this.#reconnects,
+      gapMilliseconds: this.#gapMilliseconds
     }
   }
 
@@ -125,38 +140,50 @@ export class Listener {
   }
 
   async #supervise(): Promise<void> {
+    const { checkInterval, retries, onEvent } = this.#options
     let failures = 0
     while (!this.#stop.signal.aborted) {
       try {
         const client = await this.#connect()
         failures = 0
         const error = await this.#watch(client)
+        const lived = Date.now() - this.#upSince!
+        // A connection that has gone silent may have lost everything since it was last heard.
+        this.#downSince = error instanceof Silence ? this.#lastHeard : Date.now()
         this.#upSince = undefined
-        this.#downSince = Date.now()
         if (this.#stop.signal.aborted) return
-        if (this.#options.checkInterval === 0) {
-          this.#options.onEvent({ type: 'lost', error })
+        if (checkInterval === 0) {
+          onEvent({ type: 'lost', error })
           return
         }
-        this.#options.onEvent({ type: 'connection lost', error })
+        onEvent({ type: 'connection lost', error })
+        // One that is cut again and again must not make us a busy loop.
+        if (lived < 1000) await this.#pause(reconnectBackoff(1))
       } catch (error) {
         if (this.#stop.signal.aborted) return
         failures++
-        const last = this.#options.checkInterval === 0 && failures >= this.#options.retries
+        const never = error instanceof errors.CannotListen || error instanceof errors.SchemaTooNew
+        const last = never || (checkInterval === 0 && failures >= retries)
         const wait = this.#downSince === undefined ? startBackoff(failures) : reconnectBackoff(failures)
-        this.#options.onEvent({
+        onEvent({
           type: 'attempt failed',
           error: error as Error,
           attempt: failures,
           wait: last ? undefined : wait
         })
         if (last) {
-          this.#ready.reject(new errors.ListenerUnavailable(messageOf(error)))
+          const reason = never ? (error as Error) : new errors.ListenerUnavailable(messageOf(error))
+          this.#ready.reject(reason)
+          onEvent({ type: 'lost', error: reason })
           return
         }
-        await sleep(wait, undefined, { signal: this.#stop.signal }).catch(() => {})
+        await this.#pause(wait)
       }
     }
+  }
+
+  async #pause(milliseconds: number): Promise<void> {
+    await sleep(milliseconds, undefined, { signal: this.#stop.signal }).catch(() => {})
   }
 
   async #connect(): Promise<pg.Client> {
@@ -164,6 +191,12 @@ export class Listener {
     client.on('error', () => {})
     try {
       client.on('notification', ({ channel, payload }) => this.#receive(client, channel, payload ?? ''))
+      if (!this.#checked) {
+        const { check, prepare } = this.#options
+        if (check !== undefined) await deadline(check(client))
+        await prepare?.(client)
+        this.#checked = true
+      }
       this.#client = client
       const channels = [this.#probeChannel, ...this.#handlers.keys()]
       // One statement list is one transaction: all channels are listened to, or none.
@@ -176,11 +209,14 @@ export class Listener {
     const now = Date.now()
     this.#upSince = now
     this.#lastProvenAlive = now
+    this.#lastHeard = now
     if (this.#downSince === undefined) {
       this.#options.onEvent({ type: 'listening' })
     } else {
+      const gap = now - this.#downSince
       this.#reconnects++
-      this.#options.onEvent({ type: 'relistening', gap: now - this.#downSince })
+      this.#gapMilliseconds += gap
+      this.#options.onEvent({ type: 'relistening', gap })
     }
     this.#ready.resolve()
     return client
@@ -191,7 +227,10 @@ export class Listener {
     let onEnd = (_error: Error) => {}
     const ended = new Promise<Error>((resolve) => {
       onEnd = resolve
-      client.once('error', resolve)
+      client.once('error', (error: NodeJS.ErrnoException) =>
+        // TCP's keep-alive has had no answer.
+        resolve(error.code === 'ETIMEDOUT' ? new Silence(error.message) : error)
+      )
       client.once('end', () => resolve(new Error('the connection ended')))
     })
     const { checkInterval } = this.#options
@@ -228,11 +267,12 @@ export class Listener {
           )
           const listening = new Set(rows.map(({ channel }) => channel))
           const missing = expected.find((name) => this.#handlers.has(name) && !listening.has(name))
-          if (missing !== undefined) throw new Error('the connection no longer listens to every channel')
+          if (missing !== undefined) throw new Silence('the connection no longer listens to every channel')
           await arrived
         })()
       )
       this.#lastProvenAlive = Date.now()
+      this.#lastHeard = this.#lastProvenAlive
     } finally {
       this.#probe = undefined
     }
@@ -245,6 +285,7 @@ export class Listener {
       if (payload === this.#probe?.nonce) this.#probe.arrived()
       return
     }
+    this.#lastHeard = Date.now()
     for (const handler of this.#handlers.get(channel) ?? []) {
       try {
         handler(payload)
@@ -285,7 +326,10 @@ function quote(identifier: string): string {
 function deadline<Value>(promise: Promise<Value>): Promise<Value> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`the database did not answer within ${DEADLINE} ms`)), DEADLINE)
+    timer = setTimeout(
+      () => reject(new Silence(`the database did not answer within ${DEADLINE} ms`)),
+      DEADLINE
+    )
   })
   return Promise.race([promise, late]).finally(() => clearTimeout(timer))
 }

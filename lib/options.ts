@@ -1,19 +1,63 @@
 import { readFileSync } from 'node:fs'
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import { errors, messageOf } from './errors.js'
 import { checkChannelName } from './listener.js'
+import { isOriginPattern } from './origins.js'
+
+/** What an endpoint's function is given: Fastify's request. */
+export interface EndpointRequest {
+  readonly raw: IncomingMessage
+  readonly headers: IncomingHttpHeaders
+  readonly query: unknown
+  readonly ip: string
+}
+
+/** An endpoint as pgws has them. */
+export interface AudienceEndpoint {
+  /** Where sockets come to, below the prefix. */
+  path: string
+  /** The database channels whose notifications `audience,{json object}` go to its sockets. */
+  channels: readonly string[]
+  /**
+   * Which audiences a request belongs to; none, or an error, is 403. Default: those of its token's claim
+   * `audiences`.
+   */
+  audiences?(request: EndpointRequest): readonly string[] | Promise<readonly string[]>
+  /** Without the function: who brings no token, or one without the claim, belongs to `default`. */
+  public?: boolean | undefined
+}
+
+/** A list, or one text with commas. */
+type List = string | readonly string[]
 
 /** What `fastify.register(pgWebsockets, options)` takes. Durations are milliseconds. */
 export interface PgWebsocketsOptions {
   /** A libpq connection URI or keyword string; `@file` reads it from a file. */
   dbUri: string
+  /** The same for the listening connection, where the pool goes through a pooler. Default: `dbUri`. */
+  listenerUri?: string | undefined
   /** A secret, a JWK, a JWK set or a public key in PEM; `@file` reads it from a file. */
-  jwtSecret: string
+  jwtSecret?: string | undefined
   /** The secret is base64. Default: false. */
   jwtSecretBase64?: boolean | undefined
+  /** Where an identity provider publishes its JWK set. Either this or `jwtSecret` is required. */
+  jwksUrl?: string | undefined
+  /** What a token's `aud` must hold. */
+  jwtAudience?: string | undefined
+  /** What a token's `iss` must be. */
+  jwtIssuer?: string | undefined
+  /** The cookie that may carry a token; needs `allowedOrigins`. */
+  tokenCookie?: string | undefined
+  /** The browsers' origins that may connect: exact ones, or `*.example.org`. Default: all. */
+  allowedOrigins?: List | undefined
   /** The database channel that carries the messages. Default: `postgres-websockets-listener`. */
   listenChannel?: string | undefined
+  /** Patterns of channels that are database channels of the same name, whose payloads pass as they are. */
+  rawChannels?: List | undefined
   /** The websocket channel that is told of connections. Default: none. */
   metaChannel?: string | undefined
+  /** Which of a sender's claims others see: `all`, `none`, or their names. Default: `all`. */
+  envelopeClaims?: List | undefined
   /** How many connections publish. Default: 10. */
   poolSize?: number | undefined
   /** How many times the first connection is tried where the listener is not supervised. Default: 5. */
@@ -22,22 +66,65 @@ export interface PgWebsocketsOptions {
   checkListenerInterval?: number | undefined
   /** How long `ready()` waits for a database that is not there, where the listener is supervised. */
   readyTimeout?: number | undefined
+  /** How long a socket's message waits for a database that is away. Default: 10 s. */
+  publishTimeout?: number | undefined
+  /** How long sockets and messages have to end in order. Default: 5 s. */
+  shutdownTimeout?: number | undefined
+  /** Install or upgrade the schema `pgws` at the start. Default: false. */
+  migrate?: boolean | undefined
   /** How many bytes may wait for a client that does not read. Default: 1 MiB. */
   maxBufferedBytes?: number | undefined
+  /** The largest message that a socket may send. Default: 1 MiB. */
+  maxMessageBytes?: number | undefined
+  /** How many sockets may be open. Default: unlimited. */
+  maxConnections?: number | undefined
+  /** How many of them from one address. Default: unlimited. */
+  maxConnectionsPerIp?: number | undefined
+  /** How many channels one socket may join. Default: 100. */
+  maxChannelsPerConnection?: number | undefined
+  /** How many messages a socket may send in a second before we stop to read it. Default: unlimited. */
+  messageRate?: number | undefined
+  /** How many HTTP requests an address may send in a minute. Default: unlimited. */
+  httpRateLimit?: number | undefined
+  /** Serve `GET /metrics`. Default: true. */
+  metrics?: boolean | undefined
+  /** Serve the metrics on a port of their own instead. */
+  metricsPort?: number | undefined
   /** Serve the OpenAPI document and its page below `/documentation`. Default: true. */
   documentation?: boolean | undefined
+  /** Endpoints with audiences, as pgws has them. */
+  endpoints?: readonly AudienceEndpoint[] | undefined
   /** Put before all addresses, as everywhere in Fastify. */
   prefix?: string | undefined
 }
 
+/** The options without a default. */
+type Optional =
+  | 'jwtSecret'
+  | 'listenerUri'
+  | 'jwksUrl'
+  | 'jwtAudience'
+  | 'jwtIssuer'
+  | 'tokenCookie'
+  | 'metaChannel'
+  | 'maxConnections'
+  | 'maxConnectionsPerIp'
+  | 'messageRate'
+  | 'httpRateLimit'
+  | 'metricsPort'
+
 /** The options with all defaults in place and `@file` values read. */
-export type ResolvedOptions = Required<Omit<PgWebsocketsOptions, 'metaChannel' | 'prefix'>> & {
-  metaChannel: string | undefined
-  prefix: string
+export type ResolvedOptions = Omit<
+  { [Name in keyof PgWebsocketsOptions]-?: NonNullable<PgWebsocketsOptions[Name]> },
+  Optional | 'allowedOrigins' | 'envelopeClaims' | 'rawChannels'
+> & { [Name in Optional]: PgWebsocketsOptions[Name] } & {
+  allowedOrigins: readonly string[] | undefined
+  envelopeClaims: readonly string[]
+  rawChannels: readonly string[] | undefined
 }
 
 interface OptionSpec {
-  type: 'string' | 'boolean' | 'integer'
+  type: 'string' | 'boolean' | 'integer' | 'list'
   minimum?: number
   maximum?: number
   default?: string | boolean | number
@@ -48,17 +135,36 @@ interface OptionSpec {
 const MAX_INTEGER = 2 ** 31 - 1
 
 /** Each option once: type, default, bounds. The app's `PGWS_SOME_NAME` is the option `someName`. */
-export const optionSpecs: Record<Exclude<keyof PgWebsocketsOptions, 'prefix'>, OptionSpec> = {
+export const optionSpecs: Record<Exclude<keyof PgWebsocketsOptions, 'prefix' | 'endpoints'>, OptionSpec> = {
   dbUri: { type: 'string', required: true },
-  jwtSecret: { type: 'string', required: true },
+  listenerUri: { type: 'string' },
+  jwtSecret: { type: 'string' },
   jwtSecretBase64: { type: 'boolean', default: false },
+  jwksUrl: { type: 'string' },
+  jwtAudience: { type: 'string' },
+  jwtIssuer: { type: 'string' },
+  tokenCookie: { type: 'string' },
+  allowedOrigins: { type: 'list' },
   listenChannel: { type: 'string', default: 'postgres-websockets-listener' },
+  rawChannels: { type: 'list' },
   metaChannel: { type: 'string' },
+  envelopeClaims: { type: 'list', default: 'all' },
   poolSize: { type: 'integer', minimum: 1, default: 10 },
   retries: { type: 'integer', minimum: 1, default: 5 },
   checkListenerInterval: { type: 'integer', minimum: 0, default: 10_000 },
   readyTimeout: { type: 'integer', minimum: 0, default: 5000 },
+  publishTimeout: { type: 'integer', minimum: 0, default: 10_000 },
+  shutdownTimeout: { type: 'integer', minimum: 100, default: 5000 },
+  migrate: { type: 'boolean', default: false },
   maxBufferedBytes: { type: 'integer', minimum: 1, default: 1024 * 1024 },
+  maxMessageBytes: { type: 'integer', minimum: 1, default: 1024 * 1024 },
+  maxConnections: { type: 'integer', minimum: 1 },
+  maxConnectionsPerIp: { type: 'integer', minimum: 1 },
+  maxChannelsPerConnection: { type: 'integer', minimum: 1, default: 100 },
+  messageRate: { type: 'integer', minimum: 1 },
+  httpRateLimit: { type: 'integer', minimum: 1 },
+  metrics: { type: 'boolean', default: true },
+  metricsPort: { type: 'integer', maximum: 65535 },
   documentation: { type: 'boolean', default: true }
 }
 
@@ -73,7 +179,10 @@ export function variableOf(option: string): string {
  */
 export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
   const given = options as unknown as Record<string, unknown>
-  const resolved: Record<string, unknown> = { prefix: options.prefix ?? '' }
+  const resolved: Record<string, unknown> = {
+    prefix: options.prefix ?? '',
+    endpoints: checkEndpoints(options.endpoints ?? [])
+  }
   for (const [name, spec] of Object.entries(optionSpecs)) {
     // An empty text is unset, as it is for variables.
     const value = given[name] === '' || given[name] === null ? undefined : given[name]
@@ -88,22 +197,52 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
     const right =
       spec.type === 'integer'
         ? Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most
-        : typeof value === spec.type
+        : spec.type === 'list'
+          ? [value].flat().every((item) => typeof item === 'string')
+          : typeof value === spec.type
     if (!right) throw new errors.InvalidOption(name, `(${variableOf(name)}) must be ${expectation(spec)}`)
     resolved[name] = value
   }
+  for (const [name, { type }] of Object.entries(optionSpecs)) {
+    if (type === 'list') resolved[name] = readList(resolved[name] as List | undefined)
+  }
   for (const name of Object.keys(given)) {
-    if (name !== 'prefix' && !(name in optionSpecs)) {
+    if (name !== 'prefix' && name !== 'endpoints' && !(name in optionSpecs)) {
       throw new errors.InvalidOption(name, `is unknown; known are ${Object.keys(optionSpecs).join(', ')}`)
     }
   }
   const all = resolved as unknown as ResolvedOptions
   all.dbUri = readFileValue('dbUri', all.dbUri).trim()
-  // One trailing newline is what editors add; all other white space may belong to the secret.
-  all.jwtSecret = readFileValue('jwtSecret', all.jwtSecret).replace(
-    /\r?\n$/,
-    all.jwtSecret.startsWith('@') ? '' : '$&'
-  )
+  if (all.listenerUri !== undefined) all.listenerUri = readFileValue('listenerUri', all.listenerUri).trim()
+  if (all.jwtSecret !== undefined) {
+    // One trailing newline is what editors add; all other white space may belong to the secret.
+    all.jwtSecret = readFileValue('jwtSecret', all.jwtSecret).replace(
+      /\r?\n$/,
+      all.jwtSecret.startsWith('@') ? '' : '$&'
+    )
+  } else if (all.jwksUrl === undefined) {
+    throw new errors.InvalidOption(
+      'jwtSecret',
+      `(PGWS_JWT_SECRET) is required: ${REQUIRED.jwtSecret}; or set jwksUrl (PGWS_JWKS_URL)`
+    )
+  }
+  if (all.jwksUrl !== undefined && !/^https?:$/.test(protocolOf(all.jwksUrl))) {
+    throw new errors.InvalidOption('jwksUrl', '(PGWS_JWKS_URL) must be a URL with https: or http:')
+  }
+  if (all.tokenCookie !== undefined && all.allowedOrigins === undefined) {
+    // Browsers send cookies from any page's sockets (cross-site websocket hijacking).
+    throw new errors.InvalidOption(
+      'tokenCookie',
+      '(PGWS_TOKEN_COOKIE) needs allowedOrigins (PGWS_ALLOWED_ORIGINS): otherwise any page could use the cookie'
+    )
+  }
+  const wrong = all.allowedOrigins?.find((origin) => !isOriginPattern(origin))
+  if (wrong !== undefined) {
+    throw new errors.InvalidOption(
+      'allowedOrigins',
+      `(PGWS_ALLOWED_ORIGINS) holds "${wrong}"; expected are origins as https://example.org, or *.example.org`
+    )
+  }
   try {
     checkChannelName(all.listenChannel)
   } catch (error) {
@@ -117,6 +256,40 @@ const REQUIRED: Record<string, string> = {
   jwtSecret: 'a secret, a JWK, a JWK set, a public key in PEM, or @file'
 }
 
+function checkEndpoints(endpoints: readonly AudienceEndpoint[]): readonly AudienceEndpoint[] {
+  const list = Array.isArray(endpoints) ? endpoints : [undefined]
+  for (const endpoint of list) {
+    const { path, channels, audiences } = (endpoint ?? {}) as Partial<AudienceEndpoint>
+    const fits =
+      typeof path === 'string' &&
+      path.startsWith('/') &&
+      Array.isArray(channels) &&
+      channels.length > 0 &&
+      (audiences === undefined || typeof audiences === 'function')
+    if (!fits) {
+      throw new errors.InvalidOption(
+        'endpoints',
+        'must be a list of { path: "/…", channels: ["…"], audiences?: (request) => ["…"] }'
+      )
+    }
+    try {
+      for (const channel of channels) checkChannelName(channel)
+    } catch (error) {
+      throw new errors.InvalidOption('endpoints', messageOf(error))
+    }
+  }
+  return list as readonly AudienceEndpoint[]
+}
+
+function readList(value: List | undefined): readonly string[] | undefined {
+  const items = (typeof value === 'string' ? value.split(',') : (value ?? [])).map((item) => item.trim())
+  return value === undefined ? undefined : items.filter((item) => item !== '')
+}
+
+function protocolOf(url: string): string {
+  return URL.canParse(url) ? new URL(url).protocol : ''
+}
+
 /** The least and the most that an integer may be. */
 export function boundsOf({ minimum = 0, maximum = MAX_INTEGER }: OptionSpec): [number, number] {
   return [minimum, maximum]
@@ -126,6 +299,7 @@ export function boundsOf({ minimum = 0, maximum = MAX_INTEGER }: OptionSpec): [n
 export function expectation(spec: OptionSpec): string {
   if (spec.type === 'boolean') return 'true or false'
   if (spec.type === 'integer') return `a whole number from ${boundsOf(spec).join(' to ')}`
+  if (spec.type === 'list') return 'a list of texts, or one text with commas'
   return 'a text'
 }
 

@@ -1,4 +1,4 @@
-import { NOTIFY_PAYLOAD_LIMIT } from './envelope.js'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { errors } from './errors.js'
 
 /** At most so many notifications, or bytes, in one statement: larger ones gain nothing and hold others up. */
@@ -8,9 +8,43 @@ const MAX_BATCH_BYTES = 1024 * 1024
 /** When so many bytes wait for the database, senders are to be paused. */
 const HIGH_WATER_BYTES = 4 * 1024 * 1024
 
+/** How long to wait before the database, which was away, is tried again, in milliseconds. */
+const RETRY_INTERVAL = 50
+
+/** What is sent. */
+export interface Notification {
+  /** The websocket channel. */
+  channel: string
+  payload: string
+  /** The database channel, where it is not the listen channel. */
+  databaseChannel?: string | undefined
+  /** What makes a durable message that is sent again the same one; made up where it is missing. */
+  key?: string | undefined
+}
+
+export interface PublisherOptions {
+  /**
+   * Sends notifications in one transaction, in order. Rejects with DatabaseAway where it was surely not committed and
+   * the database is to be tried again, and with OutcomeUnknown where that cannot be known.
+   */
+  notify: (notifications: readonly Notification[]) => Promise<void>
+  /** The largest payload that a notification may have, in bytes. */
+  limit: (notification: Notification) => number
+  /** Whether sending it a second time does nothing. */
+  repeatable: (notification: Notification) => boolean
+  /** Whether this node listens: what is published while it does not would reach nobody here. */
+  ready: () => boolean
+  /** How long what may wait waits for the database, in milliseconds. */
+  timeout: number
+  /** Told of each statement: how many notifications, how many milliseconds. */
+  onBatch: (size: number, milliseconds: number) => void
+}
+
 interface Group {
-  payloads: readonly string[]
+  notifications: readonly Notification[]
   bytes: number
+  /** Until when it waits for a database that is away; undefined: not at all. */
+  deadline: number | undefined
   resolve: () => void
   reject: (error: Error) => void
 }
@@ -19,22 +53,36 @@ interface Group {
  * Sends notifications: one statement at a time, with all that has come while the last one was under way, so
  * that a lone message is not held back and many share a commit (commits with notifications are serialized in
  * PostgreSQL). The order of the calls is the order of the notifications.
+ *
+ * While the database is away, what may wait waits in order. Nothing is sent twice: a statement whose outcome is
+ * unknown is repeated only where a key for each message makes the second time do nothing.
  */
 export class Publisher {
-  readonly #notify: (payloads: readonly string[]) => Promise<void>
-  readonly #queue: Group[] = []
+  readonly #options: PublisherOptions
+  #queue: Group[] = []
   #queuedBytes = 0
+  /** The database did not take the last statement. */
+  #away = false
   #running: Promise<void> | undefined
   readonly #paused = new Set<() => void>()
 
-  /** @param notify sends payloads in one transaction, in order; rejects where it was not committed */
-  constructor(notify: (payloads: readonly string[]) => Promise<void>) {
-    this.#notify = notify
+  constructor(options: PublisherOptions) {
+    this.#options = options
   }
 
   /** True when senders should wait (see `onDrain`). */
   get overloaded(): boolean {
-    return this.#queuedBytes > HIGH_WATER_BYTES
+    return this.#queuedBytes > HIGH_WATER_BYTES || !this.#open
+  }
+
+  /** How many bytes wait for the database, or are on their way to it. */
+  get queuedBytes(): number {
+    return this.#queuedBytes
+  }
+
+  /** How many senders are paused. */
+  get pausedSenders(): number {
+    return this.#paused.size
   }
 
   /** Calls back once, when what waits has shrunk again. */
@@ -43,21 +91,26 @@ export class Publisher {
   }
 
   /**
-   * Publishes payloads, all or none.
+   * Publishes notifications, all or none.
+   * @param patient whether they may wait for a database that is away
    * @returns a promise that resolves when the database has committed them
-   * @throws PayloadTooLarge (before anything is sent); DatabaseAway
+   * @throws PayloadTooLarge (before anything is sent); DatabaseAway: not published; NotAccepted;
+   *   OutcomeUnknown
    */
-  publish(payloads: readonly string[]): Promise<void> {
+  publish(notifications: readonly Notification[], patient = false): Promise<void> {
     let bytes = 0
-    for (const payload of payloads) {
-      const length = Buffer.byteLength(payload)
-      if (length >= NOTIFY_PAYLOAD_LIMIT) {
-        return Promise.reject(new errors.PayloadTooLarge(length, NOTIFY_PAYLOAD_LIMIT - 1))
-      }
+    for (const notification of notifications) {
+      const length = Buffer.byteLength(notification.payload)
+      const limit = this.#options.limit(notification)
+      if (length > limit) return Promise.reject(new errors.PayloadTooLarge(length, limit))
       bytes += length
     }
+    if (!patient && !this.#options.ready()) {
+      return Promise.reject(new errors.DatabaseAway('this server does not listen to it at the moment'))
+    }
     return new Promise((resolve, reject) => {
-      this.#queue.push({ payloads, bytes, resolve, reject })
+      const deadline = patient ? Date.now() + this.#options.timeout : undefined
+      this.#queue.push({ notifications, bytes, deadline, resolve, reject })
       this.#queuedBytes += bytes
       this.#running ??= this.#run()
     })
@@ -68,21 +121,75 @@ export class Publisher {
     while (this.#running !== undefined) await this.#running
   }
 
+  get #open(): boolean {
+    return !this.#away && this.#options.ready()
+  }
+
   async #run(): Promise<void> {
     // What the same turn of the event loop brings (the frames of one chunk) goes into one statement.
     await null
     while (this.#queue.length > 0) {
-      const batch = this.#takeBatch()
-      try {
-        await this.#notify(batch.flatMap((group) => group.payloads))
-        for (const group of batch) group.resolve()
-      } catch (error) {
-        for (const group of batch) group.reject(error as Error)
+      if (this.#options.ready()) await this.#send(this.#takeBatch())
+      if (!this.#open) {
+        this.#dropOverdue()
+        if (this.#queue.length > 0) await sleep(RETRY_INTERVAL)
       }
-      for (const group of batch) this.#queuedBytes -= group.bytes
-      if (!this.overloaded) this.#drained()
+      if (!this.overloaded || this.#queue.length === 0) this.#drained()
     }
     this.#running = undefined
+  }
+
+  async #send(batch: Group[]): Promise<void> {
+    const begun = performance.now()
+    const notifications = batch.flatMap((group) => group.notifications)
+    try {
+      await this.#options.notify(notifications)
+      this.#away = false
+      this.#options.onBatch(notifications.length, performance.now() - begun)
+      for (const group of batch) this.#settle(group)
+    } catch (error) {
+      if (error instanceof errors.DatabaseAway || error instanceof errors.OutcomeUnknown) {
+        this.#away = true
+        const again = batch.filter((group) => this.#mayRepeat(group, error))
+        for (const group of batch) if (!again.includes(group)) this.#settle(group, error)
+        this.#queue = [...again, ...this.#queue]
+      } else if (batch.length > 1) {
+        // One of them is at fault, and must not take the others with it.
+        for (const [index, group] of batch.entries()) {
+          await this.#send([group])
+          if (!this.#away) continue
+          // That one waits again; so do those behind it.
+          const rest = batch.slice(index + 1)
+          this.#queue.splice(this.#queue[0] === group ? 1 : 0, 0, ...rest)
+          break
+        }
+      } else {
+        this.#away = false
+        for (const group of batch) this.#settle(group, error as Error)
+      }
+    }
+  }
+
+  /** What waits may be sent again: if it was not committed, or if it makes no difference. */
+  #mayRepeat({ deadline, notifications }: Group, error: Error): boolean {
+    if (deadline === undefined) return false
+    return error instanceof errors.DatabaseAway || notifications.every(this.#options.repeatable)
+  }
+
+  #settle(group: Group, error?: Error): void {
+    this.#queuedBytes -= group.bytes
+    if (error === undefined) group.resolve()
+    else group.reject(error)
+  }
+
+  /** What has waited long enough, or may not wait, is not published. */
+  #dropOverdue(): void {
+    const now = Date.now()
+    const overdue = (group: Group) => group.deadline === undefined || group.deadline <= now
+    for (const group of this.#queue.filter(overdue)) {
+      this.#settle(group, new errors.DatabaseAway('it was away for too long'))
+    }
+    this.#queue = this.#queue.filter((group) => !overdue(group))
   }
 
   /**
@@ -94,9 +201,9 @@ export class Publisher {
     let bytes = 0
     let end = 0
     for (const group of this.#queue) {
-      const full = seen.size + group.payloads.length > MAX_BATCH || bytes + group.bytes > MAX_BATCH_BYTES
-      if (end > 0 && (full || group.payloads.some((payload) => seen.has(payload)))) break
-      for (const payload of group.payloads) seen.add(payload)
+      const full = seen.size + group.notifications.length > MAX_BATCH || bytes + group.bytes > MAX_BATCH_BYTES
+      if (end > 0 && (full || group.notifications.some(({ payload }) => seen.has(payload)))) break
+      for (const { payload } of group.notifications) seen.add(payload)
       bytes += group.bytes
       end++
     }

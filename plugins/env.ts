@@ -13,10 +13,15 @@ interface AppConfig {
   certificateFile: string | undefined
   keyFile: string | undefined
   embeddedFolder: string
+  audienceChannels: string | undefined
+  audiencePath: string
+  audiencePublic: boolean
+  handshakeTimeout: number
+  trustProxy: string | undefined
 }
 
 /** The variables `PGWS_SOME_NAME` under the names of the options, `someName`. */
-export type Config = Omit<PgWebsocketsOptions, 'dbUri' | 'jwtSecret' | 'prefix'> &
+export type Config = Omit<PgWebsocketsOptions, 'dbUri' | 'jwtSecret' | 'prefix' | 'endpoints'> &
   AppConfig & { dbUri: string | undefined; jwtSecret: string | undefined }
 
 declare module 'fastify' {
@@ -40,7 +45,12 @@ const specs: typeof optionSpecs & Record<keyof AppConfig, (typeof optionSpecs)['
   rootPath: { type: 'string' },
   certificateFile: { type: 'string' },
   keyFile: { type: 'string' },
-  embeddedFolder: { type: 'string', default: '.embedded-postgres' }
+  embeddedFolder: { type: 'string', default: '.embedded-postgres' },
+  audienceChannels: { type: 'string' },
+  audiencePath: { type: 'string', default: '/ws' },
+  audiencePublic: { type: 'boolean', default: false },
+  handshakeTimeout: { type: 'integer', minimum: 1, default: 10_000 },
+  trustProxy: { type: 'string' }
 }
 
 const names = Object.keys(specs) as (keyof Config)[]
@@ -61,7 +71,8 @@ export async function registerEnv(
     const { type, default: value } = specs[name]
     const [minimum, maximum] = boundsOf(specs[name])
     properties[variableOf(name)] = {
-      type,
+      // Lists are split where the options are checked.
+      type: type === 'list' ? 'string' : type,
       ...(type === 'integer' && { minimum, maximum }),
       ...(value !== undefined && { default: value })
     }
@@ -89,8 +100,10 @@ export async function registerEnv(
       problems.push(`${variableOf(name)} must be ${expectation(specs[name])}`)
     }
   }
-  if (data.PGWS_DB_URI !== undefined && data.PGWS_JWT_SECRET === undefined) {
-    problems.push('PGWS_JWT_SECRET is required with PGWS_DB_URI: there is no default secret')
+  if (data.PGWS_DB_URI !== undefined && (data.PGWS_JWT_SECRET ?? data.PGWS_JWKS_URL) === undefined) {
+    problems.push(
+      'PGWS_JWT_SECRET (or PGWS_JWKS_URL) is required with PGWS_DB_URI: there is no default secret'
+    )
   }
   if ((data.PGWS_CERTIFICATE_FILE === undefined) !== (data.PGWS_KEY_FILE === undefined)) {
     problems.push('PGWS_CERTIFICATE_FILE and PGWS_KEY_FILE belong together: set both, or neither')

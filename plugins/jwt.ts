@@ -1,67 +1,130 @@
+import { randomBytes } from 'node:crypto'
 import fastifyJwt from '@fastify/jwt'
 import type { FastifyInstance } from 'fastify'
-import type { Claims } from '../lib/claims.js'
+import { type Claims, checkParties, type TokenRules } from '../lib/claims.js'
 import { errors } from '../lib/errors.js'
 import { keysFor, type VerificationKey } from '../lib/keys.js'
+import { RemoteKeys } from '../lib/remote-keys.js'
 
-/** Verifies a token's signature and returns its claims; throws InvalidToken (401). */
-export type VerifyToken = (token: string) => Claims
+/** Verifies a token's signature, audience and issuer; throws InvalidToken (401), KeysUnavailable (503). */
+export type VerifyToken = (token: string) => Claims | Promise<Claims>
+
+interface VerifyingKey extends VerificationKey {
+  verify: (token: string) => Claims
+}
+
+interface TokenHeader {
+  alg?: unknown
+  kid?: unknown
+}
+
+export interface JwtOptions extends TokenRules {
+  keys: readonly VerificationKey[]
+  jwksUrl: string | undefined
+}
 
 /**
- * Registers @fastify/jwt, once for each key (its fast path verifies with one static key), under names of our
- * own beside the host's. The times of a token are checked elsewhere (lib/claims.ts), with other tolerances.
+ * Registers @fastify/jwt, once for each key (its fast path verifies with one static key) and once for keys that are
+ * fetched, under names of our own beside the host's. The times of a token are checked elsewhere (lib/claims.ts),
+ * with other tolerances.
  */
-export async function registerJwt(
-  fastify: FastifyInstance,
-  verificationKeys: readonly VerificationKey[]
-): Promise<VerifyToken> {
-  const keys: (VerificationKey & { verify: (token: string) => Claims })[] = []
-  for (const [index, key] of verificationKeys.entries()) {
-    const namespace = `pgws${index}`
-    await fastify.register(fastifyJwt, {
-      namespace,
-      secret: key.secret ?? { public: key.publicKey! },
-      verify: { algorithms: key.algorithms as never, ignoreExpiration: true, ignoreNotBefore: true }
-    } as Parameters<typeof fastifyJwt>[1])
-    const { verify } = (fastify.jwt as unknown as Record<string, typeof fastify.jwt>)[namespace]!
+export async function registerJwt(fastify: FastifyInstance, options: JwtOptions): Promise<VerifyToken> {
+  const keys: VerifyingKey[] = []
+  for (const [index, key] of options.keys.entries()) {
+    const { verify } = await register(fastify, `pgws${index}`, key.algorithms, key.secret ?? key.publicKey!)
     keys.push({ ...key, verify: (token) => verify<Claims>(token) })
   }
+  const remote = options.jwksUrl === undefined ? undefined : await registerRemote(fastify, options.jwksUrl)
 
   // Nearly all tokens of an issuer have one and the same header.
   let lastHeader: string | undefined
-  let lastCandidates: typeof keys = []
-
-  function candidatesFor(encodedHeader: string): typeof keys {
-    if (encodedHeader === lastHeader) return lastCandidates
-    const header = decodeHeader(encodedHeader)
-    if (header === undefined) throw new errors.InvalidToken('the token is no JSON Web Token (RFC 7519)')
-    const candidates = keysFor(keys, header)
-    if (candidates.length === 0) {
-      throw new errors.InvalidToken('the token\'s algorithm ("alg", "kid") belongs to none of the keys')
-    }
-    lastHeader = encodedHeader
-    lastCandidates = candidates
-    return candidates
-  }
+  let lastCandidates: VerifyingKey[] = []
 
   return function verifyToken(token) {
     if (token === '') throw new errors.InvalidToken('the token is missing')
-    const candidates = candidatesFor(token.slice(0, Math.max(token.indexOf('.'), 0)))
-    for (const { verify } of candidates) {
-      let claims: Claims
-      try {
-        claims = verify(token)
-      } catch {
-        // Its message may repeat parts of the token.
-        continue
+    const encodedHeader = token.slice(0, Math.max(token.indexOf('.'), 0))
+    let candidates = lastCandidates
+    if (encodedHeader !== lastHeader) {
+      const header = decodeHeader(encodedHeader)
+      if (header === undefined) throw new errors.InvalidToken('the token is no JSON Web Token (RFC 7519)')
+      candidates = keysFor(keys, header)
+      if (candidates.length === 0) {
+        if (remote === undefined) throw unknownKey()
+        return remote(token, header).then(check)
       }
-      if (typeof claims === 'object' && claims !== null && !Array.isArray(claims)) return claims
+      lastHeader = encodedHeader
+      lastCandidates = candidates
     }
-    throw new errors.InvalidToken('the token is not signed by one of the keys')
+    return check(verifyWith(token, candidates))
+  }
+
+  function check(claims: Claims): Claims {
+    checkParties(claims, options)
+    return claims
   }
 }
 
-function decodeHeader(encoded: string): { alg?: unknown; kid?: unknown } | undefined {
+/** Keys that are fetched: verifies with the set's keys, which is fetched again for a key that it does not have. */
+async function registerRemote(
+  fastify: FastifyInstance,
+  url: string
+): Promise<(token: string, header: TokenHeader) => Promise<Claims>> {
+  const remote = new RemoteKeys({ url, log: fastify.log })
+  // No token is ever verified with this one.
+  const jwt = await register(fastify, 'pgwsRemote', ['HS256'], randomBytes(32))
+  await remote.start()
+  fastify.addHook('onClose', async () => remote.stop())
+
+  const candidatesFor = (header: TokenHeader) =>
+    keysFor(remote.keys, header).map((key) => ({
+      ...key,
+      verify: (token: string) =>
+        jwt.verify<Claims>(token, { key: key.publicKey!, algorithms: key.algorithms } as never)
+    }))
+  return async (token, header) => {
+    let candidates = candidatesFor(header)
+    if (candidates.length === 0) {
+      await remote.refreshUnknown()
+      candidates = candidatesFor(header)
+    }
+    if (candidates.length === 0) throw unknownKey()
+    return verifyWith(token, candidates)
+  }
+}
+
+async function register(
+  fastify: FastifyInstance,
+  namespace: string,
+  algorithms: string[],
+  key: Buffer | string
+): Promise<FastifyInstance['jwt']> {
+  await fastify.register(fastifyJwt, {
+    namespace,
+    secret: typeof key === 'string' ? { public: key } : key,
+    verify: { algorithms: algorithms as never, ignoreExpiration: true, ignoreNotBefore: true }
+  } as Parameters<typeof fastifyJwt>[1])
+  return (fastify.jwt as unknown as Record<string, FastifyInstance['jwt']>)[namespace]!
+}
+
+function verifyWith(token: string, candidates: readonly VerifyingKey[]): Claims {
+  for (const { verify } of candidates) {
+    let claims: Claims
+    try {
+      claims = verify(token)
+    } catch {
+      // Its message may repeat parts of the token.
+      continue
+    }
+    if (typeof claims === 'object' && claims !== null && !Array.isArray(claims)) return claims
+  }
+  throw new errors.InvalidToken('the token is not signed by one of the keys')
+}
+
+function unknownKey(): Error {
+  return new errors.InvalidToken('the token\'s algorithm ("alg", "kid") belongs to none of the keys')
+}
+
+function decodeHeader(encoded: string): TokenHeader | undefined {
   try {
     const parsed = JSON.parse(Buffer.from(encoded, 'base64url').toString('utf8'))
     return typeof parsed === 'object' && parsed !== null ? parsed : undefined

@@ -1,12 +1,15 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
+import type pg from 'pg'
 import { Bridge } from '../lib/bridge.js'
 import { connect } from '../lib/connect.js'
 import type { ConnectionTarget } from '../lib/conninfo.js'
 import { messageOf } from '../lib/errors.js'
+import { checkCanListen } from '../lib/listen-check.js'
 import { Listener, type ListenerEvent } from '../lib/listener.js'
 import type { ResolvedOptions } from '../lib/options.js'
-import type { Query } from './postgres.js'
+import { migrate } from '../lib/schema.js'
+import type { Pool } from './postgres.js'
 
 /** Without supervision, tries go on until shortly before Fastify gives up on the hook. */
 const HOOK_MARGIN = 500
@@ -16,51 +19,65 @@ const HOOK_MARGIN = 500
  * in preClose.
  * @param fastify the instance to decorate
  * @param targets where to LISTEN
- * @param query publishes
+ * @param pool publishes
  */
 export function decorateBridge(
   fastify: FastifyInstance,
   options: ResolvedOptions,
   targets: ConnectionTarget[],
-  query: Query
+  pool: Pool
 ): Bridge {
   const { log } = fastify
   let lastFailure = 'no attempt has ended'
+  let starting = true
+  const open = () =>
+    connect(targets, {
+      application_name: 'fastify-pg-websockets listener',
+      keepAlive: true,
+      keepAliveInitialDelayMillis: 10_000
+    })
   const listener = new Listener({
-    connect: () =>
-      connect(targets, {
-        application_name: 'fastify-pg-websockets listener',
-        keepAlive: true,
-        keepAliveInitialDelayMillis: 10_000
-      }),
+    connect: open,
+    check: (client) => checkCanListen(client, open),
+    ...(options.migrate && { prepare: install }),
     checkInterval: options.checkListenerInterval,
     retries: options.retries,
     onEvent
   })
-  const bridge = new Bridge({ ...options, query, listener, log })
+  const bridge = new Bridge({ ...options, query: pool.query, listener, log })
   fastify.decorate('pgws', bridge)
 
   fastify.addHook('onReady', async () => {
+    await start()
+    starting = false
+  })
+  fastify.addHook('preClose', () => bridge.close())
+  fastify.addHook('onClose', () => listener.close())
+  return bridge
+
+  async function install(client: pg.Client): Promise<void> {
+    const { from, to } = await migrate(client, options.listenChannel)
+    if (from < to) log.info(`installed version ${to} of the schema "pgws"`)
+  }
+
+  async function start(): Promise<void> {
     const started = bridge.start()
+    // Where the start does not wait for it, the log tells.
+    started.catch(() => {})
     if (options.checkListenerInterval > 0) {
       // The supervisor goes on trying; health says 503 until it has succeeded.
       await Promise.race([started, sleep(options.readyTimeout, undefined, { ref: false })])
-      started.catch(() => {})
       return
     }
     const { pluginTimeout } = fastify.initialConfig
     if (!pluginTimeout) return started
     const late = sleep(pluginTimeout - HOOK_MARGIN, 'late' as const, { ref: false })
     if ((await Promise.race([started, late])) === 'late') {
-      started.catch(() => {})
       throw new Error(
         `Could not listen to the database within Fastify's pluginTimeout (${pluginTimeout} ms): ${lastFailure}`
       )
     }
-  })
-  fastify.addHook('preClose', () => bridge.close())
-  fastify.addHook('onClose', () => listener.close())
-  return bridge
+  }
 
   function onEvent(event: ListenerEvent): void {
     switch (event.type) {
@@ -70,8 +87,9 @@ export function decorateBridge(
       case 'relistening':
         log.warn(
           { gap: event.gap },
-          `listening to the database again; what was sent within the last ${event.gap} ms is lost`
+          `listening to the database again; what was sent within the last ${event.gap} ms may be lost`
         )
+        bridge.listenerReconnected(event.gap)
         break
       case 'attempt failed':
         lastFailure = messageOf(event.error)
@@ -84,11 +102,18 @@ export function decorateBridge(
         break
       case 'connection lost':
         log.error({ err: event.error }, `the listener's connection was lost: ${event.error.message}`)
+        bridge.listenerLost()
+        // The pool's connections took the same way.
+        pool.recycle()
         break
       case 'lost':
+        // The start itself fails then.
+        if (starting) break
         log.fatal(
           { err: event.error },
-          `the listener's connection was lost, closing: ${event.error.message} (with checkListenerInterval set, it would be replaced)`
+          options.checkListenerInterval > 0
+            ? `the listener has ended, closing: ${event.error.message}`
+            : `the listener's connection was lost, closing: ${event.error.message} (with checkListenerInterval set, it would be replaced)`
         )
         bridge.emit('lost', event.error)
         fastify.close()

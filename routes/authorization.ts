@@ -3,12 +3,17 @@ import type { Claims } from '../lib/claims.js'
 import { errors } from '../lib/errors.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 
+/** The bearer token of a request (RFC 6750, section 2.1), if there is one. */
+export function bearerToken(request: FastifyRequest): string | undefined {
+  return /^Bearer +(\S+) *$/i.exec(request.headers.authorization ?? '')?.[1]
+}
+
 /**
- * The verified claims of a request's bearer token (RFC 6750, section 2.1).
- * @throws InvalidToken (401)
+ * The verified claims of a request's bearer token.
+ * @throws InvalidToken (401), KeysUnavailable (503)
  */
-export function bearerClaims(request: FastifyRequest, verifyToken: VerifyToken): Claims {
-  const token = /^Bearer +(\S+) *$/i.exec(request.headers.authorization ?? '')?.[1]
+export async function bearerClaims(request: FastifyRequest, verifyToken: VerifyToken): Promise<Claims> {
+  const token = bearerToken(request)
   if (token === undefined) {
     throw new errors.InvalidToken('the request needs the header "Authorization: Bearer <token>"')
   }

@@ -1,19 +1,22 @@
 import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
 import type { WebSocket } from 'ws'
-import { holdsToken, isDecodable, maskAddress, maskTokens, parseAddress } from '../lib/address.js'
-import type { Bridge } from '../lib/bridge.js'
+import { holdsToken, isDecodable, maskAddress, maskTokens, queryOf } from '../lib/address.js'
+import type { Bridge, Wishes } from '../lib/bridge.js'
 import { type Access, authorize } from '../lib/claims.js'
 import { errors } from '../lib/errors.js'
+import type { ResolvedOptions } from '../lib/options.js'
+import { isAllowedOrigin } from '../lib/origins.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { releaseRequest } from '../plugins/websocket.js'
+import { readCredentials } from './credentials.js'
 
 /** The name of our find-my-way constraint. */
-const CONSTRAINT = 'pgws'
+export const CONSTRAINT = 'pgws'
 
 /** The part of a request that a constraint sees. */
 interface ConstrainedRequest {
   url?: string
-  headers: { upgrade?: string | undefined }
+  headers: { upgrade?: string | undefined; accept?: string | undefined }
 }
 
 declare module 'fastify' {
@@ -23,45 +26,165 @@ declare module 'fastify' {
   }
 }
 
+export interface ChannelRoutesOptions {
+  bridge: Bridge
+  verifyToken: VerifyToken
+  options: Pick<ResolvedOptions, 'allowedOrigins' | 'tokenCookie' | 'maxChannelsPerConnection'>
+  /** The paths of our own HTTP routes, below the prefix. */
+  paths: Iterable<string>
+}
+
 /**
- * The websocket routes `/:channel/:token` and `/:token`.
+ * The websocket routes `/:channel/:token`, `/:token` and `/`.
  *
  * They are told from a host's routes of the same shape (`/:slug`) by a constraint on the `Upgrade` header. Our
  * own HTTP addresses get a websocket twin each, so that a channel may be named like them. Parameters are read
  * from the URL itself, since a router's parameter may not be longer than the host's `maxParamLength`; what is
  * longer falls through to the wildcard.
- * @param paths the paths of our own HTTP routes, below the prefix
  */
 export function channelRoutes(
   fastify: FastifyInstance,
-  { bridge, verifyToken, paths }: { bridge: Bridge; verifyToken: VerifyToken; paths: Iterable<string> }
+  { bridge, verifyToken, options, paths }: ChannelRoutesOptions
 ): void {
-  const { prefix } = fastify
-  fastify.decorateRequest('pgwsAccess', null)
-
-  const pathBelowPrefix = (request: FastifyRequest) => request.raw.url!.slice(prefix.length)
+  const { admit, describeRequest, wishesOf } = handshake(fastify, { bridge, verifyToken, options })
 
   const route: Omit<RouteOptions, 'url'> & { websocket: true } = {
     method: 'GET',
     websocket: true,
     constraints: { [CONSTRAINT]: 'upgrade' },
     schema: { hide: true } as object,
-    logSerializers: { req: (request) => describe(request, prefix + maskAddress(pathBelowPrefix(request))) },
+    // One line tells of each socket that is opened (lib/bridge.ts) or refused (onError).
+    logLevel: 'warn',
+    logSerializers: { req: describeRequest },
+    onError: refused(fastify, bridge, describeRequest),
     async preValidation(request) {
       if (!request.ws) throw new errors.UpgradeRequired()
+      await admit(request)
+    },
+    handler: ((webSocket: WebSocket, request: FastifyRequest) => {
+      const { ip } = request
+      const wishes = wishesOf(request)
+      releaseRequest(webSocket, request)
+      bridge.connect(webSocket, request.pgwsAccess!, ip, wishes)
+    }) as never
+  }
+  for (const url of new Set([...ADDRESSES, ...paths])) fastify.route({ ...route, url } as RouteOptions)
+}
+
+/**
+ * Server-sent events on the same addresses, for `GET` with `Accept: text/event-stream`
+ * (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+ */
+export function eventStreamRoutes(
+  fastify: FastifyInstance,
+  { bridge, verifyToken, options, paths }: ChannelRoutesOptions
+): void {
+  fastify.decorateRequest('pgwsAccess', null)
+  const { admit, describeRequest, wishesOf } = handshake(fastify, { bridge, verifyToken, options })
+  const route: Omit<RouteOptions, 'url'> = {
+    method: 'GET',
+    exposeHeadRoute: false,
+    constraints: { [CONSTRAINT]: 'events' },
+    schema: { hide: true } as object,
+    logLevel: 'warn',
+    logSerializers: { req: describeRequest },
+    onError: refused(fastify, bridge, describeRequest),
+    preValidation: admit,
+    handler(request, reply) {
+      reply.hijack()
+      const { raw } = reply
+      raw.writeHead(200, {
+        ...(reply.getHeaders() as Record<string, string>),
+        'content-type': 'text/event-stream; charset=utf-8',
+        'cache-control': 'no-cache, no-transform',
+        // nginx gathers answers otherwise.
+        'x-accel-buffering': 'no',
+        // The stream's end is the connection's: it counts as one for as long as it is open.
+        connection: 'close'
+      })
+      raw.flushHeaders()
+      raw.socket?.setNoDelay()
+      bridge.stream(raw, request.pgwsAccess!, request.ip, wishesOf(request))
+    }
+  }
+  for (const url of new Set([...ADDRESSES, ...paths])) fastify.route({ ...route, url } as RouteOptions)
+}
+
+const ADDRESSES = ['/', '/:token', '/:channel/:token', '/*']
+
+/** What sockets and event streams have in common before they are accepted. */
+function handshake(
+  fastify: FastifyInstance,
+  { bridge, verifyToken, options }: Omit<ChannelRoutesOptions, 'paths'>
+) {
+  const { prefix } = fastify
+  const pathBelowPrefix = (request: FastifyRequest) => request.raw.url!.slice(prefix.length)
+  return {
+    describeRequest: (request: FastifyRequest) =>
+      describe(request, prefix + maskAddress(pathBelowPrefix(request))),
+
+    /** Sets `pgwsAccess`, or throws. */
+    async admit(request: FastifyRequest): Promise<void> {
       if (bridge.closing) throw new errors.ShuttingDown()
       if (malformed.has(request.raw))
         throw new errors.BadAddress('its percent-encoding cannot be decoded as UTF-8')
-      const { channel, token } = parseAddress(pathBelowPrefix(request))
-      request.pgwsAccess = authorize(verifyToken(token), channel)
+      if (!isAllowedOrigin(request.headers.origin, options.allowedOrigins))
+        throw new errors.OriginNotAllowed()
+      const { token, channels } = readCredentials(request, pathBelowPrefix(request), options.tokenCookie)
+      const access = authorize(await verifyToken(token), channels, options.maxChannelsPerConnection)
+      const { since, binary } = wishesOf(request)
+      if (since !== undefined || binary) bridge.requireDurable()
+      if (request.headers.upgrade === undefined && !access.read) throw new errors.ReadNotAllowed()
+      const unlisten = access.read ? await bridge.joinRaw(access.channels) : undefined
+      try {
+        takePlace(bridge, request)
+      } catch (error) {
+        unlisten?.()
+        throw error
+      }
+      whenClosed(request, unlisten)
+      request.pgwsAccess = access
     },
-    handler: ((webSocket: WebSocket, request: FastifyRequest) => {
-      releaseRequest(webSocket, request)
-      bridge.connect(webSocket, request.pgwsAccess!)
-    }) as never
+
+    wishesOf
   }
-  for (const url of new Set(['/', '/:token', '/:channel/:token', '/*', ...paths])) {
-    fastify.route({ ...route, url } as RouteOptions)
+
+  function wishesOf(request: FastifyRequest): Wishes {
+    const query = queryOf(pathBelowPrefix(request))
+    const lastEventId = request.headers['last-event-id'] as string | undefined
+    return {
+      since: (lastEventId || query.get('since')) ?? undefined,
+      binary: query.get('binary') === 'true'
+    }
+  }
+}
+
+/**
+ * Counts a client for as long as its connection lives. The last thing before it is accepted: what is refused
+ * later, on an HTTP connection that is kept, would be counted until that ends.
+ * @throws TooManyConnections (503), TooManyConnectionsFromAddress (429)
+ */
+export function takePlace(bridge: Bridge, request: FastifyRequest): void {
+  whenClosed(request, bridge.admission.admit(request.ip))
+}
+
+/** Calls back when the connection has ended, also where that was before: its token may have taken a while. */
+function whenClosed({ raw: { socket } }: FastifyRequest, callback: (() => void) | undefined): void {
+  if (callback === undefined) return
+  if (socket.destroyed) callback()
+  else socket.once('close', callback)
+}
+
+/** Counts and logs a handshake that was refused. */
+export function refused(
+  fastify: FastifyInstance,
+  bridge: Bridge,
+  describeRequest: (request: FastifyRequest) => object
+): NonNullable<RouteOptions['onError']> {
+  return (request, _reply, error, done) => {
+    bridge.metrics.refusals.inc({ reason: error.code ?? 'unknown' })
+    fastify.log.info({ req: describeRequest(request), code: error.code }, `socket refused: ${error.message}`)
+    done()
   }
 }
 
@@ -110,6 +233,13 @@ export function addConstraint(fastify: FastifyInstance): void {
           request.url = url.slice(0, url.indexOf('%'))
         }
         return 'upgrade'
+      }
+      if (request.headers.accept?.includes('text/event-stream')) {
+        if (!isDecodable(url)) {
+          malformed.add(request)
+          request.url = url.slice(0, url.indexOf('%'))
+        }
+        return 'events'
       }
       if (!holdsToken(url)) return undefined
       if (!isDecodable(url)) request.url = maskTokens(url)

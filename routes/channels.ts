@@ -33,7 +33,7 @@ export function channelsRoute(
       }
     },
     async (request) => {
-      authorizeAdmin(bearerClaims(request, verifyToken))
+      authorizeAdmin(await bearerClaims(request, verifyToken))
       return bridge.channels()
     }
   )

@@ -7,7 +7,9 @@ import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
  */
 export function errorHandler(error: FastifyError, request: FastifyRequest, reply: FastifyReply): void {
   const statusCode = error.statusCode !== undefined && error.statusCode >= 400 ? error.statusCode : 500
-  if (statusCode >= 500) request.log.error({ err: error }, error.message)
+  // Our own refusals with 503 are no faults.
+  if (statusCode >= 500 && !error.code?.startsWith('FST_PGWS_'))
+    request.log.error({ err: error }, error.message)
   else request.log.info({ err: error }, error.message)
   reply
     .code(statusCode)

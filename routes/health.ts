@@ -6,17 +6,20 @@ import { healthSchema } from './schemas.js'
 export function healthRoutes(fastify: FastifyInstance, { bridge }: { bridge: Bridge }): void {
   // Load balancers ask every few seconds; a line for each request would bury all others.
   const logLevel = 'warn'
+  const config = { rateLimit: false }
   const response = {
-    200: healthSchema('The listener is alive and the pool answers.'),
+    200: healthSchema(
+      'The listener is alive and the pool answers. `degraded`: the notification queue fills up.'
+    ),
     503: healthSchema('One of them is not.')
   }
 
   fastify.get(
     '/health',
-    { logLevel, schema: { tags: ['health'], summary: 'The state of each part', response } },
+    { logLevel, config, schema: { tags: ['health'], summary: 'The state of each part', response } },
     async (_request, reply) => {
       const health = await bridge.health()
-      return reply.code(health.status === 'ok' ? 200 : 503).send(health)
+      return reply.code(health.status === 'unavailable' ? 503 : 200).send(health)
     }
   )
 
@@ -24,6 +27,7 @@ export function healthRoutes(fastify: FastifyInstance, { bridge }: { bridge: Bri
     '/health/live',
     {
       logLevel,
+      config,
       schema: {
         tags: ['health'],
         summary: 'The process answers',
@@ -43,6 +47,7 @@ export function healthRoutes(fastify: FastifyInstance, { bridge }: { bridge: Bri
     '/health/ready',
     {
       logLevel,
+      config,
       schema: {
         tags: ['health'],
         summary: 'New connections may come here; 503 once shutdown has begun',
@@ -52,7 +57,7 @@ export function healthRoutes(fastify: FastifyInstance, { bridge }: { bridge: Bri
     async (_request, reply) => {
       const health = await bridge.health()
       if (bridge.closing) health.status = 'unavailable'
-      return reply.code(health.status === 'ok' ? 200 : 503).send(health)
+      return reply.code(health.status === 'unavailable' ? 503 : 200).send(health)
     }
   )
 }

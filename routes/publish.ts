@@ -1,6 +1,7 @@
+import { createHash } from 'node:crypto'
 import type { FastifyInstance } from 'fastify'
 import type { Bridge, OutgoingMessage } from '../lib/bridge.js'
-import { authorizeWrite } from '../lib/claims.js'
+import { authorizeWrite, type Claims } from '../lib/claims.js'
 import { errors } from '../lib/errors.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { bearerClaims } from './authorization.js'
@@ -32,6 +33,16 @@ export function publishRoute(
         tags: ['publish'],
         summary: 'Publish messages',
         security: bearer,
+        headers: {
+          type: 'object',
+          properties: {
+            'idempotency-key': {
+              type: 'string',
+              description:
+                'With the same key, messages to durable channels are stored once, however often they are sent.'
+            }
+          }
+        },
         body: { anyOf: [messageSchema, { type: 'array', items: messageSchema, minItems: 1 }] },
         response: {
           202: {
@@ -58,21 +69,30 @@ export function publishRoute(
       validatorCompiler: () => () => true
     },
     async (request, reply) => {
-      const claims = bearerClaims(request, verifyToken)
+      const claims = await bearerClaims(request, verifyToken)
       const messages = parseBody(request.body)
       authorizeWrite(
         claims,
         messages.flatMap(({ channels }) => channels)
       )
       try {
-        await bridge.publishAll(messages, claims)
+        await bridge.publishAll(messages, claims, keyOf(request.headers['idempotency-key'], claims))
       } catch (error) {
-        if (error instanceof errors.DatabaseAway) reply.header('retry-after', RETRY_AFTER)
+        if ((error as { statusCode?: number }).statusCode === 503) reply.header('retry-after', RETRY_AFTER)
         throw error
       }
       return reply.code(202).send({ accepted: messages.map(({ channels }) => ({ channels })) })
     }
   )
+}
+
+/** The key of a request that may be sent again: of that sender, and nobody else's. */
+function keyOf(header: string | string[] | undefined, { iss, sub }: Claims): string | undefined {
+  if (header === undefined || header === '') return undefined
+  const digest = createHash('sha256')
+    .update(JSON.stringify([iss, sub, header]))
+    .digest('base64url')
+  return `http:${digest}`
 }
 
 /** @throws BadMessage (400) that names the place and what it expects */

@@ -22,12 +22,16 @@ export const healthSchema = (description: string) => ({
   description,
   type: 'object',
   properties: {
-    status: { type: 'string', enum: ['ok', 'unavailable'] },
+    status: { type: 'string', enum: ['ok', 'degraded', 'unavailable'] },
     listener: {
       type: 'object',
       properties: { status: upOrDown, upSince: time, lastProvenAlive: time, reconnects: { type: 'integer' } }
     },
     pool: { type: 'object', properties: { status: upOrDown } },
+    notificationQueue: {
+      type: 'object',
+      properties: { usage: { anyOf: [{ type: 'number', minimum: 0, maximum: 1 }, { type: 'null' }] } }
+    },
     connections: { type: 'integer', description: 'Open sockets of this server.' }
   }
 })

@@ -1,18 +1,18 @@
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import t, { type Test } from 'tap'
+import t from 'tap'
+import { CLI, freePort, run, started } from './app.js'
 import { notify, open, query, SECRET, sqlListener, token, until, withPostgres } from './helper.js'
 
 const { database } = await withPostgres(t)
 const dbUri = await database()
 const rw = token({ mode: 'rw' })
-const CLI = fileURLToPath(new URL('../dist/cli.js', import.meta.url))
+const base = { PGWS_DB_URI: dbUri, PGWS_JWT_SECRET: SECRET }
 
 /** Not every machine has curl; this understands what we print. */
 const CURL = join(tmpdir(), `pgws-curl-${process.pid}.cjs`)
@@ -28,61 +28,6 @@ for (let i = 0; i < args.length; i++) {
 fetch(url, { method, headers, body }).then((response) => process.exit(response.status === 202 ? 0 : 1))`
 )
 t.teardown(() => rmSync(CURL))
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as { port: number }
-  server.close()
-  await once(server, 'close')
-  return port
-}
-
-interface App {
-  child: ChildProcess
-  port: number
-  http: string
-  ws: string
-  output: () => string
-  exit: Promise<number | null>
-}
-
-/** Runs the command with an environment of its own. */
-async function run(t: Test, environment: Record<string, string>, args: string[] = []): Promise<App> {
-  const port = await freePort()
-  const cwd = mkdtempSync(join(tmpdir(), 'pgws-cwd-'))
-  t.teardown(() => rmSync(cwd, { recursive: true, force: true }))
-  const child = spawn(process.execPath, [CLI, ...args], {
-    cwd,
-    env: { PATH: process.env.PATH, HOME: cwd, PGWS_PORT: String(port), ...environment }
-  })
-  t.teardown(async () => {
-    if (child.exitCode === null && child.signalCode === null) {
-      child.kill('SIGKILL')
-      await once(child, 'exit')
-    }
-  })
-  let text = ''
-  child.stdout.on('data', (chunk) => (text += chunk))
-  child.stderr.on('data', (chunk) => (text += chunk))
-  const exit = once(child, 'close').then(([code]) => code as number | null)
-  return {
-    child,
-    port,
-    http: `http://127.0.0.1:${port}`,
-    ws: `ws://127.0.0.1:${port}`,
-    output: () => text,
-    exit
-  }
-}
-
-async function started(app: App): Promise<App> {
-  await until(() => app.output().includes('Server listening') || app.child.exitCode !== null, 20_000)
-  if (app.child.exitCode !== null) throw new Error(app.output())
-  return app
-}
-
-const base = { PGWS_DB_URI: dbUri, PGWS_JWT_SECRET: SECRET }
 
 t.test(
   'row 34: needs the database and the secret only; all else has the defaults of postgres-websockets',

@@ -6,22 +6,25 @@ import pg from 'pg'
 import type { Test } from 'tap'
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../lib/embedded-postgres.js'
 
+const FAST = {
+  fsync: 'off',
+  synchronous_commit: 'off',
+  autovacuum: 'off',
+  max_connections: '200'
+}
+
+/** What a PostgreSQL was started with, by its data folder. */
+const starts = new Map<string, { folder: string; settings: Record<string, string> }>()
+
 /** A PostgreSQL for one test file, ended and removed with it. */
 export async function testPostgres(
   t: Test,
   settings: Record<string, string> = {}
 ): Promise<EmbeddedPostgres> {
   const folder = mkdtempSync(join(tmpdir(), 'pgws-test-'))
-  const postgres = await startEmbeddedPostgres({
-    folder,
-    settings: {
-      fsync: 'off',
-      synchronous_commit: 'off',
-      autovacuum: 'off',
-      max_connections: '200',
-      ...settings
-    }
-  })
+  const start = { folder, settings: { ...FAST, ...settings } }
+  const postgres = await startEmbeddedPostgres(start)
+  starts.set(postgres.dataFolder, start)
   t.teardown(async () => {
     await postgres.stop()
     // As root the data is elsewhere.
@@ -29,6 +32,19 @@ export async function testPostgres(
       rmSync(path, { recursive: true, force: true })
     }
   })
+  return postgres
+}
+
+/** The folder that a PostgreSQL was started with. */
+export function folderOf({ dataFolder }: EmbeddedPostgres): string {
+  return starts.get(dataFolder)!.folder
+}
+
+/** Starts a PostgreSQL again that has ended, where it was. */
+export async function restartPostgres(t: Test, ended: EmbeddedPostgres): Promise<EmbeddedPostgres> {
+  await ended.stop()
+  const postgres = await startEmbeddedPostgres(starts.get(ended.dataFolder)!)
+  t.teardown(() => postgres.stop())
   return postgres
 }
 

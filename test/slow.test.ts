@@ -1,4 +1,5 @@
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import fastifyWebsocket from '@fastify/websocket'
 import t from 'tap'
 import { build, LISTEN_CHANNEL, open, query, token, until, withPostgres } from './helper.js'
@@ -43,23 +44,28 @@ t.test('one message larger than the bound is delivered while nothing waits', asy
   t.equal((await client.received(1))[0]!.length > 7800, true)
 })
 
-t.test('frames keep their order with pings, and a close comes last', async (t) => {
-  const { ws, fastify } = await build(t, { dbUri })
-  const client = await open(t, `${ws}/a/${reader}`)
-  await flood(200)
-  client.webSocket.ping('in between')
-  await once(client.webSocket, 'pong')
-  await client.received(200)
-  await flood(200)
-  const closed = client.closed()
-  await until(() => client.messages.length > 200)
-  await fastify.close()
-  t.equal((await closed).code, 1001)
-  const numbers = client.messages.map((text) => JSON.parse(text).n)
-  const counted = (length: number) => Array.from({ length }, (_, i) => i + 1)
-  t.same(numbers.slice(0, 200), counted(200))
-  t.same(numbers.slice(200), counted(numbers.length - 200))
-})
+const file = (name: string) => readFileSync(new URL(`fixtures/${name}`, import.meta.url))
+const tls = { https: { cert: file('certificate.pem'), key: file('key.pem') } }
+
+for (const [scheme, server] of Object.entries({ ws: {}, wss: tls })) {
+  t.test(`${scheme}: frames keep their order with pings and pongs, and a close comes last`, async (t) => {
+    const { port, fastify } = await build(t, { dbUri }, { server })
+    const client = await open(t, `${scheme}://127.0.0.1:${port}/a/${reader}`, { rejectUnauthorized: false })
+    await flood(200)
+    client.webSocket.ping('in between')
+    await once(client.webSocket, 'pong')
+    await client.received(200)
+    await flood(200)
+    const closed = client.closed()
+    await until(() => client.messages.length > 200)
+    await fastify.close()
+    t.equal((await closed).code, 1001)
+    const numbers = client.messages.map((text) => JSON.parse(text).n)
+    const counted = (length: number) => Array.from({ length }, (_, i) => i + 1)
+    t.same(numbers.slice(0, 200), counted(200))
+    t.same(numbers.slice(200), counted(numbers.length - 200))
+  })
+}
 
 t.test('permessage-deflate works where an operator turns it on', async (t) => {
   const { ws } = await build(

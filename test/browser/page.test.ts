@@ -140,6 +140,57 @@ t.test('it reconnects by itself when the server is back', async () => {
   await shown(page, 'after the restart')
 })
 
+t.test('a table fills as rows are inserted; after a restart nothing is shown twice', async (t) => {
+  const sql = (text: string) =>
+    promisify(execFile)(process.execPath, [CLI, 'sql', text], { cwd: folder, env: environment })
+  const pages: Page[] = []
+  for (const transport of ['websocket', 'sse']) {
+    const page = await browser.newPage()
+    page.on('pageerror', (error) => errors.push(error.message))
+    const url = new URL('/table.html', address)
+    const token = new URLSearchParams(new URL(address).hash.slice(1)).get('token')!
+    url.hash = new URLSearchParams({ token, transport }).toString()
+    await page.goto(url.href)
+    await connected(page)
+    t.match(await page.locator('#state').textContent(), transport === 'sse' ? /server-sent/ : /websocket/)
+    pages.push(page)
+  }
+  const titles = (page: Page) => page.locator('#rows td:nth-child(2)').allTextContents()
+  // As the page says it.
+  await sql(await pages[0]!.locator('#create').innerText())
+  await sql(await pages[0]!.locator('#insert').innerText())
+  for (const page of pages) await until(async () => (await titles(page)).length === 1)
+  child.kill('SIGTERM')
+  await once(child, 'exit')
+  for (const page of pages) await page.locator('#state', { hasText: 'reconnecting' }).waitFor()
+  child = (await serve()).child
+  await sql(`insert into realtime (title) values ('after <b>the</b> restart')`)
+  for (const page of pages) {
+    await until(async () => (await titles(page)).length === 2, 20_000)
+    t.same(await titles(page), ['Hello from psql', 'after <b>the</b> restart'])
+    await page.close()
+  }
+})
+
+t.test('all pages pass their own content security policy', async (t) => {
+  for (const [path, content] of [
+    ['/', 'h1'],
+    [`/table.html${new URL(address).hash}`, '#insert'],
+    ['/documentation', '.opblock']
+  ] as const) {
+    const page = await browser.newPage()
+    const complaints: string[] = []
+    page.on('console', (message) => {
+      if (message.type() === 'error') complaints.push(message.text())
+    })
+    page.on('pageerror', (error) => complaints.push(error.message))
+    await page.goto(new URL(path, address).href)
+    await page.locator(content).first().waitFor()
+    t.same(complaints, [], path)
+    await page.close()
+  }
+})
+
 t.test('no script error came up', async (t) => {
   t.same(errors, [])
 })

@@ -52,5 +52,7 @@ t.test(
 )
 
 t.test('a database without a secret is an error: there is no default secret', async (t) => {
-  await t.rejects(read(t, { PGWS_DB_URI: 'postgresql://' }), { message: /PGWS_JWT_SECRET is required/ })
+  await t.rejects(read(t, { PGWS_DB_URI: 'postgresql://' }), {
+    message: /PGWS_JWT_SECRET \(or PGWS_JWKS_URL\) is required/
+  })
 })

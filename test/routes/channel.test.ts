@@ -428,6 +428,7 @@ t.test('meta channel', async (t) => {
       payload: 'a,b',
       claims: { sub: 'me', message_delivered_at: Number }
     })
+    await until(() => payloads.length === 3)
     t.same(payloads, watcher.messages)
   })
 })

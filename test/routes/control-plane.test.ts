@@ -182,9 +182,11 @@ t.test('the OpenAPI 3.1 document describes the routes, and has a page', async (t
   t.match(document.openapi, /^3\.1/)
   t.same(Object.keys(document.paths).sort(), [
     '/channels',
+    '/channels/{channel}/history',
     '/health',
     '/health/live',
     '/health/ready',
+    '/metrics',
     '/publish'
   ])
   const page = await fetch(`${http}/documentation`)

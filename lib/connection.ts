@@ -1,0 +1,181 @@
+import type { Access } from './claims.js'
+import type { Sender } from './envelope.js'
+import type { Format, Frame, Subscriber } from './hub.js'
+
+/** Close codes of this project (RFC 6455, section 7.4.2: 3000 to 3999 are for frameworks). */
+export const CLOSE = {
+  GOING_AWAY: 1001,
+  INVALID_DATA: 1007,
+  TOO_BIG: 1009,
+  NOT_PUBLISHED: 1011,
+  JWT_EXPIRED: 3001,
+  SLOW: 3008
+} as const
+
+/** What all connections of a server share. */
+export interface ConnectionContext {
+  /** How many bytes may wait for a client that does not read. */
+  readonly maxBufferedBytes: number
+  /** Told of each client that is closed for that, with the bytes that wait for it. */
+  onSlow: (bufferedBytes: number) => void
+  /** What has been sent to all of them. */
+  sent: { messages: number; bytes: number }
+}
+
+export interface ConnectionOptions {
+  /** Its number, for the log. */
+  id: number
+  /** What others are told of it; undefined where nothing is ever told. */
+  sender: Sender | undefined
+  /** One object for all connections. */
+  context: ConnectionContext
+}
+
+/** What comes while older messages are still being replayed. */
+interface Held {
+  frames: Frame[]
+  bytes: number
+  /** There were more durable ones than may wait: they must be read again. */
+  dropped: boolean
+}
+
+/**
+ * One client, whatever language it speaks. Servers hold many thousands of them, so it keeps no more of the token
+ * than it needs.
+ */
+export abstract class Connection implements Subscriber {
+  abstract readonly format: Format
+  readonly id: number
+  readonly channels: readonly string[]
+  readonly read: boolean
+  readonly write: boolean
+  /** When its token expires, in milliseconds since the epoch. */
+  readonly expiresAt: number | undefined
+  readonly sender: Sender | undefined
+  /** Milliseconds since the epoch. */
+  readonly openedAt = Date.now()
+  /** Which of the groups of pings it is in. */
+  pingGroup = 0
+  #held: Held | undefined
+  /** Durable messages up to this position were replayed, and may still come once more. */
+  #replayedTo: number | undefined
+  readonly #context: ConnectionContext
+
+  constructor({ channels, read, write, expiresAt }: Access, { id, sender, context }: ConnectionOptions) {
+    this.id = id
+    this.channels = channels
+    this.read = read
+    this.write = write
+    this.expiresAt = expiresAt
+    this.sender = sender
+    this.#context = context
+  }
+
+  /** False once it is being closed: nothing can be sent any more. */
+  abstract get open(): boolean
+  /** How many bytes wait for the client. */
+  abstract get bufferedBytes(): number
+  /** Writes frames; `joined` is the same in one piece. */
+  protected abstract send(frames: readonly Frame[], joined: Buffer): void
+  /** Resolves when no more waits for the client than should, or it is gone. */
+  abstract drained(): Promise<void>
+  /** Shows the client, and whatever is in between, that we are there. */
+  abstract ping(): void
+  /** Closes with a code and a reason (RFC 6455, section 5.5.1: at most 123 bytes). */
+  abstract close(code: number, reason: string): void
+  /** Ends the connection without a word. */
+  abstract terminate(): void
+
+  deliver(frames: readonly Frame[], joined: Buffer): void {
+    if (!this.open) return
+    if (this.#held !== undefined) {
+      this.#hold(this.#held, frames)
+      return
+    }
+    if (this.#replayedTo !== undefined) {
+      const fresh = this.#fresh(frames)
+      if (fresh.length < frames.length) {
+        if (fresh.length > 0) this.deliver(fresh, join(fresh))
+        return
+      }
+    }
+    // A message of any size is accepted while nothing waits; a queue that grows is a client that does not read.
+    const { bufferedBytes } = this
+    if (bufferedBytes > 0 && bufferedBytes + joined.length > this.#context.maxBufferedBytes) {
+      this.#context.onSlow(bufferedBytes)
+      this.close(CLOSE.SLOW, 'slow')
+      return
+    }
+    this.#sendAll(frames, joined)
+  }
+
+  /** From now on what comes is held, while older messages are replayed. */
+  hold(): void {
+    this.#held = { frames: [], bytes: 0, dropped: false }
+  }
+
+  /** Sends older messages, past what is held. */
+  replay(frames: readonly Frame[]): void {
+    if (this.open && frames.length > 0) this.#sendAll(frames, join(frames))
+  }
+
+  /**
+   * Sends what was held, but for durable messages that were replayed.
+   * @param position up to which they were
+   * @returns false where some were dropped, since too many came: then the replay has to go on
+   */
+  release(position: number): boolean {
+    const held = this.#held!
+    if (held.dropped) {
+      this.hold()
+      this.#held!.frames = held.frames.filter((frame) => frame.position === undefined)
+      return false
+    }
+    this.#held = undefined
+    this.#replayedTo = position
+    if (held.frames.length > 0) this.#sendHeld(this.#fresh(held.frames))
+    return true
+  }
+
+  #sendHeld(frames: Frame[]): void {
+    if (this.open && frames.length > 0) this.#sendAll(frames, join(frames))
+  }
+
+  /** Positions grow, so the first that is new ends the filter. */
+  #fresh(frames: readonly Frame[]): Frame[] {
+    const limit = this.#replayedTo!
+    return frames.filter(({ position }) => {
+      if (position === undefined) return true
+      if (position <= limit) return false
+      this.#replayedTo = undefined
+      return true
+    })
+  }
+
+  #hold(held: Held, frames: readonly Frame[]): void {
+    for (const frame of frames) {
+      if (held.dropped && frame.position !== undefined) continue
+      held.frames.push(frame)
+      held.bytes += frame.bytes.length
+    }
+    if (held.bytes <= this.#context.maxBufferedBytes) return
+    // Durable messages can be read again.
+    held.dropped = true
+    held.frames = held.frames.filter((frame) => frame.position === undefined)
+    held.bytes = held.frames.reduce((bytes, frame) => bytes + frame.bytes.length, 0)
+    if (held.bytes > this.#context.maxBufferedBytes) {
+      this.#context.onSlow(held.bytes)
+      this.close(CLOSE.SLOW, 'slow')
+    }
+  }
+
+  #sendAll(frames: readonly Frame[], joined: Buffer): void {
+    this.#context.sent.messages += frames.length
+    this.#context.sent.bytes += joined.length
+    this.send(frames, joined)
+  }
+}
+
+function join(frames: readonly Frame[]): Buffer {
+  return frames.length === 1 ? frames[0]!.bytes : Buffer.concat(frames.map(({ bytes }) => bytes))
+}

@@ -1,0 +1,74 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { CLOSE, type Connection } from './connection.js'
+import { Expiry } from './expiry.js'
+
+/** How often sockets are pinged, in milliseconds; what postgres-websockets does. */
+const PING_INTERVAL = 30_000
+
+/** Sockets are pinged in so many groups, one after the other: ten thousand writes at once would hold up all else. */
+const PING_GROUPS = 30
+
+/** When the server ends, sockets are closed at least so fast, and spread, so that not all come back at once. */
+const CLOSES_A_SECOND = 1000
+const CLOSE_TICK = 20
+
+/** The open sockets of this server: pings, the expiry of their tokens, and how they end with the server. */
+export class Connections {
+  readonly #groups = Array.from({ length: PING_GROUPS }, () => new Set<Connection>())
+  readonly #pings: NodeJS.Timeout
+  readonly #expiry = new Expiry<Connection>((connection) =>
+    connection.close(CLOSE.JWT_EXPIRED, 'JWT expired')
+  )
+  #size = 0
+  #nextGroup = 0
+  #pinging = 0
+
+  constructor() {
+    this.#pings = setInterval(() => {
+      this.#pinging = (this.#pinging + 1) % PING_GROUPS
+      for (const connection of this.#groups[this.#pinging]!) connection.ping()
+    }, PING_INTERVAL / PING_GROUPS).unref()
+  }
+
+  get size(): number {
+    return this.#size
+  }
+
+  add(connection: Connection): void {
+    connection.pingGroup = this.#nextGroup
+    this.#nextGroup = (this.#nextGroup + 1) % PING_GROUPS
+    this.#groups[connection.pingGroup]!.add(connection)
+    this.#size++
+    if (connection.expiresAt !== undefined) this.#expiry.add(connection, connection.expiresAt)
+  }
+
+  delete(connection: Connection): void {
+    if (!this.#groups[connection.pingGroup]!.delete(connection)) return
+    this.#size--
+    if (connection.expiresAt !== undefined) this.#expiry.delete(connection, connection.expiresAt)
+  }
+
+  *[Symbol.iterator](): Generator<Connection> {
+    for (const group of this.#groups) yield* group
+  }
+
+  /**
+   * Closes all sockets with 1001, spread over a part of the time there is; those that do not answer by its end
+   * are ended.
+   * @param time milliseconds
+   */
+  async close(time: number): Promise<void> {
+    clearInterval(this.#pings)
+    const end = Date.now() + time
+    const perSecond = Math.max(CLOSES_A_SECOND, (this.#size * 1000) / (time / 2))
+    const perTick = Math.ceil((perSecond * CLOSE_TICK) / 1000)
+    let closed = 0
+    for (const connection of [...this]) {
+      connection.close(CLOSE.GOING_AWAY, 'server shutting down')
+      if (++closed % perTick === 0) await sleep(CLOSE_TICK)
+    }
+    while (this.#size > 0 && Date.now() < end) await sleep(10)
+    for (const connection of [...this]) connection.terminate()
+    this.#expiry.stop()
+  }
+}

@@ -1,0 +1,84 @@
+import { matchesPattern } from './channel-pattern.js'
+import { errors } from './errors.js'
+import { SCHEMA_VERSION } from './schema.js'
+
+/** How many channels' answers are remembered. */
+const MAX_REMEMBERED = 10_000
+
+const SETTINGS = `select version, epoch, retention_version::float8 as retention_version,
+  (select coalesce(json_agg(json_build_array(pattern, extract(epoch from max_age))), '[]') from pgws.retention) as patterns
+  from pgws.settings`
+
+/** The last position of all; that of a message which is gone already counts, too. */
+export const LATEST = `greatest((select coalesce(max(position), 0) from pgws.messages),
+  (select coalesce(max(position), 0) from pgws.trimmed), (select max(position) from pgws.forgotten))::float8`
+
+export type Query = (text: string, values?: unknown[]) => Promise<{ rows: Record<string, unknown>[] }>
+
+/** What the database says about durable channels: whether there can be any, and which they are. */
+export class DurableChannels {
+  readonly #query: Query
+  #installed = false
+  #epoch = ''
+  #retentionVersion = 0
+  #patterns: (readonly [pattern: string, seconds: number])[] = []
+  readonly #ages = new Map<string, number | undefined>()
+
+  constructor(query: Query) {
+    this.#query = query
+  }
+
+  /** Whether the schema `pgws` is there, as far as is known. */
+  get installed(): boolean {
+    return this.#installed
+  }
+
+  /** The part of every id that changes when the database was restored. */
+  get epoch(): string {
+    return this.#epoch
+  }
+
+  /** What the database must still have when a message is sent by what is known here. */
+  get retentionVersion(): number {
+    return this.#retentionVersion
+  }
+
+  /**
+   * For how long messages of a channel are kept.
+   * @returns seconds; undefined: it is not durable
+   */
+  ageOf(channel: string): number | undefined {
+    if (this.#patterns.length === 0) return undefined
+    if (this.#ages.has(channel)) return this.#ages.get(channel)
+    let age: number | undefined
+    for (const [pattern, seconds] of this.#patterns) {
+      if ((age === undefined || seconds > age) && matchesPattern(pattern, channel)) age = seconds
+    }
+    if (this.#ages.size >= MAX_REMEMBERED) this.#ages.clear()
+    this.#ages.set(channel, age)
+    return age
+  }
+
+  /**
+   * Asks the database.
+   * @throws SchemaTooNew; and what the query throws
+   */
+  async refresh(): Promise<void> {
+    const { rows: there } = await this.#query("select to_regclass('pgws.settings') is not null as there")
+    const { rows } = there[0]!.there ? await this.#query(SETTINGS) : { rows: [] }
+    const [settings] = rows as { version: number; epoch: string; retention_version: number; patterns: [] }[]
+    if (settings !== undefined && settings.version > SCHEMA_VERSION) {
+      throw new errors.SchemaTooNew(settings.version, SCHEMA_VERSION)
+    }
+    this.#installed = settings !== undefined && settings.version === SCHEMA_VERSION
+    this.#epoch = settings?.epoch ?? ''
+    this.#retentionVersion = settings?.retention_version ?? 0
+    this.#patterns = settings?.patterns ?? []
+    this.#ages.clear()
+  }
+
+  /** @throws NotInstalled (501) */
+  require(): void {
+    if (!this.#installed) throw new errors.NotInstalled()
+  }
+}

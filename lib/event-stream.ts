@@ -1,0 +1,77 @@
+import type { ServerResponse } from 'node:http'
+import type { Access } from './claims.js'
+import { CLOSE, Connection, type ConnectionOptions } from './connection.js'
+import type { Format, Frame } from './hub.js'
+import type { Message } from './message.js'
+
+/**
+ * Messages as server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream).
+ * Text has no `event:` line, so that `onmessage` gets it; bytes come as base64 in an event `Bytes`.
+ */
+export const eventStreamFrames: Format = {
+  encode({ text, bytes, id, position }: Message): Frame {
+    const data =
+      bytes === undefined
+        ? `data: ${text.replace(/\r\n|\r|\n/g, '\ndata: ')}`
+        : `event: Bytes\ndata: ${bytes.toString('base64')}`
+    return { bytes: Buffer.from(`${id === undefined ? '' : `id: ${id}\n`}${data}\n\n`), position }
+  }
+}
+
+/** A comment, which keeps the connection, and whatever is in between, awake. */
+const HEARTBEAT = ':\n\n'
+
+/** A client that reads server-sent events; it cannot write. */
+export class EventStream extends Connection {
+  readonly format = eventStreamFrames
+  /** With what we closed it, for the log. */
+  closeCode: number = CLOSE.GOING_AWAY
+  readonly #response: ServerResponse
+
+  /** @param response its head has been written */
+  constructor(response: ServerResponse, access: Access, options: ConnectionOptions) {
+    super({ ...access, write: false }, options)
+    this.#response = response
+  }
+
+  get open(): boolean {
+    return !this.#response.writableEnded && !this.#response.destroyed
+  }
+
+  get bufferedBytes(): number {
+    return this.#response.writableLength
+  }
+
+  protected send(_frames: readonly Frame[], joined: Buffer): void {
+    this.#response.write(joined)
+  }
+
+  drained(): Promise<void> {
+    const response = this.#response
+    if (!this.open || !response.writableNeedDrain) return Promise.resolve()
+    return new Promise((resolve) => {
+      const done = () => {
+        response.off('drain', done).off('close', done)
+        resolve()
+      }
+      response.on('drain', done).on('close', done)
+    })
+  }
+
+  ping(): void {
+    if (this.open && this.bufferedBytes === 0) this.#response.write(HEARTBEAT)
+  }
+
+  close(code: number, reason: string): void {
+    if (!this.open) return
+    this.closeCode = code
+    if (code === CLOSE.JWT_EXPIRED) this.#response.write(`event: Expired\ndata: ${reason}\n\n`)
+    this.#response.end()
+    // A client that does not read would never see the end.
+    if (code === CLOSE.SLOW) this.#response.destroy()
+  }
+
+  terminate(): void {
+    this.#response.destroy()
+  }
+}

@@ -1,0 +1,128 @@
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+
+const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
+
+/** What is read when the metrics are asked for. Times in seconds. */
+export interface Readings {
+  connections: number
+  channels: number
+  pausedSockets: number
+  publishQueueBytes: number
+  messagesSent: number
+  bytesSent: number
+  listenerUp: boolean
+  listenerReconnects: number
+  listenerGap: number
+  /** Unix time. */
+  listenerHeartbeat: number | undefined
+  /** 0 to 1. */
+  notificationQueueUsage: number | undefined
+}
+
+/**
+ * The metrics of one server, under Prometheus' naming rules (https://prometheus.io/docs/practices/naming/). No
+ * label holds a channel's name or anything of a user's.
+ */
+export class Metrics {
+  readonly registry = new Registry()
+  readonly #registers = [this.registry]
+
+  readonly messagesReceived = this.#counter('messages_received_total', 'Messages that sockets have sent.')
+  readonly bytesReceived = this.#counter(
+    'received_bytes_total',
+    'Bytes of the messages that sockets have sent.'
+  )
+  readonly notifications = this.#counter('notifications_total', 'Notifications from the database.')
+  readonly closes = this.#counter('closes_total', 'Closed sockets, by close code (RFC 6455).', ['code'])
+  readonly slowCloses = this.#counter('slow_closes_total', 'Sockets closed since their clients did not read.')
+  readonly refusals = this.#counter('refusals_total', 'Refused handshakes, by the code of the error.', [
+    'reason'
+  ])
+  readonly publishFailures = this.#counter(
+    'publish_failures_total',
+    'Messages that were not published, by the code of the error.',
+    ['reason']
+  )
+  readonly publishSeconds = this.#histogram(
+    'publish_duration_seconds',
+    'A statement that publishes.',
+    SECONDS
+  )
+  readonly batchSize = this.#histogram(
+    'publish_batch_size',
+    'Notifications in one statement.',
+    [1, 2, 5, 10, 20, 50, 100, 200, 500]
+  )
+  readonly deliverySeconds = this.#histogram(
+    'delivery_duration_seconds',
+    'From "message_delivered_at" of an envelope to its arrival from the database.',
+    SECONDS
+  )
+
+  /** @param read called whenever the metrics are asked for */
+  constructor(read: () => Readings) {
+    collectDefaultMetrics({ register: this.registry })
+    const gauge = (name: string, help: string, value: (readings: Readings) => number | undefined) =>
+      new Gauge({
+        name: `pgws_${name}`,
+        help,
+        registers: this.#registers,
+        collect() {
+          this.set(value(read()) ?? Number.NaN)
+        }
+      })
+    const total = (name: string, help: string, value: (readings: Readings) => number) =>
+      new Counter({
+        name: `pgws_${name}`,
+        help,
+        registers: this.#registers,
+        collect() {
+          this.reset()
+          this.inc(value(read()))
+        }
+      })
+    gauge('connections', 'Open sockets.', ({ connections }) => connections)
+    gauge('channels', 'Channels that sockets have joined.', ({ channels }) => channels)
+    gauge('paused_sockets', 'Sockets that are not read for the moment.', ({ pausedSockets }) => pausedSockets)
+    gauge(
+      'publish_queue_bytes',
+      'Bytes that wait for the database.',
+      (readings) => readings.publishQueueBytes
+    )
+    gauge('listener_up', '1 while the listener listens.', ({ listenerUp }) => Number(listenerUp))
+    gauge(
+      'listener_heartbeat_timestamp_seconds',
+      'When the listener last proved that notifications arrive.',
+      ({ listenerHeartbeat }) => listenerHeartbeat
+    )
+    gauge(
+      'notification_queue_usage_ratio',
+      'pg_notification_queue_usage(): how full the queue of PostgreSQL is, 0 to 1.',
+      ({ notificationQueueUsage }) => notificationQueueUsage
+    )
+    total('messages_sent_total', 'Messages sent to sockets.', ({ messagesSent }) => messagesSent)
+    total('sent_bytes_total', 'Bytes of the messages sent to sockets.', ({ bytesSent }) => bytesSent)
+    total(
+      'listener_reconnects_total',
+      'How often the listener was replaced.',
+      (readings) => readings.listenerReconnects
+    )
+    total(
+      'listener_gap_seconds_total',
+      'For how long notifications may have been lost.',
+      ({ listenerGap }) => listenerGap
+    )
+  }
+
+  #counter<Label extends string>(
+    name: string,
+    help: string,
+    labelNames: readonly Label[] = []
+  ): Counter<Label> {
+    return new Counter({ name: `pgws_${name}`, help, labelNames, registers: this.#registers })
+  }
+
+  #histogram(name: string, help: string, buckets: number[]): Histogram {
+    return new Histogram({ name: `pgws_${name}`, help, buckets, registers: this.#registers })
+  }
+}

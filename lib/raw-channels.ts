@@ -1,0 +1,88 @@
+import { matchesPattern } from './channel-pattern.js'
+import { errors, messageOf } from './errors.js'
+import { checkChannelName } from './listener.js'
+import { SETTINGS_CHANNEL } from './schema.js'
+
+/** Listens to a database channel; see Listener.listen. */
+type Listen = (channel: string, handler: (payload: string) => void) => Promise<() => Promise<void>>
+
+export interface RawChannelsOptions {
+  patterns: readonly string[] | undefined
+  /** Never a raw one: its notifications are envelopes. */
+  listenChannel: string
+  listen: Listen
+  /** Whether LISTEN can commit now. */
+  ready: () => boolean
+  deliver: (channel: string, payload: string) => void
+}
+
+interface Listening {
+  count: number
+  stop: Promise<() => Promise<void>>
+}
+
+/**
+ * Channels that are database channels of the same name: listened to while somebody has joined them, once whatever
+ * the number of sockets, and their payloads pass as they are.
+ */
+export class RawChannels {
+  readonly #options: RawChannelsOptions
+  readonly #listening = new Map<string, Listening>()
+
+  constructor(options: RawChannelsOptions) {
+    this.#options = options
+  }
+
+  has(channel: string): boolean {
+    const { patterns, listenChannel } = this.#options
+    if (patterns === undefined || channel === listenChannel || channel === SETTINGS_CHANNEL) return false
+    return patterns.some((pattern) => matchesPattern(pattern, channel))
+  }
+
+  /**
+   * Listens to those of some channels that are raw.
+   * @returns once LISTEN has committed, what ends it again; undefined where none of them is raw
+   * @throws BadAddress (400) for a name that PostgreSQL cannot have, ListenerUnavailable (503)
+   */
+  async join(channels: readonly string[]): Promise<(() => void) | undefined> {
+    if (this.#options.patterns === undefined) return undefined
+    const raw = channels.filter((channel) => this.has(channel))
+    if (raw.length === 0) return undefined
+    for (const channel of raw) {
+      try {
+        checkChannelName(channel)
+      } catch (error) {
+        throw new errors.BadAddress(messageOf(error))
+      }
+    }
+    if (!this.#options.ready()) throw new errors.ListenerUnavailable('it is away at the moment')
+    const joined = raw.map((channel) => this.#acquire(channel))
+    let left = false
+    const leave = () => {
+      if (left) return
+      left = true
+      for (const channel of raw) this.#release(channel)
+    }
+    await Promise.all(joined)
+    return leave
+  }
+
+  #acquire(channel: string): Promise<unknown> {
+    let listening = this.#listening.get(channel)
+    if (listening === undefined) {
+      const { listen, deliver } = this.#options
+      const stop = listen(channel, (payload) => deliver(channel, payload))
+      listening = { count: 0, stop }
+      this.#listening.set(channel, listening)
+    }
+    listening.count++
+    return listening.stop
+  }
+
+  #release(channel: string): void {
+    const listening = this.#listening.get(channel)!
+    if (--listening.count > 0) return
+    this.#listening.delete(channel)
+    listening.stop.then((stop) => stop()).catch(() => {})
+  }
+}

@@ -1,0 +1,113 @@
+import { randomBytes } from 'node:crypto'
+import type { DurableChannels, Query } from './durable-channels.js'
+import { NOTIFY_PAYLOAD_LIMIT } from './envelope.js'
+import type { Notification } from './publisher.js'
+
+/** The largest message with the schema installed, in bytes: as pgws.max_bytes(). */
+const MAX_STORED_BYTES = 64 * 1024 * 1024
+
+export interface RelayOptions {
+  listenChannel: string
+  query: Query
+  durable: DurableChannels
+}
+
+/** The statements that publish: plain notifications, or by way of the schema what must be stored. */
+export class Relay {
+  readonly #options: RelayOptions
+  /** Makes the keys of this server's durable messages unlike all others. */
+  readonly #keyPrefix = randomBytes(9).toString('base64url')
+  #lastKey = 0
+
+  constructor(options: RelayOptions) {
+    this.#options = options
+  }
+
+  /** The largest payload, in bytes. */
+  limit({ databaseChannel }: Notification): number {
+    const stored = this.#options.durable.installed && databaseChannel === undefined
+    return stored ? MAX_STORED_BYTES : NOTIFY_PAYLOAD_LIMIT - 1
+  }
+
+  /** Whether sending it a second time does nothing. */
+  repeatable({ channel, databaseChannel }: Notification): boolean {
+    return databaseChannel === undefined && this.#options.durable.ageOf(channel) !== undefined
+  }
+
+  /** Sends notifications in one transaction, and stores those of durable channels. */
+  async send(notifications: readonly Notification[]): Promise<void> {
+    const { query, listenChannel, durable } = this.#options
+    for (;;) {
+      const version = durable.installed ? durable.retentionVersion : null
+      const stored = notifications.filter((one) => version !== null && this.#mustBeStored(one))
+      let sent: unknown
+      if (stored.length === 0) {
+        const payloads = notifications.map(({ payload }) => payload)
+        const channels = notifications.some(({ databaseChannel }) => databaseChannel !== undefined)
+          ? notifications.map(({ databaseChannel }) => databaseChannel ?? listenChannel)
+          : listenChannel
+        const { rows } = await query(...plainStatement(channels, payloads, version))
+        sent = rows[0]!.sent === payloads.length ? payloads.length : null
+      } else {
+        // Raw channels' payloads pass as they are; all others, in order, by way of the schema.
+        const raw = notifications.filter(({ databaseChannel }) => databaseChannel !== undefined)
+        const rest = notifications.filter(({ databaseChannel }) => databaseChannel === undefined)
+        const ages = rest.map(({ channel }) => durable.ageOf(channel))
+        const { rows } = await query(
+          `select pgws.relay($1, $2, $3, $4, $5::interval[], $6) as sent,
+            (select count(pg_notify(r.channel, r.payload)) from unnest($7::text[], $8::text[]) r (channel, payload)
+             where $1 = (select retention_version from pgws.settings)) as raw`,
+          [
+            version,
+            listenChannel,
+            rest.map(({ channel }) => channel),
+            rest.map(({ payload }) => payload),
+            ages.map((age) => (age === undefined ? null : `${age} seconds`)),
+            rest.map((notification, i) => (ages[i] === undefined ? null : this.#keyOf(notification))),
+            raw.map(({ databaseChannel }) => databaseChannel),
+            raw.map(({ payload }) => payload)
+          ]
+        )
+        sent = rows[0]!.sent
+      }
+      if (sent !== null) return
+      // What is retained has changed since we looked.
+      await durable.refresh()
+    }
+  }
+
+  #mustBeStored(notification: Notification): boolean {
+    const { channel, payload, databaseChannel } = notification
+    if (databaseChannel !== undefined) return false
+    return this.#options.durable.ageOf(channel) !== undefined || !fitsNotification(payload)
+  }
+
+  /** The same for the same message, however often it is sent. */
+  #keyOf(notification: Notification): string {
+    notification.key ??= `${this.#keyPrefix}${(++this.#lastKey).toString(36).padStart(9, '0')}`
+    return notification.key
+  }
+}
+
+/**
+ * @param channels the database channel of each, or of all
+ * @param version what pgws.retention must still have, or null where there is none
+ */
+function plainStatement(
+  channels: string | readonly string[],
+  payloads: readonly string[],
+  version: number | null
+): [text: string, values: unknown[]] {
+  const one = typeof channels === 'string'
+  // count(): one row comes back, not one for each message.
+  const text = one
+    ? 'select count(pg_notify($1, payload))::int as sent from unnest($2::text[]) as payload'
+    : 'select count(pg_notify(channel, payload))::int as sent from unnest($1::text[], $2::text[]) as n (channel, payload)'
+  return version === null
+    ? [text, [channels, payloads]]
+    : [`${text} where $3 = (select retention_version from pgws.settings)`, [channels, payloads, version]]
+}
+
+function fitsNotification(payload: string): boolean {
+  return Buffer.byteLength(payload) < NOTIFY_PAYLOAD_LIMIT
+}

@@ -1,0 +1,173 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Connection } from './connection.js'
+import type { DurableChannels } from './durable-channels.js'
+import { errors, messageOf } from './errors.js'
+import type { History, Page } from './history.js'
+import type { Hub } from './hub.js'
+import type { Inbox } from './inbox.js'
+import { type Message, messageId, parseMessageId } from './message.js'
+
+export interface ReplayOptions {
+  history: History
+  durable: DurableChannels
+  inbox: Inbox
+  hub: Hub
+  log: { warn(fields: object, message: string): void }
+}
+
+/** Catches up: a client with what it missed while it was away, and this server with what its listener missed. */
+export class Replay {
+  readonly #history: History
+  readonly #durable: DurableChannels
+  readonly #inbox: Inbox
+  readonly #hub: Hub
+  readonly #log: ReplayOptions['log']
+  /** How often the listener was lost. */
+  #outages = 0
+  #replaying: Promise<void> = Promise.resolve()
+  #stopped = false
+
+  constructor({ history, durable, inbox, hub, log }: ReplayOptions) {
+    this.#history = history
+    this.#durable = durable
+    this.#inbox = inbox
+    this.#hub = hub
+    this.#log = log
+  }
+
+  /** Asks the database again what is durable. */
+  async refresh(): Promise<void> {
+    await this.#durable.refresh()
+    if (this.#durable.installed) this.#inbox.seen ??= await this.#history.latest()
+  }
+
+  /**
+   * @returns false where the database did not answer
+   * @throws SchemaTooNew
+   */
+  async tryRefresh(): Promise<boolean> {
+    try {
+      await this.refresh()
+      return true
+    } catch (error) {
+      if (error instanceof errors.SchemaTooNew) throw error
+      return false
+    }
+  }
+
+  /** Asks the database as soon as it answers. */
+  async refreshLater(): Promise<void> {
+    try {
+      while (!this.#stopped && !(await this.tryRefresh())) await sleep(1000, undefined, { ref: false })
+    } catch (error) {
+      this.#log.warn({ err: error }, `durable channels cannot be used: ${messageOf(error)}`)
+    }
+  }
+
+  /** Something may be missing before what comes next. */
+  listenerLost(): void {
+    this.#outages++
+    this.#inbox.hold()
+  }
+
+  /** Begins to replay what was missed. */
+  listenerReconnected(): void {
+    const outage = this.#outages
+    // One after the other: where the listener was lost again during a replay, the next goes on where that ended.
+    this.#replaying = this.#replaying.then(() => this.#replayMissed(outage))
+  }
+
+  stop(): void {
+    this.#stopped = true
+  }
+
+  /** Sends a client what it missed, then what was held meanwhile. */
+  async resume(connection: Connection, since: string): Promise<void> {
+    const { format } = connection
+    const channels = connection.read ? connection.channels : []
+    if (channels.length === 0) {
+      connection.release(0)
+      return
+    }
+    const { latest, channels: states } = await this.#history.state(channels)
+    const start = since === 'earliest' ? { position: 0, epoch: this.#durable.epoch } : parseMessageId(since)
+    const foreign = start === undefined || start.epoch !== this.#durable.epoch || start.position > latest
+    const gaps = states.filter(({ trimmed }) => foreign || (since !== 'earliest' && start.position < trimmed))
+    const skipped = new Set(gaps.map(({ channel }) => channel))
+    connection.replay(
+      gaps
+        .filter(({ oldest, trimmed, channel }) => {
+          return oldest !== null || trimmed > 0 || this.#durable.ageOf(channel) !== undefined
+        })
+        .map(({ channel, oldest }) => format.encode(this.#historyGap(channel, since, oldest, latest)))
+    )
+    let after = foreign || skipped.size === channels.length ? latest : start.position
+    do {
+      for (let more = true; more && connection.open; ) {
+        const page = await this.#history.read(channels, after)
+        const frames = page.messages
+          .filter(({ position, message }) => position > latest || !skipped.has(message.channel))
+          .map((message) => message.frame(format))
+        connection.replay(frames)
+        await connection.drained()
+        after = page.messages.at(-1)?.position ?? after
+        more = page.more
+      }
+    } while (connection.open && !connection.release(after))
+  }
+
+  #historyGap(channel: string, requested: string | null, oldest: number | null, latest: number): Message {
+    const { epoch } = this.#durable
+    const payload = {
+      requested,
+      oldest: oldest === null ? null : messageId(epoch, oldest),
+      latest: latest === 0 ? null : messageId(epoch, latest)
+    }
+    return { channel, text: JSON.stringify({ event: 'HistoryGap', channel, payload }) }
+  }
+
+  /**
+   * After the listener was away: what durable channels missed goes to the open sockets, before anything newer.
+   * @param outage which one: where the listener is lost again meanwhile, the next replay goes on from here
+   */
+  async #replayMissed(outage: number): Promise<void> {
+    const inbox = this.#inbox
+    for (let wait = 100; outage === this.#outages && !this.#stopped; wait = Math.min(wait * 2, 2000)) {
+      try {
+        const { epoch } = this.#durable
+        await this.refresh()
+        const { seen } = inbox
+        if (seen === undefined || !this.#durable.installed) {
+          if (outage === this.#outages) inbox.release()
+          return
+        }
+        const latest = await this.#history.latest()
+        if (this.#durable.epoch !== epoch || latest < seen) {
+          this.#tellHistoryGap(null, latest)
+          inbox.restart(latest)
+        } else this.#tellHistoryGap(await this.#history.trimmedSince(seen), latest)
+        for (let more = true; more && outage === this.#outages; ) {
+          const page: Page = await this.#history.readAll(inbox.seen!)
+          for (const { message } of page.messages) inbox.replay(message)
+          more = page.more
+        }
+        if (outage === this.#outages) inbox.release()
+        return
+      } catch (error) {
+        this.#log.warn({ err: error }, 'what durable channels missed could not be read, trying again')
+        await sleep(wait)
+      }
+    }
+  }
+
+  /** @param channels null: all that are durable */
+  #tellHistoryGap(channels: readonly string[] | null, latest: number): void {
+    const concerned =
+      channels?.filter((channel) => this.#hub.hasListeners(channel)) ??
+      this.#hub
+        .summary()
+        .map(({ channel }) => channel)
+        .filter((channel) => this.#durable.ageOf(channel) !== undefined)
+    for (const channel of concerned) this.#hub.deliver(this.#historyGap(channel, null, null, latest))
+  }
+}

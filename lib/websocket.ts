@@ -1,0 +1,130 @@
+import type { Socket } from 'node:net'
+import type { WebSocket } from 'ws'
+import type { Access } from './claims.js'
+import { CLOSE, Connection, type ConnectionOptions } from './connection.js'
+import { messageIn, webSocketFrames } from './frame.js'
+import type { Frame } from './hub.js'
+
+/** How many pings may go without a pong. */
+const MAX_UNANSWERED = 2
+
+/** Why a socket is not read: the database is behind, or it sends too fast. */
+export const PAUSED = { DATABASE: 1, RATE: 2 } as const
+
+const kConnection = Symbol('pgws connection')
+
+type ConnectedWebSocket = WebSocket & { [kConnection]: WebSocketConnection }
+
+/**
+ * A client on a websocket. Frames that were built once for many sockets are written past `ws`'s own sender; that
+ * is safe as long as `ws` writes each of its own frames (ping, pong, close) at once, which it does unless it
+ * compresses.
+ */
+export class WebSocketConnection extends Connection {
+  readonly format = webSocketFrames
+  readonly webSocket: WebSocket
+  /** Whether what it sends as binary stays binary. */
+  readonly binary: boolean
+  /** How many pings have had no pong yet. */
+  unanswered = 0
+  /** How many messages it may send at once, and since when that is so; where there is a limit. */
+  allowance: number | undefined
+  allowanceAt = 0
+  /** Why it is not read for the moment: bits of PAUSED. */
+  paused = 0
+  /** With what we have closed it. */
+  #closedWith: number | undefined
+
+  /** @param webSocket an open socket; its listeners find the connection with `of` */
+  constructor(webSocket: WebSocket, access: Access, options: ConnectionOptions, binary = false) {
+    super(access, options)
+    this.webSocket = webSocket
+    this.binary = binary
+    ;(webSocket as ConnectedWebSocket)[kConnection] = this
+  }
+
+  /** The connection of a socket: listeners that all sockets share have no other way to it. */
+  static of(webSocket: WebSocket): WebSocketConnection {
+    return (webSocket as ConnectedWebSocket)[kConnection]
+  }
+
+  /**
+   * Whether what comes from it still counts. When the server ends, all that a client has sent before it sees our
+   * close does; after a fault of its own nothing does.
+   */
+  get listening(): boolean {
+    return this.open || this.#closedWith === CLOSE.GOING_AWAY
+  }
+
+  get open(): boolean {
+    return this.webSocket.readyState === this.webSocket.OPEN
+  }
+
+  get bufferedBytes(): number {
+    return this.webSocket.bufferedAmount
+  }
+
+  protected send(frames: readonly Frame[], joined: Buffer): void {
+    if (this.webSocket.extensions === '') {
+      this.#socket.write(joined)
+    } else {
+      for (const frame of frames) {
+        const { data, binary } = messageIn(frame)
+        this.webSocket.send(data, { binary })
+      }
+    }
+  }
+
+  drained(): Promise<void> {
+    const socket = this.#socket
+    if (!this.open || !socket.writableNeedDrain) return Promise.resolve()
+    return new Promise((resolve) => {
+      const done = () => {
+        socket.off('drain', done).off('close', done)
+        resolve()
+      }
+      socket.on('drain', done).on('close', done)
+    })
+  }
+
+  /**
+   * Pings. A client that has answered neither of the last two pings is gone, and its socket is ended; one that we
+   * have stopped to read cannot be heard.
+   */
+  ping(): void {
+    if (this.webSocket.isPaused) this.unanswered = 0
+    else if (this.unanswered === MAX_UNANSWERED) {
+      this.terminate()
+      return
+    }
+    this.unanswered++
+    this.webSocket.ping()
+  }
+
+  /** Stops to read it, for a reason (a bit of PAUSED). */
+  pause(reason: number): void {
+    if (this.paused === 0) this.webSocket.pause()
+    this.paused |= reason
+  }
+
+  /** Reads it again, unless there is another reason. */
+  resume(reason: number): void {
+    this.paused &= ~reason
+    if (this.paused === 0) this.webSocket.resume()
+  }
+
+  close(code: number, reason: string): void {
+    this.#closedWith = this.#closedWith === undefined && this.open ? code : CLOSE.NOT_PUBLISHED
+    this.webSocket.close(code, reason)
+    // The client's answer must be read.
+    this.webSocket.resume()
+  }
+
+  terminate(): void {
+    this.webSocket.terminate()
+  }
+
+  get #socket(): Socket {
+    return (this.webSocket as unknown as { _socket: Socket })._socket
+  }
+}

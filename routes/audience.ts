@@ -1,0 +1,75 @@
+import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
+import type { WebSocket } from 'ws'
+import { audienceChannel, audiencesOf, checkAudiences, DEFAULT_AUDIENCE } from '../lib/audiences.js'
+import type { Bridge } from '../lib/bridge.js'
+import { type Access, checkTimes } from '../lib/claims.js'
+import { errors } from '../lib/errors.js'
+import type { AudienceEndpoint, ResolvedOptions } from '../lib/options.js'
+import { isAllowedOrigin } from '../lib/origins.js'
+import type { VerifyToken } from '../plugins/jwt.js'
+import { releaseRequest } from '../plugins/websocket.js'
+import { CONSTRAINT, refused, takePlace } from './channel.js'
+import { findToken } from './credentials.js'
+
+export interface AudienceRoutesOptions {
+  bridge: Bridge
+  verifyToken: VerifyToken
+  options: Pick<ResolvedOptions, 'allowedOrigins' | 'tokenCookie' | 'endpoints'>
+}
+
+/**
+ * Endpoints as pgws has them: a path, the database channels that it serves, and audiences which are decided here
+ * for each request.
+ */
+export function audienceRoutes(
+  fastify: FastifyInstance,
+  { bridge, verifyToken, options }: AudienceRoutesOptions
+): void {
+  for (const [index, endpoint] of options.endpoints.entries()) {
+    fastify.route({
+      method: 'GET',
+      url: endpoint.path,
+      websocket: true,
+      constraints: { [CONSTRAINT]: 'upgrade' },
+      schema: { hide: true } as object,
+      logLevel: 'warn',
+      onError: refused(fastify, bridge, ({ ip }) => ({ url: fastify.prefix + endpoint.path, ip })),
+      async preValidation(request: FastifyRequest) {
+        if (!request.ws) throw new errors.UpgradeRequired()
+        if (bridge.closing) throw new errors.ShuttingDown()
+        if (!isAllowedOrigin(request.headers.origin, options.allowedOrigins)) {
+          throw new errors.OriginNotAllowed()
+        }
+        const { audiences, expiresAt } = await audiencesFor(request, endpoint)
+        takePlace(bridge, request)
+        const channels = audiences.map((audience) => audienceChannel(index, audience))
+        request.pgwsAccess = { channels, read: true, write: false, expiresAt, claims: {} } satisfies Access
+      },
+      handler: ((webSocket: WebSocket, request: FastifyRequest) => {
+        const { ip } = request
+        releaseRequest(webSocket, request)
+        bridge.connect(webSocket, request.pgwsAccess!, ip)
+      }) as never
+    } as RouteOptions)
+  }
+
+  async function audiencesFor(request: FastifyRequest, endpoint: AudienceEndpoint) {
+    if (endpoint.audiences !== undefined) {
+      try {
+        return { audiences: checkAudiences(await endpoint.audiences(request)), expiresAt: undefined }
+      } catch (error) {
+        if (error instanceof errors.NoAudience) throw error
+        request.log.warn({ err: error }, 'the audiences of a request could not be decided')
+        throw new errors.NoAudience()
+      }
+    }
+    const token = findToken(request, options.tokenCookie)
+    if (token === undefined && endpoint.public) {
+      return { audiences: [DEFAULT_AUDIENCE], expiresAt: undefined }
+    }
+    if (token === undefined) throw new errors.InvalidToken('the token is missing')
+    const claims = await verifyToken(token)
+    const expiresAt = checkTimes(claims)
+    return { audiences: audiencesOf(claims, endpoint.public === true), expiresAt }
+  }
+}

@@ -1,0 +1,190 @@
+import { once } from 'node:events'
+import { Agent, type IncomingMessage, request } from 'node:http'
+import { setTimeout as sleep } from 'node:timers/promises'
+import t, { type Test } from 'tap'
+import { build, notify, open, query, token, until, withPostgres } from '../helper.js'
+
+const { database } = await withPostgres(t)
+const dbUri = await database()
+const reader = token({ mode: 'r' })
+
+interface StreamEvent {
+  id?: string
+  event?: string
+  data: string
+}
+
+/** A client of server-sent events, as a browser reads them. */
+class Stream {
+  readonly events: StreamEvent[] = []
+  comments = 0
+  readonly response: IncomingMessage
+  readonly ended: Promise<unknown>
+
+  constructor(response: IncomingMessage) {
+    this.response = response
+    this.ended = once(response, 'close')
+    let rest = ''
+    response.setEncoding('utf8')
+    response.on('error', () => {})
+    response.on('data', (chunk) => {
+      const blocks = (rest + chunk).split('\n\n')
+      rest = blocks.pop()!
+      for (const block of blocks) {
+        const event: StreamEvent = { data: '' }
+        const data: string[] = []
+        for (const line of block.split('\n')) {
+          if (line.startsWith(':')) this.comments++
+          const [, field, value] = /^(\w+): ?(.*)$/s.exec(line) ?? []
+          if (field === 'data') data.push(value!)
+          else if (field === 'id' || field === 'event') event[field] = value!
+        }
+        if (data.length > 0) this.events.push({ ...event, data: data.join('\n') })
+      }
+    })
+  }
+
+  async received(count: number): Promise<StreamEvent[]> {
+    await until(() => this.events.length >= count)
+    return this.events
+  }
+}
+
+async function answer(url: string, headers: Record<string, string> = {}): Promise<IncomingMessage> {
+  const sent = request(url, { headers: { accept: 'text/event-stream', ...headers }, agent: false }).end()
+  return (await once(sent, 'response'))[0]
+}
+
+async function stream(t: Test, url: string, headers: Record<string, string> = {}): Promise<Stream> {
+  const response = await answer(url, headers)
+  t.teardown(() => response.destroy())
+  t.equal(response.statusCode, 200)
+  return new Stream(response)
+}
+
+t.test('the same messages on the same addresses', async (t) => {
+  const { http, ws, fastify } = await build(t, { dbUri })
+  const socket = await open(t, `${ws}/a/${reader}`)
+  const streams = [
+    await stream(t, `${http}/a/${reader}`),
+    await stream(t, `${http}/${token({ mode: 'r', channels: ['a', 'b'] })}`),
+    await stream(t, `${http}/?channel=a&channel=b`, { authorization: `Bearer ${reader}` })
+  ]
+  const { headers } = streams[0]!.response
+  t.match(headers['content-type'], /^text\/event-stream/)
+  t.match(headers['cache-control'], /no-cache/)
+  t.equal(headers['x-accel-buffering'], 'no')
+  t.match(
+    fastify.pgws.channels().find(({ channel }) => channel === 'a'),
+    { connections: 4, readers: 4, writers: 0 }
+  )
+  await fastify.pgws.publish('a', 'one\ntwo')
+  await notify(dbUri, '{"channel":"a",\n\n"raw":"text"}')
+  await socket.received(2)
+  for (const { received, events } of streams.map((one) => ({
+    received: one.received(2),
+    events: one.events
+  }))) {
+    await received
+    t.same(
+      events.map(({ data }) => data),
+      socket.messages
+    )
+    t.ok(events.every(({ event, id }) => event === undefined && id === undefined))
+  }
+  await fastify.pgws.publish('b', 'three')
+  await streams[1]!.received(3)
+  await streams[2]!.received(3)
+})
+
+t.test('the same authorization and limits', async (t) => {
+  const { http, lines } = await build(t, { dbUri, allowedOrigins: 'https://example.org', maxConnections: 1 })
+  const status = async (path: string, headers = {}) => {
+    const response = await answer(http + path, headers)
+    response.resume()
+    return response.statusCode
+  }
+  t.equal(await status('/a/nonsense'), 401)
+  t.equal(await status(`/a/${token({ mode: 'r', channels: ['b'] })}`), 403)
+  t.equal(await status(`/a/${token({ mode: 'w' })}`), 403)
+  t.equal(await status(`/%ff/${reader}`), 400)
+  t.equal(await status(`/a/${reader}`, { origin: 'https://evil.example' }), 403)
+  const one = await stream(t, `${http}/a/${reader}`, { origin: 'https://example.org' })
+  t.equal(one.response.headers['access-control-allow-origin'], 'https://example.org')
+  t.equal(await status(`/a/${reader}`), 503)
+  one.response.destroy()
+  await until(async () => lines.some((line) => line.includes('socket closed')))
+  await stream(t, `${http}/a/${reader}`)
+  t.notMatch(lines.join(''), /eyJ/)
+})
+
+t.test('a stream that is refused takes no place, on a connection that is kept, too', async (t) => {
+  const { http } = await build(t, { dbUri, maxConnections: 1 })
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+  t.teardown(() => agent.destroy())
+  for (let i = 0; i < 3; i++) {
+    const sent = request(`${http}/a/${token({ mode: 'w' })}`, {
+      headers: { accept: 'text/event-stream' },
+      agent
+    })
+    const [response] = await once(sent.end(), 'response')
+    t.equal(response.statusCode, 403)
+    response.resume()
+    await once(response, 'end')
+  }
+  await stream(t, `${http}/a/${reader}`)
+})
+
+t.test('it ends when the token expires, and with the server', async (t) => {
+  const { http, fastify } = await build(t, { dbUri })
+  const short = await stream(t, `${http}/a/${token({ mode: 'r', exp: Math.floor(Date.now() / 1000) + 2 })}`)
+  const long = await stream(t, `${http}/a/${reader}`)
+  await short.ended
+  t.match(short.events.at(-1), { event: 'Expired' })
+  const begun = Date.now()
+  await fastify.close()
+  await long.ended
+  t.ok(Date.now() - begun < 2000, `${Date.now() - begun} ms`)
+})
+
+t.test('ids, Last-Event-ID and since on durable channels; bytes are base64', async (t) => {
+  const own = await database()
+  const { http, fastify } = await build(t, { dbUri: own, migrate: true })
+  await query(own, `select pgws.retain('a', '1 hour')`)
+  const first = await stream(t, `${http}/a/${reader}`)
+  for (const payload of ['1', '2', '3']) await fastify.pgws.publish('a', payload)
+  await query(own, `select pgws.publish_bytes('a', '\\x00ff10')`)
+  await first.received(4)
+  const ids = first.events.map(({ id }) => id!)
+  t.same(ids, [...new Set(ids)].sort())
+  t.match(first.events[3], { event: 'Bytes', data: Buffer.from([0, 255, 16]).toString('base64') })
+  const again = await stream(t, `${http}/a/${reader}?since=earliest`, { 'last-event-id': ids[1]! })
+  t.same(await again.received(2), first.events.slice(2))
+  const all = await stream(t, `${http}/a/${reader}?since=earliest`)
+  t.same(await all.received(4), first.events)
+})
+
+t.test('a stream that is not read is ended, and holds up nobody', async (t) => {
+  const { http, fastify, lines } = await build(t, { dbUri, maxBufferedBytes: 100_000 })
+  const slow = await answer(`${http}/a/${reader}`)
+  t.teardown(() => slow.destroy())
+  const good = await stream(t, `${http}/a/${reader}`)
+  for (let i = 0; i < 40; i++) {
+    await Promise.all(Array.from({ length: 50 }, () => fastify.pgws.publish('a', 'x'.repeat(7000))))
+  }
+  await good.received(2000)
+  await until(() => lines.some((line) => line.includes('"code":3008')))
+  t.equal(good.events.length, 2000)
+})
+
+t.test("a host's own event streams are left alone", async (t) => {
+  const { http } = await build(
+    t,
+    { dbUri },
+    { before: (fastify) => fastify.get('/events', async () => 'data: mine\n\n') }
+  )
+  const response = await answer(`${http}/events`)
+  response.setEncoding('utf8')
+  t.equal((await once(response, 'data'))[0], 'data: mine\n\n')
+  await sleep(1)
+})
