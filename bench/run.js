@@ -1,194 +1,122 @@
-// Runs each case against us, the limit and the naive loop, in turns, and prints medians and ratios.
-// Writes bench/results.md where it ran every case whole.
+// Runs each case against us and others, in turns, and prints medians and ratios. Where every case ran whole, it
+// writes results.md, and results.svg from it.
 //   npm run bench -- [--quick] [case …]
-import { fork } from 'node:child_process'
-import { createHmac } from 'node:crypto'
-import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { cpus, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import { startEmbeddedPostgres } from '../dist/lib/embedded-postgres.js'
+import { connecting, idle, storm } from './cases/connections.js'
+import { durableFanOut, durablePublishing, resuming, retention } from './cases/durable.js'
+import { blocking, burst, channels, paced, single } from './cases/fan-out.js'
+import { joined } from './cases/joined-channels.js'
+import { publishing } from './cases/publishing.js'
+import { drawChart } from './chart.js'
+import { median } from './harness.js'
 
-const LISTEN_CHANNEL = 'postgres-websockets-listener'
-const SECRET = 'the secret of the benchmark only'
-const DEADLINE = 60_000
-const here = dirname(fileURLToPath(import.meta.url))
+const CASES = {
+  burst,
+  single,
+  paced,
+  channels,
+  publishing,
+  connecting,
+  idle,
+  storm,
+  blocking,
+  joined,
+  durablePublishing,
+  durableFanOut,
+  resuming,
+  retention
+}
 const words = process.argv.slice(2)
 const quick = words.includes('--quick')
 const wanted = words.filter((word) => !word.startsWith('--'))
-const PAIRS = quick ? 2 : 7
+const PAIRS = quick ? 1 : 7
+/** How often servers run that are neither ours nor the limit. */
+const OTHERS = 3
 
-function sign(claims) {
-  const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url')
-  const input = `${part({ alg: 'HS256' })}.${part(claims)}`
-  return `${input}.${createHmac('sha256', SECRET).update(input).digest('base64url')}`
-}
-const token = sign({ mode: 'rw' })
-
-/** A message of some 200 bytes, with fixed places for what the readers look at. */
-const message = (channel, sequence) =>
-  `{"channel":"${channel}","seq":"${String(sequence).padStart(9, '0')}","time":"${Date.now()}","payload":"${'x'.repeat(120)}"}`
-
-const CASES = {
-  burst: {
-    title: 'Fan-out to 500 subscribers, 100 notifications a transaction (deliveries/s)',
-    servers: ['limit', 'ours', 'naive'],
-    readers: Array(500).fill('chat'),
-    messages: (server) => (server === 'naive' ? 500 : 10_000),
-    batch: 100
-  },
-  single: {
-    title: 'Fan-out to 500 subscribers, one notification a transaction, full speed (deliveries/s)',
-    servers: ['limit', 'ours', 'naive'],
-    readers: Array(500).fill('chat'),
-    messages: (server) => (server === 'naive' ? 500 : 4000),
-    batch: 1
-  },
-  paced: {
-    title: 'Fan-out to 500 subscribers, 500 messages/s (latency)',
-    servers: ['limit', 'ours'],
-    readers: Array(500).fill('chat'),
-    messages: () => 1500,
-    batch: 1,
-    perSecond: 500
-  },
-  channels: {
-    title: '1,000 sockets, each on its own channel, 20,000 messages over them (deliveries/s)',
-    servers: ['limit', 'ours', 'naive'],
-    readers: Array.from({ length: 1000 }, (_, i) => `channel-${i}`),
-    messages: () => 20,
-    batch: 100
-  },
-  publish: {
-    title: 'Publishing from 50 sockets to one reader (messages/s)',
-    servers: ['one-query', 'ours', 'naive'],
-    run: publishOnce,
-    writers: 50,
-    messages: (server) => (server === 'ours' ? 2000 : 300)
-  }
+for (const name of wanted) {
+  if (!(name in CASES))
+    throw new Error(`there is no case "${name}"; there are ${Object.keys(CASES).join(', ')}`)
 }
 
-async function publishOnce(server, { writers, messages }, dbUri) {
-  const env = { ...process.env, DB_URI: dbUri, SECRET, LISTEN_CHANNEL }
-  const child = fork(join(here, 'servers', `${server}.js`), { env })
-  const client = fork(join(here, 'writers.js'))
-  try {
-    const [{ port }] = await once(child, 'message')
-    const tokens = { writeToken: sign({ mode: 'w' }), readToken: sign({ mode: 'r' }) }
-    client.send({ port, writers, messages: messages(server), ...tokens })
-    const late = setTimeout(() => client.kill(), DEADLINE)
-    const [result] = await Promise.race([once(client, 'message'), once(client, 'exit')])
-    clearTimeout(late)
-    if (result?.seen === undefined) throw new Error(`${server}: messages are missing after ${DEADLINE} ms`)
-    // The naive loop has several queries under way at once, and so loses the order: that is a result, too.
-    if (result.failure && server !== 'naive') throw new Error(`${server}: ${result.failure}`)
-    return { rate: result.seen / result.seconds, p50: Number.NaN, p99: Number.NaN }
-  } finally {
-    client.kill()
-    child.kill('SIGKILL')
-  }
-}
-
-async function runOnce(server, { readers, messages, batch, perSecond }, dbUri) {
-  const env = { ...process.env, DB_URI: dbUri, SECRET, LISTEN_CHANNEL }
-  const child = fork(join(here, 'servers', `${server}.js`), { env })
-  const client = fork(join(here, 'readers.js'))
-  const publisher = new pg.Client(dbUri)
-  try {
-    const [{ port }] = await once(child, 'message')
-    const count = messages(server)
-    client.send({ port, paths: readers.map((channel) => `/${channel}/${token}`), messages: count })
-    await once(client, 'message')
-    await publisher.connect()
-    const channels = [...new Set(readers)]
-    const finished = once(client, 'message')
-    const begun = performance.now()
-    const total = count * channels.length
-    for (let sent = 0; sent < total; ) {
-      const texts = []
-      for (let i = 0; i < batch && sent < total; i++, sent++)
-        texts.push(message(channels[sent % channels.length], sent))
-      const query = 'select count(pg_notify($1, x)) from unnest($2::text[]) x'
-      await publisher.query({ name: 'notify', text: query, values: [LISTEN_CHANNEL, texts] })
-      if (perSecond) {
-        const ahead = (sent * 1000) / perSecond - (performance.now() - begun)
-        if (ahead > 0) await new Promise((resolve) => setTimeout(resolve, ahead))
-      }
-    }
-    const late = setTimeout(() => client.kill(), DEADLINE)
-    const [result] = await Promise.race([
-      finished,
-      once(client, 'exit').then(() => {
-        throw new Error(`${server}: messages are missing after ${DEADLINE} ms`)
-      })
-    ])
-    clearTimeout(late)
-    // A fast loss is no result.
-    if (result.failure) throw new Error(`${server}: ${result.failure}`)
-    const seconds = (performance.now() - begun) / 1000
-    const latencies = result.latencies.sort((a, b) => a - b)
-    const percentile = (p) => latencies[Math.floor((latencies.length - 1) * p)]
-    return { rate: result.done / seconds, p50: percentile(0.5), p99: percentile(0.99) }
-  } finally {
-    await publisher.end()
-    client.kill()
-    child.kill('SIGKILL')
-  }
-}
-
-async function version() {
-  const client = new pg.Client(postgres.uri)
-  await client.connect()
-  const { rows } = await client.query('select version()')
-  await client.end()
-  return rows[0].version
-}
-
-const report = []
+const lines = []
 function print(line) {
   console.log(line)
-  report.push(line)
+  lines.push(line)
 }
 
-const median = (values) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)]
-const folder = mkdtempSync(join(tmpdir(), 'pgws-bench-'))
-const postgres = await startEmbeddedPostgres({
-  folder,
-  settings: { fsync: 'off', synchronous_commit: 'off' }
-})
-try {
-  for (const [name, test] of Object.entries(CASES)) {
-    if (wanted.length > 0 && !wanted.includes(name)) continue
-    print(`\n## ${test.title}\n`)
-    const results = Object.fromEntries(test.servers.map((server) => [server, []]))
-    for (let pair = 0; pair < PAIRS; pair++) {
-      for (const server of test.servers)
-        results[server].push(await (test.run ?? runOnce)(server, test, postgres.uri))
+/** @returns for each server, a list of its runs' figures */
+async function runCase({ servers, run, runAll, pairs = PAIRS }, dbUri) {
+  const results = servers.map(() => [])
+  for (let pair = 0; pair < Math.min(pairs, PAIRS); pair++) {
+    if (runAll) {
+      for (const [i, result] of (await runAll(servers, dbUri, quick)).entries()) results[i].push(result)
+      continue
     }
-    const medians = (server) =>
-      ['rate', 'p50', 'p99'].map((figure) => median(results[server].map((result) => result[figure])))
-    const [rate] = medians('ours')
-    print('| server | rate | p50 ms | p99 ms | ours : it (rate) |\n|---|---|---|---|---|')
-    const shown = (value) => (Number.isFinite(value) ? value : '')
-    for (const server of test.servers) {
-      const [itsRate, p50, p99] = medians(server)
-      const count = Math.round(itsRate).toLocaleString('en')
-      print(`| ${server} | ${count} | ${shown(p50)} | ${shown(p99)} | ${(rate / itsRate).toFixed(2)} |`)
+    for (const [i, server] of servers.entries()) {
+      // The first is what we are held to; those that are many times slower need no such precision.
+      if (pair < OTHERS || server === 'ours' || i === 0) results[i].push(await run(server, dbUri, quick))
     }
   }
+  return results
+}
+
+function table({ title, servers, figures, baseline = 'ours' }, results) {
+  const names = Object.keys(figures)
+  const medians = results.map((runs) => names.map((name) => median(runs.map((run) => run[name]))))
+  const [first] = names
+  const reference = medians[servers.indexOf(baseline)][0]
+  print(`\n## ${title}\n`)
+  print(`| server | ${Object.values(figures).join(' | ')} | ${baseline} : it (${figures[first]}) |`)
+  print(`|---|${'---|'.repeat(names.length + 1)}`)
+  for (const [i, server] of servers.entries()) {
+    const shown = medians[i].map((value) =>
+      value > 1000 ? Math.round(value).toLocaleString('en') : value.toPrecision(3)
+    )
+    print(`| ${server} | ${shown.join(' | ')} | ${(reference / medians[i][0]).toFixed(2)} |`)
+  }
+}
+
+async function postgresVersion() {
+  const client = new pg.Client(postgres.uri)
+  await client.connect()
+  const { rows } = await client.query('show server_version')
+  await client.end()
+  return rows[0].server_version
+}
+
+function versions(names) {
+  const require = createRequire(import.meta.url)
+  return names.map((name) => `${name} ${require(`${name}/package.json`).version}`)
+}
+
+const folder = mkdtempSync(join(tmpdir(), 'pgws-bench-'))
+const settings = { fsync: 'off', synchronous_commit: 'off' }
+const postgres = await startEmbeddedPostgres({ folder, settings })
+try {
+  for (const [name, test] of Object.entries(CASES)) {
+    if (wanted.length > 0 ? !wanted.includes(name) : test.optional) continue
+    table(test, await runCase(test, postgres.uri))
+  }
   if (!quick && wanted.length === 0) {
-    const [{ model }] = cpus()
-    const about = `${cpus().length} × ${model}, Node.js ${process.version}, ${(await version()).split(' on ')[0]}`
+    const machine = `${cpus().length} × ${cpus()[0].model}`
+    const software = [
+      `Node.js ${process.version}`,
+      `PostgreSQL ${await postgresVersion()}`,
+      ...versions(['ws', 'socket.io', '@socket.io/postgres-adapter'])
+    ]
     const head = [
       '# Results',
       '',
       'Written by `npm run bench`. Database, server and load share the machine, so only the ratios mean anything.',
-      `Medians of ${PAIRS} runs in turns. ${about}.`
+      `Medians of ${PAIRS} runs in turns (naive and socket-io: ${OTHERS}). ${machine}; ${software.join(', ')}.`
     ]
-    writeFileSync(join(here, 'results.md'), `${[...head, ...report].join('\n')}\n`)
-    await import('./chart.js')
+    writeFileSync(new URL('results.md', import.meta.url), `${[...head, ...lines].join('\n')}\n`)
+    drawChart()
   }
 } finally {
   await postgres.stop()

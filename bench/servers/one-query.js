@@ -1,5 +1,8 @@
 // Our server, sending one query for each message: what batching brings is the difference to ours.js.
-import pg from 'pg'
+import { createRequire } from 'node:module'
+
+// The copy that our server uses.
+const pg = createRequire(new URL('../../dist/', import.meta.url))('pg')
 
 const { query } = pg.Client.prototype
 pg.Client.prototype.query = function (text, values, ...more) {
@@ -8,6 +11,7 @@ pg.Client.prototype.query = function (text, values, ...more) {
   const [channel, payloads] = values
   return (async () => {
     for (const payload of payloads) await query.call(this, 'select pg_notify($1, $2)', [channel, payload])
+    return { rows: [{ sent: payloads.length }] }
   })()
 }
 await import('./ours.js')

@@ -3,17 +3,19 @@
 import { randomBytes } from 'node:crypto'
 import { connect } from 'node:net'
 
-/** Where the digits of `seq` and `time` stand in a message (see run.js). */
-const SEQUENCE = /"seq":"(\d+)"/
-const TIME = /"time":"(\d+)"/
+/** Where the digits of `seq` and `time` stand in a message (see message() in ../cases/fan-out.js). */
+const SEQUENCE = /seq\\?":\\?"(\d+)/
+const TIME = /time\\?":\\?"([\d.]+)/
 
 let expected = 0
-let perReader = 0
 let done = 0
 let failure
+let sampled = 1
+/** [when it came, how long it took], in milliseconds. */
 const latencies = []
+const now = () => performance.timeOrigin + performance.now()
 
-function open(port, path) {
+function open({ port, path, socketIo }) {
   return new Promise((resolve, reject) => {
     const socket = connect(port, '127.0.0.1', () => {
       socket.write(
@@ -24,16 +26,29 @@ function open(port, path) {
     socket.on('close', () => {
       failure ??= 'a socket was closed'
     })
-    const reader = { next: 0, seen: 0, rest: undefined, sample: Math.random() < 0.05 }
+    const reader = { next: 0, seen: 0, rest: undefined, sample: Math.random() < sampled }
     let head = ''
     socket.on('data', function onHead(chunk) {
       head += chunk.toString('latin1')
       const end = head.indexOf('\r\n\r\n')
       if (end === -1) return
-      socket.off('data', onHead)
       if (!head.startsWith('HTTP/1.1 101')) return reject(new Error(head.slice(0, 200)))
-      socket.on('data', (chunk) => read(reader, chunk))
-      resolve(socket)
+      if (socketIo) {
+        // Engine.IO's greeting, then Socket.IO's: "40" joins the namespace "/".
+        if (head.includes('40{')) return begin()
+        if (!reader.greeted && head.includes('0{')) {
+          reader.greeted = true
+          socket.write(Buffer.from([0x81, 0x82, 0, 0, 0, 0, 0x34, 0x30]))
+        }
+        return
+      }
+      begin(Buffer.from(head.slice(end + 4), 'latin1'))
+      function begin(more) {
+        socket.off('data', onHead)
+        if (more?.length) read(reader, more)
+        socket.on('data', (chunk) => read(reader, chunk))
+        resolve(socket)
+      }
     })
   })
 }
@@ -59,26 +74,38 @@ let offsets
 function message(reader, data, start, length) {
   if (offsets === undefined) {
     const text = data.latin1Slice(start, start + length)
-    const sequence = SEQUENCE.exec(text)
-    const time = TIME.exec(text)
-    offsets = { sequence: sequence.index + 7, time: time.index + 8 }
+    const [sequence, time] = [SEQUENCE.exec(text), TIME.exec(text)]
+    offsets = {
+      sequence: sequence.index + sequence[0].length - sequence[1].length,
+      time: time.index + time[0].length - time[1].length
+    }
   }
   const sequence = Number(data.latin1Slice(start + offsets.sequence, start + offsets.sequence + 9))
   if (sequence < reader.next) failure ??= `out of order or twice: ${sequence} after ${reader.next - 1}`
   reader.next = sequence + 1
   reader.seen++
   if (reader.sample && reader.seen % 7 === 0) {
-    latencies.push(Date.now() - Number(data.latin1Slice(start + offsets.time, start + offsets.time + 13)))
+    const came = now()
+    const sent = Number(data.latin1Slice(start + offsets.time, start + offsets.time + 17))
+    latencies.push([came, came - sent])
   }
-  if (++done === expected) process.send({ done, failure, latencies })
+  if (++done === expected) finish()
 }
 
-process.on('message', async ({ port, paths, messages }) => {
-  perReader = messages
-  expected = perReader * paths.length
-  for (let i = 0; i < paths.length; i += 50) {
-    await Promise.all(paths.slice(i, i + 50).map((path) => open(port, path)))
+/** Told once all are open, though all may have come before. */
+let ready = false
+function finish() {
+  if (ready && done >= expected) process.send({ done, failure, latencies })
+}
+
+process.on('message', async ({ port, paths, messages, socketIo = false, sample = 1, atOnce = 50 }) => {
+  expected = messages * paths.length
+  sampled = sample
+  for (let i = 0; i < paths.length; i += atOnce) {
+    await Promise.all(paths.slice(i, i + atOnce).map((path) => open({ port, path, socketIo })))
   }
   process.send({ ready: true })
+  ready = true
+  if (done > 0) finish()
 })
 process.on('disconnect', () => process.exit())

@@ -1,0 +1,111 @@
+import pg from 'pg'
+import { address, notification, percentile, sleep, startClient, startServer } from '../harness.js'
+
+/** A message of some 200 bytes, with fixed places for what the readers look at. */
+export function message(channel, sequence) {
+  const time = (performance.timeOrigin + performance.now()).toFixed(3)
+  return `{"channel":"${channel}","seq":"${String(sequence).padStart(9, '0')}","time":"${time}","payload":"${'x'.repeat(120)}"}`
+}
+
+/** Publishes messages in SQL, `batch` a transaction, over the channels in turn. */
+export async function publish(client, server, { channels, from = 0, total, batch, perSecond, pause }) {
+  const begun = performance.now()
+  for (let sent = 0; sent < total; ) {
+    const texts = []
+    let databaseChannel
+    for (let i = 0; i < batch && sent < total; i++, sent++) {
+      const channel = channels[sent % channels.length]
+      const [where, text] = notification(server, channel, message(channel, from + sent))
+      databaseChannel = where
+      texts.push(text)
+    }
+    await client.query({
+      name: 'notify',
+      text: 'select count(pg_notify($1, x)) from unnest($2::text[]) x',
+      values: [databaseChannel, texts]
+    })
+    if (pause) await sleep(pause)
+    const ahead = perSecond ? (sent * 1000) / perSecond - (performance.now() - begun) : 0
+    if (ahead > 0) await sleep(ahead)
+  }
+}
+
+async function run(server, dbUri, { readers, messages, batch, perSecond, pause, slow = () => 1 }) {
+  const { port, ask, stop } = await startServer(server, dbUri)
+  const client = startClient('readers')
+  const publisher = new pg.Client(dbUri)
+  try {
+    const count = Math.ceil(messages / slow(server))
+    const paths = readers.map((channel) => address(server, channel, { mode: 'r' }))
+    const socketIo = server === 'socket-io'
+    await client.order({ port, paths, messages: count, socketIo, sample: Math.min(1, 50 / readers.length) })
+    await publisher.connect()
+    await ask('delay')
+    const channels = [...new Set(readers)]
+    const begun = performance.now()
+    const finished = client.next()
+    finished.catch(() => {})
+    await publish(publisher, server, { channels, total: count * channels.length, batch, perSecond, pause })
+    const { done, failure, latencies } = await finished
+    // A fast loss is no result.
+    if (failure) throw new Error(`${server}: ${failure}`)
+    const seconds = (performance.now() - begun) / 1000
+    const waits = latencies.map(([, wait]) => wait)
+    return {
+      rate: done / seconds,
+      p50: percentile(waits, 0.5),
+      p99: percentile(waits, 0.99),
+      block: await ask('delay')
+    }
+  } finally {
+    await publisher.end()
+    await client.stop()
+    await stop()
+  }
+}
+
+const everyone = Array(500).fill('chat')
+const slow = (server) => ({ naive: 24, 'socket-io': 24 })[server] ?? 1
+const fanOut = (parameters) => (server, dbUri, quick) =>
+  run(server, dbUri, { ...parameters, messages: parameters.messages / (quick ? 4 : 1) })
+const figures = { rate: 'deliveries/s', p50: 'p50 ms', p99: 'p99 ms' }
+
+export const burst = {
+  title: 'Fan-out to 500 subscribers, 100 notifications a transaction',
+  servers: ['limit', 'ours', 'naive', 'socket-io'],
+  figures,
+  run: fanOut({ readers: everyone, messages: 6000, batch: 100, slow })
+}
+
+export const single = {
+  title: 'Fan-out to 500 subscribers, one notification a transaction, full speed',
+  servers: ['limit', 'ours', 'naive', 'socket-io'],
+  figures,
+  run: fanOut({ readers: everyone, messages: 4000, batch: 1, slow: (server) => Math.min(slow(server), 16) })
+}
+
+export const paced = {
+  title: 'Fan-out to 500 subscribers, 500 messages/s',
+  servers: ['limit', 'ours'],
+  figures: { p50: 'p50 ms', p99: 'p99 ms' },
+  run: fanOut({ readers: everyone, messages: 1500, batch: 1, perSecond: 500 })
+}
+
+export const channels = {
+  title: '1,000 sockets, each on its own channel, 20,000 messages over them',
+  servers: ['limit', 'ours', 'naive', 'socket-io'],
+  figures: { rate: 'deliveries/s' },
+  run: fanOut({
+    readers: Array.from({ length: 1000 }, (_, i) => `channel-${i}`),
+    messages: 20,
+    batch: 100
+  })
+}
+
+export const blocking = {
+  title: 'Bursts of 1,000 notifications to 5,000 subscribers',
+  servers: ['limit', 'ours'],
+  figures: { block: 'longest block of the event loop, ms', rate: 'deliveries/s' },
+  pairs: 3,
+  run: fanOut({ readers: Array(5000).fill('chat'), messages: 4000, batch: 1000, pause: 500 })
+}
