@@ -4,7 +4,7 @@ import pg from 'pg'
 import t from 'tap'
 import { WebSocket } from 'ws'
 import { FaultProxy } from './fault-proxy.js'
-import { build, open, query, token, until } from './helper.js'
+import { build, LISTEN_CHANNEL, open, query, sqlListener, token, until } from './helper.js'
 import { createDatabase, testPostgres } from './postgres.js'
 
 const postgres = await testPostgres(t)
@@ -184,4 +184,38 @@ t.test('after a gap of the listener, open sockets get what they missed, before a
     payload: { requested: null }
   })
   t.equal(JSON.parse(client.messages[6]!).payload, '6')
+})
+
+t.test('messages of one statement keep their order, however PostgreSQL joins', async (t) => {
+  const dbUri = await createDatabase(postgres)
+  await build(t, { dbUri, migrate: true })
+  const client = new pg.Client(dbUri)
+  await client.connect()
+  t.teardown(() => client.end())
+  await client.query(`select pgws.retain('kept', interval '1 hour')`)
+  const { payloads } = await sqlListener(t, dbUri)
+  const sizes = [10, 9000, 20_000]
+  const bodies = Array.from({ length: 60 }, (_, n) => `{"n":${n},"more":"${'x'.repeat(sizes[n % 3]!)}"}`)
+  const channels = bodies.map((_, n) => (n % 2 === 0 ? 'kept' : `${n}`))
+  const ages = channels.map((channel) => (channel === 'kept' ? '1 hour' : null))
+  for (const disabled of ['none', 'enable_nestloop', 'enable_hashjoin', 'enable_mergejoin']) {
+    if (disabled !== 'none') await client.query(`set ${disabled} = off`)
+    const keys = ages.map((age, n) => age && `${disabled} ${n}`)
+    await client.query(
+      `select pgws.relay((select retention_version from pgws.settings), $1, $2, $3, $4::interval[], $5)`,
+      [LISTEN_CHANNEL, channels, bodies, ages, keys]
+    )
+    await until(() => payloads.length === bodies.length)
+    const order = payloads.splice(0).map((text) => {
+      const { n, channel, position } = JSON.parse(text)
+      return n ?? (channel === 'kept' ? String(position).padStart(9) : Number(channel))
+    })
+    t.same(
+      order.filter((name) => typeof name === 'number'),
+      bodies.map((_, n) => n).filter((n) => n % 3 === 0 || n % 2 === 1),
+      disabled
+    )
+    const positions = order.filter((name) => typeof name === 'string')
+    t.same(positions, positions.toSorted(), disabled)
+  }
 })

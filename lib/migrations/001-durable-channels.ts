@@ -232,15 +232,17 @@ begin
     select l.id, i.n from (select id, row_number() over (order by id) as k from large) l
     join (select n, row_number() over (order by n) as k from input where age is null and octet_length(body) >= 8000) i using (k)
   )
-  select count(d.position), count(pg_notify(relay.listen_channel, case
+  -- Ordered past the joins, which keep no order of their own.
+  select count(position), count(pg_notify(relay.listen_channel, notification)) into stored_count, notified
+  from (
+    select d.position, case
       when d.position is not null then pgws.notification(epoch, d.position, i.channel, i.body)
       when l.id is not null then json_build_object('pgws', 'large', 'position', l.id, 'channel', pgws.short(i.channel))::text
-      else i.body end))
-    into stored_count, notified
-  from (
-    select * from input order by n
-  ) i left join durable d on d.key = i.key left join numbered_large l on l.n = i.n
-  where i.age is null or d.position is not null;
+      else i.body end as notification
+    from input i left join durable d on d.key = i.key left join numbered_large l on l.n = i.n
+    where i.age is null or d.position is not null
+    order by i.n
+  ) ordered;
   return stored_count;
 end $$;
 
