@@ -1,9 +1,11 @@
+import { randomBytes } from 'node:crypto'
 import { EventEmitter } from 'node:events'
 import type { ServerResponse } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { RawData, WebSocket } from 'ws'
 import { Admission } from './admission.js'
 import { audienceChannel, audienceMessage, isPublicChannel, readAudienceMessage } from './audiences.js'
+import { Authorizer, type Mode } from './authorizer.js'
 import type { Access, Claims } from './claims.js'
 import { CLOSE, type Connection, type ConnectionContext } from './connection.js'
 import { Connections } from './connections.js'
@@ -11,6 +13,7 @@ import { DurableChannels } from './durable-channels.js'
 import { binaryEnvelope, envelope, type Sender, senderOf } from './envelope.js'
 import { errors, messageOf } from './errors.js'
 import { EventStream } from './event-stream.js'
+import { Handlers, type Rejection } from './handlers.js'
 import { History, type Page } from './history.js'
 import { type ChannelSummary, Hub } from './hub.js'
 import { Inbox } from './inbox.js'
@@ -25,7 +28,11 @@ import { Relay } from './relay.js'
 import { Replay } from './replay.js'
 import { Retention } from './retention.js'
 import { SETTINGS_CHANNEL } from './schema.js'
+import { type Caller, callerOf, callsFunctions } from './sql-functions.js'
 import { PAUSED, WebSocketConnection } from './websocket.js'
+
+/** The SQLSTATE of a role that cannot be taken (errcodes-appendix.html). */
+const INSUFFICIENT_PRIVILEGE = '42501'
 
 /** How long the pool may take to answer a health check, in milliseconds. */
 const HEALTH_DEADLINE = 2000
@@ -51,6 +58,12 @@ type OptionsUsed =
   | 'messageRate'
   | 'publishTimeout'
   | 'shutdownTimeout'
+  | 'onMessageFunction'
+  | 'authorizeFunction'
+  | 'authorizeTtl'
+  | 'onConnectFunction'
+  | 'onDisconnectFunction'
+  | 'roleClaim'
 
 export interface BridgeOptions extends Pick<ResolvedOptions, OptionsUsed> {
   /**
@@ -58,6 +71,11 @@ export interface BridgeOptions extends Pick<ResolvedOptions, OptionsUsed> {
    * NotAccepted where the database refused it, OutcomeUnknown where it may have been committed.
    */
   query: (text: string, values?: unknown[]) => Promise<{ rows: Record<string, unknown>[] }>
+  /**
+   * Runs one statement in a transaction of its own, as a caller where one is given; rejects as `query`, and with
+   * RoleNotAllowed.
+   */
+  call: (text: string, values: unknown[], caller?: Caller) => Promise<{ rows: Record<string, unknown>[] }>
   listener: Listener
   log: Log
 }
@@ -95,12 +113,21 @@ export interface OutgoingMessage {
   payload: unknown
 }
 
+export interface PublishOptions {
+  /** What makes durable messages that are sent again the same ones. */
+  key?: string | undefined
+  /** As whom the messages are passed to the function of `onMessageFunction`; undefined: they are not. */
+  caller?: Caller | undefined
+}
+
 /** What a client asks for beside its channels. */
 export interface Wishes {
   /** The id of the last durable message that it has, or `earliest`: what came after it is replayed. */
   since?: string | undefined
   /** What it sends as binary stays binary. */
   binary?: boolean | undefined
+  /** It is told of its messages that `onMessageFunction` refuses. */
+  rejections?: boolean | undefined
 }
 
 /**
@@ -116,17 +143,22 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   readonly #durable: DurableChannels
   readonly #history: History
   readonly #publisher: Publisher
+  readonly #authorizer: Authorizer
   readonly #connections = new Connections()
   readonly #notificationQueue: NotificationQueue
   readonly #context: ConnectionContext
-  readonly #onClose: (this: WebSocket, code: number) => void
+  readonly #onClose: (this: WebSocket, code: number, reason: Buffer) => void
   readonly #onError: (error: Error) => void
   readonly #onMessage: (this: WebSocket, data: RawData, isBinary: boolean) => void
   readonly #retention: Retention
   readonly #rawChannels: RawChannels
   readonly #replay: Replay
+  /** Tells the connections of this server from those of others. */
+  readonly #node = randomBytes(4).toString('hex')
   #lastId = 0
   #throttled = 0
+  /** What is durable is known: nothing is published before, since it would not be stored. */
+  #informed = false
   #closing = false
 
   constructor(options: BridgeOptions) {
@@ -170,12 +202,17 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       }
     })
     this.#retention = new Retention({ query, durable: this.#durable, log })
-    const relay = new Relay({ listenChannel, query, durable: this.#durable })
+    const handlers = new Handlers(options)
+    const relay = new Relay({ listenChannel, query, durable: this.#durable, handlers })
+    this.#authorizer = new Authorizer({
+      ...options,
+      onError: (error) => log.warn({ err: error }, 'the function that authorizes failed')
+    })
     this.#publisher = new Publisher({
-      notify: (notifications) => relay.send(notifications),
+      send: (groups) => relay.send(groups),
       limit: (notification) => relay.limit(notification),
       repeatable: (notification) => relay.repeatable(notification),
-      ready: () => listener.state.up,
+      ready: () => this.#informed && listener.state.up,
       timeout: options.publishTimeout,
       onBatch: (size, milliseconds) => {
         this.metrics.batchSize.observe(size)
@@ -191,8 +228,8 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       }
     }
     const bridge = this
-    this.#onClose = function (code) {
-      bridge.#leave(WebSocketConnection.of(this), code)
+    this.#onClose = function (code, reason) {
+      bridge.#leave(WebSocketConnection.of(this), code, reason.toString())
     }
     // `ws` closes the socket with the code that fits (1007, 1009, 1002) before it emits the error.
     this.#onError = (error) => log.debug({ err: error }, 'websocket error')
@@ -226,7 +263,8 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       listener.start()
     ])
     // The schema may have been installed by the start.
-    if (!(await this.#replay.tryRefresh())) this.#replay.refreshLater()
+    if (!(await this.#replay.tryRefresh())) await this.#replay.refreshLater()
+    this.#informed = true
   }
 
   /**
@@ -260,15 +298,19 @@ export class Bridge extends EventEmitter<BridgeEvents> {
 
   /**
    * Publishes several messages in one transaction: all or none. Arguments and errors as for `publish`.
-   * @param key what makes durable messages that are sent again the same ones
+   * @throws Rejected, RoleNotAllowed where they are passed to a function that refuses one of them
    */
-  async publishAll(messages: readonly OutgoingMessage[], claims: Claims, key?: string): Promise<void> {
+  async publishAll(
+    messages: readonly OutgoingMessage[],
+    claims: Claims,
+    { key, caller }: PublishOptions = {}
+  ): Promise<void> {
     const sender = senderOf(claims, this.#options.envelopeClaims)
     const notifications: Notification[] = []
     for (const { channels, payload } of messages) {
       for (const channel of channels) {
         notifications.push({
-          ...this.#notification(channel, payload, sender),
+          ...this.#notification(channel, payload, sender, caller),
           key: key && `${key}:${notifications.length}`
         })
       }
@@ -279,6 +321,18 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       this.#countFailure(error)
       throw error
     }
+  }
+
+  /**
+   * Asks the database whether a client may do something in all of some channels, where a function for that is set.
+   * @returns as whom functions are called for it; undefined where none is set
+   * @throws NotAuthorized, RoleNotAllowed (403), DatabaseAway (503)
+   */
+  async authorize(claims: Claims, channels: readonly string[], mode: Mode): Promise<Caller | undefined> {
+    if (!callsFunctions(this.#options)) return undefined
+    const caller = callerOf(claims, this.#options.roleClaim)
+    await this.#authorizer.check(caller, channels, mode)
+    return caller
   }
 
   /**
@@ -348,12 +402,12 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    */
   connect(webSocket: WebSocket, access: Access, ip: string, wishes: Wishes = {}): void {
     const options = this.#connectionOptions(access)
-    const connection = new WebSocketConnection(webSocket, access, options, wishes.binary)
+    const connection = new WebSocketConnection(webSocket, access, options, wishes)
     webSocket.on('close', this.#onClose)
     webSocket.on('error', this.#onError)
     webSocket.on('pong', onPong)
     if (connection.write) webSocket.on('message', this.#onMessage)
-    this.#join(connection, ip, wishes)
+    this.#join(connection, ip, wishes, access.caller)
   }
 
   /**
@@ -363,8 +417,8 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   stream(response: ServerResponse, access: Access, ip: string, wishes: Wishes = {}): void {
     const connection = new EventStream(response, access, this.#connectionOptions(access))
     response.on('error', this.#onError)
-    response.on('close', () => this.#leave(connection, connection.closeCode))
-    this.#join(connection, ip, wishes)
+    response.on('close', () => this.#leave(connection, connection.closeCode, connection.closeReason))
+    this.#join(connection, ip, wishes, access.caller)
   }
 
   /** To be called when the listener was lost: something may be missing before what comes next. */
@@ -414,14 +468,20 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     )
   }
 
-  #connectionOptions({ write, claims }: Access) {
-    const { metaChannel, envelopeClaims } = this.#options
+  #connectionOptions({ write, claims, caller }: Access) {
+    const { metaChannel, envelopeClaims, onMessageFunction, onDisconnectFunction } = this.#options
     const told = write || metaChannel !== undefined
     const sender = told ? senderOf(claims, envelopeClaims) : undefined
-    return { id: ++this.#lastId, sender, context: this.#context }
+    const calls = (write && onMessageFunction !== undefined) || onDisconnectFunction !== undefined
+    return {
+      id: ++this.#lastId,
+      sender,
+      caller: calls ? caller : undefined,
+      context: this.#context
+    }
   }
 
-  #join(connection: Connection, ip: string, { since }: Wishes): void {
+  #join(connection: Connection, ip: string, { since }: Wishes, caller: Caller | undefined): void {
     const { id, channels, sender } = connection
     this.#connections.add(connection)
     // Before it joins, so that nothing comes in between.
@@ -429,6 +489,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     this.#hub.join(connection, channels, connection)
     this.#options.log.info({ connection: id, ip, channels: shown(channels) }, 'socket opened')
     this.#tellMeta('ConnectionOpen', shown(channels).join(','), sender)
+    if (this.#options.onConnectFunction !== undefined) this.#call('connect', connection, caller)
     if (this.#closing) connection.close(CLOSE.GOING_AWAY, 'server shutting down')
     else if (since !== undefined) {
       this.#replay.resume(connection, since).catch((error) => {
@@ -438,7 +499,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     }
   }
 
-  #leave(connection: Connection, code: number): void {
+  #leave(connection: Connection, code: number, reason: string): void {
     const { id, channels, openedAt, sender } = connection
     this.#connections.delete(connection)
     this.#hub.leave(connection, channels, connection)
@@ -446,10 +507,28 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     const seconds = (Date.now() - openedAt) / 1000
     this.#options.log.info({ connection: id, code, seconds }, 'socket closed')
     this.#tellMeta('ConnectionClose', shown(channels).join(','), sender)
+    if (this.#options.onDisconnectFunction !== undefined) {
+      this.#call('disconnect', connection, connection.caller, `${code} ${reason}`.trimEnd())
+    }
+  }
+
+  /** Tells a function of the database's owner that a client has come or gone, in order with its messages. */
+  #call(
+    kind: 'connect' | 'disconnect',
+    { id, channels }: Connection,
+    caller: Caller | undefined,
+    reason?: string
+  ): void {
+    if (caller === undefined) return
+    const payload = JSON.stringify({ channels, connection: `${this.#node}-${id}`, reason })
+    this.#publisher.publish([{ channel: '', payload, call: { kind, caller } }], true).catch((error) => {
+      this.#countFailure(error)
+      this.#options.log.warn({ err: error, connection: id }, `the function for a ${kind} failed`)
+    })
   }
 
   #send(connection: WebSocketConnection, data: Buffer, isBinary: boolean): void {
-    const { channels, sender } = connection
+    const { channels, sender, caller } = connection
     if (!connection.listening) return
     this.metrics.messagesReceived.inc()
     this.metrics.bytesReceived.inc(data.length)
@@ -459,14 +538,14 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     }
     this.#throttle(connection)
     const notifications: Notification[] = []
+    const text = data.toString('utf8')
     try {
-      const text = data.toString('utf8')
       for (const channel of channels) {
         const binary = isBinary && connection.binary && this.#durable.ageOf(channel) !== undefined
         notifications.push(
           binary
-            ? { channel, payload: binaryEnvelope(channel, data, sender!) }
-            : this.#notification(channel, text, sender!)
+            ? { channel, payload: binaryEnvelope(channel, data, sender!), call: this.#messageCall(caller) }
+            : this.#notification(channel, text, sender!, caller)
         )
       }
     } catch (error) {
@@ -475,6 +554,10 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     }
     this.#publisher.publish(notifications, true).catch((error) => {
       this.#countFailure(error)
+      if (error instanceof errors.Rejected || error instanceof errors.RoleNotAllowed) {
+        this.#tellRejected(connection, text, error as Error as Rejection)
+        return
+      }
       this.#options.log.warn({ err: error, connection: connection.id }, 'a message was not published')
       if (error instanceof errors.PayloadTooLarge) connection.close(CLOSE.TOO_BIG, 'message too large')
       else connection.close(CLOSE.NOT_PUBLISHED, 'message not published')
@@ -485,12 +568,29 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     }
   }
 
+  /** A message that a function refuses is its sender's affair; the connection goes on. */
+  #tellRejected(connection: WebSocketConnection, payload: string, { message, sqlstate }: Rejection): void {
+    this.#options.log.debug({ connection: connection.id, sqlstate }, 'a message was rejected')
+    if (!connection.rejections) return
+    const { channels } = connection
+    const told = { channels, message, sqlstate: sqlstate ?? INSUFFICIENT_PRIVILEGE, payload }
+    const text = envelope('Rejected', channels[0]!, told, senderOf({}))
+    const frame = connection.format.encode({ channel: channels[0]!, text })
+    connection.deliver([frame], frame.bytes)
+  }
+
   /** @throws BadMessage for what PostgreSQL cannot hold */
-  #notification(channel: string, payload: unknown, sender: Sender): Notification {
-    if (!this.#rawChannels.has(channel)) return { channel, payload: message(channel, payload, sender) }
+  #notification(channel: string, payload: unknown, sender: Sender, caller: Caller | undefined): Notification {
+    const call = this.#messageCall(caller)
+    if (!this.#rawChannels.has(channel)) return { channel, payload: message(channel, payload, sender), call }
     const text = typeof payload === 'string' ? payload : JSON.stringify(payload)
     if (text.includes('\0')) throw new errors.BadMessage('it holds a NUL character')
-    return { channel, payload: text, databaseChannel: channel }
+    return { channel, payload: text, databaseChannel: channel, call }
+  }
+
+  #messageCall(caller: Caller | undefined): Notification['call'] {
+    if (caller === undefined || this.#options.onMessageFunction === undefined) return undefined
+    return { kind: 'message', caller }
   }
 
   /** Stops to read a socket that sends too fast, for as long as it is ahead. */

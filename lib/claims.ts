@@ -1,5 +1,6 @@
 import { matchesPattern } from './channel-pattern.js'
 import { errors } from './errors.js'
+import type { Caller } from './sql-functions.js'
 
 /** The claims of a verified token: a JSON object. */
 export type Claims = Record<string, unknown>
@@ -13,6 +14,8 @@ export interface Access {
   /** When the token ends, in milliseconds since the epoch; undefined: never. */
   expiresAt: number | undefined
   claims: Claims
+  /** As whom functions of the database's owner are called for it; undefined: none is. */
+  caller?: Caller | undefined
 }
 
 /** How far the clocks of the token's issuer and of this server may differ, in seconds. */

@@ -1,6 +1,7 @@
 import type { Access } from './claims.js'
 import type { Sender } from './envelope.js'
 import type { Format, Frame, Subscriber } from './hub.js'
+import type { Caller } from './sql-functions.js'
 
 /** Close codes of this project (RFC 6455, section 7.4.2: 3000 to 3999 are for frameworks). */
 export const CLOSE = {
@@ -27,6 +28,8 @@ export interface ConnectionOptions {
   id: number
   /** What others are told of it; undefined where nothing is ever told. */
   sender: Sender | undefined
+  /** As whom functions of the database's owner are called for it; undefined where none ever is. */
+  caller: Caller | undefined
   /** One object for all connections. */
   context: ConnectionContext
 }
@@ -52,6 +55,7 @@ export abstract class Connection implements Subscriber {
   /** When its token expires, in milliseconds since the epoch. */
   readonly expiresAt: number | undefined
   readonly sender: Sender | undefined
+  readonly caller: Caller | undefined
   /** Milliseconds since the epoch. */
   readonly openedAt = Date.now()
   /** Which of the groups of pings it is in. */
@@ -61,13 +65,17 @@ export abstract class Connection implements Subscriber {
   #replayedTo: number | undefined
   readonly #context: ConnectionContext
 
-  constructor({ channels, read, write, expiresAt }: Access, { id, sender, context }: ConnectionOptions) {
+  constructor(
+    { channels, read, write, expiresAt }: Access,
+    { id, sender, caller, context }: ConnectionOptions
+  ) {
     this.id = id
     this.channels = channels
     this.read = read
     this.write = write
     this.expiresAt = expiresAt
     this.sender = sender
+    this.caller = caller
     this.#context = context
   }
 

@@ -59,12 +59,29 @@ export const errors = {
     'The message takes %d bytes with its envelope; a PostgreSQL notification carries at most %d',
     413
   ),
+  /** `sqlstate` says more (errcodes-appendix.html). */
+  Rejected: createError<[string]>('FST_PGWS_REJECTED', '%s', 422),
+  NotAuthorized: createError<[string]>(
+    'FST_PGWS_NOT_AUTHORIZED',
+    'The database does not allow this on the channel "%s"',
+    403
+  ),
+  RoleNotAllowed: createError(
+    'FST_PGWS_ROLE_NOT_ALLOWED',
+    'The token names no database role that the server may take ("roleClaim", PGWS_ROLE_CLAIM)',
+    403
+  ),
   DatabaseAway: createError<[string]>(
     'FST_PGWS_DATABASE_AWAY',
     'The database is away, the message was not published: %s',
     503
   ),
-  NotAccepted: createError<[string]>('FST_PGWS_NOT_ACCEPTED', 'The database refused the message: %s', 503),
+  /** The cause is PostgreSQL's own error. */
+  NotAccepted: createError<[string, { cause: Error }]>(
+    'FST_PGWS_NOT_ACCEPTED',
+    'The database refused the message: %s',
+    503
+  ),
   OutcomeUnknown: createError<[string]>(
     'FST_PGWS_OUTCOME_UNKNOWN',
     'It cannot be known whether the database has accepted the message: %s',
@@ -80,9 +97,14 @@ export const errors = {
     'The schema "pgws" of the database has version %d, this server knows up to %d: upgrade fastify-pg-websockets',
     500
   ),
+  FunctionMissing: createError<[string, string, string]>(
+    'FST_PGWS_FUNCTION_MISSING',
+    'The database has no function %s returning %s, which the option "%s" names',
+    500
+  ),
   NotInstalled: createError(
     'FST_PGWS_NOT_INSTALLED',
-    'Durable channels are not installed in this database: run "npx fastify-pg-websockets migrate", or set the option "migrate" (PGWS_MIGRATE=true)',
+    'The schema "pgws" is not installed in this database: run "npx fastify-pg-websockets migrate", or set the option "migrate" (PGWS_MIGRATE=true)',
     501
   ),
   OriginNotAllowed: createError(

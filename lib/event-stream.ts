@@ -26,6 +26,7 @@ export class EventStream extends Connection {
   readonly format = eventStreamFrames
   /** With what we closed it, for the log. */
   closeCode: number = CLOSE.GOING_AWAY
+  closeReason = ''
   readonly #response: ServerResponse
 
   /** @param response its head has been written */
@@ -65,6 +66,7 @@ export class EventStream extends Connection {
   close(code: number, reason: string): void {
     if (!this.open) return
     this.closeCode = code
+    this.closeReason = reason
     if (code === CLOSE.JWT_EXPIRED) this.#response.write(`event: Expired\ndata: ${reason}\n\n`)
     this.#response.end()
     // A client that does not read would never see the end.

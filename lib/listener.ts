@@ -10,6 +10,9 @@ export const CHANNEL_NAME_LIMIT = 63
 /** How long connecting, LISTEN and a probe may take, in milliseconds. */
 const DEADLINE = 5000
 
+/** Errors that no further try would mend. */
+const FOR_GOOD = [errors.CannotListen, errors.SchemaTooNew, errors.FunctionMissing, errors.NotInstalled]
+
 export interface ListenerOptions {
   /** Opens the dedicated connection. */
   connect: () => Promise<pg.Client>
@@ -162,7 +165,7 @@ export class Listener {
       } catch (error) {
         if (this.#stop.signal.aborted) return
         failures++
-        const never = error instanceof errors.CannotListen || error instanceof errors.SchemaTooNew
+        const never = FOR_GOOD.some((kind) => error instanceof kind)
         const last = never || (checkInterval === 0 && failures >= retries)
         const wait = this.#downSince === undefined ? startBackoff(failures) : reconnectBackoff(failures)
         onEvent({

@@ -3,6 +3,7 @@ import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import { errors, messageOf } from './errors.js'
 import { checkChannelName } from './listener.js'
 import { isOriginPattern } from './origins.js'
+import { parseFunctionName } from './sql-functions.js'
 
 /** What an endpoint's function is given: Fastify's request. */
 export interface EndpointRequest {
@@ -92,6 +93,18 @@ export interface PgWebsocketsOptions {
   metricsPort?: number | undefined
   /** Serve the OpenAPI document and its page below `/documentation`. Default: true. */
   documentation?: boolean | undefined
+  /** `schema.function`: each message is passed to it, in the transaction that publishes what it returns. */
+  onMessageFunction?: string | undefined
+  /** `schema.function`: says whether a client may join a channel, or publish to it. */
+  authorizeFunction?: string | undefined
+  /** How long its answer may be used again. Default: 0, never. */
+  authorizeTtl?: number | undefined
+  /** `schema.function`: told of each client that has connected. */
+  onConnectFunction?: string | undefined
+  /** `schema.function`: told of each client that has gone. */
+  onDisconnectFunction?: string | undefined
+  /** The claim that names the database role under which these functions are called. Default: the server's own. */
+  roleClaim?: string | undefined
   /** Endpoints with audiences, as pgws has them. */
   endpoints?: readonly AudienceEndpoint[] | undefined
   /** Put before all addresses, as everywhere in Fastify. */
@@ -112,6 +125,11 @@ type Optional =
   | 'messageRate'
   | 'httpRateLimit'
   | 'metricsPort'
+  | 'onMessageFunction'
+  | 'authorizeFunction'
+  | 'onConnectFunction'
+  | 'onDisconnectFunction'
+  | 'roleClaim'
 
 /** The options with all defaults in place and `@file` values read. */
 export type ResolvedOptions = Omit<
@@ -165,8 +183,21 @@ export const optionSpecs: Record<Exclude<keyof PgWebsocketsOptions, 'prefix' | '
   httpRateLimit: { type: 'integer', minimum: 1 },
   metrics: { type: 'boolean', default: true },
   metricsPort: { type: 'integer', maximum: 65535 },
-  documentation: { type: 'boolean', default: true }
+  documentation: { type: 'boolean', default: true },
+  onMessageFunction: { type: 'string' },
+  authorizeFunction: { type: 'string' },
+  authorizeTtl: { type: 'integer', minimum: 0, default: 0 },
+  onConnectFunction: { type: 'string' },
+  onDisconnectFunction: { type: 'string' },
+  roleClaim: { type: 'string' }
 }
+
+const FUNCTION_OPTIONS = [
+  'onMessageFunction',
+  'authorizeFunction',
+  'onConnectFunction',
+  'onDisconnectFunction'
+] as const
 
 /** The variable of an option: `someName` → `PGWS_SOME_NAME`. */
 export function variableOf(option: string): string {
@@ -247,6 +278,17 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
     checkChannelName(all.listenChannel)
   } catch (error) {
     throw new errors.InvalidOption('listenChannel', `(PGWS_LISTEN_CHANNEL): ${messageOf(error)}`)
+  }
+  for (const name of FUNCTION_OPTIONS) {
+    if (all[name] !== undefined && parseFunctionName(all[name]) === undefined) {
+      throw new errors.InvalidOption(name, `(${variableOf(name)}) must be "schema.function"`)
+    }
+  }
+  if (all.roleClaim !== undefined && FUNCTION_OPTIONS.every((name) => all[name] === undefined)) {
+    throw new errors.InvalidOption(
+      'roleClaim',
+      `(PGWS_ROLE_CLAIM) is of no use without one of ${FUNCTION_OPTIONS.join(', ')}: nothing else runs under a role`
+    )
   }
   return all
 }

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { errors } from './errors.js'
+import type { Caller } from './sql-functions.js'
 
 /** At most so many notifications, or bytes, in one statement: larger ones gain nothing and hold others up. */
 const MAX_BATCH = 500
@@ -20,14 +21,20 @@ export interface Notification {
   databaseChannel?: string | undefined
   /** What makes a durable message that is sent again the same one; made up where it is missing. */
   key?: string | undefined
+  /** A function of the database's owner is called for it first. */
+  call?: { kind: 'message' | 'connect' | 'disconnect'; caller: Caller } | undefined
 }
+
+/** What became of a group. */
+export type Outcome = Error | undefined
 
 export interface PublisherOptions {
   /**
-   * Sends notifications in one transaction, in order. Rejects with DatabaseAway where it was surely not committed and
-   * the database is to be tried again, and with OutcomeUnknown where that cannot be known.
+   * Sends groups of notifications in one transaction, in order. Resolves with what became of each, at least of the
+   * first; those behind them are still to be sent. Rejects with DatabaseAway where it was surely not committed and the
+   * database is to be tried again, and with OutcomeUnknown where that cannot be known.
    */
-  notify: (notifications: readonly Notification[]) => Promise<void>
+  send: (groups: readonly (readonly Notification[])[]) => Promise<readonly Outcome[]>
   /** The largest payload that a notification may have, in bytes. */
   limit: (notification: Notification) => number
   /** Whether sending it a second time does nothing. */
@@ -141,12 +148,14 @@ export class Publisher {
 
   async #send(batch: Group[]): Promise<void> {
     const begun = performance.now()
-    const notifications = batch.flatMap((group) => group.notifications)
     try {
-      await this.#options.notify(notifications)
+      const outcomes = await this.#options.send(batch.map(({ notifications }) => notifications))
       this.#away = false
-      this.#options.onBatch(notifications.length, performance.now() - begun)
-      for (const group of batch) this.#settle(group)
+      const sent = batch.slice(0, outcomes.length)
+      const size = sent.reduce((count, { notifications }) => count + notifications.length, 0)
+      this.#options.onBatch(size, performance.now() - begun)
+      for (const [index, group] of sent.entries()) this.#settle(group, outcomes[index])
+      if (sent.length < batch.length) this.#queue = [...batch.slice(sent.length), ...this.#queue]
     } catch (error) {
       if (error instanceof errors.DatabaseAway || error instanceof errors.OutcomeUnknown) {
         this.#away = true

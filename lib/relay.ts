@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto'
 import type { DurableChannels, Query } from './durable-channels.js'
 import { NOTIFY_PAYLOAD_LIMIT } from './envelope.js'
-import type { Notification } from './publisher.js'
+import type { Handlers } from './handlers.js'
+import type { Notification, Outcome } from './publisher.js'
 
 /** The largest message with the schema installed, in bytes: as pgws.max_bytes(). */
 const MAX_STORED_BYTES = 64 * 1024 * 1024
@@ -10,6 +11,8 @@ export interface RelayOptions {
   listenChannel: string
   query: Query
   durable: DurableChannels
+  /** Takes what functions of the database's owner are called for. */
+  handlers: Handlers
 }
 
 /** The statements that publish: plain notifications, or by way of the schema what must be stored. */
@@ -24,18 +27,29 @@ export class Relay {
   }
 
   /** The largest payload, in bytes. */
-  limit({ databaseChannel }: Notification): number {
+  limit({ databaseChannel, call }: Notification): number {
+    if (call !== undefined && call.kind !== 'message') return Number.POSITIVE_INFINITY
     const stored = this.#options.durable.installed && databaseChannel === undefined
     return stored ? MAX_STORED_BYTES : NOTIFY_PAYLOAD_LIMIT - 1
   }
 
   /** Whether sending it a second time does nothing. */
-  repeatable({ channel, databaseChannel }: Notification): boolean {
-    return databaseChannel === undefined && this.#options.durable.ageOf(channel) !== undefined
+  repeatable({ channel, databaseChannel, call }: Notification): boolean {
+    // A function is called once for each message.
+    if (databaseChannel !== undefined || call !== undefined) return false
+    return this.#options.durable.ageOf(channel) !== undefined
   }
 
-  /** Sends notifications in one transaction, and stores those of durable channels. */
-  async send(notifications: readonly Notification[]): Promise<void> {
+  /** Sends groups of notifications, all or the first of them, in one transaction; see PublisherOptions. */
+  async send(groups: readonly (readonly Notification[])[]): Promise<readonly Outcome[]> {
+    const called = groups.some((group) => group.some(({ call }) => call !== undefined))
+    if (called) return this.#options.handlers.send(groups, (notification) => this.#keyOf(notification))
+    await this.#send(groups.flat())
+    return groups.map(() => undefined)
+  }
+
+  /** Sends notifications, and stores those of durable channels. */
+  async #send(notifications: readonly Notification[]): Promise<void> {
     const { query, listenChannel, durable } = this.#options
     for (;;) {
       const version = durable.installed ? durable.retentionVersion : null

@@ -1,9 +1,10 @@
 import type pg from 'pg'
 import { errors } from './errors.js'
 import { durableChannels } from './migrations/001-durable-channels.js'
+import { handlers } from './migrations/002-handlers.js'
 
 /** Each brings the schema `pgws` one version further, in one transaction; none is ever changed. */
-const migrations = [durableChannels]
+const migrations = [durableChannels, handlers]
 
 /** The version of the schema that this server knows. */
 export const SCHEMA_VERSION = migrations.length

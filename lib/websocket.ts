@@ -25,6 +25,8 @@ export class WebSocketConnection extends Connection {
   readonly webSocket: WebSocket
   /** Whether what it sends as binary stays binary. */
   readonly binary: boolean
+  /** Whether it is told of its messages that were rejected. */
+  readonly rejections: boolean
   /** How many pings have had no pong yet. */
   unanswered = 0
   /** How many messages it may send at once, and since when that is so; where there is a limit. */
@@ -35,11 +37,23 @@ export class WebSocketConnection extends Connection {
   /** With what we have closed it. */
   #closedWith: number | undefined
 
-  /** @param webSocket an open socket; its listeners find the connection with `of` */
-  constructor(webSocket: WebSocket, access: Access, options: ConnectionOptions, binary = false) {
+  /**
+   * @param webSocket an open socket; its listeners find the connection with `of`
+   * @param wishes what its client asked for
+   */
+  constructor(
+    webSocket: WebSocket,
+    access: Access,
+    options: ConnectionOptions,
+    {
+      binary = false,
+      rejections = false
+    }: { binary?: boolean | undefined; rejections?: boolean | undefined } = {}
+  ) {
     super(access, options)
     this.webSocket = webSocket
     this.binary = binary
+    this.rejections = rejections
     ;(webSocket as ConnectedWebSocket)[kConnection] = this
   }
 

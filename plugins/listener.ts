@@ -9,6 +9,7 @@ import { checkCanListen } from '../lib/listen-check.js'
 import { Listener, type ListenerEvent } from '../lib/listener.js'
 import type { ResolvedOptions } from '../lib/options.js'
 import { migrate } from '../lib/schema.js'
+import { checkFunctions } from '../lib/sql-functions.js'
 import type { Pool } from './postgres.js'
 
 /** Without supervision, tries go on until shortly before Fastify gives up on the hook. */
@@ -39,12 +40,12 @@ export function decorateBridge(
   const listener = new Listener({
     connect: open,
     check: (client) => checkCanListen(client, open),
-    ...(options.migrate && { prepare: install }),
+    prepare,
     checkInterval: options.checkListenerInterval,
     retries: options.retries,
     onEvent
   })
-  const bridge = new Bridge({ ...options, query: pool.query, listener, log })
+  const bridge = new Bridge({ ...options, query: pool.query, call: pool.call, listener, log })
   fastify.decorate('pgws', bridge)
 
   fastify.addHook('onReady', async () => {
@@ -55,9 +56,12 @@ export function decorateBridge(
   fastify.addHook('onClose', () => listener.close())
   return bridge
 
-  async function install(client: pg.Client): Promise<void> {
-    const { from, to } = await migrate(client, options.listenChannel)
-    if (from < to) log.info(`installed version ${to} of the schema "pgws"`)
+  async function prepare(client: pg.Client): Promise<void> {
+    if (options.migrate) {
+      const { from, to } = await migrate(client, options.listenChannel)
+      if (from < to) log.info(`installed version ${to} of the schema "pgws"`)
+    }
+    await checkFunctions(client, options)
   }
 
   async function start(): Promise<void> {

@@ -4,6 +4,7 @@ import pg from 'pg'
 import { acquire, clientClass } from '../lib/connect.js'
 import type { ConnectionTarget } from '../lib/conninfo.js'
 import { errors, messageOf } from '../lib/errors.js'
+import { become, type Caller, LEAVE_NOTHING } from '../lib/sql-functions.js'
 
 /** The name of our pool beside the host's: `fastify.pg.pgws`. */
 const POOL_NAME = 'pgws'
@@ -11,11 +12,22 @@ const POOL_NAME = 'pgws'
 /** How long a statement may take before it counts as failed, in milliseconds. */
 const STATEMENT_DEADLINE = 5000
 
+/** How long a function of the database's owner may take, in milliseconds: less, so that PostgreSQL says so itself. */
+const FUNCTION_DEADLINE = 4000
+
 /** Runs one statement; rejects as BridgeOptions.query. */
 export type Query = (text: string, values?: unknown[]) => Promise<pg.QueryResult>
 
+/**
+ * Runs one statement that calls functions of the database's owner, in a transaction of its own.
+ * @param caller as whom; undefined: the statement sees to that itself
+ * @throws as Query does, where OutcomeUnknown is left to a commit that was not answered; RoleNotAllowed
+ */
+export type Call = (text: string, values: unknown[], caller?: Caller) => Promise<pg.QueryResult>
+
 export interface Pool {
   query: Query
+  call: Call
   /** Closes every connection that is there now: idle ones at once, others after their statement. */
   recycle: () => void
 }
@@ -62,17 +74,49 @@ export async function registerPool(
     }
   }
 
+  async function acquireOrThrow(): Promise<pg.PoolClient> {
+    try {
+      return await acquireCurrent()
+    } catch (error) {
+      throw new errors.DatabaseAway(messageOf(error))
+    }
+  }
+
   return {
     recycle() {
       generation++
     },
-    async query(text, values) {
-      let client: pg.PoolClient
+    async call(text, values, caller) {
+      const client = await acquireOrThrow()
+      let stage: 'begun' | 'become' | 'committing' = 'become'
       try {
-        client = await acquireCurrent()
+        await client.query(
+          `begin; set local statement_timeout = ${FUNCTION_DEADLINE}${caller ? `; ${become(caller)}` : ''}`
+        )
+        stage = 'begun'
+        const result = await client.query(text, values)
+        stage = 'committing'
+        await client.query(caller ? `${LEAVE_NOTHING}; commit` : 'commit')
+        client.release()
+        return result
       } catch (error) {
-        throw new errors.DatabaseAway(messageOf(error))
+        const classified = classify(error)
+        if (!(classified instanceof errors.NotAccepted)) {
+          client.release(true)
+          generation++
+          // Nothing is committed before we ask for it.
+          throw stage === 'committing' ? classified : new errors.DatabaseAway(messageOf(error))
+        }
+        // Session locks outlive the rollback.
+        client.query('rollback; select pg_advisory_unlock_all()').then(
+          () => client.release(),
+          () => client.release(true)
+        )
+        throw stage === 'become' && caller?.role !== undefined ? new errors.RoleNotAllowed() : classified
       }
+    },
+    async query(text, values) {
+      const client = await acquireOrThrow()
       try {
         const result = await client.query(text, values)
         client.release()
@@ -100,5 +144,5 @@ function classify(error: unknown): Error {
   if (!(error instanceof pg.DatabaseError)) return new errors.OutcomeUnknown(messageOf(error))
   return AWAY.test(error.code ?? '')
     ? new errors.DatabaseAway(error.message)
-    : new errors.NotAccepted(error.message)
+    : new errors.NotAccepted(error.message, { cause: error })
 }

@@ -134,7 +134,10 @@ function handshake(
       const access = authorize(await verifyToken(token), channels, options.maxChannelsPerConnection)
       const { since, binary } = wishesOf(request)
       if (since !== undefined || binary) bridge.requireDurable()
-      if (request.headers.upgrade === undefined && !access.read) throw new errors.ReadNotAllowed()
+      const stream = request.headers.upgrade === undefined
+      if (stream && !access.read) throw new errors.ReadNotAllowed()
+      const mode = stream || !access.write ? 'r' : access.read ? 'rw' : 'w'
+      access.caller = await bridge.authorize(access.claims, access.channels, mode)
       const unlisten = access.read ? await bridge.joinRaw(access.channels) : undefined
       try {
         takePlace(bridge, request)
@@ -154,7 +157,8 @@ function handshake(
     const lastEventId = request.headers['last-event-id'] as string | undefined
     return {
       since: (lastEventId || query.get('since')) ?? undefined,
-      binary: query.get('binary') === 'true'
+      binary: query.get('binary') === 'true',
+      rejections: query.get('rejections') === 'true'
     }
   }
 }

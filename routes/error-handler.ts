@@ -1,5 +1,6 @@
 import { STATUS_CODES } from 'node:http'
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
+import type { Rejection } from '../lib/handlers.js'
 
 /**
  * Answers with Fastify's own error shape, whatever a host's error handler does with the host's errors: clients
@@ -11,7 +12,12 @@ export function errorHandler(error: FastifyError, request: FastifyRequest, reply
   if (statusCode >= 500 && !error.code?.startsWith('FST_PGWS_'))
     request.log.error({ err: error }, error.message)
   else request.log.info({ err: error }, error.message)
-  reply
-    .code(statusCode)
-    .send({ statusCode, code: error.code, error: STATUS_CODES[statusCode], message: error.message })
+  const { sqlstate } = error as Partial<Rejection>
+  reply.code(statusCode).send({
+    statusCode,
+    code: error.code,
+    error: STATUS_CODES[statusCode],
+    message: error.message,
+    ...(sqlstate !== undefined && { sqlstate })
+  })
 }

@@ -45,8 +45,10 @@ export function historyRoute(
       const { '*': path } = request.params as { '*': string }
       if (!path.endsWith(SUFFIX) || path.length === SUFFIX.length) throw new errors.NotFound()
       const channel = path.slice(0, -SUFFIX.length)
-      const { read } = authorize(await bearerClaims(request, verifyToken), [channel])
+      const claims = await bearerClaims(request, verifyToken)
+      const { read } = authorize(claims, [channel])
       if (!read) throw new errors.ReadNotAllowed()
+      await bridge.authorize(claims, [channel], 'r')
       const { since, limit } = request.query as { since?: string; limit?: string }
       const messages = await bridge.history(channel, since, readLimit(limit))
       // Each is the text of a JSON object already.

@@ -5,7 +5,7 @@ import { authorizeWrite, type Claims } from '../lib/claims.js'
 import { errors } from '../lib/errors.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { bearerClaims } from './authorization.js'
-import { bearer, errorSchema } from './schemas.js'
+import { bearer, errorSchema, rejectionSchema } from './schemas.js'
 
 /** What a client is told to wait, in seconds, while the database is away. */
 const RETRY_AFTER = 1
@@ -62,6 +62,9 @@ export function publishRoute(
           401: errorSchema('No valid token.'),
           403: errorSchema('The token may not write one of the channels.'),
           413: errorSchema('A message is too large.'),
+          422: rejectionSchema(
+            'A function of the database has refused a message: its `message` and `sqlstate`.'
+          ),
           503: errorSchema('The database is away; see Retry-After.')
         }
       },
@@ -71,12 +74,12 @@ export function publishRoute(
     async (request, reply) => {
       const claims = await bearerClaims(request, verifyToken)
       const messages = parseBody(request.body)
-      authorizeWrite(
-        claims,
-        messages.flatMap(({ channels }) => channels)
-      )
+      const channels = [...new Set(messages.flatMap((message) => message.channels))]
+      authorizeWrite(claims, channels)
       try {
-        await bridge.publishAll(messages, claims, keyOf(request.headers['idempotency-key'], claims))
+        const caller = await bridge.authorize(claims, channels, 'w')
+        const key = keyOf(request.headers['idempotency-key'], claims)
+        await bridge.publishAll(messages, claims, { key, caller })
       } catch (error) {
         if ((error as { statusCode?: number }).statusCode === 503) reply.header('retry-after', RETRY_AFTER)
         throw error

@@ -12,6 +12,12 @@ export const errorSchema = (description: string) => ({
   }
 })
 
+/** The error of a function of the database's owner. */
+export const rejectionSchema = (description: string) => {
+  const schema = errorSchema(description)
+  return { ...schema, properties: { ...schema.properties, sqlstate: { type: 'string' } } }
+}
+
 /** The bearer token of the control plane. */
 export const bearer = [{ bearer: [] }]
 

@@ -330,10 +330,10 @@ t.test('the command migrate installs the schema', async (t) => {
   const environment = { PGWS_DB_URI: dbUri, PGWS_JWT_SECRET: SECRET }
   const first = await run(t, environment, ['migrate'])
   t.equal(await first.exit, 0)
-  t.match(first.output(), /Installed version 1/)
+  t.match(first.output(), /Installed version 2/)
   const second = await run(t, environment, ['migrate'])
   t.equal(await second.exit, 0)
-  t.match(second.output(), /is there, version 1/)
+  t.match(second.output(), /is there, version 2/)
   await query(dbUri, `select pgws.publish('a', '1')`)
 })
 
