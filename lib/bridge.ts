@@ -6,6 +6,7 @@ import { Admission } from './admission.js'
 import { audienceChannel, audienceMessage, isPublicChannel, readAudienceMessage } from './audiences.js'
 import type { Access, Claims } from './claims.js'
 import { CLOSE, type Connection, type ConnectionContext } from './connection.js'
+import type { Closing, ConnectionFilter, ConnectionSummary } from './connection-list.js'
 import { Connections } from './connections.js'
 import { DurableChannels } from './durable-channels.js'
 import { binaryEnvelope, envelope, type Sender, senderOf } from './envelope.js'
@@ -17,6 +18,7 @@ import { Inbox } from './inbox.js'
 import type { Listener, ListenerState } from './listener.js'
 import { type Message, parseMessageId } from './message.js'
 import { Metrics } from './metrics.js'
+import { type Delivery, type Disconnected, type NodeSummary, Nodes, type Scope } from './nodes.js'
 import { NotificationQueue } from './notification-queue.js'
 import type { ResolvedOptions } from './options.js'
 import { type Notification, Publisher } from './publisher.js'
@@ -49,6 +51,7 @@ type OptionsUsed =
   | 'maxConnections'
   | 'maxConnectionsPerIp'
   | 'messageRate'
+  | 'nodeTimeout'
   | 'publishTimeout'
   | 'shutdownTimeout'
 
@@ -117,6 +120,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   readonly #history: History
   readonly #publisher: Publisher
   readonly #connections = new Connections()
+  readonly #nodes: Nodes
   readonly #notificationQueue: NotificationQueue
   readonly #context: ConnectionContext
   readonly #onClose: (this: WebSocket, code: number) => void
@@ -166,8 +170,16 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       ready: () => listener.state.up,
       deliver: (channel, text) => {
         this.metrics.notifications.inc()
-        this.#hub.deliver({ channel, text })
+        this.#inbox.count(this.#hub.deliver({ channel, text }))
       }
+    })
+    this.#nodes = new Nodes({
+      ...options,
+      ready: () => listener.state.up,
+      connections: this.#connections,
+      channels: () => this.channels(),
+      begin: (publication) => this.#inbox.begin(publication),
+      end: (publication, counted) => this.#inbox.end(publication, counted)
     })
     this.#retention = new Retention({ query, durable: this.#durable, log })
     const relay = new Relay({ listenChannel, query, durable: this.#durable })
@@ -222,9 +234,11 @@ export class Bridge extends EventEmitter<BridgeEvents> {
         this.#replay.refreshLater()
       }),
       listener.listen(listenChannel, (payload) => this.#inbox.receive(payload)),
+      listener.listen(this.#nodes.channel, (payload) => this.#nodes.receive(payload)),
       ...this.#listenForAudiences(),
       listener.start()
     ])
+    this.#nodes.hello()
     // The schema may have been installed by the start.
     if (!(await this.#replay.tryRefresh())) this.#replay.refreshLater()
   }
@@ -251,18 +265,32 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    * @param channel the websocket channel
    * @param payload a string, or any other JSON value
    * @param claims what the message's `claims` show beside `message_delivered_at`
-   * @returns a promise that resolves when the database has accepted it
+   * @returns a promise that resolves when the database has accepted it; with `confirm`, when all servers have told
+   *   to how many clients they delivered it, or 2 s later
    * @throws BadMessage, PayloadTooLarge, DatabaseAway, NotAccepted, OutcomeUnknown
    */
-  publish(channel: string, payload: unknown, claims: Claims = {}): Promise<void> {
-    return this.publishAll([{ channels: [channel], payload }], claims)
+  publish(channel: string, payload: unknown, claims?: Claims): Promise<void>
+  publish(channel: string, payload: unknown, claims: Claims, options: { confirm: true }): Promise<Delivery>
+  async publish(
+    channel: string,
+    payload: unknown,
+    claims: Claims = {},
+    { confirm = false }: { confirm?: boolean } = {}
+  ): Promise<Delivery | void> {
+    return this.publishAll([{ channels: [channel], payload }], claims, undefined, confirm)
   }
 
   /**
    * Publishes several messages in one transaction: all or none. Arguments and errors as for `publish`.
    * @param key what makes durable messages that are sent again the same ones
+   * @param confirm answer who got them
    */
-  async publishAll(messages: readonly OutgoingMessage[], claims: Claims, key?: string): Promise<void> {
+  async publishAll(
+    messages: readonly OutgoingMessage[],
+    claims: Claims,
+    key?: string,
+    confirm = false
+  ): Promise<Delivery | void> {
     const sender = senderOf(claims, this.#options.envelopeClaims)
     const notifications: Notification[] = []
     for (const { channels, payload } of messages) {
@@ -274,6 +302,9 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       }
     }
     try {
+      if (confirm) {
+        return await this.#nodes.confirm(notifications, (all) => this.#publisher.publish(all, false, true))
+      }
       await this.#publisher.publish(notifications)
     } catch (error) {
       this.#countFailure(error)
@@ -310,9 +341,40 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     this.#durable.require()
   }
 
-  /** The channels that sockets of this server are connected to. */
-  channels(): ChannelSummary[] {
+  /**
+   * The channels that sockets of this server are connected to; with the scope `cluster`, those of all servers.
+   * @throws NodesUnavailable (503) for the scope `cluster` while the database is away
+   */
+  channels(options?: { scope?: 'local' | undefined }): ChannelSummary[]
+  channels(options: Scope & { scope: 'cluster' }): Promise<ChannelSummary[]>
+  channels(options: Scope = {}): ChannelSummary[] | Promise<ChannelSummary[]> {
+    if (options.scope === 'cluster') return this.#nodes.channels(options)
     return this.#hub.summary().filter(({ channel }) => isPublicChannel(channel))
+  }
+
+  /**
+   * The servers that share this database and listen channel, this one first.
+   * @throws NodesUnavailable (503) while the database is away
+   */
+  nodes(): NodeSummary[] {
+    return this.#nodes.nodes()
+  }
+
+  /**
+   * The open connections, sockets and event streams alike, that fit all of a filter.
+   * @throws BadQuery (400); NodesUnavailable (503) for the scope `cluster` while the database is away
+   */
+  connections(filter: ConnectionFilter & Scope = {}): Promise<ConnectionSummary[]> {
+    return this.#nodes.connections(filter, filter)
+  }
+
+  /**
+   * Closes the connections that fit all of a filter, on whichever server they are.
+   * @param closing code (1000, or 3000 to 4999) and reason (at most 123 bytes); default: 3000, `disconnected`
+   * @throws BadQuery (400), NodesUnavailable (503) while the database is away
+   */
+  disconnect(filter: ConnectionFilter, closing: Partial<Closing> = {}): Promise<Disconnected> {
+    return this.#nodes.disconnect(filter, closing)
   }
 
   /** The state of the listener's connection. */
@@ -344,10 +406,10 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    * Takes an accepted socket into its channels.
    * @param webSocket an open socket; its errors are handled from here on
    * @param access what its token allows
-   * @param ip its client's address, for the log
+   * @param ip its client's address
    */
   connect(webSocket: WebSocket, access: Access, ip: string, wishes: Wishes = {}): void {
-    const options = this.#connectionOptions(access)
+    const options = this.#connectionOptions(access, ip)
     const connection = new WebSocketConnection(webSocket, access, options, wishes.binary)
     webSocket.on('close', this.#onClose)
     webSocket.on('error', this.#onError)
@@ -361,7 +423,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    * @param response its head has been written
    */
   stream(response: ServerResponse, access: Access, ip: string, wishes: Wishes = {}): void {
-    const connection = new EventStream(response, access, this.#connectionOptions(access))
+    const connection = new EventStream(response, access, this.#connectionOptions(access, ip))
     response.on('error', this.#onError)
     response.on('close', () => this.#leave(connection, connection.closeCode))
     this.#join(connection, ip, wishes)
@@ -375,6 +437,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   /** To be called when the listener is back: replays what durable channels missed, and tells of the gap. */
   listenerReconnected(gap: number): void {
     this.#replay.listenerReconnected()
+    this.#nodes.hello()
     this.emit('reconnected', { gap })
     this.#tellMeta('ListenerReconnected', { gap }, senderOf({}))
   }
@@ -390,6 +453,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     await Promise.race([this.#publisher.idle(), sleep(shutdownTimeout * 0.2, undefined, { ref: false })])
     const { queuedBytes } = this.#publisher
     if (queuedBytes > 0) log.error({ queuedBytes }, 'the database did not take all messages before the end')
+    await Promise.race([this.#nodes.goodbye(), sleep(shutdownTimeout * 0.1, undefined, { ref: false })])
     this.#notificationQueue.stop()
     this.#inbox.close()
   }
@@ -414,11 +478,11 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     )
   }
 
-  #connectionOptions({ write, claims }: Access) {
+  #connectionOptions({ write, claims }: Access, address: string) {
     const { metaChannel, envelopeClaims } = this.#options
     const told = write || metaChannel !== undefined
     const sender = told ? senderOf(claims, envelopeClaims) : undefined
-    return { id: ++this.#lastId, sender, context: this.#context }
+    return { id: ++this.#lastId, address, sender, context: this.#context }
   }
 
   #join(connection: Connection, ip: string, { since }: Wishes): void {

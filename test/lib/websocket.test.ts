@@ -16,7 +16,12 @@ async function pair(t: Test, autoPong: boolean) {
   const [webSocket] = (await accepted) as [WebSocket]
   const access = { channels: ['a'], read: true, write: true, expiresAt: undefined, claims: {} }
   const context = { maxBufferedBytes: 1024, onSlow() {}, sent: { messages: 0, bytes: 0 } }
-  const subscriber = new WebSocketConnection(webSocket, access, { id: 1, sender: undefined, context })
+  const subscriber = new WebSocketConnection(webSocket, access, {
+    id: 1,
+    address: '127.0.0.1',
+    sender: undefined,
+    context
+  })
   webSocket.on('pong', () => {
     subscriber.unanswered = 0
   })
