@@ -17,11 +17,6 @@ export class Answers {
     this.#expected = new Set(expected)
   }
 
-  /** What came, by the node that sent it. */
-  get values(): ReadonlyMap<string, unknown> {
-    return this.#values
-  }
-
   /** The nodes that did not answer. */
   get missing(): string[] {
     return [...this.#expected].filter((node) => !this.#values.has(node))
@@ -51,6 +46,17 @@ export class Answers {
   forget(node: string): void {
     this.#expected.delete(node)
     this.#check()
+  }
+
+  /**
+   * The answers that have the right shape.
+   * @param onMissing told of the nodes without one, if any
+   */
+  read<Value>(fits: (value: unknown) => boolean, onMissing?: (nodes: string[]) => void): Value[] {
+    const wrong = [...this.#values].filter(([, value]) => !fits(value)).map(([node]) => node)
+    const without = [...this.missing, ...wrong]
+    if (without.length > 0) onMissing?.(without)
+    return [...this.#values.values()].filter(fits) as Value[]
   }
 
   /** Resolves when all have answered, or after the deadline. */

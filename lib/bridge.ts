@@ -238,7 +238,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       ...this.#listenForAudiences(),
       listener.start()
     ])
-    this.#nodes.hello()
+    await this.#nodes.hello()
     // The schema may have been installed by the start.
     if (!(await this.#replay.tryRefresh())) this.#replay.refreshLater()
   }

@@ -13,7 +13,7 @@ export interface ClusterOptions {
   publish: (payloads: readonly string[]) => Promise<void>
   /** Whether this node listens: while it does not, it has no part in anything. */
   ready: () => boolean
-  /** Answers another node's question. Whoever has SQL may ask: throws for what is none. */
+  /** Answers another node's question, or promises to. Whoever has SQL may ask: throws for what is none. */
   answer: (question: string, args: unknown) => unknown
   /** A publication begins whose publisher wants to know how many clients got it. */
   begin: (publication: string) => void
@@ -64,10 +64,10 @@ export class Cluster {
   }
 
   /** Makes this node known, and the others known to it. To be called whenever it begins to listen. */
-  hello(): void {
+  async hello(): Promise<void> {
     if (this.#closed) return
-    this.#tell('hello')
     this.#timer ??= setInterval(() => this.#beat(), this.#options.timeout / BEATS).unref()
+    await this.#tell('hello')
   }
 
   /** Says that this node is gone. Nothing is heard or said after it. */
@@ -175,10 +175,10 @@ export class Cluster {
     }
   }
 
-  #answer({ from, id, question, args }: ClusterMessage & { type: 'question' }): void {
+  async #answer({ from, id, question, args }: ClusterMessage & { type: 'question' }): Promise<void> {
     let value: unknown
     try {
-      value = this.#options.answer(question, args)
+      value = await this.#options.answer(question, args)
     } catch (error) {
       this.#options.log.debug({ err: error, node: from }, "another node's question was not answered")
       return

@@ -1,5 +1,6 @@
 import { hostname } from 'node:os'
-import type { Answers } from './answers.js'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import { isChannels, isConnections, isCount } from './answer-shapes.js'
 import { Cluster } from './cluster.js'
 import { clusterChannel } from './cluster-message.js'
 import type { Connection } from './connection.js'
@@ -20,6 +21,9 @@ import { errors } from './errors.js'
 import type { ChannelSummary } from './hub.js'
 import { type Notification, Publisher } from './publisher.js'
 import { VERSION } from './version.js'
+
+/** So many connections are closed in one turn of the event loop, so that a crowd does not hold up deliveries. */
+const CLOSES_A_TURN = 100
 
 /** A node, as the control plane shows it. */
 export interface NodeSummary {
@@ -107,7 +111,10 @@ export class Nodes {
     this.#cluster = new Cluster({
       timeout: nodeTimeout,
       state: () => this.#state(),
-      publish: (payloads) => publisher.publish(payloads.map((payload) => this.#notification(payload))),
+      publish: async (payloads) => {
+        // Each for itself, so that a large answer goes in several statements. Their order stays.
+        await Promise.all(payloads.map((payload) => publisher.publish([this.#notification(payload)])))
+      },
       ready,
       answer: (question, args) => this.#answer(question, args),
       begin,
@@ -122,8 +129,8 @@ export class Nodes {
   }
 
   /** To be called whenever this node begins to listen. */
-  hello(): void {
-    this.#cluster.hello()
+  hello(): Promise<void> {
+    return this.#cluster.hello()
   }
 
   /** Says that this node is gone. */
@@ -150,8 +157,8 @@ export class Nodes {
   /** The channels that clients of all nodes are connected to. */
   async channels({ onMissing }: Scope): Promise<ChannelSummary[]> {
     const answers = await this.#cluster.ask('channels', {})
+    const others = answers.read<ChannelSummary[]>(isChannels, onMissing)
     const merged = new Map<string, ChannelSummary>()
-    const others = collect<ChannelSummary[]>(answers, isChannels, onMissing)
     for (const summary of [this.#options.channels(), ...others].flat()) {
       const { channel, connections, readers, writers } = summary
       const sum = merged.get(channel)
@@ -170,7 +177,7 @@ export class Nodes {
     const wanted = readFilter(filter)
     if (scope !== 'cluster') return this.#list(wanted)
     const answers = await this.#cluster.ask('connections', wanted)
-    return [this.#list(wanted), ...collect<ConnectionSummary[]>(answers, isConnections, onMissing)].flat()
+    return [this.#list(wanted), ...answers.read<ConnectionSummary[]>(isConnections, onMissing)].flat()
   }
 
   /** @throws BadQuery (400), NodesUnavailable (503) */
@@ -178,18 +185,21 @@ export class Nodes {
     const wanted = readClosingFilter(filter)
     const { code, reason } = readClosing(closing)
     const node = wanted.id === undefined ? undefined : nodeOf(wanted.id)
-    if (node === this.#cluster.id) return { closed: this.#disconnect(wanted, code, reason), missing: [] }
+    if (node === this.#cluster.id) {
+      return { closed: await this.#disconnect(wanted, code, reason), missing: [] }
+    }
     this.#cluster.requireReady()
     if (wanted.id !== undefined && (node === undefined || !this.#cluster.has(node))) {
       return { closed: 0, missing: [] }
     }
-    const asked = this.#cluster.ask('disconnect', { ...wanted, code, reason }, node)
-    // Whatever the others do, these are closed at once.
-    let closed = this.#disconnect(wanted, code, reason)
+    // Whatever the others do, ours are closed at once.
+    const [answers, own] = await Promise.all([
+      this.#cluster.ask('disconnect', { ...wanted, code, reason }, node),
+      this.#disconnect(wanted, code, reason)
+    ])
     const missing: string[] = []
-    for (const count of collect<number>(await asked, isCount, (nodes) => missing.push(...nodes)))
-      closed += count
-    return { closed, missing }
+    const counts = answers.read<number>(isCount, (nodes) => missing.push(...nodes))
+    return { closed: counts.reduce((sum, count) => sum + count, own), missing }
   }
 
   /**
@@ -204,7 +214,7 @@ export class Nodes {
       publish([this.#notification(begin), ...notifications, this.#notification(end)])
     )
     const missing: string[] = []
-    const counts = collect<number>(answers, isCount, (nodes) => missing.push(...nodes))
+    const counts = answers.read<number>(isCount, (nodes) => missing.push(...nodes))
     return { delivered: counts.reduce((sum, count) => sum + count, 0), nodes: counts.length, missing }
   }
 
@@ -246,41 +256,13 @@ export class Nodes {
     return [...select(this.#options.connections, id, filter)].map((connection) => summaryOf(id, connection))
   }
 
-  #disconnect(filter: ConnectionFilter, code: number, reason: string): number {
-    const connections = [...select(this.#options.connections, this.#cluster.id, filter)]
-    for (const connection of connections) connection.disconnect(code, reason)
-    return connections.length
+  async #disconnect(filter: ConnectionFilter, code: number, reason: string): Promise<number> {
+    let closed = 0
+    for (const connection of [...select(this.#options.connections, this.#cluster.id, filter)]) {
+      if (!connection.open) continue
+      connection.disconnect(code, reason)
+      if (++closed % CLOSES_A_TURN === 0) await nextTurn()
+    }
+    return closed
   }
-}
-
-/** The answers that have the right shape; tells of the nodes without one. */
-function collect<Value>(
-  { values, missing }: Answers,
-  fits: (value: unknown) => boolean,
-  onMissing: Scope['onMissing']
-): Value[] {
-  const wrong = [...values].filter(([, value]) => !fits(value)).map(([node]) => node)
-  if (missing.length + wrong.length > 0) onMissing?.([...missing, ...wrong])
-  return [...values.values()].filter(fits) as Value[]
-}
-
-function isCount(value: unknown): boolean {
-  return Number.isSafeInteger(value) && (value as number) >= 0
-}
-
-function isChannels(value: unknown): boolean {
-  return isListOf(value, ({ channel, connections, readers, writers }) => {
-    return typeof channel === 'string' && [connections, readers, writers].every(isCount)
-  })
-}
-
-function isConnections(value: unknown): boolean {
-  return isListOf(value, ({ id, node, subject, channels, mode, since, address, bufferedBytes }) => {
-    const texts = [id, node, subject ?? '', mode, since, address].every((text) => typeof text === 'string')
-    return texts && isListOf(channels) && isCount(bufferedBytes)
-  })
-}
-
-function isListOf(value: unknown, fits: (item: Record<string, unknown>) => boolean = () => true): boolean {
-  return Array.isArray(value) && value.every((item) => item !== null && fits(item))
 }
