@@ -148,6 +148,20 @@ t.test('nodes find each other, and one that closes is gone at once', async (t) =
   t.equal((await nodesOf(first)).length, 2)
 })
 
+t.test('each node is given the time that it was told to have, though another has less', async (t) => {
+  const dbUri = await database()
+  const slow = await build(t, { dbUri, nodeTimeout: 3_600_000 })
+  const quick = await build(t, { dbUri, nodeTimeout: 200 })
+  await acquainted([slow, quick])
+  const { payloads } = await sqlListener(t, dbUri, CLUSTER_CHANNEL)
+  // Several timeouts of the quick one, in which the slow one says nothing.
+  await until(() => payloads.length > 12)
+  t.ok(payloads.every((text) => JSON.parse(text).node.timeout === 200))
+  t.equal((await nodesOf(quick)).length, 2)
+  await quick.fastify.close()
+  await acquainted([slow], 1)
+})
+
 t.test('a listen channel of any length and alphabet will do', async (t) => {
   for (const listenChannel of ['x'.repeat(63), 'é "quoted"']) {
     const { apps } = await nodes(t, 2, { listenChannel })
@@ -297,6 +311,13 @@ t.test('DELETE /connections closes them on whichever node they are', async (t) =
     missing: []
   })
   t.same(await erinClosed, { code: 3000, reason: 'bye' })
+
+  const crowd = await Promise.all(
+    Array.from({ length: 250 }, () => open(t, `${second.ws}/crowd/${user('frank')}`))
+  )
+  const crowdClosed = crowd.map((member) => member.closed())
+  t.match(await remove('?channel=crowd'), { status: 200, body: { closed: 250 } })
+  for (const { code } of await Promise.all(crowdClosed)) t.equal(code, 3000)
 
   for (const bad of ['', '?code=3000', '?subject=a&subject=b', '?subject=carol&code=1001']) {
     t.equal((await remove(bad)).status, 400, bad)
