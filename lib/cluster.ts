@@ -13,7 +13,7 @@ export interface ClusterOptions {
   publish: (payloads: readonly string[]) => Promise<void>
   /** Whether this node listens: while it does not, it has no part in anything. */
   ready: () => boolean
-  /** Answers another node's question, or promises to. Whoever has SQL may ask: throws for what is none. */
+  /** Answers another node's question. Whoever has SQL may ask: throws for what is none. */
   answer: (question: string, args: unknown) => unknown
   /** A publication begins whose publisher wants to know how many clients got it. */
   begin: (publication: string) => void
@@ -175,10 +175,10 @@ export class Cluster {
     }
   }
 
-  async #answer({ from, id, question, args }: ClusterMessage & { type: 'question' }): Promise<void> {
+  #answer({ from, id, question, args }: ClusterMessage & { type: 'question' }): void {
     let value: unknown
     try {
-      value = await this.#options.answer(question, args)
+      value = this.#options.answer(question, args)
     } catch (error) {
       this.#options.log.debug({ err: error, node: from }, "another node's question was not answered")
       return

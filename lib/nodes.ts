@@ -185,18 +185,15 @@ export class Nodes {
     const wanted = readClosingFilter(filter)
     const { code, reason } = readClosing(closing)
     const node = wanted.id === undefined ? undefined : nodeOf(wanted.id)
-    if (node === this.#cluster.id) {
-      return { closed: await this.#disconnect(wanted, code, reason), missing: [] }
-    }
+    if (node === this.#cluster.id) return { closed: this.#disconnect(wanted, code, reason), missing: [] }
     this.#cluster.requireReady()
     if (wanted.id !== undefined && (node === undefined || !this.#cluster.has(node))) {
       return { closed: 0, missing: [] }
     }
+    const asked = this.#cluster.ask('disconnect', { ...wanted, code, reason }, node)
     // Whatever the others do, ours are closed at once.
-    const [answers, own] = await Promise.all([
-      this.#cluster.ask('disconnect', { ...wanted, code, reason }, node),
-      this.#disconnect(wanted, code, reason)
-    ])
+    const own = this.#disconnect(wanted, code, reason)
+    const answers = await asked
     const missing: string[] = []
     const counts = answers.read<number>(isCount, (nodes) => missing.push(...nodes))
     return { closed: counts.reduce((sum, count) => sum + count, own), missing }
@@ -256,13 +253,17 @@ export class Nodes {
     return [...select(this.#options.connections, id, filter)].map((connection) => summaryOf(id, connection))
   }
 
-  async #disconnect(filter: ConnectionFilter, code: number, reason: string): Promise<number> {
-    let closed = 0
-    for (const connection of [...select(this.#options.connections, this.#cluster.id, filter)]) {
-      if (!connection.open) continue
-      connection.disconnect(code, reason)
-      if (++closed % CLOSES_A_TURN === 0) await nextTurn()
-    }
-    return closed
+  /** @returns how many are closed: the first at once, the others within the next turns of the event loop */
+  #disconnect(filter: ConnectionFilter, code: number, reason: string): number {
+    const connections = [...select(this.#options.connections, this.#cluster.id, filter)]
+    closeAll(connections, code, reason)
+    return connections.length
+  }
+}
+
+async function closeAll(connections: Connection[], code: number, reason: string): Promise<void> {
+  for (const [index, connection] of connections.entries()) {
+    if (connection.open) connection.disconnect(code, reason)
+    if (index % CLOSES_A_TURN === CLOSES_A_TURN - 1) await nextTurn()
   }
 }
