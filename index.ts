@@ -16,10 +16,12 @@ import { registerWebsocket } from './plugins/websocket.js'
 import { audienceRoutes } from './routes/audience.js'
 import { addConstraint, channelRoutes, eventStreamRoutes, plainHttpRoute } from './routes/channel.js'
 import { channelsRoute } from './routes/channels.js'
+import { connectionsRoutes } from './routes/connections.js'
 import { errorHandler } from './routes/error-handler.js'
 import { healthRoutes } from './routes/health.js'
 import { historyRoute } from './routes/history.js'
 import { metricsRoute } from './routes/metrics.js'
+import { nodesRoute } from './routes/nodes.js'
 import { publishRoute } from './routes/publish.js'
 
 declare module 'fastify' {
@@ -34,7 +36,8 @@ const SAFE_SECRET_BYTES = 32
 
 /**
  * PostgreSQL's LISTEN/NOTIFY for browsers: websockets on `/:channel/:token` and `/:token`, `GET /health`,
- * `GET /channels`, `POST /publish`, `GET /metrics`, and the decorator `fastify.pgws`.
+ * `GET /channels`, `GET /connections`, `GET /nodes`, `POST /publish`, `GET /metrics`, and the decorator
+ * `fastify.pgws`.
  *
  * All that it registers stays in a scope of its own, beside the host's plugins of the same kind; only `pgws`
  * is decorated on the host.
@@ -79,6 +82,8 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
           healthRoutes(control, { bridge })
           if (resolved.metrics && resolved.metricsPort === undefined) metricsRoute(control, { metrics })
           channelsRoute(control, { bridge, verifyToken })
+          nodesRoute(control, { bridge, verifyToken })
+          connectionsRoutes(control, { bridge, verifyToken })
           historyRoute(control, { bridge, verifyToken })
           publishRoute(control, { bridge, verifyToken })
           eventStreamRoutes(control, { bridge, verifyToken, options: resolved, paths: [...paths] })
@@ -113,8 +118,10 @@ export default pgWebsockets
 
 export type { Bridge, Health, OutgoingMessage } from './lib/bridge.js'
 export type { Claims } from './lib/claims.js'
+export type { Closing, ConnectionFilter, ConnectionSummary } from './lib/connection-list.js'
 export type { ChannelSummary } from './lib/hub.js'
 export type { ListenerState } from './lib/listener.js'
+export type { Delivery, Disconnected, NodeSummary, Scope } from './lib/nodes.js'
 export type { AudienceEndpoint, PgWebsocketsOptions } from './lib/options.js'
 // `require('fastify-pg-websockets')` gives the plugin itself (Node.js >= 20.19, "module.exports" export name).
 export { pgWebsockets as 'module.exports' }

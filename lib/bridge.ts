@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto'
 import { EventEmitter } from 'node:events'
 import type { ServerResponse } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -8,6 +7,12 @@ import { audienceChannel, audienceMessage, isPublicChannel, readAudienceMessage 
 import { Authorizer, type Mode } from './authorizer.js'
 import type { Access, Claims } from './claims.js'
 import { CLOSE, type Connection, type ConnectionContext } from './connection.js'
+import {
+  type Closing,
+  type ConnectionFilter,
+  type ConnectionSummary,
+  connectionId
+} from './connection-list.js'
 import { Connections } from './connections.js'
 import { DurableChannels } from './durable-channels.js'
 import { binaryEnvelope, envelope, type Sender, senderOf } from './envelope.js'
@@ -20,6 +25,7 @@ import { Inbox } from './inbox.js'
 import type { Listener, ListenerState } from './listener.js'
 import { type Message, parseMessageId } from './message.js'
 import { Metrics } from './metrics.js'
+import { type Delivery, type Disconnected, type NodeSummary, Nodes, type Scope } from './nodes.js'
 import { NotificationQueue } from './notification-queue.js'
 import type { ResolvedOptions } from './options.js'
 import { type Notification, Publisher } from './publisher.js'
@@ -56,6 +62,7 @@ type OptionsUsed =
   | 'maxConnections'
   | 'maxConnectionsPerIp'
   | 'messageRate'
+  | 'nodeTimeout'
   | 'publishTimeout'
   | 'shutdownTimeout'
   | 'onMessageFunction'
@@ -118,6 +125,8 @@ export interface PublishOptions {
   key?: string | undefined
   /** As whom the messages are passed to the function of `onMessageFunction`; undefined: they are not. */
   caller?: Caller | undefined
+  /** Answer who got them. */
+  confirm?: boolean | undefined
 }
 
 /** What a client asks for beside its channels. */
@@ -145,6 +154,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   readonly #publisher: Publisher
   readonly #authorizer: Authorizer
   readonly #connections = new Connections()
+  readonly #nodes: Nodes
   readonly #notificationQueue: NotificationQueue
   readonly #context: ConnectionContext
   readonly #onClose: (this: WebSocket, code: number, reason: Buffer) => void
@@ -153,8 +163,6 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   readonly #retention: Retention
   readonly #rawChannels: RawChannels
   readonly #replay: Replay
-  /** Tells the connections of this server from those of others. */
-  readonly #node = randomBytes(4).toString('hex')
   #lastId = 0
   #throttled = 0
   /** What is durable is known: nothing is published before, since it would not be stored. */
@@ -198,8 +206,16 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       ready: () => listener.state.up,
       deliver: (channel, text) => {
         this.metrics.notifications.inc()
-        this.#hub.deliver({ channel, text })
+        this.#inbox.count(this.#hub.deliver({ channel, text }))
       }
+    })
+    this.#nodes = new Nodes({
+      ...options,
+      ready: () => listener.state.up,
+      connections: this.#connections,
+      channels: () => this.channels(),
+      begin: (publication) => this.#inbox.begin(publication),
+      end: (publication, counted) => this.#inbox.end(publication, counted)
     })
     this.#retention = new Retention({ query, durable: this.#durable, log })
     const handlers = new Handlers(options)
@@ -259,9 +275,11 @@ export class Bridge extends EventEmitter<BridgeEvents> {
         this.#replay.refreshLater()
       }),
       listener.listen(listenChannel, (payload) => this.#inbox.receive(payload)),
+      listener.listen(this.#nodes.channel, (payload) => this.#nodes.receive(payload)),
       ...this.#listenForAudiences(),
       listener.start()
     ])
+    await this.#nodes.hello()
     // The schema may have been installed by the start.
     if (!(await this.#replay.tryRefresh())) await this.#replay.refreshLater()
     this.#informed = true
@@ -289,11 +307,19 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    * @param channel the websocket channel
    * @param payload a string, or any other JSON value
    * @param claims what the message's `claims` show beside `message_delivered_at`
-   * @returns a promise that resolves when the database has accepted it
+   * @returns a promise that resolves when the database has accepted it; with `confirm`, when all servers have told
+   *   to how many clients they delivered it, or 2 s later
    * @throws BadMessage, PayloadTooLarge, DatabaseAway, NotAccepted, OutcomeUnknown
    */
-  publish(channel: string, payload: unknown, claims: Claims = {}): Promise<void> {
-    return this.publishAll([{ channels: [channel], payload }], claims)
+  publish(channel: string, payload: unknown, claims?: Claims): Promise<void>
+  publish(channel: string, payload: unknown, claims: Claims, options: { confirm: true }): Promise<Delivery>
+  async publish(
+    channel: string,
+    payload: unknown,
+    claims: Claims = {},
+    { confirm = false }: { confirm?: boolean } = {}
+  ): Promise<Delivery | void> {
+    return this.publishAll([{ channels: [channel], payload }], claims, { confirm })
   }
 
   /**
@@ -303,8 +329,8 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   async publishAll(
     messages: readonly OutgoingMessage[],
     claims: Claims,
-    { key, caller }: PublishOptions = {}
-  ): Promise<void> {
+    { key, caller, confirm = false }: PublishOptions = {}
+  ): Promise<Delivery | void> {
     const sender = senderOf(claims, this.#options.envelopeClaims)
     const notifications: Notification[] = []
     for (const { channels, payload } of messages) {
@@ -316,6 +342,9 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       }
     }
     try {
+      if (confirm) {
+        return await this.#nodes.confirm(notifications, (all) => this.#publisher.publish(all, false, true))
+      }
       await this.#publisher.publish(notifications)
     } catch (error) {
       this.#countFailure(error)
@@ -364,9 +393,40 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     this.#durable.require()
   }
 
-  /** The channels that sockets of this server are connected to. */
-  channels(): ChannelSummary[] {
+  /**
+   * The channels that sockets of this server are connected to; with the scope `cluster`, those of all servers.
+   * @throws NodesUnavailable (503) for the scope `cluster` while the database is away
+   */
+  channels(options?: { scope?: 'local' | undefined }): ChannelSummary[]
+  channels(options: Scope & { scope: 'cluster' }): Promise<ChannelSummary[]>
+  channels(options: Scope = {}): ChannelSummary[] | Promise<ChannelSummary[]> {
+    if (options.scope === 'cluster') return this.#nodes.channels(options)
     return this.#hub.summary().filter(({ channel }) => isPublicChannel(channel))
+  }
+
+  /**
+   * The servers that share this database and listen channel, this one first.
+   * @throws NodesUnavailable (503) while the database is away
+   */
+  nodes(): NodeSummary[] {
+    return this.#nodes.nodes()
+  }
+
+  /**
+   * The open connections, sockets and event streams alike, that fit all of a filter.
+   * @throws BadQuery (400); NodesUnavailable (503) for the scope `cluster` while the database is away
+   */
+  connections(filter: ConnectionFilter & Scope = {}): Promise<ConnectionSummary[]> {
+    return this.#nodes.connections(filter, filter)
+  }
+
+  /**
+   * Closes the connections that fit all of a filter, on whichever server they are.
+   * @param closing code (1000, or 3000 to 4999) and reason (at most 123 bytes); default: 3000, `disconnected`
+   * @throws BadQuery (400), NodesUnavailable (503) while the database is away
+   */
+  disconnect(filter: ConnectionFilter, closing: Partial<Closing> = {}): Promise<Disconnected> {
+    return this.#nodes.disconnect(filter, closing)
   }
 
   /** The state of the listener's connection. */
@@ -398,10 +458,10 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    * Takes an accepted socket into its channels.
    * @param webSocket an open socket; its errors are handled from here on
    * @param access what its token allows
-   * @param ip its client's address, for the log
+   * @param ip its client's address
    */
   connect(webSocket: WebSocket, access: Access, ip: string, wishes: Wishes = {}): void {
-    const options = this.#connectionOptions(access)
+    const options = this.#connectionOptions(access, ip)
     const connection = new WebSocketConnection(webSocket, access, options, wishes)
     webSocket.on('close', this.#onClose)
     webSocket.on('error', this.#onError)
@@ -415,7 +475,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    * @param response its head has been written
    */
   stream(response: ServerResponse, access: Access, ip: string, wishes: Wishes = {}): void {
-    const connection = new EventStream(response, access, this.#connectionOptions(access))
+    const connection = new EventStream(response, access, this.#connectionOptions(access, ip))
     response.on('error', this.#onError)
     response.on('close', () => this.#leave(connection, connection.closeCode, connection.closeReason))
     this.#join(connection, ip, wishes, access.caller)
@@ -429,6 +489,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   /** To be called when the listener is back: replays what durable channels missed, and tells of the gap. */
   listenerReconnected(gap: number): void {
     this.#replay.listenerReconnected()
+    this.#nodes.hello()
     this.emit('reconnected', { gap })
     this.#tellMeta('ListenerReconnected', { gap }, senderOf({}))
   }
@@ -444,6 +505,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     await Promise.race([this.#publisher.idle(), sleep(shutdownTimeout * 0.2, undefined, { ref: false })])
     const { queuedBytes } = this.#publisher
     if (queuedBytes > 0) log.error({ queuedBytes }, 'the database did not take all messages before the end')
+    await Promise.race([this.#nodes.goodbye(), sleep(shutdownTimeout * 0.1, undefined, { ref: false })])
     this.#notificationQueue.stop()
     this.#inbox.close()
   }
@@ -468,13 +530,14 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     )
   }
 
-  #connectionOptions({ write, claims, caller }: Access) {
+  #connectionOptions({ write, claims, caller }: Access, address: string) {
     const { metaChannel, envelopeClaims, onMessageFunction, onDisconnectFunction } = this.#options
     const told = write || metaChannel !== undefined
     const sender = told ? senderOf(claims, envelopeClaims) : undefined
     const calls = (write && onMessageFunction !== undefined) || onDisconnectFunction !== undefined
     return {
       id: ++this.#lastId,
+      address,
       sender,
       caller: calls ? caller : undefined,
       context: this.#context
@@ -515,12 +578,13 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   /** Tells a function of the database's owner that a client has come or gone, in order with its messages. */
   #call(
     kind: 'connect' | 'disconnect',
-    { id, channels }: Connection,
+    connection: Connection,
     caller: Caller | undefined,
     reason?: string
   ): void {
     if (caller === undefined) return
-    const payload = JSON.stringify({ channels, connection: `${this.#node}-${id}`, reason })
+    const { id, channels } = connection
+    const payload = JSON.stringify({ channels, connection: connectionId(this.#nodes.id, connection), reason })
     this.#publisher.publish([{ channel: '', payload, call: { kind, caller } }], true).catch((error) => {
       this.#countFailure(error)
       this.#options.log.warn({ err: error, connection: id }, `the function for a ${kind} failed`)

@@ -13,6 +13,8 @@ export interface Access {
   write: boolean
   /** When the token ends, in milliseconds since the epoch; undefined: never. */
   expiresAt: number | undefined
+  /** The token's claim `sub`. */
+  subject?: string | undefined
   claims: Claims
   /** As whom functions of the database's owner are called for it; undefined: none is. */
   caller?: Caller | undefined
@@ -95,7 +97,12 @@ export function authorize(
     throw new errors.NoAllowedChannels('the token names others than the one of the address')
   }
   if (channels.length > maxChannels) throw new errors.TooManyChannels(maxChannels)
-  return { channels, read, write, expiresAt, claims }
+  return { channels, read, write, expiresAt, subject: subjectOf(claims), claims }
+}
+
+/** The claim `sub` (RFC 7519, section 4.1.2); undefined where it is none, or no text. */
+export function subjectOf({ sub }: Claims): string | undefined {
+  return typeof sub === 'string' ? sub : undefined
 }
 
 /**

@@ -9,6 +9,7 @@ export const CLOSE = {
   INVALID_DATA: 1007,
   TOO_BIG: 1009,
   NOT_PUBLISHED: 1011,
+  DISCONNECTED: 3000,
   JWT_EXPIRED: 3001,
   SLOW: 3008
 } as const
@@ -24,8 +25,10 @@ export interface ConnectionContext {
 }
 
 export interface ConnectionOptions {
-  /** Its number, for the log. */
+  /** Its number on this server. */
   id: number
+  /** Its client's IP address. */
+  address: string
   /** What others are told of it; undefined where nothing is ever told. */
   sender: Sender | undefined
   /** As whom functions of the database's owner are called for it; undefined where none ever is. */
@@ -54,6 +57,9 @@ export abstract class Connection implements Subscriber {
   readonly write: boolean
   /** When its token expires, in milliseconds since the epoch. */
   readonly expiresAt: number | undefined
+  /** The claim `sub` of its token. */
+  readonly subject: string | undefined
+  readonly address: string
   readonly sender: Sender | undefined
   readonly caller: Caller | undefined
   /** Milliseconds since the epoch. */
@@ -65,11 +71,11 @@ export abstract class Connection implements Subscriber {
   #replayedTo: number | undefined
   readonly #context: ConnectionContext
 
-  constructor(
-    { channels, read, write, expiresAt }: Access,
-    { id, sender, caller, context }: ConnectionOptions
-  ) {
+  constructor(access: Access, { id, address, sender, caller, context }: ConnectionOptions) {
+    const { channels, read, write, expiresAt, subject } = access
     this.id = id
+    this.address = address
+    this.subject = subject
     this.channels = channels
     this.read = read
     this.write = write
@@ -93,6 +99,11 @@ export abstract class Connection implements Subscriber {
   abstract close(code: number, reason: string): void
   /** Ends the connection without a word. */
   abstract terminate(): void
+
+  /** Closes since somebody wants it so, with a code that applications may send. */
+  disconnect(code: number, reason: string): void {
+    this.close(code, reason)
+  }
 
   deliver(frames: readonly Frame[], joined: Buffer): void {
     if (!this.open) return

@@ -87,6 +87,13 @@ export const errors = {
     'It cannot be known whether the database has accepted the message: %s',
     503
   ),
+  NodesUnavailable: createError<[string]>(
+    'FST_PGWS_NODES_UNAVAILABLE',
+    'The other nodes cannot be asked: %s',
+    503
+  ),
+  NoSuchConnection: createError('FST_PGWS_NO_SUCH_CONNECTION', 'No node has a connection with this id', 404),
+  BadQuery: createError<[string]>('FST_PGWS_BAD_QUERY', 'Malformed request: %s', 400),
   CannotListen: createError<[string]>(
     'FST_PGWS_CANNOT_LISTEN',
     'The connection cannot LISTEN, since %s with the option "listenerUri" (PGWS_LISTENER_URI)',

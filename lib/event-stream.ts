@@ -21,6 +21,9 @@ export const eventStreamFrames: Format = {
 /** A comment, which keeps the connection, and whatever is in between, awake. */
 const HEARTBEAT = ':\n\n'
 
+/** How long a client that does not read may take to see the end, in milliseconds. */
+const END_TIMEOUT = 10_000
+
 /** A client that reads server-sent events; it cannot write. */
 export class EventStream extends Connection {
   readonly format = eventStreamFrames
@@ -71,6 +74,13 @@ export class EventStream extends Connection {
     this.#response.end()
     // A client that does not read would never see the end.
     if (code === CLOSE.SLOW) this.#response.destroy()
+  }
+
+  /** The code and the reason come as an event: a stream has no other word for them, and browsers would come back. */
+  override disconnect(code: number, reason: string): void {
+    this.#response.write(`event: Disconnected\ndata: ${JSON.stringify({ code, reason })}\n\n`)
+    this.close(code, reason)
+    setTimeout(() => this.terminate(), END_TIMEOUT).unref()
   }
 
   terminate(): void {

@@ -145,12 +145,17 @@ export class Hub {
     return this.#channels.has(name)
   }
 
-  /** Delivers a message to everyone who reads its channel. */
-  deliver(message: Message): void {
+  /**
+   * Delivers a message to everyone who reads its channel.
+   * @returns to how many subscribers; functions given to `listen` are none
+   */
+  deliver(message: Message): number {
     const channel = this.#channels.get(message.channel)
-    if (channel === undefined) return
+    if (channel === undefined) return 0
+    let subscribers = 0
     for (const audience of channel.audiences.values()) {
       const frame = audience.format.encode(message)
+      subscribers += audience.single.size + audience.multiple.size
       if (audience.single.size > 0) {
         if (audience.pending.length === 0) this.#dirty.push(audience)
         audience.pending.push(frame)
@@ -169,6 +174,7 @@ export class Hub {
         this.#onListenerError(error)
       }
     }
+    return subscribers
   }
 
   /** Writes all that is pending, now. */

@@ -7,7 +7,8 @@ const RETRY_INTERVAL = 100
 export interface InboxOptions {
   /** The channel of notifications that name none. */
   listenChannel: string
-  deliver: (message: Message) => void
+  /** Returns to how many clients. */
+  deliver: (message: Message) => number
   /** Whether anybody on this server would get a message of the channel. */
   wanted: (channel: string) => boolean
   /** Reads what references stand for, all of them in one go. Rejects where the database is away. */
@@ -16,13 +17,25 @@ export interface InboxOptions {
   onMessage: (age: number | undefined) => void
 }
 
+/** Counts what is delivered of one publication. */
+interface Tally {
+  id: string
+  delivered: number
+}
+
+/** What has to wait for its turn: a notification, or who wants to know the count when all before was delivered. */
+type Waiting = { tally: Tally | undefined } & (
+  | { received: Received; counted?: undefined }
+  | { counted: (delivered: number) => void; received?: undefined }
+)
+
 /**
  * Notifications in the order in which they came, although some must first be read from a table; and, after the
  * listener was away, the replay of what it missed before anything newer.
  */
 export class Inbox {
   readonly #options: InboxOptions
-  #queue: Received[] = []
+  #queue: Waiting[] = []
   /** Something must come first: a reference's row, or the replay. */
   #waiting = false
   #held = false
@@ -31,6 +44,8 @@ export class Inbox {
   #replayedTo = 0
   /** The last durable message's position. */
   #seen: number | undefined
+  /** Of the publication that is coming in, where its publisher wants to know. */
+  #tally: Tally | undefined
 
   constructor(options: InboxOptions) {
     this.#options = options
@@ -51,16 +66,38 @@ export class Inbox {
     this.#options.onMessage(reference === undefined && received.sentAt ? received.sentAt : undefined)
     // Nobody here would get it, so it need not be read.
     if (reference?.channel !== undefined && !this.#options.wanted(reference.channel)) return
-    if (reference === undefined && !this.#waiting && !this.#held) this.#deliver(received.message)
-    else {
-      this.#queue.push(received)
+    if (reference === undefined && !this.#waiting && !this.#held) {
+      this.#deliver(received.message, this.#tally)
+    } else {
+      this.#queue.push({ received, tally: this.#tally })
       if (!this.#waiting && !this.#held) this.#work()
     }
+  }
+
+  /** A publication begins whose publisher wants to know how many clients got it. */
+  begin(id: string): void {
+    this.#tally = { id, delivered: 0 }
+  }
+
+  /** Counts what was delivered past the inbox. */
+  count(delivered: number): void {
+    if (this.#tally !== undefined) this.#tally.delivered += delivered
+  }
+
+  /** The publication has ended: calls back when all of it was delivered. Nothing for one whose begin was missed. */
+  end(id: string, counted: (delivered: number) => void): void {
+    const tally = this.#tally
+    if (tally?.id !== id) return
+    this.#tally = undefined
+    if (this.#waiting || this.#held) this.#queue.push({ counted, tally })
+    else counted(tally.delivered)
   }
 
   /** From now on what comes has to wait: the listener was lost, and something may be missing before it. */
   hold(): void {
     this.#held = true
+    // The end of a publication may be among what was lost.
+    this.#tally = undefined
   }
 
   /** Delivers a message that was read instead of heard. Its notification may still come, and is passed over. */
@@ -90,7 +127,7 @@ export class Inbox {
   async #work(): Promise<void> {
     this.#waiting = true
     while (this.#queue.length > 0 && !this.#held && !this.#closed) {
-      const references = this.#queue.flatMap(({ reference }) => reference ?? [])
+      const references = this.#queue.flatMap(({ received }) => received?.reference ?? [])
       let found = new Map<Reference, Message>()
       if (references.length > 0) {
         try {
@@ -103,24 +140,28 @@ export class Inbox {
       if (this.#held) break
       const known = new Set(references)
       while (this.#queue.length > 0) {
-        const { reference, ...received } = this.#queue[0]!
+        const { received, counted, tally } = this.#queue[0]!
         // It came while the others were read.
-        if (reference !== undefined && !known.has(reference)) break
+        if (received?.reference !== undefined && !known.has(received.reference)) break
         this.#queue.shift()
-        const message =
-          reference === undefined ? (received as { message: Message }).message : found.get(reference)
-        if (message !== undefined) this.#deliver(message)
+        if (received === undefined) {
+          counted(tally!.delivered)
+          continue
+        }
+        const message = received.reference === undefined ? received.message : found.get(received.reference)
+        if (message !== undefined) this.#deliver(message, tally)
       }
     }
     this.#waiting = false
   }
 
-  #deliver(message: Message): void {
+  #deliver(message: Message, tally: Tally | undefined): void {
     const { position } = message
     if (position !== undefined) {
       if (position <= this.#replayedTo) return
       this.#seen = position
     }
-    this.#options.deliver(message)
+    const delivered = this.#options.deliver(message)
+    if (tally !== undefined) tally.delivered += delivered
   }
 }

@@ -71,6 +71,8 @@ export interface PgWebsocketsOptions {
   publishTimeout?: number | undefined
   /** How long sockets and messages have to end in order. Default: 5 s. */
   shutdownTimeout?: number | undefined
+  /** After how much silence another node counts as dead. Default: 10 s. */
+  nodeTimeout?: number | undefined
   /** Install or upgrade the schema `pgws` at the start. Default: false. */
   migrate?: boolean | undefined
   /** How many bytes may wait for a client that does not read. Default: 1 MiB. */
@@ -173,6 +175,7 @@ export const optionSpecs: Record<Exclude<keyof PgWebsocketsOptions, 'prefix' | '
   readyTimeout: { type: 'integer', minimum: 0, default: 5000 },
   publishTimeout: { type: 'integer', minimum: 0, default: 10_000 },
   shutdownTimeout: { type: 'integer', minimum: 100, default: 5000 },
+  nodeTimeout: { type: 'integer', minimum: 100, default: 10_000 },
   migrate: { type: 'boolean', default: false },
   maxBufferedBytes: { type: 'integer', minimum: 1, default: 1024 * 1024 },
   maxMessageBytes: { type: 'integer', minimum: 1, default: 1024 * 1024 },

@@ -49,6 +49,8 @@ export interface PublisherOptions {
 
 interface Group {
   notifications: readonly Notification[]
+  /** In a transaction of its own. */
+  alone: boolean
   bytes: number
   /** Until when it waits for a database that is away; undefined: not at all. */
   deadline: number | undefined
@@ -100,11 +102,12 @@ export class Publisher {
   /**
    * Publishes notifications, all or none.
    * @param patient whether they may wait for a database that is away
+   * @param alone in a transaction that has no others
    * @returns a promise that resolves when the database has committed them
    * @throws PayloadTooLarge (before anything is sent); DatabaseAway: not published; NotAccepted;
    *   OutcomeUnknown
    */
-  publish(notifications: readonly Notification[], patient = false): Promise<void> {
+  publish(notifications: readonly Notification[], patient = false, alone = false): Promise<void> {
     let bytes = 0
     for (const notification of notifications) {
       const length = Buffer.byteLength(notification.payload)
@@ -117,7 +120,7 @@ export class Publisher {
     }
     return new Promise((resolve, reject) => {
       const deadline = patient ? Date.now() + this.#options.timeout : undefined
-      this.#queue.push({ notifications, bytes, deadline, resolve, reject })
+      this.#queue.push({ notifications, alone, bytes, deadline, resolve, reject })
       this.#queuedBytes += bytes
       this.#running ??= this.#run()
     })
@@ -211,10 +214,12 @@ export class Publisher {
     let end = 0
     for (const group of this.#queue) {
       const full = seen.size + group.notifications.length > MAX_BATCH || bytes + group.bytes > MAX_BATCH_BYTES
-      if (end > 0 && (full || group.notifications.some(({ payload }) => seen.has(payload)))) break
+      const last = full || group.alone || group.notifications.some(({ payload }) => seen.has(payload))
+      if (end > 0 && last) break
       for (const { payload } of group.notifications) seen.add(payload)
       bytes += group.bytes
       end++
+      if (group.alone) break
     }
     return this.#queue.splice(0, end)
   }

@@ -1,4 +1,5 @@
 import { matchesPattern } from './channel-pattern.js'
+import { isClusterChannel } from './cluster-message.js'
 import { errors, messageOf } from './errors.js'
 import { checkChannelName } from './listener.js'
 import { SETTINGS_CHANNEL } from './schema.js'
@@ -36,6 +37,7 @@ export class RawChannels {
   has(channel: string): boolean {
     const { patterns, listenChannel } = this.#options
     if (patterns === undefined || channel === listenChannel || channel === SETTINGS_CHANNEL) return false
+    if (isClusterChannel(channel)) return false
     return patterns.some((pattern) => matchesPattern(pattern, channel))
   }
 

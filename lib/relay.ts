@@ -63,12 +63,17 @@ export class Relay {
         const { rows } = await query(...plainStatement(channels, payloads, version))
         sent = rows[0]!.sent === payloads.length ? payloads.length : null
       } else {
-        // Raw channels' payloads pass as they are; all others, in order, by way of the schema.
-        const raw = notifications.filter(({ databaseChannel }) => databaseChannel !== undefined)
+        // Raw channels' payloads pass as they are; all others, in order, by way of the schema. The raw ones at the
+        // beginning go first: what encloses a publication must enclose all of it.
+        const start = notifications.findIndex(({ databaseChannel }) => databaseChannel === undefined)
+        const before = notifications.slice(0, start)
+        const raw = notifications.slice(start).filter(({ databaseChannel }) => databaseChannel !== undefined)
         const rest = notifications.filter(({ databaseChannel }) => databaseChannel === undefined)
         const ages = rest.map(({ channel }) => durable.ageOf(channel))
         const { rows } = await query(
-          `select pgws.relay($1, $2, $3, $4, $5::interval[], $6) as sent,
+          `select (select count(pg_notify(r.channel, r.payload)) from unnest($9::text[], $10::text[]) r (channel, payload)
+             where $1 = (select retention_version from pgws.settings)) as before,
+            pgws.relay($1, $2, $3, $4, $5::interval[], $6) as sent,
             (select count(pg_notify(r.channel, r.payload)) from unnest($7::text[], $8::text[]) r (channel, payload)
              where $1 = (select retention_version from pgws.settings)) as raw`,
           [
@@ -79,7 +84,9 @@ export class Relay {
             ages.map((age) => (age === undefined ? null : `${age} seconds`)),
             rest.map((notification, i) => (ages[i] === undefined ? null : this.#keyOf(notification))),
             raw.map(({ databaseChannel }) => databaseChannel),
-            raw.map(({ payload }) => payload)
+            raw.map(({ payload }) => payload),
+            before.map(({ databaseChannel }) => databaseChannel),
+            before.map(({ payload }) => payload)
           ]
         )
         sent = rows[0]!.sent

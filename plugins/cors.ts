@@ -13,7 +13,7 @@ export async function registerCors(
   if (allowedOrigins === undefined || fastify.hasRoute({ method: 'OPTIONS', url: '*' })) return
   await fastify.register(fastifyCors, {
     origin: (origin, callback) => callback(null, isAllowedOrigin(origin, allowedOrigins)),
-    methods: ['GET', 'POST'],
+    methods: ['GET', 'POST', 'DELETE'],
     maxAge: 600
   })
 }

@@ -19,7 +19,7 @@ export async function registerDocumentation(fastify: FastifyInstance): Promise<v
       openapi: '3.1.0',
       info: {
         title: 'fastify-pg-websockets',
-        description: 'The control plane: health, connected channels, publish.',
+        description: 'The control plane: health, nodes, channels, connections, publish.',
         version: '1'
       },
       components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' } } }

@@ -2,7 +2,7 @@ import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
 import type { WebSocket } from 'ws'
 import { audienceChannel, audiencesOf, checkAudiences, DEFAULT_AUDIENCE } from '../lib/audiences.js'
 import type { Bridge } from '../lib/bridge.js'
-import { type Access, checkTimes } from '../lib/claims.js'
+import { type Access, checkTimes, subjectOf } from '../lib/claims.js'
 import { errors } from '../lib/errors.js'
 import type { AudienceEndpoint, ResolvedOptions } from '../lib/options.js'
 import { isAllowedOrigin } from '../lib/origins.js'
@@ -40,10 +40,11 @@ export function audienceRoutes(
         if (!isAllowedOrigin(request.headers.origin, options.allowedOrigins)) {
           throw new errors.OriginNotAllowed()
         }
-        const { audiences, expiresAt } = await audiencesFor(request, endpoint)
+        const { audiences, expiresAt, subject } = await audiencesFor(request, endpoint)
         takePlace(bridge, request)
         const channels = audiences.map((audience) => audienceChannel(index, audience))
-        request.pgwsAccess = { channels, read: true, write: false, expiresAt, claims: {} } satisfies Access
+        const access = { channels, read: true, write: false, expiresAt, subject, claims: {} }
+        request.pgwsAccess = access satisfies Access
       },
       handler: ((webSocket: WebSocket, request: FastifyRequest) => {
         const { ip } = request
@@ -53,10 +54,13 @@ export function audienceRoutes(
     } as RouteOptions)
   }
 
-  async function audiencesFor(request: FastifyRequest, endpoint: AudienceEndpoint) {
+  async function audiencesFor(
+    request: FastifyRequest,
+    endpoint: AudienceEndpoint
+  ): Promise<{ audiences: readonly string[]; expiresAt?: number | undefined; subject?: string | undefined }> {
     if (endpoint.audiences !== undefined) {
       try {
-        return { audiences: checkAudiences(await endpoint.audiences(request)), expiresAt: undefined }
+        return { audiences: checkAudiences(await endpoint.audiences(request)) }
       } catch (error) {
         if (error instanceof errors.NoAudience) throw error
         request.log.warn({ err: error }, 'the audiences of a request could not be decided')
@@ -65,11 +69,12 @@ export function audienceRoutes(
     }
     const token = findToken(request, options.tokenCookie)
     if (token === undefined && endpoint.public) {
-      return { audiences: [DEFAULT_AUDIENCE], expiresAt: undefined }
+      return { audiences: [DEFAULT_AUDIENCE] }
     }
     if (token === undefined) throw new errors.InvalidToken('the token is missing')
     const claims = await verifyToken(token)
     const expiresAt = checkTimes(claims)
-    return { audiences: audiencesOf(claims, endpoint.public === true), expiresAt }
+    const audiences = audiencesOf(claims, endpoint.public === true)
+    return { audiences, expiresAt, subject: subjectOf(claims) }
   }
 }

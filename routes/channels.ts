@@ -4,8 +4,9 @@ import { authorizeAdmin } from '../lib/claims.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { bearerClaims } from './authorization.js'
 import { bearer, errorSchema } from './schemas.js'
+import { answeringScope, scopeSchema } from './scope.js'
 
-/** `GET /channels`: the connected channels, for tokens with `"admin": true`. */
+/** `GET /channels?scope=`: the connected channels, for tokens with `"admin": true`. */
 export function channelsRoute(
   fastify: FastifyInstance,
   { bridge, verifyToken }: { bridge: Bridge; verifyToken: VerifyToken }
@@ -18,6 +19,7 @@ export function channelsRoute(
         tags: ['channels'],
         summary: 'The connected channels',
         security: bearer,
+        querystring: { type: 'object', properties: { scope: scopeSchema } },
         response: {
           200: {
             description: 'One entry for each channel that somebody is connected to.',
@@ -28,13 +30,16 @@ export function channelsRoute(
             }
           },
           401: errorSchema('No valid token.'),
-          403: errorSchema("The token is no admin's.")
+          403: errorSchema("The token is no admin's."),
+          503: errorSchema('The database is away, so the other nodes cannot be asked.')
         }
-      }
+      },
+      validatorCompiler: () => () => true
     },
-    async (request) => {
+    async (request, reply) => {
       authorizeAdmin(await bearerClaims(request, verifyToken))
-      return bridge.channels()
+      const { scope, onMissing } = answeringScope(request, reply)
+      return scope === 'cluster' ? bridge.channels({ scope, onMissing }) : bridge.channels()
     }
   )
 }

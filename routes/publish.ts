@@ -1,11 +1,12 @@
 import { createHash } from 'node:crypto'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Bridge, OutgoingMessage } from '../lib/bridge.js'
 import { authorizeWrite, type Claims } from '../lib/claims.js'
 import { errors } from '../lib/errors.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { bearerClaims } from './authorization.js'
 import { bearer, errorSchema, rejectionSchema } from './schemas.js'
+import { listMissing } from './scope.js'
 
 /** What a client is told to wait, in seconds, while the database is away. */
 const RETRY_AFTER = 1
@@ -16,7 +17,8 @@ const messageSchema = {
   properties: {
     channel: { type: 'string', minLength: 1, examples: ['chat'] },
     channels: { type: 'array', items: { type: 'string', minLength: 1 }, minItems: 1 },
-    payload: { description: 'A string travels as it is, any other JSON value as JSON.', examples: ['hello'] }
+    payload: { description: 'A string travels as it is, any other JSON value as JSON.', examples: ['hello'] },
+    confirm: { type: 'boolean', description: 'Answer who got it: 200. For a list, in the address.' }
   },
   description: 'A message for one channel (`channel`) or for several (`channels`).'
 }
@@ -43,8 +45,27 @@ export function publishRoute(
             }
           }
         },
+        querystring: {
+          type: 'object',
+          properties: {
+            confirm: { type: 'string', enum: ['true', 'false'], description: 'Answer who got them: 200.' }
+          }
+        },
         body: { anyOf: [messageSchema, { type: 'array', items: messageSchema, minItems: 1 }] },
         response: {
+          200: {
+            description: 'With `confirm`: who got them. Of several messages, or channels, the sum.',
+            type: 'object',
+            properties: {
+              delivered: { type: 'integer', description: 'To how many sockets, on all nodes.' },
+              nodes: { type: 'integer', description: 'How many nodes answered.' },
+              missing: {
+                description: 'Those that did not in time, if any.',
+                type: 'array',
+                items: { type: 'string' }
+              }
+            }
+          },
           202: {
             description: 'The database has accepted all of them.',
             type: 'object',
@@ -79,7 +100,9 @@ export function publishRoute(
       try {
         const caller = await bridge.authorize(claims, channels, 'w')
         const key = keyOf(request.headers['idempotency-key'], claims)
-        await bridge.publishAll(messages, claims, { key, caller })
+        const confirm = readConfirm(request)
+        const delivery = await bridge.publishAll(messages, claims, { key, caller, confirm })
+        if (delivery) return reply.code(200).send(listMissing(delivery))
       } catch (error) {
         if ((error as { statusCode?: number }).statusCode === 503) reply.header('retry-after', RETRY_AFTER)
         throw error
@@ -87,6 +110,28 @@ export function publishRoute(
       return reply.code(202).send({ accepted: messages.map(({ channels }) => ({ channels })) })
     }
   )
+}
+
+/** @throws BadMessage (400) */
+function readConfirm({ query, body }: FastifyRequest): boolean {
+  const { confirm } = query as { confirm?: unknown }
+  if (confirm !== undefined && confirm !== 'true' && confirm !== 'false') {
+    throw new errors.BadMessage('"confirm" of the address must be true or false')
+  }
+  if (Array.isArray(body)) {
+    // One answer is for all of them.
+    const index = body.findIndex((item) => item.confirm !== undefined)
+    if (index !== -1)
+      throw new errors.BadMessage(
+        `item ${index} of the list has "confirm": put ?confirm=true into the address`
+      )
+    return confirm === 'true'
+  }
+  const { confirm: inBody } = body as { confirm?: unknown }
+  if (inBody !== undefined && typeof inBody !== 'boolean') {
+    throw new errors.BadMessage('"confirm" of the body must be true or false')
+  }
+  return inBody ?? confirm === 'true'
 }
 
 /** The key of a request that may be sent again: of that sender, and nobody else's. */

@@ -258,6 +258,9 @@ t.test('large, durable and raw messages pass through the function in order', asy
   t.ok(reader.messages.includes('{"text": "LOUD RAW"}'))
   sender.send('bad')
   t.match(JSON.parse((await sender.received(1))[0]!).payload.channels, channels)
+  // What encloses a publication whose receivers are counted still does.
+  const counted = await post(http, { channels, payload: 'loud count', confirm: true })
+  t.same(await counted.json(), { delivered: 3, nodes: 1 })
   // Once for each key: the function does not see it again.
   const again = { 'idempotency-key': 'k' }
   for (let i = 0; i < 3; i++) {

@@ -37,6 +37,7 @@ declare
   out_database text[] := '{}';
   out_keys text[] := '{}';
   done integer := 0;
+  begin_at integer;
   failures jsonb := '[]';
   state text;
   reason text;
@@ -152,9 +153,11 @@ begin
     select from unnest(out_channels, out_bodies, out_database) as o (channel, body, database_channel)
     where database_channel is null and (octet_length(o.body) >= 8000 or pgws.max_age(o.channel) is not null)
   ) then
-    -- Raw channels' payloads pass as they are.
+    -- Raw channels' payloads pass as they are. Those at the beginning go first: what encloses a publication must enclose
+    -- all of it.
+    begin_at := coalesce(array_position(array(select d is null from unnest(out_database) d), true), 1);
     perform pg_notify(o.channel, o.body) from unnest(out_database, out_bodies) with ordinality as o (channel, body, n)
-      where o.channel is not null order by n;
+      where n < begin_at order by n;
     if (
       select pgws.relay(version, listen_channel, array_agg(channel order by n), array_agg(o.body order by n),
         array_agg(pgws.max_age(channel) order by n), array_agg(case when pgws.max_age(channel) is not null then key end order by n))
@@ -163,6 +166,8 @@ begin
     ) is null then
       raise exception 'what is retained has changed meanwhile' using errcode = '40001';
     end if;
+    perform pg_notify(o.channel, o.body) from unnest(out_database, out_bodies) with ordinality as o (channel, body, n)
+      where n > begin_at and o.channel is not null order by n;
   else
     for i in 1 .. cardinality(out_bodies) loop
       perform pg_notify(coalesce(out_database[i], listen_channel), out_bodies[i]);

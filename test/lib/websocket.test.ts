@@ -18,6 +18,7 @@ async function pair(t: Test, autoPong: boolean) {
   const context = { maxBufferedBytes: 1024, onSlow() {}, sent: { messages: 0, bytes: 0 } }
   const subscriber = new WebSocketConnection(webSocket, access, {
     id: 1,
+    address: '127.0.0.1',
     sender: undefined,
     caller: undefined,
     context

@@ -183,10 +183,13 @@ t.test('the OpenAPI 3.1 document describes the routes, and has a page', async (t
   t.same(Object.keys(document.paths).sort(), [
     '/channels',
     '/channels/{channel}/history',
+    '/connections',
+    '/connections/{id}',
     '/health',
     '/health/live',
     '/health/ready',
     '/metrics',
+    '/nodes',
     '/publish'
   ])
   const page = await fetch(`${http}/documentation`)

@@ -1,0 +1,26 @@
+/** What other nodes may answer. Whoever has SQL may answer, too, so what is of another shape is no answer. */
+
+export function isCount(value: unknown): boolean {
+  return Number.isSafeInteger(value) && (value as number) >= 0
+}
+
+/** A list of ChannelSummary. */
+export function isChannels(value: unknown): boolean {
+  return isListOf(value, ({ channel, connections, readers, writers }) => {
+    return typeof channel === 'string' && [connections, readers, writers].every(isCount)
+  })
+}
+
+/** A list of ConnectionSummary. */
+export function isConnections(value: unknown): boolean {
+  return isListOf(value, ({ id, node, subject, channels, mode, since, address, bufferedBytes }) => {
+    const texts = [id, node, subject ?? '', mode, since, address].every((text) => typeof text === 'string')
+    return texts && Array.isArray(channels) && isCount(bufferedBytes)
+  })
+}
+
+function isListOf(value: unknown, fits: (item: Record<string, unknown>) => boolean): boolean {
+  return (
+    Array.isArray(value) && value.every((item) => typeof item === 'object' && item !== null && fits(item))
+  )
+}

@@ -1,0 +1,145 @@
+import { createHash } from 'node:crypto'
+import { NOTIFY_PAYLOAD_LIMIT } from './envelope.js'
+import { CHANNEL_NAME_LIMIT } from './listener.js'
+
+/** What nodes say to each other changes with this number; they pass over what has another one. */
+const PROTOCOL = 1
+
+const PREFIX = 'pgws_nodes:'
+
+/** How much of an answer goes into one notification, in bytes; the rest is for what stands before it. */
+const PART_BYTES = NOTIFY_PAYLOAD_LIMIT - 300
+
+/** What a node tells of itself. */
+export interface NodeState {
+  hostname: string
+  pid: number
+  version: string
+  /** Milliseconds since the epoch. */
+  startedAt: number
+  /** Open sockets and event streams. */
+  connections: number
+  /** After how much silence it is gone, in milliseconds. */
+  timeout: number
+}
+
+/** What nodes say to each other. */
+export type ClusterMessage = { from: string } & (
+  | {
+      /** `hello`: who else is there? `here` is the answer to it. */
+      type: 'hello' | 'here' | 'heartbeat'
+      node: NodeState
+    }
+  | { type: 'goodbye' }
+  | {
+      type: 'question'
+      id: string
+      /** Undefined: everyone. */
+      to?: string | undefined
+      question: string
+      args: unknown
+    }
+  | { type: 'answer'; id: string; to: string; part: number; last: boolean; text: string }
+  | { type: 'begin' | 'end'; id: string }
+)
+
+/** The database channel of the nodes that share a listen channel: its name can be read, unless it is too long. */
+export function clusterChannel(listenChannel: string): string {
+  const name = PREFIX + listenChannel
+  if (Buffer.byteLength(name) <= CHANNEL_NAME_LIMIT) return name
+  return PREFIX + createHash('sha256').update(listenChannel).digest('hex').slice(0, 32)
+}
+
+/** Whether nodes talk on a database channel, ours or others: no client may. */
+export function isClusterChannel(databaseChannel: string): boolean {
+  return databaseChannel.startsWith(PREFIX)
+}
+
+/**
+ * The payload of a notification: a line of JSON, and behind it the text of an answer's part. All of it is ASCII,
+ * whatever the database's encoding.
+ */
+export function encode(message: ClusterMessage): string {
+  if (message.type !== 'answer') return toAscii({ pgws: PROTOCOL, ...message })
+  const { text, ...head } = message
+  return `${toAscii({ pgws: PROTOCOL, ...head })}\n${text}`
+}
+
+/** The payloads of an answer, cut into as many as it takes. */
+export function encodeAnswer(from: string, to: string, id: string, value: unknown): string[] {
+  const text = toAscii(value)
+  const payloads: string[] = []
+  for (let start = 0; start === 0 || start < text.length; start += PART_BYTES) {
+    const last = start + PART_BYTES >= text.length
+    const part = { part: payloads.length, last, text: text.slice(start, start + PART_BYTES) }
+    payloads.push(encode({ from, type: 'answer', id, to, ...part }))
+  }
+  return payloads
+}
+
+/** Reads a payload; undefined for what is none of ours. Anyone who has SQL may notify the channel. */
+export function decode(payload: string): ClusterMessage | undefined {
+  const end = payload.indexOf('\n')
+  let head: Record<string, unknown>
+  try {
+    head = JSON.parse(end === -1 ? payload : payload.slice(0, end))
+  } catch {
+    return undefined
+  }
+  if (typeof head !== 'object' || head === null || head.pgws !== PROTOCOL) return undefined
+  const { pgws: _, ...message } = head
+  const { from, type, id, to, node, question, part, last } = message
+  if (!isNodeId(from)) return undefined
+  switch (type) {
+    case 'hello':
+    case 'here':
+    case 'heartbeat':
+      if (!isNodeState(node)) return undefined
+      break
+    case 'goodbye':
+      break
+    case 'question':
+      if (!isShort(id) || !isShort(question) || !(to === undefined || isNodeId(to))) return undefined
+      break
+    case 'answer':
+      if (!isShort(id) || !isNodeId(to) || !isCount(part) || typeof last !== 'boolean') return undefined
+      message.text = end === -1 ? '' : payload.slice(end + 1)
+      break
+    case 'begin':
+    case 'end':
+      if (!isShort(id)) return undefined
+      break
+    default:
+      return undefined
+  }
+  return message as unknown as ClusterMessage
+}
+
+/** Whether a text has the shape of a node's id. */
+export function isNodeId(value: unknown): value is string {
+  return typeof value === 'string' && /^[0-9a-f]{16}$/.test(value)
+}
+
+function isNodeState(value: unknown): value is NodeState {
+  if (typeof value !== 'object' || value === null) return false
+  const { hostname, pid, version, startedAt, connections, timeout } = value as Record<string, unknown>
+  if (!isShort(hostname) || !isShort(version)) return false
+  if (![pid, startedAt, connections, timeout].every(isCount)) return false
+  // What a Date can hold.
+  return (startedAt as number) <= 8.64e15
+}
+
+function isShort(value: unknown): value is string {
+  return typeof value === 'string' && value.length <= 255
+}
+
+function isCount(value: unknown): boolean {
+  return Number.isSafeInteger(value) && (value as number) >= 0
+}
+
+function toAscii(value: unknown): string {
+  return JSON.stringify(value).replace(
+    /[\u007f-\uffff]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`
+  )
+}

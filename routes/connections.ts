@@ -1,0 +1,151 @@
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { Bridge } from '../lib/bridge.js'
+import { authorizeAdmin } from '../lib/claims.js'
+import type { Closing } from '../lib/connection-list.js'
+import { errors } from '../lib/errors.js'
+import type { VerifyToken } from '../plugins/jwt.js'
+import { bearerClaims } from './authorization.js'
+import { bearer, errorSchema } from './schemas.js'
+import { answeringScope, listMissing, scopeSchema } from './scope.js'
+
+const text = { type: 'string' }
+
+const connectionSchema = {
+  type: 'object',
+  properties: {
+    id: text,
+    node: { ...text, description: 'The node that holds it.' },
+    subject: { type: ['string', 'null'], description: 'The claim "sub".' },
+    channels: { type: 'array', items: text },
+    mode: { ...text, enum: ['r', 'w', 'rw'] },
+    since: { ...text, format: 'date-time' },
+    address: text,
+    bufferedBytes: { type: 'integer', description: 'What waits for the client.' }
+  }
+}
+
+const filterSchema = {
+  channel: { ...text, description: 'Those that have joined it.' },
+  subject: { ...text, description: 'Those whose token has this claim "sub".' }
+}
+
+const closingSchema = {
+  code: { ...text, description: '1000, or 3000 to 4999. Default: 3000.', examples: ['4000'] },
+  reason: { ...text, description: 'At most 123 bytes. Default: disconnected.' }
+}
+
+const closedSchema = {
+  description: 'How many were closed.',
+  type: 'object',
+  properties: {
+    closed: { type: 'integer' },
+    missing: {
+      description: 'The nodes that did not answer in time, if any.',
+      type: 'array',
+      items: text
+    }
+  }
+}
+
+const refusals = {
+  401: errorSchema('No valid token.'),
+  403: errorSchema("The token is no admin's."),
+  503: errorSchema('The database is away, so the other nodes cannot be asked.')
+}
+
+/**
+ * `GET /connections?channel=&subject=&scope=`, `DELETE /connections?subject=&channel=` and `DELETE /connections/:id`,
+ * for tokens with `"admin": true`.
+ */
+export function connectionsRoutes(
+  fastify: FastifyInstance,
+  { bridge, verifyToken }: { bridge: Bridge; verifyToken: VerifyToken }
+): void {
+  const validatorCompiler = () => () => true
+  const common = { tags: ['connections'], security: bearer }
+
+  fastify.get(
+    '/connections',
+    {
+      schema: {
+        ...common,
+        summary: 'The open connections',
+        querystring: { type: 'object', properties: { ...filterSchema, scope: scopeSchema } },
+        response: {
+          200: {
+            description: 'Sockets and event streams that fit all that is given.',
+            type: 'array',
+            items: connectionSchema
+          },
+          400: errorSchema('The query is malformed.'),
+          ...refusals
+        }
+      },
+      validatorCompiler
+    },
+    async (request, reply) => {
+      authorizeAdmin(await bearerClaims(request, verifyToken))
+      const { subject, channel } = request.query as Record<string, string>
+      return bridge.connections({ subject, channel, ...answeringScope(request, reply) })
+    }
+  )
+
+  fastify.delete(
+    '/connections',
+    {
+      schema: {
+        ...common,
+        summary: 'Close connections, on whichever node they are',
+        querystring: { type: 'object', properties: { ...filterSchema, ...closingSchema } },
+        response: { 200: closedSchema, 400: errorSchema('The query is malformed.'), ...refusals }
+      },
+      validatorCompiler
+    },
+    async (request) => {
+      authorizeAdmin(await bearerClaims(request, verifyToken))
+      const { subject, channel } = request.query as Record<string, string>
+      return listMissing(await bridge.disconnect({ subject, channel }, closingOf(request)))
+    }
+  )
+
+  fastify.delete(
+    '/connections/:id',
+    {
+      schema: {
+        ...common,
+        summary: 'Close a connection, on whichever node it is',
+        params: { type: 'object', properties: { id: text } },
+        querystring: { type: 'object', properties: closingSchema },
+        response: {
+          200: closedSchema,
+          400: errorSchema('The query is malformed.'),
+          404: errorSchema('No node has a connection with this id.'),
+          ...refusals
+        }
+      },
+      validatorCompiler
+    },
+    async (request) => {
+      authorizeAdmin(await bearerClaims(request, verifyToken))
+      const { id } = request.params as { id: string }
+      const { closed, missing } = await bridge.disconnect({ id }, closingOf(request))
+      if (missing.length > 0) {
+        throw new errors.NodesUnavailable(
+          `node ${missing} did not answer in time; the connection may be closed`
+        )
+      }
+      if (closed === 0) throw new errors.NoSuchConnection()
+      return { closed }
+    }
+  )
+}
+
+/** The code and reason of a query, or of a JSON body; readClosing checks them. */
+function closingOf({ query, body }: FastifyRequest): Partial<Closing> {
+  const { code, reason } = query as Record<string, string>
+  const inQuery = {
+    ...(code !== undefined && { code: Number(code) }),
+    ...(reason !== undefined && { reason })
+  }
+  return { ...inQuery, ...(body as Partial<Closing> | null) }
+}

@@ -1,0 +1,50 @@
+import type { FastifyInstance } from 'fastify'
+import type { Bridge } from '../lib/bridge.js'
+import { authorizeAdmin } from '../lib/claims.js'
+import type { VerifyToken } from '../plugins/jwt.js'
+import { bearerClaims } from './authorization.js'
+import { bearer, errorSchema } from './schemas.js'
+
+/** `GET /nodes`: the servers that share the database and the listen channel, for tokens with `"admin": true`. */
+export function nodesRoute(
+  fastify: FastifyInstance,
+  { bridge, verifyToken }: { bridge: Bridge; verifyToken: VerifyToken }
+): void {
+  const time = { type: 'string', format: 'date-time' }
+  fastify.get(
+    '/nodes',
+    {
+      schema: {
+        tags: ['nodes'],
+        summary: 'The nodes',
+        security: bearer,
+        response: {
+          200: {
+            description: 'The nodes that share the database and the listen channel.',
+            type: 'array',
+            items: {
+              type: 'object',
+              properties: {
+                id: { type: 'string' },
+                hostname: { type: 'string' },
+                pid: { type: 'integer' },
+                version: { type: 'string' },
+                startedAt: time,
+                lastSeen: time,
+                connections: { type: 'integer', description: 'Open sockets, as last told.' },
+                self: { type: 'boolean', description: 'The node that answers.' }
+              }
+            }
+          },
+          401: errorSchema('No valid token.'),
+          403: errorSchema("The token is no admin's."),
+          503: errorSchema('The database is away, so it is not known who is there.')
+        }
+      }
+    },
+    async (request) => {
+      authorizeAdmin(await bearerClaims(request, verifyToken))
+      return bridge.nodes()
+    }
+  )
+}

@@ -1,0 +1,30 @@
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { errors } from '../lib/errors.js'
+import type { Scope } from '../lib/nodes.js'
+
+/** The header that names the nodes which did not answer in time. */
+const MISSING = 'x-pgws-missing-nodes'
+
+export const scopeSchema = {
+  type: 'string',
+  enum: ['local', 'cluster'],
+  default: 'local',
+  description: `This node, or all of them; the header ${MISSING} names those that did not answer in time.`
+}
+
+/**
+ * Whom a request asks, and how its answer tells of the nodes that are missing from it.
+ * @throws BadQuery (400)
+ */
+export function answeringScope(request: FastifyRequest, reply: FastifyReply): Required<Scope> {
+  const { scope = 'local' } = request.query as { scope?: unknown }
+  if (scope !== 'local' && scope !== 'cluster') {
+    throw new errors.BadQuery('"scope" must be "local" or "cluster"')
+  }
+  return { scope, onMissing: (nodes) => reply.header(MISSING, nodes.join(', ')) }
+}
+
+/** An answer names the nodes that are missing from it, if there are any. */
+export function listMissing<Answer extends { missing: string[] }>({ missing, ...answer }: Answer): object {
+  return missing.length === 0 ? answer : { ...answer, missing }
+}
