@@ -1,24 +1,16 @@
 import { EventEmitter } from 'node:events'
 import type { ServerResponse } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { RawData, WebSocket } from 'ws'
+import type { WebSocket } from 'ws'
 import { Admission } from './admission.js'
 import { audienceChannel, audienceMessage, isPublicChannel, readAudienceMessage } from './audiences.js'
 import { Authorizer, type Mode } from './authorizer.js'
 import type { Access, Claims } from './claims.js'
-import { CLOSE, type Connection, type ConnectionContext } from './connection.js'
-import {
-  type Closing,
-  type ConnectionFilter,
-  type ConnectionSummary,
-  connectionId
-} from './connection-list.js'
-import { Connections } from './connections.js'
+import { Clients, type Wishes } from './clients.js'
+import type { Closing, ConnectionFilter, ConnectionSummary } from './connection-list.js'
 import { DurableChannels } from './durable-channels.js'
-import { binaryEnvelope, envelope, type Sender, senderOf } from './envelope.js'
-import { errors, messageOf } from './errors.js'
-import { EventStream } from './event-stream.js'
-import { Handlers, type Rejection } from './handlers.js'
+import { senderOf } from './envelope.js'
+import { errors } from './errors.js'
 import { History, type Page } from './history.js'
 import { type ChannelSummary, Hub } from './hub.js'
 import { Inbox } from './inbox.js'
@@ -28,17 +20,13 @@ import { Metrics } from './metrics.js'
 import { type Delivery, type Disconnected, type NodeSummary, Nodes, type Scope } from './nodes.js'
 import { NotificationQueue } from './notification-queue.js'
 import type { ResolvedOptions } from './options.js'
-import { type Notification, Publisher } from './publisher.js'
+import { Outbox } from './outbox.js'
+import type { Notification } from './publisher.js'
 import { RawChannels } from './raw-channels.js'
-import { Relay } from './relay.js'
 import { Replay } from './replay.js'
 import { Retention } from './retention.js'
 import { SETTINGS_CHANNEL } from './schema.js'
 import { type Caller, callerOf, callsFunctions } from './sql-functions.js'
-import { PAUSED, WebSocketConnection } from './websocket.js'
-
-/** The SQLSTATE of a role that cannot be taken (errcodes-appendix.html). */
-const INSUFFICIENT_PRIVILEGE = '42501'
 
 /** How long the pool may take to answer a health check, in milliseconds. */
 const HEALTH_DEADLINE = 2000
@@ -129,16 +117,6 @@ export interface PublishOptions {
   confirm?: boolean | undefined
 }
 
-/** What a client asks for beside its channels. */
-export interface Wishes {
-  /** The id of the last durable message that it has, or `earliest`: what came after it is replayed. */
-  since?: string | undefined
-  /** What it sends as binary stays binary. */
-  binary?: boolean | undefined
-  /** It is told of its messages that `onMessageFunction` refuses. */
-  rejections?: boolean | undefined
-}
-
 /**
  * The bridge between PostgreSQL and browsers. Every message goes through the database: there is no other way
  * from one socket to another.
@@ -151,23 +129,16 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   readonly #inbox: Inbox
   readonly #durable: DurableChannels
   readonly #history: History
-  readonly #publisher: Publisher
+  readonly #outbox: Outbox
   readonly #authorizer: Authorizer
-  readonly #connections = new Connections()
+  readonly #clients: Clients
   readonly #nodes: Nodes
   readonly #notificationQueue: NotificationQueue
-  readonly #context: ConnectionContext
-  readonly #onClose: (this: WebSocket, code: number, reason: Buffer) => void
-  readonly #onError: (error: Error) => void
-  readonly #onMessage: (this: WebSocket, data: RawData, isBinary: boolean) => void
   readonly #retention: Retention
   readonly #rawChannels: RawChannels
   readonly #replay: Replay
-  #lastId = 0
-  #throttled = 0
   /** What is durable is known: nothing is published before, since it would not be stored. */
   #informed = false
-  #closing = false
 
   constructor(options: BridgeOptions) {
     super()
@@ -209,54 +180,39 @@ export class Bridge extends EventEmitter<BridgeEvents> {
         this.#inbox.count(this.#hub.deliver({ channel, text }))
       }
     })
-    this.#nodes = new Nodes({
-      ...options,
-      ready: () => listener.state.up,
-      connections: this.#connections,
-      channels: () => this.channels(),
-      begin: (publication) => this.#inbox.begin(publication),
-      end: (publication, counted) => this.#inbox.end(publication, counted)
-    })
     this.#retention = new Retention({ query, durable: this.#durable, log })
-    const handlers = new Handlers(options)
-    const relay = new Relay({ listenChannel, query, durable: this.#durable, handlers })
     this.#authorizer = new Authorizer({
       ...options,
       onError: (error) => log.warn({ err: error }, 'the function that authorizes failed')
     })
-    this.#publisher = new Publisher({
-      send: (groups) => relay.send(groups),
-      limit: (notification) => relay.limit(notification),
-      repeatable: (notification) => relay.repeatable(notification),
+    this.#outbox = new Outbox({
+      ...options,
       ready: () => this.#informed && listener.state.up,
-      timeout: options.publishTimeout,
-      onBatch: (size, milliseconds) => {
-        this.metrics.batchSize.observe(size)
-        this.metrics.publishSeconds.observe(milliseconds / 1000)
-      }
+      durable: this.#durable,
+      rawChannels: this.#rawChannels,
+      metrics: this.metrics
     })
-    this.#context = {
-      maxBufferedBytes: options.maxBufferedBytes,
-      sent: { messages: 0, bytes: 0 },
-      onSlow: (bufferedBytes) => {
-        this.metrics.slowCloses.inc()
-        log.warn({ bufferedBytes }, 'closing a client that does not read')
-      }
-    }
-    const bridge = this
-    this.#onClose = function (code, reason) {
-      bridge.#leave(WebSocketConnection.of(this), code, reason.toString())
-    }
-    // `ws` closes the socket with the code that fits (1007, 1009, 1002) before it emits the error.
-    this.#onError = (error) => log.debug({ err: error }, 'websocket error')
-    this.#onMessage = function (data, isBinary) {
-      bridge.#send(WebSocketConnection.of(this), data as Buffer, isBinary)
-    }
+    this.#clients = new Clients({
+      ...options,
+      hub: this.#hub,
+      outbox: this.#outbox,
+      replay: this.#replay,
+      metrics: this.metrics,
+      node: () => this.#nodes.id
+    })
+    this.#nodes = new Nodes({
+      ...options,
+      ready: () => listener.state.up,
+      connections: this.#clients.connections,
+      channels: () => this.channels(),
+      begin: (publication) => this.#inbox.begin(publication),
+      end: (publication, counted) => this.#inbox.end(publication, counted)
+    })
   }
 
   /** True once the server has begun to end: no new socket is taken. */
   get closing(): boolean {
-    return this.#closing
+    return this.#clients.closing
   }
 
   /**
@@ -336,20 +292,13 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     for (const { channels, payload } of messages) {
       for (const channel of channels) {
         notifications.push({
-          ...this.#notification(channel, payload, sender, caller),
+          ...this.#outbox.notification(channel, payload, sender, caller),
           key: key && `${key}:${notifications.length}`
         })
       }
     }
-    try {
-      if (confirm) {
-        return await this.#nodes.confirm(notifications, (all) => this.#publisher.publish(all, false, true))
-      }
-      await this.#publisher.publish(notifications)
-    } catch (error) {
-      this.#countFailure(error)
-      throw error
-    }
+    if (!confirm) return this.#outbox.publish(notifications)
+    return this.#nodes.confirm(notifications, (all) => this.#outbox.publish(all, false, true))
   }
 
   /**
@@ -450,7 +399,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       },
       pool: { status: usage === undefined ? 'down' : 'up' },
       notificationQueue: { usage: usage ?? null },
-      connections: this.#connections.size
+      connections: this.#clients.connections.size
     }
   }
 
@@ -460,25 +409,16 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    * @param access what its token allows
    * @param ip its client's address
    */
-  connect(webSocket: WebSocket, access: Access, ip: string, wishes: Wishes = {}): void {
-    const options = this.#connectionOptions(access, ip)
-    const connection = new WebSocketConnection(webSocket, access, options, wishes)
-    webSocket.on('close', this.#onClose)
-    webSocket.on('error', this.#onError)
-    webSocket.on('pong', onPong)
-    if (connection.write) webSocket.on('message', this.#onMessage)
-    this.#join(connection, ip, wishes, access.caller)
+  connect(webSocket: WebSocket, access: Access, ip: string, wishes?: Wishes): void {
+    this.#clients.connect(webSocket, access, ip, wishes)
   }
 
   /**
    * Takes a client that reads server-sent events into its channels.
    * @param response its head has been written
    */
-  stream(response: ServerResponse, access: Access, ip: string, wishes: Wishes = {}): void {
-    const connection = new EventStream(response, access, this.#connectionOptions(access, ip))
-    response.on('error', this.#onError)
-    response.on('close', () => this.#leave(connection, connection.closeCode, connection.closeReason))
-    this.#join(connection, ip, wishes, access.caller)
+  stream(response: ServerResponse, access: Access, ip: string, wishes?: Wishes): void {
+    this.#clients.stream(response, access, ip, wishes)
   }
 
   /** To be called when the listener was lost: something may be missing before what comes next. */
@@ -491,19 +431,18 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     this.#replay.listenerReconnected()
     this.#nodes.hello()
     this.emit('reconnected', { gap })
-    this.#tellMeta('ListenerReconnected', { gap }, senderOf({}))
+    this.#outbox.tellMeta('ListenerReconnected', { gap }, senderOf({}))
   }
 
   /** Closes all sockets with 1001 and finishes what is being published. */
   async close(): Promise<void> {
     const { shutdownTimeout, log } = this.#options
-    this.#closing = true
     this.#retention.stop()
     this.#replay.stop()
     this.#hub.flush()
-    await this.#connections.close(shutdownTimeout * 0.6)
-    await Promise.race([this.#publisher.idle(), sleep(shutdownTimeout * 0.2, undefined, { ref: false })])
-    const { queuedBytes } = this.#publisher
+    await this.#clients.close(shutdownTimeout * 0.6)
+    await this.#outbox.idle(shutdownTimeout * 0.2)
+    const { queuedBytes } = this.#outbox
     if (queuedBytes > 0) log.error({ queuedBytes }, 'the database did not take all messages before the end')
     await Promise.race([this.#nodes.goodbye(), sleep(shutdownTimeout * 0.1, undefined, { ref: false })])
     this.#notificationQueue.stop()
@@ -530,181 +469,15 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     )
   }
 
-  #connectionOptions({ write, claims, caller }: Access, address: string) {
-    const { metaChannel, envelopeClaims, onMessageFunction, onDisconnectFunction } = this.#options
-    const told = write || metaChannel !== undefined
-    const sender = told ? senderOf(claims, envelopeClaims) : undefined
-    const calls = (write && onMessageFunction !== undefined) || onDisconnectFunction !== undefined
-    return {
-      id: ++this.#lastId,
-      address,
-      sender,
-      caller: calls ? caller : undefined,
-      context: this.#context
-    }
-  }
-
-  #join(connection: Connection, ip: string, { since }: Wishes, caller: Caller | undefined): void {
-    const { id, channels, sender } = connection
-    this.#connections.add(connection)
-    // Before it joins, so that nothing comes in between.
-    if (since !== undefined) connection.hold()
-    this.#hub.join(connection, channels, connection)
-    this.#options.log.info({ connection: id, ip, channels: shown(channels) }, 'socket opened')
-    this.#tellMeta('ConnectionOpen', shown(channels).join(','), sender)
-    if (this.#options.onConnectFunction !== undefined) this.#call('connect', connection, caller)
-    if (this.#closing) connection.close(CLOSE.GOING_AWAY, 'server shutting down')
-    else if (since !== undefined) {
-      this.#replay.resume(connection, since).catch((error) => {
-        this.#options.log.warn({ err: error, connection: id }, 'messages could not be replayed')
-        connection.close(CLOSE.NOT_PUBLISHED, 'messages could not be replayed')
-      })
-    }
-  }
-
-  #leave(connection: Connection, code: number, reason: string): void {
-    const { id, channels, openedAt, sender } = connection
-    this.#connections.delete(connection)
-    this.#hub.leave(connection, channels, connection)
-    this.metrics.closes.inc({ code })
-    const seconds = (Date.now() - openedAt) / 1000
-    this.#options.log.info({ connection: id, code, seconds }, 'socket closed')
-    this.#tellMeta('ConnectionClose', shown(channels).join(','), sender)
-    if (this.#options.onDisconnectFunction !== undefined) {
-      this.#call('disconnect', connection, connection.caller, `${code} ${reason}`.trimEnd())
-    }
-  }
-
-  /** Tells a function of the database's owner that a client has come or gone, in order with its messages. */
-  #call(
-    kind: 'connect' | 'disconnect',
-    connection: Connection,
-    caller: Caller | undefined,
-    reason?: string
-  ): void {
-    if (caller === undefined) return
-    const { id, channels } = connection
-    const payload = JSON.stringify({ channels, connection: connectionId(this.#nodes.id, connection), reason })
-    this.#publisher.publish([{ channel: '', payload, call: { kind, caller } }], true).catch((error) => {
-      this.#countFailure(error)
-      this.#options.log.warn({ err: error, connection: id }, `the function for a ${kind} failed`)
-    })
-  }
-
-  #send(connection: WebSocketConnection, data: Buffer, isBinary: boolean): void {
-    const { channels, sender, caller } = connection
-    if (!connection.listening) return
-    this.metrics.messagesReceived.inc()
-    this.metrics.bytesReceived.inc(data.length)
-    if (data.length > this.#options.maxMessageBytes) {
-      connection.close(CLOSE.TOO_BIG, 'message too large')
-      return
-    }
-    this.#throttle(connection)
-    const notifications: Notification[] = []
-    const text = data.toString('utf8')
-    try {
-      for (const channel of channels) {
-        const binary = isBinary && connection.binary && this.#durable.ageOf(channel) !== undefined
-        notifications.push(
-          binary
-            ? { channel, payload: binaryEnvelope(channel, data, sender!), call: this.#messageCall(caller) }
-            : this.#notification(channel, text, sender!, caller)
-        )
-      }
-    } catch (error) {
-      connection.close(CLOSE.INVALID_DATA, messageOf(error))
-      return
-    }
-    this.#publisher.publish(notifications, true).catch((error) => {
-      this.#countFailure(error)
-      if (error instanceof errors.Rejected || error instanceof errors.RoleNotAllowed) {
-        this.#tellRejected(connection, text, error as Error as Rejection)
-        return
-      }
-      this.#options.log.warn({ err: error, connection: connection.id }, 'a message was not published')
-      if (error instanceof errors.PayloadTooLarge) connection.close(CLOSE.TOO_BIG, 'message too large')
-      else connection.close(CLOSE.NOT_PUBLISHED, 'message not published')
-    })
-    if (this.#publisher.overloaded && (connection.paused & PAUSED.DATABASE) === 0) {
-      connection.pause(PAUSED.DATABASE)
-      this.#publisher.onDrain(() => connection.resume(PAUSED.DATABASE))
-    }
-  }
-
-  /** A message that a function refuses is its sender's affair; the connection goes on. */
-  #tellRejected(connection: WebSocketConnection, payload: string, { message, sqlstate }: Rejection): void {
-    this.#options.log.debug({ connection: connection.id, sqlstate }, 'a message was rejected')
-    if (!connection.rejections) return
-    const { channels } = connection
-    const told = { channels, message, sqlstate: sqlstate ?? INSUFFICIENT_PRIVILEGE, payload }
-    const text = envelope('Rejected', channels[0]!, told, senderOf({}))
-    const frame = connection.format.encode({ channel: channels[0]!, text })
-    connection.deliver([frame], frame.bytes)
-  }
-
-  /** @throws BadMessage for what PostgreSQL cannot hold */
-  #notification(channel: string, payload: unknown, sender: Sender, caller: Caller | undefined): Notification {
-    const call = this.#messageCall(caller)
-    if (!this.#rawChannels.has(channel)) return { channel, payload: message(channel, payload, sender), call }
-    const text = typeof payload === 'string' ? payload : JSON.stringify(payload)
-    if (text.includes('\0')) throw new errors.BadMessage('it holds a NUL character')
-    return { channel, payload: text, databaseChannel: channel, call }
-  }
-
-  #messageCall(caller: Caller | undefined): Notification['call'] {
-    if (caller === undefined || this.#options.onMessageFunction === undefined) return undefined
-    return { kind: 'message', caller }
-  }
-
-  /** Stops to read a socket that sends too fast, for as long as it is ahead. */
-  #throttle(connection: WebSocketConnection): void {
-    const { messageRate: rate } = this.#options
-    if (rate === undefined) return
-    const now = Date.now()
-    const gained = ((now - connection.allowanceAt) / 1000) * rate
-    connection.allowance = Math.min(rate, (connection.allowance ?? rate) + gained) - 1
-    connection.allowanceAt = now
-    if (connection.allowance >= 0 || (connection.paused & PAUSED.RATE) !== 0) return
-    connection.pause(PAUSED.RATE)
-    this.#throttled++
-    // After all that is on its way already, which counts, too.
-    setImmediate(() => {
-      setTimeout(
-        () => {
-          this.#throttled--
-          connection.resume(PAUSED.RATE)
-        },
-        (-connection.allowance! / rate) * 1000
-      ).unref()
-    })
-  }
-
-  #tellMeta(event: string, payload: unknown, sender: Sender | undefined): void {
-    const { metaChannel, log } = this.#options
-    if (metaChannel === undefined || sender === undefined) return
-    const notification = { channel: metaChannel, payload: envelope(event, metaChannel, payload, sender) }
-    this.#publisher.publish([notification], true).catch((error) => {
-      this.#countFailure(error)
-      log.warn({ err: error }, `${event} could not be told on the meta channel`)
-    })
-  }
-
-  #countFailure(error: unknown): void {
-    const { code = '' } = error as { code?: string }
-    const reason = code.startsWith('FST_') ? code : 'database'
-    this.metrics.publishFailures.inc({ reason })
-  }
-
   #read() {
     const { up, reconnects, gapMilliseconds, lastProvenAlive } = this.listenerState
     return {
-      connections: this.#connections.size,
+      connections: this.#clients.connections.size,
       channels: this.#hub.joinedChannels,
-      pausedSockets: this.#publisher.pausedSenders + this.#throttled,
-      publishQueueBytes: this.#publisher.queuedBytes,
-      messagesSent: this.#context.sent.messages,
-      bytesSent: this.#context.sent.bytes,
+      pausedSockets: this.#outbox.pausedSenders + this.#clients.throttled,
+      publishQueueBytes: this.#outbox.queuedBytes,
+      messagesSent: this.#clients.sent.messages,
+      bytesSent: this.#clients.sent.bytes,
       listenerUp: up,
       listenerReconnects: reconnects,
       listenerGap: gapMilliseconds / 1000,
@@ -714,25 +487,6 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   }
 }
 
-/** @throws BadMessage for what PostgreSQL's text and jsonb cannot hold */
-function message(channel: string, payload: unknown, sender: Sender): string {
-  const text = envelope('WebsocketMessage', channel, payload, sender)
-  // JSON.stringify escapes NUL and lone surrogates, so the text itself would pass; but every reader that casts
-  // it to jsonb would fail (https://www.postgresql.org/docs/current/datatype-json.html).
-  if (text.includes('\\u') && /(?<!\\)(?:\\\\)*\\u(?:0000|d[89a-f])/.test(text)) {
-    throw new errors.BadMessage('it holds a NUL character or a lone surrogate')
-  }
-  return text
-}
-
-function shown(channels: readonly string[]): readonly string[] {
-  return channels.filter(isPublicChannel)
-}
-
 function isoTime(time: number | undefined): string | null {
   return time === undefined ? null : new Date(time).toISOString()
-}
-
-function onPong(this: WebSocket): void {
-  WebSocketConnection.of(this).unanswered = 0
 }

@@ -1,0 +1,276 @@
+import type { ServerResponse } from 'node:http'
+import type { RawData, WebSocket } from 'ws'
+import { isPublicChannel } from './audiences.js'
+import type { Access } from './claims.js'
+import { CLOSE, type Connection, type ConnectionContext, type ConnectionOptions } from './connection.js'
+import { connectionId } from './connection-list.js'
+import { Connections } from './connections.js'
+import { envelope, senderOf } from './envelope.js'
+import { errors, messageOf } from './errors.js'
+import { EventStream } from './event-stream.js'
+import type { Rejection } from './handlers.js'
+import type { Hub } from './hub.js'
+import type { Metrics } from './metrics.js'
+import type { ResolvedOptions } from './options.js'
+import type { Outbox } from './outbox.js'
+import type { Notification } from './publisher.js'
+import type { Replay } from './replay.js'
+import { PAUSED, WebSocketConnection } from './websocket.js'
+
+/** The SQLSTATE of a role that cannot be taken (errcodes-appendix.html). */
+const INSUFFICIENT_PRIVILEGE = '42501'
+
+/** What a client asks for beside its channels. */
+export interface Wishes {
+  /** The id of the last durable message that it has, or `earliest`: what came after it is replayed. */
+  since?: string | undefined
+  /** What it sends as binary stays binary. */
+  binary?: boolean | undefined
+  /** It is told of its messages that `onMessageFunction` refuses. */
+  rejections?: boolean | undefined
+}
+
+type OptionsUsed =
+  | 'metaChannel'
+  | 'envelopeClaims'
+  | 'maxBufferedBytes'
+  | 'maxMessageBytes'
+  | 'messageRate'
+  | 'onMessageFunction'
+  | 'onDisconnectFunction'
+
+export interface ClientsOptions extends Pick<ResolvedOptions, OptionsUsed> {
+  hub: Hub
+  outbox: Outbox
+  replay: Replay
+  metrics: Metrics
+  /** This node's id. */
+  node: () => string
+  log: {
+    debug(fields: object, message: string): void
+    info(fields: object, message: string): void
+    warn(fields: object, message: string): void
+  }
+}
+
+/** The clients of this server: how they come, what they send, how they go. */
+export class Clients {
+  readonly connections = new Connections()
+  /** What has been sent to all of them. */
+  readonly sent = { messages: 0, bytes: 0 }
+  readonly #options: ClientsOptions
+  readonly #context: ConnectionContext
+  readonly #onClose: (this: WebSocket, code: number, reason: Buffer) => void
+  readonly #onError: (error: Error) => void
+  readonly #onMessage: (this: WebSocket, data: RawData, isBinary: boolean) => void
+  #lastId = 0
+  #throttled = 0
+  #closing = false
+
+  constructor(options: ClientsOptions) {
+    this.#options = options
+    const { maxBufferedBytes, metrics, log } = options
+    this.#context = {
+      maxBufferedBytes,
+      sent: this.sent,
+      onSlow: (bufferedBytes) => {
+        metrics.slowCloses.inc()
+        log.warn({ bufferedBytes }, 'closing a client that does not read')
+      }
+    }
+    const clients = this
+    this.#onClose = function (code, reason) {
+      clients.leave(WebSocketConnection.of(this), code, reason.toString())
+    }
+    // `ws` closes the socket with the code that fits (1007, 1009, 1002) before it emits the error.
+    this.#onError = (error) => log.debug({ err: error }, 'websocket error')
+    this.#onMessage = function (data, isBinary) {
+      clients.#send(WebSocketConnection.of(this), data as Buffer, isBinary)
+    }
+  }
+
+  /** How many sockets are not read, since they send too fast. */
+  get throttled(): number {
+    return this.#throttled
+  }
+
+  /** True once the server has begun to end: no new client is taken. */
+  get closing(): boolean {
+    return this.#closing
+  }
+
+  /**
+   * Takes an accepted socket into its channels.
+   * @param webSocket an open socket; its errors are handled from here on
+   * @param access what its token allows
+   * @param address its client's IP address
+   */
+  connect(webSocket: WebSocket, access: Access, address: string, wishes: Wishes = {}): void {
+    const connection = new WebSocketConnection(webSocket, access, this.optionsFor(access, address), wishes)
+    webSocket.on('close', this.#onClose)
+    webSocket.on('error', this.#onError)
+    webSocket.on('pong', onPong)
+    if (connection.write) webSocket.on('message', this.#onMessage)
+    this.#join(connection, access, wishes)
+  }
+
+  /**
+   * Takes a client that reads server-sent events into its channels.
+   * @param response its head has been written
+   */
+  stream(response: ServerResponse, access: Access, address: string, wishes: Wishes = {}): void {
+    const connection = new EventStream(response, access, this.optionsFor(access, address))
+    response.on('error', this.#onError)
+    response.on('close', () => this.leave(connection, connection.closeCode, connection.closeReason))
+    this.#join(connection, access, wishes)
+  }
+
+  /** What a new connection is made of beside its socket. */
+  optionsFor({ write, claims, caller }: Access, address: string): ConnectionOptions {
+    const { metaChannel, envelopeClaims, onMessageFunction, onDisconnectFunction } = this.#options
+    const told = write || metaChannel !== undefined
+    const calls = (write && onMessageFunction !== undefined) || onDisconnectFunction !== undefined
+    return {
+      id: ++this.#lastId,
+      address,
+      sender: told ? senderOf(claims, envelopeClaims) : undefined,
+      caller: calls ? caller : undefined,
+      context: this.#context
+    }
+  }
+
+  /** Counts a new connection, takes it into its channels, and tells of it. */
+  enter(connection: Connection, access: Access): void {
+    const { hub, outbox, log } = this.#options
+    const { id, address, channels, sender } = connection
+    this.connections.add(connection)
+    hub.join(connection, channels, connection)
+    log.info({ connection: id, ip: address, channels: shown(channels) }, 'socket opened')
+    outbox.tellMeta('ConnectionOpen', shown(channels).join(','), sender)
+    outbox.tellFunction('connect', access.caller, { channels, connection: this.#idOf(connection) })
+    if (this.#closing) connection.close(CLOSE.GOING_AWAY, 'server shutting down')
+  }
+
+  /** Undoes it. */
+  leave(connection: Connection, code: number, reason: string): void {
+    const { hub, outbox, metrics, log } = this.#options
+    const { id, channels, openedAt, sender, caller } = connection
+    this.connections.delete(connection)
+    hub.leave(connection, channels, connection)
+    metrics.closes.inc({ code })
+    log.info({ connection: id, code, seconds: (Date.now() - openedAt) / 1000 }, 'socket closed')
+    outbox.tellMeta('ConnectionClose', shown(channels).join(','), sender)
+    const told = { channels, connection: this.#idOf(connection), reason: `${code} ${reason}`.trimEnd() }
+    outbox.tellFunction('disconnect', caller, told)
+  }
+
+  /**
+   * Closes all of them with 1001; those that do not answer in time are ended.
+   * @param time milliseconds
+   */
+  close(time: number): Promise<void> {
+    this.#closing = true
+    return this.connections.close(time)
+  }
+
+  #idOf(connection: Connection): string {
+    return connectionId(this.#options.node(), connection)
+  }
+
+  #join(connection: Connection, access: Access, { since }: Wishes): void {
+    // Before it joins, so that nothing comes in between.
+    if (since !== undefined) connection.hold()
+    this.enter(connection, access)
+    if (since === undefined || this.#closing) return
+    const { replay, log } = this.#options
+    replay.resume(connection, since).catch((error) => {
+      log.warn({ err: error, connection: connection.id }, 'messages could not be replayed')
+      connection.close(CLOSE.NOT_PUBLISHED, 'messages could not be replayed')
+    })
+  }
+
+  #send(connection: WebSocketConnection, data: Buffer, isBinary: boolean): void {
+    const { outbox, metrics, maxMessageBytes, log } = this.#options
+    const { channels, sender, caller } = connection
+    if (!connection.listening) return
+    metrics.messagesReceived.inc()
+    metrics.bytesReceived.inc(data.length)
+    if (data.length > maxMessageBytes) {
+      connection.close(CLOSE.TOO_BIG, 'message too large')
+      return
+    }
+    this.#throttle(connection)
+    const text = data.toString('utf8')
+    let notifications: Notification[]
+    try {
+      notifications = channels.map((channel) =>
+        isBinary && connection.binary
+          ? outbox.binaryNotification(channel, data, sender!, caller)
+          : outbox.notification(channel, text, sender!, caller)
+      )
+    } catch (error) {
+      connection.close(CLOSE.INVALID_DATA, messageOf(error))
+      return
+    }
+    outbox.publish(notifications, true).catch((error) => {
+      if (error instanceof errors.Rejected || error instanceof errors.RoleNotAllowed) {
+        this.#tellRejected(connection, text, error as Error as Rejection)
+        return
+      }
+      log.warn({ err: error, connection: connection.id }, 'a message was not published')
+      if (error instanceof errors.PayloadTooLarge) connection.close(CLOSE.TOO_BIG, 'message too large')
+      else connection.close(CLOSE.NOT_PUBLISHED, 'message not published')
+    })
+    this.waitForDatabase(connection)
+  }
+
+  /** Does not read a socket while the database is behind: TCP slows its client down. */
+  waitForDatabase(connection: WebSocketConnection): void {
+    const { outbox } = this.#options
+    if (!outbox.overloaded || (connection.paused & PAUSED.DATABASE) !== 0) return
+    connection.pause(PAUSED.DATABASE)
+    outbox.onDrain(() => connection.resume(PAUSED.DATABASE))
+  }
+
+  /** A message that a function refuses is its sender's affair; the connection goes on. */
+  #tellRejected(connection: WebSocketConnection, payload: string, { message, sqlstate }: Rejection): void {
+    this.#options.log.debug({ connection: connection.id, sqlstate }, 'a message was rejected')
+    if (!connection.rejections) return
+    const { channels } = connection
+    const told = { channels, message, sqlstate: sqlstate ?? INSUFFICIENT_PRIVILEGE, payload }
+    const text = envelope('Rejected', channels[0]!, told, senderOf({}))
+    const frame = connection.format.encode({ channel: channels[0]!, text })
+    connection.deliver([frame], frame.bytes)
+  }
+
+  /** Stops to read a socket that sends too fast, for as long as it is ahead. */
+  #throttle(connection: WebSocketConnection): void {
+    const { messageRate: rate } = this.#options
+    if (rate === undefined) return
+    const now = Date.now()
+    const gained = ((now - connection.allowanceAt) / 1000) * rate
+    connection.allowance = Math.min(rate, (connection.allowance ?? rate) + gained) - 1
+    connection.allowanceAt = now
+    if (connection.allowance >= 0 || (connection.paused & PAUSED.RATE) !== 0) return
+    connection.pause(PAUSED.RATE)
+    this.#throttled++
+    // After all that is on its way already, which counts, too.
+    setImmediate(() => {
+      setTimeout(
+        () => {
+          this.#throttled--
+          connection.resume(PAUSED.RATE)
+        },
+        (-connection.allowance! / rate) * 1000
+      ).unref()
+    })
+  }
+}
+
+function shown(channels: readonly string[]): readonly string[] {
+  return channels.filter(isPublicChannel)
+}
+
+function onPong(this: WebSocket): void {
+  WebSocketConnection.of(this).unanswered = 0
+}

@@ -1,0 +1,155 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { DurableChannels } from './durable-channels.js'
+import { binaryEnvelope, envelope, type Sender } from './envelope.js'
+import { errors } from './errors.js'
+import { Handlers, type HandlersOptions } from './handlers.js'
+import type { Metrics } from './metrics.js'
+import { type Notification, Publisher } from './publisher.js'
+import type { RawChannels } from './raw-channels.js'
+import { Relay } from './relay.js'
+import type { Caller } from './sql-functions.js'
+
+export interface OutboxOptions extends HandlersOptions {
+  metaChannel: string | undefined
+  /** How long what may wait waits for the database, in milliseconds. */
+  publishTimeout: number
+  query: (text: string, values?: unknown[]) => Promise<{ rows: Record<string, unknown>[] }>
+  /** Whether this server listens, and knows what is durable. */
+  ready: () => boolean
+  durable: DurableChannels
+  rawChannels: RawChannels
+  metrics: Metrics
+  log: { warn(fields: object, message: string): void }
+}
+
+/** All that this server sends to the database, in order: messages, and what it tells of its clients. */
+export class Outbox {
+  readonly #options: OutboxOptions
+  readonly #publisher: Publisher
+
+  constructor(options: OutboxOptions) {
+    this.#options = options
+    const { metrics } = options
+    const relay = new Relay({ ...options, handlers: new Handlers(options) })
+    this.#publisher = new Publisher({
+      send: (groups) => relay.send(groups),
+      limit: (notification) => relay.limit(notification),
+      repeatable: (notification) => relay.repeatable(notification),
+      ready: options.ready,
+      timeout: options.publishTimeout,
+      onBatch: (size, milliseconds) => {
+        metrics.batchSize.observe(size)
+        metrics.publishSeconds.observe(milliseconds / 1000)
+      }
+    })
+  }
+
+  /** True when senders should wait (see `onDrain`). */
+  get overloaded(): boolean {
+    return this.#publisher.overloaded
+  }
+
+  /** How many bytes wait for the database, or are on their way to it. */
+  get queuedBytes(): number {
+    return this.#publisher.queuedBytes
+  }
+
+  /** How many senders are paused. */
+  get pausedSenders(): number {
+    return this.#publisher.pausedSenders
+  }
+
+  /** Calls back once, when what waits has shrunk again. */
+  onDrain(callback: () => void): void {
+    this.#publisher.onDrain(callback)
+  }
+
+  /**
+   * What is notified for a message.
+   * @param payload a string, or any other JSON value
+   * @param caller as whom it is passed to `onMessageFunction`; undefined: it is not
+   * @throws BadMessage for what PostgreSQL cannot hold
+   */
+  notification(channel: string, payload: unknown, sender: Sender, caller: Caller | undefined): Notification {
+    const call = this.#messageCall(caller)
+    if (!this.#options.rawChannels.has(channel)) {
+      return { channel, payload: message(channel, payload, sender), call }
+    }
+    const text = typeof payload === 'string' ? payload : JSON.stringify(payload)
+    if (text.includes('\0')) throw new errors.BadMessage('it holds a NUL character')
+    return { channel, payload: text, databaseChannel: channel, call }
+  }
+
+  /** The same for bytes, which only durable channels keep as they are. */
+  binaryNotification(
+    channel: string,
+    payload: Buffer,
+    sender: Sender,
+    caller: Caller | undefined
+  ): Notification {
+    if (this.#options.durable.ageOf(channel) === undefined) {
+      return this.notification(channel, payload.toString('utf8'), sender, caller)
+    }
+    return { channel, payload: binaryEnvelope(channel, payload, sender), call: this.#messageCall(caller) }
+  }
+
+  /** See Publisher.publish; counts what fails. */
+  async publish(notifications: readonly Notification[], patient = false, alone = false): Promise<void> {
+    try {
+      await this.#publisher.publish(notifications, patient, alone)
+    } catch (error) {
+      const { code = '' } = error as { code?: string }
+      this.#options.metrics.publishFailures.inc({ reason: code.startsWith('FST_') ? code : 'database' })
+      throw error
+    }
+  }
+
+  /** Tells the meta channel of an event, if there is one. */
+  tellMeta(event: string, payload: unknown, sender: Sender | undefined): void {
+    const { metaChannel, log } = this.#options
+    if (metaChannel === undefined || sender === undefined) return
+    const notification = { channel: metaChannel, payload: envelope(event, metaChannel, payload, sender) }
+    this.publish([notification], true).catch((error) => {
+      log.warn({ err: error }, `${event} could not be told on the meta channel`)
+    })
+  }
+
+  /** Tells a function of the database's owner that a client has come or gone, in order with its messages. */
+  tellFunction(
+    kind: 'connect' | 'disconnect',
+    caller: Caller | undefined,
+    told: { channels: readonly string[]; connection: string; reason?: string }
+  ): void {
+    const { onConnectFunction, onDisconnectFunction, log } = this.#options
+    const name = kind === 'connect' ? onConnectFunction : onDisconnectFunction
+    if (caller === undefined || name === undefined) return
+    const notification = { channel: '', payload: JSON.stringify(told), call: { kind, caller } }
+    this.publish([notification], true).catch((error) => {
+      log.warn({ err: error, connection: told.connection }, `the function for a ${kind} failed`)
+    })
+  }
+
+  /**
+   * Resolves when nothing waits any more, or after a time.
+   * @param time milliseconds
+   */
+  async idle(time: number): Promise<void> {
+    await Promise.race([this.#publisher.idle(), sleep(time, undefined, { ref: false })])
+  }
+
+  #messageCall(caller: Caller | undefined): Notification['call'] {
+    if (caller === undefined || this.#options.onMessageFunction === undefined) return undefined
+    return { kind: 'message', caller }
+  }
+}
+
+/** @throws BadMessage for what PostgreSQL's text and jsonb cannot hold */
+function message(channel: string, payload: unknown, sender: Sender): string {
+  const text = envelope('WebsocketMessage', channel, payload, sender)
+  // JSON.stringify escapes NUL and lone surrogates, so the text itself would pass; but every reader that casts
+  // it to jsonb would fail (https://www.postgresql.org/docs/current/datatype-json.html).
+  if (text.includes('\\u') && /(?<!\\)(?:\\\\)*\\u(?:0000|d[89a-f])/.test(text)) {
+    throw new errors.BadMessage('it holds a NUL character or a lone surrogate')
+  }
+  return text
+}
