@@ -23,6 +23,7 @@ import { historyRoute } from './routes/history.js'
 import { metricsRoute } from './routes/metrics.js'
 import { nodesRoute } from './routes/nodes.js'
 import { publishRoute } from './routes/publish.js'
+import { sdkRoute } from './routes/sdk.js'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -59,7 +60,7 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
   await fastify.register(async (scope) => {
     const pool = await registerPool(scope, targets, resolved.poolSize)
     const verifyToken = await registerJwt(scope, { ...resolved, keys })
-    const bridge = decorateBridge(fastify, resolved, listenerTargets, pool)
+    const bridge = decorateBridge(fastify, resolved, listenerTargets, pool, verifyToken)
     const { metrics } = bridge
     if (resolved.metrics && resolved.metricsPort !== undefined) {
       serveMetrics(fastify, metrics, resolved.metricsPort)
@@ -95,6 +96,7 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
             closing: () => bridge.closing
           })
           channels.decorateRequest('pgwsAccess', null)
+          sdkRoute(channels, { bridge, options: resolved })
           audienceRoutes(channels, { bridge, verifyToken, options: resolved })
           channelRoutes(channels, { bridge, verifyToken, options: resolved, paths })
         })

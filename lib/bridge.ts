@@ -26,7 +26,9 @@ import { RawChannels } from './raw-channels.js'
 import { Replay } from './replay.js'
 import { Retention } from './retention.js'
 import { SETTINGS_CHANNEL } from './schema.js'
+import { SdkClients } from './sdk/sdk-clients.js'
 import { type Caller, callerOf, callsFunctions } from './sql-functions.js'
+import { VERSION } from './version.js'
 
 /** How long the pool may take to answer a health check, in milliseconds. */
 const HEALTH_DEADLINE = 2000
@@ -59,6 +61,7 @@ type OptionsUsed =
   | 'onConnectFunction'
   | 'onDisconnectFunction'
   | 'roleClaim'
+  | 'maxChannelsPerConnection'
 
 export interface BridgeOptions extends Pick<ResolvedOptions, OptionsUsed> {
   /**
@@ -71,6 +74,8 @@ export interface BridgeOptions extends Pick<ResolvedOptions, OptionsUsed> {
    * RoleNotAllowed.
    */
   call: (text: string, values: unknown[], caller?: Caller) => Promise<{ rows: Record<string, unknown>[] }>
+  /** Verifies a token's signature, audience and issuer; throws InvalidToken (401), KeysUnavailable (503). */
+  verifyToken: (token: string) => Claims | Promise<Claims>
   listener: Listener
   log: Log
 }
@@ -132,6 +137,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   readonly #outbox: Outbox
   readonly #authorizer: Authorizer
   readonly #clients: Clients
+  readonly #sdkClients: SdkClients
   readonly #nodes: Nodes
   readonly #notificationQueue: NotificationQueue
   readonly #retention: Retention
@@ -199,6 +205,20 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       replay: this.#replay,
       metrics: this.metrics,
       node: () => this.#nodes.id
+    })
+    this.#sdkClients = new SdkClients({
+      ...options,
+      hub: this.#hub,
+      clients: this.#clients,
+      outbox: this.#outbox,
+      history: this.#history,
+      durable: this.#durable,
+      metrics: this.metrics,
+      version: `fastify-pg-websockets ${VERSION}`,
+      maxChannels: options.maxChannelsPerConnection,
+      authorize: (claims, channels, mode) => this.authorize(claims, channels, mode),
+      joinRaw: (channels) => this.joinRaw(channels),
+      isDurable: (channel) => this.#durable.ageOf(channel) !== undefined
     })
     this.#nodes = new Nodes({
       ...options,
@@ -421,6 +441,15 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     this.#clients.stream(response, access, ip, wishes)
   }
 
+  /**
+   * Takes an accepted socket that speaks Centrifugo's client protocol; its client says who it is itself.
+   * @param webSocket an open socket; its errors are handled from here on
+   * @param ip its client's address
+   */
+  connectSdk(webSocket: WebSocket, ip: string): void {
+    this.#sdkClients.connect(webSocket, ip)
+  }
+
   /** To be called when the listener was lost: something may be missing before what comes next. */
   listenerLost(): void {
     this.#replay.listenerLost()
@@ -430,6 +459,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   listenerReconnected(gap: number): void {
     this.#replay.listenerReconnected()
     this.#nodes.hello()
+    this.#sdkClients.listenerReconnected()
     this.emit('reconnected', { gap })
     this.#outbox.tellMeta('ListenerReconnected', { gap }, senderOf({}))
   }
@@ -440,6 +470,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     this.#retention.stop()
     this.#replay.stop()
     this.#hub.flush()
+    this.#sdkClients.close()
     await this.#clients.close(shutdownTimeout * 0.6)
     await this.#outbox.idle(shutdownTimeout * 0.2)
     const { queuedBytes } = this.#outbox

@@ -122,6 +122,16 @@ export function authorizeWrite(claims: Claims, channels: Iterable<string>): void
 }
 
 /**
+ * What a token allows in one channel, where a token without `mode` allows nothing.
+ * @throws UnknownMode, MalformedClaims (403)
+ */
+export function permissionsIn(claims: Claims, channel: string): { read: boolean; write: boolean } {
+  if (claims.mode === undefined) return { read: false, write: false }
+  const mode = readMode(claims)
+  return allowsChannel(namedChannels(claims), channel) ? mode : { read: false, write: false }
+}
+
+/**
  * Checks that a token carries `"admin": true`.
  * @throws TokenExpired, InvalidToken (401), AdminOnly (403)
  */

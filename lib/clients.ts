@@ -126,17 +126,8 @@ export class Clients {
   }
 
   /** What a new connection is made of beside its socket. */
-  optionsFor({ write, claims, caller }: Access, address: string): ConnectionOptions {
-    const { metaChannel, envelopeClaims, onMessageFunction, onDisconnectFunction } = this.#options
-    const told = write || metaChannel !== undefined
-    const calls = (write && onMessageFunction !== undefined) || onDisconnectFunction !== undefined
-    return {
-      id: ++this.#lastId,
-      address,
-      sender: told ? senderOf(claims, envelopeClaims) : undefined,
-      caller: calls ? caller : undefined,
-      context: this.#context
-    }
+  optionsFor(access: Access, address: string): ConnectionOptions {
+    return { id: ++this.#lastId, address, context: this.#context, ...this.#identity(access) }
   }
 
   /** Counts a new connection, takes it into its channels, and tells of it. */
@@ -147,8 +138,15 @@ export class Clients {
     hub.join(connection, channels, connection)
     log.info({ connection: id, ip: address, channels: shown(channels) }, 'socket opened')
     outbox.tellMeta('ConnectionOpen', shown(channels).join(','), sender)
-    outbox.tellFunction('connect', access.caller, { channels, connection: this.#idOf(connection) })
+    outbox.tellFunction('connect', access.caller, { channels, connection: this.idOf(connection) })
     if (this.#closing) connection.close(CLOSE.GOING_AWAY, 'server shutting down')
+  }
+
+  /** A connection has got a new token. */
+  renew(connection: Connection, access: Access): void {
+    const { sender, caller } = this.#identity(access)
+    Object.assign(connection, { sender, caller })
+    this.connections.renew(connection, access.expiresAt)
   }
 
   /** Undoes it. */
@@ -160,7 +158,7 @@ export class Clients {
     metrics.closes.inc({ code })
     log.info({ connection: id, code, seconds: (Date.now() - openedAt) / 1000 }, 'socket closed')
     outbox.tellMeta('ConnectionClose', shown(channels).join(','), sender)
-    const told = { channels, connection: this.#idOf(connection), reason: `${code} ${reason}`.trimEnd() }
+    const told = { channels, connection: this.idOf(connection), reason: `${code} ${reason}`.trimEnd() }
     outbox.tellFunction('disconnect', caller, told)
   }
 
@@ -173,8 +171,20 @@ export class Clients {
     return this.connections.close(time)
   }
 
-  #idOf(connection: Connection): string {
+  /** The id that others know a connection by. */
+  idOf(connection: Connection): string {
     return connectionId(this.#options.node(), connection)
+  }
+
+  /** What others, and functions of the database's owner, see of a client. */
+  #identity({ write, claims, caller }: Access) {
+    const { metaChannel, envelopeClaims, onMessageFunction, onDisconnectFunction } = this.#options
+    const told = write || metaChannel !== undefined
+    const calls = (write && onMessageFunction !== undefined) || onDisconnectFunction !== undefined
+    return {
+      sender: told ? senderOf(claims, envelopeClaims) : undefined,
+      caller: calls ? caller : undefined
+    }
   }
 
   #join(connection: Connection, access: Access, { since }: Wishes): void {
@@ -199,7 +209,7 @@ export class Clients {
       connection.close(CLOSE.TOO_BIG, 'message too large')
       return
     }
-    this.#throttle(connection)
+    this.throttle(connection)
     const text = data.toString('utf8')
     let notifications: Notification[]
     try {
@@ -244,7 +254,7 @@ export class Clients {
   }
 
   /** Stops to read a socket that sends too fast, for as long as it is ahead. */
-  #throttle(connection: WebSocketConnection): void {
+  throttle(connection: WebSocketConnection): void {
     const { messageRate: rate } = this.#options
     if (rate === undefined) return
     const now = Date.now()

@@ -56,12 +56,12 @@ export abstract class Connection implements Subscriber {
   readonly read: boolean
   readonly write: boolean
   /** When its token expires, in milliseconds since the epoch. */
-  readonly expiresAt: number | undefined
+  expiresAt: number | undefined
   /** The claim `sub` of its token. */
   readonly subject: string | undefined
   readonly address: string
-  readonly sender: Sender | undefined
-  readonly caller: Caller | undefined
+  sender: Sender | undefined
+  caller: Caller | undefined
   /** Milliseconds since the epoch. */
   readonly openedAt = Date.now()
   /** Which of the groups of pings it is in. */

@@ -48,6 +48,13 @@ export class Connections {
     if (connection.expiresAt !== undefined) this.#expiry.delete(connection, connection.expiresAt)
   }
 
+  /** A connection's token was replaced: it ends at another time, in milliseconds since the epoch. */
+  renew(connection: Connection, expiresAt: number | undefined): void {
+    if (connection.expiresAt !== undefined) this.#expiry.delete(connection, connection.expiresAt)
+    connection.expiresAt = expiresAt
+    if (expiresAt !== undefined) this.#expiry.add(connection, expiresAt)
+  }
+
   *[Symbol.iterator](): Generator<Connection> {
     for (const group of this.#groups) yield* group
   }

@@ -10,23 +10,34 @@ const BINARY = 0x2
  */
 export const webSocketFrames: Format = {
   encode({ text, bytes, position }: Message): Frame {
-    const length = bytes === undefined ? Buffer.byteLength(text) : bytes.length
-    const start = headerLength(length)
-    const frame = Buffer.allocUnsafe(start + length)
-    frame[0] = 0x80 | (bytes === undefined ? TEXT : BINARY)
-    if (length < 126) {
-      frame[1] = length
-    } else if (length < 65536) {
-      frame[1] = 126
-      frame.writeUInt16BE(length, 2)
-    } else {
-      frame[1] = 127
-      frame.writeBigUInt64BE(BigInt(length), 2)
-    }
-    if (bytes === undefined) frame.write(text, start)
-    else bytes.copy(frame, start)
+    if (bytes === undefined) return { bytes: textFrame(text), position }
+    const { frame, start } = frameOf(BINARY, bytes.length)
+    bytes.copy(frame, start)
     return { bytes: frame, position }
   }
+}
+
+/** A text as a whole frame. */
+export function textFrame(text: string): Buffer {
+  const { frame, start } = frameOf(TEXT, Buffer.byteLength(text))
+  frame.write(text, start)
+  return frame
+}
+
+function frameOf(opcode: number, length: number): { frame: Buffer; start: number } {
+  const start = headerLength(length)
+  const frame = Buffer.allocUnsafe(start + length)
+  frame[0] = 0x80 | opcode
+  if (length < 126) {
+    frame[1] = length
+  } else if (length < 65536) {
+    frame[1] = 126
+    frame.writeUInt16BE(length, 2)
+  } else {
+    frame[1] = 127
+    frame.writeBigUInt64BE(BigInt(length), 2)
+  }
+  return { frame, start }
 }
 
 /** The message within a frame that webSocketFrames made, and whether it is binary. */

@@ -159,6 +159,23 @@ export class History {
     return new Promise((resolve, reject) => shared.ask({ resolve, reject }))
   }
 
+  /**
+   * Messages of one channel, from its beginning or its end.
+   * @param after only those after this position (in reverse: before it); undefined: all
+   */
+  async list(
+    channel: string,
+    { after, limit, reverse }: { after: number | undefined; limit: number; reverse: boolean }
+  ): Promise<StoredMessage[]> {
+    const { rows } = await this.#query(
+      `select position::float8 as position, channel, body from pgws.messages
+       where channel = $1 and position is not null and expires_at > clock_timestamp()
+       and ($2::bigint is null or position ${reverse ? '<' : '>'} $2) order by position ${reverse ? 'desc' : 'asc'} limit $3`,
+      [channel, after ?? null, limit]
+    )
+    return (rows as unknown as Row[]).map((row) => new StoredMessage(this.#message(row)))
+  }
+
   /** Messages of all channels, in order. */
   async readAll(after: number): Promise<Page> {
     return this.#page('select position, channel, body from pgws.messages where position > $1', [after])

@@ -94,7 +94,11 @@ export class Outbox {
   }
 
   /** See Publisher.publish; counts what fails. */
-  async publish(notifications: readonly Notification[], patient = false, alone = false): Promise<void> {
+  async publish(
+    notifications: readonly Notification[],
+    patient: boolean | number = false,
+    alone = false
+  ): Promise<void> {
     try {
       await this.#publisher.publish(notifications, patient, alone)
     } catch (error) {

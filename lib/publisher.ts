@@ -101,13 +101,17 @@ export class Publisher {
 
   /**
    * Publishes notifications, all or none.
-   * @param patient whether they may wait for a database that is away
+   * @param patient whether they may wait for a database that is away; or for how long, in milliseconds
    * @param alone in a transaction that has no others
    * @returns a promise that resolves when the database has committed them
    * @throws PayloadTooLarge (before anything is sent); DatabaseAway: not published; NotAccepted;
    *   OutcomeUnknown
    */
-  publish(notifications: readonly Notification[], patient = false, alone = false): Promise<void> {
+  publish(
+    notifications: readonly Notification[],
+    patient: boolean | number = false,
+    alone = false
+  ): Promise<void> {
     let bytes = 0
     for (const notification of notifications) {
       const length = Buffer.byteLength(notification.payload)
@@ -115,11 +119,12 @@ export class Publisher {
       if (length > limit) return Promise.reject(new errors.PayloadTooLarge(length, limit))
       bytes += length
     }
-    if (!patient && !this.#options.ready()) {
+    if (patient === false && !this.#options.ready()) {
       return Promise.reject(new errors.DatabaseAway('this server does not listen to it at the moment'))
     }
     return new Promise((resolve, reject) => {
-      const deadline = patient ? Date.now() + this.#options.timeout : undefined
+      const patience = patient === true ? this.#options.timeout : patient
+      const deadline = patience === false ? undefined : Date.now() + patience
       this.#queue.push({ notifications, alone, bytes, deadline, resolve, reject })
       this.#queuedBytes += bytes
       this.#running ??= this.#run()

@@ -3,13 +3,13 @@ import type { WebSocket } from 'ws'
 import type { Access } from './claims.js'
 import { CLOSE, Connection, type ConnectionOptions } from './connection.js'
 import { messageIn, webSocketFrames } from './frame.js'
-import type { Frame } from './hub.js'
+import type { Format, Frame } from './hub.js'
 
 /** How many pings may go without a pong. */
 const MAX_UNANSWERED = 2
 
-/** Why a socket is not read: the database is behind, or it sends too fast. */
-export const PAUSED = { DATABASE: 1, RATE: 2 } as const
+/** Why a socket is not read: the database is behind, it sends too fast, or too many commands wait for an answer. */
+export const PAUSED = { DATABASE: 1, RATE: 2, COMMANDS: 4 } as const
 
 const kConnection = Symbol('pgws connection')
 
@@ -21,7 +21,7 @@ type ConnectedWebSocket = WebSocket & { [kConnection]: WebSocketConnection }
  * compresses.
  */
 export class WebSocketConnection extends Connection {
-  readonly format = webSocketFrames
+  readonly format: Format = webSocketFrames
   readonly webSocket: WebSocket
   /** Whether what it sends as binary stays binary. */
   readonly binary: boolean

@@ -10,6 +10,7 @@ import { Listener, type ListenerEvent } from '../lib/listener.js'
 import type { ResolvedOptions } from '../lib/options.js'
 import { migrate } from '../lib/schema.js'
 import { checkFunctions } from '../lib/sql-functions.js'
+import type { VerifyToken } from './jwt.js'
 import type { Pool } from './postgres.js'
 
 /** Without supervision, tries go on until shortly before Fastify gives up on the hook. */
@@ -21,12 +22,14 @@ const HOOK_MARGIN = 500
  * @param fastify the instance to decorate
  * @param targets where to LISTEN
  * @param pool publishes
+ * @param verifyToken for clients that bring their token later than their request
  */
 export function decorateBridge(
   fastify: FastifyInstance,
   options: ResolvedOptions,
   targets: ConnectionTarget[],
-  pool: Pool
+  pool: Pool,
+  verifyToken: VerifyToken
 ): Bridge {
   const { log } = fastify
   let lastFailure = 'no attempt has ended'
@@ -45,7 +48,7 @@ export function decorateBridge(
     retries: options.retries,
     onEvent
   })
-  const bridge = new Bridge({ ...options, query: pool.query, call: pool.call, listener, log })
+  const bridge = new Bridge({ ...options, query: pool.query, call: pool.call, verifyToken, listener, log })
   fastify.decorate('pgws', bridge)
 
   fastify.addHook('onReady', async () => {

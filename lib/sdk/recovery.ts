@@ -1,0 +1,141 @@
+import type { Connection } from '../connection.js'
+import type { DurableChannels } from '../durable-channels.js'
+import type { History, StoredMessage } from '../history.js'
+import { CommandError, DISCONNECT, DisconnectError, ERRORS, isObject, textOf } from './protocol.js'
+import { sdkPublications } from './publication.js'
+import type { Subscription } from './subscription.js'
+
+/** The most publications of one answer to `history`. */
+const MAX_HISTORY = 300
+
+/** The bit of `flag` that asks for an error where a position cannot be recovered. */
+const ERROR_WHERE_LOST = 2
+
+export interface RecoveryOptions {
+  history: History
+  durable: DurableChannels
+  log: { warn(fields: object, message: string): void }
+}
+
+/** Positions in durable channels: an offset is a message's position, the epoch that of the database. */
+export class Recovery {
+  readonly #options: RecoveryOptions
+
+  constructor(options: RecoveryOptions) {
+    this.#options = options
+  }
+
+  /**
+   * What a client gets that subscribes to a durable channel, perhaps with the position of the last message it has.
+   * @param subscription in the hub already, and holding what comes
+   * @returns the result for the reply, as JSON; `follow` sends what comes after it
+   * @throws CommandError
+   */
+  async recover(
+    subscription: Subscription,
+    connection: Connection,
+    params: Record<string, unknown>
+  ): Promise<{ result: string; follow: () => void }> {
+    const { history, durable } = this.#options
+    const { channel } = subscription
+    const { latest, channels } = await history.state([channel])
+    const { trimmed } = channels[0]!
+    const here = { recoverable: true, positioned: true, epoch: durable.epoch }
+    if (params.recover !== true) {
+      return {
+        result: JSON.stringify({ ...here, ...offsetOf(latest) }),
+        follow: () => subscription.release(latest)
+      }
+    }
+    const { offset, epoch } = positionOf(params)
+    if (!this.#isKnown(epoch) || offset > latest || offset < trimmed) {
+      if (((params.flag as number) & ERROR_WHERE_LOST) !== 0) {
+        throw new CommandError(ERRORS.UNRECOVERABLE_POSITION)
+      }
+      return {
+        result: JSON.stringify({ ...here, ...offsetOf(latest), was_recovering: true }),
+        follow: () => subscription.release(latest)
+      }
+    }
+    const page = await history.read([channel], offset)
+    const head = JSON.stringify({ ...here, ...offsetOf(offset), was_recovering: true, recovered: true })
+    const last = page.messages.at(-1)?.position ?? offset
+    return {
+      result: `${head.slice(0, -1)},"publications":[${textsOf(page.messages)}]}`,
+      follow: () => {
+        if (page.more) this.#follow(subscription, connection, last)
+        else subscription.release(last)
+      }
+    }
+  }
+
+  /**
+   * The answer to `history`, as JSON.
+   * @throws CommandError, DisconnectError
+   */
+  async history(channel: string, params: Record<string, unknown>): Promise<string> {
+    const { history, durable } = this.#options
+    if (durable.ageOf(channel) === undefined) throw new CommandError(ERRORS.NOT_AVAILABLE)
+    const { limit = 0, reverse = false, since } = params
+    if (!Number.isSafeInteger(limit)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'limit')
+    const { latest } = await history.state([channel])
+    const head = JSON.stringify({ ...offsetOf(latest), epoch: durable.epoch })
+    let after: number | undefined
+    if (since !== undefined) {
+      if (!isObject(since)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'since')
+      const position = positionOf(since)
+      if (!this.#isKnown(position.epoch)) throw new CommandError(ERRORS.UNRECOVERABLE_POSITION)
+      after = position.offset
+    }
+    if (limit === 0) return head
+    const most = (limit as number) < 0 ? MAX_HISTORY : Math.min(limit as number, MAX_HISTORY)
+    const messages = await history.list(channel, { after, limit: most, reverse: reverse === true })
+    return `${head.slice(0, -1)},"publications":[${textsOf(messages)}]}`
+  }
+
+  /** More than goes into one reply follows as pushes, as fast as the client reads them. */
+  async #follow(subscription: Subscription, connection: Connection, start: number): Promise<void> {
+    const { history, log } = this.#options
+    const { channel, format } = subscription
+    let after = start
+    try {
+      for (let more = true; more && connection.open; ) {
+        const page = await history.read([channel], after)
+        connection.replay(page.messages.map((message) => message.frame(format)))
+        await connection.drained()
+        after = page.messages.at(-1)?.position ?? after
+        more = page.more
+      }
+      // What went meanwhile was perhaps not read.
+      const { channels } = await history.state([channel])
+      if (channels[0]!.trimmed > start) subscription.insufficient()
+      else subscription.release(after)
+    } catch (error) {
+      log.warn({ err: error }, 'messages could not be replayed')
+      subscription.insufficient()
+    }
+  }
+
+  #isKnown(epoch: string): boolean {
+    return epoch === '' || epoch === this.#options.durable.epoch
+  }
+}
+
+function positionOf(params: Record<string, unknown>): { offset: number; epoch: string } {
+  const { offset = 0 } = params
+  // Some SDKs send 64-bit numbers as texts.
+  const number = typeof offset === 'string' ? Number(offset) : offset
+  if (!Number.isSafeInteger(number) || (number as number) < 0) {
+    throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'offset')
+  }
+  return { offset: number as number, epoch: textOf(params, 'epoch') }
+}
+
+/** Zeroes are left out. */
+function offsetOf(offset: number): { offset?: number } {
+  return offset === 0 ? {} : { offset }
+}
+
+function textsOf(messages: readonly StoredMessage[]): string {
+  return messages.map((message) => message.frame(sdkPublications).bytes.toString()).join(',')
+}

@@ -1,0 +1,210 @@
+import type { RawData, WebSocket } from 'ws'
+import type { Claims } from '../claims.js'
+import type { Clients } from '../clients.js'
+import type { Connection } from '../connection.js'
+import type { DurableChannels } from '../durable-channels.js'
+import { Expiry } from '../expiry.js'
+import { textFrame } from '../frame.js'
+import type { History } from '../history.js'
+import type { Hub } from '../hub.js'
+import type { Metrics } from '../metrics.js'
+import type { Outbox } from '../outbox.js'
+import { PAUSED, WebSocketConnection } from '../websocket.js'
+import { SdkWebSocketConnection } from './connections.js'
+import { DISCONNECT, type Disconnect } from './protocol.js'
+import { Recovery } from './recovery.js'
+import type { SdkServices } from './services.js'
+import { CONNECT_TIMEOUT, type SdkTransport, Session } from './session.js'
+import type { Subscription } from './subscription.js'
+
+/** The subprotocol of clients that speak another encoding of this protocol. */
+const PROTOBUF = 'centrifuge-protobuf'
+
+/** An SDK gives up a publish after 5 s; it must not be published later, in milliseconds. */
+const PATIENCE = 4000
+
+type Given =
+  | 'hub'
+  | 'maxChannels'
+  | 'maxBufferedBytes'
+  | 'version'
+  | 'verifyToken'
+  | 'authorize'
+  | 'joinRaw'
+  | 'isDurable'
+
+export interface SdkClientsOptions extends Pick<SdkServices, Given> {
+  hub: Hub
+  clients: Clients
+  outbox: Outbox
+  history: History
+  durable: DurableChannels
+  metrics: Metrics
+  verifyToken: (token: string) => Claims | Promise<Claims>
+  log: {
+    debug(fields: object, message: string): void
+    warn(fields: object, message: string): void
+    error(fields: object, message: string): void
+  }
+}
+
+/** The clients that speak Centrifugo's client protocol. */
+export class SdkClients {
+  readonly #options: SdkClientsOptions
+  readonly #services: SdkServices
+  readonly #sessions = new Set<Session>()
+  /** Those that have not said who they are. */
+  readonly #strangers = new Expiry<Session>((session) => {
+    if (session.connection === undefined) session.close(DISCONNECT.STALE)
+  })
+  readonly #expiry = new Expiry<{ session: Session; subscription: Subscription }>(
+    ({ session, subscription }) => session.expire(subscription)
+  )
+  readonly #expiring = new WeakMap<Subscription, { session: Session; subscription: Subscription }>()
+
+  constructor(options: SdkClientsOptions) {
+    this.#options = options
+    const { clients } = options
+    this.#services = {
+      ...options,
+      recovery: new Recovery(options),
+      idOf: (connection) => clients.idOf(connection),
+      enter: (_session, connection, access) => clients.enter(connection, access),
+      renew: (connection, access, expiresAt) => clients.renew(connection, { ...access, expiresAt }),
+      publish: (connection, channel, data, caller) => this.#publish(connection, channel, data, caller),
+      deliver: (connection, json) => {
+        const bytes = wrap(connection, json)
+        connection.deliver([{ bytes, position: undefined }], bytes)
+      },
+      onPong: (connection) => {
+        if (connection instanceof WebSocketConnection) connection.unanswered = 0
+      },
+      expiry: {
+        add: (session, subscription) => this.#expire(session, subscription),
+        delete: (_session, subscription) => this.#keep(subscription)
+      }
+    }
+  }
+
+  /**
+   * Takes an accepted socket.
+   * @param webSocket an open socket; its errors are handled from here on
+   * @param address its client's IP address
+   */
+  connect(webSocket: WebSocket, address: string): void {
+    const { clients, log } = this.#options
+    webSocket.on('error', (error) => log.debug({ err: error }, 'websocket error'))
+    if (webSocket.protocol === PROTOBUF) {
+      const { code, reason } = DISCONNECT.INAPPROPRIATE_PROTOCOL
+      webSocket.close(code, reason)
+      return
+    }
+    const transport = new WebSocketTransport(webSocket, address, clients)
+    const session = this.#begin(transport)
+    webSocket.on('message', (data: RawData) => session.receive(data.toString()))
+    webSocket.on('close', (code, reason) => this.#end(session, code, reason.toString()))
+    if (clients.closing) session.close(DISCONNECT.SHUTDOWN)
+  }
+
+  /** To be called when the listener is back: what nobody stores may be missing. */
+  listenerReconnected(): void {
+    for (const session of this.#sessions) session.insufficient()
+  }
+
+  /** Closes those that have not said who they are; all others are connections as any. */
+  close(): void {
+    for (const session of this.#sessions) {
+      if (session.connection === undefined) session.close(DISCONNECT.SHUTDOWN)
+    }
+    this.#strangers.stop()
+    this.#expiry.stop()
+  }
+
+  #begin(transport: SdkTransport): Session {
+    const session = new Session(this.#services, transport)
+    this.#sessions.add(session)
+    this.#strangers.add(session, Date.now() + CONNECT_TIMEOUT)
+    return session
+  }
+
+  #end(session: Session, code: number, reason: string): void {
+    session.end()
+    this.#sessions.delete(session)
+    const { connection } = session
+    if (connection !== undefined) this.#options.clients.leave(connection, code, reason)
+  }
+
+  async #publish(
+    connection: Connection,
+    channel: string,
+    data: unknown,
+    caller: Parameters<Outbox['notification']>[3]
+  ): Promise<void> {
+    const { outbox, clients, metrics } = this.#options
+    const notification = outbox.notification(channel, data, connection.sender!, caller)
+    metrics.messagesReceived.inc()
+    metrics.bytesReceived.inc(notification.payload.length)
+    const published = outbox.publish([notification], PATIENCE)
+    if (connection instanceof WebSocketConnection) {
+      clients.throttle(connection)
+      clients.waitForDatabase(connection)
+    }
+    await published
+  }
+
+  #expire(session: Session, subscription: Subscription): void {
+    if (subscription.expiresAt === undefined) return
+    const entry = { session, subscription }
+    this.#expiring.set(subscription, entry)
+    this.#expiry.add(entry, subscription.expiresAt)
+  }
+
+  #keep(subscription: Subscription): void {
+    const entry = this.#expiring.get(subscription)
+    if (entry !== undefined) this.#expiry.delete(entry, subscription.expiresAt!)
+  }
+}
+
+class WebSocketTransport implements SdkTransport {
+  readonly address: string
+  readonly details = {}
+  readonly #webSocket: WebSocket
+  readonly #clients: Clients
+  #connection: SdkWebSocketConnection | undefined
+
+  constructor(webSocket: WebSocket, address: string, clients: Clients) {
+    this.#webSocket = webSocket
+    this.address = address
+    this.#clients = clients
+  }
+
+  attach(access: Parameters<SdkTransport['attach']>[0]): Connection {
+    const options = this.#clients.optionsFor(access, this.address)
+    this.#connection = new SdkWebSocketConnection(this.#webSocket, access, options)
+    return this.#connection
+  }
+
+  send(json: string): void {
+    this.#webSocket.send(json)
+  }
+
+  close({ code, reason }: Disconnect): void {
+    if (this.#connection === undefined) this.#webSocket.close(code, reason)
+    else this.#connection.close(code, reason)
+  }
+
+  pause(): void {
+    if (this.#connection === undefined) this.#webSocket.pause()
+    else this.#connection.pause(PAUSED.COMMANDS)
+  }
+
+  resume(): void {
+    if (this.#connection === undefined) this.#webSocket.resume()
+    else this.#connection.resume(PAUSED.COMMANDS)
+  }
+}
+
+/** A line as its transport has it. */
+function wrap(_connection: Connection, json: string): Buffer {
+  return textFrame(json)
+}

@@ -1,0 +1,47 @@
+import type { Claims } from '../claims.js'
+import type { Connection } from '../connection.js'
+import type { Hub } from '../hub.js'
+import type { Caller } from '../sql-functions.js'
+import type { Recovery } from './recovery.js'
+import type { Session, SessionAccess } from './session.js'
+import type { Subscription } from './subscription.js'
+
+/** What sessions are given. */
+export interface SdkServices {
+  hub: Hub
+  recovery: Recovery
+  version: string
+  /** How many channels a client may be in. */
+  maxChannels: number
+  maxBufferedBytes: number
+  /** @throws InvalidToken, KeysUnavailable */
+  verifyToken: (token: string) => Claims | Promise<Claims>
+  /** See Bridge.authorize. */
+  authorize: (claims: Claims, channels: readonly string[], mode: 'r' | 'w') => Promise<Caller | undefined>
+  /** See RawChannels.join. */
+  joinRaw: (channels: readonly string[]) => Promise<(() => void) | undefined>
+  isDurable: (channel: string) => boolean
+  /** The id that others know a connection by. */
+  idOf: (connection: Connection) => string
+  /** Counts a connection that has just been made. */
+  enter: (session: Session, connection: Connection, access: SessionAccess) => void
+  /** A connection's token has been replaced; it ends at another time, in milliseconds since the epoch. */
+  renew: (connection: Connection, access: SessionAccess, expiresAt: number | undefined) => void
+  /** Publishes what a client sends; resolves when the database has accepted it. */
+  publish: (
+    connection: Connection,
+    channel: string,
+    data: unknown,
+    caller: Caller | undefined
+  ) => Promise<void>
+  /** Sends a line to a client. */
+  deliver: (connection: Connection, json: string) => void
+  /** A client has answered a ping. */
+  onPong: (connection: Connection | undefined) => void
+  /** Ends subscriptions whose tokens end. */
+  expiry: {
+    add: (session: Session, subscription: Subscription) => void
+    delete: (session: Session, subscription: Subscription) => void
+  }
+  log: { error(fields: object, message: string): void }
+}

@@ -1,0 +1,526 @@
+import { type Claims, checkTimes, permissionsIn, subjectOf } from '../claims.js'
+import type { Connection } from '../connection.js'
+import { errors } from '../errors.js'
+import type { Caller } from '../sql-functions.js'
+import {
+  type Command,
+  CommandError,
+  channelOf,
+  DISCONNECT,
+  type Disconnect,
+  DisconnectError,
+  ERRORS,
+  isObject,
+  type ProtocolError,
+  REJECTED,
+  readCommands,
+  textOf,
+  UNSUBSCRIBE
+} from './protocol.js'
+import type { SdkServices } from './services.js'
+import { Subscription } from './subscription.js'
+
+/** How long a client has for its `connect`, in milliseconds. */
+export const CONNECT_TIMEOUT = 10_000
+
+/** For how long a token is honoured past its end, so that the SDK can bring a new one, in milliseconds. */
+const GRACE = 25_000
+
+/** How often clients are pinged (lib/connections.ts), in seconds; the SDK waits for 10 s more. */
+const PING_SECONDS = 30
+
+/** When so many commands wait, the client is not read. */
+const MAX_WAITING = 100
+
+/** How a session reaches its client. */
+export interface SdkTransport {
+  /** Its client's IP address. */
+  readonly address: string
+  /** What the reply to `connect` says beside. */
+  readonly details: object
+  /** Makes a connection of it. */
+  attach(access: SessionAccess): Connection
+  /** Sends a reply before there is a connection. */
+  send(json: string): void
+  /** Ends it. */
+  close(disconnect: Disconnect): void
+  /** Stops to read commands, and reads them again. */
+  pause(): void
+  resume(): void
+}
+
+/** What a session's connection is made of. `channels` grows and shrinks with its subscriptions. */
+export interface SessionAccess {
+  channels: string[]
+  read: boolean
+  write: boolean
+  expiresAt: number | undefined
+  subject: string | undefined
+  claims: Claims
+  caller: Caller | undefined
+}
+
+/** One client of the SDK: its commands, and its subscriptions. */
+export class Session {
+  readonly #services: SdkServices
+  readonly #transport: SdkTransport
+  readonly #subscriptions = new Map<string, Subscription>()
+  /** Subscriptions that are not answered yet. */
+  readonly #opening = new Map<string, Promise<void>>()
+  /** Channels that may be written, as far as it was asked. */
+  readonly #writable = new Set<string>()
+  #connection: Connection | undefined
+  #access: SessionAccess | undefined
+  #tail: Promise<void> = Promise.resolve()
+  #waiting = 0
+  #paused = false
+  #ended = false
+
+  constructor(services: SdkServices, transport: SdkTransport) {
+    this.#services = services
+    this.#transport = transport
+  }
+
+  /** Undefined until the client has said who it is. */
+  get connection(): Connection | undefined {
+    return this.#connection
+  }
+
+  get subscriptions(): Iterable<Subscription> {
+    return this.#subscriptions.values()
+  }
+
+  /** Takes commands, in order. */
+  receive(text: string): void {
+    if (this.#ended) return
+    let commands: ReturnType<typeof readCommands>
+    try {
+      commands = readCommands(text)
+    } catch (error) {
+      this.#fail(error)
+      return
+    }
+    for (const command of commands) {
+      if (command === 'pong') this.#services.onPong(this.#connection)
+      else this.#enqueue(command)
+    }
+  }
+
+  /** Ends it with a reason. */
+  close(disconnect: Disconnect): void {
+    if (this.#ended) return
+    this.#transport.close(disconnect)
+    this.end()
+  }
+
+  /** To be called when the transport has ended. */
+  end(): void {
+    this.#ended = true
+    for (const subscription of [...this.#subscriptions.values()]) this.#drop(subscription)
+  }
+
+  /** A subscription's token has ended. */
+  expire(subscription: Subscription): void {
+    this.#unsubscribe(subscription, UNSUBSCRIBE.EXPIRED)
+  }
+
+  /** Messages of channels that nobody stores may be missing. */
+  insufficient(): void {
+    for (const subscription of [...this.#subscriptions.values()]) {
+      if (!subscription.recoverable) this.#onInsufficient(subscription, false)
+    }
+  }
+
+  #enqueue(command: Command): void {
+    this.#waiting++
+    if (this.#waiting > MAX_WAITING && !this.#paused) {
+      this.#paused = true
+      this.#transport.pause()
+    }
+    this.#tail = this.#tail.then(async () => {
+      await this.#run(command)
+      this.#waiting--
+      if (this.#paused && this.#waiting < MAX_WAITING / 2) {
+        this.#paused = false
+        this.#transport.resume()
+      }
+    })
+  }
+
+  /** Never rejects. */
+  async #run(command: Command): Promise<void> {
+    if (this.#ended) return
+    const { id, method, params } = command
+    try {
+      if (this.#connection === undefined && method !== 'connect') {
+        throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'the first command must be connect')
+      }
+      const result = await this.#handle(command, params)
+      if (result !== undefined) this.#reply(id, method, result)
+    } catch (error) {
+      this.#fail(error, id)
+    }
+  }
+
+  /** @returns the result, as JSON; undefined where it is answered elsewhere, or not at all */
+  async #handle({ id, method }: Command, params: Record<string, unknown>): Promise<string | undefined> {
+    switch (method) {
+      case 'connect':
+        await this.#connect(id, params)
+        return undefined
+      case 'subscribe':
+        this.#subscribe(id, params)
+        return undefined
+      case 'unsubscribe':
+        return this.#leave(channelOf(params))
+      case 'publish':
+        await this.#publish(id, params)
+        return undefined
+      case 'history':
+        return this.#history(params)
+      case 'refresh':
+        return this.#refresh(params)
+      case 'sub_refresh':
+        return this.#subRefresh(params)
+      case 'ping':
+        return '{}'
+      case 'send':
+        return undefined
+      case 'rpc':
+      case 'presence':
+      case 'presence_stats':
+        throw new CommandError(ERRORS.NOT_AVAILABLE)
+      default:
+        throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'an unknown method')
+    }
+  }
+
+  async #connect(id: number, params: Record<string, unknown>): Promise<void> {
+    if (this.#connection !== undefined) {
+      throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'it is connected already')
+    }
+    const services = this.#services
+    const claims = await this.#verify(textOf(params, 'token'))
+    const exp = checkTimes(claims)
+    // Whatever the mode says wrongly is said now, not at the first channel.
+    permissionsIn(claims, '')
+    const caller = await services.authorize(claims, [], 'r')
+    if (this.#ended) return
+    this.#access = {
+      channels: [],
+      read: true,
+      // A subscription's token may allow it, whatever this one says.
+      write: true,
+      expiresAt: exp === undefined ? undefined : exp + GRACE,
+      subject: subjectOf(claims),
+      claims,
+      caller
+    }
+    this.#connection = this.#transport.attach(this.#access)
+    const connection = this.#connection
+    services.enter(this, connection, this.#access)
+    const wanted = isObject(params.subs) ? params.subs : {}
+    const opened = await Promise.all(
+      Object.entries(isObject(claims.subs) ? claims.subs : {}).map(async ([channel, granted]) => {
+        const position = isObject(wanted[channel]) ? wanted[channel] : {}
+        const data = isObject(granted) ? granted.data : undefined
+        const open = await this.#open(channel, position, true).catch(() => undefined)
+        return open && { ...open, result: withFields(open.result, { data }) }
+      })
+    )
+    if (this.#ended) return
+    const open = opened.filter((one) => one !== undefined)
+    const subs = open.map(({ subscription, result }) => `${JSON.stringify(subscription.channel)}:${result}`)
+    const result = JSON.stringify({
+      client: services.idOf(connection),
+      version: services.version,
+      ping: PING_SECONDS,
+      pong: true,
+      ...lifetime(exp),
+      ...this.#transport.details
+    })
+    this.#reply(id, 'connect', subs.length === 0 ? result : `${result.slice(0, -1)},"subs":{${subs}}}`)
+    for (const { start } of open) start()
+  }
+
+  /** Answers later; other channels go on meanwhile. */
+  #subscribe(id: number, params: Record<string, unknown>): void {
+    const channel = channelOf(params)
+    if (this.#subscriptions.has(channel) || this.#opening.has(channel)) {
+      throw new CommandError(ERRORS.ALREADY_SUBSCRIBED)
+    }
+    if (this.#subscriptions.size + this.#opening.size >= this.#services.maxChannels) {
+      throw new CommandError(ERRORS.LIMIT_EXCEEDED)
+    }
+    if (params.tf !== undefined) throw new CommandError(ERRORS.BAD_REQUEST, 'tag filters are not supported')
+    if (typeof params.type === 'number' && params.type > 0) throw new CommandError(ERRORS.NOT_AVAILABLE)
+    const answered = (async () => {
+      try {
+        const token = textOf(params, 'token')
+        const granted = token === '' ? undefined : await this.#subscriptionToken(channel, token)
+        const { subscription, result, start } = await this.#open(channel, params, false, granted)
+        this.#reply(id, 'subscribe', withFields(result, lifetime(granted?.exp)))
+        start()
+        this.#services.expiry.add(this, subscription)
+      } catch (error) {
+        if (!this.#ended) this.#fail(error, id)
+      } finally {
+        this.#opening.delete(channel)
+      }
+    })()
+    this.#opening.set(channel, answered)
+  }
+
+  /**
+   * Takes the client into a channel.
+   * @param granted by a token of the subscription's own
+   * @returns the result for the reply; `start` delivers what comes after it
+   */
+  async #open(
+    channel: string,
+    params: Record<string, unknown>,
+    serverSide: boolean,
+    granted?: { write: boolean; exp: number | undefined }
+  ): Promise<{ subscription: Subscription; result: string; start: () => void }> {
+    const services = this.#services
+    const { claims } = this.#access!
+    if (granted === undefined && !serverSide && !permissionsIn(claims, channel).read) {
+      throw new CommandError(ERRORS.PERMISSION_DENIED)
+    }
+    await services.authorize(claims, [channel], 'r')
+    const leaveRaw = await services.joinRaw([channel])
+    if (this.#ended) {
+      leaveRaw?.()
+      throw new DisconnectError(DISCONNECT.STALE)
+    }
+    const recoverable = services.isDurable(channel)
+    const subscription = new Subscription({
+      channel,
+      connection: this.#connection!,
+      serverSide,
+      recoverable,
+      maxHeldBytes: services.maxBufferedBytes,
+      onInsufficient: (one, told) => this.#onInsufficient(one, told)
+    })
+    subscription.leaveRaw = leaveRaw
+    if (granted !== undefined) {
+      subscription.ownToken = true
+      subscription.write = granted.write
+      subscription.expiresAt = granted.exp === undefined ? undefined : granted.exp + GRACE
+    }
+    subscription.permissions = {
+      read: true,
+      write: subscription.write || permissionsIn(claims, channel).write
+    }
+    services.hub.join(subscription, [channel], subscription.permissions)
+    this.#subscriptions.set(channel, subscription)
+    this.#access!.channels.push(channel)
+    if (!recoverable) return { subscription, result: '{}', start: () => subscription.release(undefined) }
+    try {
+      const { result, follow } = await services.recovery.recover(subscription, this.#connection!, params)
+      return { subscription, result, start: follow }
+    } catch (error) {
+      this.#drop(subscription)
+      throw error
+    }
+  }
+
+  async #leave(channel: string): Promise<string> {
+    await this.#opening.get(channel)
+    const subscription = this.#subscriptions.get(channel)
+    if (subscription !== undefined) this.#drop(subscription)
+    return '{}'
+  }
+
+  async #publish(id: number, params: Record<string, unknown>): Promise<void> {
+    const { channel, data } = { channel: channelOf(params), data: params.data }
+    if (data === undefined) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'the data are missing')
+    if (typeof params.type === 'number' && params.type > 0) throw new CommandError(ERRORS.NOT_AVAILABLE)
+    const { claims, caller } = this.#access!
+    const allowed = this.#subscriptions.get(channel)?.write || permissionsIn(claims, channel).write
+    if (!allowed) throw new CommandError(ERRORS.PERMISSION_DENIED)
+    if (!this.#writable.has(channel)) {
+      await this.#services.authorize(claims, [channel], 'w')
+      this.#writable.add(channel)
+    }
+    // In order, but with no wait for the one before: what comes meanwhile shares the next commit.
+    this.#services.publish(this.#connection!, channel, data, caller).then(
+      () => this.#reply(id, 'publish', '{}'),
+      (error) => this.#fail(error, id)
+    )
+  }
+
+  async #history(params: Record<string, unknown>): Promise<string> {
+    const channel = channelOf(params)
+    const mayRead = this.#subscriptions.has(channel) || permissionsIn(this.#access!.claims, channel).read
+    if (!mayRead) throw new CommandError(ERRORS.PERMISSION_DENIED)
+    if (!this.#subscriptions.has(channel)) {
+      await this.#services.authorize(this.#access!.claims, [channel], 'r')
+    }
+    return this.#services.recovery.history(channel, params)
+  }
+
+  /** A new token for the connection: of the same user, and not for less. */
+  async #refresh(params: Record<string, unknown>): Promise<string> {
+    const claims = await this.#verify(textOf(params, 'token'))
+    let exp: number | undefined
+    try {
+      exp = checkTimes(claims)
+    } catch {
+      throw new DisconnectError(DISCONNECT.EXPIRED)
+    }
+    const access = this.#access!
+    if (subjectOf(claims) !== access.subject) {
+      throw new DisconnectError(DISCONNECT.INVALID_TOKEN, 'it is of another user')
+    }
+    access.caller = await this.#services.authorize(claims, [], 'r')
+    if (this.#ended) return '{}'
+    access.claims = claims
+    this.#services.renew(this.#connection!, access, exp === undefined ? undefined : exp + GRACE)
+    this.#writable.clear()
+    for (const subscription of [...this.#subscriptions.values()]) {
+      const { channel, ownToken, serverSide } = subscription
+      const allowed = serverSide
+        ? isObject(claims.subs) && channel in claims.subs
+        : ownToken || permissionsIn(claims, channel).read
+      if (!allowed) this.#unsubscribe(subscription, UNSUBSCRIBE.SERVER)
+    }
+    return JSON.stringify(lifetime(exp))
+  }
+
+  async #subRefresh(params: Record<string, unknown>): Promise<string> {
+    const channel = channelOf(params)
+    if (typeof params.type === 'number' && params.type > 0) throw new CommandError(ERRORS.NOT_AVAILABLE)
+    const subscription = this.#subscriptions.get(channel)
+    if (subscription === undefined) throw new CommandError(ERRORS.PERMISSION_DENIED)
+    let granted: { write: boolean; exp: number | undefined }
+    try {
+      granted = await this.#subscriptionToken(channel, textOf(params, 'token'))
+    } catch (error) {
+      // An end that has come already is told by the end itself.
+      if (error instanceof errors.TokenExpired) return '{}'
+      if (error instanceof CommandError) throw new DisconnectError(DISCONNECT.INVALID_TOKEN)
+      throw error
+    }
+    this.#services.expiry.delete(this, subscription)
+    subscription.ownToken = true
+    subscription.write = granted.write
+    subscription.expiresAt = granted.exp === undefined ? undefined : granted.exp + GRACE
+    this.#services.expiry.add(this, subscription)
+    return JSON.stringify(lifetime(granted.exp))
+  }
+
+  /** @throws DisconnectError for a token that is none of ours; KeysUnavailable */
+  async #verify(token: string): Promise<Claims> {
+    if (token === '') throw new DisconnectError(DISCONNECT.INVALID_TOKEN, 'it is missing')
+    try {
+      return await this.#services.verifyToken(token)
+    } catch (error) {
+      if (error instanceof errors.KeysUnavailable) throw error
+      throw new DisconnectError(DISCONNECT.INVALID_TOKEN)
+    }
+  }
+
+  /**
+   * What a subscription's own token allows.
+   * @throws CommandError for one that is none of ours; DisconnectError for another channel's, or user's; TokenExpired
+   */
+  async #subscriptionToken(
+    channel: string,
+    token: string
+  ): Promise<{ write: boolean; exp: number | undefined }> {
+    let claims: Claims
+    try {
+      claims = await this.#services.verifyToken(token)
+    } catch (error) {
+      if (error instanceof errors.KeysUnavailable) throw error
+      throw new CommandError(ERRORS.PERMISSION_DENIED)
+    }
+    if (claims.channel !== channel) {
+      throw new DisconnectError(DISCONNECT.INVALID_TOKEN, "the subscription's is for another channel")
+    }
+    if ((subjectOf(claims) ?? '') !== (this.#access!.subject ?? '')) {
+      throw new DisconnectError(DISCONNECT.INVALID_TOKEN, "the subscription's is of another user")
+    }
+    if (claims.client !== undefined && claims.client !== this.#services.idOf(this.#connection!)) {
+      throw new DisconnectError(DISCONNECT.INVALID_TOKEN, "the subscription's is for another client")
+    }
+    const exp = checkTimes(claims)
+    return { write: claims.mode === 'w' || claims.mode === 'rw', exp }
+  }
+
+  #onInsufficient(subscription: Subscription, told: boolean): void {
+    if (subscription.serverSide) this.close(DISCONNECT.INSUFFICIENT_STATE)
+    else if (told) this.#drop(subscription)
+    else this.#unsubscribe(subscription, UNSUBSCRIBE.INSUFFICIENT_STATE)
+  }
+
+  /** Takes a client out of a channel, and tells it so. */
+  #unsubscribe(subscription: Subscription, { code, reason }: Disconnect): void {
+    this.#drop(subscription)
+    this.#push({ channel: subscription.channel, unsubscribe: { code, reason } })
+  }
+
+  #drop(subscription: Subscription): void {
+    const { channel, leaveRaw } = subscription
+    if (this.#subscriptions.get(channel) !== subscription) return
+    this.#subscriptions.delete(channel)
+    this.#services.expiry.delete(this, subscription)
+    this.#services.hub.leave(subscription, [channel], subscription.permissions)
+    leaveRaw?.()
+    const { channels } = this.#access!
+    channels.splice(channels.indexOf(channel), 1)
+  }
+
+  #push(push: object): void {
+    this.#send(JSON.stringify({ push }))
+  }
+
+  /** @param result JSON, even where it is empty: without it the SDK stops */
+  #reply(id: number, method: string, result: string): void {
+    this.#send(`{"id":${id},"${method}":${result}}`)
+  }
+
+  #send(json: string): void {
+    if (this.#ended) return
+    if (this.#connection === undefined) this.#transport.send(json)
+    else this.#services.deliver(this.#connection, json)
+  }
+
+  #fail(error: unknown, id?: number): void {
+    if (this.#ended) return
+    if (error instanceof DisconnectError) {
+      this.close(error.disconnect)
+      return
+    }
+    const told = this.#protocolError(error)
+    if (id === undefined) this.close(DISCONNECT.SERVER_ERROR)
+    else this.#send(JSON.stringify({ id, error: told }))
+  }
+
+  #protocolError(error: unknown): ProtocolError {
+    if (error instanceof CommandError) return error.error
+    if (error instanceof errors.TokenExpired) return ERRORS.TOKEN_EXPIRED
+    if (error instanceof errors.Rejected) return { code: REJECTED, message: (error as Error).message }
+    if (error instanceof errors.PayloadTooLarge) return ERRORS.LIMIT_EXCEEDED
+    if (error instanceof errors.NotInstalled) return ERRORS.NOT_AVAILABLE
+    const { statusCode, message } = error as { statusCode?: number; message: string }
+    if (statusCode === 403) return { ...ERRORS.PERMISSION_DENIED, message }
+    if (statusCode === 400) return { ...ERRORS.BAD_REQUEST, message }
+    if (statusCode !== 503) this.#services.log.error({ err: error }, 'a command failed')
+    return ERRORS.INTERNAL
+  }
+}
+
+/** A JSON object with some more fields. */
+function withFields(json: string, fields: object): string {
+  const more = JSON.stringify(fields).slice(1, -1)
+  if (more === '') return json
+  return json === '{}' ? `{${more}}` : `${json.slice(0, -1)},${more}}`
+}
+
+/** When a token ends, in the words of a reply; at least 1 s, since the SDK asks again at once otherwise. */
+function lifetime(exp: number | undefined): { expires?: true; ttl?: number } {
+  if (exp === undefined) return {}
+  return { expires: true, ttl: Math.max(1, Math.ceil((exp - Date.now()) / 1000)) }
+}

@@ -1,0 +1,63 @@
+import { Centrifuge } from 'centrifuge'
+import { Centrifuge as Centrifuge53 } from 'centrifuge-5-3'
+import { Centrifuge as Centrifuge57 } from 'centrifuge-5-7'
+import type { Test } from 'tap'
+import { WebSocket } from 'ws'
+
+export type { Centrifuge }
+
+/** The versions of the SDK that are tried. */
+export const SDKS: Record<string, typeof Centrifuge> = {
+  '5.3': Centrifuge53 as unknown as typeof Centrifuge,
+  '5.7': Centrifuge57 as unknown as typeof Centrifuge,
+  '5.8': Centrifuge
+}
+
+const sockets = new WeakMap<Centrifuge, WebSocket>()
+
+/**
+ * A client of the SDK, disconnected with the test.
+ * @param endpoints where to, in place of the address of one server
+ */
+export function sdk(
+  t: Test,
+  ws: string,
+  options: object,
+  Sdk = Centrifuge,
+  endpoints?: { transport: 'websocket'; endpoint: () => string }[]
+): Centrifuge {
+  let client: Centrifuge | undefined
+  class Recorded extends WebSocket {
+    constructor(url: string, protocols?: string[]) {
+      // The SDK takes a text only; which node it comes to is ours to say.
+      super(endpoints === undefined ? url : endpoints[0]!.endpoint(), protocols)
+      this.on('error', () => {})
+      if (client !== undefined) sockets.set(client, this)
+    }
+  }
+  const url = endpoints === undefined ? `${ws}/connection/websocket` : 'ws://localhost/connection/websocket'
+  client = new Sdk(url, {
+    websocket: Recorded,
+    minReconnectDelay: 50,
+    maxReconnectDelay: 500,
+    ...options
+  } as never)
+  t.teardown(() => client.disconnect())
+  return client
+}
+
+/** The socket under a client, to break it. */
+export function raw(client: Centrifuge): WebSocket | undefined {
+  return sockets.get(client)
+}
+
+/** Subscribes, and keeps what comes. */
+export function subscribed(client: Centrifuge, channel: string, options: object = {}) {
+  const subscription = client.newSubscription(channel, { minResubscribeDelay: 50, ...options } as never)
+  const got: { data: unknown; offset?: number; tags?: unknown; info?: unknown }[] = []
+  const contexts: { wasRecovering: boolean; recovered: boolean }[] = []
+  subscription.on('publication', (context) => got.push(context as never))
+  subscription.on('subscribed', (context) => contexts.push(context as never))
+  subscription.subscribe()
+  return { subscription, got, contexts }
+}
