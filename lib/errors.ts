@@ -111,6 +111,19 @@ export const errors = {
     'Could not listen to the database: %s',
     503
   ),
+  /** To the error handler of the Socket.IO adapter. */
+  SocketIoGap: createError<[number]>(
+    'FST_PGWS_SOCKET_IO_GAP',
+    'The Socket.IO adapter was away from the database for %d ms: what other servers sent meanwhile may be lost'
+  ),
+  SocketIoPacketLost: createError<[string]>(
+    'FST_PGWS_SOCKET_IO_PACKET_LOST',
+    'A packet of another Socket.IO server is lost: %s'
+  ),
+  SocketIoNotPublished: createError<[string]>(
+    'FST_PGWS_SOCKET_IO_NOT_PUBLISHED',
+    'A packet did not reach the other Socket.IO servers: %s'
+  ),
   InvalidOption: createError<[string, string]>(
     'FST_PGWS_INVALID_OPTION',
     'fastify-pg-websockets: option "%s" %s',
