@@ -145,6 +145,7 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
       uid: this.uid,
       inbox: this.#inbox,
       peers: () => internals.nodesMap.keys(),
+      hello: () => this.publish({ type: types.INITIAL_HEARTBEAT }),
       gap: (milliseconds) => this.emit('gap', milliseconds),
       get position() {
         return adapter.#position
@@ -321,7 +322,6 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
     const offset = readOffset(text)
     if (!recovery || !transport.recoverable || offset?.epoch !== recovery.epoch || !transport.listening)
       return undefined
-    const deadline = Date.now() + CATCH_UP_TIMEOUT
     const pause = () => new Promise((resolve) => setTimeout(resolve, 5))
     // What our clients got before the log begins must be in the table.
     let settled = false
@@ -330,6 +330,7 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
     })
     const session = await recovery.take(this.nsp.name, pid)
     if (session === undefined) return undefined
+    const deadline = Date.now() + CATCH_UP_TIMEOUT
     while (!settled && Date.now() < deadline) await pause()
     const { last, top, seq } = await recovery.state(this.nsp.name, this.uid)
     if (!settled || offset.position > top) return undefined

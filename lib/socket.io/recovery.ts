@@ -7,7 +7,7 @@ import { type BroadcastData, type Message, readAttachment, stored, textOf } from
 const PAGE = 200
 
 /** A client that is quicker than its session: how long to wait before it is asked for again, in milliseconds. */
-const SESSION_RETRIES = [20, 40, 80, 160, 200]
+const SESSION_RETRIES = [20, 40, 80, 160, 300, 400, 500]
 
 /** What a packet may be late: removing it is no loss for who came in time. */
 const MARGIN = 10_000

@@ -6,14 +6,14 @@ import { errors, messageOf } from '../errors.js'
 import { checkCanListen } from '../listen-check.js'
 import { Listener, type ListenerEvent } from '../listener.js'
 import { Publisher } from '../publisher.js'
-import { queryPool } from './database.js'
+import { classify, queryPool } from './database.js'
 import type { Inbox } from './inbox.js'
 import { Nodes } from './nodes.js'
 import type { ResolvedAdapterOptions } from './options.js'
 import { Recovery, type SavedSession } from './recovery.js'
 import { publishStatement } from './statement.js'
 import { createTables } from './tables.js'
-import { channelOf, type Message, type Packet, packetOf, readAttachment, types } from './wire.js'
+import { channelOf, type Message, type Packet, packetOf, readAttachment } from './wire.js'
 
 /** How long packets wait for a database that is away, in milliseconds. */
 const PUBLISH_TIMEOUT = 10_000
@@ -36,6 +36,8 @@ export interface Member {
   readonly inbox: Inbox
   /** The other nodes that are known there. */
   peers(): Iterable<string>
+  /** Says that this node is there, and asks the others to say so. */
+  hello(): void
   /** Something may be lost: for so many milliseconds nothing was heard. */
   gap(milliseconds: number): void
   /** The place in the order of packets up to which all were delivered. */
@@ -275,10 +277,10 @@ export class Transport {
     }
     const client = new Client({
       connectionTimeoutMillis: 5000,
+      application_name: 'fastify-pg-websockets socket.io listener',
       ...options,
       // pg-pool hides it from copies.
       password: options.password,
-      application_name: 'fastify-pg-websockets socket.io listener',
       keepAlive: true,
       keepAliveInitialDelayMillis: 10_000
     })
@@ -300,6 +302,7 @@ export class Transport {
       await this.recovery?.refresh()
       this.#recoverable = this.recovery !== undefined
     } catch (error) {
+      if (!(classify(error) instanceof errors.NotAccepted)) throw error
       this.#options.errorHandler(error as Error)
     }
   }
@@ -315,10 +318,17 @@ export class Transport {
         break
       case 'attempt failed':
         // One report for each outage, and for the start.
-        if (event.attempt === 1) errorHandler(event.error)
+        if (event.attempt === 1 && event.wait !== undefined) errorHandler(event.error)
         break
       case 'lost':
-        errorHandler(event.error)
+        // Its words are about an option that there is not here.
+        errorHandler(
+          event.error instanceof errors.CannotListen
+            ? new errors.ListenerUnavailable(
+                'the pool leads to a hot standby or a pooler in transaction mode, where nobody can LISTEN; createAdapter needs one that leads to the database itself'
+              )
+            : event.error
+        )
         break
       case 'handler failed':
         errorHandler(event.error as Error)
@@ -338,7 +348,7 @@ export class Transport {
 
   /** The namespace is listened to: from here on nothing is missed. */
   async #begin(member: Member): Promise<void> {
-    this.beat({ uid: member.uid, nsp: member.nsp, type: types.INITIAL_HEARTBEAT })
+    member.hello()
     while (this.#recoverable && member.position === undefined && this.#members.has(member)) {
       try {
         member.begin(await this.recovery!.last(member.nsp))
@@ -358,9 +368,7 @@ export class Transport {
   /** Calls the other nodes until each has answered: each may need some time to listen again. */
   async #reunite(): Promise<void> {
     do {
-      for (const { nsp, uid } of this.#members.keys()) {
-        await this.beat({ uid, nsp, type: types.INITIAL_HEARTBEAT })
-      }
+      for (const member of this.#members.keys()) member.hello()
       await sleep(REUNION_INTERVAL, undefined, { ref: false })
     } while (this.#awaitsNodes && this.#listener.state.up && !this.#closed)
     if (this.#listener.state.up) this.#missing.clear()
