@@ -345,6 +345,18 @@ t.test('what cannot be published is reported', async (t) => {
   t.same(clients[1]!.values('large'), [])
 })
 
+t.test('where nobody asked to be told, failures are warnings of the process', async (t) => {
+  const { dbUri, io, clients } = await three(t, { adapter: { errorHandler: undefined } })
+  const warnings: Error[] = []
+  const keep = (warning: Error) => warnings.push(warning)
+  process.on('warning', keep)
+  t.teardown(() => process.off('warning', keep))
+  await query(dbUri, 'drop table socket_io_attachments')
+  io.emit('large', 'x'.repeat(9000))
+  await clients[0]!.received('large', 1)
+  await until(() => warnings.some(({ message }) => /did not reach.*socket_io_attachments/.test(message)))
+})
+
 t.test('what cannot be read is reported, and what follows is delivered', async (t) => {
   const { dbUri, nodes, clients } = await three(t)
   await query(

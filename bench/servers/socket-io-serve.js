@@ -1,4 +1,4 @@
-// A Socket.IO server. A socket joins the room that its address names; what it sends goes there.
+// A Socket.IO server. A socket joins the room that its address names; what it sends goes there, or to `to`.
 import { createServer } from 'node:http'
 import pg from 'pg'
 import { Server } from 'socket.io'
@@ -16,9 +16,9 @@ export async function serve(createAdapter) {
     transports: ['websocket']
   })
   io.on('connection', (socket) => {
-    const { channel } = socket.handshake.query
+    const { channel, to = channel } = socket.handshake.query
     socket.join(channel)
-    socket.on('message', (text) => io.to(channel).emit('message', text))
+    socket.on('message', (text) => io.to(to).emit('message', text))
   })
   // The adapter does not tell when it listens.
   const listens = "select from pg_stat_activity where application_name = $1 and query like 'LISTEN%'"

@@ -1,8 +1,9 @@
 import type pg from 'pg'
 import { errors, messageOf } from '../errors.js'
 
-/** How long a connection, or a statement, may take, in milliseconds. */
+/** How long a connection, or a statement, may take, in milliseconds: so many ticks. */
 const DEADLINE = 5000
+const TICK = 500
 
 /** SQLSTATE classes with which the database says that it is not there for us at the moment (errcodes-appendix.html). */
 const AWAY = /^(?:08|57P|53300)/
@@ -54,21 +55,26 @@ export function classify(error: unknown): Error {
     : new errors.NotAccepted(messageOf(error))
 }
 
+/**
+ * Rejects when a promise takes too long. Time is counted in ticks, since a server that is busy for seconds reads an
+ * answer late that came in time.
+ */
 function within<Value>(promise: Promise<Value>, onLate?: (value: Value) => void): Promise<Value> {
   return new Promise((resolve, reject) => {
-    let late = false
-    const timer = setTimeout(() => {
-      late = true
+    let ticks = 0
+    const timer = setInterval(() => {
+      if (++ticks < DEADLINE / TICK) return
+      clearInterval(timer)
       reject(new Error(`the database did not answer within ${DEADLINE} ms`))
-    }, DEADLINE).unref()
+    }, TICK).unref()
     promise.then(
       (value) => {
-        clearTimeout(timer)
-        if (late) onLate?.(value)
+        clearInterval(timer)
+        if (ticks >= DEADLINE / TICK) onLate?.(value)
         else resolve(value)
       },
       (error) => {
-        clearTimeout(timer)
+        clearInterval(timer)
         reject(error)
       }
     )
