@@ -40,8 +40,8 @@ t.test('three nodes as one', async (t) => {
     io.in(['red', 'blue']).except('blue').emit('only red')
     io.except('red').emit('not red')
     io.local.emit('local')
-    socketOn(1).broadcast.emit('others')
     await settled(io, clients)
+    socketOn(1).broadcast.emit('others')
     await settled(nodes[1]!.io, clients)
     const names = clients.map(({ events }) =>
       events.map(([name]) => name).filter((name) => !/^end/.test(name as string))

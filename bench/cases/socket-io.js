@@ -1,12 +1,12 @@
 import { address, startClient, startServer } from '../harness.js'
 
 const WRITERS = 50
-const SERVERS = { 'its adapter': 'socket-io', ours: 'socket-io-ours' }
+const SERVERS = { 'socket-io': 'socket-io', ours: 'socket-io-ours' }
 
 /** Between two nodes of Socket.IO, one adapter and the other. */
 export const socketIo = {
   title: 'Socket.IO: broadcasts from 50 sockets of one node to a reader on another',
-  servers: ['its adapter', 'ours'],
+  servers: ['socket-io', 'ours'],
   figures: { rate: 'messages/s' },
   pairs: 3,
   async run(server, dbUri, quick) {

@@ -62,7 +62,7 @@ class Sender {
         await queryPool(target, ...this.#statement(packets as readonly Packet[]))
       },
       limit: () => Number.MAX_SAFE_INTEGER,
-      repeatable: () => this.#recovery,
+      repeatable: (packet) => this.#recovery && (packet as Packet).kept !== undefined,
       ready: () => true,
       timeout: PUBLISH_TIMEOUT,
       onBatch: () => {}

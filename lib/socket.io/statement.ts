@@ -67,12 +67,9 @@ export function publishStatement(
     select count(pg_notify(channel, body)) from (
       select i.channel, ${
         kept
-          ? `case
-          when a.id is not null then i.body || a.id || coalesce(',"position":' || k.position, '') || '}'
-          when k.position is not null then '{"position":' || k.position || ',' || substr(i.body, 2)
-          else i.body end`
-          : `coalesce(i.body || a.id || '}', i.body)`
-      } as body
+          ? `case when k.position is not null then '{"position":' || k.position || ',' || substr(i.body, 2) else i.body end`
+          : 'i.body'
+      } || coalesce(a.id || '}', '') as body
       from input i left join numbered a using (place)
       ${kept ? 'left join kept k on k.origin = i.origin and k.seq = i.seq where i.origin is null or k.position is not null' : ''}
       order by i.place
