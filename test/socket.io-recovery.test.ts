@@ -67,11 +67,15 @@ async function comeBack({ socket }: Client, balancer: Balancer, to: Node): Promi
   return socket.recovered
 }
 
-/** The first values of some events, without the offsets that Socket.IO puts behind. */
-const seen = (client: Client, name: string) => client.values(name)
-
 t.test('a client comes back to another node, with its rooms and data, and gets what it missed', async (t) => {
-  const nodes = await startNodes(t, await database(), 3, recovery())
+  const dbUri = await database()
+  const nodes = await startNodes(t, dbUri, 3, recovery())
+  const stored = async (name: string, n: number) =>
+    (
+      await query(dbUri, 'select from socket_io_attachments_packets where strpos(body, $1) > 0', [
+        JSON.stringify([name, n]).slice(0, -1)
+      ])
+    ).rowCount
   const door = await balancer(t, nodes[0]!)
   const client = await open(t, door, '/', reconnecting)
   const id = client.socket.id!
@@ -96,31 +100,14 @@ t.test('a client comes back to another node, with its rooms and data, and gets w
     node.io.volatile.emit('volatile', n)
     node.io.local.emit('local', n)
     // In this order also in the database.
-    await until(
-      async () =>
-        (
-          await query(
-            nodes[0]!.pool.options.connectionString!,
-            "select from socket_io_attachments_packets where origin = $1 and seq >= (select max(seq) from socket_io_attachments_packets where origin = $1) and body like '%not red%'",
-            [(node.io.sockets.adapter as unknown as { uid: string }).uid]
-          )
-        ).rowCount
-    )
+    await until(() => stored('not red', n))
   }
   socket.emit('n', 31)
   let connections = 0
   nodes[2]!.io.on('connection', (socket) => {
     if (socket.recovered) connections++
   })
-  await until(
-    async () =>
-      (
-        await query(
-          nodes[0]!.pool.options.connectionString!,
-          "select from socket_io_attachments_packets where body like '%31%'"
-        )
-      ).rowCount
-  )
+  await until(() => stored('n', 31))
   t.equal(await comeBack(client, door, nodes[2]!), true)
   t.equal(client.socket.id, id)
   t.equal(connections, 1)
@@ -131,14 +118,14 @@ t.test('a client comes back to another node, with its rooms and data, and gets w
   t.same(Buffer.from(again.data.bytes), Buffer.from([1]))
   nodes[1]!.io.emit('n', 32)
   t.same(
-    (await client.received('n', 33)).slice().sort((a, b) => (a as number) - (b as number)),
+    await client.received('n', 33),
     Array.from({ length: 33 }, (_, n) => n)
   )
   t.same(
-    seen(client, 'red'),
+    client.values('red'),
     Array.from({ length: 30 }, (_, n) => n + 1)
   )
-  for (const name of ['blue', 'not red', 'volatile', 'local']) t.same(seen(client, name), [], name)
+  for (const name of ['blue', 'not red', 'volatile', 'local']) t.same(client.values(name), [], name)
 
   // A session is used once: the identity of a client that is connected cannot be taken.
   const { pid, offset } = credentials(client)
@@ -167,15 +154,7 @@ t.test('what is not known, or too old, is not recovered', async (t) => {
   const count = async () => (await query(dbUri, 'select from socket_io_attachments_sessions')).rowCount
 
   session('a')
-  const restored = (await adapter.restoreSession('a', offset)) as unknown as {
-    sid: string
-    missedPackets: unknown[][]
-  }
-  t.equal(restored.sid, 's')
-  t.same(
-    restored.missedPackets.map(([name]) => name),
-    ['second']
-  )
+  t.match(await adapter.restoreSession('a', offset), { sid: 's', pid: 'a', rooms: ['s'] })
   t.equal(await adapter.restoreSession('a', offset), null, 'used')
   for (const wrong of [
     '',

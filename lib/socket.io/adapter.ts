@@ -41,7 +41,7 @@ interface Internals {
 
 interface Namespace {
   name: string
-  sockets: Map<string, { packet(packet: object): void }>
+  sockets: Map<string, { packet(packet: object, opts?: object): void }>
   server: {
     opts: {
       connectionStateRecovery?: { maxDisconnectionDuration?: number }
@@ -67,7 +67,8 @@ interface Logged {
 interface Joining {
   log: Logged[]
   session?: SavedSession
-  /** Up to here it has what it missed. */
+  /** What it missed, and the position up to which that is all. */
+  missed: unknown[][]
   last: number
   timer?: NodeJS.Timeout
 }
@@ -293,18 +294,18 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
   }
 
   /**
-   * What a client was, and what it has missed.
+   * What a client was. What it has missed follows once its socket is there (see addAll).
    * @param text the offset of the last packet that it got
    * @returns null where something may be missing
    */
   override async restoreSession(pid: string, text: string): Promise<never> {
-    const joining: Joining = { log: [], last: 0 }
+    const joining: Joining = { log: [], missed: [], last: 0 }
     this.#joining.add(joining)
-    const missedPackets = await this.#restore(joining, pid, text).catch((error) => {
+    const restored = await this.#restore(joining, pid, text).catch((error) => {
       this.#options.errorHandler(error as Error)
-      return undefined
+      return false
     })
-    if (missedPackets === undefined) {
+    if (!restored) {
       this.#joining.delete(joining)
       return null as never
     }
@@ -313,15 +314,16 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
     if (earlier) this.#forget(sid, earlier)
     this.#letIn.set(sid, joining)
     joining.timer = setTimeout(() => this.#forget(sid, joining), JOIN_TIMEOUT).unref()
-    return { sid, pid, rooms, data, missedPackets } as never
+    // Socket.IO would send what was missed at once.
+    return { sid, pid, rooms, data, missedPackets: [] } as never
   }
 
-  async #restore(joining: Joining, pid: string, text: string): Promise<unknown[][] | undefined> {
+  async #restore(joining: Joining, pid: string, text: string): Promise<boolean> {
     const transport = this.#transport
     const { recovery } = transport
     const offset = readOffset(text)
     if (!recovery || !transport.recoverable || offset?.epoch !== recovery.epoch || !transport.listening)
-      return undefined
+      return false
     const pause = () => new Promise((resolve) => setTimeout(resolve, 5))
     // What our clients got before the log begins must be in the table.
     let settled = false
@@ -329,37 +331,56 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
       settled = true
     })
     const session = await recovery.take(this.nsp.name, pid)
-    if (session === undefined) return undefined
+    if (session === undefined) return false
     const deadline = Date.now() + CATCH_UP_TIMEOUT
     while (!settled && Date.now() < deadline) await pause()
     const { last, top, seq } = await recovery.state(this.nsp.name, this.uid)
-    if (!settled || offset.position > top) return undefined
+    if (!settled || offset.position > top) return false
     const missed = await recovery.missed(this.nsp.name, offset, last, session)
     // From here on packets are delivered as they come, so that all before must have come.
     while ((this.#position ?? 0) < last && Date.now() < deadline) await pause()
-    if (missed === undefined || (this.#position ?? 0) < last || !transport.listening) return undefined
+    if (missed === undefined || (this.#position ?? 0) < last || !transport.listening) return false
     joining.session = session
     joining.last = last
     joining.log = joining.log.filter((one) => (one.position ?? 0) > last || (one.seq ?? 0) > seq)
     const { epoch, own } = offset
-    return missed.map(({ position, data }) => [...data, writeOffset({ epoch, position, own })])
+    joining.missed = missed.map(({ position, data }) => [...data, writeOffset({ epoch, position, own })])
+    return true
   }
 
-  /** The socket of a client that has come back is there: it gets what came meanwhile. */
+  /**
+   * The socket of a client that has come back is there: it gets what it missed. Behind the CONNECT packet, which is the next
+   * to be sent: what comes before it stays with a client that is cut off in between, which then would have it twice.
+   */
   override addAll(id: SocketId, rooms: Set<Room>): void {
     super.addAll(id, rooms)
     const joining = this.#letIn.get(id)
     const socket = joining && (this.nsp as Namespace).sockets.get(id)
     if (!socket) return
-    this.#forget(id, joining)
-    const joined = this.sids.get(id)!
-    const isIn = (room: Room) => joined.has(room)
-    for (const { data, opts, state } of joining.log) {
-      const wanted = opts.rooms.size === 0 || [...opts.rooms].some(isIn)
-      if (!wanted || [...opts.except].some(isIn)) continue
-      const offset = writeOffset({ ...state, position: Math.max(state.position, joining.last) })
-      socket.packet({ type: EVENT, data: [...data, offset] })
+    const { packet } = socket
+    socket.packet = (...args) => {
+      socket.packet = packet
+      socket.packet(...args)
+      this.#forget(id, joining)
+      for (const data of this.#missedBy(id, joining)) socket.packet({ type: EVENT, data })
     }
+  }
+
+  /** What a client missed, and what came while it was coming back. */
+  #missedBy(id: SocketId, { missed, log, last }: Joining): unknown[][] {
+    const joined = this.sids.get(id) ?? new Set()
+    const isIn = (room: Room) => joined.has(room)
+    const meanwhile = log.filter(({ opts }) => {
+      const wanted = opts.rooms.size === 0 || [...opts.rooms].some(isIn)
+      return wanted && ![...opts.except].some(isIn)
+    })
+    return [
+      ...missed,
+      ...meanwhile.map(({ data, state }) => [
+        ...data,
+        writeOffset({ ...state, position: Math.max(state.position, last) })
+      ])
+    ]
   }
 
   override delAll(id: SocketId): void {

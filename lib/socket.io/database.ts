@@ -45,6 +45,18 @@ export async function queryPool(
 
 function ignore(): void {}
 
+const guarded = new WeakSet<pg.Pool>()
+
+/**
+ * Sees to it that no connection of a pool ends the process by an error that nobody hears: one that is lost between being
+ * connected and being used has no listener yet.
+ */
+export function guardPool(pool: pg.Pool): void {
+  if (guarded.has(pool)) return
+  guarded.add(pool)
+  pool.on('connect', (client) => client.on('error', ignore))
+}
+
 /** A statement that the database answered with an error was rolled back; one without an answer may have committed. */
 export function classify(error: unknown): Error {
   // Not by its class: the user's `pg` may be another copy than ours.

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import type pg from 'pg'
 import { errors, messageOf } from '../errors.js'
 import { Publisher } from '../publisher.js'
-import { classify, queryPool } from './database.js'
+import { classify, guardPool, queryPool } from './database.js'
 import { type AdapterOptions, resolveAdapterOptions } from './options.js'
 import { publishStatement } from './statement.js'
 import { channelOf, EVENT, type Message, type Packet, packetOf, types } from './wire.js'
@@ -56,6 +56,7 @@ class Sender {
     this.options = resolveAdapterOptions(options)
     this.#target = target
     if (!('totalCount' in target)) return
+    guardPool(target)
     this.#publisher = new Publisher({
       notify: async (packets) => {
         await this.#detect((text, values) => queryPool(target, text, values))

@@ -6,7 +6,7 @@ import { errors, messageOf } from '../errors.js'
 import { checkCanListen } from '../listen-check.js'
 import { Listener, type ListenerEvent } from '../listener.js'
 import { Publisher } from '../publisher.js'
-import { classify, queryPool } from './database.js'
+import { classify, guardPool, queryPool } from './database.js'
 import type { Inbox } from './inbox.js'
 import { Nodes } from './nodes.js'
 import type { ResolvedAdapterOptions } from './options.js'
@@ -111,6 +111,7 @@ export class Transport {
       onError: options.errorHandler
     })
     // Idle connections die with the database, and an error that nobody hears ends the process.
+    guardPool(pool)
     pool.on('error', this.#onPoolError)
     this.#listener.listen(this.#nodes.channel, (payload) => this.#nodes.receive(payload))
     this.#listener.start().catch(() => {})
@@ -199,8 +200,12 @@ export class Transport {
     return packet.kept?.seq
   }
 
-  /** Says that a node is there: at once, since that waits for nothing. The next one will do where it fails. */
+  /**
+   * Says that a node is there: at once, since that waits for nothing. The next one will do where it fails. Nothing is said
+   * while it does not listen: others would send it what it cannot hear.
+   */
   async beat({ uid, nsp, type }: Message): Promise<void> {
+    if (!this.#listener.state.up) return
     const channel = channelOf(this.#options.channelPrefix, nsp)
     const beat = this.query('select pg_notify($1, $2)', [channel, JSON.stringify({ uid, nsp, type })]).catch(
       () => {}
