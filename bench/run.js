@@ -12,6 +12,7 @@ import { durableFanOut, durablePublishing, resuming, retention } from './cases/d
 import { blocking, burst, channels, paced, single } from './cases/fan-out.js'
 import { joined } from './cases/joined-channels.js'
 import { publishing } from './cases/publishing.js'
+import { socketIo } from './cases/socket-io.js'
 import { drawChart } from './chart.js'
 import { median } from './harness.js'
 
@@ -26,6 +27,7 @@ const CASES = {
   storm,
   blocking,
   joined,
+  socketIo,
   durablePublishing,
   durableFanOut,
   resuming,

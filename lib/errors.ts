@@ -77,7 +77,7 @@ export const errors = {
     503
   ),
   /** The cause is PostgreSQL's own error. */
-  NotAccepted: createError<[string, { cause: Error }]>(
+  NotAccepted: createError<[string, { cause: Error }?]>(
     'FST_PGWS_NOT_ACCEPTED',
     'The database refused the message: %s',
     503
@@ -139,6 +139,19 @@ export const errors = {
     'FST_PGWS_LISTENER_UNAVAILABLE',
     'Could not listen to the database: %s',
     503
+  ),
+  /** To the error handler of the Socket.IO adapter. */
+  SocketIoGap: createError<[number]>(
+    'FST_PGWS_SOCKET_IO_GAP',
+    'The Socket.IO adapter was away from the database for %d ms: what other servers sent meanwhile may be lost'
+  ),
+  SocketIoPacketLost: createError<[string]>(
+    'FST_PGWS_SOCKET_IO_PACKET_LOST',
+    'A packet of another Socket.IO server is lost: %s'
+  ),
+  SocketIoNotPublished: createError<[string]>(
+    'FST_PGWS_SOCKET_IO_NOT_PUBLISHED',
+    'A packet did not reach the other Socket.IO servers: %s'
   ),
   InvalidOption: createError<[string, string]>(
     'FST_PGWS_INVALID_OPTION',

@@ -63,6 +63,20 @@ const health: Promise<Health> = fastify.pgws.health()
 fastify.register(pgWebsockets, { dbUri: 5, jwtSecret: '' })
 void health`
     )
+    // The emitter needs nothing else; the adapter needs what comes with Socket.IO.
+    writeFileSync(
+      join(project, 'emitter.mjs'),
+      `import { Emitter, publish } from 'fastify-pg-websockets/emitter'
+console.log(typeof Emitter, typeof publish)
+await import('fastify-pg-websockets/socket.io').catch(({ message }) => console.log(message))`
+    )
+    const { stdout: entries } = await run(process.execPath, ['emitter.mjs'], { cwd: project, env })
+    t.match(entries, /^function function\n.*'socket.io-adapter'/)
+    await npm('install', '--silent', '--prefer-offline', 'socket.io-adapter')
+    await run(process.execPath, ['-e', "require('fastify-pg-websockets/socket.io').createAdapter({})"], {
+      cwd: project,
+      env
+    })
     const tsc = join(root, 'node_modules/typescript/bin/tsc')
     const types = ['--typeRoots', join(root, 'node_modules/@types'), '--types', 'node']
     await run(

@@ -1,0 +1,401 @@
+import type pg from 'pg'
+import {
+  Adapter,
+  type BroadcastOptions,
+  ClusterAdapterWithHeartbeat,
+  type ClusterMessage,
+  type ClusterResponse,
+  type Room,
+  type SocketId
+} from 'socket.io-adapter'
+import { Inbox, type Received } from './inbox.js'
+import { type Offset, readOffset, writeOffset } from './offset.js'
+import { type AdapterOptions, resolveAdapterOptions } from './options.js'
+import type { SavedSession, Session } from './recovery.js'
+import { type Member, Transport } from './transport.js'
+import { type BroadcastData, EVENT, isRecoverable, type Message, types } from './wire.js'
+
+/** How long the restoration of a session waits for packets that are under way, in milliseconds. */
+const CATCH_UP_TIMEOUT = 2000
+
+/** After this long a client that has been let in, and has not come, is forgotten. */
+const JOIN_TIMEOUT = 60_000
+
+/** An offset that no session can be restored from: positions are not known yet. */
+const NO_OFFSET = '-'
+
+/** What the base class keeps to itself. */
+interface Internals {
+  uid: string
+  nodesMap: Map<string, number>
+  customRequests: Map<
+    string,
+    {
+      timeout: NodeJS.Timeout
+      resolve: (error: Error, responses: unknown[]) => void
+      missingUids: Set<string>
+      responses: unknown[]
+    }
+  >
+}
+
+interface Namespace {
+  name: string
+  sockets: Map<string, { packet(packet: object, opts?: object): void }>
+  server: {
+    opts: {
+      connectionStateRecovery?: { maxDisconnectionDuration?: number }
+      pingInterval?: number
+      pingTimeout?: number
+    }
+  }
+}
+
+type Options = ReturnType<typeof resolveAdapterOptions>
+
+/** A packet that came while a client was coming back. */
+interface Logged {
+  data: unknown[]
+  opts: { rooms: Set<Room>; except: Set<Room> }
+  state: Offset
+  /** Its position, for another node's; its number, for our own. */
+  position?: number | undefined
+  seq?: number | undefined
+}
+
+/** A client that is coming back: from the look at the tables until its socket is there, packets are put aside for it. */
+interface Joining {
+  log: Logged[]
+  session?: SavedSession
+  /** What it missed, and the position up to which that is all. */
+  missed: unknown[][]
+  last: number
+  timer?: NodeJS.Timeout
+}
+
+/**
+ * An adapter for Socket.IO servers that share a PostgreSQL database: a drop-in replacement of
+ * @socket.io/postgres-adapter 0.5, also beside it in one cluster.
+ * @param pool of `pg`; it stays the caller's
+ * @returns for the option `adapter` of a server
+ * @throws InvalidOption
+ */
+export function createAdapter(
+  pool: pg.Pool,
+  options: AdapterOptions = {}
+): (nsp: unknown) => PostgresAdapter {
+  const resolved = resolveAdapterOptions(options)
+  let transport: Transport | undefined
+  // Socket.IO calls it with `new`.
+  return function adapterOf(nsp) {
+    const {
+      connectionStateRecovery,
+      pingInterval = 25_000,
+      pingTimeout = 20_000
+    } = (nsp as Namespace).server.opts
+    if (transport === undefined || transport.size === 0) {
+      transport = new Transport(
+        pool,
+        resolved,
+        connectionStateRecovery && {
+          maxDisconnectionDuration: connectionStateRecovery.maxDisconnectionDuration ?? 120_000,
+          noticeTime: pingInterval + pingTimeout
+        }
+      )
+    }
+    return new PostgresAdapter(nsp as Namespace, resolved, transport)
+  }
+}
+
+/**
+ * One namespace's adapter.
+ *
+ * With connection state recovery, clients of this node get its own packets at once, and those of other nodes in the
+ * order of their commits. What a client has got is so told by a position in that order and, beyond it, a number of our own.
+ */
+export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
+  readonly #options: Options
+  readonly #transport: Transport
+  readonly #member: Member
+  readonly #inbox: Inbox
+  #closing = false
+  #closed = false
+  #position: number | undefined
+  /** The last of our own packets that our clients have, and that came back as committed. */
+  #delivered = 0
+  #confirmed = 0
+  readonly #joining = new Set<Joining>()
+  readonly #letIn = new Map<SocketId, Joining>()
+
+  constructor(nsp: Namespace, options: Options, transport: Transport) {
+    super(nsp, options)
+    const internals = this as unknown as Internals
+    if (options.uid !== undefined) internals.uid = options.uid
+    this.#options = options
+    this.#transport = transport
+    this.#inbox = new Inbox({
+      nsp: nsp.name,
+      uid: this.uid,
+      deliver: (received) => this.#receive(received),
+      read: (ids) => transport.read(ids),
+      onError: options.errorHandler
+    })
+    const adapter = this
+    this.#member = {
+      nsp: nsp.name,
+      uid: this.uid,
+      inbox: this.#inbox,
+      peers: () => internals.nodesMap.keys(),
+      hello: () => this.publish({ type: types.INITIAL_HEARTBEAT }),
+      gap: (milliseconds) => this.emit('gap', milliseconds),
+      get position() {
+        return adapter.#position
+      },
+      begin: (position) => {
+        this.#position = Math.max(this.#position ?? 0, position)
+      }
+    }
+  }
+
+  override init(): Promise<void> {
+    return this.#transport.add(this.#member).catch(this.#options.errorHandler)
+  }
+
+  /** Resolves when the other nodes were told, sessions are saved, and nothing keeps the process. */
+  override async close(): Promise<void> {
+    if (this.#closing) return
+    this.#closing = true
+    // A heartbeat that came after the farewell would make the others wait for us.
+    await this.#transport.beaten()
+    super.close()
+    this.#closed = true
+    for (const [sid, joining] of this.#letIn) this.#forget(sid, joining)
+    await this.#transport.remove(this.#member)
+  }
+
+  override publish(message: Parameters<ClusterAdapterWithHeartbeat['publish']>[0]): void {
+    // It would start the timer of the heartbeats again.
+    if (!this.#closed) super.publish(message)
+  }
+
+  override doPublish(message: ClusterMessage): Promise<string> {
+    this.#send(message)
+    // Nothing here waits for the database.
+    return Promise.resolve('')
+  }
+
+  override doPublishResponse(_requester: string, response: ClusterResponse): Promise<void> {
+    this.#send(response as unknown as Message)
+    return Promise.resolve()
+  }
+
+  #send(message: Message): number | undefined {
+    if (this.#closed) return undefined
+    if (message.type === types.INITIAL_HEARTBEAT || message.type === types.HEARTBEAT) {
+      if (!this.#closing) this.#transport.beat(message)
+      return undefined
+    }
+    const flags = (message.data as { opts?: { flags?: { volatile?: boolean } } } | undefined)?.opts?.flags
+    return this.#transport.publish(message, flags?.volatile === true)
+  }
+
+  /** Clients of this node get it at once; those of others when the database has taken it. */
+  override broadcast(packet: BroadcastData['packet'], opts: BroadcastOptions): Promise<void> {
+    const { rooms, except, flags } = opts
+    let seq: number | undefined
+    if (!flags?.local) {
+      // The packet of socket.io-parser, before anything is added to it.
+      const data = { packet, opts: { rooms: [...rooms], except: [...(except ?? [])], flags } }
+      seq = this.#send({ uid: this.uid, nsp: this.nsp.name, type: types.BROADCAST, data })
+    }
+    let delivered = packet
+    if (this.#transport.recovery !== undefined && isRecoverable(packet, flags)) {
+      if (seq !== undefined) {
+        this.#delivered = seq
+        this.#log({ data: packet.data, opts: { rooms, except: except ?? new Set() }, seq })
+      }
+      delivered = { ...packet, data: [...packet.data, this.#offset()] }
+    }
+    Adapter.prototype.broadcast.call(this, delivered, opts)
+    return Promise.resolve()
+  }
+
+  override fetchSockets(opts: BroadcastOptions): Promise<never[]> {
+    const timeout = opts.flags?.timeout ?? this.#options.requestsTimeout
+    return super.fetchSockets({ ...opts, flags: { ...opts.flags, timeout } }) as Promise<never[]>
+  }
+
+  override serverSideEmit(packet: unknown[]): Promise<unknown> {
+    const { customRequests } = this as unknown as Internals
+    const before = new Set(customRequests.keys())
+    const emitted = super.serverSideEmit(packet)
+    // The base class waits for 5 s, whatever the option says.
+    for (const [id, request] of customRequests) {
+      if (before.has(id)) continue
+      clearTimeout(request.timeout)
+      request.timeout = setTimeout(() => {
+        if (!customRequests.delete(id)) return
+        const error = new Error(`timeout reached: missing ${request.missingUids.size} responses`)
+        request.resolve(error, request.responses)
+      }, this.#options.requestsTimeout)
+    }
+    return emitted
+  }
+
+  #receive({ uid, message, position, n }: Received): void {
+    if (position !== undefined) this.#position = Math.max(this.#position ?? 0, position)
+    if (uid === this.uid) {
+      if (n !== undefined) this.#confirmed = n
+      return
+    }
+    this.#transport.heard(this.nsp.name, uid)
+    if (message === undefined || this.#closed) return
+    let offset: string | undefined
+    if (this.#transport.recovery !== undefined && message.type === types.BROADCAST) {
+      offset = this.#offset()
+      const { packet, opts } = message.data as BroadcastData
+      if (position !== undefined && isRecoverable(packet, opts.flags)) {
+        const { rooms, except } = opts
+        this.#log({
+          data: [...packet.data],
+          opts: { rooms: new Set(rooms), except: new Set(except) },
+          position
+        })
+      }
+    }
+    this.onMessage(message as ClusterMessage, offset)
+  }
+
+  /** What clients of this node have got so far. */
+  get #state(): Offset {
+    const ahead = this.#delivered > this.#confirmed
+    return {
+      epoch: this.#transport.recovery!.epoch,
+      position: this.#position!,
+      own: ahead ? { uid: this.uid, seq: this.#delivered } : undefined
+    }
+  }
+
+  #offset(): string {
+    const known = this.#transport.recoverable && this.#position !== undefined
+    return known ? writeOffset(this.#state) : NO_OFFSET
+  }
+
+  #log(packet: Omit<Logged, 'state'>): void {
+    if (this.#joining.size === 0) return
+    const { data, ...rest } = packet
+    const logged = { ...rest, data: [...data], state: this.#state }
+    for (const joining of this.#joining) joining.log.push(logged)
+  }
+
+  override persistSession(session: Session): void {
+    if (!this.#transport.recoverable) return
+    this.#transport.save({ ...session, nsp: this.nsp.name, disconnectedAt: Date.now() })
+  }
+
+  /**
+   * What a client was. What it has missed follows once its socket is there (see addAll).
+   * @param text the offset of the last packet that it got
+   * @returns null where something may be missing
+   */
+  override async restoreSession(pid: string, text: string): Promise<never> {
+    const joining: Joining = { log: [], missed: [], last: 0 }
+    this.#joining.add(joining)
+    const restored = await this.#restore(joining, pid, text).catch((error) => {
+      this.#options.errorHandler(error as Error)
+      return false
+    })
+    if (!restored) {
+      this.#joining.delete(joining)
+      return null as never
+    }
+    const { sid, rooms, data } = joining.session!
+    const earlier = this.#letIn.get(sid)
+    if (earlier) this.#forget(sid, earlier)
+    this.#letIn.set(sid, joining)
+    joining.timer = setTimeout(() => this.#forget(sid, joining), JOIN_TIMEOUT).unref()
+    // Socket.IO would send what was missed at once.
+    return { sid, pid, rooms, data, missedPackets: [] } as never
+  }
+
+  async #restore(joining: Joining, pid: string, text: string): Promise<boolean> {
+    const transport = this.#transport
+    const { recovery } = transport
+    const offset = readOffset(text)
+    if (!recovery || !transport.recoverable || offset?.epoch !== recovery.epoch || !transport.listening)
+      return false
+    const pause = () => new Promise((resolve) => setTimeout(resolve, 5))
+    // What our clients got before the log begins must be in the table.
+    let settled = false
+    transport.settled().then(() => {
+      settled = true
+    })
+    const session = await recovery.take(this.nsp.name, pid)
+    if (session === undefined) return false
+    const deadline = Date.now() + CATCH_UP_TIMEOUT
+    while (!settled && Date.now() < deadline) await pause()
+    const { last, top, seq } = await recovery.state(this.nsp.name, this.uid)
+    if (!settled || offset.position > top) return false
+    const missed = await recovery.missed(this.nsp.name, offset, last, session)
+    // From here on packets are delivered as they come, so that all before must have come.
+    while ((this.#position ?? 0) < last && Date.now() < deadline) await pause()
+    if (missed === undefined || (this.#position ?? 0) < last || !transport.listening) return false
+    joining.session = session
+    joining.last = last
+    joining.log = joining.log.filter((one) => (one.position ?? 0) > last || (one.seq ?? 0) > seq)
+    const { epoch, own } = offset
+    joining.missed = missed.map(({ position, data }) => [...data, writeOffset({ epoch, position, own })])
+    return true
+  }
+
+  /**
+   * The socket of a client that has come back is there: it gets what it missed. Behind the CONNECT packet, which is the next
+   * to be sent: what comes before it stays with a client that is cut off in between, which then would have it twice.
+   */
+  override addAll(id: SocketId, rooms: Set<Room>): void {
+    super.addAll(id, rooms)
+    const joining = this.#letIn.get(id)
+    const socket = joining && (this.nsp as Namespace).sockets.get(id)
+    if (!socket) return
+    const { packet } = socket
+    socket.packet = (...args) => {
+      socket.packet = packet
+      socket.packet(...args)
+      this.#forget(id, joining)
+      for (const data of this.#missedBy(id, joining)) socket.packet({ type: EVENT, data })
+    }
+  }
+
+  /** What a client missed, and what came while it was coming back. */
+  #missedBy(id: SocketId, { missed, log, last }: Joining): unknown[][] {
+    const joined = this.sids.get(id) ?? new Set()
+    const isIn = (room: Room) => joined.has(room)
+    const meanwhile = log.filter(({ opts }) => {
+      const wanted = opts.rooms.size === 0 || [...opts.rooms].some(isIn)
+      return wanted && ![...opts.except].some(isIn)
+    })
+    return [
+      ...missed,
+      ...meanwhile.map(({ data, state }) => [
+        ...data,
+        writeOffset({ ...state, position: Math.max(state.position, last) })
+      ])
+    ]
+  }
+
+  override delAll(id: SocketId): void {
+    const joining = this.#letIn.get(id)
+    if (joining !== undefined) {
+      // It has gone before its socket was there, and has got nothing: it may come again.
+      this.#forget(id, joining)
+      this.#transport.save(joining.session!)
+    }
+    super.delAll(id)
+  }
+
+  #forget(sid: SocketId, joining: Joining): void {
+    clearTimeout(joining.timer)
+    this.#joining.delete(joining)
+    this.#letIn.delete(sid)
+  }
+}

@@ -1,0 +1,218 @@
+import type { Query } from './database.js'
+import type { Offset } from './offset.js'
+import type { Tables } from './tables.js'
+import { type BroadcastData, type Message, readAttachment, stored, textOf } from './wire.js'
+
+/** How many packets are replayed at once. */
+const PAGE = 200
+
+/** A client that is quicker than its session: how long to wait before it is asked for again, in milliseconds. */
+const SESSION_RETRIES = [20, 40, 80, 160, 300, 400, 500]
+
+/** What a packet may be late: removing it is no loss for who came in time. */
+const MARGIN = 10_000
+
+/** What Socket.IO keeps of a client. */
+export interface Session {
+  sid: string
+  pid: string
+  rooms: string[]
+  data: unknown
+}
+
+export interface SavedSession extends Session {
+  nsp: string
+  /** Milliseconds since the epoch. */
+  disconnectedAt: number
+}
+
+/** A packet that was kept. */
+export interface KeptPacket {
+  position: number
+  origin: string
+  seq: number
+  message: Message
+}
+
+export interface RecoveryOptions {
+  tables: Tables
+  query: Query
+  /** How long a client may be away, in milliseconds. */
+  maxDisconnectionDuration: number
+  /** How long a connection may be dead before it is noticed, in milliseconds. */
+  noticeTime: number
+}
+
+/** The tables of connection state recovery: packets in the order of their commits, and sessions. */
+export class Recovery {
+  readonly #options: RecoveryOptions
+  #epoch = ''
+
+  constructor(options: RecoveryOptions) {
+    this.#options = options
+  }
+
+  /** Tells offsets of this database from those of another; empty until the database was asked. */
+  get epoch(): string {
+    return this.#epoch
+  }
+
+  async refresh(): Promise<void> {
+    const { query, tables } = this.#options
+    const { rows } = await query(`select epoch from ${tables.recovery} where name = 'turn'`)
+    this.#epoch = rows[0].epoch
+  }
+
+  /** The last position of a namespace. */
+  async last(nsp: string): Promise<number> {
+    const { query, tables } = this.#options
+    const { rows } = await query(
+      `select coalesce(max(position), 0)::float8 as last from ${tables.packets} where nsp = $1`,
+      [textOf(nsp)]
+    )
+    return rows[0].last
+  }
+
+  async save(sessions: readonly SavedSession[]): Promise<void> {
+    const { query, tables } = this.#options
+    const now = Date.now()
+    await query(
+      // By the database's clock, as all that it is compared with.
+      `insert into ${tables.sessions} as s (pid, nsp, body, disconnected_at)
+       select distinct on (pid) pid, nsp, decode(body, 'base64'), clock_timestamp() - ago * interval '1 millisecond'
+       from unnest($1::text[], $2::text[], $3::text[], $4::float8[]) n (pid, nsp, body, ago) order by pid, ago
+       on conflict (pid) do update set body = excluded.body, disconnected_at = excluded.disconnected_at`,
+      [
+        sessions.map(({ pid }) => pid),
+        sessions.map(({ nsp }) => textOf(nsp)),
+        sessions.map(({ sid, rooms, data }) => stored.write({ sid, rooms, data })),
+        sessions.map(({ disconnectedAt }) => now - disconnectedAt)
+      ]
+    )
+  }
+
+  /**
+   * Takes a session, which so is used once. One that is not there yet is waited for.
+   * @returns undefined where there is none, or it is too old
+   */
+  async take(nsp: string, pid: string): Promise<SavedSession | undefined> {
+    if (pid.includes('\0')) return undefined
+    const { query, tables, maxDisconnectionDuration } = this.#options
+    for (const wait of [...SESSION_RETRIES, undefined]) {
+      const { rows } = await query(
+        `delete from ${tables.sessions} where pid = $1 and nsp = $2
+         returning body, extract(epoch from clock_timestamp() - disconnected_at)::float8 * 1000 as away`,
+        [pid, textOf(nsp)]
+      )
+      const [row] = rows
+      if (row !== undefined) {
+        if (row.away > maxDisconnectionDuration) return undefined
+        const { sid, rooms, data } = stored.read(row.body) as Session
+        return { sid, pid, rooms, data, nsp, disconnectedAt: Date.now() - row.away }
+      }
+      if (wait !== undefined) await new Promise((resolve) => setTimeout(resolve, wait))
+    }
+    return undefined
+  }
+
+  /** The last position of a namespace, and of all; and the last number of a node that is among the packets. */
+  async state(nsp: string, origin: string): Promise<{ last: number; top: number; seq: number }> {
+    const { query, tables } = this.#options
+    const { rows } = await query(
+      `select (select coalesce(max(position), 0) from ${tables.packets} where nsp = $1)::float8 as last,
+        greatest((select max(position) from ${tables.packets}), (select max(position) from ${tables.recovery}))::float8 as top,
+        (select coalesce(max(seq), 0) from ${tables.packets} where origin = $2)::float8 as seq`,
+      [textOf(nsp), origin]
+    )
+    return rows[0]
+  }
+
+  /**
+   * What a client has missed, up to a position; undefined where some of it may be gone.
+   * @param rooms those that it was in
+   */
+  async missed(
+    nsp: string,
+    { position, own }: Offset,
+    last: number,
+    { rooms, disconnectedAt }: SavedSession
+  ): Promise<{ position: number; data: unknown[] }[] | undefined> {
+    const { query, tables, noticeTime } = this.#options
+    const { rows } = await query(
+      `select position::float8 as position, origin, seq::float8 as seq, body, attachment from ${tables.packets}
+       where nsp = $1 and position > $2 and position <= $3 and rooms is not null
+         and (rooms = '{}' or rooms && $4::text[]) and not excluded && $4::text[]
+         and not (origin = $5 and seq <= $6)
+       order by position`,
+      [textOf(nsp), position, last, rooms.map(textOf), own?.uid ?? '', own?.seq ?? 0]
+    )
+    // Afterwards, so that what goes meanwhile is noticed.
+    const { rows: trims } = await query(
+      `select position::float8 as position, extract(epoch from clock_timestamp() - at)::float8 * 1000 as ago
+       from ${tables.recovery} where name = 'trimmed'`
+    )
+    const [trimmed] = trims
+    // A client that has got nothing for long may know only of packets that are gone. What is older than its connection's
+    // last sign of life, it has got.
+    const away = Date.now() - disconnectedAt
+    if (position < trimmed.position && trimmed.ago < away + noticeTime) return undefined
+    return rows.map((row) => {
+      const { message } = packetOf(row)
+      return { position: row.position, data: (message.data as BroadcastData).packet.data }
+    })
+  }
+
+  /**
+   * What this node has missed after a position, in pages.
+   * @param since how long ago it may have missed the first, in milliseconds
+   * @returns packets, and whether some are gone
+   */
+  async page(
+    nsp: string,
+    after: number,
+    since: number
+  ): Promise<{ packets: KeptPacket[]; more: boolean; trimmed: boolean }> {
+    const { query, tables } = this.#options
+    const { rows } = await query(
+      `select position::float8 as position, origin, seq::float8 as seq, body, attachment from ${tables.packets}
+       where nsp = $1 and position > $2 order by position limit ${PAGE}`,
+      [textOf(nsp), after]
+    )
+    const { rows: trims } = await query(
+      `select position > $1 and at > clock_timestamp() - $2 * interval '1 millisecond' as trimmed
+       from ${tables.recovery} where name = 'trimmed'`,
+      [after, since]
+    )
+    return { packets: rows.map(packetOf), more: rows.length === PAGE, trimmed: trims[0].trimmed }
+  }
+
+  /** Removes what nobody can come back for. */
+  async clean(): Promise<void> {
+    const { query, tables, maxDisconnectionDuration, noticeTime } = this.#options
+    await query(
+      `with gone as (
+         delete from ${tables.packets} where created_at < clock_timestamp() - $1 * interval '1 millisecond'
+         returning position, created_at
+       )
+       update ${tables.recovery} r set position = greatest(r.position, g.position), at = greatest(r.at, g.at)
+       from (select max(position) as position, max(created_at) as at from gone) g
+       where r.name = 'trimmed' and g.position is not null`,
+      [maxDisconnectionDuration + noticeTime + MARGIN]
+    )
+    await query(
+      `delete from ${tables.sessions} where disconnected_at < clock_timestamp() - $1 * interval '1 millisecond'`,
+      [maxDisconnectionDuration]
+    )
+  }
+}
+
+function packetOf(row: {
+  position: number
+  origin: string
+  seq: number
+  body: string | null
+  attachment: Buffer | null
+}): KeptPacket {
+  const message = row.body === null ? readAttachment(row.attachment!) : (JSON.parse(row.body) as Message)
+  return { position: row.position, origin: row.origin, seq: row.seq, message }
+}
