@@ -1,9 +1,34 @@
+import pg from 'pg'
 import t from 'tap'
 import { WebSocket } from 'ws'
-import { build, notify, open, query, sqlListener, token, until, withPostgres } from '../helper.js'
+import { migrate } from '../../lib/schema.js'
+import { FaultProxy } from '../fault-proxy.js'
+import {
+  build,
+  LISTEN_CHANNEL,
+  notify,
+  open,
+  query,
+  sqlListener,
+  token,
+  until,
+  withPostgres
+} from '../helper.js'
 import { type Centrifuge, raw, SDKS, sdk, subscribed } from './sdk.js'
 
-const { database } = await withPostgres(t)
+const { postgres, database } = await withPostgres(t)
+
+/** A database where what matches a pattern is kept, before any server is there. */
+async function retaining(pattern: string, maxMessages: number | null = null) {
+  const dbUri = await database()
+  const client = new pg.Client(dbUri)
+  await client.connect()
+  await migrate(client, LISTEN_CHANNEL)
+  await client.query(`select pgws.retain($1, interval '1 hour', $2)`, [pattern, maxMessages])
+  await client.end()
+  return dbUri
+}
+
 const rw = (claims: object = {}) => token({ mode: 'rw', sub: 'me', ...claims })
 const inSeconds = (seconds: number) => Math.floor(Date.now() / 1000) + seconds
 
@@ -60,9 +85,8 @@ for (const [version, Sdk] of Object.entries(SDKS)) {
   t.test(
     `the SDK ${version}: what was missed of a durable channel is recovered, once and in order`,
     async (t) => {
-      const dbUri = await database()
-      const nodes = [await build(t, { dbUri, migrate: true }), await build(t, { dbUri })]
-      await query(dbUri, `select pgws.retain('room:*', interval '1 hour')`)
+      const dbUri = await retaining('room:*')
+      const nodes = [await build(t, { dbUri }), await build(t, { dbUri })]
       await query(dbUri, `select pgws.publish('room:a', '0')`)
       let node = 0
       const client = sdk(
@@ -233,9 +257,8 @@ t.test('permissions: mode and channels of the token, or a token for each subscri
 })
 
 t.test('channels of the claim subs are subscribed by the server, and recovered', async (t) => {
-  const dbUri = await database()
+  const dbUri = await retaining('kept')
   const { ws, fastify } = await build(t, { dbUri, migrate: true })
-  await query(dbUri, `select pgws.retain('kept', interval '1 hour')`)
   const client = sdk(t, ws, {
     token: token({ sub: 'me', subs: { kept: { data: { hello: 1 } }, plain: {} } })
   })
@@ -267,9 +290,8 @@ t.test('channels of the claim subs are subscribed by the server, and recovered',
 t.test(
   'a position that cannot be recovered is said to be lost, and the subscription goes on live',
   async (t) => {
-    const dbUri = await database()
+    const dbUri = await retaining('kept', 3)
     const { ws } = await build(t, { dbUri, migrate: true })
-    await query(dbUri, `select pgws.retain('kept', interval '1 hour', 3)`)
     const publish = (n: number) => query(dbUri, `select pgws.publish('kept', $1)`, [n])
     for (let n = 1; n <= 10; n++) await publish(n)
     const client = sdk(t, ws, { token: rw() })
@@ -298,9 +320,8 @@ t.test(
 )
 
 t.test('more than goes into one reply follows, while messages pour in', async (t) => {
-  const dbUri = await database()
+  const dbUri = await retaining('kept')
   const { ws } = await build(t, { dbUri, migrate: true })
-  await query(dbUri, `select pgws.retain('kept', interval '1 hour')`)
   const client = sdk(t, ws, { token: rw() })
   client.connect()
   await client.ready(5000)
@@ -320,37 +341,44 @@ t.test('more than goes into one reply follows, while messages pour in', async (t
 })
 
 t.test('a gap of the listener: durable channels miss nothing, others are subscribed anew', async (t) => {
-  const dbUri = await database()
-  const { ws, fastify } = await build(t, { dbUri, migrate: true, checkListenerInterval: 300 })
-  await query(dbUri, `select pgws.retain('kept', interval '1 hour')`)
+  const dbUri = await retaining('kept', 5)
+  const proxy = await FaultProxy.start(t, `${postgres.socketFolder}/.s.PGSQL.5432`)
+  const { ws, fastify } = await build(t, {
+    dbUri,
+    listenerUri: proxy.uri(dbUri),
+    migrate: true,
+    checkListenerInterval: 300
+  })
+  const publish = (n: number) => query(dbUri, `select pgws.publish('kept', $1)`, [n])
   const client = sdk(t, ws, { token: rw() })
   const kept = subscribed(client, 'kept')
   const plain = subscribed(client, 'plain')
   client.connect()
   await Promise.all([kept.subscription.ready(5000), plain.subscription.ready(5000)])
-  const again = next(plain.subscription, 'subscribed')
-  await query(
-    dbUri,
-    `select pg_terminate_backend(pid) from pg_stat_activity
-     where datname = current_database() and application_name like '%listener'`
-  )
-  await query(dbUri, `select pgws.publish('kept', '1')`)
-  await again
-  await fastify.pgws.publish('plain', 2)
-  await until(() => kept.got.length === 1 && plain.got.length === 1)
+  await publish(1)
+  await until(() => kept.got.length === 1)
+
+  const away = async (meanwhile: () => Promise<unknown>) => {
+    proxy.mode = 'refuse'
+    proxy.cut()
+    await meanwhile()
+    proxy.mode = 'pass'
+  }
+  await away(() => publish(2))
+  await until(() => plain.contexts.length === 2)
+  await fastify.pgws.publish('plain', 'again')
+  await until(() => kept.got.length === 2 && plain.got.length === 1)
   t.equal(kept.contexts.length, 1)
 
   // What cannot be replayed is told: the SDK asks anew, and hears that it is not recovered.
-  const lost = next<{ wasRecovering: boolean; recovered: boolean }>(kept.subscription, 'subscribed')
-  await query(dbUri, 'select pgws.new_epoch()')
-  await query(
-    dbUri,
-    `select pg_terminate_backend(pid) from pg_stat_activity
-     where datname = current_database() and application_name like '%listener'`
-  )
-  t.match(await lost, { wasRecovering: true, recovered: false })
-  await query(dbUri, `select pgws.publish('kept', '3')`)
-  await until(() => kept.got.length === 2)
+  await away(async () => {
+    for (let n = 3; n <= 20; n++) await publish(n)
+    await query(dbUri, 'select pgws.clean()')
+  })
+  await until(() => kept.contexts.length === 2)
+  t.match(kept.contexts[1], { wasRecovering: true, recovered: false })
+  await publish(21)
+  await until(() => kept.got.at(-1)?.data === 21)
 })
 
 t.test('raw channels, and functions in SQL', async (t) => {
