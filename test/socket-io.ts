@@ -62,7 +62,20 @@ export async function startNodes(
 ): Promise<Node[]> {
   const nodes = await Promise.all(Array.from({ length: count }, () => startNode(t, dbUri, options)))
   await acquainted(nodes)
+  if (options.server?.connectionStateRecovery) await Promise.all(nodes.map(knowsPositions))
   return nodes
+}
+
+/** Resolves when a node's packets have positions: nothing can be recovered from those that come before. */
+async function knowsPositions({ io, port }: Node): Promise<void> {
+  const probe = connect(`http://127.0.0.1:${port}`, { transports: ['websocket'], forceNew: true })
+  await until(() => {
+    io.local.emit('probe')
+    const { _lastOffset: offset = '-' } = probe as unknown as { _lastOffset?: string }
+    return offset !== '-'
+  })
+  probe.disconnect()
+  await until(() => io.sockets.sockets.size === 0)
 }
 
 /** Waits until each node knows all others. */
