@@ -21,6 +21,7 @@ import { type Delivery, type Disconnected, type NodeSummary, Nodes, type Scope }
 import { NotificationQueue } from './notification-queue.js'
 import type { ResolvedOptions } from './options.js'
 import { Outbox } from './outbox.js'
+import { type ChannelPresence, Presence } from './presence.js'
 import type { Notification } from './publisher.js'
 import { RawChannels } from './raw-channels.js'
 import { Replay } from './replay.js'
@@ -43,6 +44,7 @@ type OptionsUsed =
   | 'listenChannel'
   | 'metaChannel'
   | 'rawChannels'
+  | 'presenceChannels'
   | 'endpoints'
   | 'envelopeClaims'
   | 'maxBufferedBytes'
@@ -129,6 +131,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   readonly #inbox: Inbox
   readonly #durable: DurableChannels
   readonly #history: History
+  readonly #presence: Presence
   readonly #outbox: Outbox
   readonly #authorizer: Authorizer
   readonly #clients: Clients
@@ -150,6 +153,10 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     this.#hub = new Hub((error) =>
       log.error({ err: error }, 'a function that was subscribed to a channel threw')
     )
+    this.#presence = new Presence({
+      patterns: options.presenceChannels,
+      onError: (error) => log.error({ err: error }, 'a function that watches a presence channel threw')
+    })
     this.#durable = new DurableChannels(query)
     this.#history = new History(query, this.#durable)
     this.#inbox = new Inbox({
@@ -197,6 +204,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       hub: this.#hub,
       outbox: this.#outbox,
       replay: this.#replay,
+      presence: this.#presence,
       metrics: this.metrics,
       node: () => this.#nodes.id
     })
@@ -205,6 +213,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       ready: () => listener.state.up,
       connections: this.#clients.connections,
       channels: () => this.channels(),
+      presence: this.#presence,
       begin: (publication) => this.#inbox.begin(publication),
       end: (publication, counted) => this.#inbox.end(publication, counted)
     })
@@ -351,6 +360,20 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   channels(options: Scope = {}): ChannelSummary[] | Promise<ChannelSummary[]> {
     if (options.scope === 'cluster') return this.#nodes.channels(options)
     return this.#hub.summary().filter(({ channel }) => isPublicChannel(channel))
+  }
+
+  /**
+   * Who is in a presence channel, on all servers; while the database is away, of the others as last heard.
+   * @throws NoPresence (404)
+   */
+  presence(channel: string): ChannelPresence {
+    this.requirePresence([channel])
+    return this.#presence.summary(channel)
+  }
+
+  /** @throws NoPresence (404) where none of some channels is a presence channel */
+  requirePresence(channels: readonly string[]): void {
+    if (!channels.some((channel) => this.#presence.has(channel))) throw new errors.NoPresence()
   }
 
   /**
