@@ -1,22 +1,15 @@
 import type { Connection } from './connection.js'
 import { connectionId } from './connection-list.js'
-import type { Hub } from './hub.js'
-import type { Message } from './message.js'
 import type { Presence, PresenceMember } from './presence.js'
+import { type PresenceEvents, presenceText } from './presence-events.js'
 
 export interface AttendanceOptions {
   presence: Presence
-  hub: Hub
+  presenceEvents: PresenceEvents
   /** This node's id. */
   node: () => string
   /** Whether others may see the claim `sub`. */
   showUsers: boolean
-}
-
-/** The events of a channel that some connections are told of. */
-interface Told {
-  connections: number
-  stop: () => void
 }
 
 /**
@@ -25,9 +18,8 @@ interface Told {
  */
 export class Attendance {
   readonly #options: AttendanceOptions
-  /** Which channels' events a connection gets. */
-  readonly #channels = new Map<Connection, string[]>()
-  readonly #told = new Map<string, Told>()
+  /** Of which channels a connection is told. */
+  readonly #told = new Map<Connection, string[]>()
 
   constructor(options: AttendanceOptions) {
     this.#options = options
@@ -43,8 +35,7 @@ export class Attendance {
   /** A connection has entered its channels. */
   enter(connection: Connection): void {
     const { presence } = this.#options
-    if (!presence.enabled) return
-    const channels = connection.channels.filter((channel) => presence.has(channel))
+    const channels = this.#presenceChannels(connection)
     if (channels.length === 0) return
     const member = this.memberOf(connection)
     for (const channel of channels) presence.join(channel, member)
@@ -52,9 +43,10 @@ export class Attendance {
 
   /** It has left them. */
   leave(connection: Connection): void {
-    const { presence, node } = this.#options
+    const { presence, presenceEvents, node } = this.#options
     if (!presence.enabled) return
-    this.#untell(connection)
+    for (const channel of this.#told.get(connection) ?? []) presenceEvents.remove(connection, channel)
+    this.#told.delete(connection)
     const client = connectionId(node(), connection)
     for (const channel of connection.channels) presence.leave(channel, client)
   }
@@ -64,58 +56,19 @@ export class Attendance {
    * and leaves. One that reads nothing is told nothing.
    */
   tell(connection: Connection): void {
-    const { presence, hub } = this.#options
-    if (!connection.read) return
-    const channels = connection.channels.filter((channel) => presence.has(channel))
+    const channels = connection.read ? this.#presenceChannels(connection) : []
     if (channels.length === 0) return
-    this.#channels.set(connection, channels)
-    // In one turn of the event loop: nobody comes or goes between the list and the events.
-    const frames = channels.map((channel) => {
-      const clients = presence.members(channel)
-      return connection.format.encode(eventOf('Presence', channel, { clients }))
+    this.#told.set(connection, channels)
+    const lists = channels.map((channel) => {
+      const clients = this.#options.presenceEvents.add(connection, channel)
+      return connection.format.encode({ channel, text: presenceText('Presence', channel, { clients }) })
     })
-    connection.replay(frames)
-    for (const channel of channels) {
-      this.#open(channel)
-      // Each for itself, which is the hub's faster way.
-      hub.join(connection, [hubChannel(channel)], { read: true, write: false })
-    }
+    // Past what is held for a replay: the list is no part of it, and may be longer than what may wait.
+    connection.replay(lists)
   }
 
-  #untell(connection: Connection): void {
-    const channels = this.#channels.get(connection)
-    if (channels === undefined) return
-    this.#channels.delete(connection)
-    for (const channel of channels) {
-      this.#options.hub.leave(connection, [hubChannel(channel)], { read: true, write: false })
-      const told = this.#told.get(channel)!
-      if (--told.connections > 0) continue
-      this.#told.delete(channel)
-      told.stop()
-    }
+  #presenceChannels({ channels }: Connection): string[] {
+    const { presence } = this.#options
+    return presence.enabled ? channels.filter((channel) => presence.has(channel)) : []
   }
-
-  /** The hub encodes each event once, and writes a turn's together. */
-  #open(channel: string): void {
-    const { presence, hub } = this.#options
-    let told = this.#told.get(channel)
-    if (told === undefined) {
-      const stop = presence.watch(channel, (event, member) => {
-        const { text } = eventOf(event === 'join' ? 'Join' : 'Leave', channel, member)
-        hub.deliver({ channel: hubChannel(channel), text })
-      })
-      told = { connections: 0, stop }
-      this.#told.set(channel, told)
-    }
-    told.connections++
-  }
-}
-
-/** The hub's channel of a channel's events. No channel of an address can have this name: it begins with NUL. */
-function hubChannel(channel: string): string {
-  return `\0presence ${channel}`
-}
-
-function eventOf(event: string, channel: string, payload: object): Message {
-  return { channel, text: JSON.stringify({ event, channel, payload }) }
 }

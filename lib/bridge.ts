@@ -22,6 +22,7 @@ import { NotificationQueue } from './notification-queue.js'
 import type { ResolvedOptions } from './options.js'
 import { Outbox } from './outbox.js'
 import { type ChannelPresence, Presence } from './presence.js'
+import { PresenceEvents } from './presence-events.js'
 import type { Notification } from './publisher.js'
 import { RawChannels } from './raw-channels.js'
 import { Replay } from './replay.js'
@@ -205,6 +206,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       outbox: this.#outbox,
       replay: this.#replay,
       presence: this.#presence,
+      presenceEvents: new PresenceEvents({ presence: this.#presence, hub: this.#hub }),
       metrics: this.metrics,
       node: () => this.#nodes.id
     })

@@ -15,6 +15,7 @@ import type { Metrics } from './metrics.js'
 import type { ResolvedOptions } from './options.js'
 import type { Outbox } from './outbox.js'
 import type { Presence } from './presence.js'
+import type { PresenceEvents } from './presence-events.js'
 import type { Notification } from './publisher.js'
 import type { Replay } from './replay.js'
 import { PAUSED, WebSocketConnection } from './websocket.js'
@@ -48,6 +49,7 @@ export interface ClientsOptions extends Pick<ResolvedOptions, OptionsUsed> {
   outbox: Outbox
   replay: Replay
   presence: Presence
+  presenceEvents: PresenceEvents
   metrics: Metrics
   /** This node's id. */
   node: () => string

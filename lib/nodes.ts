@@ -120,7 +120,8 @@ export class Nodes {
         accompanied: () => this.#cluster.members.length > 0,
         tell: (message) => this.#cluster.tellPresence(message),
         ask: (node) => this.#cluster.askPresence(node),
-        interval: nodeTimeout / BEATS
+        // Less than a heartbeat, so that each of them may lead to a question.
+        interval: nodeTimeout / BEATS / 2
       })
     }
     this.#cluster = new Cluster({

@@ -1,8 +1,12 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Presence, PresenceChange } from './presence.js'
 import { decodePresence, encodeChanges, encodeState } from './presence-message.js'
 
 /** Of one message at most so many parts are gathered: some 75 MB, a million members. */
 const MAX_PARTS = 10_000
+
+/** How long what comes after something was told is gathered, in milliseconds. A lone change is told at once. */
+export const GATHERING = 50
 
 /** A part of what a node tells; see ClusterMessage. */
 export interface PresencePart {
@@ -140,7 +144,7 @@ export class PresenceExchange {
     if (!this.#telling) this.#turn ??= setImmediate(() => this.#flush())
   }
 
-  /** Tells what has come in this turn, or while the last was being told: a crowd's changes go together. */
+  /** Tells what has come in this turn, or since the last was told: a crowd's changes go together. */
   async #flush(): Promise<void> {
     this.#turn = undefined
     const { presence, accompanied, tell } = this.#options
@@ -155,7 +159,7 @@ export class PresenceExchange {
     this.#asked = false
     if (told.length === 0) return
     this.#telling = true
-    await Promise.allSettled(told)
+    await Promise.allSettled([...told, sleep(GATHERING, undefined, { ref: false })])
     this.#telling = false
     if (this.#changes.length > 0 || this.#asked) this.#schedule()
   }

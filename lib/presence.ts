@@ -22,7 +22,7 @@ export interface ChannelPresence {
 
 export type PresenceWatcher = (event: 'join' | 'leave', member: PresenceMember) => void
 
-/** A client of this node has joined a channel, or left it. */
+/** A client has joined a channel, or left it. */
 export interface PresenceChange {
   event: 'join' | 'leave'
   channel: string

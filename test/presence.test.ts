@@ -387,6 +387,7 @@ t.test('a client that comes into a crowd has neither gap nor duplicate in its li
       () => [...keep(client.messages, 'room:1').values()].sort().join() === [...users].sort().join()
     )
   }
+  t.equal((await ask(apps[0]!.http, 'room:1')).body.count, told.length)
 })
 
 t.test(
@@ -399,12 +400,11 @@ t.test(
     await open(t, `${plain.ws}/room:1/${as('alice')}`)
     await until(() => other.fastify.pgws.nodes().length === 2)
     t.notOk(payloads.some((text) => text.includes('presence')))
-    const { apps } = await nodes(t, 1, { dbUri: await database() })
-    await open(t, `${apps[0]!.ws}/room:1/${as('alice')}`)
-    const [mixed] = [await build(t, { dbUri, presenceChannels: 'room:*' })]
-    await open(t, `${mixed!.ws}/room:1/${as('bob')}`)
-    await until(() => mixed!.fastify.pgws.nodes().length === 3)
-    t.same(usersOf((await ask(mixed!.http, 'room:1')).body.clients), ['bob'])
+    const mixed = await build(t, { dbUri, presenceChannels: 'room:*' })
+    await open(t, `${mixed.ws}/room:1/${as('bob')}`)
+    await until(() => mixed.fastify.pgws.nodes().length === 3)
+    t.same(usersOf((await ask(mixed.http, 'room:1')).body.clients), ['bob'])
+    t.match(await ask(plain.http, 'room:1'), { status: 404 })
   }
 )
 
@@ -455,5 +455,6 @@ t.test(
     await until(() => watching.messages.some((text) => text.includes('forged')))
     await present(apps, 'room:1', ['alice', 'bob'])
     await until(() => [...keep(watching.messages, 'room:1').values()].sort().join() === 'alice,bob')
+    t.match(first.fastify.pgws.presence('room:1'), { count: 2, users: 2 })
   }
 )

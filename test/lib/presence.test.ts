@@ -1,8 +1,10 @@
 import t from 'tap'
 import { decode, encodePresence } from '../../lib/cluster-message.js'
 import { NOTIFY_PAYLOAD_LIMIT } from '../../lib/envelope.js'
+import { type Format, type Frame, Hub, type Subscriber } from '../../lib/hub.js'
 import { Presence, type PresenceMember } from '../../lib/presence.js'
-import { PresenceExchange } from '../../lib/presence-exchange.js'
+import { PresenceEvents } from '../../lib/presence-events.js'
+import { GATHERING, PresenceExchange } from '../../lib/presence-exchange.js'
 import { decodePresence } from '../../lib/presence-message.js'
 import { until } from '../helper.js'
 
@@ -94,6 +96,19 @@ t.test('a crowd that comes in one turn goes into few notifications', async (t) =
   t.same(b.asks, [])
 })
 
+t.test('so does one that comes little by little', async (t) => {
+  const a = node(A)
+  const begun = performance.now()
+  for (let i = 0; i < 500; i++) {
+    a.presence.join('room:1', member(A, i))
+    await new Promise((resolve) => setImmediate(resolve))
+  }
+  await until(() => a.exchange.version === 500)
+  // The first alone, then at most one message in each time of gathering.
+  const messages = a.sent.filter((payload) => payload.includes('"last":true')).length
+  t.ok(messages <= 2 + (performance.now() - begun) / GATHERING, `${messages}`)
+})
+
 t.test('what is too large for one notification is cut, whatever it holds', async (t) => {
   const [a, b] = [node(A), node(B)]
   b.exchange.heard(A, 0)
@@ -169,6 +184,53 @@ t.test('parts that were lost, repeated or mixed take nothing with them', async (
   t.equal(b.presence.members('room:1').length, 1000)
   hand(a, b, first)
   t.equal(b.presence.members('room:1').length, 1000)
+})
+
+t.test('whoever comes and goes while events wait is told exactly what the list does not hold', async (t) => {
+  const { presence } = node(A)
+  const events = new PresenceEvents({ presence, hub: new Hub((error) => t.fail(String(error))) })
+  let encoded = 0
+  const format: Format = {
+    encode({ presence: change }) {
+      encoded++
+      return { bytes: Buffer.from(`${change!.event} ${change!.member.client}\n`), position: undefined }
+    }
+  }
+  class Reader implements Subscriber {
+    readonly format = format
+    readonly list: Set<string>
+    constructor() {
+      this.list = new Set(events.add(this, 'room:1').map(({ client }) => client))
+    }
+    deliver(_frames: readonly Frame[], joined: Buffer): void {
+      for (const line of joined.toString().trimEnd().split('\n')) {
+        const [event, client] = line.split(' ') as [string, string]
+        if (event === 'join' ? this.list.has(client) : !this.list.has(client)) t.fail(line)
+        if (event === 'join') this.list.add(client)
+        else this.list.delete(client)
+      }
+    }
+  }
+  const readers: Reader[] = []
+  const clients: string[] = []
+  for (let i = 0; i < 2000; i++) {
+    if (i % 3 === 2) presence.leave('room:1', clients.splice((i * 7) % clients.length, 1)[0]!)
+    else {
+      presence.join('room:1', member(A, i))
+      clients.push(`${A}-${i}`)
+    }
+    if (i % 10 === 0) readers.push(new Reader())
+    if (i % 50 === 0) events.remove(readers.splice((i * 3) % readers.length, 1)[0]!, 'room:1')
+    if (i % 20 === 0) await new Promise((resolve) => setTimeout(resolve, i % 7))
+  }
+  const wanted = [...clients].sort().join()
+  await until(() => readers.every(({ list }) => [...list].sort().join() === wanted))
+  t.ok(encoded < 5000, 'each event is encoded once, and once more for those who came meanwhile')
+  for (const reader of readers) events.remove(reader, 'room:1')
+  encoded = 0
+  presence.join('room:1', member(A, 5000))
+  await new Promise((resolve) => setTimeout(resolve, 2 * GATHERING))
+  t.equal(encoded, 0)
 })
 
 t.test('a node is asked once in a while only', async (t) => {
