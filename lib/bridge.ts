@@ -206,7 +206,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       outbox: this.#outbox,
       replay: this.#replay,
       presence: this.#presence,
-      presenceEvents: new PresenceEvents({ presence: this.#presence, hub: this.#hub }),
+      presenceEvents: new PresenceEvents(this.#presence),
       metrics: this.metrics,
       node: () => this.#nodes.id
     })

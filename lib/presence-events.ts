@@ -1,4 +1,4 @@
-import type { Format, Frame, Hub, Subscriber } from './hub.js'
+import { type Format, type Frame, Hub, type Subscriber } from './hub.js'
 import type { Message } from './message.js'
 import type { Presence, PresenceMember } from './presence.js'
 
@@ -20,25 +20,19 @@ interface Told {
   stop: () => void
 }
 
-export interface PresenceEventsOptions {
-  presence: Presence
-  hub: Hub
-}
-
 /**
- * Tells subscribers of who joins and leaves presence channels, through the hub: an event is encoded once for each
- * format. Of a crowd, many events leave in one write, since each of n who come would else be n writes.
+ * Tells subscribers of who joins and leaves presence channels, through a hub of its own: an event is encoded once for
+ * each format. Of a crowd, many events leave in one write, since each of n who come would else be n writes.
  *
  * A format finds what has happened in the message's `presence`; its text is the event as raw clients read it.
  */
 export class PresenceEvents {
   readonly #presence: Presence
-  readonly #hub: Hub
+  readonly #hub = new Hub(() => {})
   readonly #channels = new Map<string, Told>()
 
-  constructor({ presence, hub }: PresenceEventsOptions) {
+  constructor(presence: Presence) {
     this.#presence = presence
-    this.#hub = hub
   }
 
   /**
@@ -49,7 +43,7 @@ export class PresenceEvents {
     const told = this.#channels.get(channel) ?? this.#open(channel)
     told.subscribers++
     if (told.pending.length > 0) told.late.set(subscriber, told.pending.length)
-    else this.#hub.join(subscriber, [hubChannel(channel)], READER)
+    else this.#hub.join(subscriber, [channel], READER)
     return this.#presence.members(channel)
   }
 
@@ -57,7 +51,7 @@ export class PresenceEvents {
   remove(subscriber: Subscriber, channel: string): void {
     const told = this.#channels.get(channel)
     if (told === undefined) return
-    if (!told.late.delete(subscriber)) this.#hub.leave(subscriber, [hubChannel(channel)], READER)
+    if (!told.late.delete(subscriber)) this.#hub.leave(subscriber, [channel], READER)
     if (--told.subscribers > 0) return
     this.#channels.delete(channel)
     clearTimeout(told.timer)
@@ -67,7 +61,7 @@ export class PresenceEvents {
   #open(channel: string): Told {
     const stop = this.#presence.watch(channel, (event, member) => {
       const text = presenceText(event === 'join' ? 'Join' : 'Leave', channel, member)
-      told.pending.push({ channel: hubChannel(channel), text, presence: { event, channel, member } })
+      told.pending.push({ channel, text, presence: { event, channel, member } })
       const wait = told.toldAt + GATHERING - performance.now()
       told.timer ??= setTimeout(() => this.#tell(channel, told), Math.max(0, wait)).unref()
     })
@@ -98,7 +92,7 @@ export class PresenceEvents {
       const frames = all.slice(older)
       if (frames.length > 0) subscriber.deliver(frames, Buffer.concat(frames.map(({ bytes }) => bytes)))
       // Behind what the hub has just got, which it does not tell twice.
-      this.#hub.join(subscriber, [hubChannel(channel)], READER)
+      this.#hub.join(subscriber, [channel], READER)
     }
   }
 }
@@ -106,9 +100,4 @@ export class PresenceEvents {
 /** What raw clients get. */
 export function presenceText(event: 'Presence' | 'Join' | 'Leave', channel: string, payload: object): string {
   return JSON.stringify({ event, channel, payload })
-}
-
-/** The hub's channel of a channel's events. No channel of an address can have this name: it begins with NUL. */
-function hubChannel(channel: string): string {
-  return `\0presence ${channel}`
 }

@@ -288,6 +288,53 @@ t.test('the members of a process that was killed leave within the timeout', asyn
   t.same(events, ['Presence', 'Join', 'Join', 'Leave', 'Leave'])
 })
 
+t.test('the members of a process that was stopped for a while are there again', async (t) => {
+  const nodeTimeout = 1500
+  const { apps, dbUri } = await nodes(t, 1, { nodeTimeout })
+  const [app] = apps as [App]
+  const environment = {
+    PGWS_DB_URI: dbUri,
+    PGWS_JWT_SECRET: SECRET,
+    PGWS_CHECK_LISTENER_INTERVAL: '500',
+    PGWS_PRESENCE_CHANNELS: 'room:*',
+    PGWS_NODE_TIMEOUT: String(nodeTimeout)
+  }
+  const other = await started(await run(t, environment))
+  const watching = await open(t, `${app.ws}/room:1/${as('alice')}?presence=true`)
+  await open(t, `${other.ws}/room:1/${as('bob')}`)
+  await present([app, other], 'room:1', ['alice', 'bob'])
+  other.child.kill('SIGSTOP')
+  await present([app], 'room:1', ['alice'])
+  await open(t, `${app.ws}/room:1/${as('carol')}`)
+  other.child.kill('SIGCONT')
+  await present([app, other], 'room:1', ['alice', 'bob', 'carol'])
+  await until(() => keep(watching.messages, 'room:1').size === 3)
+})
+
+t.test('changes that the database did not take are known all the same', async (t) => {
+  const dbUri = await database()
+  const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
+  const options = { checkListenerInterval: 300, nodeTimeout: 1000, presenceChannels: 'room:*' }
+  const near = await build(t, { dbUri, ...options })
+  // It hears all the time, and at times cannot speak.
+  const far = await build(t, { dbUri: proxy.uri(dbUri), listenerUri: dbUri, ...options })
+  const watching = await open(t, `${near.ws}/room:1/${as('near')}?presence=true`)
+  const there = new Map<string, Client>()
+  for (let i = 0; i < 60; i++) {
+    if (i % 3 === 2) {
+      const [user, client] = [...there][(i * 7) % there.size]!
+      there.delete(user)
+      client.webSocket.terminate()
+    } else there.set(`user${i}`, await open(t, `${far.ws}/room:1/${as(`user${i}`)}`))
+    if (i % 10 === 5) {
+      proxy.mode = 'refuse'
+      proxy.cut()
+    } else if (i % 10 === 9) proxy.mode = 'pass'
+  }
+  await present([near, far], 'room:1', ['near', ...there.keys()])
+  await until(() => keep(watching.messages, 'room:1').size === there.size + 1)
+})
+
 t.test('what changes while a node does not listen is known when it is back', async (t) => {
   const dbUri = await database()
   const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))

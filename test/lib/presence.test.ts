@@ -1,7 +1,7 @@
 import t from 'tap'
 import { decode, encodePresence } from '../../lib/cluster-message.js'
 import { NOTIFY_PAYLOAD_LIMIT } from '../../lib/envelope.js'
-import { type Format, type Frame, Hub, type Subscriber } from '../../lib/hub.js'
+import type { Format, Frame, Subscriber } from '../../lib/hub.js'
 import { Presence, type PresenceMember } from '../../lib/presence.js'
 import { PresenceEvents } from '../../lib/presence-events.js'
 import { GATHERING, PresenceExchange } from '../../lib/presence-exchange.js'
@@ -188,7 +188,7 @@ t.test('parts that were lost, repeated or mixed take nothing with them', async (
 
 t.test('whoever comes and goes while events wait is told exactly what the list does not hold', async (t) => {
   const { presence } = node(A)
-  const events = new PresenceEvents({ presence, hub: new Hub((error) => t.fail(String(error))) })
+  const events = new PresenceEvents(presence)
   let encoded = 0
   const format: Format = {
     encode({ presence: change }) {
