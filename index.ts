@@ -15,11 +15,11 @@ import { registerPool } from './plugins/postgres.js'
 import { registerWebsocket } from './plugins/websocket.js'
 import { audienceRoutes } from './routes/audience.js'
 import { addConstraint, channelRoutes, eventStreamRoutes, plainHttpRoute } from './routes/channel.js'
+import { channelReadRoutes } from './routes/channel-read.js'
 import { channelsRoute } from './routes/channels.js'
 import { connectionsRoutes } from './routes/connections.js'
 import { errorHandler } from './routes/error-handler.js'
 import { healthRoutes } from './routes/health.js'
-import { historyRoute } from './routes/history.js'
 import { metricsRoute } from './routes/metrics.js'
 import { nodesRoute } from './routes/nodes.js'
 import { publishRoute } from './routes/publish.js'
@@ -85,7 +85,7 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
           channelsRoute(control, { bridge, verifyToken })
           nodesRoute(control, { bridge, verifyToken })
           connectionsRoutes(control, { bridge, verifyToken })
-          historyRoute(control, { bridge, verifyToken })
+          channelReadRoutes(control, { bridge, verifyToken })
           publishRoute(control, { bridge, verifyToken })
           eventStreamRoutes(control, { bridge, verifyToken, options: resolved, paths: [...paths] })
           plainHttpRoute(control)
@@ -125,5 +125,6 @@ export type { ChannelSummary } from './lib/hub.js'
 export type { ListenerState } from './lib/listener.js'
 export type { Delivery, Disconnected, NodeSummary, Scope } from './lib/nodes.js'
 export type { AudienceEndpoint, PgWebsocketsOptions } from './lib/options.js'
+export type { ChannelPresence, PresenceMember } from './lib/presence.js'
 // `require('fastify-pg-websockets')` gives the plugin itself (Node.js >= 20.19, "module.exports" export name).
 export { pgWebsockets as 'module.exports' }

@@ -21,6 +21,8 @@ import { type Delivery, type Disconnected, type NodeSummary, Nodes, type Scope }
 import { NotificationQueue } from './notification-queue.js'
 import type { ResolvedOptions } from './options.js'
 import { Outbox } from './outbox.js'
+import { type ChannelPresence, Presence } from './presence.js'
+import { PresenceEvents } from './presence-events.js'
 import type { Notification } from './publisher.js'
 import { RawChannels } from './raw-channels.js'
 import { Replay } from './replay.js'
@@ -45,6 +47,7 @@ type OptionsUsed =
   | 'listenChannel'
   | 'metaChannel'
   | 'rawChannels'
+  | 'presenceChannels'
   | 'endpoints'
   | 'envelopeClaims'
   | 'maxBufferedBytes'
@@ -134,6 +137,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   readonly #inbox: Inbox
   readonly #durable: DurableChannels
   readonly #history: History
+  readonly #presence: Presence
   readonly #outbox: Outbox
   readonly #authorizer: Authorizer
   readonly #clients: Clients
@@ -156,6 +160,10 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     this.#hub = new Hub((error) =>
       log.error({ err: error }, 'a function that was subscribed to a channel threw')
     )
+    this.#presence = new Presence({
+      patterns: options.presenceChannels,
+      onError: (error) => log.error({ err: error }, 'a function that watches a presence channel threw')
+    })
     this.#durable = new DurableChannels(query)
     this.#history = new History(query, this.#durable)
     this.#inbox = new Inbox({
@@ -198,11 +206,14 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       rawChannels: this.#rawChannels,
       metrics: this.metrics
     })
+    const presenceEvents = new PresenceEvents(this.#presence)
     this.#clients = new Clients({
       ...options,
       hub: this.#hub,
       outbox: this.#outbox,
       replay: this.#replay,
+      presence: this.#presence,
+      presenceEvents,
       metrics: this.metrics,
       node: () => this.#nodes.id
     })
@@ -213,6 +224,8 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       outbox: this.#outbox,
       history: this.#history,
       durable: this.#durable,
+      presence: this.#presence,
+      presenceEvents,
       metrics: this.metrics,
       version: `fastify-pg-websockets ${VERSION}`,
       maxChannels: options.maxChannelsPerConnection,
@@ -225,6 +238,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       ready: () => listener.state.up,
       connections: this.#clients.connections,
       channels: () => this.channels(),
+      presence: this.#presence,
       begin: (publication) => this.#inbox.begin(publication),
       end: (publication, counted) => this.#inbox.end(publication, counted)
     })
@@ -371,6 +385,20 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   channels(options: Scope = {}): ChannelSummary[] | Promise<ChannelSummary[]> {
     if (options.scope === 'cluster') return this.#nodes.channels(options)
     return this.#hub.summary().filter(({ channel }) => isPublicChannel(channel))
+  }
+
+  /**
+   * Who is in a presence channel, on all servers; while the database is away, of the others as last heard.
+   * @throws NoPresence (404)
+   */
+  presence(channel: string): ChannelPresence {
+    this.requirePresence([channel])
+    return this.#presence.summary(channel)
+  }
+
+  /** @throws NoPresence (404) where none of some channels is a presence channel */
+  requirePresence(channels: readonly string[]): void {
+    if (!channels.some((channel) => this.#presence.has(channel))) throw new errors.NoPresence()
   }
 
   /**

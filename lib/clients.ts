@@ -1,11 +1,12 @@
 import type { ServerResponse } from 'node:http'
 import type { RawData, WebSocket } from 'ws'
+import { Attendance } from './attendance.js'
 import { isPublicChannel } from './audiences.js'
 import type { Access } from './claims.js'
 import { CLOSE, type Connection, type ConnectionContext, type ConnectionOptions } from './connection.js'
 import { connectionId } from './connection-list.js'
 import { Connections } from './connections.js'
-import { envelope, senderOf } from './envelope.js'
+import { envelope, senderOf, showsClaim } from './envelope.js'
 import { errors, messageOf } from './errors.js'
 import { EventStream } from './event-stream.js'
 import type { Rejection } from './handlers.js'
@@ -13,6 +14,8 @@ import type { Hub } from './hub.js'
 import type { Metrics } from './metrics.js'
 import type { ResolvedOptions } from './options.js'
 import type { Outbox } from './outbox.js'
+import type { Presence } from './presence.js'
+import type { PresenceEvents } from './presence-events.js'
 import type { Notification } from './publisher.js'
 import type { Replay } from './replay.js'
 import { PAUSED, WebSocketConnection } from './websocket.js'
@@ -28,6 +31,8 @@ export interface Wishes {
   binary?: boolean | undefined
   /** It is told of its messages that `onMessageFunction` refuses. */
   rejections?: boolean | undefined
+  /** It is told who is in its presence channels. */
+  presence?: boolean | undefined
 }
 
 type OptionsUsed =
@@ -43,6 +48,8 @@ export interface ClientsOptions extends Pick<ResolvedOptions, OptionsUsed> {
   hub: Hub
   outbox: Outbox
   replay: Replay
+  presence: Presence
+  presenceEvents: PresenceEvents
   metrics: Metrics
   /** This node's id. */
   node: () => string
@@ -60,6 +67,7 @@ export class Clients {
   readonly sent = { messages: 0, bytes: 0 }
   readonly #options: ClientsOptions
   readonly #context: ConnectionContext
+  readonly attendance: Attendance
   readonly #onClose: (this: WebSocket, code: number, reason: Buffer) => void
   readonly #onError: (error: Error) => void
   readonly #onMessage: (this: WebSocket, data: RawData, isBinary: boolean) => void
@@ -78,6 +86,10 @@ export class Clients {
         log.warn({ bufferedBytes }, 'closing a client that does not read')
       }
     }
+    this.attendance = new Attendance({
+      ...options,
+      showUsers: showsClaim(options.envelopeClaims, 'sub')
+    })
     const clients = this
     this.#onClose = function (code, reason) {
       clients.leave(WebSocketConnection.of(this), code, reason.toString())
@@ -136,6 +148,7 @@ export class Clients {
     const { id, address, channels, sender } = connection
     this.connections.add(connection)
     hub.join(connection, channels, connection)
+    this.attendance.enter(connection)
     log.info({ connection: id, ip: address, channels: shown(channels) }, 'socket opened')
     outbox.tellMeta('ConnectionOpen', shown(channels).join(','), sender)
     outbox.tellFunction('connect', access.caller, { channels, connection: this.idOf(connection) })
@@ -149,17 +162,24 @@ export class Clients {
     this.connections.renew(connection, access.expiresAt)
   }
 
-  /** Undoes it. */
-  leave(connection: Connection, code: number, reason: string): void {
+  /**
+   * Undoes it.
+   * @param told the channels to tell of, where it has left them already
+   */
+  leave(connection: Connection, code: number, reason: string, told = connection.channels): void {
     const { hub, outbox, metrics, log } = this.#options
     const { id, channels, openedAt, sender, caller } = connection
     this.connections.delete(connection)
     hub.leave(connection, channels, connection)
+    this.attendance.leave(connection)
     metrics.closes.inc({ code })
     log.info({ connection: id, code, seconds: (Date.now() - openedAt) / 1000 }, 'socket closed')
-    outbox.tellMeta('ConnectionClose', shown(channels).join(','), sender)
-    const told = { channels, connection: this.idOf(connection), reason: `${code} ${reason}`.trimEnd() }
-    outbox.tellFunction('disconnect', caller, told)
+    outbox.tellMeta('ConnectionClose', shown(told).join(','), sender)
+    outbox.tellFunction('disconnect', caller, {
+      channels: told,
+      connection: this.idOf(connection),
+      reason: `${code} ${reason}`.trimEnd()
+    })
   }
 
   /**
@@ -187,10 +207,11 @@ export class Clients {
     }
   }
 
-  #join(connection: Connection, access: Access, { since }: Wishes): void {
+  #join(connection: Connection, access: Access, { since, presence }: Wishes): void {
     // Before it joins, so that nothing comes in between.
     if (since !== undefined) connection.hold()
     this.enter(connection, access)
+    if (presence) this.attendance.tell(connection)
     if (since === undefined || this.#closing) return
     const { replay, log } = this.#options
     replay.resume(connection, since).catch((error) => {

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { NOTIFY_PAYLOAD_LIMIT } from './envelope.js'
 import { CHANNEL_NAME_LIMIT } from './listener.js'
+import type { PresencePart } from './presence-exchange.js'
 
 /** What nodes say to each other changes with this number; they pass over what has another one. */
 const PROTOCOL = 1
@@ -21,6 +22,8 @@ export interface NodeState {
   connections: number
   /** After how much silence it is gone, in milliseconds. */
   timeout: number
+  /** How many changes of its members in presence channels it has told; undefined where it has no such channels. */
+  presence?: number | undefined
 }
 
 /** What nodes say to each other. */
@@ -41,6 +44,12 @@ export type ClusterMessage = { from: string } & (
     }
   | { type: 'answer'; id: string; to: string; part: number; last: boolean; text: string }
   | { type: 'begin' | 'end'; id: string }
+  | ({ type: 'presence' } & PresencePart)
+  | {
+      /** To tell all of its members. */
+      type: 'presence-question'
+      to: string
+    }
 )
 
 /** The database channel of the nodes that share a listen channel: its name can be read, unless it is too long. */
@@ -60,21 +69,32 @@ export function isClusterChannel(databaseChannel: string): boolean {
  * whatever the database's encoding.
  */
 export function encode(message: ClusterMessage): string {
-  if (message.type !== 'answer') return toAscii({ pgws: PROTOCOL, ...message })
+  if (message.type !== 'answer' && message.type !== 'presence') return toAscii({ pgws: PROTOCOL, ...message })
   const { text, ...head } = message
   return `${toAscii({ pgws: PROTOCOL, ...head })}\n${text}`
 }
 
 /** The payloads of an answer, cut into as many as it takes. */
 export function encodeAnswer(from: string, to: string, id: string, value: unknown): string[] {
+  return partsOf(value).map((part) => encode({ from, type: 'answer', id, to, ...part }))
+}
+
+/**
+ * The payloads of what a node tells of its members, cut into as many as it takes.
+ * @param id another one for each message
+ */
+export function encodePresence(from: string, id: number, value: unknown): string[] {
+  return partsOf(value).map((part) => encode({ from, type: 'presence', id, ...part }))
+}
+
+function partsOf(value: unknown): { part: number; last: boolean; text: string }[] {
   const text = toAscii(value)
-  const payloads: string[] = []
+  const parts: { part: number; last: boolean; text: string }[] = []
   for (let start = 0; start === 0 || start < text.length; start += PART_BYTES) {
     const last = start + PART_BYTES >= text.length
-    const part = { part: payloads.length, last, text: text.slice(start, start + PART_BYTES) }
-    payloads.push(encode({ from, type: 'answer', id, to, ...part }))
+    parts.push({ part: parts.length, last, text: text.slice(start, start + PART_BYTES) })
   }
-  return payloads
+  return parts
 }
 
 /** Reads a payload; undefined for what is none of ours. Anyone who has SQL may notify the channel. */
@@ -109,6 +129,13 @@ export function decode(payload: string): ClusterMessage | undefined {
     case 'end':
       if (!isShort(id)) return undefined
       break
+    case 'presence':
+      if (!isCount(id) || !isCount(part) || typeof last !== 'boolean') return undefined
+      message.text = end === -1 ? '' : payload.slice(end + 1)
+      break
+    case 'presence-question':
+      if (!isNodeId(to)) return undefined
+      break
     default:
       return undefined
   }
@@ -122,9 +149,12 @@ export function isNodeId(value: unknown): value is string {
 
 function isNodeState(value: unknown): value is NodeState {
   if (typeof value !== 'object' || value === null) return false
-  const { hostname, pid, version, startedAt, connections, timeout } = value as Record<string, unknown>
+  const { hostname, pid, version, startedAt, connections, timeout, presence } = value as Record<
+    string,
+    unknown
+  >
   if (!isShort(hostname) || !isShort(version)) return false
-  if (![pid, startedAt, connections, timeout].every(isCount)) return false
+  if (![pid, startedAt, connections, timeout, presence ?? 0].every(isCount)) return false
   // What a Date can hold.
   return (startedAt as number) <= 8.64e15
 }

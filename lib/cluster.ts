@@ -1,8 +1,16 @@
 import { randomBytes } from 'node:crypto'
 import { Answers } from './answers.js'
-import { type ClusterMessage, decode, encode, encodeAnswer, type NodeState } from './cluster-message.js'
+import {
+  type ClusterMessage,
+  decode,
+  encode,
+  encodeAnswer,
+  encodePresence,
+  type NodeState
+} from './cluster-message.js'
 import { errors, messageOf } from './errors.js'
 import { BEATS, type Member, Members } from './members.js'
+import type { PresenceExchange } from './presence-exchange.js'
 
 export interface ClusterOptions {
   /** After how much silence a node is gone, in milliseconds. */
@@ -19,6 +27,8 @@ export interface ClusterOptions {
   begin: (publication: string) => void
   /** It has ended; to be called back with the number once all of it was delivered. */
   end: (publication: string, counted: (delivered: number) => void) => void
+  /** Told what the others say of their members in presence channels; undefined: nobody wants to know. */
+  presence: Pick<PresenceExchange, 'heard' | 'receive' | 'asked' | 'gone'> | undefined
   log: {
     debug(fields: object, message: string): void
     info(fields: object, message: string): void
@@ -36,13 +46,14 @@ export class Cluster {
   readonly #members: Members
   readonly #pending = new Map<string, Answers>()
   #lastId = 0
+  #lastPresence = 0
   #timer: NodeJS.Timeout | undefined
   #beating = false
   #closed = false
 
   constructor(options: ClusterOptions) {
     this.#options = options
-    const { timeout, log } = options
+    const { timeout, presence, log } = options
     const shown = ({ id, hostname, pid }: Member) => ({ node: id, hostname, pid })
     this.#members = new Members({
       timeout,
@@ -50,6 +61,7 @@ export class Cluster {
       onLeave: (member) => {
         log.info(shown(member), 'another node is gone')
         for (const answers of this.#pending.values()) answers.forget(member.id)
+        presence?.gone(member.id)
       }
     })
   }
@@ -116,6 +128,20 @@ export class Cluster {
     )
   }
 
+  /**
+   * Tells the others of this node's members in presence channels.
+   * @throws what `publish` throws
+   */
+  async tellPresence(message: object): Promise<void> {
+    if (this.#closed) return
+    await this.#options.publish(encodePresence(this.id, ++this.#lastPresence, message))
+  }
+
+  /** Asks a node for all of its members in presence channels. */
+  askPresence(to: string): void {
+    this.#say([encode({ from: this.id, type: 'presence-question', to })])
+  }
+
   /** Takes what came on the database channel. */
   receive(payload: string): void {
     const message = decode(payload)
@@ -146,14 +172,17 @@ export class Cluster {
 
   #receiveOther(message: ClusterMessage): void {
     const { from } = message
+    const { presence } = this.#options
     switch (message.type) {
       case 'hello':
         this.#members.update(from, message.node)
         this.#tell('here')
+        presence?.heard(from, message.node.presence)
         break
       case 'here':
       case 'heartbeat':
         this.#members.update(from, message.node)
+        presence?.heard(from, message.node.presence)
         break
       case 'goodbye':
         this.#members.delete(from)
@@ -171,6 +200,12 @@ export class Cluster {
         break
       case 'end':
         this.#options.end(keyOf(message), (delivered) => this.#reply(from, message.id, delivered))
+        break
+      case 'presence':
+        if (this.#members.has(from)) presence?.receive(from, message)
+        break
+      case 'presence-question':
+        if (message.to === this.id) presence?.asked()
         break
     }
   }

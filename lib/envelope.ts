@@ -19,13 +19,14 @@ export interface Sender {
  */
 export function senderOf(claims: Claims, shown: readonly string[] = ['all']): Sender {
   const { message_delivered_at: _, ...rest } = claims
-  let visible: Claims = rest
-  if (shown[0] === 'none') visible = {}
-  else if (shown[0] !== 'all') {
-    visible = Object.fromEntries(Object.entries(rest).filter(([name]) => shown.includes(name)))
-  }
+  const visible = Object.fromEntries(Object.entries(rest).filter(([name]) => showsClaim(shown, name)))
   const text = JSON.stringify(visible)
   return { claimsPrefix: text === '{}' ? '{' : `${text.slice(0, -1)},` }
+}
+
+/** Whether others see a claim; `shown` is as for `senderOf`. */
+export function showsClaim(shown: readonly string[], name: string): boolean {
+  return shown[0] === 'all' || (shown[0] !== 'none' && shown.includes(name))
 }
 
 /**

@@ -114,6 +114,11 @@ export const errors = {
     'The schema "pgws" is not installed in this database: run "npx fastify-pg-websockets migrate", or set the option "migrate" (PGWS_MIGRATE=true)',
     501
   ),
+  NoPresence: createError(
+    'FST_PGWS_NO_PRESENCE',
+    'It is not known who is there: no pattern of the option "presenceChannels" (PGWS_PRESENCE_CHANNELS) matches the channel',
+    404
+  ),
   OriginNotAllowed: createError(
     'FST_PGWS_ORIGIN_NOT_ALLOWED',
     'Pages of this origin may not connect: it is not in "allowedOrigins" (PGWS_ALLOWED_ORIGINS)',

@@ -1,3 +1,5 @@
+import type { PresenceChange } from './presence.js'
+
 /** A message on its way to subscribers. */
 export interface Message {
   channel: string
@@ -9,6 +11,8 @@ export interface Message {
   id?: string | undefined
   /** The bytes of a binary message. */
   bytes?: Buffer | undefined
+  /** Who has joined or left, where the message tells of that. */
+  presence?: PresenceChange | undefined
 }
 
 /** `<epoch>-<position>`, both hexadecimal, of fixed length. */

@@ -19,6 +19,9 @@ import type { Query } from './durable-channels.js'
 import { NOTIFY_PAYLOAD_LIMIT } from './envelope.js'
 import { errors } from './errors.js'
 import type { ChannelSummary } from './hub.js'
+import { BEATS } from './members.js'
+import type { Presence } from './presence.js'
+import { PresenceExchange } from './presence-exchange.js'
 import { type Notification, Publisher } from './publisher.js'
 import { VERSION } from './version.js'
 
@@ -73,6 +76,7 @@ export interface NodesOptions {
   ready: () => boolean
   connections: Iterable<Connection> & { readonly size: number }
   channels: () => ChannelSummary[]
+  presence: Presence
   /** See ClusterOptions. */
   begin: (publication: string) => void
   end: (publication: string, counted: (delivered: number) => void) => void
@@ -88,11 +92,12 @@ export class Nodes {
   readonly channel: string
   readonly #options: NodesOptions
   readonly #cluster: Cluster
+  readonly #presence: PresenceExchange | undefined
   readonly #startedAt = Date.now()
 
   constructor(options: NodesOptions) {
     this.#options = options
-    const { query, ready, nodeTimeout, begin, end, log } = options
+    const { query, ready, nodeTimeout, presence, begin, end, log } = options
     this.channel = clusterChannel(options.listenChannel)
     const publisher = new Publisher({
       send: async (groups) => {
@@ -109,6 +114,16 @@ export class Nodes {
       timeout: 0,
       onBatch() {}
     })
+    if (presence.enabled) {
+      this.#presence = new PresenceExchange({
+        presence,
+        accompanied: () => this.#cluster.members.length > 0,
+        tell: (message) => this.#cluster.tellPresence(message),
+        ask: (node) => this.#cluster.askPresence(node),
+        // Less than a heartbeat, so that each of them may lead to a question.
+        interval: nodeTimeout / BEATS / 2
+      })
+    }
     this.#cluster = new Cluster({
       timeout: nodeTimeout,
       state: () => this.#state(),
@@ -120,6 +135,7 @@ export class Nodes {
       answer: (question, args) => this.#answer(question, args),
       begin,
       end,
+      presence: this.#presence,
       log
     })
   }
@@ -229,7 +245,8 @@ export class Nodes {
       version: VERSION,
       startedAt: this.#startedAt,
       connections: connections.size,
-      timeout: nodeTimeout
+      timeout: nodeTimeout,
+      presence: this.#presence?.version
     }
   }
 

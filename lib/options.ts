@@ -55,6 +55,8 @@ export interface PgWebsocketsOptions {
   listenChannel?: string | undefined
   /** Patterns of channels that are database channels of the same name, whose payloads pass as they are. */
   rawChannels?: List | undefined
+  /** Patterns of channels of which it is known who is there. Default: none. */
+  presenceChannels?: List | undefined
   /** The websocket channel that is told of connections. Default: none. */
   metaChannel?: string | undefined
   /** Which of a sender's claims others see: `all`, `none`, or their names. Default: `all`. */
@@ -136,11 +138,12 @@ type Optional =
 /** The options with all defaults in place and `@file` values read. */
 export type ResolvedOptions = Omit<
   { [Name in keyof PgWebsocketsOptions]-?: NonNullable<PgWebsocketsOptions[Name]> },
-  Optional | 'allowedOrigins' | 'envelopeClaims' | 'rawChannels'
+  Optional | 'allowedOrigins' | 'envelopeClaims' | 'rawChannels' | 'presenceChannels'
 > & { [Name in Optional]: PgWebsocketsOptions[Name] } & {
   allowedOrigins: readonly string[] | undefined
   envelopeClaims: readonly string[]
   rawChannels: readonly string[] | undefined
+  presenceChannels: readonly string[] | undefined
 }
 
 interface OptionSpec {
@@ -167,6 +170,7 @@ export const optionSpecs: Record<Exclude<keyof PgWebsocketsOptions, 'prefix' | '
   allowedOrigins: { type: 'list' },
   listenChannel: { type: 'string', default: 'postgres-websockets-listener' },
   rawChannels: { type: 'list' },
+  presenceChannels: { type: 'list' },
   metaChannel: { type: 'string' },
   envelopeClaims: { type: 'list', default: 'all' },
   poolSize: { type: 'integer', minimum: 1, default: 10 },

@@ -10,11 +10,6 @@ import type { FastifyInstance } from 'fastify'
 export async function registerDocumentation(fastify: FastifyInstance): Promise<void> {
   if (fastify.hasDecorator('swagger')) return
   await fastify.register(fastifySwagger, {
-    // A wildcard, so that a channel's name may be long (routes/history.ts).
-    transform: ({ schema, url }) => ({
-      schema,
-      url: url.replace(/\/channels\/\*$/, '/channels/:channel/history')
-    }),
     openapi: {
       openapi: '3.1.0',
       info: {

@@ -133,8 +133,9 @@ function handshake(
         throw new errors.OriginNotAllowed()
       const { token, channels } = readCredentials(request, pathBelowPrefix(request), options.tokenCookie)
       const access = authorize(await verifyToken(token), channels, options.maxChannelsPerConnection)
-      const { since, binary } = wishesOf(request)
+      const { since, binary, presence } = wishesOf(request)
       if (since !== undefined || binary) bridge.requireDurable()
+      if (presence) bridge.requirePresence(access.channels)
       const stream = request.headers.upgrade === undefined
       if (stream && !access.read) throw new errors.ReadNotAllowed()
       const mode = stream || !access.write ? 'r' : access.read ? 'rw' : 'w'
@@ -159,7 +160,8 @@ function handshake(
     return {
       since: (lastEventId || query.get('since')) ?? undefined,
       binary: query.get('binary') === 'true',
-      rejections: query.get('rejections') === 'true'
+      rejections: query.get('rejections') === 'true',
+      presence: query.get('presence') === 'true'
     }
   }
 }

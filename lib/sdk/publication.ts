@@ -1,6 +1,7 @@
 import { textFrame } from '../frame.js'
 import type { Format, Frame } from '../hub.js'
 import type { Message } from '../message.js'
+import { clientInfo } from './presence.js'
 import { UNSUBSCRIBE } from './protocol.js'
 
 /** A frame after which the subscription is over: the client has to subscribe again. */
@@ -23,6 +24,11 @@ function formatOf(wrap: (json: string) => Buffer): Format {
     encode(message: Message): SdkFrame {
       const { channel, position } = message
       const name = JSON.stringify(channel)
+      if (message.presence !== undefined) {
+        const { event, member } = message.presence
+        const info = JSON.stringify(clientInfo(member))
+        return { bytes: wrap(`{"push":{"channel":${name},"${event}":{"info":${info}}}}`), position }
+      }
       // Something is missing that this server cannot replay: the SDK asks anew, and is told so.
       if (isHistoryGap(message)) {
         const json = `{"push":{"channel":${name},"unsubscribe":${JSON.stringify(UNSUBSCRIBE.INSUFFICIENT_STATE)}}}`

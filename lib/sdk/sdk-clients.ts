@@ -9,8 +9,11 @@ import type { History } from '../history.js'
 import type { Hub } from '../hub.js'
 import type { Metrics } from '../metrics.js'
 import type { Outbox } from '../outbox.js'
+import type { Presence } from '../presence.js'
+import type { PresenceEvents } from '../presence-events.js'
 import { PAUSED, WebSocketConnection } from '../websocket.js'
 import { SdkWebSocketConnection } from './connections.js'
+import { SdkPresence } from './presence.js'
 import { DISCONNECT, type Disconnect } from './protocol.js'
 import { Recovery } from './recovery.js'
 import type { SdkServices } from './services.js'
@@ -39,6 +42,8 @@ export interface SdkClientsOptions extends Pick<SdkServices, Given> {
   outbox: Outbox
   history: History
   durable: DurableChannels
+  presence: Presence
+  presenceEvents: PresenceEvents
   metrics: Metrics
   verifyToken: (token: string) => Claims | Promise<Claims>
   log: {
@@ -68,6 +73,10 @@ export class SdkClients {
     this.#services = {
       ...options,
       recovery: new Recovery(options),
+      presence: new SdkPresence({
+        ...options,
+        memberOf: (connection) => clients.attendance.memberOf(connection)
+      }),
       idOf: (connection) => clients.idOf(connection),
       enter: (_session, connection, access) => clients.enter(connection, access),
       renew: (connection, access, expiresAt) => clients.renew(connection, { ...access, expiresAt }),
@@ -128,10 +137,11 @@ export class SdkClients {
   }
 
   #end(session: Session, code: number, reason: string): void {
+    const { connection } = session
+    const channels = [...(connection?.channels ?? [])]
     session.end()
     this.#sessions.delete(session)
-    const { connection } = session
-    if (connection !== undefined) this.#options.clients.leave(connection, code, reason)
+    if (connection !== undefined) this.#options.clients.leave(connection, code, reason, channels)
   }
 
   async #publish(

@@ -2,6 +2,7 @@ import type { Claims } from '../claims.js'
 import type { Connection } from '../connection.js'
 import type { Hub } from '../hub.js'
 import type { Caller } from '../sql-functions.js'
+import type { SdkPresence } from './presence.js'
 import type { Recovery } from './recovery.js'
 import type { Session, SessionAccess } from './session.js'
 import type { Subscription } from './subscription.js'
@@ -10,6 +11,7 @@ import type { Subscription } from './subscription.js'
 export interface SdkServices {
   hub: Hub
   recovery: Recovery
+  presence: SdkPresence
   version: string
   /** How many channels a client may be in. */
   maxChannels: number

@@ -186,9 +186,13 @@ export class Session {
         return '{}'
       case 'send':
         return undefined
-      case 'rpc':
       case 'presence':
+        await this.#requireRead(channelOf(params))
+        return this.#services.presence.list(channelOf(params))
       case 'presence_stats':
+        await this.#requireRead(channelOf(params))
+        return this.#services.presence.stats(channelOf(params))
+      case 'rpc':
         throw new CommandError(ERRORS.NOT_AVAILABLE)
       default:
         throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'an unknown method')
@@ -240,7 +244,10 @@ export class Session {
       ...this.#transport.details
     })
     this.#reply(id, 'connect', subs.length === 0 ? result : `${result.slice(0, -1)},"subs":{${subs}}}`)
-    for (const { start } of open) start()
+    for (const { subscription, start } of open) {
+      start()
+      this.#attend(subscription, false)
+    }
   }
 
   /** Answers later; other channels go on meanwhile. */
@@ -262,6 +269,7 @@ export class Session {
         this.#reply(id, 'subscribe', withFields(result, lifetime(granted?.exp)))
         start()
         this.#services.expiry.add(this, subscription)
+        this.#attend(subscription, params.join_leave === true)
       } catch (error) {
         if (!this.#ended) this.#fail(error, id)
       } finally {
@@ -352,12 +360,16 @@ export class Session {
 
   async #history(params: Record<string, unknown>): Promise<string> {
     const channel = channelOf(params)
-    const mayRead = this.#subscriptions.has(channel) || permissionsIn(this.#access!.claims, channel).read
-    if (!mayRead) throw new CommandError(ERRORS.PERMISSION_DENIED)
-    if (!this.#subscriptions.has(channel)) {
-      await this.#services.authorize(this.#access!.claims, [channel], 'r')
-    }
+    await this.#requireRead(channel)
     return this.#services.recovery.history(channel, params)
+  }
+
+  /** @throws CommandError, NotAuthorized */
+  async #requireRead(channel: string): Promise<void> {
+    if (this.#subscriptions.has(channel)) return
+    const { claims } = this.#access!
+    if (!permissionsIn(claims, channel).read) throw new CommandError(ERRORS.PERMISSION_DENIED)
+    await this.#services.authorize(claims, [channel], 'r')
   }
 
   /** A new token for the connection: of the same user, and not for less. */
@@ -449,6 +461,13 @@ export class Session {
     return { write: claims.mode === 'w' || claims.mode === 'rw', exp }
   }
 
+  /** From its reply on a client is in the channel; its own coming is told after that. */
+  #attend(subscription: Subscription, told: boolean): void {
+    if (this.#subscriptions.get(subscription.channel) !== subscription) return
+    const { info } = this.#access!.claims
+    this.#services.presence.enter(subscription, this.#connection!, { told, info })
+  }
+
   #onInsufficient(subscription: Subscription, told: boolean): void {
     if (subscription.serverSide) this.close(DISCONNECT.INSUFFICIENT_STATE)
     else if (told) this.#drop(subscription)
@@ -466,6 +485,7 @@ export class Session {
     if (this.#subscriptions.get(channel) !== subscription) return
     this.#subscriptions.delete(channel)
     this.#services.expiry.delete(this, subscription)
+    this.#services.presence.leave(subscription, this.#connection!)
     this.#services.hub.leave(subscription, [channel], subscription.permissions)
     leaveRaw?.()
     const { channels } = this.#access!

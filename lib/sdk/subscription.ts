@@ -29,6 +29,8 @@ export class Subscription implements Subscriber {
   write = false
   /** With what it has joined the hub. */
   permissions: Permissions = { read: true, write: false }
+  /** Whether its client is told who comes and goes. */
+  toldOfPresence = false
   /** Ends the LISTEN of a raw channel. */
   leaveRaw: (() => void) | undefined
   readonly #connection: Connection

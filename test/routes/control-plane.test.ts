@@ -183,6 +183,7 @@ t.test('the OpenAPI 3.1 document describes the routes, and has a page', async (t
   t.same(Object.keys(document.paths).sort(), [
     '/channels',
     '/channels/{channel}/history',
+    '/channels/{channel}/presence',
     '/connections',
     '/connections/{id}',
     '/health',

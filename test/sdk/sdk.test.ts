@@ -540,3 +540,56 @@ t.test('a client that does not read is closed, and holds nobody up', async (t) =
   slow.webSocket.resume()
   t.match(await closed, { code: 3008, reason: 'slow' })
 })
+
+t.test('presence: who is there over all nodes and languages, and who comes and goes', async (t) => {
+  const dbUri = await database()
+  const [first, second] = [
+    await build(t, { dbUri, presenceChannels: 'room:*', nodeTimeout: 1000 }),
+    await build(t, { dbUri, presenceChannels: 'room:*', nodeTimeout: 1000 })
+  ]
+  const client = sdk(t, first.ws, { token: rw({ info: { name: 'Me' } }) })
+  const here = subscribed(client, 'room:a', { joinLeave: true })
+  const events: [string, string][] = []
+  here.subscription.on('join', ({ info }) => events.push(['join', info.user]))
+  here.subscription.on('leave', ({ info }) => events.push(['leave', info.user]))
+  client.connect()
+  await here.subscription.ready(5000)
+  await until(() => events.length === 1)
+  const other = sdk(t, second.ws, { token: rw({ sub: 'other' }) })
+  const there = subscribed(other, 'room:a')
+  other.connect()
+  await there.subscription.ready(5000)
+  const socket = await open(t, `${second.ws}/room%3Aa/${rw({ sub: 'raw' })}?presence=true`)
+  await until(() => events.length === 3)
+  const { clients } = await there.subscription.presence()
+  t.same(
+    Object.values(clients)
+      .map(({ user }) => user)
+      .sort(),
+    ['me', 'other', 'raw']
+  )
+  const mine = Object.values(clients).find(({ user }) => user === 'me')!
+  t.match(mine, { client: /^[0-9a-f]{16}-\d+$/, connInfo: { name: 'Me' } })
+  t.match(await here.subscription.presenceStats(), { numClients: 3, numUsers: 3 })
+  t.match(JSON.parse((await socket.received(1))[0]!), {
+    event: 'Presence',
+    payload: { clients: { length: 3 } }
+  })
+  here.subscription.unsubscribe()
+  await socket.received(2)
+  t.match(JSON.parse(socket.messages[1]!), { event: 'Leave', payload: { user: 'me' } })
+  here.subscription.subscribe()
+  await until(() => events.filter(([event, user]) => event === 'join' && user === 'me').length === 2)
+  other.disconnect()
+  socket.webSocket.close()
+  await until(() => events.filter(([event]) => event === 'leave').length === 2)
+  t.same(
+    events
+      .filter(([, user]) => user !== 'me')
+      .map(([event, user]) => `${user} ${event}s`)
+      .sort(),
+    ['other joins', 'other leaves', 'raw joins', 'raw leaves']
+  )
+  await t.rejects(client.presence('elsewhere'), { code: 108 })
+  t.equal(first.fastify.pgws.presence('room:a').count, 1)
+})

@@ -1,0 +1,103 @@
+import { type Format, type Frame, Hub, type Subscriber } from './hub.js'
+import type { Message } from './message.js'
+import type { Presence, PresenceMember } from './presence.js'
+
+/** How long what comes after some events is gathered, in milliseconds. A lone event is told at once. */
+const GATHERING = 50
+
+const READER = { read: true, write: false }
+
+/** A channel whose events somebody is told. */
+interface Told {
+  subscribers: number
+  /** Events that are to be told together. */
+  pending: Message[]
+  /** Those who came while events were pending, with how many of these are older than they are. */
+  late: Map<Subscriber, number>
+  /** When events were last told, as `performance.now()` has it. */
+  toldAt: number
+  timer: NodeJS.Timeout | undefined
+  stop: () => void
+}
+
+/**
+ * Tells subscribers of who joins and leaves presence channels, through a hub of its own: an event is encoded once for
+ * each format. Of a crowd, many events leave in one write, since each of n who come would else be n writes.
+ *
+ * A format finds what has happened in the message's `presence`; its text is the event as raw clients read it.
+ */
+export class PresenceEvents {
+  readonly #presence: Presence
+  readonly #hub = new Hub(() => {})
+  readonly #channels = new Map<string, Told>()
+
+  constructor(presence: Presence) {
+    this.#presence = presence
+  }
+
+  /**
+   * Tells a subscriber of all that happens in a channel from now on; once for each subscriber and channel.
+   * @returns who is there now: the events begin where this list ends
+   */
+  add(subscriber: Subscriber, channel: string): PresenceMember[] {
+    const told = this.#channels.get(channel) ?? this.#open(channel)
+    told.subscribers++
+    if (told.pending.length > 0) told.late.set(subscriber, told.pending.length)
+    else this.#hub.join(subscriber, [channel], READER)
+    return this.#presence.members(channel)
+  }
+
+  /** Undoes it. */
+  remove(subscriber: Subscriber, channel: string): void {
+    const told = this.#channels.get(channel)
+    if (told === undefined) return
+    if (!told.late.delete(subscriber)) this.#hub.leave(subscriber, [channel], READER)
+    if (--told.subscribers > 0) return
+    this.#channels.delete(channel)
+    clearTimeout(told.timer)
+    told.stop()
+  }
+
+  #open(channel: string): Told {
+    const stop = this.#presence.watch(channel, (event, member) => {
+      const text = presenceText(event === 'join' ? 'Join' : 'Leave', channel, member)
+      told.pending.push({ channel, text, presence: { event, channel, member } })
+      const wait = told.toldAt + GATHERING - performance.now()
+      told.timer ??= setTimeout(() => this.#tell(channel, told), Math.max(0, wait)).unref()
+    })
+    const told: Told = {
+      subscribers: 0,
+      pending: [],
+      late: new Map(),
+      toldAt: Number.NEGATIVE_INFINITY,
+      timer: undefined,
+      stop
+    }
+    this.#channels.set(channel, told)
+    return told
+  }
+
+  #tell(channel: string, told: Told): void {
+    const { pending, late } = told
+    told.pending = []
+    told.late = new Map()
+    told.timer = undefined
+    told.toldAt = performance.now()
+    for (const message of pending) this.#hub.deliver(message)
+    const encoded = new Map<Format, Frame[]>()
+    for (const [subscriber, older] of late) {
+      const { format } = subscriber
+      const all = encoded.get(format) ?? pending.map((message) => format.encode(message))
+      encoded.set(format, all)
+      const frames = all.slice(older)
+      if (frames.length > 0) subscriber.deliver(frames, Buffer.concat(frames.map(({ bytes }) => bytes)))
+      // Behind what the hub has just got, which it does not tell twice.
+      this.#hub.join(subscriber, [channel], READER)
+    }
+  }
+}
+
+/** What raw clients get. */
+export function presenceText(event: 'Presence' | 'Join' | 'Leave', channel: string, payload: object): string {
+  return JSON.stringify({ event, channel, payload })
+}

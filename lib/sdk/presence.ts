@@ -1,0 +1,71 @@
+import type { Connection } from '../connection.js'
+import type { Presence, PresenceMember } from '../presence.js'
+import type { PresenceEvents } from '../presence-events.js'
+import { CommandError, ERRORS } from './protocol.js'
+import type { Subscription } from './subscription.js'
+
+export interface SdkPresenceOptions {
+  presence: Presence
+  presenceEvents: PresenceEvents
+  /** What others see of a connection. */
+  memberOf: (connection: Connection) => PresenceMember
+}
+
+/** Presence in the words of the protocol. */
+export class SdkPresence {
+  readonly #options: SdkPresenceOptions
+
+  constructor(options: SdkPresenceOptions) {
+    this.#options = options
+  }
+
+  /**
+   * A client is in a channel, if that is a presence channel.
+   * @param told whether it is told who comes and goes
+   * @param info what its token says of it to others
+   */
+  enter(
+    subscription: Subscription,
+    connection: Connection,
+    { told, info }: { told: boolean; info: unknown }
+  ): void {
+    const { presence, presenceEvents, memberOf } = this.#options
+    const { channel } = subscription
+    if (!presence.has(channel)) return
+    if (told) {
+      subscription.toldOfPresence = true
+      presenceEvents.add(subscription, channel)
+    }
+    presence.join(channel, { ...memberOf(connection), ...(info !== undefined && { info }) })
+  }
+
+  /** Undoes it. */
+  leave(subscription: Subscription, connection: Connection): void {
+    const { presence, presenceEvents, memberOf } = this.#options
+    const { channel, toldOfPresence } = subscription
+    if (!presence.has(channel)) return
+    if (toldOfPresence) presenceEvents.remove(subscription, channel)
+    presence.leave(channel, memberOf(connection).client)
+  }
+
+  /** The answer to `presence`, as JSON. @throws CommandError */
+  list(channel: string): string {
+    const { presence } = this.#options
+    if (!presence.has(channel)) throw new CommandError(ERRORS.NOT_AVAILABLE)
+    const infos = presence.members(channel).map((member) => [member.client, clientInfo(member)])
+    return JSON.stringify({ presence: Object.fromEntries(infos) })
+  }
+
+  /** The answer to `presence_stats`, as JSON. @throws CommandError */
+  stats(channel: string): string {
+    const { presence } = this.#options
+    if (!presence.has(channel)) throw new CommandError(ERRORS.NOT_AVAILABLE)
+    const { count, users } = presence.summary(channel)
+    return JSON.stringify({ num_clients: count, num_users: users })
+  }
+}
+
+/** A member, as the protocol has it. */
+export function clientInfo({ client, user, info }: PresenceMember): object {
+  return { user, client, ...(info !== undefined && { conn_info: info }) }
+}

@@ -1,0 +1,55 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { Bridge } from '../lib/bridge.js'
+import { authorize } from '../lib/claims.js'
+import { errors } from '../lib/errors.js'
+import type { VerifyToken } from '../plugins/jwt.js'
+import { bearerClaims } from './authorization.js'
+import { history } from './history.js'
+import { presence } from './presence.js'
+import { bearer } from './schemas.js'
+
+/** What a token that may read a channel may ask about it. */
+export interface ChannelRead {
+  schema: { summary: string; querystring?: object; response: object }
+  answer: (bridge: Bridge, channel: string, request: FastifyRequest, reply: FastifyReply) => unknown
+}
+
+const reads = new Map<string, ChannelRead>([
+  ['history', history],
+  ['presence', presence]
+])
+
+/** `GET /channels/:channel/history` and `GET /channels/:channel/presence`. */
+export function channelReadRoutes(
+  fastify: FastifyInstance,
+  { bridge, verifyToken }: { bridge: Bridge; verifyToken: VerifyToken }
+): void {
+  const validatorCompiler = () => () => true
+
+  async function answer(read: ChannelRead, channel: string, request: FastifyRequest, reply: FastifyReply) {
+    const claims = await bearerClaims(request, verifyToken)
+    if (!authorize(claims, [channel]).read) throw new errors.ReadNotAllowed()
+    await bridge.authorize(claims, [channel], 'r')
+    return read.answer(bridge, channel, request, reply)
+  }
+
+  for (const [name, read] of reads) {
+    fastify.get(
+      `/channels/:channel/${name}`,
+      { schema: { tags: ['channels'], security: bearer, ...read.schema }, validatorCompiler },
+      (request, reply) => answer(read, (request.params as { channel: string }).channel, request, reply)
+    )
+  }
+  // A parameter may not be longer than the host's maxParamLength, nor hold a slash; a wildcard may.
+  fastify.get(
+    '/channels/*',
+    { schema: { hide: true } as object, validatorCompiler },
+    async (request, reply) => {
+      const { '*': path } = request.params as { '*': string }
+      const slash = path.lastIndexOf('/')
+      const read = reads.get(path.slice(slash + 1))
+      if (slash < 1 || read === undefined) throw new errors.NotFound()
+      return answer(read, path.slice(0, slash), request, reply)
+    }
+  )
+}

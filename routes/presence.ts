@@ -1,0 +1,34 @@
+import type { ChannelRead } from './channel-read.js'
+import { errorSchema } from './schemas.js'
+
+/** `GET /channels/:channel/presence`: who is in a presence channel, on all nodes. */
+export const presence: ChannelRead = {
+  schema: {
+    summary: 'Who is in a presence channel, on all nodes',
+    response: {
+      200: {
+        description: 'While the database is away: on the other nodes, as last heard.',
+        type: 'object',
+        properties: {
+          clients: {
+            type: 'array',
+            items: {
+              type: 'object',
+              properties: {
+                client: { type: 'string', description: "The connection's id." },
+                user: { type: 'string', description: 'The claim "sub" of its token, or empty.' },
+                info: { description: 'What else others see of it: any JSON value, or missing.' }
+              }
+            }
+          },
+          count: { type: 'integer', description: 'How many clients.' },
+          users: { type: 'integer', description: 'How many different users.' }
+        }
+      },
+      401: errorSchema('No valid token.'),
+      403: errorSchema('The token may not read the channel.'),
+      404: errorSchema('The channel is no presence channel.')
+    }
+  },
+  answer: (bridge, channel) => bridge.presence(channel)
+}
