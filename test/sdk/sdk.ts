@@ -40,6 +40,8 @@ export function sdk(
     websocket: Recorded,
     minReconnectDelay: 50,
     maxReconnectDelay: 500,
+    // On a busy machine an answer may be late.
+    timeout: 20_000,
     ...options
   } as never)
   t.teardown(() => client.disconnect())
