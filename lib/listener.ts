@@ -329,10 +329,9 @@ function quote(identifier: string): string {
 function deadline<Value>(promise: Promise<Value>): Promise<Value> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(
-      () => reject(new Silence(`the database did not answer within ${DEADLINE} ms`)),
-      DEADLINE
-    )
+    const error = () => reject(new Silence(`the database did not answer within ${DEADLINE} ms`))
+    // Where this process was busy itself, an answer that is there already is read first.
+    timer = setTimeout(() => setImmediate(error), DEADLINE)
   })
   return Promise.race([promise, late]).finally(() => clearTimeout(timer))
 }

@@ -74,6 +74,8 @@ export class Session {
   #tail: Promise<void> = Promise.resolve()
   #waiting = 0
   #paused = false
+  /** A connect has failed: what came with it is discarded. */
+  #refused = false
   #ended = false
 
   constructor(services: SdkServices, transport: SdkTransport) {
@@ -153,11 +155,14 @@ export class Session {
     const { id, method, params } = command
     try {
       if (this.#connection === undefined && method !== 'connect') {
+        // The SDK sends its subscriptions together with connect, whatever comes of that.
+        if (this.#refused) return
         throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'the first command must be connect')
       }
       const result = await this.#handle(command, params)
       if (result !== undefined) this.#reply(id, method, result)
     } catch (error) {
+      this.#refused ||= method === 'connect'
       this.#fail(error, id)
     }
   }
@@ -476,6 +481,7 @@ export class Session {
 
   /** Takes a client out of a channel, and tells it so. */
   #unsubscribe(subscription: Subscription, { code, reason }: Disconnect): void {
+    if (this.#subscriptions.get(subscription.channel) !== subscription) return
     this.#drop(subscription)
     this.#push({ channel: subscription.channel, unsubscribe: { code, reason } })
   }

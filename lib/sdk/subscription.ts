@@ -57,15 +57,11 @@ export class Subscription implements Subscriber {
       this.#hold(frames)
       return
     }
-    let passed = frames
-    if (this.recoverable) {
-      passed = this.#fresh(frames)
-      const end = passed.findIndex((frame) => (frame as SdkFrame).ends)
-      if (end !== -1) passed = passed.slice(0, end + 1)
-    }
+    const end = endOf(frames)
+    const passed = this.#fresh(end === -1 ? frames : frames.slice(0, end + 1))
     if (passed.length === frames.length) this.#connection.deliver(frames, joined)
     else if (passed.length > 0) this.#deliver(passed)
-    if ((passed.at(-1) as SdkFrame | undefined)?.ends) this.#onInsufficient(this, true)
+    if (end !== -1) this.#onInsufficient(this, true)
   }
 
   /**
@@ -111,6 +107,18 @@ export class Subscription implements Subscriber {
       return true
     })
   }
+}
+
+let lastFrames: readonly Frame[] | undefined
+let lastEnd = -1
+
+/** Where frames end a subscription; -1: nowhere. Many subscriptions get the same ones, one after the other. */
+function endOf(frames: readonly Frame[]): number {
+  if (frames !== lastFrames) {
+    lastFrames = frames
+    lastEnd = frames.findIndex((frame) => (frame as SdkFrame).ends)
+  }
+  return lastEnd
 }
 
 function join(frames: readonly Frame[]): Buffer {

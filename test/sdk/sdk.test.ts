@@ -156,9 +156,22 @@ t.test('tokens: what the SDK is told makes it stop, or bring a new one', async (
   t.match(await stops({ token: rw({ exp: inSeconds(-5) }) }), { code: 1, reason: 'unauthorized' })
   let asked = 0
   const client = sdk(t, ws, { token: rw({ exp: inSeconds(-5) }), getToken: async () => rw({ n: ++asked }) })
+  // What comes together with a connect that fails is discarded.
+  const { subscription } = subscribed(client, 'a')
   client.connect()
-  await client.ready(5000)
+  await subscription.ready(5000)
   t.equal(asked, 1)
+  const plain = await open(t, `${ws}/connection/websocket`)
+  const expired = { id: 1, connect: { token: rw({ exp: inSeconds(-5) }) } }
+  plain.send(`${JSON.stringify(expired)}\n{"id":2,"subscribe":{"channel":"a"}}`)
+  plain.send(JSON.stringify({ id: 3, connect: { token: rw() } }))
+  t.match(
+    (await plain.received(2)).map((text) => JSON.parse(text)),
+    [
+      { id: 1, error: { code: 109 } },
+      { id: 3, connect: {} }
+    ]
+  )
 })
 
 t.test('a token is refreshed on the open connection, by one of the same user', async (t) => {
