@@ -243,7 +243,7 @@ t.test('nobody waits for a transaction that has published and stays open', async
   const begun = Date.now()
   await sql(`select pgws.publish_text('a', 'meanwhile')`)
   await fastify.pgws.publish('a', 'from the server')
-  t.ok(Date.now() - begun < 1000)
+  t.ok(Date.now() - begun < 4000)
   await client.received(2)
   await open1.query('commit')
   await open1.end()

@@ -55,7 +55,7 @@ t.test('PGWS_SHUTDOWN_TIMEOUT bounds it, clients that do not answer or not', asy
   const begun = Date.now()
   child.kill('SIGTERM')
   t.equal(await exit, 0)
-  t.ok(Date.now() - begun < 1500, `${Date.now() - begun} ms`)
+  t.ok(Date.now() - begun < 4000, `${Date.now() - begun} ms`)
 })
 
 t.test('a signal that comes twice is one; a second one, later, ends the server at once', async (t) => {
@@ -69,7 +69,7 @@ t.test('a signal that comes twice is one; a second one, later, ends the server a
   t.equal(child.exitCode, null)
   child.kill('SIGTERM')
   t.equal(await exit, 1)
-  t.ok(Date.now() - begun < 3000, `${Date.now() - begun} ms`)
+  t.ok(Date.now() - begun < 8000, `${Date.now() - begun} ms`)
   t.match(output(), /SIGTERM again: ending at once/)
 })
 
@@ -89,7 +89,7 @@ t.test('a client that does not finish its handshake is cut off', async (t) => {
       answer += chunk
     })
     await once(socket, 'close')
-    t.ok(Date.now() - begun < 4000, `${Date.now() - begun} ms`)
+    t.ok(Date.now() - begun < 15_000, `${Date.now() - begun} ms`)
     t.match(answer, text === '' ? /^$|408/ : /408/)
   }
   // It is a deadline of the handshake, not of the socket.

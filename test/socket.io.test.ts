@@ -295,7 +295,7 @@ t.test(
     const begun = Date.now()
     for (let i = 0; i < 20; i++) io.emit('while away', i, i % 5 === 0 ? 'x'.repeat(9000) : '')
     await clients[0]!.received('while away', 20)
-    t.ok(Date.now() - begun < 1000, `at once: ${Date.now() - begun} ms`)
+    t.ok(Date.now() - begun < 4000, `at once: ${Date.now() - begun} ms`)
     io.volatile.emit('volatile')
     await restartPostgres(t, server)
     for (const client of clients) {
