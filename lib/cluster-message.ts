@@ -7,7 +7,7 @@ const PROTOCOL = 1
 
 const PREFIX = 'pgws_nodes:'
 
-/** How much of an answer goes into one notification, in bytes; the rest is for what stands before it. */
+/** How much of a question, or an answer, goes into one notification, in bytes; the rest is for what stands before it. */
 const PART_BYTES = NOTIFY_PAYLOAD_LIMIT - 300
 
 /** What a node tells of itself. */
@@ -39,6 +39,16 @@ export type ClusterMessage = { from: string } & (
       question: string
       args: unknown
     }
+  | {
+      /** Of a question that takes several notifications. */
+      type: 'part'
+      id: string
+      to?: string | undefined
+      question: string
+      part: number
+      last: boolean
+      text: string
+    }
   | { type: 'answer'; id: string; to: string; part: number; last: boolean; text: string }
   | { type: 'begin' | 'end'; id: string }
 )
@@ -56,25 +66,40 @@ export function isClusterChannel(databaseChannel: string): boolean {
 }
 
 /**
- * The payload of a notification: a line of JSON, and behind it the text of an answer's part. All of it is ASCII,
+ * The payload of a notification: a line of JSON, and behind it the text of a part. All of it is ASCII,
  * whatever the database's encoding.
  */
 export function encode(message: ClusterMessage): string {
-  if (message.type !== 'answer') return toAscii({ pgws: PROTOCOL, ...message })
+  if (message.type !== 'answer' && message.type !== 'part') return toAscii({ pgws: PROTOCOL, ...message })
   const { text, ...head } = message
   return `${toAscii({ pgws: PROTOCOL, ...head })}\n${text}`
 }
 
 /** The payloads of an answer, cut into as many as it takes. */
 export function encodeAnswer(from: string, to: string, id: string, value: unknown): string[] {
-  const text = toAscii(value)
-  const payloads: string[] = []
-  for (let start = 0; start === 0 || start < text.length; start += PART_BYTES) {
-    const last = start + PART_BYTES >= text.length
-    const part = { part: payloads.length, last, text: text.slice(start, start + PART_BYTES) }
-    payloads.push(encode({ from, type: 'answer', id, to, ...part }))
-  }
-  return payloads
+  return cut(toAscii(value)).map((part) => encode({ from, type: 'answer', id, to, ...part }))
+}
+
+/** The payloads of a question: one, or where it is too large for that, as many as it takes. */
+export function encodeQuestion(
+  from: string,
+  to: string | undefined,
+  id: string,
+  question: string,
+  args: unknown
+): string[] {
+  const payload = encode({ from, type: 'question', id, to, question, args })
+  if (payload.length < NOTIFY_PAYLOAD_LIMIT) return [payload]
+  return cut(toAscii(args)).map((part) => encode({ from, type: 'part', id, to, question, ...part }))
+}
+
+function cut(text: string): { part: number; last: boolean; text: string }[] {
+  const count = Math.max(1, Math.ceil(text.length / PART_BYTES))
+  return Array.from({ length: count }, (_, part) => ({
+    part,
+    last: part === count - 1,
+    text: text.slice(part * PART_BYTES, (part + 1) * PART_BYTES)
+  }))
 }
 
 /** Reads a payload; undefined for what is none of ours. Anyone who has SQL may notify the channel. */
@@ -100,6 +125,11 @@ export function decode(payload: string): ClusterMessage | undefined {
       break
     case 'question':
       if (!isShort(id) || !isShort(question) || !(to === undefined || isNodeId(to))) return undefined
+      break
+    case 'part':
+      if (!isShort(id) || !isShort(question) || !(to === undefined || isNodeId(to))) return undefined
+      if (!isCount(part) || typeof last !== 'boolean') return undefined
+      message.text = end === -1 ? '' : payload.slice(end + 1)
       break
     case 'answer':
       if (!isShort(id) || !isNodeId(to) || !isCount(part) || typeof last !== 'boolean') return undefined
