@@ -24,6 +24,7 @@ import { metricsRoute } from './routes/metrics.js'
 import { nodesRoute } from './routes/nodes.js'
 import { publishRoute } from './routes/publish.js'
 import { sdkRoute } from './routes/sdk.js'
+import { sdkEmulationRoutes } from './routes/sdk-emulation.js'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -89,6 +90,7 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
           publishRoute(control, { bridge, verifyToken })
           eventStreamRoutes(control, { bridge, verifyToken, options: resolved, paths: [...paths] })
           plainHttpRoute(control)
+          await control.register(sdkEmulationRoutes, { bridge, options: resolved })
         })
         await routes.register(async (channels) => {
           await registerWebsocket(channels, {

@@ -4,6 +4,10 @@ export function isCount(value: unknown): boolean {
   return Number.isSafeInteger(value) && (value as number) >= 0
 }
 
+export function isBoolean(value: unknown): boolean {
+  return typeof value === 'boolean'
+}
+
 /** A list of ChannelSummary. */
 export function isChannels(value: unknown): boolean {
   return isListOf(value, ({ channel, connections, readers, writers }) => {

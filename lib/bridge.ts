@@ -28,6 +28,8 @@ import { RawChannels } from './raw-channels.js'
 import { Replay } from './replay.js'
 import { Retention } from './retention.js'
 import { SETTINGS_CHANNEL } from './schema.js'
+import { Emulation } from './sdk/emulation.js'
+import type { SdkFormat } from './sdk/publication.js'
 import { SdkClients } from './sdk/sdk-clients.js'
 import { type Caller, callerOf, callsFunctions } from './sql-functions.js'
 import { VERSION } from './version.js'
@@ -142,6 +144,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   readonly #authorizer: Authorizer
   readonly #clients: Clients
   readonly #sdkClients: SdkClients
+  readonly #emulation: Emulation
   readonly #nodes: Nodes
   readonly #notificationQueue: NotificationQueue
   readonly #retention: Retention
@@ -217,8 +220,13 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       metrics: this.metrics,
       node: () => this.#nodes.id
     })
+    this.#emulation = new Emulation({
+      node: () => this.#nodes.id,
+      ask: (node, args) => this.#nodes.commands(node, args)
+    })
     this.#sdkClients = new SdkClients({
       ...options,
+      emulation: this.#emulation,
       hub: this.#hub,
       clients: this.#clients,
       outbox: this.#outbox,
@@ -239,6 +247,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       connections: this.#clients.connections,
       channels: () => this.channels(),
       presence: this.#presence,
+      commands: (args) => this.#emulation.answer(args),
       begin: (publication) => this.#inbox.begin(publication),
       end: (publication, counted) => this.#inbox.end(publication, counted)
     })
@@ -476,6 +485,26 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    */
   connectSdk(webSocket: WebSocket, ip: string): void {
     this.#sdkClients.connect(webSocket, ip)
+  }
+
+  /**
+   * Takes a client of that protocol that reads an HTTP answer.
+   * @param response its head has been written
+   * @param commands the client's first
+   * @param ip its address
+   */
+  streamSdk(response: ServerResponse, format: SdkFormat, commands: string, ip: string): void {
+    this.#sdkClients.stream(response, format, commands, ip)
+  }
+
+  /**
+   * Takes commands of such a client, whichever server it reads from.
+   * @param session what it was told with its connection, as `node`: a secret
+   * @returns whether there is such a session
+   * @throws NodesUnavailable (503) where it is another server's, and the database is away
+   */
+  commandsOfSdk(session: string, node: string, commands: string): Promise<boolean> {
+    return this.#emulation.receive(session, node, commands)
   }
 
   /** To be called when the listener was lost: something may be missing before what comes next. */

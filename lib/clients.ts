@@ -18,7 +18,7 @@ import type { Presence } from './presence.js'
 import type { PresenceEvents } from './presence-events.js'
 import type { Notification } from './publisher.js'
 import type { Replay } from './replay.js'
-import { PAUSED, WebSocketConnection } from './websocket.js'
+import { PAUSED, type Pausable, WebSocketConnection } from './websocket.js'
 
 /** The SQLSTATE of a role that cannot be taken (errcodes-appendix.html). */
 const INSUFFICIENT_PRIVILEGE = '42501'
@@ -256,7 +256,7 @@ export class Clients {
   }
 
   /** Does not read a socket while the database is behind: TCP slows its client down. */
-  waitForDatabase(connection: WebSocketConnection): void {
+  waitForDatabase(connection: Pausable): void {
     const { outbox } = this.#options
     if (!outbox.overloaded || (connection.paused & PAUSED.DATABASE) !== 0) return
     connection.pause(PAUSED.DATABASE)
@@ -275,7 +275,7 @@ export class Clients {
   }
 
   /** Stops to read a socket that sends too fast, for as long as it is ahead. */
-  throttle(connection: WebSocketConnection): void {
+  throttle(connection: Pausable): void {
     const { messageRate: rate } = this.#options
     if (rate === undefined) return
     const now = Date.now()

@@ -8,7 +8,7 @@ const PROTOCOL = 1
 
 const PREFIX = 'pgws_nodes:'
 
-/** How much of an answer goes into one notification, in bytes; the rest is for what stands before it. */
+/** How much of a question, or an answer, goes into one notification, in bytes; the rest is for what stands before it. */
 const PART_BYTES = NOTIFY_PAYLOAD_LIMIT - 300
 
 /** What a node tells of itself. */
@@ -42,6 +42,16 @@ export type ClusterMessage = { from: string } & (
       question: string
       args: unknown
     }
+  | {
+      /** Of a question that takes several notifications. */
+      type: 'part'
+      id: string
+      to?: string | undefined
+      question: string
+      part: number
+      last: boolean
+      text: string
+    }
   | { type: 'answer'; id: string; to: string; part: number; last: boolean; text: string }
   | { type: 'begin' | 'end'; id: string }
   | ({ type: 'presence' } & PresencePart)
@@ -65,18 +75,20 @@ export function isClusterChannel(databaseChannel: string): boolean {
 }
 
 /**
- * The payload of a notification: a line of JSON, and behind it the text of an answer's part. All of it is ASCII,
+ * The payload of a notification: a line of JSON, and behind it the text of a part. All of it is ASCII,
  * whatever the database's encoding.
  */
 export function encode(message: ClusterMessage): string {
-  if (message.type !== 'answer' && message.type !== 'presence') return toAscii({ pgws: PROTOCOL, ...message })
+  if (message.type !== 'answer' && message.type !== 'part' && message.type !== 'presence') {
+    return toAscii({ pgws: PROTOCOL, ...message })
+  }
   const { text, ...head } = message
   return `${toAscii({ pgws: PROTOCOL, ...head })}\n${text}`
 }
 
 /** The payloads of an answer, cut into as many as it takes. */
 export function encodeAnswer(from: string, to: string, id: string, value: unknown): string[] {
-  return partsOf(value).map((part) => encode({ from, type: 'answer', id, to, ...part }))
+  return cut(toAscii(value)).map((part) => encode({ from, type: 'answer', id, to, ...part }))
 }
 
 /**
@@ -84,17 +96,29 @@ export function encodeAnswer(from: string, to: string, id: string, value: unknow
  * @param id another one for each message
  */
 export function encodePresence(from: string, id: number, value: unknown): string[] {
-  return partsOf(value).map((part) => encode({ from, type: 'presence', id, ...part }))
+  return cut(toAscii(value)).map((part) => encode({ from, type: 'presence', id, ...part }))
 }
 
-function partsOf(value: unknown): { part: number; last: boolean; text: string }[] {
-  const text = toAscii(value)
-  const parts: { part: number; last: boolean; text: string }[] = []
-  for (let start = 0; start === 0 || start < text.length; start += PART_BYTES) {
-    const last = start + PART_BYTES >= text.length
-    parts.push({ part: parts.length, last, text: text.slice(start, start + PART_BYTES) })
-  }
-  return parts
+/** The payloads of a question: one, or where it is too large for that, as many as it takes. */
+export function encodeQuestion(
+  from: string,
+  to: string | undefined,
+  id: string,
+  question: string,
+  args: unknown
+): string[] {
+  const payload = encode({ from, type: 'question', id, to, question, args })
+  if (payload.length < NOTIFY_PAYLOAD_LIMIT) return [payload]
+  return cut(toAscii(args)).map((part) => encode({ from, type: 'part', id, to, question, ...part }))
+}
+
+function cut(text: string): { part: number; last: boolean; text: string }[] {
+  const count = Math.max(1, Math.ceil(text.length / PART_BYTES))
+  return Array.from({ length: count }, (_, part) => ({
+    part,
+    last: part === count - 1,
+    text: text.slice(part * PART_BYTES, (part + 1) * PART_BYTES)
+  }))
 }
 
 /** Reads a payload; undefined for what is none of ours. Anyone who has SQL may notify the channel. */
@@ -120,6 +144,11 @@ export function decode(payload: string): ClusterMessage | undefined {
       break
     case 'question':
       if (!isShort(id) || !isShort(question) || !(to === undefined || isNodeId(to))) return undefined
+      break
+    case 'part':
+      if (!isShort(id) || !isShort(question) || !(to === undefined || isNodeId(to))) return undefined
+      if (!isCount(part) || typeof last !== 'boolean') return undefined
+      message.text = end === -1 ? '' : payload.slice(end + 1)
       break
     case 'answer':
       if (!isShort(id) || !isNodeId(to) || !isCount(part) || typeof last !== 'boolean') return undefined

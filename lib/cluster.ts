@@ -6,11 +6,13 @@ import {
   encode,
   encodeAnswer,
   encodePresence,
+  encodeQuestion,
   type NodeState
 } from './cluster-message.js'
 import { errors, messageOf } from './errors.js'
 import { BEATS, type Member, Members } from './members.js'
 import type { PresenceExchange } from './presence-exchange.js'
+import { QuestionParts } from './question-parts.js'
 
 export interface ClusterOptions {
   /** After how much silence a node is gone, in milliseconds. */
@@ -45,6 +47,7 @@ export class Cluster {
   readonly #options: ClusterOptions
   readonly #members: Members
   readonly #pending = new Map<string, Answers>()
+  readonly #parts = new QuestionParts()
   #lastId = 0
   #lastPresence = 0
   #timer: NodeJS.Timeout | undefined
@@ -99,8 +102,8 @@ export class Cluster {
   }
 
   /**
-   * Asks the other nodes, or one of them.
-   * @throws NodesUnavailable (503); PayloadTooLarge (413) for a question that does not fit a notification
+   * Asks the other nodes, or one of them. Questions arrive in the order of the calls.
+   * @throws NodesUnavailable (503)
    */
   async ask(question: string, args: unknown, to?: string): Promise<Answers> {
     this.requireReady()
@@ -108,9 +111,8 @@ export class Cluster {
     if (answers.missing.length === 0) return answers
     return this.#await(answers, async (id) => {
       try {
-        await this.#options.publish([encode({ from: this.id, type: 'question', id, to, question, args })])
+        await this.#options.publish(encodeQuestion(this.id, to, id, question, args))
       } catch (error) {
-        if (error instanceof errors.PayloadTooLarge) throw error
         throw new errors.NodesUnavailable(messageOf(error))
       }
     })
@@ -190,6 +192,13 @@ export class Cluster {
       case 'question':
         if (message.to === undefined || message.to === this.id) this.#answer(message)
         break
+      case 'part': {
+        const { id, to, question, part, text, last } = message
+        if (to !== undefined && to !== this.id) break
+        const args = this.#parts.add(keyOf(message), part, text, last)
+        if (args !== undefined) this.#answer({ from, type: 'question', id, question, args })
+        break
+      }
       case 'answer': {
         const { id, to, part, text, last } = message
         if (to === this.id) this.#pending.get(id)?.addPart(from, part, text, last)

@@ -92,6 +92,12 @@ export const errors = {
     'The other nodes cannot be asked: %s',
     503
   ),
+  NoSuchSession: createError('FST_PGWS_NO_SUCH_SESSION', 'No node has this session: connect again', 404),
+  MethodNotAllowed: createError<[string]>(
+    'FST_PGWS_METHOD_NOT_ALLOWED',
+    'This address takes %s requests only',
+    405
+  ),
   NoSuchConnection: createError('FST_PGWS_NO_SUCH_CONNECTION', 'No node has a connection with this id', 404),
   BadQuery: createError<[string]>('FST_PGWS_BAD_QUERY', 'Malformed request: %s', 400),
   CannotListen: createError<[string]>(

@@ -1,8 +1,9 @@
 import type { ServerResponse } from 'node:http'
 import type { Access } from './claims.js'
-import { CLOSE, Connection, type ConnectionOptions } from './connection.js'
+import { CLOSE, type ConnectionOptions } from './connection.js'
 import type { Format, Frame } from './hub.js'
 import type { Message } from './message.js'
+import { StreamConnection } from './stream.js'
 
 /**
  * Messages as server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream).
@@ -25,65 +26,32 @@ const HEARTBEAT = ':\n\n'
 const END_TIMEOUT = 10_000
 
 /** A client that reads server-sent events; it cannot write. */
-export class EventStream extends Connection {
+export class EventStream extends StreamConnection {
   readonly format = eventStreamFrames
-  /** With what we closed it, for the log. */
-  closeCode: number = CLOSE.GOING_AWAY
-  closeReason = ''
-  readonly #response: ServerResponse
 
   /** @param response its head has been written */
   constructor(response: ServerResponse, access: Access, options: ConnectionOptions) {
-    super({ ...access, write: false }, options)
-    this.#response = response
-  }
-
-  get open(): boolean {
-    return !this.#response.writableEnded && !this.#response.destroyed
-  }
-
-  get bufferedBytes(): number {
-    return this.#response.writableLength
-  }
-
-  protected send(_frames: readonly Frame[], joined: Buffer): void {
-    this.#response.write(joined)
-  }
-
-  drained(): Promise<void> {
-    const response = this.#response
-    if (!this.open || !response.writableNeedDrain) return Promise.resolve()
-    return new Promise((resolve) => {
-      const done = () => {
-        response.off('drain', done).off('close', done)
-        resolve()
-      }
-      response.on('drain', done).on('close', done)
-    })
+    super(response, { ...access, write: false }, options)
   }
 
   ping(): void {
-    if (this.open && this.bufferedBytes === 0) this.#response.write(HEARTBEAT)
+    if (this.open && this.bufferedBytes === 0) this.response.write(HEARTBEAT)
   }
 
   close(code: number, reason: string): void {
     if (!this.open) return
     this.closeCode = code
     this.closeReason = reason
-    if (code === CLOSE.JWT_EXPIRED) this.#response.write(`event: Expired\ndata: ${reason}\n\n`)
-    this.#response.end()
+    if (code === CLOSE.JWT_EXPIRED) this.response.write(`event: Expired\ndata: ${reason}\n\n`)
+    this.response.end()
     // A client that does not read would never see the end.
-    if (code === CLOSE.SLOW) this.#response.destroy()
+    if (code === CLOSE.SLOW) this.response.destroy()
   }
 
   /** The code and the reason come as an event: a stream has no other word for them, and browsers would come back. */
   override disconnect(code: number, reason: string): void {
-    this.#response.write(`event: Disconnected\ndata: ${JSON.stringify({ code, reason })}\n\n`)
+    this.response.write(`event: Disconnected\ndata: ${JSON.stringify({ code, reason })}\n\n`)
     this.close(code, reason)
     setTimeout(() => this.terminate(), END_TIMEOUT).unref()
-  }
-
-  terminate(): void {
-    this.#response.destroy()
   }
 }

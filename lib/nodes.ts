@@ -1,6 +1,6 @@
 import { hostname } from 'node:os'
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import { isChannels, isConnections, isCount } from './answer-shapes.js'
+import { isBoolean, isChannels, isConnections, isCount } from './answer-shapes.js'
 import { Cluster } from './cluster.js'
 import { clusterChannel } from './cluster-message.js'
 import type { Connection } from './connection.js'
@@ -77,6 +77,8 @@ export interface NodesOptions {
   connections: Iterable<Connection> & { readonly size: number }
   channels: () => ChannelSummary[]
   presence: Presence
+  /** Takes what another node hands to a session of this one; returns whether there is such a session. */
+  commands: (args: unknown) => boolean
   /** See ClusterOptions. */
   begin: (publication: string) => void
   end: (publication: string, counted: (delivered: number) => void) => void
@@ -222,6 +224,21 @@ export class Nodes {
   }
 
   /**
+   * Hands commands to a session of another node.
+   * @returns whether there is such a node, with such a session
+   * @throws NodesUnavailable (503)
+   */
+  async commands(node: string, args: object): Promise<boolean> {
+    this.#cluster.requireReady()
+    if (!this.#cluster.has(node)) return false
+    const answers = await this.#cluster.ask('commands', args, node)
+    const [found] = answers.read<boolean>(isBoolean, () => {
+      throw new errors.NodesUnavailable('the one that has the session does not answer')
+    })
+    return found ?? false
+  }
+
+  /**
    * Publishes so that all nodes count to how many clients they deliver it.
    * @param publish publishes notifications in one transaction that has no others
    */
@@ -266,6 +283,8 @@ export class Nodes {
         const { code, reason } = readClosing(args as object)
         return this.#disconnect(filter, code, reason)
       }
+      case 'commands':
+        return this.#options.commands(args)
       default:
         throw new errors.BadQuery('an unknown question')
     }

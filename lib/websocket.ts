@@ -11,6 +11,19 @@ const MAX_UNANSWERED = 2
 /** Why a socket is not read: the database is behind, it sends too fast, or too many commands wait for an answer. */
 export const PAUSED = { DATABASE: 1, RATE: 2, COMMANDS: 4 } as const
 
+/** A client that can be kept from sending for a while. */
+export interface Pausable {
+  /** How many messages it may send at once, and since when that is so; where there is a limit. */
+  allowance: number | undefined
+  allowanceAt: number
+  /** Why it is not read for the moment: bits of PAUSED. */
+  paused: number
+  /** Stops to read it, for a reason (a bit of PAUSED). */
+  pause(reason: number): void
+  /** Reads it again, unless there is another reason. */
+  resume(reason: number): void
+}
+
 const kConnection = Symbol('pgws connection')
 
 type ConnectedWebSocket = WebSocket & { [kConnection]: WebSocketConnection }
@@ -20,7 +33,7 @@ type ConnectedWebSocket = WebSocket & { [kConnection]: WebSocketConnection }
  * is safe as long as `ws` writes each of its own frames (ping, pong, close) at once, which it does unless it
  * compresses.
  */
-export class WebSocketConnection extends Connection {
+export class WebSocketConnection extends Connection implements Pausable {
   readonly format: Format = webSocketFrames
   readonly webSocket: WebSocket
   /** Whether what it sends as binary stays binary. */
@@ -29,10 +42,8 @@ export class WebSocketConnection extends Connection {
   readonly rejections: boolean
   /** How many pings have had no pong yet. */
   unanswered = 0
-  /** How many messages it may send at once, and since when that is so; where there is a limit. */
   allowance: number | undefined
   allowanceAt = 0
-  /** Why it is not read for the moment: bits of PAUSED. */
   paused = 0
   /** With what we have closed it. */
   #closedWith: number | undefined
@@ -115,13 +126,11 @@ export class WebSocketConnection extends Connection {
     this.webSocket.ping()
   }
 
-  /** Stops to read it, for a reason (a bit of PAUSED). */
   pause(reason: number): void {
     if (this.paused === 0) this.webSocket.pause()
     this.paused |= reason
   }
 
-  /** Reads it again, unless there is another reason. */
   resume(reason: number): void {
     this.paused &= ~reason
     if (this.paused === 0) this.webSocket.resume()

@@ -10,6 +10,7 @@ import { isAllowedOrigin } from '../lib/origins.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { releaseRequest } from '../plugins/websocket.js'
 import { readCredentials } from './credentials.js'
+import { openStream } from './stream.js'
 
 /** The name of our find-my-way constraint. */
 export const CONSTRAINT = 'pgws'
@@ -92,19 +93,7 @@ export function eventStreamRoutes(
     onError: refused(fastify, bridge, describeRequest),
     preValidation: admit,
     handler(request, reply) {
-      reply.hijack()
-      const { raw } = reply
-      raw.writeHead(200, {
-        ...(reply.getHeaders() as Record<string, string>),
-        'content-type': 'text/event-stream; charset=utf-8',
-        'cache-control': 'no-cache, no-transform',
-        // nginx gathers answers otherwise.
-        'x-accel-buffering': 'no',
-        // The stream's end is the connection's: it counts as one for as long as it is open.
-        connection: 'close'
-      })
-      raw.flushHeaders()
-      raw.socket?.setNoDelay()
+      const raw = openStream(reply, 'text/event-stream; charset=utf-8')
       bridge.stream(raw, request.pgwsAccess!, request.ip, wishesOf(request))
     }
   }
@@ -256,7 +245,8 @@ export function addConstraint(fastify: FastifyInstance): void {
   } as Parameters<FastifyInstance['addConstraintStrategy']>[0])
 }
 
-function describe(request: FastifyRequest, url: string) {
+/** A request as it may be logged. */
+export function describe(request: FastifyRequest, url: string) {
   return {
     method: request.method,
     url,

@@ -10,7 +10,7 @@ import { sdkWebSocketFrames } from './publication.js'
 const PING = textFrame('{}')
 
 /** How many pings may go without an answer. */
-const MAX_UNANSWERED = 2
+export const MAX_UNANSWERED = 2
 
 /** The server's reasons to close, in this protocol's codes. */
 export function disconnectFor(code: number, reason: string): Disconnect {

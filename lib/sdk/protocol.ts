@@ -36,6 +36,7 @@ export const DISCONNECT = {
   SLOW: { code: 3008, reason: 'slow' },
   INSUFFICIENT_STATE: { code: 3010, reason: 'insufficient state' },
   NO_PONG: { code: 3012, reason: 'no pong' },
+  TOO_MANY_REQUESTS: { code: 3013, reason: 'too many requests' },
   INVALID_TOKEN: { code: 3500, reason: 'invalid token' },
   BAD_REQUEST: { code: 3501, reason: 'bad request' },
   STALE: { code: 3502, reason: 'stale' },

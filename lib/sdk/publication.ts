@@ -9,18 +9,25 @@ export interface SdkFrame extends Frame {
   ends?: true
 }
 
-/** How pushes look on the transports. */
-export const sdkWebSocketFrames: Format = formatOf((json) => textFrame(json))
-export const sdkEventStreamFrames: Format = formatOf((json) => Buffer.from(`data: ${json}\n\n`))
-export const sdkLineFrames: Format = formatOf((json) => Buffer.from(`${json}\n`))
+/** The framing of a transport. */
+export interface SdkFormat extends Format {
+  /** A reply or a push, as the transport has it. */
+  wrap(json: string): Buffer
+}
+
+/** How replies and pushes look on the transports. */
+export const sdkWebSocketFrames = formatOf((json) => textFrame(json))
+export const sdkEventStreamFrames = formatOf((json) => Buffer.from(`data: ${json}\n\n`))
+export const sdkLineFrames = formatOf((json) => Buffer.from(`${json}\n`))
 
 /** Publications alone, as replies hold them. */
 export const sdkPublications: Format = {
   encode: (message) => ({ bytes: Buffer.from(publication(message)), position: message.position })
 }
 
-function formatOf(wrap: (json: string) => Buffer): Format {
+function formatOf(wrap: SdkFormat['wrap']): SdkFormat {
   return {
+    wrap,
     encode(message: Message): SdkFrame {
       const { channel, position } = message
       const name = JSON.stringify(channel)

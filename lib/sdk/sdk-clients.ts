@@ -1,23 +1,25 @@
+import type { ServerResponse } from 'node:http'
 import type { RawData, WebSocket } from 'ws'
 import type { Claims } from '../claims.js'
 import type { Clients } from '../clients.js'
-import type { Connection } from '../connection.js'
 import type { DurableChannels } from '../durable-channels.js'
 import { Expiry } from '../expiry.js'
-import { textFrame } from '../frame.js'
 import type { History } from '../history.js'
 import type { Hub } from '../hub.js'
 import type { Metrics } from '../metrics.js'
 import type { Outbox } from '../outbox.js'
 import type { Presence } from '../presence.js'
 import type { PresenceEvents } from '../presence-events.js'
-import { PAUSED, WebSocketConnection } from '../websocket.js'
+import { PAUSED } from '../websocket.js'
 import { SdkWebSocketConnection } from './connections.js'
+import type { Emulation } from './emulation.js'
 import { SdkPresence } from './presence.js'
 import { DISCONNECT, type Disconnect } from './protocol.js'
+import type { SdkFormat } from './publication.js'
 import { Recovery } from './recovery.js'
-import type { SdkServices } from './services.js'
+import type { SdkConnection, SdkServices } from './services.js'
 import { CONNECT_TIMEOUT, type SdkTransport, Session } from './session.js'
+import { StreamTransport } from './stream-transport.js'
 import type { Subscription } from './subscription.js'
 
 /** The subprotocol of clients that speak another encoding of this protocol. */
@@ -45,6 +47,7 @@ export interface SdkClientsOptions extends Pick<SdkServices, Given> {
   presence: Presence
   presenceEvents: PresenceEvents
   metrics: Metrics
+  emulation: Emulation
   verifyToken: (token: string) => Claims | Promise<Claims>
   log: {
     debug(fields: object, message: string): void
@@ -82,11 +85,11 @@ export class SdkClients {
       renew: (connection, access, expiresAt) => clients.renew(connection, { ...access, expiresAt }),
       publish: (connection, channel, data, caller) => this.#publish(connection, channel, data, caller),
       deliver: (connection, json) => {
-        const bytes = wrap(connection, json)
+        const bytes = connection.format.wrap(json)
         connection.deliver([{ bytes, position: undefined }], bytes)
       },
       onPong: (connection) => {
-        if (connection instanceof WebSocketConnection) connection.unanswered = 0
+        if (connection !== undefined) connection.unanswered = 0
       },
       expiry: {
         add: (session, subscription) => this.#expire(session, subscription),
@@ -113,6 +116,35 @@ export class SdkClients {
     webSocket.on('message', (data: RawData) => session.receive(data.toString()))
     webSocket.on('close', (code, reason) => this.#end(session, code, reason.toString()))
     if (clients.closing) session.close(DISCONNECT.SHUTDOWN)
+  }
+
+  /**
+   * Takes a client that reads an HTTP answer; what it sends after its first commands comes by way of `emulation`.
+   * @param response its head has been written
+   * @param commands the first ones
+   * @param address the client's IP address
+   */
+  stream(response: ServerResponse, format: SdkFormat, commands: string, address: string): void {
+    const { clients, emulation, maxBufferedBytes, log } = this.#options
+    response.on('error', (error) => log.debug({ err: error }, 'stream error'))
+    if (response.destroyed) return
+    const { details, end } = emulation.begin((text) => transport.receive(session, text))
+    const transport = new StreamTransport({
+      response,
+      format,
+      address,
+      clients,
+      details,
+      maxHeldBytes: maxBufferedBytes
+    })
+    const session = this.#begin(transport)
+    response.on('close', () => {
+      end()
+      const { closeCode = 0, closeReason = '' } = transport.connection ?? {}
+      this.#end(session, closeCode, closeReason)
+    })
+    if (clients.closing) session.close(DISCONNECT.SHUTDOWN)
+    else session.receive(commands)
   }
 
   /** To be called when the listener is back: what nobody stores may be missing. */
@@ -145,7 +177,7 @@ export class SdkClients {
   }
 
   async #publish(
-    connection: Connection,
+    connection: SdkConnection,
     channel: string,
     data: unknown,
     caller: Parameters<Outbox['notification']>[3]
@@ -155,10 +187,8 @@ export class SdkClients {
     metrics.messagesReceived.inc()
     metrics.bytesReceived.inc(notification.payload.length)
     const published = outbox.publish([notification], PATIENCE)
-    if (connection instanceof WebSocketConnection) {
-      clients.throttle(connection)
-      clients.waitForDatabase(connection)
-    }
+    clients.throttle(connection)
+    clients.waitForDatabase(connection)
     await published
   }
 
@@ -188,7 +218,7 @@ class WebSocketTransport implements SdkTransport {
     this.#clients = clients
   }
 
-  attach(access: Parameters<SdkTransport['attach']>[0]): Connection {
+  attach(access: Parameters<SdkTransport['attach']>[0]): SdkConnection {
     const options = this.#clients.optionsFor(access, this.address)
     this.#connection = new SdkWebSocketConnection(this.#webSocket, access, options)
     return this.#connection
@@ -212,9 +242,4 @@ class WebSocketTransport implements SdkTransport {
     if (this.#connection === undefined) this.#webSocket.resume()
     else this.#connection.resume(PAUSED.COMMANDS)
   }
-}
-
-/** A line as its transport has it. */
-function wrap(_connection: Connection, json: string): Buffer {
-  return textFrame(json)
 }

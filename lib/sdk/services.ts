@@ -2,10 +2,19 @@ import type { Claims } from '../claims.js'
 import type { Connection } from '../connection.js'
 import type { Hub } from '../hub.js'
 import type { Caller } from '../sql-functions.js'
+import type { Pausable } from '../websocket.js'
 import type { SdkPresence } from './presence.js'
+import type { SdkFormat } from './publication.js'
 import type { Recovery } from './recovery.js'
 import type { Session, SessionAccess } from './session.js'
 import type { Subscription } from './subscription.js'
+
+/** A connection of the SDK, whatever its transport. */
+export interface SdkConnection extends Connection, Pausable {
+  readonly format: SdkFormat
+  /** How many pings have had no answer yet. */
+  unanswered: number
+}
 
 /** What sessions are given. */
 export interface SdkServices {
@@ -31,15 +40,15 @@ export interface SdkServices {
   renew: (connection: Connection, access: SessionAccess, expiresAt: number | undefined) => void
   /** Publishes what a client sends; resolves when the database has accepted it. */
   publish: (
-    connection: Connection,
+    connection: SdkConnection,
     channel: string,
     data: unknown,
     caller: Caller | undefined
   ) => Promise<void>
   /** Sends a line to a client. */
-  deliver: (connection: Connection, json: string) => void
+  deliver: (connection: SdkConnection, json: string) => void
   /** A client has answered a ping. */
-  onPong: (connection: Connection | undefined) => void
+  onPong: (connection: SdkConnection | undefined) => void
   /** Ends subscriptions whose tokens end. */
   expiry: {
     add: (session: Session, subscription: Subscription) => void

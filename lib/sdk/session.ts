@@ -1,5 +1,4 @@
 import { type Claims, checkTimes, permissionsIn, subjectOf } from '../claims.js'
-import type { Connection } from '../connection.js'
 import { errors } from '../errors.js'
 import type { Caller } from '../sql-functions.js'
 import {
@@ -17,7 +16,7 @@ import {
   textOf,
   UNSUBSCRIBE
 } from './protocol.js'
-import type { SdkServices } from './services.js'
+import type { SdkConnection, SdkServices } from './services.js'
 import { Subscription } from './subscription.js'
 
 /** How long a client has for its `connect`, in milliseconds. */
@@ -39,7 +38,7 @@ export interface SdkTransport {
   /** What the reply to `connect` says beside. */
   readonly details: object
   /** Makes a connection of it. */
-  attach(access: SessionAccess): Connection
+  attach(access: SessionAccess): SdkConnection
   /** Sends a reply before there is a connection. */
   send(json: string): void
   /** Ends it. */
@@ -69,7 +68,7 @@ export class Session {
   readonly #opening = new Map<string, Promise<void>>()
   /** Channels that may be written, as far as it was asked. */
   readonly #writable = new Set<string>()
-  #connection: Connection | undefined
+  #connection: SdkConnection | undefined
   #access: SessionAccess | undefined
   #tail: Promise<void> = Promise.resolve()
   #waiting = 0
@@ -84,7 +83,7 @@ export class Session {
   }
 
   /** Undefined until the client has said who it is. */
-  get connection(): Connection | undefined {
+  get connection(): SdkConnection | undefined {
     return this.#connection
   }
 

@@ -1,0 +1,57 @@
+/** An incomplete question is forgotten after so many milliseconds, and the oldest where all take so many characters. */
+const TIMEOUT = 10_000
+const MAX_LENGTH = 16 * 1024 * 1024
+
+interface Gathered {
+  parts: string[]
+  length: number
+  begunAt: number
+}
+
+/** Puts questions together that took several notifications. Whoever has SQL may send some, so there are limits. */
+export class QuestionParts {
+  readonly #gathered = new Map<string, Gathered>()
+  #length = 0
+
+  /**
+   * Adds a part; they come in order, and where one was lost the question is.
+   * @param key the question's, of whoever asks
+   * @returns what the text of all parts says, once it is complete
+   */
+  add(key: string, part: number, text: string, last: boolean): unknown {
+    if (part === 0) this.#begin(key)
+    const gathered = this.#gathered.get(key)
+    if (gathered === undefined || gathered.parts.length !== part) {
+      this.#forget(key)
+      return undefined
+    }
+    gathered.parts.push(text)
+    gathered.length += text.length
+    this.#length += text.length
+    this.#limit()
+    if (!last || !this.#gathered.has(key)) return undefined
+    this.#forget(key)
+    try {
+      return JSON.parse(gathered.parts.join(''))
+    } catch {
+      return undefined
+    }
+  }
+
+  #begin(key: string): void {
+    this.#forget(key)
+    this.#gathered.set(key, { parts: [], length: 0, begunAt: Date.now() })
+  }
+
+  #limit(): void {
+    for (const [key, { begunAt }] of this.#gathered) {
+      if (this.#length <= MAX_LENGTH && Date.now() - begunAt < TIMEOUT) return
+      this.#forget(key)
+    }
+  }
+
+  #forget(key: string): void {
+    this.#length -= this.#gathered.get(key)?.length ?? 0
+    this.#gathered.delete(key)
+  }
+}

@@ -1,0 +1,117 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
+import { queryOf } from '../lib/address.js'
+import type { Bridge } from '../lib/bridge.js'
+import { errors } from '../lib/errors.js'
+import type { ResolvedOptions } from '../lib/options.js'
+import { isAllowedOrigin } from '../lib/origins.js'
+import { type SdkFormat, sdkEventStreamFrames, sdkLineFrames } from '../lib/sdk/publication.js'
+import { CONSTRAINT, describe, refused, takePlace } from './channel.js'
+import { openStream } from './stream.js'
+
+export interface SdkEmulationOptions {
+  bridge: Bridge
+  options: Pick<ResolvedOptions, 'allowedOrigins' | 'maxMessageBytes'>
+}
+
+/** The address holds a token or accepts a stream of events (routes/channel.ts): whatever it does, it is ours. */
+const CONSTRAINTS = [{}, { [CONSTRAINT]: 'events' }, { [CONSTRAINT]: 'token' }]
+
+/**
+ * Where Centrifugo's client SDKs go by themselves when websockets are blocked: they read the answer to
+ * `/connection/sse` or `/connection/http_stream`, and send what they have to say to `/emulation`, which may be another
+ * node (https://centrifugal.dev/docs/transports/http_stream).
+ */
+export async function sdkEmulationRoutes(
+  fastify: FastifyInstance,
+  { bridge, options }: SdkEmulationOptions
+): Promise<void> {
+  // Lines of JSON are no JSON, and the SDK says that they are.
+  fastify.removeAllContentTypeParsers()
+  fastify.addContentTypeParser('*', { parseAs: 'string' }, (_request, body, done) => done(null, body))
+
+  const describeRequest = (request: FastifyRequest) => {
+    const [path = ''] = request.raw.url!.split('?')
+    return describe(request, path)
+  }
+  const common = {
+    exposeHeadRoute: false,
+    bodyLimit: options.maxMessageBytes,
+    schema: { hide: true } as object,
+    logLevel: 'warn',
+    // The address may hold a token.
+    logSerializers: { req: describeRequest }
+  } as const
+
+  async function admit(request: FastifyRequest): Promise<void> {
+    if (bridge.closing) throw new errors.ShuttingDown()
+    if (!isAllowedOrigin(request.headers.origin, options.allowedOrigins)) throw new errors.OriginNotAllowed()
+  }
+
+  function routeAll(route: Omit<RouteOptions, 'schema'>): void {
+    for (const constraints of CONSTRAINTS) fastify.route({ ...common, ...route, constraints })
+  }
+
+  function stream(url: string, method: 'GET' | 'POST', begin: (reply: FastifyReply, text: string) => void) {
+    routeAll({
+      url,
+      method,
+      onError: refused(fastify, bridge, describeRequest),
+      preValidation: admit,
+      handler(request, reply) {
+        const text = method === 'GET' ? queryOf(request.raw.url!).get('cf_connect') : (request.body as string)
+        if (!text) {
+          const place = method === 'GET' ? 'the parameter "cf_connect"' : 'the body'
+          throw new errors.BadQuery(`${place} must hold commands, a JSON object each, in lines`)
+        }
+        takePlace(bridge, request)
+        begin(reply, text)
+      }
+    })
+  }
+
+  const begin =
+    (contentType: string, format: SdkFormat, first: string) => (reply: FastifyReply, text: string) => {
+      const raw = openStream(reply, contentType)
+      if (first !== '') raw.write(first)
+      bridge.streamSdk(raw, format, text, reply.request.ip)
+    }
+  const events = begin('text/event-stream; charset=utf-8', sdkEventStreamFrames, '\r\n')
+  const lines = begin('application/x-ndjson; charset=utf-8', sdkLineFrames, '')
+  stream('/connection/sse', 'GET', events)
+  stream('/connection/sse', 'POST', events)
+  stream('/connection/http_stream', 'POST', lines)
+  routeAll({
+    url: '/connection/http_stream',
+    method: 'GET',
+    async handler(_request, reply) {
+      reply.header('allow', 'POST')
+      throw new errors.MethodNotAllowed('POST')
+    }
+  })
+
+  routeAll({
+    url: '/emulation',
+    method: 'POST',
+    preValidation: admit,
+    async handler(request, reply) {
+      const { session, node, data } = readCommands(request.body)
+      if (!(await bridge.commandsOfSdk(session, node, data))) throw new errors.NoSuchSession()
+      return reply.code(204).send()
+    }
+  })
+}
+
+/** @throws BadQuery (400), which repeats nothing of the body: it holds a secret */
+function readCommands(body: unknown): { session: string; node: string; data: string } {
+  let value: unknown
+  try {
+    value = JSON.parse(String(body))
+  } catch {
+    throw new errors.BadQuery('the body is no JSON')
+  }
+  const { session, node, data } = (value ?? {}) as Record<string, unknown>
+  if (![session, node, data].every((text) => typeof text === 'string' && text !== '')) {
+    throw new errors.BadQuery('the body must be an object of the texts "session", "node" and "data"')
+  }
+  return { session, node, data } as { session: string; node: string; data: string }
+}
