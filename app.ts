@@ -1,16 +1,23 @@
-import { createHmac, randomBytes } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import { STATUS_CODES } from 'node:http'
 import { resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import fastifyHelmet from '@fastify/helmet'
+import fastifyRateLimit from '@fastify/rate-limit'
 import fastifyStatic from '@fastify/static'
 import type { FastifyInstance, FastifyReply, FastifyRequest, FastifyServerOptions } from 'fastify'
 import pgWebsockets, { type PgWebsocketsOptions } from './index.js'
 import { maskTokens } from './lib/address.js'
+import { connect } from './lib/connect.js'
+import { parseConninfo } from './lib/conninfo.js'
 import { startEmbeddedPostgres } from './lib/embedded-postgres.js'
-import { parseKeys } from './lib/keys.js'
+import { parseKeys, type VerificationKey } from './lib/keys.js'
 import { optionSpecs, type ResolvedOptions, resolveOptions } from './lib/options.js'
+import { migrate } from './lib/schema.js'
+import { signingKeyOf, signToken } from './lib/token.js'
 import { type Config, registerEnv } from './plugins/env.js'
+import { registerJwt } from './plugins/jwt.js'
+import { tokenRoute } from './routes/token.js'
 
 /** The website of a first run. Compiled, this file is one folder deeper. */
 const PUBLIC_FOLDER = fileURLToPath(
@@ -19,6 +26,9 @@ const PUBLIC_FOLDER = fileURLToPath(
 
 /** On the embedded database the page shows who comes and goes. */
 const EMBEDDED_META_CHANNEL = 'server-info'
+
+/** The channel of our page: it is known who is there, and what was said is kept for those who come back. */
+const PAGE_CHANNEL = 'chat'
 
 /**
  * The app: `PGWS_*` variables → options → the plugin, and static files. `fastify start` and our own command
@@ -46,22 +56,25 @@ export default async function app(fastify: FastifyInstance, _options: object): P
         jwtSecret: options.jwtSecret ?? randomBytes(32).toString('base64url')
       }),
       metaChannel: options.metaChannel ?? EMBEDDED_META_CHANNEL,
+      ...(rootPath === undefined && { presenceChannels: options.presenceChannels ?? PAGE_CHANNEL }),
       migrate: true
     }
-    await fastify.register(pgWebsockets, embedded)
     const resolved = resolveOptions(embedded)
+    // Before the server looks which channels are durable.
+    if (rootPath === undefined) await retainPageChannel(resolved)
+    await fastify.register(pgWebsockets, embedded)
     const keys =
       resolved.jwtSecret === undefined ? [] : parseKeys(resolved.jwtSecret, resolved.jwtSecretBase64)
-    const key = keys.find(({ secret }) => secret !== undefined)
+    if (rootPath === undefined) await fastify.register(ownPage, { ...resolved, keys })
+    const key = signingKeyOf(keys)
     fastify.addHook('onListen', async () => {
-      const token = key?.secret && signToken({ mode: 'rw', admin: true }, key.secret)
+      const token = key && signToken({ mode: 'rw', admin: true }, key)
       // Behind the log's lines about the addresses, which come after this hook.
       setTimeout(() => printWelcome(fastify, resolved, token), 50).unref()
     })
   }
 
   if (rootPath !== undefined) await fastify.register(fastifyStatic, { root: resolve(rootPath) })
-  else if (dbUri === undefined) await fastify.register(ownPage)
   fastify.setNotFoundHandler(notFound)
 
   // Where the listener is not supervised, whoever started us restarts us.
@@ -70,8 +83,28 @@ export default async function app(fastify: FastifyInstance, _options: object): P
   })
 }
 
+/** Keeps what is said on our page, unless the database's owner has said for how long. */
+async function retainPageChannel({ dbUri, listenChannel }: ResolvedOptions): Promise<void> {
+  const client = await connect(parseConninfo(dbUri))
+  try {
+    await migrate(client, listenChannel)
+    await client.query(`select pgws.retain($1, interval '1 day', 1000) where pgws.max_age($1) is null`, [
+      PAGE_CHANNEL
+    ])
+  } finally {
+    await client.end()
+  }
+}
+
+interface PageOptions extends Pick<ResolvedOptions, 'httpRateLimit' | 'jwtAudience' | 'jwtIssuer'> {
+  keys: readonly VerificationKey[]
+}
+
 /** The page of a first run. An operator's own files get no headers of ours. */
-async function ownPage(scope: FastifyInstance): Promise<void> {
+async function ownPage(
+  scope: FastifyInstance,
+  { keys, httpRateLimit, jwtAudience, jwtIssuer }: PageOptions
+): Promise<void> {
   await scope.register(fastifyHelmet, {
     contentSecurityPolicy: {
       useDefaults: false,
@@ -91,6 +124,16 @@ async function ownPage(scope: FastifyInstance): Promise<void> {
     strictTransportSecurity: false
   })
   await scope.register(fastifyStatic, { root: PUBLIC_FOLDER })
+  const key = signingKeyOf(keys)
+  // Where tokens come from elsewhere, so do fresh ones.
+  if (key === undefined) return
+  await scope.register(async (limited) => {
+    if (httpRateLimit !== undefined) {
+      await limited.register(fastifyRateLimit, { max: httpRateLimit, timeWindow: 60_000 })
+    }
+    const verifyToken = await registerJwt(limited, { keys, jwksUrl: undefined, jwtAudience, jwtIssuer })
+    tokenRoute(limited, { verifyToken, sign: (claims) => signToken(claims, key) })
+  })
 }
 
 /** What of the configuration is the plugin's. */
@@ -165,13 +208,6 @@ function notFound(request: FastifyRequest, reply: FastifyReply): void {
     .send({ statusCode: 404, error: 'Not Found', message: `Route ${request.method}:${url} not found` })
 }
 
-/** A token (RFC 7519, HS256) for the page of a first run. */
-function signToken(claims: object, secret: Buffer): string {
-  const encode = (value: object) => Buffer.from(JSON.stringify(value)).toString('base64url')
-  const input = `${encode({ alg: 'HS256', typ: 'JWT' })}.${encode(claims)}`
-  return `${input}.${createHmac('sha256', secret).update(input).digest('base64url')}`
-}
-
 function printWelcome(
   fastify: FastifyInstance,
   { listenChannel, metaChannel, dbUri }: ResolvedOptions,
@@ -186,8 +222,7 @@ function printWelcome(
   const fragment = new URLSearchParams({
     ...(token !== undefined && { token }),
     channel: 'chat',
-    meta: metaChannel!,
-    ...(listenChannel !== 'postgres-websockets-listener' && { listen: listenChannel })
+    meta: metaChannel!
   })
   process.stdout.write(`
   fastify-pg-websockets is running on an embedded PostgreSQL (for development).

@@ -1,69 +1,9 @@
-'use strict'
+import { EventSourceLanguage, SdkLanguage, WebSocketLanguage } from './languages.js'
+import { base, claimsOf, namesIn, TokenKeeper } from './token.js'
+
 const $ = (id) => document.getElementById(id)
-const base = location.pathname.replace(/[^/]*$/, '')
 const MAX_SHOWN = 500
-const NORMAL_LISTEN_CHANNEL = 'postgres-websockets-listener'
-let listenChannel = NORMAL_LISTEN_CHANNEL
-
-/** The claims of a token, for display only: the server decides. */
-function claimsOf(token) {
-  try {
-    const bytes = Uint8Array.from(atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/')), (c) => c.charCodeAt(0))
-    return JSON.parse(new TextDecoder().decode(bytes))
-  } catch {
-    return {}
-  }
-}
-
-/** One websocket that comes back by itself, with growing, jittered pauses. */
-class Connection {
-  constructor({ address, onMessage, onState }) {
-    Object.assign(this, { address, onMessage, onState, failures: 0, ended: false })
-    this.wake = () => { if (this.timer) { clearTimeout(this.timer); this.open() } }
-    addEventListener('online', this.wake)
-    this.open()
-  }
-  open() {
-    this.timer = undefined
-    this.onState('waiting', this.failures ? 'reconnecting' : 'connecting')
-    let opened = false
-    const socket = (this.socket = new WebSocket(this.address))
-    socket.onopen = () => { opened = true; this.failures = 0; this.onState('connected', 'connected') }
-    socket.onmessage = ({ data }) => this.onMessage(data)
-    socket.onclose = async ({ code, reason }) => {
-      if (this.ended) return
-      if (code === 3001) return this.onState('closed', 'closed: the token has expired, get a new one')
-      if (!opened && (await serverAnswers())) {
-        if (this.ended) return
-        return this.onState('closed', 'closed: refused, the token does not allow this channel')
-      }
-      if (this.ended) return
-      const pause = Math.min(500 * 2 ** this.failures++, 15000) * (0.5 + Math.random() / 2)
-      const why = reason || (opened ? 'code ' + code : 'no answer')
-      this.onState('waiting', 'reconnecting in ' + (pause / 1000).toFixed(1) + ' s (' + why + ')')
-      this.timer = setTimeout(() => this.open(), pause)
-    }
-  }
-  end() {
-    this.ended = true
-    clearTimeout(this.timer)
-    removeEventListener('online', this.wake)
-    this.socket.close()
-  }
-}
-
-async function serverAnswers() {
-  try {
-    return (await fetch(base + 'health/live')).ok
-  } catch {
-    return false
-  }
-}
-
-function address(channel, token) {
-  const path = channel === '' ? '' : encodeURIComponent(channel) + '/'
-  return (location.protocol === 'https:' ? 'wss://' : 'ws://') + location.host + base + path + token
-}
+const LANGUAGES = { sdk: SdkLanguage, websocket: WebSocketLanguage, sse: EventSourceLanguage }
 
 function element(name, className, text) {
   const node = document.createElement(name)
@@ -72,13 +12,11 @@ function element(name, className, text) {
   return node
 }
 
-function show(list, data, describe) {
-  let message
-  try { message = JSON.parse(data) } catch {}
-  const envelope = message !== null && typeof message === 'object' ? message : {}
-  const { event, channel, claims } = envelope
+/** @param message its channel, payload, event, the sender's claims, and all of it as it came: raw */
+function show(list, message, describe = payloadText) {
+  const { event, channel, claims, raw } = message
   const item = element('li')
-  item.append(element('div', 'payload', describe(envelope, data)))
+  item.append(element('div', 'payload', describe(message)))
   const about = element('div', 'about')
   const seconds = claims && claims.message_delivered_at
   const time = seconds ? new Date(seconds * 1000) : new Date()
@@ -87,7 +25,7 @@ function show(list, data, describe) {
   }
   item.append(about)
   const details = element('details')
-  details.append(element('summary', '', 'raw'), element('pre', '', data))
+  details.append(element('summary', '', 'raw'), element('pre', '', raw))
   item.append(details)
   const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40
   list.append(item)
@@ -95,12 +33,41 @@ function show(list, data, describe) {
   if (atEnd) list.scrollTop = list.scrollHeight
 }
 
-const payloadText = ({ payload }, data) =>
-  payload === undefined ? data : typeof payload === 'string' ? payload : JSON.stringify(payload, null, 2)
-const metaText = (envelope, data) => {
-  if (envelope.event === 'ConnectionOpen') return 'joined ' + envelope.payload
-  if (envelope.event === 'ConnectionClose') return 'left ' + envelope.payload
-  return payloadText(envelope, data)
+const payloadText = ({ payload }) => (typeof payload === 'string' ? payload : JSON.stringify(payload, null, 2))
+const metaText = (message) => {
+  // The SDK comes first, and joins channels later.
+  if (message.event === 'ConnectionOpen') return message.payload === '' ? 'connected' : 'joined ' + message.payload
+  if (message.event === 'ConnectionClose') return message.payload === '' ? 'disconnected' : 'left ' + message.payload
+  return payloadText(message)
+}
+
+/** Who is there, by channel and client; undefined where nobody knows. */
+let people
+
+/** @param change of a channel: all its `clients`, who has `joined` or `left`; without any, it is not known */
+function changePeople({ channel, clients, joined, left }) {
+  if (channel === undefined) people = undefined
+  else people ??= new Map()
+  const keyOf = ({ client }) => channel + ' ' + client
+  if (clients) {
+    for (const [key, one] of people) if (one.channel === channel) people.delete(key)
+    for (const one of clients) people.set(keyOf(one), { ...one, channel })
+  }
+  if (joined) people.set(keyOf(joined), { ...joined, channel })
+  if (left) people.delete(keyOf(left))
+  showPeople()
+}
+
+function showPeople(empty = 'Not known: this is no presence channel.') {
+  $('people').dataset.empty = empty
+  $('people-count').textContent = people ? String(people.size) : ''
+  $('people').replaceChildren(...[...(people?.values() ?? [])].map(({ client, user, channel }) => {
+    const item = element('li')
+    item.append(element('span', '', user || client))
+    const about = [room.channel === '' && channel, user && client, client === room.client && '(this window)'].filter(Boolean).join(' ')
+    if (about) item.append(element('span', 'soft', about))
+    return item
+  }))
 }
 
 const sqlText = (text) => "'" + text.replace(/'/g, "''") + "'"
@@ -108,19 +75,23 @@ const sqlText = (text) => "'" + text.replace(/'/g, "''") + "'"
 const shellText = (text) => /["$`\\!]/.test(text) ? "'" + text.replace(/'/g, "'\\''") + "'" : '"' + text + '"'
 
 function showCommands() {
-  const channel = $('channel').value
-  const sql = 'select pg_notify(' + sqlText(listenChannel) + ", json_build_object('event', 'WebsocketMessage', 'channel', " + sqlText(channel) + ", 'payload', 'Hello from SQL')::text)"
+  const token = $('token').value.trim()
+  const channel = $('channel').value || namesIn(token)[0] || 'chat'
+  const sql = 'select pgws.publish_text(' + sqlText(channel) + ", 'Hello from SQL')"
   $('sql').textContent = sql + ';'
   $('npm').textContent = 'npm run sql -- ' + shellText(sql)
-  $('curl').textContent = 'curl -X POST ' + location.origin + base + "publish -H 'Content-Type: application/json' -H 'Authorization: Bearer " + $('token').value.trim() + "' -d " + shellText(JSON.stringify({ channel, payload: 'Hello from curl' }))
+  $('curl').textContent = 'curl -X POST ' + location.origin + base + "publish -H 'Content-Type: application/json' -H 'Authorization: Bearer " + token + "' -d " + shellText(JSON.stringify({ channel, payload: 'Hello from curl' }))
 }
 
+/** The room that was joined: its channel, its token, and up to where it was read. */
+let room
 let main, meta
 
 function leave() {
-  if (main) main.end()
-  if (meta) meta.end()
-  main = meta = undefined
+  main?.end()
+  meta?.end()
+  room?.keeper.stop()
+  main = meta = room = undefined
   setState('', 'not connected')
 }
 
@@ -129,53 +100,97 @@ function setState(kind, text) {
   $('state').textContent = text
   const writable = /w/.test(claimsOf($('token').value).mode || '')
   $('message').disabled = $('send').disabled = kind !== 'connected' || !writable
-  $('message-hint').textContent = kind === 'connected' && !writable
-    ? 'This token may only read ("mode": "r").'
-    : 'Enter sends, Shift + Enter begins a new line.'
-  $('leave').disabled = main === undefined
+  hint(kind === 'connected' && !writable ? 'This token may only read ("mode": "r").' : 'Enter sends, Shift + Enter begins a new line.')
+  $('leave').disabled = room === undefined
+  if (kind === 'connected') return
+  people = undefined
+  showPeople('Not known while there is no connection.')
+}
+
+function hint(text) {
+  $('message-hint').textContent = text
 }
 
 function join() {
   leave()
   const token = $('token').value.trim()
-  const channel = $('channel').value
-  const metaChannel = $('meta').value
   if (token === '') return
+  room = { channel: $('channel').value, keeper: new TokenKeeper(token, freshToken) }
   $('messages').replaceChildren()
   $('meta-messages').replaceChildren()
-  if (metaChannel !== '') {
-    meta = new Connection({
-      address: address(metaChannel, token),
-      onMessage: (data) => show($('meta-messages'), data, metaText),
+  showLifetime(token)
+  if ($('meta').value !== '') {
+    meta = new WebSocketLanguage({ channel: $('meta').value, keeper: room.keeper, presence: false }, {
+      onMessage: (message) => show($('meta-messages'), message, metaText),
+      onPeople() {},
       onState() {}
     })
   }
-  const own = new Connection({
-    address: address(channel, token),
-    onMessage: (data) => show($('messages'), data, payloadText),
-    onState: (kind, text) => setState(kind, kind === 'connected' ? 'connected to ' + (channel || 'all channels of the token') : text)
-  })
-  main = own
-  $('leave').disabled = false
+  speak()
 }
 
-function send() {
+/** Goes on in the language that was chosen, from where the last one ended. What is shown stays. */
+function speak() {
+  if (room === undefined) return
+  main?.end()
+  people = room.client = undefined
+  let language = document.querySelector('[name=language]:checked').value
+  const instead = language === 'sdk' && room.channel === ''
+  if (instead) language = 'websocket'
+  $('language-hint').textContent = instead
+    ? 'The SDK subscribes to channels by their names; all that the token names are joined by a raw websocket instead.'
+    : language === 'sse' ? 'Events only come; what you send goes by POST /publish.' : ''
+  main = new LANGUAGES[language](room, {
+    onState: setState,
+    onMessage: (message) => show($('messages'), message),
+    onPeople: changePeople
+  })
+}
+
+function showLifetime(token) {
+  const { exp } = claimsOf(token)
+  $('token-hint').textContent = exp
+    ? 'This token is valid until ' + new Date(exp * 1000).toLocaleString() + '.'
+    : 'A JSON Web Token with a "mode" of r, w or rw.'
+}
+
+/** The page has a new token, for itself and for when it is loaded again. */
+function freshToken(token, old) {
+  if ($('token').value.trim() === old) $('token').value = token
+  const fragment = readParameters()
+  if (fragment.get('token') === old) {
+    fragment.set('token', token)
+    history.replaceState(null, '', '#' + fragment)
+  }
+  showLifetime(token)
+  showCommands()
+}
+
+async function send() {
   const text = $('message').value
   if (text === '' || $('send').disabled) return
-  main.socket.send(text)
   $('message').value = ''
   $('message').focus()
+  try {
+    await main.send(text)
+  } catch ({ message }) {
+    hint('Not sent: ' + message)
+    if ($('message').value === '') $('message').value = text
+  }
+}
+
+function readParameters() {
+  const fragment = location.hash.slice(1)
+  return fragment.includes('=') ? new URLSearchParams(fragment) : new URLSearchParams({ token: fragment })
 }
 
 function readFragment() {
-  const fragment = location.hash.slice(1)
-  const values = fragment.includes('=') ? new URLSearchParams(fragment) : new URLSearchParams({ token: fragment })
+  const values = readParameters()
   $('token').value = values.get('token') || ''
   $('channel').value = values.has('channel') ? values.get('channel') : 'chat'
   $('meta').value = values.get('meta') || ''
-  listenChannel = values.get('listen') || NORMAL_LISTEN_CHANNEL
-  const { exp } = claimsOf($('token').value)
-  if (exp) $('token-hint').textContent = 'This token is valid until ' + new Date(exp * 1000).toLocaleString() + '.'
+  const transport = values.get('transport')
+  if (transport in LANGUAGES) $('language-' + transport).checked = true
   showCommands()
   join()
 }
@@ -186,6 +201,7 @@ $('send-form').addEventListener('submit', (event) => { event.preventDefault(); s
 $('message').addEventListener('keydown', (event) => {
   if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) { event.preventDefault(); send() }
 })
+for (const language of Object.keys(LANGUAGES)) $('language-' + language).addEventListener('change', speak)
 for (const id of ['channel', 'token']) $(id).addEventListener('input', showCommands)
 for (const button of document.querySelectorAll('[data-copy]')) {
   button.addEventListener('click', async () => {

@@ -1,6 +1,6 @@
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -30,6 +30,12 @@ t.test(
     await run('npm', ['pack', '--silent', '--ignore-scripts', '--pack-destination', project], { cwd: root })
     writeFileSync(join(project, 'package.json'), '{"private":true}')
     await npm('install', '--silent', '--prefer-offline', './fastify-pg-websockets-0.1.0.tgz')
+
+    // The page's SDK comes with us, for those who install us need none.
+    const installed = join(project, 'node_modules/fastify-pg-websockets')
+    t.match(readFileSync(join(installed, 'public/centrifuge.js'), 'utf8'), /globalThis\.Centrifuge=/)
+    t.match(readFileSync(join(installed, 'public/centrifuge.LICENSE.txt'), 'utf8'), /Centrifugal Labs/)
+    t.equal(existsSync(join(project, 'node_modules/centrifuge')), false)
 
     const [plugin, decorator] = blocks('js')
     // What was published is on its way back when publish() has resolved.
