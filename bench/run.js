@@ -9,7 +9,7 @@ import pg from 'pg'
 import { startEmbeddedPostgres } from '../dist/lib/embedded-postgres.js'
 import { connecting, idle, storm } from './cases/connections.js'
 import { durableFanOut, durablePublishing, resuming, retention } from './cases/durable.js'
-import { blocking, burst, channels, paced, single } from './cases/fan-out.js'
+import { blocking, burst, channels, paced, sdk, single } from './cases/fan-out.js'
 import { joined } from './cases/joined-channels.js'
 import { publishing } from './cases/publishing.js'
 import { socketIo } from './cases/socket-io.js'
@@ -27,6 +27,7 @@ const CASES = {
   storm,
   blocking,
   joined,
+  sdk,
   socketIo,
   durablePublishing,
   durableFanOut,
@@ -61,7 +62,8 @@ async function runCase({ servers, run, runAll, pairs = PAIRS }, dbUri) {
     }
     for (const [i, server] of servers.entries()) {
       // The first is what we are held to; those that are many times slower need no such precision.
-      if (pair < OTHERS || server === 'ours' || i === 0) results[i].push(await run(server, dbUri, quick))
+      if (pair < OTHERS || server === 'ours' || server === 'sdk' || i === 0)
+        results[i].push(await run(server, dbUri, quick))
     }
   }
   return results

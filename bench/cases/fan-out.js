@@ -1,5 +1,5 @@
 import pg from 'pg'
-import { address, notification, percentile, sleep, startClient, startServer } from '../harness.js'
+import { address, notification, percentile, sign, sleep, startClient, startServer } from '../harness.js'
 
 /** A message of some 200 bytes, with fixed places for what the readers look at. */
 export function message(channel, sequence) {
@@ -7,15 +7,25 @@ export function message(channel, sequence) {
   return `{"channel":"${channel}","seq":"${String(sequence).padStart(9, '0')}","time":"${time}","payload":"${'x'.repeat(120)}"}`
 }
 
+/** The same as an envelope, which clients of the SDK get the payload of. */
+function enveloped(channel, sequence) {
+  const { seq, time, payload } = JSON.parse(message(channel, sequence))
+  return JSON.stringify({ channel, payload: { seq, time, text: payload } })
+}
+
 /** Publishes messages in SQL, `batch` a transaction, over the channels in turn. */
-export async function publish(client, server, { channels, from = 0, total, batch, perSecond, pause }) {
+export async function publish(
+  client,
+  server,
+  { channels, from = 0, total, batch, perSecond, pause, write = message }
+) {
   const begun = performance.now()
   for (let sent = 0; sent < total; ) {
     const texts = []
     let databaseChannel
     for (let i = 0; i < batch && sent < total; i++, sent++) {
       const channel = channels[sent % channels.length]
-      const [where, text] = notification(server, channel, message(channel, from + sent))
+      const [where, text] = notification(server, channel, write(channel, from + sent))
       databaseChannel = where
       texts.push(text)
     }
@@ -30,22 +40,40 @@ export async function publish(client, server, { channels, from = 0, total, batch
   }
 }
 
-async function run(server, dbUri, { readers, messages, batch, perSecond, pause, slow = () => 1 }) {
-  const { port, ask, stop } = await startServer(server, dbUri)
+async function run(server, dbUri, { readers, messages, batch, perSecond, pause, write, slow = () => 1 }) {
+  const sdk = server === 'sdk'
+  const { port, ask, stop } = await startServer(sdk ? 'ours' : server, dbUri)
   const client = startClient('readers')
   const publisher = new pg.Client(dbUri)
   try {
     const count = Math.ceil(messages / slow(server))
-    const paths = readers.map((channel) => address(server, channel, { mode: 'r' }))
+    const paths = readers.map((channel) =>
+      sdk ? '/connection/websocket' : address(server, channel, { mode: 'r' })
+    )
+    const greeting = sdk ? subscribe(readers[0]) : undefined
     const socketIo = server === 'socket-io'
-    await client.order({ port, paths, messages: count, socketIo, sample: Math.min(1, 50 / readers.length) })
+    await client.order({
+      port,
+      paths,
+      messages: count,
+      socketIo,
+      greeting,
+      sample: Math.min(1, 50 / readers.length)
+    })
     await publisher.connect()
     await ask('delay')
     const channels = [...new Set(readers)]
     const begun = performance.now()
     const finished = client.next()
     finished.catch(() => {})
-    await publish(publisher, server, { channels, total: count * channels.length, batch, perSecond, pause })
+    await publish(publisher, server, {
+      channels,
+      total: count * channels.length,
+      batch,
+      perSecond,
+      pause,
+      write
+    })
     const { done, failure, latencies } = await finished
     // A fast loss is no result.
     if (failure) throw new Error(`${server}: ${failure}`)
@@ -62,6 +90,12 @@ async function run(server, dbUri, { readers, messages, batch, perSecond, pause, 
     await client.stop()
     await stop()
   }
+}
+
+/** What a client of the SDK says first. */
+function subscribe(channel) {
+  const token = sign({ mode: 'r' })
+  return `${JSON.stringify({ id: 1, connect: { token } })}\n${JSON.stringify({ id: 2, subscribe: { channel } })}`
 }
 
 const everyone = Array(500).fill('chat')
@@ -108,4 +142,12 @@ export const blocking = {
   figures: { block: 'longest block of the event loop, ms', rate: 'deliveries/s' },
   pairs: 3,
   run: fanOut({ readers: Array(5000).fill('chat'), messages: 4000, batch: 1000, pause: 500 })
+}
+
+export const sdk = {
+  title: 'Fan-out to 500 clients of the SDK, beside 500 raw sockets',
+  servers: ['ours', 'sdk'],
+  figures,
+  baseline: 'sdk',
+  run: fanOut({ readers: everyone, messages: 6000, batch: 100, write: enveloped })
 }

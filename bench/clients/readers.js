@@ -15,7 +15,14 @@ let sampled = 1
 const latencies = []
 const now = () => performance.timeOrigin + performance.now()
 
-function open({ port, path, socketIo }) {
+/** A short text as a frame of a client, masked with zeroes (RFC 6455, section 5.2). */
+function textFrame(text) {
+  const head = Buffer.from([0x81, 0xfe, 0, 0, 0, 0, 0, 0])
+  head.writeUInt16BE(text.length, 2)
+  return Buffer.concat([head, Buffer.from(text)])
+}
+
+function open({ port, path, socketIo, greeting }) {
   return new Promise((resolve, reject) => {
     const socket = connect(port, '127.0.0.1', () => {
       socket.write(
@@ -33,6 +40,15 @@ function open({ port, path, socketIo }) {
       const end = head.indexOf('\r\n\r\n')
       if (end === -1) return
       if (!head.startsWith('HTTP/1.1 101')) return reject(new Error(head.slice(0, 200)))
+      if (greeting) {
+        // Centrifugo's client protocol: the second reply is the subscription's.
+        if (head.includes('{"id":2,"subscribe":')) return begin()
+        if (!reader.greeted) {
+          reader.greeted = true
+          socket.write(textFrame(greeting))
+        }
+        return
+      }
       if (socketIo) {
         // Engine.IO's greeting, then Socket.IO's: "40" joins the namespace "/".
         if (head.includes('40{')) return begin()
@@ -63,7 +79,8 @@ function read(reader, chunk) {
     if (data.length < start) break
     const length = short < 126 ? short : data.readUInt16BE(at + 2)
     if (data.length < start + length) break
-    if ((data[at] & 0x0f) === 1) message(reader, data, start, length)
+    // `{}` is a ping of Centrifugo's client protocol.
+    if ((data[at] & 0x0f) === 1 && length > 2) message(reader, data, start, length)
     at = start + length
   }
   reader.rest = at === data.length ? undefined : data.subarray(at)
@@ -98,14 +115,17 @@ function finish() {
   if (ready && done >= expected) process.send({ done, failure, latencies })
 }
 
-process.on('message', async ({ port, paths, messages, socketIo = false, sample = 1, atOnce = 50 }) => {
-  expected = messages * paths.length
-  sampled = sample
-  for (let i = 0; i < paths.length; i += atOnce) {
-    await Promise.all(paths.slice(i, i + atOnce).map((path) => open({ port, path, socketIo })))
+process.on(
+  'message',
+  async ({ port, paths, messages, socketIo = false, greeting, sample = 1, atOnce = 50 }) => {
+    expected = messages * paths.length
+    sampled = sample
+    for (let i = 0; i < paths.length; i += atOnce) {
+      await Promise.all(paths.slice(i, i + atOnce).map((path) => open({ port, path, socketIo, greeting })))
+    }
+    process.send({ ready: true })
+    ready = true
+    if (done > 0) finish()
   }
-  process.send({ ready: true })
-  ready = true
-  if (done > 0) finish()
-})
+)
 process.on('disconnect', () => process.exit())
