@@ -8,6 +8,8 @@ const ID = /^([0-9a-f]{8})-([0-9a-f]{16})$/
 /** No id of any message: a durable channel answers with where it is now. */
 const NOW = 'now'
 const EXPIRED = 'closed: the token has expired, get a new one'
+/** The protocol's code for a token that is not signed by the server's keys. */
+const INVALID_TOKEN = 3500
 const MISSED = ', may have missed messages'
 const RESUMED = ', resumed'
 
@@ -59,7 +61,8 @@ export class SdkLanguage extends Language {
     })
     client.on('connected', (context) => { room.client = context.client })
     client.on('disconnected', ({ code, reason }) => {
-      this.close(code === 1 || keeper.ended ? EXPIRED : 'closed: refused, ' + reason)
+      const another = room.seen && code === INVALID_TOKEN ? ': was the server started with another secret?' : ''
+      this.close(code === 1 || keeper.ended ? EXPIRED : 'closed: refused, ' + reason + another)
     })
     // Nothing is to be subscribed to with a token that may only write.
     if (claimsOf(keeper.token).mode === 'w') client.on('connected', () => this.connected(', to write only'))
@@ -157,12 +160,14 @@ class Reconnecting extends Language {
     const envelope = message !== null && typeof message === 'object' ? message : {}
     const { event, channel = room.channel, payload, claims } = envelope
     room.position = positionOf(id ?? envelope.id) ?? room.position
-    if (event === 'HistoryGap') {
+    // What others send has claims, whatever event it names.
+    const own = claims === undefined && typeof payload === 'object' && payload !== null
+    if (own && event === 'HistoryGap') {
       room.position = payload.latest ? positionOf(payload.latest) : { epoch: '', offset: 0 }
       if (payload.requested !== NOW) this.connected(MISSED)
-    } else if (room.presence && event === 'Presence') this.tell('onPeople', { channel, clients: payload.clients })
-    else if (room.presence && event === 'Join') this.tell('onPeople', { channel, joined: payload })
-    else if (room.presence && event === 'Leave') this.tell('onPeople', { channel, left: payload })
+    } else if (own && room.presence && event === 'Presence') this.tell('onPeople', { channel, clients: payload.clients })
+    else if (own && room.presence && event === 'Join') this.tell('onPeople', { channel, joined: payload })
+    else if (own && room.presence && event === 'Leave') this.tell('onPeople', { channel, left: payload })
     else this.tell('onMessage', { channel, payload: payload === undefined ? text : payload, event, claims, raw: text })
   }
 

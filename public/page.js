@@ -98,7 +98,7 @@ function leave() {
 function setState(kind, text) {
   $('state').className = kind
   $('state').textContent = text
-  const writable = /w/.test(claimsOf($('token').value).mode || '')
+  const writable = /w/.test(claimsOf(room?.keeper.token).mode || '')
   $('message').disabled = $('send').disabled = kind !== 'connected' || !writable
   hint(kind === 'connected' && !writable ? 'This token may only read ("mode": "r").' : 'Enter sends, Shift + Enter begins a new line.')
   $('leave').disabled = room === undefined

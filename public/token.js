@@ -68,7 +68,8 @@ export class TokenKeeper {
       return
     }
     // 404: tokens come from elsewhere.
-    if (!answer.ok) return
+    this.refused = !answer.ok
+    if (this.refused) return
     const { token } = await answer.json()
     if (this.stopped) return
     const old = this.token
@@ -77,10 +78,12 @@ export class TokenKeeper {
     this.schedule()
   }
 
-  /** What the SDK asks for once the token has ended. Rejects where there is none. */
+  /** What the SDK asks for once the token has ended; asked again, the server's clock may be ahead of ours. */
   async fresh() {
-    if (this.ended) await this.refresh()
-    if (this.ended) throw new Centrifuge.UnauthorizedError('the token has expired')
+    const isOld = () => this.ended || this.token === this.given
+    if (isOld()) await this.refresh()
+    if (isOld()) throw this.refused ? new Centrifuge.UnauthorizedError('no fresh token') : new Error('the server is away')
+    this.given = this.token
     return this.token
   }
 
