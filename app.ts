@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { STATUS_CODES } from 'node:http'
-import { resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import fastifyHelmet from '@fastify/helmet'
 import fastifyRateLimit from '@fastify/rate-limit'
@@ -53,7 +54,7 @@ export default async function app(fastify: FastifyInstance, _options: object): P
       ...options,
       dbUri: postgres.uri,
       ...(options.jwksUrl === undefined && {
-        jwtSecret: options.jwtSecret ?? randomBytes(32).toString('base64url')
+        jwtSecret: options.jwtSecret ?? embeddedSecret(dirname(postgres.dataFolder))
       }),
       metaChannel: options.metaChannel ?? EMBEDDED_META_CHANNEL,
       ...(rootPath === undefined && { presenceChannels: options.presenceChannels ?? PAGE_CHANNEL }),
@@ -81,6 +82,18 @@ export default async function app(fastify: FastifyInstance, _options: object): P
   fastify.pgws.once('lost', () => {
     process.exitCode = 1
   })
+}
+
+/**
+ * The secret of a first run: a random one, kept beside the data of the embedded database, so that a page which is open
+ * goes on after a restart.
+ */
+function embeddedSecret(folder: string): string {
+  const file = join(folder, 'jwt-secret')
+  if (existsSync(file)) return readFileSync(file, 'utf8')
+  const secret = randomBytes(32).toString('base64url')
+  writeFileSync(file, secret, { mode: 0o600 })
+  return secret
 }
 
 /** Keeps what is said on our page, unless the database's owner has said for how long. */

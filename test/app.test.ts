@@ -354,6 +354,16 @@ t.test('without a database it brings its own: page, token, curl and SQL work as 
   t.equal(await app.exit, 0)
   await sleep(200)
   t.notMatch(execFileSync('ps', ['-eo', 'args'], { encoding: 'utf8' }), `${folder.slice(-6)}/data`)
+
+  // Started again, it takes the page that is still open.
+  const again = await run(t, { PGWS_EMBEDDED_FOLDER: folder })
+  await until(() => /psql '/.test(again.output()) || again.child.exitCode !== null, 30_000)
+  const channels = await fetch(`${again.http}/channels`, {
+    headers: { authorization: `Bearer ${printed.get('token')}` }
+  })
+  t.equal(channels.status, 200)
+  again.child.kill('SIGTERM')
+  t.equal(await again.exit, 0)
 })
 
 t.test(
