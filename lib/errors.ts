@@ -92,7 +92,7 @@ export const errors = {
     'The other nodes cannot be asked: %s',
     503
   ),
-  NoSuchSession: createError('FST_PGWS_NO_SUCH_SESSION', 'No node has this session: connect again', 404),
+  NoSuchSession: createError('FST_PGWS_NO_SUCH_SESSION', 'No node knows the session: connect again', 404),
   MethodNotAllowed: createError<[string]>(
     'FST_PGWS_METHOD_NOT_ALLOWED',
     'This address takes %s requests only',

@@ -16,7 +16,7 @@ t.test(
   async (t) => {
     const { ws, http, child, exit } = await app(t)
     const { payloads } = await sqlListener(t, dbUri)
-    const clients = await Promise.all(Array.from({ length: 200 }, () => open(t, `${ws}/a/${rw}`)))
+    const clients = await Promise.all(Array.from({ length: 600 }, () => open(t, `${ws}/a/${rw}`)))
     const times: number[] = []
     for (const { webSocket } of clients) webSocket.once('close', () => times.push(Date.now()))
     const closed = clients.map((client) => client.closed())
@@ -36,15 +36,15 @@ t.test(
       )
     })
     t.equal(late, 503)
-    await until(() => times.length === 199)
-    t.ok(times.at(-1)! - times[0]! > 50, `spread over ${times.at(-1)! - times[0]!} ms`)
+    await until(() => times.length === 599)
+    t.ok(times.at(-1)! - times[0]! > 100, `spread over ${times.at(-1)! - times[0]!} ms`)
     clients[0]!.webSocket.resume()
     for (const { code, reason } of await Promise.all(closed)) {
       t.same({ code, reason }, { code: 1001, reason: 'server shutting down' })
     }
     t.equal(await exit, 0)
-    await until(() => payloads.length === 200)
-    t.equal(new Set(payloads.map((text) => JSON.parse(text).payload)).size, 200)
+    await until(() => payloads.length === 600)
+    t.equal(new Set(payloads.map((text) => JSON.parse(text).payload)).size, 600)
   }
 )
 

@@ -18,12 +18,10 @@ import {
 } from './protocol.js'
 import type { SdkConnection, SdkServices } from './services.js'
 import { Subscription } from './subscription.js'
+import { connectionToken, GRACE, type Grant, lifetime, subscriptionToken } from './tokens.js'
 
 /** How long a client has for its `connect`, in milliseconds. */
 export const CONNECT_TIMEOUT = 10_000
-
-/** For how long a token is honoured past its end, so that the SDK can bring a new one, in milliseconds. */
-const GRACE = 25_000
 
 /** How often clients are pinged (lib/connections.ts), in seconds; the SDK waits for 10 s more. */
 const PING_SECONDS = 30
@@ -208,7 +206,7 @@ export class Session {
       throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'it is connected already')
     }
     const services = this.#services
-    const claims = await this.#verify(textOf(params, 'token'))
+    const claims = await connectionToken(this.#services.verifyToken, textOf(params, 'token'))
     const exp = checkTimes(claims)
     // Whatever the mode says wrongly is said now, not at the first channel.
     permissionsIn(claims, '')
@@ -268,7 +266,7 @@ export class Session {
     const answered = (async () => {
       try {
         const token = textOf(params, 'token')
-        const granted = token === '' ? undefined : await this.#subscriptionToken(channel, token)
+        const granted = token === '' ? undefined : await this.#granted(channel, token)
         const { subscription, result, start } = await this.#open(channel, params, false, granted)
         this.#reply(id, 'subscribe', withFields(result, lifetime(granted?.exp)))
         start()
@@ -292,7 +290,7 @@ export class Session {
     channel: string,
     params: Record<string, unknown>,
     serverSide: boolean,
-    granted?: { write: boolean; exp: number | undefined }
+    granted?: Grant
   ): Promise<{ subscription: Subscription; result: string; start: () => void }> {
     const services = this.#services
     const { claims } = this.#access!
@@ -378,7 +376,7 @@ export class Session {
 
   /** A new token for the connection: of the same user, and not for less. */
   async #refresh(params: Record<string, unknown>): Promise<string> {
-    const claims = await this.#verify(textOf(params, 'token'))
+    const claims = await connectionToken(this.#services.verifyToken, textOf(params, 'token'))
     let exp: number | undefined
     try {
       exp = checkTimes(claims)
@@ -409,9 +407,9 @@ export class Session {
     if (typeof params.type === 'number' && params.type > 0) throw new CommandError(ERRORS.NOT_AVAILABLE)
     const subscription = this.#subscriptions.get(channel)
     if (subscription === undefined) throw new CommandError(ERRORS.PERMISSION_DENIED)
-    let granted: { write: boolean; exp: number | undefined }
+    let granted: Grant
     try {
-      granted = await this.#subscriptionToken(channel, textOf(params, 'token'))
+      granted = await this.#granted(channel, textOf(params, 'token'))
     } catch (error) {
       // An end that has come already is told by the end itself.
       if (error instanceof errors.TokenExpired) return '{}'
@@ -426,43 +424,14 @@ export class Session {
     return JSON.stringify(lifetime(granted.exp))
   }
 
-  /** @throws DisconnectError for a token that is none of ours; KeysUnavailable */
-  async #verify(token: string): Promise<Claims> {
-    if (token === '') throw new DisconnectError(DISCONNECT.INVALID_TOKEN, 'it is missing')
-    try {
-      return await this.#services.verifyToken(token)
-    } catch (error) {
-      if (error instanceof errors.KeysUnavailable) throw error
-      throw new DisconnectError(DISCONNECT.INVALID_TOKEN)
-    }
-  }
-
-  /**
-   * What a subscription's own token allows.
-   * @throws CommandError for one that is none of ours; DisconnectError for another channel's, or user's; TokenExpired
-   */
-  async #subscriptionToken(
-    channel: string,
-    token: string
-  ): Promise<{ write: boolean; exp: number | undefined }> {
-    let claims: Claims
-    try {
-      claims = await this.#services.verifyToken(token)
-    } catch (error) {
-      if (error instanceof errors.KeysUnavailable) throw error
-      throw new CommandError(ERRORS.PERMISSION_DENIED)
-    }
-    if (claims.channel !== channel) {
-      throw new DisconnectError(DISCONNECT.INVALID_TOKEN, "the subscription's is for another channel")
-    }
-    if ((subjectOf(claims) ?? '') !== (this.#access!.subject ?? '')) {
-      throw new DisconnectError(DISCONNECT.INVALID_TOKEN, "the subscription's is of another user")
-    }
-    if (claims.client !== undefined && claims.client !== this.#services.idOf(this.#connection!)) {
-      throw new DisconnectError(DISCONNECT.INVALID_TOKEN, "the subscription's is for another client")
-    }
-    const exp = checkTimes(claims)
-    return { write: claims.mode === 'w' || claims.mode === 'rw', exp }
+  /** What a subscription's own token allows; throws as subscriptionToken. */
+  #granted(channel: string, token: string): Promise<Grant> {
+    const { verifyToken, idOf } = this.#services
+    return subscriptionToken(verifyToken, token, {
+      channel,
+      subject: this.#access!.subject,
+      client: idOf(this.#connection!)
+    })
   }
 
   /** From its reply on a client is in the channel; its own coming is told after that. */
@@ -542,10 +511,4 @@ function withFields(json: string, fields: object): string {
   const more = JSON.stringify(fields).slice(1, -1)
   if (more === '') return json
   return json === '{}' ? `{${more}}` : `${json.slice(0, -1)},${more}}`
-}
-
-/** When a token ends, in the words of a reply; at least 1 s, since the SDK asks again at once otherwise. */
-function lifetime(exp: number | undefined): { expires?: true; ttl?: number } {
-  if (exp === undefined) return {}
-  return { expires: true, ttl: Math.max(1, Math.ceil((exp - Date.now()) / 1000)) }
 }
