@@ -17,6 +17,7 @@ export const CONSTRAINT = 'pgws'
 
 /** The part of a request that a constraint sees. */
 interface ConstrainedRequest {
+  method?: string
   url?: string
   headers: { upgrade?: string | undefined; accept?: string | undefined }
 }
@@ -230,7 +231,7 @@ export function addConstraint(fastify: FastifyInstance): void {
         }
         return 'upgrade'
       }
-      if (request.headers.accept?.includes('text/event-stream')) {
+      if (request.method === 'GET' && request.headers.accept?.includes('text/event-stream')) {
         if (!isDecodable(url)) {
           malformed.add(request)
           request.url = url.slice(0, url.indexOf('%'))

@@ -188,3 +188,17 @@ t.test("a host's own event streams are left alone", async (t) => {
   t.equal((await once(response, 'data'))[0], 'data: mine\n\n')
   await sleep(1)
 })
+
+t.test('no answer repeats a token, whatever the method', async (t) => {
+  const { http } = await build(t, { dbUri })
+  for (const method of ['GET', 'POST', 'PUT', 'PATCH', 'DELETE']) {
+    for (const place of ['/a/', '/', '/a/b/c/']) {
+      const response = await fetch(`${http}${place}${token({ mode: 'w' })}`, {
+        method,
+        headers: { accept: 'text/event-stream' }
+      })
+      t.ok(response.status >= 400, `${method} ${place}`)
+      t.notMatch(await response.text(), /eyJ/, `${method} ${place}`)
+    }
+  }
+})
