@@ -81,7 +81,7 @@ export class SdkClients {
         memberOf: (connection) => clients.attendance.memberOf(connection)
       }),
       idOf: (connection) => clients.idOf(connection),
-      enter: (_session, connection, access) => clients.enter(connection, access),
+      enter: (connection, access) => clients.enter(connection, access),
       renew: (connection, access, expiresAt) => clients.renew(connection, { ...access, expiresAt }),
       publish: (connection, channel, data, caller) => this.#publish(connection, channel, data, caller),
       deliver: (connection, json) => {
@@ -93,7 +93,7 @@ export class SdkClients {
       },
       expiry: {
         add: (session, subscription) => this.#expire(session, subscription),
-        delete: (_session, subscription) => this.#keep(subscription)
+        delete: (subscription) => this.#keep(subscription)
       }
     }
   }

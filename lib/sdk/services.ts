@@ -35,7 +35,7 @@ export interface SdkServices {
   /** The id that others know a connection by. */
   idOf: (connection: Connection) => string
   /** Counts a connection that has just been made. */
-  enter: (session: Session, connection: Connection, access: SessionAccess) => void
+  enter: (connection: Connection, access: SessionAccess) => void
   /** A connection's token has been replaced; it ends at another time, in milliseconds since the epoch. */
   renew: (connection: Connection, access: SessionAccess, expiresAt: number | undefined) => void
   /** Publishes what a client sends; resolves when the database has accepted it. */
@@ -52,7 +52,7 @@ export interface SdkServices {
   /** Ends subscriptions whose tokens end. */
   expiry: {
     add: (session: Session, subscription: Subscription) => void
-    delete: (session: Session, subscription: Subscription) => void
+    delete: (subscription: Subscription) => void
   }
   log: { error(fields: object, message: string): void }
 }

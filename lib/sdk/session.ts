@@ -224,7 +224,7 @@ export class Session {
     }
     this.#connection = this.#transport.attach(this.#access)
     const connection = this.#connection
-    services.enter(this, connection, this.#access)
+    services.enter(connection, this.#access)
     const wanted = isObject(params.subs) ? params.subs : {}
     const opened = await Promise.all(
       Object.entries(isObject(claims.subs) ? claims.subs : {}).map(async ([channel, granted]) => {
@@ -416,7 +416,7 @@ export class Session {
       if (error instanceof CommandError) throw new DisconnectError(DISCONNECT.INVALID_TOKEN)
       throw error
     }
-    this.#services.expiry.delete(this, subscription)
+    this.#services.expiry.delete(subscription)
     subscription.ownToken = true
     subscription.write = granted.write
     subscription.expiresAt = granted.exp === undefined ? undefined : granted.exp + GRACE
@@ -458,7 +458,7 @@ export class Session {
     const { channel, leaveRaw } = subscription
     if (this.#subscriptions.get(channel) !== subscription) return
     this.#subscriptions.delete(channel)
-    this.#services.expiry.delete(this, subscription)
+    this.#services.expiry.delete(subscription)
     this.#services.presence.leave(subscription, this.#connection!)
     this.#services.hub.leave(subscription, [channel], subscription.permissions)
     leaveRaw?.()
