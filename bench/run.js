@@ -7,33 +7,10 @@ import { cpus, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import pg from 'pg'
 import { startEmbeddedPostgres } from '../dist/lib/embedded-postgres.js'
-import { connecting, idle, storm } from './cases/connections.js'
-import { durableFanOut, durablePublishing, resuming, retention } from './cases/durable.js'
-import { blocking, burst, channels, paced, sdk, single } from './cases/fan-out.js'
-import { joined } from './cases/joined-channels.js'
-import { publishing } from './cases/publishing.js'
-import { socketIo } from './cases/socket-io.js'
+import { CASES } from './cases.js'
 import { drawChart } from './chart.js'
 import { median } from './harness.js'
 
-const CASES = {
-  burst,
-  single,
-  paced,
-  channels,
-  publishing,
-  connecting,
-  idle,
-  storm,
-  blocking,
-  joined,
-  sdk,
-  socketIo,
-  durablePublishing,
-  durableFanOut,
-  resuming,
-  retention
-}
 const words = process.argv.slice(2)
 const quick = words.includes('--quick')
 const wanted = words.filter((word) => !word.startsWith('--'))

@@ -1,7 +1,9 @@
 // The plugin with durable channels: every channel is kept for an hour.
 import Fastify from 'fastify'
 import pg from 'pg'
-import pgWebsockets from '../../dist/index.js'
+import { built } from '../built.js'
+
+const { default: pgWebsockets } = await built('index.js')
 
 const dbUri = process.env.DB_URI
 const fastify = Fastify()

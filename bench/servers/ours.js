@@ -1,6 +1,8 @@
 // The plugin itself, as built.
 import Fastify from 'fastify'
-import pgWebsockets from '../../dist/index.js'
+import { built } from '../built.js'
+
+const { default: pgWebsockets } = await built('index.js')
 
 const fastify = Fastify()
 fastify.register(pgWebsockets, { dbUri: process.env.DB_URI, jwtSecret: process.env.SECRET })

@@ -1,5 +1,6 @@
 // Socket.IO with our adapter, as built.
-import { createAdapter } from '../../dist/socket.io.js'
+import { built } from '../built.js'
 import { serve } from './socket-io-serve.js'
 
+const { createAdapter } = await built('socket.io.js')
 await serve(createAdapter)

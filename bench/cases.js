@@ -1,0 +1,26 @@
+/** All cases, by the names that the command line takes. */
+import { connecting, idle, storm } from './cases/connections.js'
+import { durableFanOut, durablePublishing, resuming, retention } from './cases/durable.js'
+import { blocking, burst, channels, paced, sdk, single } from './cases/fan-out.js'
+import { joined } from './cases/joined-channels.js'
+import { publishing } from './cases/publishing.js'
+import { socketIo } from './cases/socket-io.js'
+
+export const CASES = {
+  burst,
+  single,
+  paced,
+  channels,
+  publishing,
+  connecting,
+  idle,
+  storm,
+  blocking,
+  joined,
+  sdk,
+  socketIo,
+  durablePublishing,
+  durableFanOut,
+  resuming,
+  retention
+}
