@@ -1,13 +1,15 @@
 import { matchesPattern } from './channel-pattern.js'
 import { errors } from './errors.js'
-import { SCHEMA_VERSION } from './schema.js'
+import { APPLIED, SCHEMA_VERSION } from './schema.js'
 
 /** How many channels' answers are remembered. */
 const MAX_REMEMBERED = 10_000
 
-const SETTINGS = `select version, epoch, retention_version::float8 as retention_version,
-  (select coalesce(json_agg(json_build_array(pattern, extract(epoch from max_age))), '[]') from pgws.retention) as patterns
-  from pgws.settings`
+const SETTINGS = `select s.version, coalesce(${APPLIED}, s.version) as applied, s.epoch,
+  s.retention_version::pg_catalog.float8 as retention_version,
+  (select coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(r.pattern, extract(epoch from r.max_age))), '[]')
+    from pgws.retention r) as patterns
+  from pgws.settings s`
 
 /** The last position of all; that of a message which is gone already counts, too. */
 export const LATEST = `greatest((select coalesce(max(position), 0) from pgws.messages),
@@ -64,13 +66,21 @@ export class DurableChannels {
    * @throws SchemaTooNew; and what the query throws
    */
   async refresh(): Promise<void> {
-    const { rows: there } = await this.#query("select to_regclass('pgws.settings') is not null as there")
+    const { rows: there } = await this.#query(
+      "select pg_catalog.to_regclass('pgws.settings') is not null as there"
+    )
     const { rows } = there[0]!.there ? await this.#query(SETTINGS) : { rows: [] }
-    const [settings] = rows as { version: number; epoch: string; retention_version: number; patterns: [] }[]
+    const [settings] = rows as {
+      version: number
+      applied: number
+      epoch: string
+      retention_version: number
+      patterns: []
+    }[]
     if (settings !== undefined && settings.version > SCHEMA_VERSION) {
       throw new errors.SchemaTooNew(settings.version, SCHEMA_VERSION)
     }
-    this.#installed = settings !== undefined && settings.version === SCHEMA_VERSION
+    this.#installed = settings !== undefined && settings.applied >= SCHEMA_VERSION
     this.#epoch = settings?.epoch ?? ''
     this.#retentionVersion = settings?.retention_version ?? 0
     this.#patterns = settings?.patterns ?? []

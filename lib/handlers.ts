@@ -24,7 +24,7 @@ export interface HandlersOptions extends SqlFunctions {
   call: (text: string, values: unknown[]) => Promise<{ rows: Record<string, unknown>[] }>
 }
 
-/** What `pgws.handle` answers (lib/migrations/002-handlers.ts). */
+/** What `pgws.handle` answers (lib/migrations/002-handlers.sql). */
 interface Answer {
   done: number
   failures: { group: number; sqlstate: string; message: string; role: boolean }[]

@@ -1,65 +1,102 @@
-import type pg from 'pg'
+import pg from 'pg'
 import { errors } from './errors.js'
-import { durableChannels } from './migrations/001-durable-channels.js'
-import { handlers } from './migrations/002-handlers.js'
+import { type Migration, readMigrations } from './migrations.js'
 
-/** Each brings the schema `pgws` one version further, in one transaction; none is ever changed. */
-const migrations = [durableChannels, handlers]
+const migrations = readMigrations()
 
-/** The version of the schema that this server knows. */
+/** The number of the last migration that this server knows. */
 export const SCHEMA_VERSION = migrations.length
 
 /** The database channel that tells of changed settings. */
 export const SETTINGS_CHANNEL = 'pgws'
 
-/** Held while migrating, so that nodes which start at once do it one after the other. Any two numbers of our own. */
-const MIGRATION_LOCK = 'pg_advisory_lock(1885828979, 1)'
+/** The first migration that the database itself counts. */
+const FIRST_COUNTED = 3
+
+/** The last migration that a database has, of a row `s` of pgws.settings; null before it has the column. */
+export const APPLIED = "(pg_catalog.to_jsonb(s) ->> 'applied')::pg_catalog.int4"
+
+/** SQLSTATEs with which the slower of two that create the schema at once fails. */
+const CREATED_MEANWHILE = new Set(['23505', '42P06'])
 
 /**
- * Installs the schema `pgws`, or upgrades it.
+ * Installs the schema `pgws`, or upgrades it, in one transaction.
  * @param client a connection that may create schemas in its database
  * @param listenChannel the database channel on which `pgws.publish` notifies
- * @returns from which version, 0 for none, to which
- * @throws SchemaTooNew where it is newer than this server
+ * @returns from which migration, 0 for none, to which
+ * @throws SchemaTooNew where this server is too old for the schema
  */
 export async function migrate(
   client: pg.Client,
   listenChannel: string
 ): Promise<{ from: number; to: number }> {
-  await client.query(`select ${MIGRATION_LOCK}`)
+  let from: number | undefined
+  await client.query('begin')
   try {
-    const from = await installedVersion(client)
-    if (from > SCHEMA_VERSION) throw new errors.SchemaTooNew(from, SCHEMA_VERSION)
-    for (let version = from + 1; version <= SCHEMA_VERSION; version++) {
-      await client.query('begin')
-      try {
-        await client.query(migrations[version - 1]!)
-        await client.query(
-          `insert into pgws.settings (version, listen_channel) values ($1, $2)
-           on conflict (only_row) do update set version = excluded.version`,
-          [version, listenChannel]
-        )
-        await client.query('select pg_notify($1, $2)', [SETTINGS_CHANNEL, 'installed'])
-        await client.query('commit')
-      } catch (error) {
-        await client.query('rollback')
-        throw error
-      }
+    const { applied, required } = await lockSchema(client)
+    if (required > SCHEMA_VERSION) throw new errors.SchemaTooNew(required, SCHEMA_VERSION)
+    from = applied
+    const missing = migrations.slice(from)
+    for (const migration of missing) await apply(client, migration, listenChannel)
+    if (missing.length > 0) {
+      await client.query('select pg_catalog.pg_notify($1, $2)', [SETTINGS_CHANNEL, 'installed'])
     }
     await client.query('update pgws.settings set listen_channel = $1 where listen_channel <> $1', [
       listenChannel
     ])
-    return { from, to: SCHEMA_VERSION }
-  } finally {
-    await client.query(`select ${MIGRATION_LOCK.replace('lock', 'unlock')}`).catch(() => {})
+    await client.query('commit')
+    return { from, to: from + missing.length }
+  } catch (error) {
+    await client.query('rollback')
+    const lostRace = from === 0 && error instanceof pg.DatabaseError && CREATED_MEANWHILE.has(error.code!)
+    if (lostRace) return migrate(client, listenChannel)
+    throw error
   }
 }
 
-async function installedVersion(client: pg.Client): Promise<number> {
-  const { rows } = await client.query<{ there: boolean }>(
-    "select to_regclass('pgws.settings') is not null as there"
+async function apply(
+  client: pg.Client,
+  { number, name, sql, oldestServer }: Migration,
+  listenChannel: string
+): Promise<void> {
+  await client.query(sql)
+  await client.query(
+    `insert into pgws.settings (version, listen_channel) values ($1, $2)
+     on conflict (only_row) do update set version = excluded.version`,
+    [oldestServer, listenChannel]
   )
-  if (!rows[0]!.there) return 0
-  const { rows: settings } = await client.query<{ version: number }>('select version from pgws.settings')
-  return settings[0]?.version ?? 0
+  if (number < FIRST_COUNTED) return
+  await client.query('insert into pgws.migrations (number, name, oldest_server) values ($1, $2, $3)', [
+    number,
+    name,
+    oldestServer
+  ])
+  await client.query('update pgws.settings set applied = $1', [number])
+}
+
+/** What a database has, for a server to judge. */
+export interface InstalledSchema {
+  /** The number of the last migration; 0: the schema is not there. */
+  applied: number
+  /** The last migration that a server must know to use it. */
+  required: number
+}
+
+/**
+ * Lets one session at a time migrate, until the end of its transaction: a table of our own is locked, because any role
+ * may take an advisory lock and keep it.
+ */
+async function lockSchema(client: pg.Client): Promise<InstalledSchema> {
+  // What a migration does not qualify is PostgreSQL's own, whatever others have created in `public`.
+  await client.query('set local search_path = pg_catalog, pg_temp')
+  const { rows } = await client.query<{ there: boolean }>(
+    "select pg_catalog.to_regclass('pgws.settings') is not null as there"
+  )
+  // Of two that create it at once, the slower waits for the other's commit, and fails.
+  if (!rows[0]!.there) return { applied: 0, required: 0 }
+  await client.query('lock table pgws.settings in share row exclusive mode')
+  const { rows: settings } = await client.query<InstalledSchema>(
+    `select s.version as required, coalesce(${APPLIED}, s.version) as applied from pgws.settings s`
+  )
+  return settings[0] ?? { applied: 0, required: 0 }
 }

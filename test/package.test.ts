@@ -37,6 +37,8 @@ t.test(
     t.match(readFileSync(join(installed, 'public/centrifuge.LICENSE.txt'), 'utf8'), /Centrifugal Labs/)
     t.equal(existsSync(join(project, 'node_modules/centrifuge')), false)
 
+    t.ok(existsSync(join(installed, 'dist/lib/migrations/001-durable-channels.sql')))
+
     const [plugin, decorator] = blocks('js')
     // What was published is on its way back when publish() has resolved.
     const shown = decorator!.replace(

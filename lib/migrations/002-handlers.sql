@@ -1,9 +1,7 @@
-/**
- * Messages and connections that are passed to functions of the database's owner, in the transaction that publishes
- * what comes of them. Each group (all that one client sends at once) is a subtransaction: what raises takes nothing
- * else with it. Each runs as its sender, and what it leaves behind in the session is gone before the next.
- */
-export const handlers = `
+-- Messages and connections that are passed to functions of the database's owner, in the transaction that publishes
+-- what comes of them. Each group (all that one client sends at once) is a subtransaction: what raises takes nothing
+-- else with it. Each runs as its sender, and what it leaves behind in the session is gone before the next.
+
 -- Calls the functions of some groups and publishes their messages, in order. Of each item: its group (1, 2, …), its
 -- kind ('message', 'connect', 'disconnect'), the function to call, quoted, or null; the websocket channel; the body:
 -- an envelope, a raw channel's payload, or what a connection's function is told; a raw channel's database channel, or
@@ -183,4 +181,3 @@ begin
     grant execute on function pgws.handle to pgws_server;
   end if;
 end $$;
-`

@@ -1,17 +1,15 @@
-/**
- * Durable channels. Positions are handed out at commit, under one lock, so that position order is commit order is
- * notification order:
- *
- * - A row that SQL inserts has no position. A deferred trigger (`flush_later`) queues another one
- *   (`flush`), which so runs after all deferred triggers of the caller's own; it takes the lock, hands out the
- *   positions and notifies. The lock is held from there to the end of the commit only. (One trigger alone would
- *   hold it while the caller's deferred triggers wait for row locks: a deadlock.)
- * - The server's own statements are transactions of their own, and take the lock at once (`relay`).
- *
- * The lock is a table's, since any role may take an advisory lock and keep it; and no row's, since updating a
- * counter fails in serializable transactions.
- */
-export const durableChannels = String.raw`
+-- Durable channels. Positions are handed out at commit, under one lock, so that position order is commit order is
+-- notification order:
+--
+-- - A row that SQL inserts has no position. A deferred trigger (`flush_later`) queues another one
+--   (`flush`), which so runs after all deferred triggers of the caller's own; it takes the lock, hands out the
+--   positions and notifies. The lock is held from there to the end of the commit only. (One trigger alone would
+--   hold it while the caller's deferred triggers wait for row locks: a deadlock.)
+-- - The server's own statements are transactions of their own, and take the lock at once (`relay`).
+--
+-- The lock is a table's, since any role may take an advisory lock and keep it; and no row's, since updating a
+-- counter fails in serializable transactions.
+
 create schema pgws;
 comment on schema pgws is 'Durable channels of fastify-pg-websockets.';
 
@@ -475,4 +473,3 @@ begin
     grant select on pgws.settings, pgws.retention, pgws.messages, pgws.large, pgws.positions, pgws.trimmed, pgws.forgotten to pgws_server;
   end if;
 end $$;
-`

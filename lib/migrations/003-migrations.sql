@@ -1,0 +1,19 @@
+-- Which migrations a database has, and which servers work with it.
+--
+-- A server finds a migration of its own in a file `<number>-<name>.sql` of this folder, and counts by numbers. A
+-- migration is additive: servers that do not know it go on working beside it. One that is not says so in a line
+-- "-- oldest server: <number>", the number of the last migration that a server must know. pgws.settings.version is the
+-- greatest of those numbers: a server ends where it exceeds what the server knows.
+
+create table pgws.migrations (
+  number integer primary key,
+  name text not null,
+  applied_at timestamptz not null default pg_catalog.clock_timestamp(),
+  -- The last migration that a server must know to work beside this one.
+  oldest_server integer not null check (oldest_server <= number)
+);
+insert into pgws.migrations (number, name, oldest_server)
+  values (1, 'durable-channels', 1), (2, 'handlers', 2);
+
+-- The number of the last one. Here as well, because a server reads this table anyway.
+alter table pgws.settings add column applied integer;
