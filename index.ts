@@ -116,7 +116,10 @@ function readTargets(option: string, uri: string) {
   }
 }
 
-export const pgWebsockets = fp(plugin, { fastify: '5.x', name: 'fastify-pg-websockets' })
+const registered = fp(plugin, { fastify: '5.x', name: 'fastify-pg-websockets' })
+
+// `require` gives the plugin alone: what CommonJS imports by name is found on it.
+export const pgWebsockets = Object.assign(registered, { pgWebsockets: registered })
 
 export default pgWebsockets
 

@@ -112,7 +112,7 @@ export interface PgWebsocketsOptions {
   /** Endpoints with audiences, as pgws has them. */
   endpoints?: readonly AudienceEndpoint[] | undefined
   /** Put before all addresses, as everywhere in Fastify. */
-  prefix?: string | undefined
+  prefix?: string
 }
 
 /** The options without a default. */
