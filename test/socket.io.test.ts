@@ -176,6 +176,20 @@ t.test('three nodes as one', async (t) => {
   t.same(failuresOf(nodes), [])
 })
 
+t.test('an adapter that is initialized twice gets each packet once, and leaves for good', async (t) => {
+  const nodes = await startNodes(t, await database(), 2)
+  const [first, second] = nodes as [Node, Node]
+  await Promise.all(nodes.map(({ io }) => io.of('/').adapter.init()))
+  const client = await open(t, second)
+  const numbers = Array.from({ length: 20 }, (_, n) => n)
+  for (const n of numbers) first.io.emit('number', n)
+  await settled(first.io, [client])
+  t.strictSame(client.values('number'), numbers)
+  await second.io.of('/').adapter.close()
+  await until(async () => (await first.io.of('/').adapter.serverCount()) === 1)
+  t.same(failuresOf(nodes), [])
+})
+
 t.test('requests of the options: requestsTimeout and uid', async (t) => {
   const { nodes, io } = await three(t, { adapter: { requestsTimeout: 200 } })
   for (const node of nodes.slice(1)) node.io.on('silent', () => {})

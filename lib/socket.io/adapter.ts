@@ -118,6 +118,7 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
   readonly #transport: Transport
   readonly #member: Member
   readonly #inbox: Inbox
+  #joined: Promise<void> | undefined
   #closing = false
   #closed = false
   #position: number | undefined
@@ -157,8 +158,10 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
     }
   }
 
+  /** Resolves when the namespace is listened to. Called again, it waits for the same: it has joined already. */
   override init(): Promise<void> {
-    return this.#transport.add(this.#member).catch(this.#options.errorHandler)
+    this.#joined ??= this.#transport.add(this.#member).catch(this.#options.errorHandler)
+    return this.#joined
   }
 
   /** Resolves when the other nodes were told, sessions are saved, and nothing keeps the process. */
