@@ -1,6 +1,8 @@
 import { randomBytes } from 'node:crypto'
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { lookup } from 'node:dns/promises'
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { STATUS_CODES } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import fastifyHelmet from '@fastify/helmet'
@@ -12,10 +14,12 @@ import { maskTokens } from './lib/address.js'
 import { connect } from './lib/connect.js'
 import { parseConninfo } from './lib/conninfo.js'
 import { startEmbeddedPostgres } from './lib/embedded-postgres.js'
+import { originHost } from './lib/host.js'
 import { parseKeys, type VerificationKey } from './lib/keys.js'
 import { optionSpecs, type ResolvedOptions, resolveOptions } from './lib/options.js'
 import { migrate } from './lib/schema.js'
 import { signingKeyOf, signToken } from './lib/token.js'
+import { readTrustProxy } from './lib/trust-proxy.js'
 import { type Config, registerEnv } from './plugins/env.js'
 import { registerJwt } from './plugins/jwt.js'
 import { tokenRoute } from './routes/token.js'
@@ -40,6 +44,7 @@ export default async function app(fastify: FastifyInstance, _options: object): P
   const config = await registerEnv(fastify)
   const { dbUri, rootPath, embeddedFolder } = config
   const options = pluginOptions(config)
+  if (rootPath !== undefined) checkRootPath(rootPath)
 
   if (dbUri !== undefined) {
     await fastify.register(pgWebsockets, { ...options, dbUri })
@@ -70,8 +75,11 @@ export default async function app(fastify: FastifyInstance, _options: object): P
     const key = signingKeyOf(keys)
     fastify.addHook('onListen', async () => {
       const token = key && signToken({ mode: 'rw', admin: true }, key)
+      const localhost = await lookup('localhost', { all: true }).catch(() => [])
+      const scheme = fastify.initialConfig.https ? 'https' : 'http'
+      const origin = `${scheme}://${originHost(fastify.addresses() as AddressInfo[], localhost)}`
       // Behind the log's lines about the addresses, which come after this hook.
-      setTimeout(() => printWelcome(fastify, resolved, token), 50).unref()
+      setTimeout(() => printWelcome(origin, resolved, token), 50).unref()
     })
   }
 
@@ -149,6 +157,14 @@ async function ownPage(
   })
 }
 
+/** @throws Error where there is nothing to serve */
+function checkRootPath(folder: string): void {
+  const stat = statSync(folder, { throwIfNoEntry: false })
+  if (!stat?.isDirectory()) {
+    throw new Error(`PGWS_ROOT_PATH names "${folder}", which is ${stat ? 'no folder' : 'not there'}`)
+  }
+}
+
 /** What of the configuration is the plugin's. */
 function pluginOptions(config: Config): Omit<PgWebsocketsOptions, 'dbUri'> {
   const names = Object.keys(optionSpecs).filter((name) => name !== 'dbUri') as (keyof typeof optionSpecs)[]
@@ -185,7 +201,8 @@ export function serverOptions({ handshakeTimeout, trustProxy }: ServerConfig, ht
     },
     requestTimeout: handshakeTimeout,
     ...(https === undefined ? { http: timeouts } : { https: { ...timeouts, handshakeTimeout, ...https } }),
-    ...(trustProxy !== undefined && { trustProxy: readTrustProxy(trustProxy) }),
+    // What it may be is checked where the variables are read.
+    ...(trustProxy !== undefined && { trustProxy: readTrustProxy(trustProxy) ?? false }),
     // A first connection may take its 5 retries: longer than Fastify waits for a hook by default.
     pluginTimeout: 0,
     frameworkErrors(error, request, reply) {
@@ -207,13 +224,6 @@ export const options: FastifyServerOptions = serverOptions({
   trustProxy: process.env.PGWS_TRUST_PROXY || undefined
 })
 
-/** Fastify's `trustProxy`: `true`, or the proxies' addresses. */
-function readTrustProxy(text: string): boolean | string[] {
-  const value = text.trim().toLowerCase()
-  if (value === 'true' || value === 'false') return value === 'true'
-  return value.split(',').map((address) => address.trim())
-}
-
 function notFound(request: FastifyRequest, reply: FastifyReply): void {
   const url = maskTokens(request.raw.url ?? '')
   reply
@@ -222,14 +232,10 @@ function notFound(request: FastifyRequest, reply: FastifyReply): void {
 }
 
 function printWelcome(
-  fastify: FastifyInstance,
+  origin: string,
   { listenChannel, metaChannel, dbUri }: ResolvedOptions,
   token: string | undefined
 ): void {
-  const address = fastify.server.address()
-  const port = typeof address === 'object' ? address?.port : undefined
-  const scheme = fastify.initialConfig.https ? 'https' : 'http'
-  const origin = `${scheme}://localhost:${port}`
   const shown = token ?? '<a token that PGWS_JWT_SECRET verifies>'
   const sql = `select pg_notify('${listenChannel.replaceAll("'", "''")}', json_build_object('channel', 'chat', 'payload', 'Hello from SQL')::text)`
   const fragment = new URLSearchParams({

@@ -1,14 +1,14 @@
 #!/usr/bin/env node
-import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import fp from 'fastify-plugin'
 import app, { serverOptions } from './app.js'
+import { readCertificate } from './lib/certificate.js'
 import { connect } from './lib/connect.js'
 import { type ConnectionTarget, parseConninfo } from './lib/conninfo.js'
 import { findRunningEmbedded } from './lib/embedded-postgres.js'
 import { messageOf } from './lib/errors.js'
-import { listenTargets } from './lib/host.js'
+import { listenError, listenTargets } from './lib/host.js'
 import { migrate } from './lib/schema.js'
 import { runSql } from './lib/sql.js'
 import { type Config, registerEnv } from './plugins/env.js'
@@ -35,7 +35,8 @@ async function main(words: string[]): Promise<void> {
 
 async function serve(): Promise<void> {
   const config = await readConfig()
-  const https = readCertificate(config)
+  const { certificateFile, keyFile } = config
+  const https = certificateFile && keyFile ? readCertificate(certificateFile, keyFile) : undefined
   const fastify = Fastify(serverOptions(config, https) as FastifyServerOptions) as FastifyInstance
   const end = ending(fastify, config.shutdownTimeout!)
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => end(signal))
@@ -70,20 +71,6 @@ async function readConfig(): Promise<Config> {
   }
 }
 
-function readCertificate({ certificateFile, keyFile }: Config) {
-  if (certificateFile === undefined || keyFile === undefined) return undefined
-  const read = (variable: string, file: string) => {
-    try {
-      return readFileSync(file)
-    } catch (error) {
-      throw new Error(
-        `${variable} names a file that cannot be read (${(error as NodeJS.ErrnoException).code})`
-      )
-    }
-  }
-  return { cert: read('PGWS_CERTIFICATE_FILE', certificateFile), key: read('PGWS_KEY_FILE', keyFile) }
-}
-
 async function listen(fastify: FastifyInstance, { host, port }: Config): Promise<void> {
   const targets = listenTargets(host)
   for (const [index, target] of targets.entries()) {
@@ -93,7 +80,7 @@ async function listen(fastify: FastifyInstance, { host, port }: Config): Promise
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException
       const familyMissing = code === 'EAFNOSUPPORT' || code === 'EADDRNOTAVAIL'
-      if (!familyMissing || index === targets.length - 1) throw error
+      if (!familyMissing || index === targets.length - 1) throw listenError(error, host, port)
     }
   }
 }

@@ -250,6 +250,7 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
     }
   }
   const all = resolved as unknown as ResolvedOptions
+  checkEnvelopeClaims(all.envelopeClaims)
   all.dbUri = readFileValue('dbUri', all.dbUri).trim()
   if (all.listenerUri !== undefined) all.listenerUri = readFileValue('listenerUri', all.listenerUri).trim()
   if (all.jwtSecret !== undefined) {
@@ -303,6 +304,17 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
 const REQUIRED: Record<string, string> = {
   dbUri: 'a libpq connection URI or keyword string, or @file',
   jwtSecret: 'a secret, a JWK, a JWK set, a public key in PEM, or @file'
+}
+
+/** `all` and `none` stand alone, and as they are written: "None" would be a claim that nobody has. */
+function checkEnvelopeClaims(names: readonly string[]): void {
+  const word = names.find((name) => /^(all|none)$/i.test(name))
+  if (word !== undefined && (names.length > 1 || word !== word.toLowerCase())) {
+    throw new errors.InvalidOption(
+      'envelopeClaims',
+      '(PGWS_ENVELOPE_CLAIMS) must be all, none (in small letters, and alone), or the names of claims'
+    )
+  }
 }
 
 function checkEndpoints(endpoints: readonly AudienceEndpoint[]): readonly AudienceEndpoint[] {

@@ -4,6 +4,8 @@ import fastifyEnv from '@fastify/env'
 import type { FastifyInstance } from 'fastify'
 import { messageOf } from '../lib/errors.js'
 import { boundsOf, expectation, optionSpecs, type PgWebsocketsOptions, variableOf } from '../lib/options.js'
+import { readTrustProxy } from '../lib/trust-proxy.js'
+import { isServiceUrl, serviceUrlProblem, unknownVariables } from '../lib/variable-names.js'
 
 /** What the app reads from its environment beside the plugin's options. */
 interface AppConfig {
@@ -40,7 +42,8 @@ const specs: typeof optionSpecs & Record<keyof AppConfig, (typeof optionSpecs)['
   // As postgres-websockets: unset, a lost listener ends the server, for an outside supervisor to restart it.
   checkListenerInterval: { type: 'integer', minimum: 0, default: 0 },
   readyTimeout: { type: 'integer', minimum: 0, default: 1500 },
-  host: { type: 'string', default: '*4' },
+  // Without a default: that depends on the database.
+  host: { type: 'string' },
   port: { type: 'integer', minimum: 0, maximum: 65535, default: 3000 },
   rootPath: { type: 'string' },
   certificateFile: { type: 'string' },
@@ -54,18 +57,26 @@ const specs: typeof optionSpecs & Record<keyof AppConfig, (typeof optionSpecs)['
 }
 
 const names = Object.keys(specs) as (keyof Config)[]
+const variables = names.map(variableOf)
+
+/** Where to listen: the embedded database is for development, and the server prints a token for it. */
+const DEFAULT_HOST = '*4'
+const EMBEDDED_HOST = 'localhost'
 
 /**
  * Reads `PGWS_*` variables, from the environment and a file `.env` (the environment wins), with @fastify/env,
  * and decorates the instance with `config`.
- * @throws one error that names every variable that is missing or malformed
+ * @throws one error that names every variable that is missing, malformed or misspelled; of others that it does not
+ *   know it warns, because a newer version may know them
  */
 export async function registerEnv(
   fastify: FastifyInstance,
   environment: NodeJS.ProcessEnv = process.env
 ): Promise<Config> {
   const file = existsSync('.env') ? parseEnv(readFileSync('.env', 'utf8')) : {}
-  const data = normalize({ ...file, ...environment })
+  const all = { ...file, ...environment }
+  const data = normalize(all)
+  const { misspelled, unknown } = unknownVariables(all, variables)
   const properties: Record<string, object> = {}
   for (const name of names) {
     const { type, default: value } = specs[name]
@@ -77,7 +88,7 @@ export async function registerEnv(
       ...(value !== undefined && { default: value })
     }
   }
-  const problems: string[] = []
+  const problems = [...misspelled]
   try {
     await fastify.register(fastifyEnv, {
       confKey: 'pgwsEnvironment',
@@ -91,7 +102,9 @@ export async function registerEnv(
     for (const { instancePath } of errors) {
       const variable = instancePath.slice(1)
       const name = names.find((candidate) => variableOf(candidate) === variable)
-      problems.push(name === undefined ? messageOf(error) : `${variable} must be ${expectation(specs[name])}`)
+      if (name === undefined) problems.push(messageOf(error))
+      else if (isServiceUrl(data[variable] ?? '')) problems.push(serviceUrlProblem(variable))
+      else problems.push(`${variable} must be ${expectation(specs[name])}`)
     }
   }
   for (const name of names) {
@@ -108,10 +121,25 @@ export async function registerEnv(
   if ((data.PGWS_CERTIFICATE_FILE === undefined) !== (data.PGWS_KEY_FILE === undefined)) {
     problems.push('PGWS_CERTIFICATE_FILE and PGWS_KEY_FILE belong together: set both, or neither')
   }
+  if (data.PGWS_METRICS_PORT !== undefined && Number(data.PGWS_METRICS_PORT) !== 0) {
+    const port = Number(data.PGWS_PORT ?? specs.port.default)
+    if (Number(data.PGWS_METRICS_PORT) === port) {
+      problems.push(`PGWS_METRICS_PORT is PGWS_PORT (${port}): metrics need a port of their own`)
+    }
+  }
+  if (data.PGWS_TRUST_PROXY !== undefined && readTrustProxy(data.PGWS_TRUST_PROXY) === undefined) {
+    problems.push(
+      'PGWS_TRUST_PROXY must be true, false, or addresses and networks with commas, such as 10.0.0.0/8'
+    )
+  }
   if (problems.length > 0) throw new Error(`The configuration is wrong:\n  ${problems.join('\n  ')}`)
+  if (unknown.length > 0) {
+    fastify.log.warn(`ignoring variables that this version does not know: ${unknown.join(', ')}`)
+  }
 
   const read = (fastify as unknown as { pgwsEnvironment: Record<string, unknown> }).pgwsEnvironment
   const config = Object.fromEntries(names.map((name) => [name, read[variableOf(name)]])) as unknown as Config
+  config.host ??= config.dbUri === undefined ? EMBEDDED_HOST : DEFAULT_HOST
   fastify.decorate('config', config)
   return config
 }

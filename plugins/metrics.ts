@@ -1,4 +1,5 @@
 import Fastify, { type FastifyInstance } from 'fastify'
+import { errors, messageOf } from '../lib/errors.js'
 import type { Metrics } from '../lib/metrics.js'
 import { metricsRoute } from '../routes/metrics.js'
 
@@ -7,11 +8,20 @@ export function serveMetrics(fastify: FastifyInstance, metrics: Metrics, port: n
   const server = Fastify({ forceCloseConnections: true })
   metricsRoute(server, { metrics })
   fastify.addHook('onReady', async () => {
-    const address = await server.listen({ port, host: '::' }).catch((error) => {
-      if (error.code !== 'EAFNOSUPPORT') throw error
-      return server.listen({ port, host: '0.0.0.0' })
+    const address = await listen().catch((error) => {
+      const problem = error.code === 'EADDRINUSE' ? 'is a port that is taken' : `: ${messageOf(error)}`
+      throw new errors.InvalidOption('metricsPort', `(PGWS_METRICS_PORT=${port}) ${problem}`)
     })
     fastify.log.info(`metrics at ${address}/metrics`)
   })
   fastify.addHook('onClose', () => server.close())
+
+  async function listen(): Promise<string> {
+    try {
+      return await server.listen({ port, host: '::' })
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EAFNOSUPPORT') throw error
+      return server.listen({ port, host: '0.0.0.0' })
+    }
+  }
 }

@@ -2,6 +2,7 @@ import { execFileSync, spawn } from 'node:child_process'
 import { generateKeyPairSync } from 'node:crypto'
 import { once } from 'node:events'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -79,6 +80,73 @@ t.test('row 5: TLS with certificate and key; only one of them is an error that n
   const missing = await run(t, { ...base, PGWS_CERTIFICATE_FILE: '/none', PGWS_KEY_FILE: '/none' })
   t.equal(await missing.exit, 1)
   t.match(missing.output(), /PGWS_CERTIFICATE_FILE names a file that cannot be read/)
+})
+
+t.test('a start that cannot succeed ends with an error that names the variable', async (t) => {
+  const file = (name: string) => fileURLToPath(new URL(`./fixtures/${name}`, import.meta.url))
+  const taken = createServer().listen(0, '127.0.0.1')
+  await once(taken, 'listening')
+  t.teardown(() => taken.close())
+  const { port } = taken.address() as AddressInfo
+  const here = { ...base, PGWS_HOST: '127.0.0.1' }
+  const tls = (certificate: string, key: string) => ({
+    ...here,
+    PGWS_CERTIFICATE_FILE: file(certificate),
+    PGWS_KEY_FILE: file(key)
+  })
+  const cases: [string, Record<string, string>, RegExp][] = [
+    ['a taken port', { ...here, PGWS_PORT: String(port) }, /PGWS_PORT: another program listens/],
+    ['no address of ours', { ...here, PGWS_HOST: '192.0.2.1' }, /PGWS_HOST: "192\.0\.2\.1" is no address/],
+    [
+      'a taken metrics port',
+      { ...here, PGWS_METRICS_PORT: '*' },
+      /PGWS_METRICS_PORT=\d+\) is a port that is taken/
+    ],
+    [
+      'certificate and key swapped',
+      tls('key.pem', 'certificate.pem'),
+      /PGWS_CERTIFICATE_FILE holds a private key.*swap them/
+    ],
+    ['a certificate twice', tls('certificate.pem', 'certificate.pem'), /PGWS_KEY_FILE holds no private key/],
+    ['a key twice', tls('key.pem', 'key.pem'), /PGWS_CERTIFICATE_FILE holds no certificate/],
+    [
+      "another certificate's key",
+      tls('other.pem', 'key.pem'),
+      /PGWS_KEY_FILE holds the key of another certificate/
+    ],
+    [
+      'a folder that is not there',
+      { ...here, PGWS_ROOT_PATH: './none' },
+      /PGWS_ROOT_PATH names "\.\/none", which is not there/
+    ],
+    [
+      'a file for a folder',
+      { ...here, PGWS_ROOT_PATH: file('key.pem') },
+      /PGWS_ROOT_PATH names .*, which is no folder/
+    ],
+    [
+      'a mistaken list',
+      { ...here, PGWS_ENVELOPE_CLAIMS: 'None' },
+      /PGWS_ENVELOPE_CLAIMS\) must be all, none/
+    ],
+    [
+      'a misspelled name',
+      { ...here, PGWS_JWT_SECERT: 'geheim' },
+      /PGWS_JWT_SECERT is unknown: did you mean PGWS_JWT_SECRET\?/
+    ]
+  ]
+  for (const [what, environment, expected] of cases) {
+    if (environment.PGWS_METRICS_PORT === '*') {
+      const metrics = createServer().listen(0, '::')
+      await once(metrics, 'listening')
+      t.teardown(() => metrics.close())
+      environment.PGWS_METRICS_PORT = String((metrics.address() as AddressInfo).port)
+    }
+    const app = await run(t, environment)
+    t.equal(await app.exit, 1, what)
+    t.match(app.output(), expected, what)
+    t.notMatch(app.output(), /geheim/)
+  }
 })
 
 t.test(
@@ -339,6 +407,8 @@ t.test('without a database it brings its own: page, token, curl and SQL work as 
   const address = /http:\/\/localhost:\d+\/#\S+/.exec(app.output())![0]
   const page = await fetch(address.split('#')[0]!)
   t.equal(page.status, 200)
+  // An address of this machine that is not what "localhost" means; macOS has no such one.
+  if (process.platform === 'linux') await t.rejects(fetch(`http://127.0.0.2:${app.port}/health/live`))
   t.match(page.headers.get('content-type'), /html/)
   const printed = new URLSearchParams(address.split('#')[1])
   const client = await open(t, `${app.ws}/${printed.get('channel')}/${printed.get('token')}`)
@@ -356,12 +426,13 @@ t.test('without a database it brings its own: page, token, curl and SQL work as 
   t.notMatch(execFileSync('ps', ['-eo', 'args'], { encoding: 'utf8' }), `${folder.slice(-6)}/data`)
 
   // Started again, it takes the page that is still open.
-  const again = await run(t, { PGWS_EMBEDDED_FOLDER: folder })
+  const again = await run(t, { PGWS_EMBEDDED_FOLDER: folder, PGWS_HOST: '0.0.0.0' })
   await until(() => /psql '/.test(again.output()) || again.child.exitCode !== null, 30_000)
   const channels = await fetch(`${again.http}/channels`, {
     headers: { authorization: `Bearer ${printed.get('token')}` }
   })
   t.equal(channels.status, 200)
+  t.match(again.output(), `http://127.0.0.1:${again.port}/#`, 'prints an address that it listens on')
   again.child.kill('SIGTERM')
   t.equal(await again.exit, 0)
 })

@@ -1,5 +1,8 @@
 import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
+import { originHost } from '../../lib/host.js'
+import { resolveOptions } from '../../lib/options.js'
+import { readTrustProxy } from '../../lib/trust-proxy.js'
 import { registerEnv } from '../../plugins/env.js'
 
 function read(t: Test, environment: NodeJS.ProcessEnv) {
@@ -55,4 +58,115 @@ t.test('a database without a secret is an error: there is no default secret', as
   await t.rejects(read(t, { PGWS_DB_URI: 'postgresql://' }), {
     message: /PGWS_JWT_SECRET \(or PGWS_JWKS_URL\) is required/
   })
+})
+
+t.test('a variable within two edits of ours ends the start and names ours', async (t) => {
+  const cases: [string, string][] = [
+    ['PGWS_DB_URL', 'PGWS_DB_URI'],
+    ['PGWS_JWT_SECRETS', 'PGWS_JWT_SECRET'],
+    ['PGWS_ALOWED_ORIGIN', 'PGWS_ALLOWED_ORIGINS'],
+    ['PGWS_CHECK_LISTENER_INTREVAL', 'PGWS_CHECK_LISTENER_INTERVAL'],
+    ['PGWS_PORTS', 'PGWS_PORT']
+  ]
+  for (const [wrong, right] of cases) {
+    await t.rejects(read(t, { [wrong]: 'x' }), {
+      message: new RegExp(`${wrong} is unknown: did you mean (.* or )?${right}\\?`)
+    })
+    await read(t, { [wrong]: '' })
+  }
+})
+
+t.test('other variables that are unknown get one warning, and those of Kubernetes none', async (t) => {
+  const service = (prefix: string, port: number) => ({
+    [`${prefix}_SERVICE_HOST`]: '10.0.0.1',
+    [`${prefix}_SERVICE_PORT`]: String(port),
+    [`${prefix}_SERVICE_PORT_HTTP`]: String(port),
+    [`${prefix}_PORT_${port}_TCP`]: `tcp://10.0.0.1:${port}`,
+    [`${prefix}_PORT_${port}_TCP_PROTO`]: 'tcp',
+    [`${prefix}_PORT_${port}_TCP_PORT`]: String(port),
+    [`${prefix}_PORT_${port}_TCP_ADDR`]: '10.0.0.1'
+  })
+  const lines: string[] = []
+  const fastify = Fastify({ logger: { stream: { write: (line: string) => lines.push(line) } } })
+  t.teardown(() => fastify.close())
+  await registerEnv(fastify as unknown as FastifyInstance, {
+    ...service('PGWS', 3000),
+    ...service('PGWS_DB', 5432),
+    PGWS_DB_PORT: 'tcp://10.0.0.1:5432',
+    PGWS_OF_A_NEWER_VERSION: 'geheim',
+    PGWS_ANOTHER_NEW_ONE: 'x'
+  })
+  t.equal(lines.length, 1)
+  t.match(JSON.parse(lines[0]!), { level: 40, msg: /PGWS_OF_A_NEWER_VERSION, PGWS_ANOTHER_NEW_ONE$/ })
+  t.notMatch(lines[0], /geheim|SERVICE|TCP/)
+  for (const [variable, name] of [
+    ['PGWS_PORT', 'pgws'],
+    ['PGWS_METRICS_PORT', 'pgws-metrics']
+  ] as const) {
+    await t.rejects(read(t, { [variable]: 'tcp://10.0.0.1:3000' }), {
+      message: new RegExp(
+        `${variable} holds the address of a service .* "${name}".*enableServiceLinks: false`
+      )
+    })
+  }
+})
+
+t.test('values that no option may have get an error that names the variable', async (t) => {
+  for (const value of [
+    'yes',
+    '1',
+    '10.0.0.1, proxy.example.org',
+    '10.0.0.0/33',
+    '10.0.0.1/',
+    '::1/129',
+    ','
+  ]) {
+    await t.rejects(read(t, { PGWS_TRUST_PROXY: value }), { message: /PGWS_TRUST_PROXY must be true, false/ })
+  }
+  for (const value of [
+    'True',
+    'false',
+    '10.0.0.1',
+    'fd00::/8, 10.0.0.0/255.0.0.0',
+    'loopback,192.168.0.0/16'
+  ]) {
+    await read(t, { PGWS_TRUST_PROXY: value })
+    // Fastify takes all of these.
+    const trustProxy = readTrustProxy(value)!
+    await Fastify({ trustProxy }).close()
+  }
+  await t.rejects(read(t, { PGWS_METRICS_PORT: '3000' }), {
+    message: /PGWS_METRICS_PORT is PGWS_PORT \(3000\)/
+  })
+  await t.rejects(read(t, { PGWS_PORT: '9000', PGWS_METRICS_PORT: ' 9000' }), {
+    message: /PGWS_METRICS_PORT/
+  })
+  await read(t, { PGWS_PORT: '0', PGWS_METRICS_PORT: '0' })
+  for (const envelopeClaims of ['None', 'ALL', 'none,sub', ['all', 'sub']]) {
+    t.throws(() => resolveOptions({ dbUri: 'x', jwtSecret: 'x', envelopeClaims }), {
+      message: /PGWS_ENVELOPE_CLAIMS\) must be all, none/
+    })
+  }
+})
+
+t.test(
+  'on the embedded database the server listens on localhost alone, unless it is told otherwise',
+  async (t) => {
+    t.equal((await read(t, {})).host, 'localhost')
+    t.equal((await read(t, { PGWS_HOST: '*' })).host, '*')
+    t.equal((await read(t, { PGWS_DB_URI: 'postgresql://', PGWS_JWT_SECRET: 'secret' })).host, '*4')
+  }
+)
+
+t.test('the address that is printed leads to this server', async (t) => {
+  const at = (address: string, port = 3000) => ({ address, port, family: '' })
+  const both = [{ address: '127.0.0.1' }, { address: '::1' }]
+  t.equal(originHost([at('127.0.0.1'), at('::1')], both), 'localhost:3000')
+  t.equal(originHost([at('127.0.0.1')], [{ address: '127.0.0.1' }]), 'localhost:3000')
+  // Somebody else may listen on [::1]:3000.
+  t.equal(originHost([at('127.0.0.1')], both), '127.0.0.1:3000')
+  t.equal(originHost([at('127.0.0.1'), at('::1', 3001)], both), '127.0.0.1:3000')
+  t.equal(originHost([at('0.0.0.0')], both), '127.0.0.1:3000')
+  t.equal(originHost([at('::')], both), '[::1]:3000')
+  t.equal(originHost([at('192.168.1.5')], []), '192.168.1.5:3000')
 })
