@@ -1,5 +1,6 @@
 import { createPublicKey, type JsonWebKey, type KeyObject } from 'node:crypto'
 import { errors } from './errors.js'
+import { mistakenSecret } from './mistaken-secret.js'
 
 /** One key that tokens may be signed with. */
 export interface VerificationKey {
@@ -17,9 +18,12 @@ const RSA = ['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512']
 const EC: Record<string, string[]> = { 'P-256': ['ES256'], 'P-384': ['ES384'], 'P-521': ['ES512'] }
 const EDDSA = ['EdDSA']
 
+const PRIVATE =
+  'holds a private key: tokens are verified with the public one (openssl pkey -pubout), so keep this one where they are signed'
+
 /**
  * Reads what `PGWS_JWT_SECRET` holds: a JWK set, else one JWK, else a public key in PEM, else the text of an
- * HMAC secret.
+ * HMAC secret. What looks like a key, or like the name of one, and is none is refused: it is no secret.
  * @param text the variable's value; `@file` is already resolved
  * @param base64 the text is base64 (`PGWS_JWT_SECRET_BASE64`); the URL-safe alphabet is accepted, with `.`
  *   for `=`, as postgres-websockets does
@@ -38,6 +42,8 @@ export function parseKeys(text: string, base64 = false): VerificationKey[] {
   }
   // A public key taken for the text of a secret would let anyone who knows that public key sign tokens.
   if (decoded.includes('-----BEGIN ')) return [keyOfPem(decoded)]
+  const mistake = mistakenSecret(bytes)
+  if (mistake !== undefined) throw invalid(mistake)
   return [{ kid: undefined, algorithms: HMAC, secret: bytes, publicKey: undefined }]
 }
 
@@ -88,7 +94,7 @@ export function keysOfSet(members: unknown): VerificationKey[] {
 
 function keyOfJwk(jwk: unknown): VerificationKey | undefined {
   if (typeof jwk !== 'object' || jwk === null) throw invalid('holds a JWK that is no object')
-  const { kty, kid, alg, use, crv, k } = jwk as Record<string, unknown>
+  const { kty, kid, alg, use, crv, k, d } = jwk as Record<string, unknown>
   if (use !== undefined && use !== 'sig') return undefined
   const allowed = algorithmsOf(kty, crv)
   if (allowed === undefined) return undefined
@@ -99,6 +105,8 @@ function keyOfJwk(jwk: unknown): VerificationKey | undefined {
     if (typeof k !== 'string' || k === '') throw invalid('holds a JWK of type "oct" without "k"')
     return { ...key, secret: Buffer.from(k, 'base64url'), publicKey: undefined }
   }
+  // RFC 7518, sections 6.2.2 and 6.3.2; RFC 8037, section 2.
+  if (d !== undefined) throw invalid(PRIVATE)
   return { ...key, secret: undefined, publicKey: toPem(publicKey({ key: jwk as JsonWebKey, format: 'jwk' })) }
 }
 
@@ -111,6 +119,7 @@ function algorithmsOf(kty: unknown, crv: unknown): string[] | undefined {
 }
 
 function keyOfPem(pem: string): VerificationKey {
+  if (/-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY/.test(pem)) throw invalid(PRIVATE)
   const key = publicKey(pem)
   const { crv, kty } = key.export({ format: 'jwk' })
   const algorithms = algorithmsOf(kty, crv)

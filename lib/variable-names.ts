@@ -7,7 +7,7 @@ const MISSPELLED = 2
  * `PGWS_SERVICE_PORT_HTTP`, `PGWS_PORT_3000_TCP_ADDR`, and for `pgws-db` the same with `PGWS_DB_`.
  */
 const SERVICE_LINK =
-  /^PGWS_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$/
+  /^PGWS_(\w{1,63}_)?(SERVICE_HOST|SERVICE_PORT(_\w{1,63})?|PORT_\d{1,5}_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$/
 
 /** The value of `PGWS_PORT` that they add. */
 const SERVICE_URL = /^(tcp|udp|sctp):\/\//

@@ -1,4 +1,5 @@
-import { generateKeyPairSync } from 'node:crypto'
+import { generateKeyPairSync, type KeyObject, randomBytes } from 'node:crypto'
+import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { keysFor, parseKeys } from '../../lib/keys.js'
 
@@ -21,7 +22,7 @@ t.test('row 6: a JWK set, else one JWK, else the text of a secret', async (t) =>
   ])
   t.equal(set[1]!.secret!.toString(), 'secret')
   t.match(parseKeys(` ${JSON.stringify(rsaJwk)}\n`), [{ secret: undefined, publicKey: /BEGIN PUBLIC KEY/ }])
-  for (const secret of ['plain', '{"looks":"like JSON"}', '{broken', '5', '"x"']) {
+  for (const secret of ['plain', '{broken', '5', '"x"', '@', '/no/such/file', '{x}[y]', 'AAAA', 'ssh-rsa']) {
     const [key] = parseKeys(secret)
     t.same([key!.secret!.toString(), key!.algorithms], [secret, HMAC])
   }
@@ -40,6 +41,94 @@ t.test('a PEM is a public key, never the text of a secret', async (t) => {
   const pem = rsa.publicKey.export({ type: 'spki', format: 'pem' }) as string
   t.match(parseKeys(pem), [{ secret: undefined, algorithms: /PS512/ }])
   t.match(parseKeys(`\n${pem}`), [{ secret: undefined }])
+})
+
+const ec = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+const ed = generateKeyPairSync('ed25519')
+
+/** Texts that were keys before they were broken on their way, and the names of keys. */
+function brokenKeys(): [string, string | Buffer][] {
+  const pem = (key: KeyObject, type: 'spki' | 'pkcs1' | 'pkcs8' | 'sec1') =>
+    key.export({ type, format: 'pem' } as never) as unknown as string
+  const spki = [rsa, ec, ed].map(({ publicKey }) => pem(publicKey, 'spki'))
+  const pems = [...spki, pem(rsa.publicKey, 'pkcs1')]
+  const body = (text: string) => text.split('\n').slice(1, -2).join('\n')
+  const jwk = JSON.stringify(rsaJwk)
+  const file = fileURLToPath(import.meta.url)
+  return [
+    ['a JWK with a comma too many', `${jwk.slice(0, -1)},}`],
+    ['a JWK that was cut off', jwk.slice(0, 100)],
+    ['a JWK in the quotes of JavaScript', jwk.replaceAll('"', "'")],
+    ['a JWK in quotes', `'${jwk.slice(0, -1)},}'`],
+    ['a JWK without kty', JSON.stringify({ ...rsaJwk, kty: undefined })],
+    ['another object', '{"looks":"like JSON"}'],
+    ['a list of JWKs', `[${jwk}]`],
+    ['a JWK in base64', Buffer.from(jwk).toString('base64')],
+    ...pems.flatMap((text): [string, string | Buffer][] => [
+      ['PEM without its first line', text.slice(text.indexOf('\n') + 1)],
+      ['PEM without its last line', text.slice(0, text.trimEnd().lastIndexOf('\n'))],
+      ['PEM without both', body(text)],
+      ['PEM without both, on one line', body(text).replaceAll('\n', '')],
+      ['PEM with a dash less', text.slice(1).replace('-----END', '----END')],
+      ['PEM whose line breaks were lost', text.replaceAll('\n', '\\n')],
+      ['PEM in base64', Buffer.from(text).toString('base64')],
+      ['PEM in UTF-16', Buffer.from(`\uFEFF${text}`, 'utf16le')],
+      ['DER', Buffer.from(body(text), 'base64')]
+    ]),
+    ['PEM without both that was cut off', body(spki[0]!).slice(0, 120)],
+    ['a private key without the lines of PEM', body(pem(ec.privateKey, 'sec1'))],
+    ['a certificate without its first line', '\nMIIB\n-----END CERTIFICATE-----\n'],
+    ['a key of OpenSSH', 'ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABgQC me@host'],
+    ['a key of OpenSSH', 'ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTY= me@host'],
+    ['a key of OpenSSH without its type', 'AAAAC3NzaC1lZDI1NTE5AAAAIJ'],
+    ['another one', 'AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTY='],
+    ['a key of SSH2', '---- BEGIN SSH2 PUBLIC KEY ----\nAAAAB3NzaC1yc2E'],
+    ['a key in XML', '<RSAKeyValue><Modulus>abc</Modulus></RSAKeyValue>'],
+    ['the address of a JWK set', 'https://login.example.org/.well-known/jwks.json'],
+    ['a file without @', file],
+    ['a file in quotes', `"@${file}"`],
+    ['a file behind a blank', ` @${file}`]
+  ]
+}
+
+t.test('what looks like a key, or like the name of one, is no secret', async (t) => {
+  for (const [what, value] of brokenKeys()) {
+    const texts = [...(typeof value === 'string' ? [value] : []), Buffer.from(value).toString('base64')]
+    for (const text of texts) {
+      const error = t.throws(() => parseKeys(text, text !== value), what) as Error | undefined
+      t.match(
+        error,
+        { code: 'FST_PGWS_INVALID_OPTION', message: /^.*"jwtSecret" \(PGWS_JWT_SECRET\) \S/ },
+        what
+      )
+      t.notOk(error?.message.includes(text.slice(4, 40)), what)
+    }
+  }
+})
+
+t.test('a private key is refused with a sentence of its own', async (t) => {
+  for (const { privateKey } of [rsa, ec, ed]) {
+    const pem = privateKey.export({ type: 'pkcs8', format: 'pem' }) as string
+    const jwk = privateKey.export({ format: 'jwk' })
+    for (const text of [pem, JSON.stringify(jwk), JSON.stringify({ keys: [jwk] })]) {
+      t.throws(() => parseKeys(text), {
+        message: /holds a private key: tokens are verified with the public one/
+      })
+    }
+  }
+})
+
+t.test('random bytes are a secret, as they are and in base64', async (t) => {
+  const taken = (text: string, base64: boolean) => parseKeys(text, base64)[0]!.secret!
+  const others: string[] = []
+  for (let round = 0; round < 3000; round++) {
+    const bytes = randomBytes(16 + (round % 64))
+    // As a SEQUENCE in DER begins, and as JSON does.
+    if (round % 3 > 0) bytes[0] = round % 3 === 1 ? 0x30 : 0x7b
+    const text = bytes.toString('base64url')
+    if (!taken(text, true).equals(bytes) || taken(text, false).toString() !== text) others.push(text)
+  }
+  t.same(others, [])
 })
 
 t.test('a key that is of no use is refused, without being repeated', async (t) => {

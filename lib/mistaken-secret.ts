@@ -1,0 +1,110 @@
+import { createPrivateKey, createPublicKey } from 'node:crypto'
+import { existsSync } from 'node:fs'
+
+/** The first lines of a key's and of a certificate's text (RFC 7468, RFC 4716), also where a dash is missing. */
+const PEM_LINE = /\b(BEGIN|END) [A-Z0-9 ]{0,40}(KEY|CERTIFICATE)\b|-----(BEGIN|END)\b/
+
+/** A key of OpenSSH (RFC 4253, section 6.6, in base64), or of PuTTY. */
+const SSH_KEY = /^(ssh-|ecdsa-sha2-|sk-ssh-|sk-ecdsa-)\S+\s+AAAA|^AAAA(B3N|C3N|E2V)|^PuTTY-User-Key-File/
+
+/** JSON, or what was JSON once. */
+const JSON_START = /^[[{]/
+const JSON_MEMBER = /["']?\b(keys|kty|kid|crv|alg|use|key_ops|x5c|private_key)\b["']?\s*[:=]/
+
+/** Object identifiers in DER: rsaEncryption, id-ecPublicKey, id-RSASSA-PSS, Ed25519 and Ed448 behind their SEQUENCE. */
+const KEY_TYPES = [
+  '06092a864886f70d010101',
+  '06072a8648ce3d0201',
+  '06092a864886f70d01010a',
+  '300506032b6570',
+  '300506032b6571'
+].map((hex) => Buffer.from(hex, 'hex'))
+
+/** How far into a key its type stands at most: behind lengths and a version. */
+const KEY_TYPE_WITHIN = 64
+
+/**
+ * What the bytes of an HMAC secret must be instead, where they look like a key that was broken on its way, or like
+ * the name of one. Whoever knows a public key could sign tokens, were its text taken for a secret.
+ * @returns the end of a sentence that begins with the option's name and never repeats the bytes; undefined where they
+ *   may be a secret
+ */
+export function mistakenSecret(bytes: Buffer): string | undefined {
+  const text = asText(bytes)
+  if (/^https?:\/\//i.test(text)) return 'is a URL: a JWK set is fetched from jwksUrl (PGWS_JWKS_URL)'
+  if (namesFile(text)) return 'names a file: write @ and its path, without quotes or blanks'
+  const key = keyProblem(bytes, text)
+  if (key !== undefined) return key
+  const decoded = fromBase64(text)
+  if (decoded !== undefined && keyProblem(decoded, asText(decoded)) !== undefined) {
+    return 'is a key in base64: set jwtSecretBase64 (PGWS_JWT_SECRET_BASE64=true) where that is a JWK or a PEM; a PEM needs its lines -----BEGIN … and -----END …'
+  }
+  return undefined
+}
+
+function keyProblem(bytes: Buffer, text: string): string | undefined {
+  if (PEM_LINE.test(text))
+    return 'looks like a key in PEM, and is none: a line -----BEGIN … or -----END … is missing'
+  if (SSH_KEY.test(text)) return 'is a key of SSH: convert it to PEM (ssh-keygen -e -m PKCS8)'
+  if (JSON_START.test(text)) {
+    if (isObject(text)) return 'is JSON, and neither a JWK (with "kty") nor a JWK set (with "keys")'
+    if (JSON_MEMBER.test(text)) return 'looks like a JWK, and is no JSON'
+  }
+  if (/^<(\w+:)?\w*KeyValue>/.test(text)) return 'is a key in XML: convert it to PEM'
+  if (isDer(bytes)) return 'is a key in DER, without the lines of PEM: -----BEGIN PUBLIC KEY----- …'
+  return undefined
+}
+
+/** As text: without what editors, shells and UTF-16 put around and in between. */
+function asText(bytes: Buffer): string {
+  return bytes
+    .toString('utf8')
+    .replace(/[\0\uFEFF\uFFFD]/g, '')
+    .trim()
+    .replace(/^["']/, '')
+    .replace(/["']$/, '')
+    .trim()
+}
+
+/** A path where `@` was forgotten, or was hidden by a quote or a blank. */
+function namesFile(text: string): boolean {
+  const path = text.replace(/^@/, '').replace(/^file:\/\//, '')
+  const looksSo = text !== path || /^\.{0,2}\//.test(path)
+  return looksSo && path.length < 4096 && existsSync(path)
+}
+
+function isObject(text: string): boolean {
+  try {
+    return typeof JSON.parse(text) === 'object'
+  } catch {
+    return false
+  }
+}
+
+function fromBase64(text: string): Buffer | undefined {
+  const compact = text.replace(/\s/g, '')
+  return compact.length >= 16 && /^[A-Za-z0-9+/_-]+[=.]*$/.test(compact)
+    ? Buffer.from(compact, 'base64')
+    : undefined
+}
+
+function isDer(bytes: Buffer): boolean {
+  // Every key and certificate is a SEQUENCE (X.690, section 8.9).
+  if (bytes[0] !== 0x30) return false
+  const start = bytes.subarray(0, KEY_TYPE_WITHIN)
+  if (KEY_TYPES.some((type) => start.includes(type))) return true
+  return (
+    readsAs(() => createPublicKey({ key: bytes, format: 'der', type: 'pkcs1' })) ||
+    readsAs(() => createPrivateKey({ key: bytes, format: 'der', type: 'pkcs1' })) ||
+    readsAs(() => createPrivateKey({ key: bytes, format: 'der', type: 'sec1' }))
+  )
+}
+
+function readsAs(read: () => unknown): boolean {
+  try {
+    read()
+    return true
+  } catch {
+    return false
+  }
+}
