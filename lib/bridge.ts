@@ -11,7 +11,7 @@ import type { Closing, ConnectionFilter, ConnectionSummary } from './connection-
 import { DurableChannels } from './durable-channels.js'
 import { senderOf } from './envelope.js'
 import { errors } from './errors.js'
-import { History, type Page } from './history.js'
+import { History } from './history.js'
 import { type ChannelSummary, Hub } from './hub.js'
 import { Inbox } from './inbox.js'
 import type { Listener, ListenerState } from './listener.js'
@@ -53,11 +53,13 @@ type OptionsUsed =
   | 'endpoints'
   | 'envelopeClaims'
   | 'maxBufferedBytes'
+  | 'maxHistoryBytes'
   | 'maxMessageBytes'
   | 'maxConnections'
   | 'maxConnectionsPerIp'
   | 'messageRate'
   | 'nodeTimeout'
+  | 'poolSize'
   | 'publishTimeout'
   | 'shutdownTimeout'
   | 'onMessageFunction'
@@ -118,6 +120,15 @@ export interface OutgoingMessage {
   payload: unknown
 }
 
+/** A page of what is stored of a channel. */
+export interface ChannelHistory {
+  messages: Message[]
+  /** Messages between `since` and the first of these have gone already. */
+  gap: boolean
+  /** The id after which the next page begins; undefined: this is the last. */
+  next: string | undefined
+}
+
 export interface PublishOptions {
   /** What makes durable messages that are sent again the same ones. */
   key?: string | undefined
@@ -168,7 +179,8 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       onError: (error) => log.error({ err: error }, 'a function that watches a presence channel threw')
     })
     this.#durable = new DurableChannels(query)
-    this.#history = new History(query, this.#durable)
+    // Publishing needs the others.
+    this.#history = new History(query, this.#durable, Math.max(1, Math.floor(options.poolSize / 2)))
     this.#inbox = new Inbox({
       listenChannel,
       deliver: (message) => this.#hub.deliver(message),
@@ -358,21 +370,36 @@ export class Bridge extends EventEmitter<BridgeEvents> {
 
   /**
    * The stored messages of a channel, oldest first.
-   * @param since the id after which they begin; undefined: the oldest that is there
-   * @throws NotInstalled (501), BadMessage (400) for what is no id
+   * @param since the id after which they begin; undefined or `earliest`: the oldest that is there
+   * @param limit the most messages; fewer where they take more than `maxHistoryBytes`
+   * @param reader whoever asks: readers take turns
+   * @throws NotInstalled (501), BadMessage (400) for what is no id, UnknownPosition (409) for one of another epoch
    */
-  async history(channel: string, since: string | undefined, limit: number): Promise<Message[]> {
+  async history(
+    channel: string,
+    since: string | undefined,
+    limit: number,
+    reader = ''
+  ): Promise<ChannelHistory> {
     this.#durable.require()
-    const start = since === undefined || since === 'earliest' ? { position: 0 } : parseMessageId(since)
-    if (start === undefined) throw new errors.BadMessage('"since" must be the id of a message, or "earliest"')
-    const messages: Message[] = []
-    let after = start.position
-    for (let page: Page | undefined; messages.length < limit && (page?.more ?? true); ) {
-      page = await this.#history.read([channel], after)
-      messages.push(...page.messages.map((stored) => stored.message))
-      after = page.messages.at(-1)?.position ?? after
+    const start = since === undefined || since === 'earliest' ? undefined : parseMessageId(since)
+    if (start === undefined && since !== undefined && since !== 'earliest') {
+      throw new errors.BadMessage('"since" must be the id of a message, or "earliest"')
     }
-    return messages.slice(0, limit)
+    if (start !== undefined && start.epoch !== this.#durable.epoch) throw new errors.UnknownPosition()
+    const { maxHistoryBytes: maxBytes } = this.#options
+    const { messages, more } = await this.#history.list(channel, reader, {
+      after: start?.position,
+      limit,
+      maxBytes
+    })
+    const page = { messages: messages.map(({ message }) => message), gap: false, next: undefined }
+    const next = more ? page.messages.at(-1)!.id : undefined
+    if (start === undefined) return { ...page, next }
+    // After the messages, since some may have gone before they were read.
+    const { latest, channels } = await this.#history.state([channel])
+    if (start.position > latest) throw new errors.UnknownPosition()
+    return { ...page, next, gap: start.position < channels[0]!.trimmed }
   }
 
   /** See RawChannels.join: to be called before a client that may read is accepted. */

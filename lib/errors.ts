@@ -120,6 +120,11 @@ export const errors = {
     'The schema "pgws" is not installed in this database: run "npx fastify-pg-websockets migrate", or set the option "migrate" (PGWS_MIGRATE=true)',
     501
   ),
+  UnknownPosition: createError(
+    'FST_PGWS_UNKNOWN_POSITION',
+    '"since" is an id that this database has not given, or not in its present epoch: replace what you have by what "since=earliest" brings',
+    409
+  ),
   NoPresence: createError(
     'FST_PGWS_NO_PRESENCE',
     'It is not known who is there: no pattern of the option "presenceChannels" (PGWS_PRESENCE_CHANNELS) matches the channel',

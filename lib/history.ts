@@ -2,10 +2,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type DurableChannels, LATEST, type Query } from './durable-channels.js'
 import type { Format, Frame } from './hub.js'
 import { largeMessage, type Message, type Reference, storedMessage } from './message.js'
+import { Turns } from './turns.js'
 
-/** At most so many messages, or some more than so many bytes, are read at once. */
+/** At most so many messages, or so many bytes, are read at once; a larger message is read alone. */
 const PAGE_ROWS = 500
-const PAGE_BYTES = 4 * 1024 * 1024
+const PAGE_BYTES = 1024 * 1024
 
 /** Each channel's part is read from its own end of the index, however much there is of others. */
 const BY_CHANNEL = `select m.* from unnest($2::text[]) c (name), lateral (
@@ -38,6 +39,17 @@ export interface Page {
   messages: StoredMessage[]
   /** Whether there are more. */
   more: boolean
+}
+
+/** Which messages of a channel are listed. */
+export interface ListOptions {
+  /** Only those after this position (in reverse: before it); undefined: from the first (in reverse: the last). */
+  after: number | undefined
+  /** The most messages. */
+  limit: number
+  /** The most bytes; the first message is listed whatever its size. */
+  maxBytes: number
+  reverse?: boolean
 }
 
 /** What is left of a channel. */
@@ -103,19 +115,25 @@ class Shared<Request> {
   }
 }
 
-/** Reads stored messages. Those who ask for the same channels at the same time share one query. */
+/**
+ * Reads stored messages. Those who ask for the same channels at the same time share one query; others take turns, so
+ * that neither this process's memory nor the pool fills up with what many read at once.
+ */
 export class History {
   readonly #query: Query
   readonly #durable: DurableChannels
+  readonly #turns: Turns
   readonly #readers = new Map<string, Shared<Reader>>()
   readonly #states = new Map<
     string,
     Shared<{ resolve: (states: States) => void; reject: Reader['reject'] }>
   >()
 
-  constructor(query: Query, durable: DurableChannels) {
+  /** @param readsAtOnce how many statements read messages at the same time */
+  constructor(query: Query, durable: DurableChannels, readsAtOnce: number) {
     this.#query = query
     this.#durable = durable
+    this.#turns = new Turns(readsAtOnce)
   }
 
   /**
@@ -127,7 +145,7 @@ export class History {
     let shared = this.#readers.get(key)
     if (shared === undefined) {
       shared = new Shared(
-        (readers) => this.#serve(channels, readers),
+        (readers) => this.#serve(key, channels, readers),
         () => this.#readers.delete(key)
       )
       this.#readers.set(key, shared)
@@ -160,25 +178,40 @@ export class History {
   }
 
   /**
-   * Messages of one channel, from its beginning or its end.
-   * @param after only those after this position (in reverse: before it); undefined: all
+   * Messages of one channel that have not expired, from its beginning or its end.
+   * @param reader whoever asks; readers take turns, however much each of them asks for
    */
   async list(
     channel: string,
-    { after, limit, reverse }: { after: number | undefined; limit: number; reverse: boolean }
-  ): Promise<StoredMessage[]> {
-    const { rows } = await this.#query(
-      `select position::float8 as position, channel, body from pgws.messages
-       where channel = $1 and position is not null and expires_at > clock_timestamp()
-       and ($2::bigint is null or position ${reverse ? '<' : '>'} $2) order by position ${reverse ? 'desc' : 'asc'} limit $3`,
-      [channel, after ?? null, limit]
+    reader: string,
+    { after, limit, maxBytes, reverse = false }: ListOptions
+  ): Promise<Page> {
+    const [beyond, direction] = reverse ? ['<', 'desc'] : ['>', 'asc']
+    const left = 'channel = $1 and position is not null and expires_at > pg_catalog.clock_timestamp()'
+    const { rows } = await this.#turns.take(reader, () =>
+      this.#query(
+        sized(
+          `select position, channel, body from pgws.messages
+           where ${left} and ($2::bigint is null or position ${beyond} $2) order by position ${direction} limit $3`,
+          direction,
+          4
+        ),
+        [channel, after ?? null, limit, maxBytes]
+      )
     )
-    return (rows as unknown as Row[]).map((row) => new StoredMessage(this.#message(row)))
+    const { messages, found } = this.#pageOf(rows)
+    if (found < limit || messages.length < found) return { messages, more: messages.length < found }
+    const { rows: next } = await this.#query(
+      `select exists (select from pgws.messages where ${left} and position ${beyond} $2) as more`,
+      [channel, messages.at(-1)!.position]
+    )
+    return { messages, more: next[0]!.more as boolean }
   }
 
   /** Messages of all channels, in order. */
   async readAll(after: number): Promise<Page> {
-    return this.#page('select position, channel, body from pgws.messages where position > $1', [after])
+    const source = `select position, channel, body from pgws.messages where position > $1 order by position limit ${PAGE_ROWS}`
+    return this.#page(source, [after])
   }
 
   /** Channels whose messages after a position are partly gone; null: it is not known which. */
@@ -221,11 +254,12 @@ export class History {
   }
 
   /** @returns those whose part is behind the end of the page */
-  async #serve(channels: readonly string[], readers: Reader[]): Promise<Reader[]> {
+  async #serve(key: string, channels: readonly string[], readers: Reader[]): Promise<Reader[]> {
     const again: Reader[] = []
     const after = Math.min(...readers.map((reader) => reader.after))
     try {
-      const { messages, more } = await this.#page(BY_CHANNEL, [after, channels])
+      const source = `${BY_CHANNEL} order by position limit ${PAGE_ROWS}`
+      const { messages, more } = await this.#turns.take(key, () => this.#page(source, [after, channels]))
       const last = messages.at(-1)?.position ?? after
       for (const reader of readers) {
         if (more && reader.after >= last) again.push(reader)
@@ -238,17 +272,14 @@ export class History {
   }
 
   async #page(source: string, values: unknown[]): Promise<Page> {
-    const { rows } = await this.#query(
-      `select position::float8 as position, channel, body, found::int as found from (
-        select position, channel, body, count(*) over () as found,
-          sum(octet_length(body)::bigint) over (order by position) - octet_length(body) as before
-        from (${source} order by position limit ${PAGE_ROWS}) page
-      ) sized where before < ${PAGE_BYTES} order by position`,
-      values
-    )
-    const messages = (rows as unknown as Row[]).map((row) => new StoredMessage(this.#message(row)))
-    const found = (rows[0]?.found as number | undefined) ?? 0
+    const { rows } = await this.#query(sized(source, 'asc', values.length + 1), [...values, PAGE_BYTES])
+    const { messages, found } = this.#pageOf(rows)
     return { messages, more: found === PAGE_ROWS || messages.length < found }
+  }
+
+  #pageOf(rows: Record<string, unknown>[]): { messages: StoredMessage[]; found: number } {
+    const messages = (rows as unknown as Row[]).map((row) => new StoredMessage(this.#message(row)))
+    return { messages, found: (rows[0]?.found as number | undefined) ?? 0 }
   }
 
   async #state(channels: readonly string[]): Promise<States> {
@@ -283,4 +314,17 @@ interface Row {
   position: number
   channel: string
   body: string
+}
+
+/**
+ * The first of the messages that a query selects, up to a number of bytes, though at least one. A body that is stored
+ * out of line is not read for its size (TOAST, https://www.postgresql.org/docs/current/storage-toast.html).
+ * @param maxBytes the number of the parameter
+ */
+function sized(source: string, direction: string, maxBytes: number): string {
+  return `select position::float8 as position, channel, body, found::int as found from (
+      select position, channel, body, pg_catalog.count(*) over () as found,
+        pg_catalog.sum(pg_catalog.octet_length(body)::bigint) over (order by position ${direction}) as total
+      from (${source}) page
+    ) sized where total <= $${maxBytes} or total = pg_catalog.octet_length(body) order by position ${direction}`
 }

@@ -81,6 +81,8 @@ export interface PgWebsocketsOptions {
   maxBufferedBytes?: number | undefined
   /** The largest message that a socket may send. Default: 1 MiB. */
   maxMessageBytes?: number | undefined
+  /** How many bytes of stored messages one answer may have; the next page holds the rest. Default: 8 MiB. */
+  maxHistoryBytes?: number | undefined
   /** How many sockets may be open. Default: unlimited. */
   maxConnections?: number | undefined
   /** How many of them from one address. Default: unlimited. */
@@ -183,6 +185,7 @@ export const optionSpecs: Record<Exclude<keyof PgWebsocketsOptions, 'prefix' | '
   migrate: { type: 'boolean', default: false },
   maxBufferedBytes: { type: 'integer', minimum: 1, default: 1024 * 1024 },
   maxMessageBytes: { type: 'integer', minimum: 1, default: 1024 * 1024 },
+  maxHistoryBytes: { type: 'integer', minimum: 1, default: 8 * 1024 * 1024 },
   maxConnections: { type: 'integer', minimum: 1 },
   maxConnectionsPerIp: { type: 'integer', minimum: 1 },
   maxChannelsPerConnection: { type: 'integer', minimum: 1, default: 100 },

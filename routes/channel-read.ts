@@ -1,6 +1,6 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Bridge } from '../lib/bridge.js'
-import { authorize } from '../lib/claims.js'
+import { authorize, type Claims } from '../lib/claims.js'
 import { errors } from '../lib/errors.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { bearerClaims } from './authorization.js'
@@ -11,7 +11,13 @@ import { bearer } from './schemas.js'
 /** What a token that may read a channel may ask about it. */
 export interface ChannelRead {
   schema: { summary: string; querystring?: object; response: object }
-  answer: (bridge: Bridge, channel: string, request: FastifyRequest, reply: FastifyReply) => unknown
+  answer: (
+    bridge: Bridge,
+    channel: string,
+    request: FastifyRequest,
+    reply: FastifyReply,
+    claims: Claims
+  ) => unknown
 }
 
 const reads = new Map<string, ChannelRead>([
@@ -30,7 +36,7 @@ export function channelReadRoutes(
     const claims = await bearerClaims(request, verifyToken)
     if (!authorize(claims, [channel]).read) throw new errors.ReadNotAllowed()
     await bridge.authorize(claims, [channel], 'r')
-    return read.answer(bridge, channel, request, reply)
+    return read.answer(bridge, channel, request, reply, claims)
   }
 
   for (const [name, read] of reads) {

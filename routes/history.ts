@@ -1,3 +1,4 @@
+import { subjectOf } from '../lib/claims.js'
 import { errors } from '../lib/errors.js'
 import type { ChannelRead } from './channel-read.js'
 import { errorSchema } from './schemas.js'
@@ -5,7 +6,10 @@ import { errorSchema } from './schemas.js'
 const DEFAULT_LIMIT = 100
 const MAX_LIMIT = 1000
 
-/** `GET /channels/:channel/history?since=&limit=`: what is stored of a durable channel. */
+/**
+ * `GET /channels/:channel/history?since=&limit=`: what is stored of a durable channel, in pages. `next` is the `since` of
+ * the next one, where there is one; `gap` says that messages after `since` have gone.
+ */
 export const history: ChannelRead = {
   schema: {
     summary: 'The stored messages of a durable channel',
@@ -13,21 +17,28 @@ export const history: ChannelRead = {
       type: 'object',
       properties: {
         since: { type: 'string', description: 'The id of a message: those after it. Default: the oldest.' },
-        limit: { type: 'string', description: `At most so many, up to ${MAX_LIMIT}.`, examples: ['100'] }
+        limit: {
+          type: 'string',
+          description: `At most so many, up to ${MAX_LIMIT}; fewer where they are large: "next" of the answer is the "since" of the next page.`,
+          examples: ['100']
+        }
       }
     },
     response: {
       401: errorSchema('No valid token.'),
       403: errorSchema('The token may not read the channel.'),
+      409: errorSchema('"since" is of another epoch of the database: begin with "earliest".'),
       501: errorSchema('Durable channels are not installed.')
     }
   },
-  async answer(bridge, channel, request, reply) {
+  async answer(bridge, channel, request, reply, claims) {
     const { since, limit } = request.query as { since?: string; limit?: string }
-    const messages = await bridge.history(channel, since, readLimit(limit))
+    const reader = subjectOf(claims) ?? request.ip
+    const { messages, gap, next } = await bridge.history(channel, since, readLimit(limit), reader)
     // Each is the text of a JSON object already.
     reply.type('application/json; charset=utf-8')
-    return `{"messages":[${messages.map(({ text }) => text).join(',')}]}`
+    const more = `${gap ? ',"gap":true' : ''}${next === undefined ? '' : `,"next":"${next}"`}`
+    return `{"messages":[${messages.map(({ text }) => text).join(',')}]${more}}`
   }
 }
 

@@ -20,6 +20,8 @@ export class FaultProxy {
   mode: 'pass' | 'silence' | 'refuse' = 'pass'
   /** Holds back what passes, in milliseconds. */
   delay = 0
+  /** How many bytes have come from the server. */
+  bytesFromServer = 0
   readonly #links = new Set<Link>()
 
   private constructor(port: number) {
@@ -114,6 +116,7 @@ export class FaultProxy {
   }
 
   #toClient(link: Link, chunk: Buffer): void {
+    this.bytesFromServer += chunk.length
     if (link.silent) return
     if (link.swallow) {
       // ReadyForQuery, idle, is the last message of an answer.

@@ -14,6 +14,8 @@ const ERROR_WHERE_LOST = 2
 export interface RecoveryOptions {
   history: History
   durable: DurableChannels
+  /** How many bytes of messages one answer to `history` may have. */
+  maxHistoryBytes: number
   log: { warn(fields: object, message: string): void }
 }
 
@@ -70,11 +72,12 @@ export class Recovery {
   }
 
   /**
-   * The answer to `history`, as JSON.
+   * The answer to `history`, as JSON, once its client has taken what was sent before. It has fewer messages than asked
+   * for where they are large: the last one's offset is where to go on.
    * @throws CommandError, DisconnectError
    */
-  async history(channel: string, params: Record<string, unknown>): Promise<string> {
-    const { history, durable } = this.#options
+  async history(channel: string, params: Record<string, unknown>, connection: Connection): Promise<string> {
+    const { history, durable, maxHistoryBytes: maxBytes } = this.#options
     if (durable.ageOf(channel) === undefined) throw new CommandError(ERRORS.NOT_AVAILABLE)
     const { limit = 0, reverse = false, since } = params
     if (!Number.isSafeInteger(limit)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'limit')
@@ -89,7 +92,13 @@ export class Recovery {
     }
     if (limit === 0) return head
     const most = (limit as number) < 0 ? MAX_HISTORY : Math.min(limit as number, MAX_HISTORY)
-    const messages = await history.list(channel, { after, limit: most, reverse: reverse === true })
+    await connection.drained()
+    const { messages } = await history.list(channel, connection.subject ?? connection.address, {
+      after,
+      limit: most,
+      maxBytes,
+      reverse: reverse === true
+    })
     return `${head.slice(0, -1)},"publications":[${textsOf(messages)}]}`
   }
 

@@ -48,6 +48,7 @@ export interface SdkClientsOptions extends Pick<SdkServices, Given> {
   presenceEvents: PresenceEvents
   metrics: Metrics
   emulation: Emulation
+  maxHistoryBytes: number
   verifyToken: (token: string) => Claims | Promise<Claims>
   log: {
     debug(fields: object, message: string): void

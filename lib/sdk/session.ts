@@ -363,7 +363,7 @@ export class Session {
   async #history(params: Record<string, unknown>): Promise<string> {
     const channel = channelOf(params)
     await this.#requireRead(channel)
-    return this.#services.recovery.history(channel, params)
+    return this.#services.recovery.history(channel, params, this.#connection!)
   }
 
   /** @throws CommandError, NotAuthorized */
