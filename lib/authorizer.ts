@@ -21,7 +21,7 @@ export interface AuthorizerOptions extends Pick<SqlFunctions, 'authorizeFunction
 export class Authorizer {
   readonly #options: AuthorizerOptions
   readonly #question: string
-  /** Until when each question has been answered with yes, in milliseconds since the epoch. */
+  /** Until when each question has been answered with yes, as `performance.now()` has it. */
   readonly #allowed = new Map<string, number>()
 
   constructor(options: AuthorizerOptions) {
@@ -40,7 +40,7 @@ export class Authorizer {
   async check(caller: Caller, channels: readonly string[], mode: Mode): Promise<void> {
     const { authorizeFunction, authorizeTtl, roleClaim } = this.#options
     if (authorizeFunction === undefined && roleClaim === undefined) return
-    const now = Date.now()
+    const now = performance.now()
     const keys = authorizeTtl === 0 ? [] : channels.map((channel) => JSON.stringify([caller, mode, channel]))
     if (keys.length > 0 && keys.every((key) => (this.#allowed.get(key) ?? 0) > now)) return
     const refused = await this.#ask(caller, channels, mode)

@@ -2,12 +2,16 @@
  * Calls back when a member's time has come, with one timer for all of them: the members are kept by the
  * second in which they end. (One timer each would cost memory, and `setTimeout` fires at once for more than
  * 2^31-1 ms.)
+ *
+ * The time is what the system's clock says now, as the claim `exp` demands (RFC 7519, section 4.1.4), whatever it has
+ * said before: a clock may be set forward and back.
  */
 export class Expiry<Member> {
   readonly #bySecond = new Map<number, Set<Member>>()
   readonly #expire: (member: Member) => void
   readonly #timer: NodeJS.Timeout
-  #checked = Math.floor(Date.now() / 1000)
+  /** No member ends before this second. */
+  #earliest = Number.POSITIVE_INFINITY
 
   /** @param expire called once for each member, within a second after its time */
   constructor(expire: (member: Member) => void) {
@@ -17,7 +21,8 @@ export class Expiry<Member> {
 
   /** @param time milliseconds since the epoch */
   add(member: Member, time: number): void {
-    const second = Math.max(Math.ceil(time / 1000), this.#checked + 1)
+    const second = Math.ceil(time / 1000)
+    this.#earliest = Math.min(this.#earliest, second)
     const members = this.#bySecond.get(second)
     if (members === undefined) this.#bySecond.set(second, new Set([member]))
     else members.add(member)
@@ -37,13 +42,14 @@ export class Expiry<Member> {
 
   #check(): void {
     const now = Math.floor(Date.now() / 1000)
-    // A clock that was set forward by years must not mean a loop over every second of them.
-    const due =
-      now - this.#checked > this.#bySecond.size
-        ? [...this.#bySecond.keys()].filter((second) => second <= now).sort((a, b) => a - b)
-        : Array.from({ length: now - this.#checked }, (_, i) => this.#checked + 1 + i)
-    this.#checked = Math.max(this.#checked, now)
-    for (const second of due) {
+    if (now < this.#earliest) return
+    const due: number[] = []
+    this.#earliest = Number.POSITIVE_INFINITY
+    for (const second of this.#bySecond.keys()) {
+      if (second <= now) due.push(second)
+      else this.#earliest = Math.min(this.#earliest, second)
+    }
+    for (const second of due.sort((a, b) => a - b)) {
       const members = this.#bySecond.get(second)
       this.#bySecond.delete(second)
       for (const member of members ?? []) this.#expire(member)

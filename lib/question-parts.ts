@@ -5,6 +5,7 @@ const MAX_LENGTH = 16 * 1024 * 1024
 interface Gathered {
   parts: string[]
   length: number
+  /** As `performance.now()` has it. */
   begunAt: number
 }
 
@@ -40,12 +41,12 @@ export class QuestionParts {
 
   #begin(key: string): void {
     this.#forget(key)
-    this.#gathered.set(key, { parts: [], length: 0, begunAt: Date.now() })
+    this.#gathered.set(key, { parts: [], length: 0, begunAt: performance.now() })
   }
 
   #limit(): void {
     for (const [key, { begunAt }] of this.#gathered) {
-      if (this.#length <= MAX_LENGTH && Date.now() - begunAt < TIMEOUT) return
+      if (this.#length <= MAX_LENGTH && performance.now() - begunAt < TIMEOUT) return
       this.#forget(key)
     }
   }

@@ -22,6 +22,7 @@ export class RemoteKeys {
   readonly #set: ReturnType<typeof createRemoteJWKSet>
   #timer: NodeJS.Timeout | undefined
   #refreshing: Promise<void> | undefined
+  /** As `performance.now()` has it. */
   #triedAt = Number.NEGATIVE_INFINITY
   #keys: VerificationKey[] = []
 
@@ -50,7 +51,7 @@ export class RemoteKeys {
    * @throws KeysUnavailable (503) while none was ever fetched
    */
   async refreshUnknown(): Promise<void> {
-    if (this.#refreshing !== undefined || Date.now() - this.#triedAt >= COOLDOWN) await this.#refresh()
+    if (this.#refreshing !== undefined || performance.now() - this.#triedAt >= COOLDOWN) await this.#refresh()
     if (this.#keys.length === 0) throw new errors.KeysUnavailable()
   }
 
@@ -62,7 +63,7 @@ export class RemoteKeys {
   }
 
   async #fetch(): Promise<void> {
-    this.#triedAt = Date.now()
+    this.#triedAt = performance.now()
     try {
       await this.#set.reload()
       this.#keys = keysOfSet(this.#set.jwks()?.keys).filter(({ publicKey }) => publicKey !== undefined)
