@@ -4,6 +4,8 @@ import type { Bridge } from '../lib/bridge.js'
 import { errors } from '../lib/errors.js'
 import type { ResolvedOptions } from '../lib/options.js'
 import { isAllowedOrigin } from '../lib/origins.js'
+import { PROTOBUF_TYPE, protobufDisconnect } from '../lib/sdk/protobuf.js'
+import { DISCONNECT } from '../lib/sdk/protocol.js'
 import { type SdkFormat, sdkEventStreamFrames, sdkLineFrames } from '../lib/sdk/publication.js'
 import { CONSTRAINT, describe, refused, takePlace } from './channel.js'
 import { openStream } from './stream.js'
@@ -58,6 +60,10 @@ export async function sdkEmulationRoutes(
       onError: refused(fastify, bridge, describeRequest),
       preValidation: admit,
       handler(request, reply) {
+        // An error status would have the SDK try again for ever; this reply ends its attempts, as the close code does.
+        if (request.headers['content-type']?.startsWith(PROTOBUF_TYPE)) {
+          return reply.type(PROTOBUF_TYPE).send(protobufDisconnect(DISCONNECT.INAPPROPRIATE_PROTOCOL))
+        }
         const text = method === 'GET' ? queryOf(request.raw.url!).get('cf_connect') : (request.body as string)
         if (!text) {
           const place = method === 'GET' ? 'the parameter "cf_connect"' : 'the body'

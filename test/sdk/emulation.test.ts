@@ -3,6 +3,7 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import pg from 'pg'
 import t, { type Test } from 'tap'
+import WebSocket from 'ws'
 import { clusterChannel } from '../../lib/cluster-message.js'
 import { migrate } from '../../lib/schema.js'
 import { sdkLineFrames } from '../../lib/sdk/publication.js'
@@ -173,6 +174,29 @@ t.test('where the websocket is blocked, the SDK comes by one of the others by it
       await until(() => got.length === 1)
       t.match(got, [{ data: version }])
     }
+  }
+})
+
+t.test('an SDK that speaks protobuf is told so over each transport, and does not come back', async (t) => {
+  const { port } = await build(t, { dbUri: await database() })
+  const { Centrifuge: Protobuf } = await import('centrifuge/build/protobuf')
+  for (const transport of ['websocket', 'http_stream'] as const) {
+    const path = `/connection/${transport}`
+    const endpoint = `${transport === 'websocket' ? 'ws' : 'http'}://127.0.0.1:${port}${path}`
+    const client = new Protobuf([{ transport, endpoint }], {
+      ...BROWSER,
+      websocket: WebSocket,
+      emulationEndpoint: `http://127.0.0.1:${port}/emulation`,
+      token: rw(),
+      minReconnectDelay: 10,
+      maxReconnectDelay: 10
+    } as never)
+    t.teardown(() => client.disconnect())
+    client.on('error', () => {})
+    const disconnected = new Promise<{ code: number }>((resolve) => client.on('disconnected', resolve))
+    client.connect()
+    t.match(await disconnected, { code: 3506, reason: /protobuf/ }, transport)
+    t.equal(client.state, 'disconnected', transport)
   }
 })
 
