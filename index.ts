@@ -47,6 +47,14 @@ const SAFE_SECRET_BYTES = 32
  */
 async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): Promise<void> {
   const resolved = resolveOptions(options)
+  const { decorator } = resolved
+  // A scope may have one of its own, whatever those around it have.
+  if (Object.hasOwn(fastify, decorator)) {
+    throw new errors.InvalidOption(
+      'decorator',
+      `is "${decorator}", which is taken: where the plugin is registered more than once, give each registration a decorator and a prefix of its own`
+    )
+  }
   const targets = readTargets('dbUri', resolved.dbUri)
   const listenerTargets =
     resolved.listenerUri === undefined ? targets : readTargets('listenerUri', resolved.listenerUri)

@@ -115,6 +115,8 @@ export interface PgWebsocketsOptions {
   endpoints?: readonly AudienceEndpoint[] | undefined
   /** Put before all addresses, as everywhere in Fastify. */
   prefix?: string
+  /** The name of the decorator, where the plugin is registered more than once. Default: `pgws`. */
+  decorator?: string | undefined
 }
 
 /** The options without a default. */
@@ -159,8 +161,12 @@ interface OptionSpec {
 /** The longest time that a timer can take, in milliseconds: setInterval fires at once for more. */
 const MAX_INTEGER = 2 ** 31 - 1
 
+/** Options that no variable sets. */
+const PLUGIN_ONLY = ['prefix', 'endpoints', 'decorator'] as const
+export type PluginOnly = (typeof PLUGIN_ONLY)[number]
+
 /** Each option once: type, default, bounds. The app's `PGWS_SOME_NAME` is the option `someName`. */
-export const optionSpecs: Record<Exclude<keyof PgWebsocketsOptions, 'prefix' | 'endpoints'>, OptionSpec> = {
+export const optionSpecs: Record<Exclude<keyof PgWebsocketsOptions, PluginOnly>, OptionSpec> = {
   dbUri: { type: 'string', required: true },
   listenerUri: { type: 'string' },
   jwtSecret: { type: 'string' },
@@ -222,6 +228,7 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
   const given = options as unknown as Record<string, unknown>
   const resolved: Record<string, unknown> = {
     prefix: options.prefix ?? '',
+    decorator: checkDecorator(options.decorator ?? 'pgws'),
     endpoints: checkEndpoints(options.endpoints ?? [])
   }
   for (const [name, spec] of Object.entries(optionSpecs)) {
@@ -248,7 +255,7 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
     if (type === 'list') resolved[name] = readList(resolved[name] as List | undefined)
   }
   for (const name of Object.keys(given)) {
-    if (name !== 'prefix' && name !== 'endpoints' && !(name in optionSpecs)) {
+    if (!PLUGIN_ONLY.includes(name as PluginOnly) && !(name in optionSpecs)) {
       throw new errors.InvalidOption(name, `is unknown; known are ${Object.keys(optionSpecs).join(', ')}`)
     }
   }
@@ -318,6 +325,11 @@ function checkEnvelopeClaims(names: readonly string[]): void {
       '(PGWS_ENVELOPE_CLAIMS) must be all, none (in small letters, and alone), or the names of claims'
     )
   }
+}
+
+function checkDecorator(name: unknown): string {
+  if (typeof name === 'string' && name !== '') return name
+  throw new errors.InvalidOption('decorator', 'must be the name of a decorator, a text that is not empty')
 }
 
 function checkEndpoints(endpoints: readonly AudienceEndpoint[]): readonly AudienceEndpoint[] {

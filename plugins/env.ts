@@ -3,7 +3,14 @@ import { parseEnv } from 'node:util'
 import fastifyEnv from '@fastify/env'
 import type { FastifyInstance } from 'fastify'
 import { messageOf } from '../lib/errors.js'
-import { boundsOf, expectation, optionSpecs, type PgWebsocketsOptions, variableOf } from '../lib/options.js'
+import {
+  boundsOf,
+  expectation,
+  optionSpecs,
+  type PgWebsocketsOptions,
+  type PluginOnly,
+  variableOf
+} from '../lib/options.js'
 import { readTrustProxy } from '../lib/trust-proxy.js'
 import { isServiceUrl, serviceUrlProblem, unknownVariables } from '../lib/variable-names.js'
 
@@ -23,7 +30,7 @@ interface AppConfig {
 }
 
 /** The variables `PGWS_SOME_NAME` under the names of the options, `someName`. */
-export type Config = Omit<PgWebsocketsOptions, 'dbUri' | 'jwtSecret' | 'prefix' | 'endpoints'> &
+export type Config = Omit<PgWebsocketsOptions, 'dbUri' | 'jwtSecret' | PluginOnly> &
   AppConfig & { dbUri: string | undefined; jwtSecret: string | undefined }
 
 declare module 'fastify' {

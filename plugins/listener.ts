@@ -17,7 +17,7 @@ import type { Pool } from './postgres.js'
 const HOOK_MARGIN = 500
 
 /**
- * Decorates the instance with `pgws`. Its supervisor starts in onReady and ends in onClose; sockets are closed
+ * Decorates the instance with `pgws`, or the name that the option says. Its supervisor starts in onReady and ends in onClose; sockets are closed
  * in preClose.
  * @param fastify the instance to decorate
  * @param targets where to LISTEN
@@ -49,7 +49,7 @@ export function decorateBridge(
     onEvent
   })
   const bridge = new Bridge({ ...options, query: pool.query, call: pool.call, verifyToken, listener, log })
-  fastify.decorate('pgws', bridge)
+  fastify.decorate(options.decorator as 'pgws', bridge)
 
   fastify.addHook('onReady', async () => {
     await start()
