@@ -3,6 +3,7 @@ import { connecting, idle, storm } from './cases/connections.js'
 import { durableFanOut, durablePublishing, resuming, retention } from './cases/durable.js'
 import { blocking, burst, channels, paced, sdk, single } from './cases/fan-out.js'
 import { joined } from './cases/joined-channels.js'
+import { neighbours } from './cases/neighbours.js'
 import { publishing } from './cases/publishing.js'
 import { socketIo } from './cases/socket-io.js'
 
@@ -11,6 +12,7 @@ export const CASES = {
   single,
   paced,
   channels,
+  neighbours,
   publishing,
   connecting,
   idle,

@@ -589,7 +589,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     return {
       connections: this.#clients.connections.size,
       channels: this.#hub.joinedChannels,
-      pausedSockets: this.#outbox.pausedSenders + this.#clients.throttled,
+      pausedSockets: this.#outbox.pausedSenders + this.#clients.pace.throttled,
       publishQueueBytes: this.#outbox.queuedBytes,
       messagesSent: this.#clients.sent.messages,
       bytesSent: this.#clients.sent.bytes,

@@ -11,6 +11,7 @@ import { errors, messageOf } from './errors.js'
 import { EventStream } from './event-stream.js'
 import type { Rejection } from './handlers.js'
 import type { Hub } from './hub.js'
+import { Intake, Pace } from './intake.js'
 import type { Metrics } from './metrics.js'
 import type { ResolvedOptions } from './options.js'
 import type { Outbox } from './outbox.js'
@@ -18,7 +19,7 @@ import type { Presence } from './presence.js'
 import type { PresenceEvents } from './presence-events.js'
 import type { Notification } from './publisher.js'
 import type { Replay } from './replay.js'
-import { PAUSED, type Pausable, WebSocketConnection } from './websocket.js'
+import { PAUSED, type Pausable, type RawMessage, WebSocketConnection } from './websocket.js'
 
 /** The SQLSTATE of a role that cannot be taken (errcodes-appendix.html). */
 const INSUFFICIENT_PRIVILEGE = '42501'
@@ -68,16 +69,19 @@ export class Clients {
   readonly #options: ClientsOptions
   readonly #context: ConnectionContext
   readonly attendance: Attendance
+  /** How fast each of them may send. */
+  readonly pace: Pace
   readonly #onClose: (this: WebSocket, code: number, reason: Buffer) => void
   readonly #onError: (error: Error) => void
   readonly #onMessage: (this: WebSocket, data: RawData, isBinary: boolean) => void
+  readonly #onPing: (this: WebSocket) => void
   #lastId = 0
-  #throttled = 0
   #closing = false
 
   constructor(options: ClientsOptions) {
     this.#options = options
-    const { maxBufferedBytes, metrics, log } = options
+    const { maxBufferedBytes, messageRate, metrics, log } = options
+    this.pace = new Pace(messageRate)
     this.#context = {
       maxBufferedBytes,
       sent: this.sent,
@@ -92,18 +96,20 @@ export class Clients {
     })
     const clients = this
     this.#onClose = function (code, reason) {
-      clients.leave(WebSocketConnection.of(this), code, reason.toString())
+      const connection = WebSocketConnection.of(this)
+      const leave = () => clients.leave(connection, code, reason.toString())
+      // What it sent before its end comes before its end.
+      if (connection.intake?.busy) connection.intake.finish().then(leave)
+      else leave()
     }
     // `ws` closes the socket with the code that fits (1007, 1009, 1002) before it emits the error.
     this.#onError = (error) => log.debug({ err: error }, 'websocket error')
     this.#onMessage = function (data, isBinary) {
-      clients.#send(WebSocketConnection.of(this), data as Buffer, isBinary)
+      clients.#receive(WebSocketConnection.of(this), { data: data as Buffer, isBinary })
     }
-  }
-
-  /** How many sockets are not read, since they send too fast. */
-  get throttled(): number {
-    return this.#throttled
+    this.#onPing = function () {
+      clients.#receive(WebSocketConnection.of(this), undefined)
+    }
   }
 
   /** True once the server has begun to end: no new client is taken. */
@@ -122,7 +128,8 @@ export class Clients {
     webSocket.on('close', this.#onClose)
     webSocket.on('error', this.#onError)
     webSocket.on('pong', onPong)
-    if (connection.write) webSocket.on('message', this.#onMessage)
+    webSocket.on('ping', this.#onPing)
+    webSocket.on('message', this.#onMessage)
     this.#join(connection, access, wishes)
   }
 
@@ -220,17 +227,29 @@ export class Clients {
     })
   }
 
-  #send(connection: WebSocketConnection, data: Buffer, isBinary: boolean): void {
+  /** @param message undefined for a ping, which counts, too: `ws` answers each at once */
+  #receive(connection: WebSocketConnection, message: RawMessage | undefined): void {
+    if (!connection.listening) return
+    connection.intake ??= new Intake(this.pace, {
+      take: (message) => {
+        if (message !== undefined && connection.write) this.#send(connection, message)
+      },
+      pause: () => connection.pause(PAUSED.INTAKE),
+      resume: () => connection.resume(PAUSED.INTAKE)
+    })
+    connection.intake.receive([message].values())
+  }
+
+  #send(connection: WebSocketConnection, { data, isBinary }: RawMessage): void {
     const { outbox, metrics, maxMessageBytes, log } = this.#options
     const { channels, sender, caller } = connection
-    if (!connection.listening) return
+    if (connection.faulted) return
     metrics.messagesReceived.inc()
     metrics.bytesReceived.inc(data.length)
     if (data.length > maxMessageBytes) {
       connection.close(CLOSE.TOO_BIG, 'message too large')
       return
     }
-    this.throttle(connection)
     const text = data.toString('utf8')
     let notifications: Notification[]
     try {
@@ -272,29 +291,6 @@ export class Clients {
     const text = envelope('Rejected', channels[0]!, told, senderOf({}))
     const frame = connection.format.encode({ channel: channels[0]!, text })
     connection.deliver([frame], frame.bytes)
-  }
-
-  /** Stops to read a socket that sends too fast, for as long as it is ahead. */
-  throttle(connection: Pausable): void {
-    const { messageRate: rate } = this.#options
-    if (rate === undefined) return
-    const now = Date.now()
-    const gained = ((now - connection.allowanceAt) / 1000) * rate
-    connection.allowance = Math.min(rate, (connection.allowance ?? rate) + gained) - 1
-    connection.allowanceAt = now
-    if (connection.allowance >= 0 || (connection.paused & PAUSED.RATE) !== 0) return
-    connection.pause(PAUSED.RATE)
-    this.#throttled++
-    // After all that is on its way already, which counts, too.
-    setImmediate(() => {
-      setTimeout(
-        () => {
-          this.#throttled--
-          connection.resume(PAUSED.RATE)
-        },
-        (-connection.allowance! / rate) * 1000
-      ).unref()
-    })
   }
 }
 

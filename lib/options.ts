@@ -89,7 +89,7 @@ export interface PgWebsocketsOptions {
   maxConnectionsPerIp?: number | undefined
   /** How many channels one socket may join. Default: 100. */
   maxChannelsPerConnection?: number | undefined
-  /** How many messages a socket may send in a second before we stop to read it. Default: unlimited. */
+  /** How many messages, commands and pings a client may send in a second before we stop to read it. Default: 5000. */
   messageRate?: number | undefined
   /** How many HTTP requests an address may send in a minute. Default: unlimited. */
   httpRateLimit?: number | undefined
@@ -130,7 +130,6 @@ type Optional =
   | 'metaChannel'
   | 'maxConnections'
   | 'maxConnectionsPerIp'
-  | 'messageRate'
   | 'httpRateLimit'
   | 'metricsPort'
   | 'onMessageFunction'
@@ -195,7 +194,7 @@ export const optionSpecs: Record<Exclude<keyof PgWebsocketsOptions, PluginOnly>,
   maxConnections: { type: 'integer', minimum: 1 },
   maxConnectionsPerIp: { type: 'integer', minimum: 1 },
   maxChannelsPerConnection: { type: 'integer', minimum: 1, default: 100 },
-  messageRate: { type: 'integer', minimum: 1 },
+  messageRate: { type: 'integer', minimum: 1, default: 5000 },
   httpRateLimit: { type: 'integer', minimum: 1 },
   metrics: { type: 'boolean', default: true },
   metricsPort: { type: 'integer', maximum: 65535 },

@@ -4,24 +4,28 @@ import type { Access } from './claims.js'
 import { CLOSE, Connection, type ConnectionOptions } from './connection.js'
 import { messageIn, webSocketFrames } from './frame.js'
 import type { Format, Frame } from './hub.js'
+import type { Intake } from './intake.js'
 
 /** How many pings may go without a pong. */
 const MAX_UNANSWERED = 2
 
-/** Why a socket is not read: the database is behind, it sends too fast, or too many commands wait for an answer. */
-export const PAUSED = { DATABASE: 1, RATE: 2, COMMANDS: 4 } as const
+/** Why a socket is not read: the database is behind, or what it has sent waits to be taken (see Intake). */
+export const PAUSED = { DATABASE: 1, INTAKE: 2 } as const
 
 /** A client that can be kept from sending for a while. */
 export interface Pausable {
-  /** How many messages it may send at once, and since when that is so; where there is a limit. */
-  allowance: number | undefined
-  allowanceAt: number
   /** Why it is not read for the moment: bits of PAUSED. */
   paused: number
   /** Stops to read it, for a reason (a bit of PAUSED). */
   pause(reason: number): void
   /** Reads it again, unless there is another reason. */
   resume(reason: number): void
+}
+
+/** What a raw client has sent. */
+export interface RawMessage {
+  data: Buffer
+  isBinary: boolean
 }
 
 const kConnection = Symbol('pgws connection')
@@ -42,9 +46,9 @@ export class WebSocketConnection extends Connection implements Pausable {
   readonly rejections: boolean
   /** How many pings have had no pong yet. */
   unanswered = 0
-  allowance: number | undefined
-  allowanceAt = 0
   paused = 0
+  /** What it has sent; made with its first message. */
+  intake: Intake<RawMessage | undefined> | undefined
   /** With what we have closed it. */
   #closedWith: number | undefined
 
@@ -79,6 +83,11 @@ export class WebSocketConnection extends Connection implements Pausable {
    */
   get listening(): boolean {
     return this.open || this.#closedWith === CLOSE.GOING_AWAY
+  }
+
+  /** Whether we have closed it for a reason of its own: what it has sent, and nobody has taken yet, is dropped. */
+  get faulted(): boolean {
+    return this.#closedWith !== undefined && this.#closedWith !== CLOSE.GOING_AWAY
   }
 
   get open(): boolean {
@@ -127,7 +136,8 @@ export class WebSocketConnection extends Connection implements Pausable {
   }
 
   pause(reason: number): void {
-    if (this.paused === 0) this.webSocket.pause()
+    // The client's answer to our close must be read.
+    if (this.paused === 0 && this.#closedWith === undefined) this.webSocket.pause()
     this.paused |= reason
   }
 

@@ -87,19 +87,25 @@ export interface Command {
   params: Record<string, unknown>
 }
 
-/**
- * Reads what a client has sent.
- * @returns the commands in order; `pong` for the answer to a ping
- * @throws DisconnectError for what is no command
- */
-export function readCommands(text: string): (Command | 'pong')[] {
-  return text
-    .split('\n')
-    .filter((line) => line.trim() !== '')
-    .map(readCommand)
+/** The answer to a ping. */
+export const PONG = '{}'
+
+/** The lines of what a client has sent, one at a time; blank ones are empty. */
+export function* linesOf(text: string): Generator<string> {
+  for (let start = 0; start < text.length; ) {
+    const end = text.indexOf('\n', start)
+    const stop = end === -1 ? text.length : end
+    yield text.slice(start, stop).trim()
+    start = stop + 1
+  }
 }
 
-function readCommand(line: string): Command | 'pong' {
+/**
+ * Reads a line.
+ * @returns undefined for the answer to a ping
+ * @throws DisconnectError for what is no command
+ */
+export function readCommand(line: string): Command | undefined {
   let value: unknown
   try {
     value = JSON.parse(line)
@@ -109,7 +115,7 @@ function readCommand(line: string): Command | 'pong' {
   if (!isObject(value)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'a command is a JSON object')
   const { id, ...rest } = value
   const [method] = Object.keys(rest)
-  if (method === undefined && id === undefined) return 'pong'
+  if (method === undefined && id === undefined) return undefined
   if (method === undefined) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'a command without a method')
   const params = rest[method]
   if (!isObject(params)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, `${method} must be an object`)

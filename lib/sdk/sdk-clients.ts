@@ -76,6 +76,7 @@ export class SdkClients {
     const { clients } = options
     this.#services = {
       ...options,
+      pace: clients.pace,
       recovery: new Recovery(options),
       presence: new SdkPresence({
         ...options,
@@ -115,6 +116,7 @@ export class SdkClients {
     const transport = new WebSocketTransport(webSocket, address, clients)
     const session = this.#begin(transport)
     webSocket.on('message', (data: RawData) => session.receive(data.toString()))
+    webSocket.on('ping', () => session.count())
     webSocket.on('close', (code, reason) => this.#end(session, code, reason.toString()))
     if (clients.closing) session.close(DISCONNECT.SHUTDOWN)
   }
@@ -188,7 +190,6 @@ export class SdkClients {
     metrics.messagesReceived.inc()
     metrics.bytesReceived.inc(notification.payload.length)
     const published = outbox.publish([notification], PATIENCE)
-    clients.throttle(connection)
     clients.waitForDatabase(connection)
     await published
   }
@@ -236,11 +237,11 @@ class WebSocketTransport implements SdkTransport {
 
   pause(): void {
     if (this.#connection === undefined) this.#webSocket.pause()
-    else this.#connection.pause(PAUSED.COMMANDS)
+    else this.#connection.pause(PAUSED.INTAKE)
   }
 
   resume(): void {
     if (this.#connection === undefined) this.#webSocket.resume()
-    else this.#connection.resume(PAUSED.COMMANDS)
+    else this.#connection.resume(PAUSED.INTAKE)
   }
 }

@@ -1,6 +1,7 @@
 import type { Claims } from '../claims.js'
 import type { Connection } from '../connection.js'
 import type { Hub } from '../hub.js'
+import type { Pace } from '../intake.js'
 import type { Caller } from '../sql-functions.js'
 import type { Pausable } from '../websocket.js'
 import type { SdkPresence } from './presence.js'
@@ -19,6 +20,8 @@ export interface SdkConnection extends Connection, Pausable {
 /** What sessions are given. */
 export interface SdkServices {
   hub: Hub
+  /** How fast each client may send commands. */
+  pace: Pace
   recovery: Recovery
   presence: SdkPresence
   version: string

@@ -1,5 +1,6 @@
 import { type Claims, checkTimes, permissionsIn, subjectOf } from '../claims.js'
 import { errors } from '../errors.js'
+import { Intake } from '../intake.js'
 import type { Caller } from '../sql-functions.js'
 import {
   type Command,
@@ -10,9 +11,11 @@ import {
   DisconnectError,
   ERRORS,
   isObject,
+  linesOf,
+  PONG,
   type ProtocolError,
   REJECTED,
-  readCommands,
+  readCommand,
   textOf,
   UNSUBSCRIBE
 } from './protocol.js'
@@ -25,9 +28,6 @@ export const CONNECT_TIMEOUT = 10_000
 
 /** How often clients are pinged (lib/connections.ts), in seconds; the SDK waits for 10 s more. */
 const PING_SECONDS = 30
-
-/** When so many commands wait, the client is not read. */
-const MAX_WAITING = 100
 
 /** How a session reaches its client. */
 export interface SdkTransport {
@@ -68,9 +68,7 @@ export class Session {
   readonly #writable = new Set<string>()
   #connection: SdkConnection | undefined
   #access: SessionAccess | undefined
-  #tail: Promise<void> = Promise.resolve()
-  #waiting = 0
-  #paused = false
+  readonly #intake: Intake<string>
   /** A connect has failed: what came with it is discarded. */
   #refused = false
   #ended = false
@@ -78,6 +76,11 @@ export class Session {
   constructor(services: SdkServices, transport: SdkTransport) {
     this.#services = services
     this.#transport = transport
+    this.#intake = new Intake(services.pace, {
+      take: (line) => this.#take(line),
+      pause: () => transport.pause(),
+      resume: () => transport.resume()
+    })
   }
 
   /** Undefined until the client has said who it is. */
@@ -92,17 +95,14 @@ export class Session {
   /** Takes commands, in order. */
   receive(text: string): void {
     if (this.#ended) return
-    let commands: ReturnType<typeof readCommands>
-    try {
-      commands = readCommands(text)
-    } catch (error) {
-      this.#fail(error)
-      return
-    }
-    for (const command of commands) {
-      if (command === 'pong') this.#services.onPong(this.#connection)
-      else this.#enqueue(command)
-    }
+    // What comes before it must not make the client seem dead.
+    if (text === PONG) this.#services.onPong(this.#connection)
+    this.#intake.receive(linesOf(text))
+  }
+
+  /** Its client has sent what is no command, but work all the same. */
+  count(): void {
+    if (!this.#ended) this.#intake.receive([''].values())
   }
 
   /** Ends it with a reason. */
@@ -115,6 +115,7 @@ export class Session {
   /** To be called when the transport has ended. */
   end(): void {
     this.#ended = true
+    this.#intake.clear()
     for (const subscription of [...this.#subscriptions.values()]) this.#drop(subscription)
   }
 
@@ -130,20 +131,18 @@ export class Session {
     }
   }
 
-  #enqueue(command: Command): void {
-    this.#waiting++
-    if (this.#waiting > MAX_WAITING && !this.#paused) {
-      this.#paused = true
-      this.#transport.pause()
+  #take(line: string): Promise<void> | undefined {
+    if (this.#ended || line === '') return undefined
+    let command: Command | undefined
+    try {
+      command = readCommand(line)
+    } catch (error) {
+      this.#fail(error)
+      return undefined
     }
-    this.#tail = this.#tail.then(async () => {
-      await this.#run(command)
-      this.#waiting--
-      if (this.#paused && this.#waiting < MAX_WAITING / 2) {
-        this.#paused = false
-        this.#transport.resume()
-      }
-    })
+    if (command !== undefined) return this.#run(command)
+    this.#services.onPong(this.#connection)
+    return undefined
   }
 
   /** Never rejects. */

@@ -14,8 +14,6 @@ const END_TIMEOUT = 10_000
 export class SdkStreamConnection extends StreamConnection implements SdkConnection {
   readonly format: SdkFormat
   unanswered = 0
-  allowance: number | undefined
-  allowanceAt = 0
   paused = 0
   readonly #onResume: () => void
 

@@ -74,11 +74,11 @@ export class StreamTransport implements SdkTransport {
 
   /** Before there is a connection the client has no session to send more to. */
   pause(): void {
-    this.#connection?.pause(PAUSED.COMMANDS)
+    this.#connection?.pause(PAUSED.INTAKE)
   }
 
   resume(): void {
-    this.#connection?.resume(PAUSED.COMMANDS)
+    this.#connection?.resume(PAUSED.INTAKE)
   }
 
   get #paused(): boolean {
