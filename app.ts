@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto'
 import { lookup } from 'node:dns/promises'
-import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { statSync } from 'node:fs'
 import { STATUS_CODES } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { dirname, join, resolve } from 'node:path'
+import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import fastifyHelmet from '@fastify/helmet'
 import fastifyRateLimit from '@fastify/rate-limit'
@@ -17,6 +17,7 @@ import { startEmbeddedPostgres } from './lib/embedded-postgres.js'
 import { originHost } from './lib/host.js'
 import { parseKeys, type VerificationKey } from './lib/keys.js'
 import { optionSpecs, type ResolvedOptions, resolveOptions } from './lib/options.js'
+import { readOwnFile, writeOwnFile } from './lib/own-file.js'
 import { migrate } from './lib/schema.js'
 import { signingKeyOf, signToken } from './lib/token.js'
 import { readTrustProxy } from './lib/trust-proxy.js'
@@ -59,7 +60,7 @@ export default async function app(fastify: FastifyInstance, _options: object): P
       ...options,
       dbUri: postgres.uri,
       ...(options.jwksUrl === undefined && {
-        jwtSecret: options.jwtSecret ?? embeddedSecret(dirname(postgres.dataFolder))
+        jwtSecret: options.jwtSecret ?? embeddedSecret(postgres.home)
       }),
       metaChannel: options.metaChannel ?? EMBEDDED_META_CHANNEL,
       ...(rootPath === undefined && { presenceChannels: options.presenceChannels ?? PAGE_CHANNEL }),
@@ -98,9 +99,10 @@ export default async function app(fastify: FastifyInstance, _options: object): P
  */
 function embeddedSecret(folder: string): string {
   const file = join(folder, 'jwt-secret')
-  if (existsSync(file)) return readFileSync(file, 'utf8')
+  const kept = readOwnFile(file)
+  if (kept) return kept
   const secret = randomBytes(32).toString('base64url')
-  writeFileSync(file, secret, { mode: 0o600 })
+  writeOwnFile(file, secret)
   return secret
 }
 

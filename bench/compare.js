@@ -3,7 +3,7 @@
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { startEmbeddedPostgres } from '../dist/lib/embedded-postgres.js'
@@ -91,6 +91,6 @@ try {
   if (existsSync(other)) {
     execFileSync('git', ['worktree', 'remove', '--force', other], { cwd: ROOT, stdio: 'ignore' })
   }
-  for (const path of [folder, ...(postgres ? [dirname(postgres.dataFolder), postgres.socketFolder] : [])])
+  for (const path of [folder, ...(postgres ? [postgres.home, postgres.socketFolder] : [])])
     rmSync(path, { recursive: true, force: true })
 }

@@ -4,7 +4,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { cpus, tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import pg from 'pg'
 import { startEmbeddedPostgres } from '../dist/lib/embedded-postgres.js'
 import { CASES } from './cases.js'
@@ -101,6 +101,6 @@ try {
   }
 } finally {
   await postgres.stop()
-  for (const path of [folder, dirname(postgres.dataFolder), postgres.socketFolder])
+  for (const path of [folder, postgres.home, postgres.socketFolder])
     rmSync(path, { recursive: true, force: true })
 }

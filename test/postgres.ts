@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import pg from 'pg'
 import type { Test } from 'tap'
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../lib/embedded-postgres.js'
@@ -28,7 +28,7 @@ export async function testPostgres(
   t.teardown(async () => {
     await postgres.stop()
     // As root the data is elsewhere.
-    for (const path of [folder, dirname(postgres.dataFolder), postgres.socketFolder]) {
+    for (const path of [folder, postgres.home, postgres.socketFolder]) {
       rmSync(path, { recursive: true, force: true })
     }
   })

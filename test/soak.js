@@ -7,7 +7,7 @@ import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
@@ -307,7 +307,7 @@ console.log(
 server.kill('SIGTERM')
 const [code] = await once(server, 'exit')
 await postgres.stop()
-for (const path of [folder, dirname(postgres.dataFolder), postgres.socketFolder])
+for (const path of [folder, postgres.home, postgres.socketFolder])
   rmSync(path, { recursive: true, force: true })
 const bad = Object.values(account).some(({ duplicated, lost }) => duplicated > 0 || lost.unexplained > 0)
 if (bad || unexpected > 0 || code !== 0) {

