@@ -202,8 +202,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     this.#rawChannels = new RawChannels({
       patterns: options.rawChannels,
       listenChannel,
-      listen: (channel, handler) => listener.listen(channel, handler),
-      ready: () => listener.state.up,
+      listen: (channel, handler) => listener.listen(channel, handler, { now: true }),
       deliver: (channel, text) => {
         this.metrics.notifications.inc()
         this.#inbox.count(this.#hub.deliver({ channel, text }))
@@ -273,7 +272,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   /**
    * Starts to listen.
    * @throws ListenerUnavailable where the listener is not supervised and the database cannot be reached;
-   *   CannotListen; SchemaTooNew
+   *   CannotListen; SchemaTooNew; ChannelRefused for a channel that the options name
    */
   async start(): Promise<void> {
     const { listener, listenChannel } = this.#options
@@ -282,11 +281,11 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     // Before LISTEN: what is committed after this look is notified.
     await this.#replay.tryRefresh()
     await Promise.all([
-      listener.listen(SETTINGS_CHANNEL, () => {
+      this.#require(SETTINGS_CHANNEL, () => {
         this.#replay.refreshLater()
       }),
-      listener.listen(listenChannel, (payload) => this.#inbox.receive(payload)),
-      listener.listen(this.#nodes.channel, (payload) => this.#nodes.receive(payload)),
+      this.#require(listenChannel, (payload) => this.#inbox.receive(payload)),
+      this.#require(this.#nodes.channel, (payload) => this.#nodes.receive(payload)),
       ...this.#listenForAudiences(),
       listener.start()
     ])
@@ -300,6 +299,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    * Calls a function with the payload of each notification on a database channel.
    * @param databaseChannel 1 to 63 bytes
    * @returns once LISTEN has committed, a function that ends it
+   * @throws BadMessage, ChannelRefused (400) for a name that the database does not take
    */
   listen(databaseChannel: string, handler: (payload: string) => void): Promise<() => Promise<void>> {
     return this.#options.listener.listen(databaseChannel, handler)
@@ -564,11 +564,16 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     this.#inbox.close()
   }
 
+  /** Listens to what the options name; the start fails where the database refuses it. */
+  #require(databaseChannel: string, handler: (payload: string) => void): Promise<unknown> {
+    return this.#options.listener.listen(databaseChannel, handler, { required: true })
+  }
+
   #listenForAudiences(): Promise<unknown>[] {
-    const { endpoints, listener, log } = this.#options
+    const { endpoints, log } = this.#options
     const databaseChannels = new Set(endpoints.flatMap(({ channels }) => channels))
     return [...databaseChannels].map((name) =>
-      listener.listen(name, (payload) => {
+      this.#require(name, (payload) => {
         this.metrics.notifications.inc()
         const read = readAudienceMessage(payload)
         if (read === undefined) {

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
+import { CHANNEL_NAME_LIMIT } from './database-channel.js'
 import { NOTIFY_PAYLOAD_LIMIT } from './envelope.js'
-import { CHANNEL_NAME_LIMIT } from './listener.js'
 import type { PresencePart } from './presence-exchange.js'
 
 /** What nodes say to each other changes with this number; they pass over what has another one. */

@@ -105,6 +105,11 @@ export const errors = {
     'The connection cannot LISTEN, since %s with the option "listenerUri" (PGWS_LISTENER_URI)',
     500
   ),
+  ChannelRefused: createError<[string, string]>(
+    'FST_PGWS_CHANNEL_REFUSED',
+    'The database cannot listen to the channel "%s": %s',
+    400
+  ),
   SchemaTooNew: createError<[number, number]>(
     'FST_PGWS_SCHEMA_TOO_NEW',
     'The schema "pgws" of the database has version %d, this server knows up to %d: upgrade fastify-pg-websockets',

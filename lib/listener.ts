@@ -2,16 +2,21 @@ import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { reconnectBackoff, startBackoff } from './backoff.js'
+import { checkDatabaseChannel } from './database-channel.js'
 import { errors, messageOf } from './errors.js'
-
-/** PostgreSQL's NAMEDATALEN less one: what a channel name may take, in bytes (sql-notify.html). */
-export const CHANNEL_NAME_LIMIT = 63
+import { type ListeningSession, listenTo, openSession, sqlStateOf } from './listening-session.js'
 
 /** How long connecting, LISTEN and a probe may take, in milliseconds. */
 const DEADLINE = 5000
 
 /** Errors that no further try would mend. */
-const FOR_GOOD = [errors.CannotListen, errors.SchemaTooNew, errors.FunctionMissing, errors.NotInstalled]
+const FOR_GOOD = [
+  errors.CannotListen,
+  errors.ChannelRefused,
+  errors.SchemaTooNew,
+  errors.FunctionMissing,
+  errors.NotInstalled
+]
 
 export interface ListenerOptions {
   /** Opens the dedicated connection. */
@@ -39,6 +44,8 @@ export type ListenerEvent =
   | { type: 'connection lost'; error: Error }
   /** The listener has ended for good: it is not supervised, or can never LISTEN. */
   | { type: 'lost'; error: Error }
+  /** The database no longer takes a channel: a new connection does not listen to it. */
+  | { type: 'channel refused'; channel: string; error: Error }
   | { type: 'handler failed'; error: unknown }
 
 /** The state that health checks show. Times are milliseconds since the epoch. */
@@ -55,6 +62,13 @@ export interface ListenerState {
 
 type Handler = (payload: string) => void
 
+export interface ListenOptions {
+  /** Reject where LISTEN cannot commit now, and do not listen when the connection is back. */
+  now?: boolean
+  /** Nothing works without it: where the database refuses it, the listener ends. */
+  required?: boolean
+}
+
 /** The connection was open, as it seemed, and yet nothing came through it. */
 class Silence extends Error {}
 
@@ -67,7 +81,10 @@ export class Listener {
   readonly #handlers = new Map<string, Set<Handler>>()
   readonly #probeChannel = `pgws_probe_${randomUUID()}`
   readonly #stop = new AbortController()
-  #client: pg.Client | undefined
+  readonly #required = new Set<string>()
+  /** Channels that the database refused when all were listened to anew. */
+  #refused = new Map<string, Error>()
+  #session: ListeningSession | undefined
   #ready = withResolvers<void>()
   #run: Promise<void> | undefined
   #probe: { nonce: string; arrived: () => void } | undefined
@@ -111,10 +128,17 @@ export class Listener {
    * @param channel at most 63 bytes; may hold any character but NUL
    * @returns once LISTEN has committed (or, while the connection is away, at once: it is listened to with the
    *   others when it is back), a function that ends it
-   * @throws BadMessage for an impossible name
+   * @throws BadMessage for an impossible name; ChannelRefused (400) for one that this database does not take;
+   *   ListenerUnavailable (503) where it refuses for another reason, and with `now` where it is away
    */
-  async listen(channel: string, handler: Handler): Promise<() => Promise<void>> {
-    checkChannelName(channel)
+  async listen(
+    channel: string,
+    handler: Handler,
+    { now = false, required = false }: ListenOptions = {}
+  ): Promise<() => Promise<void>> {
+    checkDatabaseChannel(channel)
+    if (now && !this.state.up) throw new errors.ListenerUnavailable('it is away at the moment')
+    if (required) this.#required.add(channel)
     const own: Handler = (payload) => handler(payload)
     const handlers = this.#handlers.get(channel)
     if (handlers !== undefined) {
@@ -122,13 +146,15 @@ export class Listener {
     } else {
       this.#handlers.set(channel, new Set([own]))
     }
-    // Also for a second handler: the LISTEN of the first may still be under way, and is then before this one.
-    await this.#command('LISTEN', channel)
+    try {
+      // Also for a second handler: the LISTEN of the first may still be under way, and is then before this one.
+      await this.#listenTo(channel, now)
+    } catch (error) {
+      this.#forget(channel, own)
+      throw error
+    }
     return async () => {
-      const members = this.#handlers.get(channel)
-      if (!members?.delete(own) || members.size > 0) return
-      this.#handlers.delete(channel)
-      await this.#command('UNLISTEN', channel)
+      if (this.#forget(channel, own)) await this.#unlisten(channel)
     }
   }
 
@@ -137,7 +163,7 @@ export class Listener {
     this.#stop.abort()
     this.#handlers.clear()
     this.#ready.reject(new errors.ShuttingDown())
-    destroy(this.#client, new Error('closed'))
+    destroy(this.#session?.client, new Error('closed'))
     // A connection attempt that is under way ends by itself at its deadline; nobody has to wait for that.
     await Promise.race([this.#run, sleep(500, undefined, { ref: false })])
   }
@@ -194,16 +220,15 @@ export class Listener {
     client.on('error', () => {})
     try {
       client.on('notification', ({ channel, payload }) => this.#receive(client, channel, payload ?? ''))
-      if (!this.#checked) {
-        const { check, prepare } = this.#options
-        if (check !== undefined) await deadline(check(client))
-        await prepare?.(client)
-        this.#checked = true
-      }
-      this.#client = client
-      const channels = [this.#probeChannel, ...this.#handlers.keys()]
-      // One statement list is one transaction: all channels are listened to, or none.
-      await deadline(client.query(channels.map((channel) => `LISTEN ${quote(channel)}`).join(';')))
+      const { check, prepare } = this.#options
+      // First of all: nothing may be set in a session that a pooler shares with others.
+      if (!this.#checked && check !== undefined) await deadline(check(client))
+      const session = await deadline(openSession(client))
+      if (!this.#checked) await prepare?.(client)
+      this.#checked = true
+      this.#session = session
+      const refused = await deadline(listenTo(session, [this.#probeChannel, ...this.#handlers.keys()]))
+      this.#noteRefused(refused)
       if (this.#stop.signal.aborted) throw new Error('closed')
     } catch (error) {
       destroy(client, error as Error)
@@ -248,7 +273,7 @@ export class Listener {
     }
     const error = await ended
     clearInterval(timer)
-    if (this.#client === client) this.#client = undefined
+    if (this.#session?.client === client) this.#session = undefined
     destroy(client, error)
     return error
   }
@@ -256,7 +281,7 @@ export class Listener {
   /** Proves that this connection listens to every channel, and that a notification arrives on it in time. */
   async #prove(client: pg.Client): Promise<void> {
     if (this.#probe !== undefined) return
-    const expected = [...this.#handlers.keys()]
+    const expected = [...this.#handlers.keys()].filter((channel) => !this.#refused.has(channel))
     const nonce = randomUUID()
     try {
       await deadline(
@@ -283,7 +308,7 @@ export class Listener {
 
   #receive(client: pg.Client, channel: string, payload: string): void {
     // A connection that was given up may still have notifications in its buffers.
-    if (client !== this.#client) return
+    if (client !== this.#session?.client) return
     if (channel === this.#probeChannel) {
       if (payload === this.#probe?.nonce) this.#probe.arrived()
       return
@@ -298,32 +323,53 @@ export class Listener {
     }
   }
 
-  async #command(verb: 'LISTEN' | 'UNLISTEN', channel: string): Promise<void> {
-    const client = this.#client
+  /** What is refused is left out, unless nothing works without it. */
+  #noteRefused(refused: Map<string, Error>): void {
+    this.#refused = refused
+    for (const [channel, error] of refused) {
+      if (this.#required.has(channel)) throw error
+      this.#options.onEvent({ type: 'channel refused', channel, error })
+    }
+  }
+
+  async #listenTo(channel: string, now: boolean): Promise<void> {
+    const session = this.#session
+    if (session === undefined) {
+      if (now) throw new errors.ListenerUnavailable('it was lost')
+      return
+    }
+    let refusal: Error | undefined
+    try {
+      refusal = (await deadline(listenTo(session, [channel]))).get(channel)
+    } catch (error) {
+      // The session goes on, and so do the others.
+      if (sqlStateOf(error) !== undefined) throw new errors.ListenerUnavailable(messageOf(error))
+      // The supervisor listens to all channels again; a connection that does not answer is none.
+      destroy(session.client, error as Error)
+      if (now) throw new errors.ListenerUnavailable('it was lost')
+      return
+    }
+    if (refusal !== undefined) throw refusal
+    if (session === this.#session) this.#refused.delete(channel)
+  }
+
+  async #unlisten(channel: string): Promise<void> {
+    const client = this.#session?.client
     if (client === undefined) return
     try {
-      await deadline(client.query(`${verb} ${quote(channel)}`))
+      await deadline(client.query(`UNLISTEN ${pg.escapeIdentifier(channel)}`))
     } catch (error) {
-      // The supervisor listens to all channels again; a connection that does not answer is none.
       destroy(client, error as Error)
     }
   }
-}
 
-/**
- * @throws BadMessage when PostgreSQL cannot have a channel of this name
- */
-export function checkChannelName(channel: string): void {
-  const length = Buffer.byteLength(channel)
-  if (length === 0 || length > CHANNEL_NAME_LIMIT || channel.includes('\0')) {
-    throw new errors.BadMessage(
-      `a database channel's name has 1 to ${CHANNEL_NAME_LIMIT} bytes and no NUL character`
-    )
+  /** @returns whether nobody listens to the channel any more */
+  #forget(channel: string, own: Handler): boolean {
+    const handlers = this.#handlers.get(channel)
+    if (!handlers?.delete(own) || handlers.size > 0) return false
+    this.#handlers.delete(channel)
+    return true
   }
-}
-
-function quote(identifier: string): string {
-  return pg.escapeIdentifier(identifier)
 }
 
 function deadline<Value>(promise: Promise<Value>): Promise<Value> {

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
+import { checkDatabaseChannel } from './database-channel.js'
 import { errors, messageOf } from './errors.js'
-import { checkChannelName } from './listener.js'
 import { isOriginPattern } from './origins.js'
 import { parseFunctionName } from './sql-functions.js'
 
@@ -292,7 +292,7 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
     )
   }
   try {
-    checkChannelName(all.listenChannel)
+    checkDatabaseChannel(all.listenChannel)
   } catch (error) {
     throw new errors.InvalidOption('listenChannel', `(PGWS_LISTEN_CHANNEL): ${messageOf(error)}`)
   }
@@ -348,7 +348,7 @@ function checkEndpoints(endpoints: readonly AudienceEndpoint[]): readonly Audien
       )
     }
     try {
-      for (const channel of channels) checkChannelName(channel)
+      for (const channel of channels) checkDatabaseChannel(channel)
     } catch (error) {
       throw new errors.InvalidOption('endpoints', messageOf(error))
     }

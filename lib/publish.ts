@@ -1,8 +1,8 @@
 import type pg from 'pg'
 import type { Claims } from './claims.js'
+import { checkDatabaseChannel } from './database-channel.js'
 import { binaryEnvelope, envelope, NOTIFY_PAYLOAD_LIMIT, senderOf } from './envelope.js'
 import { errors } from './errors.js'
-import { checkChannelName } from './listener.js'
 import { optionSpecs } from './options.js'
 
 export interface PublishOptions {
@@ -27,7 +27,7 @@ export async function publish(
   const { listenChannel = optionSpecs.listenChannel.default as string, claims } = options
   if (typeof channel !== 'string' || channel === '') throw new errors.BadMessage('the channel must be a text')
   if (payload === undefined) throw new errors.BadMessage('the payload must be a JSON value or bytes')
-  checkChannelName(listenChannel)
+  checkDatabaseChannel(listenChannel)
   const query = (text: string, values: unknown[]) => (target as pg.ClientBase).query(text, values)
   const bytes = payload instanceof Uint8Array ? Buffer.from(payload) : undefined
   const { rows } = await query("select to_regclass('pgws.settings') is not null as installed", [])

@@ -1,10 +1,10 @@
 import { matchesPattern } from './channel-pattern.js'
 import { isClusterChannel } from './cluster-message.js'
-import { errors, messageOf } from './errors.js'
-import { checkChannelName } from './listener.js'
+import { databaseChannelProblem } from './database-channel.js'
+import { errors } from './errors.js'
 import { SETTINGS_CHANNEL } from './schema.js'
 
-/** Listens to a database channel; see Listener.listen. */
+/** Listens to a database channel now; see Listener.listen. */
 type Listen = (channel: string, handler: (payload: string) => void) => Promise<() => Promise<void>>
 
 export interface RawChannelsOptions {
@@ -12,8 +12,6 @@ export interface RawChannelsOptions {
   /** Never a raw one: its notifications are envelopes. */
   listenChannel: string
   listen: Listen
-  /** Whether LISTEN can commit now. */
-  ready: () => boolean
   deliver: (channel: string, payload: string) => void
 }
 
@@ -44,20 +42,17 @@ export class RawChannels {
   /**
    * Listens to those of some channels that are raw.
    * @returns once LISTEN has committed, what ends it again; undefined where none of them is raw
-   * @throws BadAddress (400) for a name that PostgreSQL cannot have, ListenerUnavailable (503)
+   * @throws BadAddress (400) for a name that PostgreSQL cannot have, ChannelRefused (400) for one that this database
+   *   does not take, ListenerUnavailable (503)
    */
   async join(channels: readonly string[]): Promise<(() => void) | undefined> {
     if (this.#options.patterns === undefined) return undefined
     const raw = channels.filter((channel) => this.has(channel))
     if (raw.length === 0) return undefined
     for (const channel of raw) {
-      try {
-        checkChannelName(channel)
-      } catch (error) {
-        throw new errors.BadAddress(messageOf(error))
-      }
+      const problem = databaseChannelProblem(channel)
+      if (problem !== undefined) throw new errors.BadAddress(problem)
     }
-    if (!this.#options.ready()) throw new errors.ListenerUnavailable('it is away at the moment')
     const joined = raw.map((channel) => this.#acquire(channel))
     let left = false
     const leave = () => {
@@ -65,7 +60,12 @@ export class RawChannels {
       left = true
       for (const channel of raw) this.#release(channel)
     }
-    await Promise.all(joined)
+    try {
+      await Promise.all(joined)
+    } catch (error) {
+      leave()
+      throw error
+    }
     return leave
   }
 

@@ -125,6 +125,9 @@ export function decorateBridge(
         bridge.emit('lost', event.error)
         fastify.close()
         break
+      case 'channel refused':
+        log.error({ err: event.error, channel: event.channel }, event.error.message)
+        break
       case 'handler failed':
         log.error({ err: event.error }, 'a function that listens to a database channel threw')
         break

@@ -48,12 +48,13 @@ export async function restartPostgres(t: Test, ended: EmbeddedPostgres): Promise
   return postgres
 }
 
-/** A new, empty database. */
-export async function createDatabase(postgres: EmbeddedPostgres): Promise<string> {
+/** A new, empty database; in UTF8, unless another encoding is named. */
+export async function createDatabase(postgres: EmbeddedPostgres, encoding?: string): Promise<string> {
   const name = `test_${randomUUID().replaceAll('-', '')}`
   const client = new pg.Client(postgres.uri)
   await client.connect()
-  await client.query(`create database ${name}`)
+  const locale = encoding && `encoding '${encoding}' template template0 lc_collate 'C' lc_ctype 'C'`
+  await client.query(`create database ${name} ${locale ?? ''}`)
   await client.end()
   return postgres.uri.replace('/postgres?', `/${name}?`)
 }

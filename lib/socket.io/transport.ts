@@ -61,6 +61,8 @@ export class Transport {
   readonly #publisher: Publisher
   readonly #nodes: Nodes
   readonly #members = new Map<Member, { stop?: () => Promise<void> }>()
+  /** Namespaces whose names the database does not take: they are this node's alone. */
+  readonly #refused = new Map<string, Error>()
   /** Numbers of packets grow over restarts, since a node may have a fixed name. */
   #lastNumber: number
   #settled: Promise<void> = Promise.resolve()
@@ -143,12 +145,21 @@ export class Transport {
     return queryPool(this.#pool, text, values)
   }
 
-  /** Resolves when the namespace is listened to, or at once where the database is away. */
+  /**
+   * Resolves when the namespace is listened to, or at once where the database is away.
+   * @throws ChannelRefused for a name that the database does not take
+   */
   async add(member: Member): Promise<void> {
     const own: { stop?: () => Promise<void> } = {}
     this.#members.set(member, own)
     const channel = channelOf(this.#options.channelPrefix, member.nsp)
-    const stop = await this.#listener.listen(channel, (payload) => member.inbox.receive(payload))
+    let stop: () => Promise<void>
+    try {
+      stop = await this.#listener.listen(channel, (payload) => member.inbox.receive(payload))
+    } catch (error) {
+      if (error instanceof errors.ChannelRefused) this.#refused.set(member.nsp, error)
+      throw error
+    }
     if (!this.#members.has(member)) return stop()
     own.stop = stop
     if (this.#listener.state.up) await this.#begin(member)
@@ -163,6 +174,7 @@ export class Transport {
     const ended = Promise.all([this.#settled, this.#saving])
     await Promise.race([ended, sleep(patience, undefined, { ref: false })])
     this.#members.delete(member)
+    this.#refused.delete(member.nsp)
     member.inbox.close()
     if (this.#members.size > 0) return own.stop?.()
     clearInterval(this.#cleaner)
@@ -180,6 +192,11 @@ export class Transport {
    */
   publish(message: Message, volatile = false): number | undefined {
     const { channelPrefix, payloadThreshold } = this.#options
+    const refusal = this.#refused.get(message.nsp)
+    if (refusal !== undefined) {
+      this.#failed(refusal)
+      return undefined
+    }
     let packet: Packet
     try {
       const origin = this.#recoverable ? message.uid : undefined
@@ -206,7 +223,7 @@ export class Transport {
    * while it does not listen: others would send it what it cannot hear.
    */
   async beat({ uid, nsp, type }: Message): Promise<void> {
-    if (!this.#listener.state.up) return
+    if (!this.#listener.state.up || this.#refused.has(nsp)) return
     const channel = channelOf(this.#options.channelPrefix, nsp)
     const beat = this.query('select pg_notify($1, $2)', [channel, JSON.stringify({ uid, nsp, type })]).catch(
       () => {}
@@ -242,6 +259,8 @@ export class Transport {
 
   /** Saves a session, behind all that was published before it: who finds it, finds those packets. */
   save(session: SavedSession): void {
+    // One that the database does not take would take the others of its statement with it.
+    if (this.#refused.has(session.nsp)) return
     this.#sessions.push(session)
     this.#saving ??= this.#save()
   }
@@ -336,6 +355,7 @@ export class Transport {
             : event.error
         )
         break
+      case 'channel refused':
       case 'handler failed':
         errorHandler(event.error as Error)
         break
@@ -385,6 +405,7 @@ export class Transport {
     const lostAt = this.#lostAt
     let lost = !this.#recoverable
     for (const member of [...this.#members.keys()]) {
+      if (this.#refused.has(member.nsp)) continue
       try {
         if (this.#recoverable && (await this.#replayMember(member, lostAt, gap))) lost = true
       } catch (error) {

@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto'
 import { decode, encode } from '@msgpack/msgpack'
+import { CHANNEL_NAME_LIMIT, databaseChannelProblem } from '../database-channel.js'
 import { NOTIFY_PAYLOAD_LIMIT } from '../envelope.js'
 import { errors } from '../errors.js'
-import { CHANNEL_NAME_LIMIT } from '../listener.js'
 import type { Notification } from '../publisher.js'
 
 /** The types of messages between nodes (MessageType of socket.io-adapter, which the emitter does without). */
@@ -66,12 +66,12 @@ export interface Kept {
 const POSITION_BYTES = 32
 
 /**
- * The database channel of a namespace. A name that is too long for PostgreSQL, or holds NUL, is replaced by its hash;
+ * The database channel of a namespace. A name that no PostgreSQL can have (too long, or with NUL) is replaced by its hash;
  * with the original such namespaces never reached another node.
  */
 export function channelOf(prefix: string, nsp: string): string {
   const channel = `${prefix}#${nsp}`
-  if (Buffer.byteLength(channel) <= CHANNEL_NAME_LIMIT && !channel.includes('\0')) return channel
+  if (databaseChannelProblem(channel) === undefined) return channel
   return `socket.io#~${createHash('sha256').update(channel).digest('base64url')}`.slice(0, CHANNEL_NAME_LIMIT)
 }
 

@@ -1,0 +1,87 @@
+import { once } from 'node:events'
+import pg from 'pg'
+import t from 'tap'
+import { build, notify, open, query, token, withPostgres } from './helper.js'
+import { acquainted, startNodes } from './socket-io.js'
+
+const { database } = await withPostgres(t)
+const reader = token({ mode: 'r' })
+
+/** A database as a role sees it whose sessions end, and whose statements may take next to no time. */
+async function impatient(): Promise<string> {
+  const dbUri = await database()
+  await query(
+    dbUri,
+    `do $$ begin
+       if not exists (select from pg_roles where rolname = 'impatient') then create role impatient login superuser; end if;
+     end $$;
+     alter role impatient set idle_session_timeout = '300ms';
+     alter role impatient set idle_in_transaction_session_timeout = '300ms';
+     alter role impatient set transaction_timeout = '1s';
+     alter role impatient set lock_timeout = '300ms';
+     alter role impatient set statement_timeout = '2s'`
+  )
+  return dbUri.replace('postgres@', 'impatient@')
+}
+
+/** Resolves when another session of the role, that has been idle from now on, was ended by the database. */
+async function ended(dbUri: string): Promise<void> {
+  const client = new pg.Client(dbUri)
+  await client.connect()
+  // The closed connection is an error of its own, later.
+  client.on('error', () => {})
+  const [error] = await once(client, 'error')
+  if (error.code !== '57P05') throw error
+}
+
+/** The sessions that listen. */
+async function listeners(dbUri: string): Promise<number[]> {
+  const { rows } = await query(
+    dbUri.replace('impatient@', 'postgres@'),
+    `select pid from pg_stat_activity
+     where datname = current_database() and application_name like '% listener' order by pid`
+  )
+  return rows.map(({ pid }) => pid)
+}
+
+for (const checkListenerInterval of [0, 60_000]) {
+  t.test(`a listener outlives the role's timeouts, checked every ${checkListenerInterval} ms`, async (t) => {
+    const dbUri = await impatient()
+    const { fastify, ws } = await build(t, { dbUri, checkListenerInterval, rawChannels: 'raw' })
+    const client = await open(t, `${ws}/raw/${reader}`)
+    const lost: Error[] = []
+    fastify.pgws.on('lost', (error) => lost.push(error))
+    await ended(dbUri)
+    await notify(dbUri, 'still here', 'raw')
+    t.same(await client.received(1), ['still here'])
+    t.same(lost, [])
+    t.equal(fastify.pgws.listenerState.reconnects, 0)
+    t.equal((await listeners(dbUri)).length, 1)
+  })
+}
+
+t.test('what waits for its turn to migrate is not ended by the lock_timeout of the role', async (t) => {
+  const dbUri = await impatient()
+  const holder = new pg.Client(dbUri.replace('impatient@', 'postgres@'))
+  await holder.connect()
+  await holder.query('select pg_advisory_lock(1885828979, 1)')
+  const started = build(t, { dbUri, migrate: true, checkListenerInterval: 0, retries: 1 })
+  started.catch(() => {})
+  await ended(dbUri)
+  await holder.end()
+  const { fastify } = await started
+  t.equal((await fastify.pgws.health()).status, 'ok')
+})
+
+t.test("the Socket.IO adapter's listener outlives them, too", async (t) => {
+  const dbUri = await impatient()
+  const nodes = await startNodes(t, dbUri, 2, { adapter: { heartbeatInterval: 60_000 } })
+  const before = await listeners(dbUri)
+  await ended(dbUri)
+  await acquainted(nodes)
+  const heard = new Promise((resolve) => nodes[1]!.io.on('ping', resolve))
+  nodes[0]!.io.serverSideEmit('ping', 'still here')
+  t.equal(await heard, 'still here')
+  t.equal(before.length, 2)
+  t.same(await listeners(dbUri), before)
+})
