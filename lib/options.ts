@@ -87,7 +87,7 @@ export interface PgWebsocketsOptions {
   maxConnections?: number | undefined
   /** How many of them from one address. Default: unlimited. */
   maxConnectionsPerIp?: number | undefined
-  /** How many channels one socket may join. Default: 100. */
+  /** How many channels one socket may join, and one `POST /publish` may name. Default: 100. */
   maxChannelsPerConnection?: number | undefined
   /** How many messages, commands and pings a client may send in a second before we stop to read it. Default: 5000. */
   messageRate?: number | undefined

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import type { DurableChannels, Query } from './durable-channels.js'
 import { NOTIFY_PAYLOAD_LIMIT } from './envelope.js'
 import type { Handlers } from './handlers.js'
+import { withLargeArrays } from './large-arrays.js'
 import type { Notification, Outcome } from './publisher.js'
 
 /** The largest message with the schema installed, in bytes: as pgws.max_bytes(). */
@@ -70,10 +71,10 @@ export class Relay {
         const raw = notifications.slice(start).filter(({ databaseChannel }) => databaseChannel !== undefined)
         const rest = notifications.filter(({ databaseChannel }) => databaseChannel === undefined)
         const ages = rest.map(({ channel }) => durable.ageOf(channel))
-        const { rows } = await query(
+        const [text, values] = withLargeArrays(
           `select (select count(pg_notify(r.channel, r.payload)) from unnest($9::text[], $10::text[]) r (channel, payload)
              where $1 = (select retention_version from pgws.settings)) as before,
-            pgws.relay($1, $2, $3, $4, $5::interval[], $6) as sent,
+            pgws.relay($1, $2, $3::text[], $4::text[], $5::interval[], $6::text[]) as sent,
             (select count(pg_notify(r.channel, r.payload)) from unnest($7::text[], $8::text[]) r (channel, payload)
              where $1 = (select retention_version from pgws.settings)) as raw`,
           [
@@ -89,6 +90,7 @@ export class Relay {
             before.map(({ payload }) => payload)
           ]
         )
+        const { rows } = await query(text, values)
         sent = rows[0]!.sent
       }
       if (sent !== null) return
@@ -125,8 +127,12 @@ function plainStatement(
     ? 'select count(pg_notify($1, payload))::int as sent from unnest($2::text[]) as payload'
     : 'select count(pg_notify(channel, payload))::int as sent from unnest($1::text[], $2::text[]) as n (channel, payload)'
   return version === null
-    ? [text, [channels, payloads]]
-    : [`${text} where $3 = (select retention_version from pgws.settings)`, [channels, payloads, version]]
+    ? withLargeArrays(text, [channels, payloads])
+    : withLargeArrays(`${text} where $3 = (select retention_version from pgws.settings)`, [
+        channels,
+        payloads,
+        version
+      ])
 }
 
 function fitsNotification(payload: string): boolean {

@@ -26,7 +26,7 @@ const messageSchema = {
 /** `POST /publish`: messages into channels, all or none, answered once the database has accepted them. */
 export function publishRoute(
   fastify: FastifyInstance,
-  { bridge, verifyToken }: { bridge: Bridge; verifyToken: VerifyToken }
+  { bridge, verifyToken, maxChannels }: { bridge: Bridge; verifyToken: VerifyToken; maxChannels: number }
 ): void {
   fastify.post(
     '/publish',
@@ -96,6 +96,7 @@ export function publishRoute(
       const claims = await bearerClaims(request, verifyToken)
       const messages = parseBody(request.body)
       const channels = [...new Set(messages.flatMap((message) => message.channels))]
+      if (channels.length > maxChannels) throw new errors.TooManyPublishChannels(channels.length, maxChannels)
       authorizeWrite(claims, channels)
       try {
         const caller = await bridge.authorize(claims, channels, 'w')

@@ -350,6 +350,7 @@ export class Session {
     if (!allowed) throw new CommandError(ERRORS.PERMISSION_DENIED)
     if (!this.#writable.has(channel)) {
       await this.#services.authorize(claims, [channel], 'w')
+      if (this.#writable.size >= this.#services.maxChannels) this.#writable.clear()
       this.#writable.add(channel)
     }
     // In order, but with no wait for the one before: what comes meanwhile shares the next commit.
