@@ -5,6 +5,7 @@ import type { WebSocket } from 'ws'
 import { Admission } from './admission.js'
 import { audienceChannel, audienceMessage, isPublicChannel, readAudienceMessage } from './audiences.js'
 import { Authorizer, type Mode } from './authorizer.js'
+import { checkChannel } from './channel-name.js'
 import type { Access, Claims } from './claims.js'
 import { Clients, type Wishes } from './clients.js'
 import type { Closing, ConnectionFilter, ConnectionSummary } from './connection-list.js'
@@ -317,6 +318,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    * @returns a function that ends it
    */
   subscribe(channel: string, handler: (message: string) => void): () => void {
+    checkChannel(channel, 'the channel')
     return this.#hub.listen(channel, handler)
   }
 
@@ -359,6 +361,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     let slice = performance.now() + SLICE
     for (const { channels, payload } of messages) {
       for (const channel of channels) {
+        checkChannel(channel, 'the channel')
         const notification = this.#outbox.notification(channel, payload, sender, caller)
         notifications.push({ ...notification, key: key && `${key}:${notifications.length}` })
         bytes += notification.payload.length

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
+import { channelNameProblem } from './channel-name.js'
 import { checkDatabaseChannel } from './database-channel.js'
 import { errors, messageOf } from './errors.js'
 import { isOriginPattern } from './origins.js'
@@ -254,7 +255,7 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
     if (type === 'list') resolved[name] = readList(resolved[name] as List | undefined)
   }
   for (const name of Object.keys(given)) {
-    if (!PLUGIN_ONLY.includes(name as PluginOnly) && !(name in optionSpecs)) {
+    if (!PLUGIN_ONLY.includes(name as PluginOnly) && !Object.hasOwn(optionSpecs, name)) {
       throw new errors.InvalidOption(name, `is unknown; known are ${Object.keys(optionSpecs).join(', ')}`)
     }
   }
@@ -291,6 +292,8 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
       `(PGWS_ALLOWED_ORIGINS) holds "${wrong}"; expected are origins as https://example.org, or *.example.org`
     )
   }
+  const problem = all.metaChannel === undefined ? undefined : channelNameProblem(all.metaChannel)
+  if (problem !== undefined) throw new errors.InvalidOption('metaChannel', `(PGWS_META_CHANNEL): ${problem}`)
   try {
     checkDatabaseChannel(all.listenChannel)
   } catch (error) {

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Bridge, OutgoingMessage } from '../lib/bridge.js'
+import { checkChannel } from '../lib/channel-name.js'
 import { authorizeWrite, type Claims } from '../lib/claims.js'
 import { errors } from '../lib/errors.js'
 import type { VerifyToken } from '../plugins/jwt.js'
@@ -160,16 +161,17 @@ function parseMessage(value: unknown, place: string): OutgoingMessage {
   if ((channel === undefined) === (channels === undefined)) {
     throw new errors.BadMessage(`${place} must have either "channel" or "channels"`)
   }
-  if (channel !== undefined) return { channels: [checkChannel(channel, `"channel" of ${place}`)], payload }
+  if (channel !== undefined) return { channels: [channelIn(channel, `"channel" of ${place}`)], payload }
   if (!Array.isArray(channels) || channels.length === 0) {
     throw new errors.BadMessage(`"channels" of ${place} must be a list of at least one channel`)
   }
-  const names = channels.map((name, index) => checkChannel(name, `"channels[${index}]" of ${place}`))
+  const names = channels.map((name, index) => channelIn(name, `"channels[${index}]" of ${place}`))
   return { channels: [...new Set(names)], payload }
 }
 
-function checkChannel(name: unknown, place: string): string {
+function channelIn(name: unknown, place: string): string {
   if (typeof name !== 'string' || name === '')
     throw new errors.BadMessage(`${place} must be a non-empty string`)
+  checkChannel(name, place)
   return name
 }
