@@ -275,8 +275,11 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
       `(PGWS_JWT_SECRET) is required: ${REQUIRED.jwtSecret}; or set jwksUrl (PGWS_JWKS_URL)`
     )
   }
-  if (all.jwksUrl !== undefined && !/^https?:$/.test(protocolOf(all.jwksUrl))) {
-    throw new errors.InvalidOption('jwksUrl', '(PGWS_JWKS_URL) must be a URL with https: or http:')
+  if (all.jwksUrl !== undefined && !isFetchable(all.jwksUrl)) {
+    throw new errors.InvalidOption(
+      'jwksUrl',
+      '(PGWS_JWKS_URL) must be a URL with https: or http:, and without a user or password'
+    )
   }
   if (all.tokenCookie !== undefined && all.allowedOrigins === undefined) {
     // Browsers send cookies from any page's sockets (cross-site websocket hijacking).
@@ -364,8 +367,11 @@ function readList(value: List | undefined): readonly string[] | undefined {
   return value === undefined ? undefined : items.filter((item) => item !== '')
 }
 
-function protocolOf(url: string): string {
-  return URL.canParse(url) ? new URL(url).protocol : ''
+/** fetch() refuses a URL with a password, and repeats it in its error (https://fetch.spec.whatwg.org/#dom-request). */
+function isFetchable(text: string): boolean {
+  if (!URL.canParse(text)) return false
+  const { protocol, username, password } = new URL(text)
+  return /^https?:$/.test(protocol) && username === '' && password === ''
 }
 
 /** The least and the most that an integer may be. */
