@@ -1,4 +1,3 @@
-import { channelNameProblem } from './channel-name.js'
 import { errors } from './errors.js'
 
 /** What a websocket address asks for. */
@@ -17,7 +16,7 @@ const TOKEN = /eyJ[\w-]*\.[\w%-]*(?:\.[\w%-]*)*/g
 /**
  * Reads `/:channel/:token` or `/:token`; what follows a token is ignored.
  * @param url the request's path below the prefix, still percent-encoded, with or without a query
- * @throws BadAddress (400) for a malformed percent-encoding, or what is no name of a channel
+ * @throws BadAddress (400) for a malformed percent-encoding, an empty channel, or one with a NUL character
  */
 export function parseAddress(url: string): Address {
   const [first = '', second] = pathOf(url).replace(/^\//, '').split('/')
@@ -30,7 +29,7 @@ export function parseAddress(url: string): Address {
 /**
  * The channels of a query `?channel=a&channel=b`.
  * @returns undefined where it names none
- * @throws BadAddress (400) for what is no name of a channel
+ * @throws BadAddress (400) for an empty channel, or one with a NUL character
  */
 export function channelsOfQuery(url: string): string[] | undefined {
   const names = queryOf(url).getAll('channel')
@@ -76,8 +75,9 @@ export function maskAddress(url: string): string {
 }
 
 function checkChannel(channel: string): void {
-  const problem = channelNameProblem(channel)
-  if (problem !== undefined) throw new errors.BadAddress(problem)
+  if (channel === '') throw new errors.BadAddress('the channel is empty')
+  // PostgreSQL's text cannot hold it, so there can be no message for such a channel.
+  if (channel.includes('\0')) throw new errors.BadAddress('the channel holds a NUL character')
 }
 
 function pathOf(url: string): string {

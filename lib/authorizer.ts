@@ -1,8 +1,9 @@
-import { createHash } from 'node:crypto'
 import type pg from 'pg'
 import { errors } from './errors.js'
 import { type Caller, quoteFunctionName, type SqlFunctions } from './sql-functions.js'
-import { textCache } from './text-cache.js'
+
+/** How many answers are remembered. */
+const MAX_REMEMBERED = 10_000
 
 /** What a client wants to do in a channel. */
 export type Mode = 'r' | 'w' | 'rw'
@@ -20,17 +21,18 @@ export interface AuthorizerOptions extends Pick<SqlFunctions, 'authorizeFunction
 export class Authorizer {
   readonly #options: AuthorizerOptions
   readonly #question: string
-  /** The questions that have been answered with yes. */
-  readonly #allowed: ReturnType<typeof textCache<true>>
+  /** Until when each question has been answered with yes, as `performance.now()` has it. */
+  readonly #allowed = new Map<string, number>()
 
   constructor(options: AuthorizerOptions) {
     this.#options = options
-    const { authorizeFunction, authorizeTtl } = options
-    this.#allowed = textCache(authorizeTtl)
+    const { authorizeFunction } = options
     this.#question =
       authorizeFunction === undefined
-        ? 'select null as channel where false and $1::text[] is null and $2::text is null and $3::jsonb is null'
-        : `select channel from unnest($1::text[]) channel where ${quoteFunctionName(authorizeFunction)}(channel, $2, $3) is not true limit 1`
+        ? `select null as channel where false
+           and $1::pg_catalog.text[] is null and $2::pg_catalog.text is null and $3::pg_catalog.jsonb is null`
+        : `select channel from pg_catalog.unnest($1::pg_catalog.text[]) channel
+           where ${quoteFunctionName(authorizeFunction)}(channel, $2, $3) is not true limit 1`
   }
 
   /**
@@ -41,11 +43,12 @@ export class Authorizer {
     const { authorizeFunction, authorizeTtl, roleClaim } = this.#options
     if (authorizeFunction === undefined && roleClaim === undefined) return
     const now = performance.now()
-    const keys = authorizeTtl === 0 ? [] : keysOf(caller, mode, channels)
-    if (keys.length > 0 && keys.every((key) => this.#allowed.has(key))) return
+    const keys = authorizeTtl === 0 ? [] : channels.map((channel) => JSON.stringify([caller, mode, channel]))
+    if (keys.length > 0 && keys.every((key) => (this.#allowed.get(key) ?? 0) > now)) return
     const refused = await this.#ask(caller, channels, mode)
     if (refused !== undefined) throw new errors.NotAuthorized(refused)
-    for (const key of keys) this.#allowed.set(key, true, { start: now })
+    if (this.#allowed.size + keys.length > MAX_REMEMBERED) this.#allowed.clear()
+    for (const key of keys) this.#allowed.set(key, now + authorizeTtl)
   }
 
   /** The first channel that is refused. */
@@ -61,12 +64,4 @@ export class Authorizer {
       return channels[0]
     }
   }
-}
-
-/** What answers are remembered by. A caller's claims may be long, so that their digest stands for them. */
-function keysOf(caller: Caller, mode: Mode, channels: readonly string[]): string[] {
-  const digest = createHash('sha256')
-    .update(JSON.stringify([caller, mode]))
-    .digest('base64url')
-  return channels.map((channel) => `${digest} ${channel}`)
 }

@@ -1,4 +1,3 @@
-import { channelNameProblem } from './channel-name.js'
 import { matchesPattern } from './channel-pattern.js'
 import { errors } from './errors.js'
 import type { Caller } from './sql-functions.js'
@@ -161,14 +160,8 @@ interface NamedChannels {
   patterns: readonly string[]
 }
 
-/** What was read of tokens: an open connection's is asked for each message. */
-const known = new WeakMap<Claims, NamedChannels>()
-
 /** The channels that a token names, `channel` first; undefined when it names none at all and so allows any. */
-function namedChannels(claims: Claims): NamedChannels | undefined {
-  const before = known.get(claims)
-  if (before !== undefined) return before
-  const { channel, channels, channel_patterns } = claims
+function namedChannels({ channel, channels, channel_patterns }: Claims): NamedChannels | undefined {
   if (channel === undefined && channels === undefined && channel_patterns === undefined) return undefined
   if (channel !== undefined && typeof channel !== 'string') {
     throw new errors.MalformedClaims('"channel" must be a string')
@@ -180,13 +173,7 @@ function namedChannels(claims: Claims): NamedChannels | undefined {
     throw new errors.MalformedClaims('"channel_patterns" must be a list of strings')
   }
   const names = new Set([...(channel === undefined ? [] : [channel]), ...(channels ?? [])])
-  for (const name of names) {
-    const problem = channelNameProblem(name)
-    if (problem !== undefined) throw new errors.MalformedClaims(problem)
-  }
-  const named = { names, patterns: channel_patterns ?? [] }
-  known.set(claims, named)
-  return named
+  return { names, patterns: channel_patterns ?? [] }
 }
 
 function isStringList(value: unknown): value is string[] {

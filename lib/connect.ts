@@ -92,7 +92,7 @@ export async function acquire(pool: pg.Pool, targets: readonly ConnectionTarget[
 async function checkSession(client: pg.Client, wanted: SessionAttrs): Promise<void> {
   if (wanted === 'any') return
   const { rows } = await client.query<{ standby: boolean; readonly: boolean }>(
-    "select pg_is_in_recovery() as standby, current_setting('transaction_read_only')::boolean as readonly"
+    "select pg_catalog.pg_is_in_recovery() as standby, pg_catalog.current_setting('transaction_read_only')::boolean as readonly"
   )
   const { standby, readonly } = rows[0]!
   const fits = { primary: !standby, standby, 'read-write': !readonly, 'read-only': readonly }[wanted]

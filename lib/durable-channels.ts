@@ -1,7 +1,9 @@
 import { matchesPattern } from './channel-pattern.js'
 import { errors } from './errors.js'
 import { APPLIED, SCHEMA_VERSION } from './schema.js'
-import { textCache } from './text-cache.js'
+
+/** How many channels' answers are remembered. */
+const MAX_REMEMBERED = 10_000
 
 const SETTINGS = `select s.version, coalesce(${APPLIED}, s.version) as applied, s.epoch,
   s.retention_version::pg_catalog.float8 as retention_version,
@@ -10,8 +12,8 @@ const SETTINGS = `select s.version, coalesce(${APPLIED}, s.version) as applied, 
   from pgws.settings s`
 
 /** The last position of all; that of a message which is gone already counts, too. */
-export const LATEST = `greatest((select coalesce(max(position), 0) from pgws.messages),
-  (select coalesce(max(position), 0) from pgws.trimmed), (select max(position) from pgws.forgotten))::float8`
+export const LATEST = `greatest((select coalesce(pg_catalog.max(position), 0) from pgws.messages),
+  (select coalesce(pg_catalog.max(position), 0) from pgws.trimmed), (select pg_catalog.max(position) from pgws.forgotten))::pg_catalog.float8`
 
 export type Query = (text: string, values?: unknown[]) => Promise<{ rows: Record<string, unknown>[] }>
 
@@ -22,7 +24,7 @@ export class DurableChannels {
   #epoch = ''
   #retentionVersion = 0
   #patterns: (readonly [pattern: string, seconds: number])[] = []
-  readonly #ages = textCache<{ seconds: number | undefined }>()
+  readonly #ages = new Map<string, number | undefined>()
 
   constructor(query: Query) {
     this.#query = query
@@ -49,13 +51,13 @@ export class DurableChannels {
    */
   ageOf(channel: string): number | undefined {
     if (this.#patterns.length === 0) return undefined
-    const known = this.#ages.get(channel)
-    if (known !== undefined) return known.seconds
+    if (this.#ages.has(channel)) return this.#ages.get(channel)
     let age: number | undefined
     for (const [pattern, seconds] of this.#patterns) {
       if ((age === undefined || seconds > age) && matchesPattern(pattern, channel)) age = seconds
     }
-    this.#ages.set(channel, { seconds: age })
+    if (this.#ages.size >= MAX_REMEMBERED) this.#ages.clear()
+    this.#ages.set(channel, age)
     return age
   }
 

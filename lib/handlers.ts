@@ -1,6 +1,5 @@
 import type pg from 'pg'
 import { errors, messageOf } from './errors.js'
-import { withLargeArrays } from './large-arrays.js'
 import type { Notification, Outcome } from './publisher.js'
 import { quoteFunctionName, type SqlFunctions } from './sql-functions.js'
 
@@ -78,8 +77,8 @@ export class Handlers {
   ): Promise<readonly Outcome[]> {
     const items = groups.flatMap((group, index) => group.map((notification) => ({ notification, index })))
     const callers = groups.map((group) => group.find(({ call }) => call !== undefined)?.call?.caller)
-    const [text, values] = withLargeArrays(
-      'select pgws.handle($1, $2::integer[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[]) as answer',
+    const { rows } = await this.#options.call(
+      'select pgws.handle($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) as answer',
       [
         this.#options.listenChannel,
         items.map(({ index }) => index + 1),
@@ -95,7 +94,6 @@ export class Handlers {
         callers.map((caller) => caller?.role ?? null)
       ]
     )
-    const { rows } = await this.#options.call(text, values)
     const { done, failures } = rows[0]!.answer as Answer
     const outcomes = new Array<Outcome>(done).fill(undefined)
     for (const { group, sqlstate, message, role } of failures) {

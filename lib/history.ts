@@ -9,8 +9,9 @@ const PAGE_ROWS = 500
 const PAGE_BYTES = 1024 * 1024
 
 /** Each channel's part is read from its own end of the index, however much there is of others. */
-const BY_CHANNEL = `select m.* from unnest($2::text[]) c (name), lateral (
-    select position, channel, body from pgws.messages where channel = c.name and position > $1
+const BY_CHANNEL = `select m.* from pg_catalog.unnest($2::pg_catalog.text[]) c (name), lateral (
+    select position, channel, body from pgws.messages
+    where channel operator(pg_catalog.=) c.name and position operator(pg_catalog.>) $1
     order by position limit ${PAGE_ROWS}
   ) m`
 
@@ -187,12 +188,14 @@ export class History {
     { after, limit, maxBytes, reverse = false }: ListOptions
   ): Promise<Page> {
     const [beyond, direction] = reverse ? ['<', 'desc'] : ['>', 'asc']
-    const left = 'channel = $1 and position is not null and expires_at > pg_catalog.clock_timestamp()'
+    const left = `channel operator(pg_catalog.=) $1 and position is not null
+      and expires_at operator(pg_catalog.>) pg_catalog.clock_timestamp()`
     const { rows } = await this.#turns.take(reader, () =>
       this.#query(
         sized(
           `select position, channel, body from pgws.messages
-           where ${left} and ($2::bigint is null or position ${beyond} $2) order by position ${direction} limit $3`,
+           where ${left} and ($2::bigint is null or position operator(pg_catalog.${beyond}) $2)
+           order by position ${direction} limit $3`,
           direction,
           4
         ),
@@ -202,7 +205,7 @@ export class History {
     const { messages, found } = this.#pageOf(rows)
     if (found < limit || messages.length < found) return { messages, more: messages.length < found }
     const { rows: next } = await this.#query(
-      `select exists (select from pgws.messages where ${left} and position ${beyond} $2) as more`,
+      `select exists (select from pgws.messages where ${left} and position operator(pg_catalog.${beyond}) $2) as more`,
       [channel, messages.at(-1)!.position]
     )
     return { messages, more: next[0]!.more as boolean }
@@ -210,15 +213,17 @@ export class History {
 
   /** Messages of all channels, in order. */
   async readAll(after: number): Promise<Page> {
-    const source = `select position, channel, body from pgws.messages where position > $1 order by position limit ${PAGE_ROWS}`
+    const source = `select position, channel, body from pgws.messages
+      where position operator(pg_catalog.>) $1 order by position limit ${PAGE_ROWS}`
     return this.#page(source, [after])
   }
 
   /** Channels whose messages after a position are partly gone; null: it is not known which. */
   async trimmedSince(position: number): Promise<string[] | null> {
     const { rows } = await this.#query(
-      `select (select max(position) from pgws.forgotten) > $1 as forgotten,
-        (select coalesce(json_agg(channel), '[]') from pgws.trimmed where position > $1) as channels`,
+      `select (select pg_catalog.max(position) from pgws.forgotten) operator(pg_catalog.>) $1 as forgotten,
+        (select coalesce(pg_catalog.json_agg(channel), '[]') from pgws.trimmed
+          where position operator(pg_catalog.>) $1) as channels`,
       [position]
     )
     const { forgotten, channels } = rows[0] as { forgotten: boolean; channels: string[] }
@@ -239,8 +244,8 @@ export class History {
       if (wanted.length === 0) continue
       const { rows } = await this.#query(
         table === 'message'
-          ? 'select position::float8 as position, channel, body from pgws.messages where position = any($1)'
-          : 'select id::float8 as position, channel, body from pgws.large where id = any($1)',
+          ? 'select position::pg_catalog.float8 as position, channel, body from pgws.messages where position operator(pg_catalog.=) any($1)'
+          : 'select id::pg_catalog.float8 as position, channel, body from pgws.large where id operator(pg_catalog.=) any($1)',
         [wanted.map(({ position }) => position)]
       )
       const byPosition = new Map(rows.map((row) => [row.position as number, row as unknown as Row]))
@@ -284,10 +289,12 @@ export class History {
 
   async #state(channels: readonly string[]): Promise<States> {
     const { rows } = await this.#query(
-      `select ${LATEST} as latest, (select max(position) from pgws.forgotten)::float8 as forgotten,
-        (select json_agg(json_build_object('channel', c, 'trimmed', coalesce(t.position, 0), 'oldest',
-          (select min(m.position) from pgws.messages m where m.channel = c and m.position is not null)))
-        from unnest($1::text[]) c left join pgws.trimmed t on t.channel = c) as channels`,
+      `select ${LATEST} as latest, (select pg_catalog.max(position) from pgws.forgotten)::pg_catalog.float8 as forgotten,
+        (select pg_catalog.json_agg(pg_catalog.json_build_object('channel', c, 'trimmed', coalesce(t.position, 0), 'oldest',
+          (select pg_catalog.min(m.position) from pgws.messages m
+            where m.channel operator(pg_catalog.=) c and m.position is not null)))
+        from pg_catalog.unnest($1::pg_catalog.text[]) c
+        left join pgws.trimmed t on t.channel operator(pg_catalog.=) c) as channels`,
       [channels]
     )
     const {
@@ -322,9 +329,9 @@ interface Row {
  * @param maxBytes the number of the parameter
  */
 function sized(source: string, direction: string, maxBytes: number): string {
-  return `select position::float8 as position, channel, body, found::int as found from (
+  return `select position::pg_catalog.float8 as position, channel, body, found::int as found from (
       select position, channel, body, pg_catalog.count(*) over () as found,
         pg_catalog.sum(pg_catalog.octet_length(body)::bigint) over (order by position ${direction}) as total
       from (${source}) page
-    ) sized where total <= $${maxBytes} or total = pg_catalog.octet_length(body) order by position ${direction}`
+    ) sized where total operator(pg_catalog.<=) $${maxBytes} or total operator(pg_catalog.=) pg_catalog.octet_length(body) order by position ${direction}`
 }

@@ -27,6 +27,8 @@ export async function checkCanListen(client: pg.Client, connect: () => Promise<p
 }
 
 async function session(client: pg.Client): Promise<{ pid: number; standby: boolean }> {
-  const { rows } = await client.query('select pg_backend_pid() as pid, pg_is_in_recovery() as standby')
+  const { rows } = await client.query(
+    'select pg_catalog.pg_backend_pid() as pid, pg_catalog.pg_is_in_recovery() as standby'
+  )
   return rows[0]
 }

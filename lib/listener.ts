@@ -289,9 +289,9 @@ export class Listener {
           const arrived = new Promise<void>((resolve) => {
             this.#probe = { nonce, arrived: resolve }
           })
-          await client.query('select pg_notify($1, $2)', [this.#probeChannel, nonce])
+          await client.query('select pg_catalog.pg_notify($1, $2)', [this.#probeChannel, nonce])
           const { rows } = await client.query<{ channel: string }>(
-            'select pg_listening_channels() as channel'
+            'select pg_catalog.pg_listening_channels() as channel'
           )
           const listening = new Set(rows.map(({ channel }) => channel))
           const missing = expected.find((name) => this.#handlers.has(name) && !listening.has(name))

@@ -1,4 +1,3 @@
-import { channelNameProblem } from './channel-name.js'
 import type { PresenceChange } from './presence.js'
 
 /** A message on its way to subscribers. */
@@ -50,9 +49,8 @@ export type Received =
  * Reads a notification's payload.
  * @param payload a JSON object with a string `channel`, or anything else
  * @param otherwise the channel of anything else
- * @returns undefined where it is for a channel that cannot be: nobody is in it, and the hub has such names of its own
  */
-export function readNotification(payload: string, otherwise: string): Received | undefined {
+export function readNotification(payload: string, otherwise: string): Received {
   let envelope: Record<string, unknown> | undefined
   // Most payloads that are no envelope are told from their first character, with no exception thrown.
   if (ENVELOPE.test(payload)) {
@@ -68,7 +66,6 @@ export function readNotification(payload: string, otherwise: string): Received |
   if (envelope === undefined || typeof channel !== 'string') {
     return { message: { channel: otherwise, text: payload }, sentAt: undefined }
   }
-  if (channelNameProblem(channel) !== undefined) return undefined
   const place = typeof id === 'string' ? parseMessageId(id)?.position : undefined
   const sentAt = (envelope.claims as Record<string, unknown> | undefined | null)?.message_delivered_at
   return {

@@ -104,10 +104,10 @@ export class Nodes {
     const publisher = new Publisher({
       send: async (groups) => {
         const payloads = groups.flatMap((group) => group.map(({ payload }) => payload))
-        await query('select count(pg_notify($1, payload)) from unnest($2::text[]) as payload', [
-          this.channel,
-          payloads
-        ])
+        await query(
+          'select pg_catalog.count(pg_catalog.pg_notify($1, payload)) from pg_catalog.unnest($2::pg_catalog.text[]) as payload',
+          [this.channel, payloads]
+        )
         return groups.map(() => undefined)
       },
       limit: () => NOTIFY_PAYLOAD_LIMIT - 1,

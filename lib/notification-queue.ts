@@ -6,11 +6,12 @@ const INTERVAL = 10_000
 /** Above this part, somebody does not read. PostgreSQL itself warns from here on (sql-notify.html). */
 const CROWDED = 0.5
 
-const USAGE = 'select pg_notification_queue_usage() as usage'
+const USAGE = 'select pg_catalog.pg_notification_queue_usage() as usage'
 
 /** A session in a transaction has not read what was notified since it began, if it listens. */
-const OLDEST = `select pid, usename, application_name, state, extract(epoch from now() - xact_start)::float as seconds
-  from pg_stat_activity where xact_start is not null and pid <> pg_backend_pid()
+const OLDEST = `select pid, usename, application_name, state,
+    extract(epoch from pg_catalog.now() operator(pg_catalog.-) xact_start)::float as seconds
+  from pg_catalog.pg_stat_activity where xact_start is not null and pid operator(pg_catalog.<>) pg_catalog.pg_backend_pid()
   order by xact_start limit 3`
 
 export interface NotificationQueueOptions {

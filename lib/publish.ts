@@ -1,5 +1,4 @@
 import type pg from 'pg'
-import { checkChannel } from './channel-name.js'
 import type { Claims } from './claims.js'
 import { checkDatabaseChannel } from './database-channel.js'
 import { binaryEnvelope, envelope, NOTIFY_PAYLOAD_LIMIT, senderOf } from './envelope.js'
@@ -26,13 +25,12 @@ export async function publish(
   options: PublishOptions = {}
 ): Promise<void> {
   const { listenChannel = optionSpecs.listenChannel.default as string, claims } = options
-  if (typeof channel !== 'string') throw new errors.BadMessage('the channel must be a text')
-  checkChannel(channel, 'the channel')
+  if (typeof channel !== 'string' || channel === '') throw new errors.BadMessage('the channel must be a text')
   if (payload === undefined) throw new errors.BadMessage('the payload must be a JSON value or bytes')
   checkDatabaseChannel(listenChannel)
   const query = (text: string, values: unknown[]) => (target as pg.ClientBase).query(text, values)
   const bytes = payload instanceof Uint8Array ? Buffer.from(payload) : undefined
-  const { rows } = await query("select to_regclass('pgws.settings') is not null as installed", [])
+  const { rows } = await query("select pg_catalog.to_regclass('pgws.settings') is not null as installed", [])
   const body = () => {
     const sender = senderOf(claims ?? {})
     return bytes === undefined
@@ -49,5 +47,5 @@ export async function publish(
   const text = body()
   const length = Buffer.byteLength(text)
   if (length >= NOTIFY_PAYLOAD_LIMIT) throw new errors.PayloadTooLarge(length, NOTIFY_PAYLOAD_LIMIT - 1)
-  await query('select pg_notify($1, $2)', [listenChannel, text])
+  await query('select pg_catalog.pg_notify($1, $2)', [listenChannel, text])
 }

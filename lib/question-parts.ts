@@ -2,9 +2,6 @@
 const TIMEOUT = 10_000
 const MAX_LENGTH = 16 * 1024 * 1024
 
-/** What a question, and each of its parts, takes beside its text. */
-const OVERHEAD = 100
-
 interface Gathered {
   parts: string[]
   length: number
@@ -30,7 +27,8 @@ export class QuestionParts {
       return undefined
     }
     gathered.parts.push(text)
-    this.#add(gathered, text.length + OVERHEAD)
+    gathered.length += text.length
+    this.#length += text.length
     this.#limit()
     if (!last || !this.#gathered.has(key)) return undefined
     this.#forget(key)
@@ -43,14 +41,7 @@ export class QuestionParts {
 
   #begin(key: string): void {
     this.#forget(key)
-    const gathered = { parts: [], length: 0, begunAt: performance.now() }
-    this.#gathered.set(key, gathered)
-    this.#add(gathered, key.length + OVERHEAD)
-  }
-
-  #add(gathered: Gathered, length: number): void {
-    gathered.length += length
-    this.#length += length
+    this.#gathered.set(key, { parts: [], length: 0, begunAt: performance.now() })
   }
 
   #limit(): void {

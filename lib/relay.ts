@@ -2,7 +2,6 @@ import { randomBytes } from 'node:crypto'
 import type { DurableChannels, Query } from './durable-channels.js'
 import { NOTIFY_PAYLOAD_LIMIT } from './envelope.js'
 import type { Handlers } from './handlers.js'
-import { withLargeArrays } from './large-arrays.js'
 import type { Notification, Outcome } from './publisher.js'
 
 /** The largest message with the schema installed, in bytes: as pgws.max_bytes(). */
@@ -71,12 +70,10 @@ export class Relay {
         const raw = notifications.slice(start).filter(({ databaseChannel }) => databaseChannel !== undefined)
         const rest = notifications.filter(({ databaseChannel }) => databaseChannel === undefined)
         const ages = rest.map(({ channel }) => durable.ageOf(channel))
-        const [text, values] = withLargeArrays(
-          `select (select count(pg_notify(r.channel, r.payload)) from unnest($9::text[], $10::text[]) r (channel, payload)
-             where $1 = (select retention_version from pgws.settings)) as before,
-            pgws.relay($1, $2, $3::text[], $4::text[], $5::interval[], $6::text[]) as sent,
-            (select count(pg_notify(r.channel, r.payload)) from unnest($7::text[], $8::text[]) r (channel, payload)
-             where $1 = (select retention_version from pgws.settings)) as raw`,
+        const { rows } = await query(
+          `select (${rawPart('$9', '$10')}) as before,
+            pgws.relay($1, $2, $3, $4, $5::interval[], $6) as sent,
+            (${rawPart('$7', '$8')}) as raw`,
           [
             version,
             listenChannel,
@@ -90,7 +87,6 @@ export class Relay {
             before.map(({ payload }) => payload)
           ]
         )
-        const { rows } = await query(text, values)
         sent = rows[0]!.sent
       }
       if (sent !== null) return
@@ -124,15 +120,23 @@ function plainStatement(
   const one = typeof channels === 'string'
   // count(): one row comes back, not one for each message.
   const text = one
-    ? 'select count(pg_notify($1, payload))::int as sent from unnest($2::text[]) as payload'
-    : 'select count(pg_notify(channel, payload))::int as sent from unnest($1::text[], $2::text[]) as n (channel, payload)'
+    ? 'select pg_catalog.count(pg_catalog.pg_notify($1, payload))::int as sent from pg_catalog.unnest($2::pg_catalog.text[]) as payload'
+    : `select pg_catalog.count(pg_catalog.pg_notify(channel, payload))::int as sent
+       from rows from (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) as n (channel, payload)`
   return version === null
-    ? withLargeArrays(text, [channels, payloads])
-    : withLargeArrays(`${text} where $3 = (select retention_version from pgws.settings)`, [
-        channels,
-        payloads,
-        version
-      ])
+    ? [text, [channels, payloads]]
+    : [
+        `${text} where $3 operator(pg_catalog.=) (select retention_version from pgws.settings)`,
+        [channels, payloads, version]
+      ]
+}
+
+/** Notifies payloads of raw channels, where pgws.retention is still what we know. */
+function rawPart(channels: string, payloads: string): string {
+  return `select pg_catalog.count(pg_catalog.pg_notify(r.channel, r.payload))
+    from rows from (pg_catalog.unnest(${channels}::pg_catalog.text[]), pg_catalog.unnest(${payloads}::pg_catalog.text[]))
+      r (channel, payload)
+    where $1 operator(pg_catalog.=) (select retention_version from pgws.settings)`
 }
 
 function fitsNotification(payload: string): boolean {

@@ -14,7 +14,7 @@ export const SETTINGS_CHANNEL = 'pgws'
 const FIRST_COUNTED = 3
 
 /** The last migration that a database has, of a row `s` of pgws.settings; null before it has the column. */
-export const APPLIED = "(pg_catalog.to_jsonb(s) ->> 'applied')::pg_catalog.int4"
+export const APPLIED = "pg_catalog.jsonb_extract_path_text(pg_catalog.to_jsonb(s), 'applied')::int"
 
 /** SQLSTATEs with which the slower of two that create the schema at once fails. */
 const CREATED_MEANWHILE = new Set(['23505', '42P06'])
@@ -41,9 +41,10 @@ export async function migrate(
     if (missing.length > 0) {
       await client.query('select pg_catalog.pg_notify($1, $2)', [SETTINGS_CHANNEL, 'installed'])
     }
-    await client.query('update pgws.settings set listen_channel = $1 where listen_channel <> $1', [
-      listenChannel
-    ])
+    await client.query(
+      'update pgws.settings set listen_channel = $1 where listen_channel operator(pg_catalog.<>) $1',
+      [listenChannel]
+    )
     await client.query('commit')
     return { from, to: from + missing.length }
   } catch (error) {

@@ -94,8 +94,10 @@ async function resultsOf(
   args?: string
 ): Promise<string[]> {
   const { rows } = await client.query<{ result: string }>(
-    `select pg_get_function_result(p.oid) as result from pg_proc p join pg_namespace n on n.oid = p.pronamespace
-     where n.nspname = $1 and p.proname = $2 and oidvectortypes(p.proargtypes) = coalesce($3, oidvectortypes(p.proargtypes))`,
+    `select pg_catalog.pg_get_function_result(p.oid) as result from pg_catalog.pg_proc p
+     join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) p.pronamespace
+     where n.nspname operator(pg_catalog.=) $1 and p.proname operator(pg_catalog.=) $2
+     and ($3::pg_catalog.text is null or pg_catalog.oidvectortypes(p.proargtypes) operator(pg_catalog.=) $3)`,
     [schema, name, args ?? null]
   )
   return rows.map(({ result }) => result)
@@ -103,12 +105,15 @@ async function resultsOf(
 
 /** The statements that make a transaction a caller's. Fails where the server may not take the role. */
 export function become({ claims, role }: Caller): string {
-  const setClaims = `select set_config('request.jwt.claims', ${pg.escapeLiteral(claims)}, true)`
+  const setClaims = `select pg_catalog.set_config('request.jwt.claims', ${pg.escapeLiteral(claims)}, true)`
   if (role === undefined) return setClaims
   const name = pg.escapeLiteral(role)
   // No role has an empty name; 'none' is what RESET ROLE is made of.
-  return `${setClaims}; select set_config('role', case when ${name} in ('none', current_user, session_user) then '' else ${name} end, true)`
+  return `${setClaims}; select pg_catalog.set_config('role',
+    case when ${name} operator(pg_catalog.=) any (array['none', current_user, session_user]::pg_catalog.text[])
+      then '' else ${name} end, true)`
 }
 
 /** The statements after which nothing of a caller, or of a function, is left in the session. */
-export const LEAVE_NOTHING = 'reset role; reset all; discard temporary; select pg_advisory_unlock_all()'
+export const LEAVE_NOTHING =
+  'reset role; reset all; discard temporary; select pg_catalog.pg_advisory_unlock_all()'

@@ -108,7 +108,7 @@ export async function registerPool(
           throw stage === 'committing' ? classified : new errors.DatabaseAway(messageOf(error))
         }
         // Session locks outlive the rollback.
-        client.query('rollback; select pg_advisory_unlock_all()').then(
+        client.query('rollback; select pg_catalog.pg_advisory_unlock_all()').then(
           () => client.release(),
           () => client.release(true)
         )

@@ -1,11 +1,10 @@
 import { createHash } from 'node:crypto'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Bridge, OutgoingMessage } from '../lib/bridge.js'
-import { checkChannel } from '../lib/channel-name.js'
-import { authorizeWrite, type Claims } from '../lib/claims.js'
+import { authorizeWrite, type Claims, subjectOf } from '../lib/claims.js'
 import { errors } from '../lib/errors.js'
 import type { VerifyToken } from '../plugins/jwt.js'
-import { bearerClaims } from './authorization.js'
+import { bearerClaims, bearerToken } from './authorization.js'
 import { bearer, errorSchema, rejectionSchema } from './schemas.js'
 import { listMissing } from './scope.js'
 
@@ -27,7 +26,7 @@ const messageSchema = {
 /** `POST /publish`: messages into channels, all or none, answered once the database has accepted them. */
 export function publishRoute(
   fastify: FastifyInstance,
-  { bridge, verifyToken, maxChannels }: { bridge: Bridge; verifyToken: VerifyToken; maxChannels: number }
+  { bridge, verifyToken }: { bridge: Bridge; verifyToken: VerifyToken }
 ): void {
   fastify.post(
     '/publish',
@@ -97,11 +96,10 @@ export function publishRoute(
       const claims = await bearerClaims(request, verifyToken)
       const messages = parseBody(request.body)
       const channels = [...new Set(messages.flatMap((message) => message.channels))]
-      if (channels.length > maxChannels) throw new errors.TooManyPublishChannels(channels.length, maxChannels)
       authorizeWrite(claims, channels)
       try {
         const caller = await bridge.authorize(claims, channels, 'w')
-        const key = keyOf(request.headers['idempotency-key'], claims)
+        const key = keyOf(request, claims)
         const confirm = readConfirm(request)
         const delivery = await bridge.publishAll(messages, claims, { key, caller, confirm })
         if (delivery) return reply.code(200).send(listMissing(delivery))
@@ -136,11 +134,18 @@ function readConfirm({ query, body }: FastifyRequest): boolean {
   return inBody ?? confirm === 'true'
 }
 
-/** The key of a request that may be sent again: of that sender, and nobody else's. */
-function keyOf(header: string | string[] | undefined, { iss, sub }: Claims): string | undefined {
+/**
+ * The key of a request that may be sent again. It is its sender's, and nobody else's: of who the token says it is (`iss`
+ * and `sub`, RFC 7519, sections 4.1.1 and 4.1.2), or of the one token where it does not say, because strangers have such
+ * tokens, too.
+ */
+function keyOf(request: FastifyRequest, claims: Claims): string | undefined {
+  const header = request.headers['idempotency-key']
   if (header === undefined || header === '') return undefined
+  const subject = subjectOf(claims)
+  const sender = subject ? [claims.iss, subject] : [bearerToken(request)]
   const digest = createHash('sha256')
-    .update(JSON.stringify([iss, sub, header]))
+    .update(JSON.stringify([...sender, header]))
     .digest('base64url')
   return `http:${digest}`
 }
@@ -161,17 +166,16 @@ function parseMessage(value: unknown, place: string): OutgoingMessage {
   if ((channel === undefined) === (channels === undefined)) {
     throw new errors.BadMessage(`${place} must have either "channel" or "channels"`)
   }
-  if (channel !== undefined) return { channels: [channelIn(channel, `"channel" of ${place}`)], payload }
+  if (channel !== undefined) return { channels: [checkChannel(channel, `"channel" of ${place}`)], payload }
   if (!Array.isArray(channels) || channels.length === 0) {
     throw new errors.BadMessage(`"channels" of ${place} must be a list of at least one channel`)
   }
-  const names = channels.map((name, index) => channelIn(name, `"channels[${index}]" of ${place}`))
+  const names = channels.map((name, index) => checkChannel(name, `"channels[${index}]" of ${place}`))
   return { channels: [...new Set(names)], payload }
 }
 
-function channelIn(name: unknown, place: string): string {
+function checkChannel(name: unknown, place: string): string {
   if (typeof name !== 'string' || name === '')
     throw new errors.BadMessage(`${place} must be a non-empty string`)
-  checkChannel(name, place)
   return name
 }

@@ -127,6 +127,30 @@ t.test(
   }
 )
 
+t.test('every member of what the function returns reaches the readers', async (t) => {
+  const { http, ws, dbUri } = await withFunctions(
+    t,
+    `create function app.on_message(message jsonb) returns jsonb language sql as $$
+      select message || '{"event": "Priced", "price": {"amount": 5}, "tags": ["a"], "id": "forged", "pgws": "large", "claims": null}'
+    $$`,
+    { onMessageFunction: 'app.on_message' }
+  )
+  await query(dbUri, `select pgws.retain('kept', interval '1 hour')`)
+  for (const channel of ['plain', 'kept']) {
+    const reader = await open(t, `${ws}/${channel}/${rw()}`)
+    await until(async () => (await post(http, { channel, payload: 'x'.repeat(9000) })).ok)
+    await reader.received(1)
+    t.equal((await post(http, { channel, payload: 'small' })).status, 202)
+    await reader.received(2)
+    for (const text of reader.messages) {
+      const { payload, claims, id, ...rest } = JSON.parse(text)
+      t.same(rest, { event: 'Priced', channel, price: { amount: 5 }, tags: ['a'] })
+      t.same(Object.keys(claims), ['message_delivered_at'])
+      t.not(id, 'forged')
+    }
+  }
+})
+
 t.test('a message that is refused takes none of its batch with it, and each is passed on once', async (t) => {
   const { ws, dbUri } = await withFunctions(t, ON_MESSAGE, { onMessageFunction: 'app.on_message' })
   const reader = await open(t, `${ws}/a/${rw()}`)

@@ -6,7 +6,7 @@ import pg from 'pg'
 import t, { type Test } from 'tap'
 import { readMigrations } from '../lib/migrations.js'
 import { migrate, SCHEMA_VERSION } from '../lib/schema.js'
-import { LISTEN_CHANNEL, query, withPostgres } from './helper.js'
+import { LISTEN_CHANNEL, query, sqlListener, until, withPostgres } from './helper.js'
 import { createDatabase } from './postgres.js'
 
 const { postgres } = await withPostgres(t)
@@ -78,4 +78,45 @@ t.test('the files of migrations are counted without a gap, and say which servers
   write('005-again.sql')
   t.throws(read, { message: /005-five\.sql: expected the number 006/ })
   t.end()
+})
+
+t.test('who owns a watched table goes on watching after the upgrade, and nobody else may', async (t) => {
+  const dbUri = await createDatabase(postgres)
+  for (const { sql } of migrations.slice(0, 2)) await query(dbUri, sql)
+  await query(dbUri, 'insert into pgws.settings (version, listen_channel) values (2, $1)', [LISTEN_CHANNEL])
+  const as = (name: string) => dbUri.replace('//postgres@', `//${name}@`)
+  for (const name of ['watching', 'stranger']) {
+    await query(dbUri, `create role ${name} login; create schema ${name} authorization ${name}`)
+    await query(as(name), `create table ${name}.one (id int); create table ${name}.two (id int)`)
+  }
+  await query(as('watching'), "select pgws.watch('watching.one', 'one')")
+
+  await migrate(await connected(t, dbUri), LISTEN_CHANNEL)
+  const heard = await sqlListener(t, dbUri)
+  await query(as('watching'), "select pgws.watch('watching.two', 'two')")
+  await query(as('watching'), 'insert into watching.one values (1)')
+  await query(as('watching'), 'insert into watching.two values (2)')
+  await until(() => heard.payloads.length === 2)
+  for (const statement of [
+    "select pgws.watch('stranger.one', 'one')",
+    "create trigger own after insert on stranger.one for each row execute function pgws.tell('one', 'null')"
+  ]) {
+    await t.rejects(query(as('stranger'), statement), { code: '42501' })
+  }
+})
+
+t.test('advisory locks of others do not keep old messages from being deleted', async (t) => {
+  const dbUri = await createDatabase(postgres)
+  await migrate(await connected(t, dbUri), LISTEN_CHANNEL)
+  await query(dbUri, "select pgws.retain('a', '1 microsecond'); select pgws.publish('a', '1')")
+  const stranger = await connected(t, dbUri)
+  await stranger.query("select pg_advisory_lock(hashtext('pgws.clean'), 0)")
+  t.equal((await query(dbUri, 'select pgws.clean() as removed')).rows[0].removed, 1)
+
+  // One session at a time still does it.
+  const first = await connected(t, dbUri)
+  await first.query('begin; select pgws.clean()')
+  t.equal((await query(dbUri, 'select pgws.clean() as removed')).rows[0].removed, null)
+  await first.query('commit')
+  t.equal((await query(dbUri, 'select pgws.clean() as removed')).rows[0].removed, 0)
 })

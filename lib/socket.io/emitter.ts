@@ -126,7 +126,7 @@ class Sender {
   /** Whether the servers keep packets for clients that come back: they have made the tables. */
   async #detect(query: (text: string, values: unknown[]) => Promise<pg.QueryResult>): Promise<void> {
     if (Date.now() - this.#detected < DETECTION_TIME) return
-    const { rows } = await query('select to_regclass($1) is not null as there', [
+    const { rows } = await query('select pg_catalog.to_regclass($1) is not null as there', [
       this.options.tables.recovery
     ])
     this.#recovery = rows[0].there

@@ -18,9 +18,6 @@ export interface NodesOptions {
   onError: (error: Error) => void
 }
 
-/** At most so many other nodes are known: whoever has SQL may say that it is one. */
-const MAX_NODES = 1000
-
 /** `at`: when it was sent, `read`: up to when its sender has read everything; Unix seconds of the database. */
 interface Mark {
   uid: string
@@ -67,7 +64,7 @@ export class Nodes {
     const { query, uid } = this.#options
     const mark = JSON.stringify({ uid, read: this.#read, ...more }).slice(1)
     await query(
-      `select pg_notify($1, '{"at":' || extract(epoch from clock_timestamp()) || ',' || $2::text)`,
+      `select pg_catalog.pg_notify($1, pg_catalog.concat('{"at":', extract(epoch from pg_catalog.clock_timestamp()), ',', $2::pg_catalog.text))`,
       [this.channel, mark]
     ).catch(() => {})
   }
@@ -79,7 +76,7 @@ export class Nodes {
         this.#read = Math.max(this.#read ?? 0, at)
       })
     } else if (leaving) this.#others.delete(uid)
-    else if (this.#others.has(uid) || this.#others.size < MAX_NODES) {
+    else {
       this.#others.set(uid, { read, heard: Date.now() })
       if (hello) this.tell()
     }
@@ -96,8 +93,11 @@ export class Nodes {
     if (marks.includes(null) || now - this.#started < heartbeatInterval) return
     await query(
       `delete from ${tables.attachments}
-       where created_at < least(now() - $1 * interval '1 millisecond', to_timestamp($2) - $3 * interval '1 millisecond')`,
-      [cleanupInterval, Math.min(...(marks as number[])), MARGIN]
+       where created_at operator(pg_catalog.<) least(
+         pg_catalog.now() operator(pg_catalog.-) pg_catalog.make_interval(secs => $1),
+         pg_catalog.to_timestamp($2) operator(pg_catalog.-) pg_catalog.make_interval(secs => $3)
+       )`,
+      [cleanupInterval / 1000, Math.min(...(marks as number[])), MARGIN / 1000]
     )
   }
 }

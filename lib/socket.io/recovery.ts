@@ -59,7 +59,9 @@ export class Recovery {
 
   async refresh(): Promise<void> {
     const { query, tables } = this.#options
-    const { rows } = await query(`select epoch from ${tables.recovery} where name = 'turn'`)
+    const { rows } = await query(
+      `select epoch from ${tables.recovery} where name operator(pg_catalog.=) 'turn'`
+    )
     this.#epoch = rows[0].epoch
   }
 
@@ -67,7 +69,7 @@ export class Recovery {
   async last(nsp: string): Promise<number> {
     const { query, tables } = this.#options
     const { rows } = await query(
-      `select coalesce(max(position), 0)::float8 as last from ${tables.packets} where nsp = $1`,
+      `select coalesce(pg_catalog.max(position), 0)::pg_catalog.float8 as last from ${tables.packets} where nsp operator(pg_catalog.=) $1`,
       [textOf(nsp)]
     )
     return rows[0].last
@@ -79,14 +81,17 @@ export class Recovery {
     await query(
       // By the database's clock, as all that it is compared with.
       `insert into ${tables.sessions} as s (pid, nsp, body, disconnected_at)
-       select distinct on (pid) pid, nsp, decode(body, 'base64'), clock_timestamp() - ago * interval '1 millisecond'
-       from unnest($1::text[], $2::text[], $3::text[], $4::float8[]) n (pid, nsp, body, ago) order by pid, ago
+       select distinct on (pid) pid, nsp, pg_catalog.decode(body, 'base64'), 
+         pg_catalog.clock_timestamp() operator(pg_catalog.-) pg_catalog.make_interval(secs => ago)
+       from rows from (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[]),
+           pg_catalog.unnest($3::pg_catalog.text[]), pg_catalog.unnest($4::pg_catalog.float8[]))
+         n (pid, nsp, body, ago) order by pid, ago
        on conflict (pid) do update set body = excluded.body, disconnected_at = excluded.disconnected_at`,
       [
         sessions.map(({ pid }) => pid),
         sessions.map(({ nsp }) => textOf(nsp)),
         sessions.map(({ sid, rooms, data }) => stored.write({ sid, rooms, data })),
-        sessions.map(({ disconnectedAt }) => now - disconnectedAt)
+        sessions.map(({ disconnectedAt }) => (now - disconnectedAt) / 1000)
       ]
     )
   }
@@ -100,15 +105,17 @@ export class Recovery {
     const { query, tables, maxDisconnectionDuration } = this.#options
     for (const wait of [...SESSION_RETRIES, undefined]) {
       const { rows } = await query(
-        `delete from ${tables.sessions} where pid = $1 and nsp = $2
-         returning body, extract(epoch from clock_timestamp() - disconnected_at)::float8 * 1000 as away`,
+        `delete from ${tables.sessions} where pid operator(pg_catalog.=) $1 and nsp operator(pg_catalog.=) $2
+         returning body,
+           extract(epoch from pg_catalog.clock_timestamp() operator(pg_catalog.-) disconnected_at)::pg_catalog.float8 as away`,
         [pid, textOf(nsp)]
       )
       const [row] = rows
       if (row !== undefined) {
-        if (row.away > maxDisconnectionDuration) return undefined
+        const away = row.away * 1000
+        if (away > maxDisconnectionDuration) return undefined
         const { sid, rooms, data } = stored.read(row.body) as Session
-        return { sid, pid, rooms, data, nsp, disconnectedAt: Date.now() - row.away }
+        return { sid, pid, rooms, data, nsp, disconnectedAt: Date.now() - away }
       }
       if (wait !== undefined) await new Promise((resolve) => setTimeout(resolve, wait))
     }
@@ -119,9 +126,10 @@ export class Recovery {
   async state(nsp: string, origin: string): Promise<{ last: number; top: number; seq: number }> {
     const { query, tables } = this.#options
     const { rows } = await query(
-      `select (select coalesce(max(position), 0) from ${tables.packets} where nsp = $1)::float8 as last,
-        greatest((select max(position) from ${tables.packets}), (select max(position) from ${tables.recovery}))::float8 as top,
-        (select coalesce(max(seq), 0) from ${tables.packets} where origin = $2)::float8 as seq`,
+      `select (select coalesce(pg_catalog.max(position), 0) from ${tables.packets} where nsp operator(pg_catalog.=) $1)::pg_catalog.float8 as last,
+        greatest((select pg_catalog.max(position) from ${tables.packets}),
+          (select pg_catalog.max(position) from ${tables.recovery}))::pg_catalog.float8 as top,
+        (select coalesce(pg_catalog.max(seq), 0) from ${tables.packets} where origin operator(pg_catalog.=) $2)::pg_catalog.float8 as seq`,
       [textOf(nsp), origin]
     )
     return rows[0]
@@ -139,23 +147,26 @@ export class Recovery {
   ): Promise<{ position: number; data: unknown[] }[] | undefined> {
     const { query, tables, noticeTime } = this.#options
     const { rows } = await query(
-      `select position::float8 as position, origin, seq::float8 as seq, body, attachment from ${tables.packets}
-       where nsp = $1 and position > $2 and position <= $3 and rooms is not null
-         and (rooms = '{}' or rooms && $4::text[]) and not excluded && $4::text[]
-         and not (origin = $5 and seq <= $6)
+      `select position::pg_catalog.float8 as position, origin, seq::pg_catalog.float8 as seq, body, attachment from ${tables.packets}
+       where nsp operator(pg_catalog.=) $1 and position operator(pg_catalog.>) $2
+         and position operator(pg_catalog.<=) $3 and rooms is not null
+         and (rooms operator(pg_catalog.=) '{}' or rooms operator(pg_catalog.&&) $4::pg_catalog.text[])
+         and not excluded operator(pg_catalog.&&) $4::pg_catalog.text[]
+         and not (origin operator(pg_catalog.=) $5 and seq operator(pg_catalog.<=) $6)
        order by position`,
       [textOf(nsp), position, last, rooms.map(textOf), own?.uid ?? '', own?.seq ?? 0]
     )
     // Afterwards, so that what goes meanwhile is noticed.
     const { rows: trims } = await query(
-      `select position::float8 as position, extract(epoch from clock_timestamp() - at)::float8 * 1000 as ago
-       from ${tables.recovery} where name = 'trimmed'`
+      `select position::pg_catalog.float8 as position,
+         extract(epoch from pg_catalog.clock_timestamp() operator(pg_catalog.-) at)::pg_catalog.float8 as ago
+       from ${tables.recovery} where name operator(pg_catalog.=) 'trimmed'`
     )
     const [trimmed] = trims
     // A client that has got nothing for long may know only of packets that are gone. What is older than its connection's
     // last sign of life, it has got.
     const away = Date.now() - disconnectedAt
-    if (position < trimmed.position && trimmed.ago < away + noticeTime) return undefined
+    if (position < trimmed.position && trimmed.ago * 1000 < away + noticeTime) return undefined
     return rows.map((row) => {
       const { message } = packetOf(row)
       return { position: row.position, data: (message.data as BroadcastData).packet.data }
@@ -174,14 +185,15 @@ export class Recovery {
   ): Promise<{ packets: KeptPacket[]; more: boolean; trimmed: boolean }> {
     const { query, tables } = this.#options
     const { rows } = await query(
-      `select position::float8 as position, origin, seq::float8 as seq, body, attachment from ${tables.packets}
-       where nsp = $1 and position > $2 order by position limit ${PAGE}`,
+      `select position::pg_catalog.float8 as position, origin, seq::pg_catalog.float8 as seq, body, attachment from ${tables.packets}
+       where nsp operator(pg_catalog.=) $1 and position operator(pg_catalog.>) $2 order by position limit ${PAGE}`,
       [textOf(nsp), after]
     )
     const { rows: trims } = await query(
-      `select position > $1 and at > clock_timestamp() - $2 * interval '1 millisecond' as trimmed
-       from ${tables.recovery} where name = 'trimmed'`,
-      [after, since]
+      `select position operator(pg_catalog.>) $1
+         and at operator(pg_catalog.>) (pg_catalog.clock_timestamp() operator(pg_catalog.-) pg_catalog.make_interval(secs => $2)) as trimmed
+       from ${tables.recovery} where name operator(pg_catalog.=) 'trimmed'`,
+      [after, since / 1000]
     )
     return { packets: rows.map(packetOf), more: rows.length === PAGE, trimmed: trims[0].trimmed }
   }
@@ -191,17 +203,19 @@ export class Recovery {
     const { query, tables, maxDisconnectionDuration, noticeTime } = this.#options
     await query(
       `with gone as (
-         delete from ${tables.packets} where created_at < clock_timestamp() - $1 * interval '1 millisecond'
+         delete from ${tables.packets}
+         where created_at operator(pg_catalog.<) (pg_catalog.clock_timestamp() operator(pg_catalog.-) pg_catalog.make_interval(secs => $1))
          returning position, created_at
        )
        update ${tables.recovery} r set position = greatest(r.position, g.position), at = greatest(r.at, g.at)
-       from (select max(position) as position, max(created_at) as at from gone) g
-       where r.name = 'trimmed' and g.position is not null`,
-      [maxDisconnectionDuration + noticeTime + MARGIN]
+       from (select pg_catalog.max(position) as position, pg_catalog.max(created_at) as at from gone) g
+       where r.name operator(pg_catalog.=) 'trimmed' and g.position is not null`,
+      [(maxDisconnectionDuration + noticeTime + MARGIN) / 1000]
     )
     await query(
-      `delete from ${tables.sessions} where disconnected_at < clock_timestamp() - $1 * interval '1 millisecond'`,
-      [maxDisconnectionDuration]
+      `delete from ${tables.sessions}
+       where disconnected_at operator(pg_catalog.<) (pg_catalog.clock_timestamp() operator(pg_catalog.-) pg_catalog.make_interval(secs => $1))`,
+      [maxDisconnectionDuration / 1000]
     )
   }
 }

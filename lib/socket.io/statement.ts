@@ -19,7 +19,8 @@ export function publishStatement(
   if (!attachments && !kept) {
     return [
       // count(): one row comes back, not one for each packet.
-      'select count(pg_notify(channel, body)) from unnest($1::text[], $2::text[]) as n (channel, body)',
+      `select pg_catalog.count(pg_catalog.pg_notify(channel, body))
+       from rows from (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) as n (channel, body)`,
       [channels, packets.map(({ payload }) => payload)]
     ]
   }
@@ -38,44 +39,53 @@ export function publishStatement(
       : [])
   ]
   const columns = `channel, body, attachment${kept ? ', nsp, origin, seq, rooms, excluded' : ''}`
-  const arrays = `$1::text[], $2::text[], $3::text[]${kept ? ', $4::text[], $5::text[], $6::bigint[], $7::text[], $8::text[]' : ''}`
+  const types = ['pg_catalog.text', 'pg_catalog.text', 'pg_catalog.text']
+  if (kept) types.push('pg_catalog.text', 'pg_catalog.text', 'bigint', 'pg_catalog.text', 'pg_catalog.text')
+  const arrays = types.map((type, index) => `pg_catalog.unnest($${index + 1}::${type}[])`).join(', ')
   const text = `
     with input as materialized (
-      select * from unnest(${arrays}) with ordinality as i (${columns}, place)
+      select * from rows from (${arrays}) with ordinality as i (${columns}, place)
     ), attached as (
       insert into ${tables.attachments} (payload)
-      select decode(attachment, 'base64') from input where attachment is not null order by place
+      select pg_catalog.decode(attachment, 'base64') from input where attachment is not null order by place
       returning id
     ), numbered as (
       select a.id, i.place
-      from (select id, row_number() over (order by id) as k from attached) a
-      join (select place, row_number() over (order by place) as k from input where attachment is not null) i using (k)
+      from (select id, pg_catalog.row_number() over (order by id) as k from attached) a
+      join (
+        select place, pg_catalog.row_number() over (order by place) as k from input where attachment is not null
+      ) i on i.k operator(pg_catalog.=) a.k
     )${
       kept
         ? `, turn as materialized (
-      select from ${tables.recovery} where name = 'turn' for update
+      select from ${tables.recovery} where name operator(pg_catalog.=) 'turn' for update
     ), kept as (
       insert into ${tables.packets} (nsp, origin, seq, rooms, excluded, body, attachment)
-      select i.nsp, i.origin, i.seq, i.rooms::text[], i.excluded::text[],
-        case when i.attachment is null then i.body end, decode(i.attachment, 'base64')
+      select i.nsp, i.origin, i.seq, i.rooms::pg_catalog.text[], i.excluded::pg_catalog.text[],
+        case when i.attachment is null then i.body end, pg_catalog.decode(i.attachment, 'base64')
       from turn, (select * from input where origin is not null order by place) i
       on conflict (origin, seq) do nothing
       returning position, origin, seq
     )`
         : ''
     }
-    select count(pg_notify(channel, body)) from (
-      select i.channel, ${
+    select pg_catalog.count(pg_catalog.pg_notify(channel, body)) from (
+      select i.channel, pg_catalog.concat(${
         kept
-          ? `case when k.position is not null then '{"position":' || k.position || ',' || substr(i.body, 2) else i.body end`
+          ? `case when k.position is null then i.body
+                else pg_catalog.concat('{"position":', k.position, ',', pg_catalog.substr(i.body, 2)) end`
           : 'i.body'
-      } || coalesce(a.id || '}', '') as body
-      from input i left join numbered a using (place)
-      ${kept ? 'left join kept k on k.origin = i.origin and k.seq = i.seq where i.origin is null or k.position is not null' : ''}
+      }, case when a.id is not null then pg_catalog.concat(a.id, '}') end) as body
+      from input i left join numbered a on a.place operator(pg_catalog.=) i.place
+      ${kept ? KEPT_ONLY : ''}
       order by i.place
     ) n`
   return [text, values]
 }
+
+/** A packet that is sent a second time is not notified a second time. */
+const KEPT_ONLY = `left join kept k on k.origin operator(pg_catalog.=) i.origin and k.seq operator(pg_catalog.=) i.seq
+      where i.origin is null or k.position is not null`
 
 /** PostgreSQL's text of an array (arrays.html#ARRAYS-INPUT), since arrays of arrays cannot differ in length. */
 function arrayLiteral(names: readonly string[] | undefined): string | null {

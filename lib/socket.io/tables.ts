@@ -51,7 +51,7 @@ function unquote(identifier: string): string {
 const attachments = ({ attachments }: Tables) => `
   create table if not exists ${attachments} (
     id bigserial unique,
-    created_at timestamptz default now(),
+    created_at timestamptz default pg_catalog.now(),
     payload bytea
   )`
 
@@ -68,7 +68,7 @@ const recovery = ({ packets, sessions, recovery }: Tables) => `
     -- The message as it was notified, or in msgpack.
     body text,
     attachment bytea,
-    created_at timestamptz not null default clock_timestamp(),
+    created_at timestamptz not null default pg_catalog.clock_timestamp(),
     unique (origin, seq)
   );
   create index if not exists ${indexName(packets, 'nsp')} on ${packets} (nsp, position);
@@ -87,7 +87,9 @@ const recovery = ({ packets, sessions, recovery }: Tables) => `
     -- When the last of the packets that are gone was sent.
     at timestamptz not null default 'epoch'
   );
-  insert into ${recovery} (name, epoch) values ('turn', left(md5(random()::text || clock_timestamp()), 8)), ('trimmed', null)
+  insert into ${recovery} (name, epoch) values
+    ('turn', pg_catalog.left(pg_catalog.md5(pg_catalog.concat(pg_catalog.random(), pg_catalog.clock_timestamp())), 8)),
+    ('trimmed', null)
     on conflict do nothing`
 
 /** Indexes live in their table's schema, and their names may be cut. */
@@ -116,7 +118,7 @@ export async function createTables(
     for (let attempt = 1; ; attempt++) {
       // A role that may not create anything may use what is there.
       const { rows } = (await query(
-        'select bool_and(to_regclass(name) is not null) as there from unnest($1::text[]) name',
+        'select pg_catalog.bool_and(pg_catalog.to_regclass(name) is not null) as there from pg_catalog.unnest($1::pg_catalog.text[]) name',
         [names]
       )) as { rows: { there: boolean }[] }
       if (rows[0]!.there) return

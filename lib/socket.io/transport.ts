@@ -116,9 +116,7 @@ export class Transport {
     // Idle connections die with the database, and an error that nobody hears ends the process.
     guardPool(pool)
     pool.on('error', this.#onPoolError)
-    this.#listener
-      .listen(this.#nodes.channel, (payload) => this.#nodes.receive(payload))
-      .catch(options.errorHandler)
+    this.#listener.listen(this.#nodes.channel, (payload) => this.#nodes.receive(payload))
     this.#listener.start().catch(() => {})
     this.#nodes.start()
     if (this.recovery) {
@@ -227,9 +225,10 @@ export class Transport {
   async beat({ uid, nsp, type }: Message): Promise<void> {
     if (!this.#listener.state.up || this.#refused.has(nsp)) return
     const channel = channelOf(this.#options.channelPrefix, nsp)
-    const beat = this.query('select pg_notify($1, $2)', [channel, JSON.stringify({ uid, nsp, type })]).catch(
-      () => {}
-    )
+    const beat = this.query('select pg_catalog.pg_notify($1, $2)', [
+      channel,
+      JSON.stringify({ uid, nsp, type })
+    ]).catch(() => {})
     this.#beats.add(beat)
     await beat
     this.#beats.delete(beat)
@@ -253,7 +252,7 @@ export class Transport {
   /** Reads rows. */
   async read(ids: readonly string[]): Promise<Map<string, Message>> {
     const { rows } = await this.query(
-      `select id::text as id, payload from ${this.#options.tables.attachments} where id = any($1::bigint[])`,
+      `select id::pg_catalog.text as id, payload from ${this.#options.tables.attachments} where id operator(pg_catalog.=) any($1::bigint[])`,
       [ids]
     )
     return new Map(rows.map(({ id, payload }) => [id, readAttachment(payload)]))
@@ -363,7 +362,7 @@ export class Transport {
         break
       case 'listening':
         this.#nodes.tell({ hello: true })
-        for (const [member, { stop }] of this.#members) if (stop) this.#begin(member).catch(errorHandler)
+        for (const [member, { stop }] of this.#members) if (stop) this.#begin(member)
         break
       case 'relistening':
         this.#missingUntil = Date.now() + Math.min(REUNION_TIMEOUT, this.#options.heartbeatTimeout)
