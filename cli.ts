@@ -122,8 +122,7 @@ function endWithParent(end: (reason: string) => void): void {
 }
 
 async function sql(text: string): Promise<void> {
-  const { config } = (await targets())[0]!
-  await runSql(config, text)
+  await runSql(await connect(await targets()), text)
 }
 
 async function installSchema(): Promise<void> {

@@ -13,8 +13,8 @@ export async function connect(
   overrides: pg.ClientConfig = {}
 ): Promise<pg.Client> {
   let failure: Error | undefined
-  for (const target of targets) {
-    if (target.fallback && !isTlsFailure(failure)) continue
+  for (const [index, target] of targets.entries()) {
+    if (target.fallback && !mayFallBack(failure?.cause, targets[index - 1]!)) continue
     const client = new pg.Client({ ...target.config, ...overrides })
     // An error that nobody hears would end the process.
     client.on('error', () => {})
@@ -25,66 +25,110 @@ export async function connect(
     } catch (error) {
       client.end().catch(() => {})
       failure = describe(error, target)
-      if (isLoginRefusal(error) && !targets[targets.indexOf(target) + 1]?.fallback) throw failure
+      if (isLoginRefusal(error) && !hasFallback(targets, index, error)) throw failure
     }
   }
   throw failure ?? new Error('there is no host to connect to')
 }
 
 /**
- * The class of client for a pool that tries all targets: each client takes the target that worked last, and a
- * failure moves on to the next.
+ * Connects the clients of a pool, each to the host that worked last, as libpq: what one attempt has learned of TLS
+ * counts for that attempt alone, and a host that refuses the login ends the search.
  */
-export function clientClass(targets: readonly ConnectionTarget[]): typeof pg.Client {
-  let current = 0
-  return class TargetClient extends pg.Client {
-    readonly #target: number
+export class PoolConnector {
+  /** The class of the pool's clients. */
+  readonly Client: typeof pg.Client
+  readonly #targets: readonly ConnectionTarget[]
+  readonly #hosts: number
+  /** The first target of the host that worked last. */
+  #current = 0
+  /** What the next clients are for, where it is not that. */
+  readonly #fallbacks: { target: number }[] = []
+  /** Which target an attempt has failed at. */
+  readonly #failed = new WeakMap<object, number>()
 
-    constructor(config?: pg.ClientConfig) {
-      const { config: own } = targets[current]!
-      super({ ...config, ...own })
-      this.#target = current
+  constructor(targets: readonly ConnectionTarget[]) {
+    this.#targets = targets
+    this.#hosts = targets.filter(({ fallback }) => !fallback).length
+    this.Client = this.#clientClass()
+  }
+
+  /**
+   * Takes a client from a pool, trying every host once.
+   * @param pool its clients are of our class
+   * @throws Error where none can be reached
+   */
+  async acquire(pool: pg.Pool): Promise<pg.PoolClient> {
+    let fallback: { target: number } | undefined
+    for (let attempt = 1, hosts = 0; ; attempt++) {
+      try {
+        if (fallback !== undefined) this.#fallbacks.push(fallback)
+        return await pool.connect()
+      } catch (error) {
+        const cause = (error as Error).cause
+        const failed = this.#failed.get(error as Error)
+        const again = failed !== undefined && hasFallback(this.#targets, failed, cause)
+        if (!again && (++hosts >= this.#hosts || isLoginRefusal(cause))) throw error
+        // Others may have taken our place in between, for which there are more attempts than targets.
+        if (attempt >= 2 * this.#targets.length) throw error
+        fallback = again ? { target: failed + 1 } : undefined
+      } finally {
+        // A client that was idle has done.
+        const index = this.#fallbacks.indexOf(fallback!)
+        if (index !== -1) this.#fallbacks.splice(index, 1)
+      }
     }
+  }
 
-    override connect(): Promise<pg.Client>
-    override connect(callback: (error: Error) => void): void
-    override connect(callback?: (error: Error) => void): Promise<pg.Client> | void {
-      const connected = super.connect().then(async () => {
+  #clientClass(): typeof pg.Client {
+    const connector = this
+    return class TargetClient extends pg.Client {
+      readonly #target: number
+
+      constructor(config?: pg.ClientConfig) {
+        const target = connector.#fallbacks.shift()?.target ?? connector.#current
+        super({ ...config, ...connector.#targets[target]!.config })
+        this.#target = target
+      }
+
+      override connect(): Promise<pg.Client>
+      override connect(callback: (error: Error) => void): void
+      override connect(callback?: (error: Error) => void): Promise<pg.Client> | void {
+        const settled = this.#connect()
+        if (callback === undefined) return settled
+        settled.then(
+          () => (callback as (error?: Error) => void)(),
+          (error) => callback(error)
+        )
+      }
+
+      async #connect(): Promise<pg.Client> {
+        const client = this as pg.Client
+        const target = connector.#targets[this.#target]!
         try {
-          await checkSession(this as pg.Client, targets[this.#target]!.sessionAttrs)
+          await super.connect()
+          await checkSession(client, target.sessionAttrs)
+          return client
         } catch (error) {
-          this.end().catch(() => {})
-          throw error
+          client.end().catch(() => {})
+          throw connector.#note(error, this.#target)
         }
-      })
-      const settled = connected.then(
-        () => this as pg.Client,
-        (error) => {
-          // Others that failed at the same time must not move on twice.
-          if (current === this.#target) current = (current + 1) % targets.length
-          throw describe(error, targets[this.#target]!)
-        }
-      )
-      if (callback === undefined) return settled
-      settled.then(
-        () => (callback as (error?: Error) => void)(),
-        (error) => callback(error)
-      )
-    }
-  } as unknown as typeof pg.Client
-}
+      }
+    } as unknown as typeof pg.Client
+  }
 
-/**
- * Takes a client from a pool whose clients are of `clientClass`, trying every target once.
- * @throws Error where none can be reached
- */
-export async function acquire(pool: pg.Pool, targets: readonly ConnectionTarget[]): Promise<pg.PoolClient> {
-  for (let attempt = 1; ; attempt++) {
-    try {
-      return await pool.connect()
-    } catch (error) {
-      if (attempt >= targets.length) throw error
+  /** The next client goes to another host, unless this one is worth another try. */
+  #note(error: unknown, target: number): Error {
+    const described = describe(error, this.#targets[target]!)
+    this.#failed.set(described, target)
+    if (hasFallback(this.#targets, target, error)) return described
+    const host = this.#targets[target]!.fallback ? target - 1 : target
+    // Others that failed at the same time must not move on twice.
+    if (this.#current === host) {
+      const next = this.#targets.findIndex(({ fallback }, i) => i > host && !fallback)
+      this.#current = Math.max(next, 0)
     }
+    return described
   }
 }
 
@@ -108,10 +152,24 @@ function isLoginRefusal(error: unknown): boolean {
   return error instanceof pg.DatabaseError && error.code?.startsWith('28') === true
 }
 
-/** A server without TLS answers `N`; one that wants TLS, or whose TLS fails, is worth the other attempt, too. */
-function isTlsFailure(failure: Error | undefined): boolean {
-  const error = failure?.cause
-  if (error instanceof pg.DatabaseError) return true
-  const code = (error as NodeJS.ErrnoException | undefined)?.code ?? ''
-  return /SSL|TLS|CERT/i.test(`${messageOf(error)} ${code}`)
+/** Whether a failed attempt is worth another one at the same host, with TLS or without. */
+function hasFallback(targets: readonly ConnectionTarget[], index: number, error: unknown): boolean {
+  return targets[index + 1]?.fallback === true && mayFallBack(error, targets[index]!)
+}
+
+/** What node-postgres makes of the answer `N` to an SSLRequest (protocol-flow.html#PROTOCOL-FLOW-SSL). */
+const NO_TLS = 'The server does not support SSL connections'
+
+/**
+ * When libpq tries `prefer` without TLS, and `allow` with it (libpq-ssl.html): where the server has no TLS, or the two
+ * cannot agree on it, or pg_hba.conf refuses just this. No other failure leads to plaintext: not a wrong password, and
+ * not a network or a server that is away.
+ */
+function mayFallBack(error: unknown, { config: { ssl } }: ConnectionTarget): boolean {
+  const { code = '', message = '' } = (error ?? {}) as { code?: string; message?: string }
+  // pg_hba.conf has no entry for this user, database and kind of connection (errcodes-appendix.html).
+  if (error instanceof pg.DatabaseError) return code === '28000'
+  if (!ssl) return false
+  // Node.js names a connection that breaks within the handshake by its text alone.
+  return message === NO_TLS || /^(?:ERR_SSL|ERR_TLS|EPROTO)/.test(code) || /before secure TLS/.test(message)
 }

@@ -56,6 +56,8 @@ const PARAMETERS: Record<string, string | undefined> = {
 const SSL_MODES = ['disable', 'allow', 'prefer', 'require', 'verify-ca', 'verify-full']
 const SESSION_ATTRS = ['any', 'read-write', 'read-only', 'primary', 'standby']
 
+const UNKNOWN_OPTION = `an option of the connection string is unknown; known are ${Object.keys(PARAMETERS).join(', ')}. A password with blanks needs 'single quotes' in a list of keyword=value; in a URI, percent-encode ?, &, /, @ and : of a password`
+
 /** How long one attempt may take where `connect_timeout` does not say, in milliseconds. */
 const CONNECT_TIMEOUT = 5000
 
@@ -69,7 +71,8 @@ const CONNECT_TIMEOUT = 5000
 export function parseConninfo(text: string, env: NodeJS.ProcessEnv = process.env): ConnectionTarget[] {
   const parameters = /^postgres(ql)?:\/\//.test(text) ? parseUri(text) : parseKeywords(text)
   for (const name of parameters.keys()) {
-    if (!Object.hasOwn(PARAMETERS, name)) throw new Error(`invalid connection option "${name}"`)
+    // What stands there may be a part of a password.
+    if (!Object.hasOwn(PARAMETERS, name)) throw new Error(UNKNOWN_OPTION)
   }
   for (const [name, variable] of Object.entries(PARAMETERS)) {
     const value = variable === undefined ? undefined : env[variable]
@@ -95,6 +98,9 @@ function parseKeywords(text: string): Parameters {
   return parameters
 }
 
+const UNESCAPED =
+  'an "@" stands where none can be: in the password of a URI, percent-encode "@" as %40, "/" as %2F and "?" as %3F'
+
 /** postgresql://[user[:password]@][host[:port],…][/dbname][?param=value&…] */
 function parseUri(text: string): Parameters {
   const match = /^postgres(?:ql)?:\/\/(?:([^@/?]*)@)?([^/?]*)(?:\/([^?]*))?(?:\?(.*))?$/s.exec(text)
@@ -119,6 +125,8 @@ function parseUri(text: string): Parameters {
   }
   if (names.some((name) => name !== '')) parameters.set('host', names.join(','))
   if (ports.some((port) => port !== '')) parameters.set('port', ports.join(','))
+  // The user information of RFC 3986 ends at the first "/" or "@": what follows might be the rest of a password.
+  if (dbname?.includes('@')) throw new Error(UNESCAPED)
   set('dbname', dbname)
   for (const pair of query?.split('&') ?? []) {
     const equals = pair.indexOf('=')
@@ -165,6 +173,7 @@ function targetsOf(parameters: Parameters, env: NodeJS.ProcessEnv): ConnectionTa
   const targets: ConnectionTarget[] = []
   for (let i = 0; i < count; i++) {
     const name = names[i] || ''
+    if (name.includes('@')) throw new Error(UNESCAPED)
     const host = addresses[i] || name || defaultHost()
     const port = wholeNumber('port', ports[i] || (ports.length === 1 && ports[0]) || '5432', 1, 65535)
     const options = parameters.get('options')

@@ -71,7 +71,8 @@ export const errors = {
     'The token names no database role that the server may take ("roleClaim", PGWS_ROLE_CLAIM)',
     403
   ),
-  DatabaseAway: createError<[string]>(
+  /** The causes of this and the next two are for the log: clients must not learn where the database is. */
+  DatabaseAway: createError<[string, { cause: Error }?]>(
     'FST_PGWS_DATABASE_AWAY',
     'The database is away, the message was not published: %s',
     503
@@ -82,7 +83,7 @@ export const errors = {
     'The database refused the message: %s',
     503
   ),
-  OutcomeUnknown: createError<[string]>(
+  OutcomeUnknown: createError<[string, { cause: Error }?]>(
     'FST_PGWS_OUTCOME_UNKNOWN',
     'It cannot be known whether the database has accepted the message: %s',
     503
@@ -156,7 +157,7 @@ export const errors = {
     403
   ),
   ShuttingDown: createError('FST_PGWS_SHUTTING_DOWN', 'The server is shutting down', 503),
-  ListenerUnavailable: createError<[string]>(
+  ListenerUnavailable: createError<[string, { cause: Error }?]>(
     'FST_PGWS_LISTENER_UNAVAILABLE',
     'Could not listen to the database: %s',
     503
@@ -180,6 +181,15 @@ export const errors = {
     500,
     TypeError
   )
+}
+
+/** A message with those of its causes, for the log alone: they may tell where the database is. */
+export function fullMessageOf(error: unknown): string {
+  const { cause } = (error ?? {}) as { cause?: unknown }
+  const message = messageOf(error)
+  if (cause === undefined) return message
+  const inner = fullMessageOf(cause)
+  return message.includes(inner) ? message : `${message}: ${inner}`
 }
 
 /**

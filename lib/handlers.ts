@@ -60,10 +60,10 @@ export class Handlers {
       try {
         return await this.#send(batch, keyOf)
       } catch (error) {
-        const cause = (error as Error).cause as pg.DatabaseError | undefined
-        const sqlstate = cause?.code
         // Others are sent alone by whoever called us: one of them is at fault.
-        if (sqlstate === undefined || batch.length > 1) throw error
+        if (!(error instanceof errors.NotAccepted) || batch.length > 1) throw error
+        const cause = (error as Error).cause as pg.DatabaseError
+        const sqlstate = cause.code ?? ''
         if (sqlstate.startsWith('40') && attempt < MAX_ATTEMPTS) continue
         if (NOT_THE_SENDERS.test(sqlstate)) throw error
         return [rejected(messageOf(cause), sqlstate)]

@@ -343,7 +343,12 @@ export class Listener {
       refusal = (await deadline(listenTo(session, [channel]))).get(channel)
     } catch (error) {
       // The session goes on, and so do the others.
-      if (sqlStateOf(error) !== undefined) throw new errors.ListenerUnavailable(messageOf(error))
+      const sqlstate = sqlStateOf(error)
+      if (sqlstate !== undefined) {
+        throw new errors.ListenerUnavailable(`it answered with SQLSTATE ${sqlstate}`, {
+          cause: error as Error
+        })
+      }
       // The supervisor listens to all channels again; a connection that does not answer is none.
       destroy(session.client, error as Error)
       if (now) throw new errors.ListenerUnavailable('it was lost')

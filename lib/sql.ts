@@ -1,21 +1,18 @@
-import pg from 'pg'
+import type pg from 'pg'
 
 /**
  * Runs SQL and prints its results for a person, as psql does.
- * @param connection where to
+ * @param client a connection; it is ended
  * @param text one statement or several
  * @param out where to print
  * @throws Error with PostgreSQL's message, detail and hint
  */
 export async function runSql(
-  connection: string | pg.ClientConfig,
+  client: pg.Client,
   text: string,
   out: NodeJS.WritableStream = process.stdout
 ): Promise<void> {
-  const client = new pg.Client(connection)
-  client.on('error', () => {})
   client.on('notice', ({ severity, message }) => out.write(`${severity}:  ${message}\n`))
-  await client.connect()
   try {
     const result = (await client.query({ text, rowMode: 'array' })) as unknown as
       | pg.QueryArrayResult

@@ -1,9 +1,10 @@
 import fastifyPostgres from '@fastify/postgres'
 import type { FastifyInstance } from 'fastify'
-import pg from 'pg'
-import { acquire, clientClass } from '../lib/connect.js'
+import type pg from 'pg'
+import { PoolConnector } from '../lib/connect.js'
 import type { ConnectionTarget } from '../lib/conninfo.js'
-import { errors, messageOf } from '../lib/errors.js'
+import { errors } from '../lib/errors.js'
+import { away, outcomeOf } from '../lib/outcome.js'
 import { become, type Caller, LEAVE_NOTHING } from '../lib/sql-functions.js'
 
 /** The name of our pool beside the host's: `fastify.pg.pgws`. */
@@ -45,9 +46,10 @@ export async function registerPool(
   targets: ConnectionTarget[],
   size: number
 ): Promise<Pool> {
+  const connector = new PoolConnector(targets)
   await fastify.register(fastifyPostgres, {
     name: POOL_NAME,
-    Client: clientClass(targets),
+    Client: connector.Client,
     max: size,
     application_name: 'fastify-pg-websockets publisher',
     keepAlive: true,
@@ -68,7 +70,7 @@ export async function registerPool(
 
   async function acquireCurrent(): Promise<pg.PoolClient> {
     for (;;) {
-      const client = await acquire(pool, targets)
+      const client = await connector.acquire(pool)
       if ((client as unknown as { [kGeneration]: number })[kGeneration] === generation) return client
       client.release(true)
     }
@@ -78,7 +80,7 @@ export async function registerPool(
     try {
       return await acquireCurrent()
     } catch (error) {
-      throw new errors.DatabaseAway(messageOf(error))
+      throw away(error)
     }
   }
 
@@ -100,12 +102,12 @@ export async function registerPool(
         client.release()
         return result
       } catch (error) {
-        const classified = classify(error)
+        const classified = outcomeOf(error)
         if (!(classified instanceof errors.NotAccepted)) {
           client.release(true)
           generation++
           // Nothing is committed before we ask for it.
-          throw stage === 'committing' ? classified : new errors.DatabaseAway(messageOf(error))
+          throw stage === 'committing' ? classified : away(error)
         }
         // Session locks outlive the rollback.
         client.query('rollback; select pg_catalog.pg_advisory_unlock_all()').then(
@@ -124,25 +126,11 @@ export async function registerPool(
       } catch (error) {
         // What a failed statement leaves behind, or one that is still running, is not for the next.
         client.release(true)
-        const classified = classify(error)
+        const classified = outcomeOf(error)
         // The others took the same way; each would cost its deadline.
         if (classified instanceof errors.OutcomeUnknown) generation++
         throw classified
       }
     }
   }
-}
-
-/**
- * SQLSTATE classes (errcodes-appendix.html) with which the server says that it is not there for us at the moment:
- * connection exceptions, insufficient resources (too many connections), operator intervention (shutdown, crash).
- */
-const AWAY = /^(?:08|57P|53300)/
-
-/** A statement that the server answered with an error was rolled back; one without an answer may have committed. */
-function classify(error: unknown): Error {
-  if (!(error instanceof pg.DatabaseError)) return new errors.OutcomeUnknown(messageOf(error))
-  return AWAY.test(error.code ?? '')
-    ? new errors.DatabaseAway(error.message)
-    : new errors.NotAccepted(error.message, { cause: error })
 }

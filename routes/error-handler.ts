@@ -9,15 +9,16 @@ import type { Rejection } from '../lib/handlers.js'
 export function errorHandler(error: FastifyError, request: FastifyRequest, reply: FastifyReply): void {
   const statusCode = error.statusCode !== undefined && error.statusCode >= 400 ? error.statusCode : 500
   // Our own refusals with 503 are no faults.
-  if (statusCode >= 500 && !error.code?.startsWith('FST_PGWS_'))
-    request.log.error({ err: error }, error.message)
+  const fault = statusCode >= 500 && !error.code?.startsWith('FST_PGWS_')
+  if (fault) request.log.error({ err: error }, error.message)
   else request.log.info({ err: error }, error.message)
   const { sqlstate } = error as Partial<Rejection>
   reply.code(statusCode).send({
     statusCode,
     code: error.code,
     error: STATUS_CODES[statusCode],
-    message: error.message,
+    // Of a fault nobody knows what its text tells.
+    message: fault ? 'The server failed: its log says how' : error.message,
     ...(sqlstate !== undefined && { sqlstate })
   })
 }

@@ -1,13 +1,14 @@
 import { once } from 'node:events'
-import { chmodSync, readFileSync } from 'node:fs'
+import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
 import { connect as connectSocket, createServer, type Server } from 'node:net'
 import { join } from 'node:path'
 import { TLSSocket } from 'node:tls'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import t, { type Test } from 'tap'
-import { acquire, clientClass, connect } from '../../lib/connect.js'
+import { connect, PoolConnector } from '../../lib/connect.js'
 import { parseConninfo } from '../../lib/conninfo.js'
+import { until } from '../helper.js'
 import { testPostgres } from '../postgres.js'
 
 /** What matters of the first target. */
@@ -82,7 +83,15 @@ t.test('several hosts are tried in turn, each with the attempts that sslmode ask
 t.test('what is wrong is said in words, without the password', async (t) => {
   const cases: [string, RegExp][] = [
     ['postgresql://u:geheim@h:port/d', /host/],
-    ['postgresql://u:geheim@h/?nonsense=1', /invalid connection option "nonsense"/],
+    ['postgresql://u:geheim@h/?nonsense=1', /connection string is unknown; known are host, /],
+    ['host=h password=my geheim=1', /is unknown.*'single quotes'/],
+    ['mysql://u:geheim=x@h', /is unknown/],
+    ['postgresql://u:12?a=geheim&geheim=3@h', /is unknown/],
+    ['postgresql://u:a&geheim=x?geheim=x@h', /host must be/],
+    ['postgresql://u:a@geheim@h/d', /percent-encode "@" as %40/],
+    ['postgresql://u:1/geheim@h/d', /percent-encode "@" as %40, "\/" as %2F/],
+    ['postgresql://u:geheim/1@h/d', /host must be/],
+    ['postgresql://u:a@b,geheim@h', /percent-encode/],
     ['password=geheim host', /keyword=value/],
     ["password='geheim", /keyword=value/],
     ['postgresql://u:geheim@h/?sslmode=maybe', /sslmode must be one of disable, /],
@@ -137,8 +146,9 @@ t.test('a dead host is passed over, by a single connection and by the pool', asy
   t.equal((await client.query('select 1 as one')).rows[0].one, 1)
   await client.end()
 
-  const pool = new pg.Pool({ Client: clientClass(targets), max: 2 })
-  const clients = [await acquire(pool, targets), await acquire(pool, targets)]
+  const connector = new PoolConnector(targets)
+  const pool = new pg.Pool({ Client: connector.Client, max: 2 })
+  const clients = [await connector.acquire(pool), await connector.acquire(pool)]
   for (const client of clients) client.release()
   t.equal(pool.totalCount, 2)
   await pool.end()
@@ -157,33 +167,56 @@ t.test('target_session_attrs chooses the session', async (t) => {
   await t.rejects(connect(uri('standby')), { message: /not standby/ })
 })
 
-t.test('sslmode means what libpq documents', async (t) => {
-  const fixture = (name: string) => fileURLToPath(new URL(`../fixtures/${name}`, import.meta.url))
+const fixture = (name: string) => fileURLToPath(new URL(`../fixtures/${name}`, import.meta.url))
+const isEncrypted = (client: pg.ClientBase) =>
+  'encrypted' in (client as unknown as { connection: { stream: object } }).connection.stream
+
+/**
+ * PostgreSQL offers TLS on TCP only, and has no TCP here: this takes its part in the handshake
+ * (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL).
+ */
+async function tlsRelay(
+  t: Test,
+  fault: { next?: 'cut' | 'break TLS' | 'refuse TLS' | undefined; plain?: boolean; seen?: string[] } = {}
+): Promise<number> {
   const secure = { cert: readFileSync(fixture('certificate.pem')), key: readFileSync(fixture('key.pem')) }
-  const socketPath = join(postgres.socketFolder, '.s.PGSQL.5432')
-  // PostgreSQL offers TLS on TCP only, and has no TCP here: this takes its part in the handshake
-  // (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL).
-  const port = await listening(
-    t,
-    createServer((socket) => {
-      socket.on('error', () => {})
-      socket.once('data', (request) => {
-        if (request.length !== 8) return socket.destroy()
-        socket.write('S')
-        const decrypted = new TLSSocket(socket, { isServer: true, ...secure })
-        const upstream = connectSocket(socketPath)
-        decrypted.on('error', () => upstream.destroy()).on('close', () => upstream.destroy())
-        decrypted.pipe(upstream).pipe(decrypted)
-      })
+  const server = createServer((socket) => {
+    const { next } = fault
+    fault.next = undefined
+    socket.on('error', () => {})
+    if (next === 'cut') return socket.destroy()
+    socket.once('data', (request) => {
+      const upstream = connectSocket(join(postgres.socketFolder, '.s.PGSQL.5432'))
+      upstream.on('error', () => {})
+      fault.seen?.push(request.length === 8 ? 'TLS' : 'plain')
+      if (request.length !== 8) {
+        if (!fault.plain) return socket.destroy()
+        upstream.write(request)
+        socket.pipe(upstream).pipe(socket)
+        return
+      }
+      socket.write(next === 'refuse TLS' ? 'N' : 'S')
+      if (next === 'refuse TLS') return
+      if (next === 'break TLS') {
+        socket.once('data', () => socket.end('this is no TLS'))
+        return
+      }
+      const decrypted = new TLSSocket(socket, { isServer: true, ...secure })
+      decrypted.on('error', () => upstream.destroy()).on('close', () => upstream.destroy())
+      decrypted.pipe(upstream).pipe(decrypted)
     })
-  )
+  })
+  return listening(t, server)
+}
+
+t.test('sslmode means what libpq documents', async (t) => {
+  const port = await tlsRelay(t)
   const plainPort = await relay(t, postgres.socketFolder)
   const root = fixture('certificate.pem')
   const other = fixture('other.pem')
   const attempt = async (text: string) => {
     const client = await connect(parseConninfo(`user=postgres ${text}`, { HOME: '/nonexistent' }))
-    const encrypted =
-      'encrypted' in (client as unknown as { connection: { stream: object } }).connection.stream
+    const encrypted = isEncrypted(client)
     await client.end()
     return encrypted
   }
@@ -210,4 +243,76 @@ t.test('sslmode means what libpq documents', async (t) => {
       message: /x\.invalid/
     }
   )
+})
+
+t.test(
+  'prefer: a connection does without TLS where TLS itself has failed, and no other one does',
+  async (t) => {
+    const fault: Parameters<typeof tlsRelay>[1] = { plain: true }
+    const port = await tlsRelay(t, fault)
+    const targets = parseConninfo(`host=127.0.0.1 port=${port} user=postgres`, { HOME: '/nonexistent' })
+    const connector = new PoolConnector(targets)
+    const pool = new pg.Pool({ Client: connector.Client, max: 20 })
+    t.teardown(() => pool.end())
+    const clients: pg.PoolClient[] = []
+    const acquired = async () => {
+      const client = await connector.acquire(pool)
+      clients.push(client)
+      return isEncrypted(client)
+    }
+    const connected = async () => {
+      const client = await connect(targets)
+      const encrypted = isEncrypted(client)
+      await client.end()
+      return encrypted
+    }
+    for (const open of [acquired, connected]) {
+      fault.next = 'cut'
+      await t.rejects(open(), { message: /failed/ })
+      t.equal(await open(), true, 'a network that fails says nothing of TLS')
+      for (const next of ['break TLS', 'refuse TLS'] as const) {
+        fault.next = next
+        t.equal(await open(), false, next)
+        t.equal(await open(), true, 'the next one takes TLS again')
+      }
+    }
+    // Of many at once, one.
+    fault.next = 'break TLS'
+    const encrypted = await Promise.all(Array.from({ length: 5 }, acquired))
+    t.same(encrypted.sort(), [false, true, true, true, true])
+    for (const client of clients) client.release()
+  }
+)
+
+t.test('a wrong password is not tried again, and not without TLS', async (t) => {
+  const admin = new pg.Client(postgres.uri)
+  await admin.connect()
+  await admin.query("create role guarded login password 'right'")
+  const { rows } = await admin.query("select pg_read_file('pg_hba.conf') as hba")
+  const hba = join(postgres.dataFolder, 'pg_hba.conf')
+  writeFileSync(hba, `local all guarded scram-sha-256\n${rows[0].hba}`)
+  await admin.query('select pg_reload_conf()')
+  t.teardown(() => admin.end())
+  const seen: string[] = []
+  const port = await tlsRelay(t, { plain: true, seen })
+  const targets = parseConninfo(
+    `host=127.0.0.1,127.0.0.1 port=${port} dbname=postgres user=guarded password=wrong`,
+    { HOME: '/nonexistent' }
+  )
+  const refused = { message: /password authentication failed/ }
+  // The reload takes a moment.
+  await until(() =>
+    connect(targets).then(
+      (client) => client.end().then(() => false),
+      () => true
+    )
+  )
+  seen.length = 0
+  await t.rejects(connect(targets), refused)
+  t.same(seen, ['TLS'])
+  const connector = new PoolConnector(targets)
+  const pool = new pg.Pool({ Client: connector.Client, max: 2 })
+  await t.rejects(connector.acquire(pool), refused)
+  t.same(seen, ['TLS', 'TLS'])
+  await pool.end()
 })

@@ -17,6 +17,8 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import t, { type Test } from 'tap'
+import { connect } from '../../lib/connect.js'
+import { parseConninfo } from '../../lib/conninfo.js'
 import { findRunningEmbedded, startEmbeddedPostgres } from '../../lib/embedded-postgres.js'
 import { runSql } from '../../lib/sql.js'
 import { until } from '../helper.js'
@@ -368,13 +370,14 @@ t.test("npm run sql prints rows as psql does, and PostgreSQL's own words for a m
   removeHome(t, postgres)
   let printed = ''
   const out = { write: (text: string) => (printed += text) } as unknown as NodeJS.WritableStream
+  const connected = () => connect(parseConninfo(postgres.uri))
   await runSql(
-    postgres.uri,
+    await connected(),
     'create table a (b int); select 1 as one, null as two, \'{"x":1}\'::jsonb as three',
     out
   )
   t.equal(printed, 'CREATE\n one | two | three\n-----+-----+---------\n 1   |     | {"x":1}\n(1 row)\n')
-  await t.rejects(runSql(postgres.uri, 'selec 1', out), { message: /^ERROR: {2}syntax error/ })
+  await t.rejects(runSql(await connected(), 'selec 1', out), { message: /^ERROR: {2}syntax error/ })
   await postgres.stop()
   t.ok(existsSync(postgres.dataFolder))
 })
