@@ -5,7 +5,6 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'no
 import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { CLI, freePort, run, started } from './app.js'
@@ -196,14 +195,15 @@ t.test('row 30: PGWS_POOL_SIZE connections publish, the listener has one of its 
 })
 
 t.test('row 31: tries PGWS_RETRIES times with growing pauses, then exits with an error', async (t) => {
-  const begun = Date.now()
   const app = await run(t, {
     PGWS_DB_URI: 'postgresql://user:geheim@127.0.0.1:1/db',
     PGWS_JWT_SECRET: SECRET,
     PGWS_RETRIES: '3'
   })
   t.equal(await app.exit, 1)
-  t.ok(Date.now() - begun >= 3000, 'waited 1 s and 2 s')
+  const pauses = [...app.output().matchAll(/trying again in (\d+) ms/g)].map(([, pause]) => pause)
+  t.same(pauses, ['1000', '2000'])
+  t.match(app.output(), /in 3 attempts/)
   t.match(app.output(), /could not start: Could not listen to the database.*127\.0\.0\.1:1/)
   t.notMatch(app.output(), /geheim/)
 })
@@ -226,8 +226,8 @@ t.test(
   }
 )
 
-t.test('with the supervisor on and no database the app listens within 2 s', async (t) => {
-  const begun = Date.now()
+// Without a bound of its own it would wait for ever.
+t.test('with the supervisor on and no database the app listens all the same', async (t) => {
   const app = await started(
     await run(t, {
       PGWS_DB_URI: 'postgresql://127.0.0.1:1/db',
@@ -235,8 +235,6 @@ t.test('with the supervisor on and no database the app listens within 2 s', asyn
       PGWS_CHECK_LISTENER_INTERVAL: '1000'
     })
   )
-  // Without the bound it would wait for ever; the rest is the start of Node.js itself, on a machine that is busy.
-  t.ok(Date.now() - begun < 20_000, `${Date.now() - begun} ms`)
   t.equal((await fetch(`${app.http}/health`)).status, 503)
   t.equal((await fetch(`${app.http}/health/live`)).status, 200)
 })
@@ -329,12 +327,10 @@ t.test('row 37: on SIGTERM it closes sockets with 1001, publishes what it has, a
     for (let i = 0; i < 50; i++) client.send('x')
     await client.received(1)
     const closed = client.closed()
-    const begun = Date.now()
     app.child.kill(signal)
     app.child.kill(signal)
     t.equal((await closed).code, 1001)
     t.equal(await app.exit, 0)
-    t.ok(Date.now() - begun < 8000)
     t.equal(payloads.length, 50)
     await t.rejects(fetch(`${app.http}/health`))
   }
@@ -403,7 +399,7 @@ t.test('without a database it brings its own: page, token, curl and SQL work as 
   const folder = mkdtempSync(join(tmpdir(), 'pgws-app-'))
   const app = await run(t, { PGWS_EMBEDDED_FOLDER: folder })
   t.teardown(() => rmSync(folder, { recursive: true, force: true }))
-  await until(() => /psql '/.test(app.output()) || app.child.exitCode !== null, 30_000)
+  await until(() => /psql '/.test(app.output()) || app.child.exitCode !== null)
   const address = /http:\/\/localhost:\d+\/#\S+/.exec(app.output())![0]
   const page = await fetch(address.split('#')[0]!)
   t.equal(page.status, 200)
@@ -422,12 +418,13 @@ t.test('without a database it brings its own: page, token, curl and SQL work as 
   t.same(payloads, ['Hello from curl', 'Hello from SQL'])
   app.child.kill('SIGTERM')
   t.equal(await app.exit, 0)
-  await sleep(200)
-  t.notMatch(execFileSync('ps', ['-eo', 'args'], { encoding: 'utf8' }), `${folder.slice(-6)}/data`)
+  await until(
+    () => !execFileSync('ps', ['-eo', 'args'], { encoding: 'utf8' }).includes(`${folder.slice(-6)}/data`)
+  )
 
   // Started again, it takes the page that is still open.
   const again = await run(t, { PGWS_EMBEDDED_FOLDER: folder, PGWS_HOST: '0.0.0.0' })
-  await until(() => /psql '/.test(again.output()) || again.child.exitCode !== null, 30_000)
+  await until(() => /psql '/.test(again.output()) || again.child.exitCode !== null)
   const channels = await fetch(`${again.http}/channels`, {
     headers: { authorization: `Bearer ${printed.get('token')}` }
   })
@@ -444,7 +441,7 @@ t.test(
     t.teardown(() => rmSync(folder, { recursive: true, force: true }))
     const embedded = async (environment: Record<string, string>) => {
       const app = await run(t, { PGWS_EMBEDDED_FOLDER: folder, ...environment })
-      await until(() => /psql '/.test(app.output()) || app.child.exitCode !== null, 30_000)
+      await until(() => /psql '/.test(app.output()) || app.child.exitCode !== null)
       const uri = /psql '([^']+)'/.exec(app.output())![1]!
       return { ...app, uri }
     }

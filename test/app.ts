@@ -67,7 +67,7 @@ export async function run(t: Test, environment: Record<string, string>, args: st
 
 /** Waits until it listens. */
 export async function started(app: App): Promise<App> {
-  await until(() => app.output().includes('Server listening') || app.child.exitCode !== null, 20_000)
+  await until(() => app.output().includes('Server listening') || app.child.exitCode !== null)
   if (app.child.exitCode !== null) throw new Error(app.output())
   return app
 }

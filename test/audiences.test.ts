@@ -3,7 +3,7 @@ import type { FastifyRequest } from 'fastify'
 import t from 'tap'
 import { WebSocket } from 'ws'
 import { run, started } from './app.js'
-import { build, notify, open, query, refusal, SECRET, token, until, withPostgres } from './helper.js'
+import { build, notify, open, query, Refused, refusal, SECRET, token, until, withPostgres } from './helper.js'
 
 const { database } = await withPostgres(t)
 
@@ -71,8 +71,7 @@ t.test('a close is seen after incoming frames; a churn leaves nothing behind', a
   const talker = await open(t, `${ws}/ws`)
   talker.send('hello')
   talker.send(Buffer.from('more'))
-  await sleep(20)
-  t.same(await connections(), [1, 1])
+  await until(async () => (await connections()).join() === '1,1')
   talker.webSocket.close()
   await talker.closed()
   for (let round = 0; round < 20; round++) {
@@ -112,7 +111,7 @@ t.test('a slow socket holds up nobody; origins are checked; a token that ends cl
   const short = await open(
     t,
     `${ws}/ws`,
-    bearer({ audiences: ['a'], exp: Math.floor(Date.now() / 1000) + 2 })
+    bearer({ audiences: ['a'], exp: Math.floor(Date.now() / 1000) + 4 })
   )
   t.equal((await short.closed()).code, 3001)
   t.ok(fastify)
@@ -138,9 +137,12 @@ t.test('as a server: PGWS_AUDIENCE_*', async (t) => {
 t.test('a client that goes while its audiences are decided leaves its place', async (t) => {
   const dbUri = await database()
   let asked = 0
+  let decide = () => {}
+  const gone = new Promise<void>((resolve) => {
+    decide = resolve
+  })
   const audiences = async () => {
-    asked++
-    await sleep(200)
+    if (++asked === 1) await gone
     return ['a']
   }
   const { ws } = await build(t, {
@@ -148,10 +150,19 @@ t.test('a client that goes while its audiences are decided leaves its place', as
     maxConnections: 1,
     endpoints: [{ path: '/ws', channels: ['c'], audiences }]
   })
-  const gone = new WebSocket(`${ws}/ws`)
-  gone.on('error', () => {})
+  const impatient = new WebSocket(`${ws}/ws`)
+  impatient.on('error', () => {})
   await until(() => asked === 1)
-  gone.terminate()
-  await sleep(400)
-  await open(t, `${ws}/ws`)
+  impatient.terminate()
+  decide()
+  // As soon as the server has seen it.
+  await until(() =>
+    open(t, `${ws}/ws`).then(
+      () => true,
+      (error) => {
+        if (error instanceof Refused && error.status === 503) return false
+        throw error
+      }
+    )
+  )
 })

@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { build, open, query, token, until, withPostgres } from './helper.js'
 
@@ -7,7 +6,7 @@ t.test(
   async (t) => {
     const { database } = await withPostgres(t)
     const dbUri = await database()
-    const { ws, fastify } = await build(t, { dbUri })
+    const { ws, http, fastify } = await build(t, { dbUri })
     const reader = await open(t, `${ws}/a/${token({ mode: 'r' })}`)
     const writer = await open(t, `${ws}/a/${token({ mode: 'w' })}`)
     await fastify.pgws.publish('a', 'first')
@@ -27,10 +26,12 @@ t.test(
     // Some 40 MB: more than the queue and the buffers of the operating system take.
     const count = 20_000
     for (let i = 0; i < count; i++) writer.send(`${i} ${'x'.repeat(2000)}`)
-    await sleep(2000)
+    const metrics = async () => (await fetch(`${http}/metrics`)).text()
+    await until(async () => /pgws_paused_sockets 1\n/.test(await metrics()))
     t.ok(writer.webSocket.bufferedAmount > 10_000_000, 'what is not read stays with the sender')
+    t.ok(Number(/pgws_messages_received_total (\d+)/.exec(await metrics())![1]) < count / 2)
     process.kill(rows[0].pid, 'SIGCONT')
-    await until(() => reader.messages.length === count + 1, 60_000)
+    await until(() => reader.messages.length === count + 1)
     const numbers = reader.messages.slice(1).map((text) => Number(JSON.parse(text).payload.split(' ')[0]))
     t.same(
       numbers,

@@ -9,6 +9,8 @@ interface Link {
   silent: boolean
   /** How many more bytes from the server pass before the link is cut. */
   bytesLeft: number | undefined
+  /** The client has asked, and the server has not answered all of it. */
+  busy: boolean
   /** The server's answer to an injected statement is not for the client. */
   swallow: boolean
 }
@@ -70,17 +72,20 @@ export class FaultProxy {
     for (const link of this.#links) link.bytesLeft = bytes
   }
 
-  /** Runs a statement on each session, unseen by the client. */
-  inject(sql: string): void {
+  /** Runs a statement on each session, unseen by the client, and between two of the client's own. */
+  async inject(sql: string): Promise<void> {
     const text = Buffer.from(`${sql}\0`)
     const message = Buffer.alloc(5 + text.length)
     message.write('Q')
     message.writeInt32BE(4 + text.length, 1)
     text.copy(message, 5)
-    for (const link of this.#links) {
-      link.swallow = true
-      link.server.write(message)
-    }
+    await Promise.all(
+      [...this.#links].map(async (link) => {
+        while (link.busy) await once(link.server, 'data')
+        link.swallow = true
+        link.server.write(message)
+      })
+    )
   }
 
   #accept(client: Socket, target: string | number): void {
@@ -96,11 +101,18 @@ export class FaultProxy {
       server,
       silent: this.mode === 'silence',
       bytesLeft: undefined,
+      busy: true,
       swallow: false
     }
     this.#links.add(link)
-    client.on('data', (chunk) => this.#later(() => !link.silent && server.write(chunk)))
-    server.on('data', (chunk) => this.#later(() => this.#toClient(link, chunk)))
+    client.on('data', (chunk) => {
+      link.busy = true
+      this.#later(() => !link.silent && server.write(chunk))
+    })
+    server.on('data', (chunk) => {
+      if (isIdle(chunk)) link.busy = false
+      this.#later(() => this.#toClient(link, chunk))
+    })
     client.on('close', () => {
       this.#links.delete(link)
       server.destroy()
@@ -119,8 +131,7 @@ export class FaultProxy {
     this.bytesFromServer += chunk.length
     if (link.silent) return
     if (link.swallow) {
-      // ReadyForQuery, idle, is the last message of an answer.
-      if (chunk.subarray(-6).equals(Buffer.from('Z\0\0\0\x05I'))) link.swallow = false
+      if (isIdle(chunk)) link.swallow = false
       return
     }
     if (link.bytesLeft === undefined) {
@@ -133,4 +144,9 @@ export class FaultProxy {
       if (link.bytesLeft === 0) link.client.destroy()
     })
   }
+}
+
+/** ReadyForQuery, idle, is the last message of an answer. */
+function isIdle(chunk: Buffer): boolean {
+  return chunk.subarray(-6).equals(Buffer.from('Z\0\0\0\x05I'))
 }

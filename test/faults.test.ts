@@ -1,7 +1,6 @@
 import dns from 'node:dns'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import type { EmbeddedPostgres } from '../lib/embedded-postgres.js'
 import { FaultProxy } from './fault-proxy.js'
@@ -11,8 +10,6 @@ import { createDatabase, restartPostgres, testPostgres } from './postgres.js'
 const reader = token({ mode: 'r' })
 const writer = token({ mode: 'w' })
 const checkListenerInterval = 300
-/** Within so long a fault is noticed, in milliseconds. */
-const NOTICED = checkListenerInterval + 5000
 
 const postgres = await testPostgres(t)
 const socket = (server: EmbeddedPostgres) => join(server.socketFolder, '.s.PGSQL.5432')
@@ -38,12 +35,16 @@ async function faulty(t: Test, options: object = {}) {
 
 type Faulty = Awaited<ReturnType<typeof faulty>>
 
+/** Waits until the listener has passed a check more. */
+async function checked({ fastify }: Faulty) {
+  const before = fastify.pgws.listenerState.lastProvenAlive!
+  await until(() => fastify.pgws.listenerState.lastProvenAlive! > before)
+}
+
 /** Causes a fault, and sees it noticed and healed, with the sockets still open. */
-async function heals(t: Test, app: Faulty, fault: () => unknown, within = NOTICED) {
-  const begun = Date.now()
+async function heals(t: Test, app: Faulty, fault: () => unknown) {
   await fault()
-  await until(() => app.gaps.length > 0, within + 1500)
-  t.ok(Date.now() - begun < within + 3000, `healed after ${Date.now() - begun} ms`)
+  await until(() => app.gaps.length > 0)
   await notify(app.dbUri, '{"channel":"a","payload":"after"}')
   t.same(await app.client.received(1), ['{"channel":"a","payload":"after"}'])
   const isReconnect = (text: string) => text.includes('"ListenerReconnected"')
@@ -61,31 +62,30 @@ t.test(
   'a half-open listener is noticed and replaced; the gap counts from when it was last heard',
   async (t) => {
     const app = await faulty(t)
-    await sleep(500)
-    const silentSince = Date.now()
-    await heals(t, app, () => app.listenerProxy.silence())
-    t.ok(app.gaps[0]! >= Date.now() - silentSince - 1500, `${app.gaps[0]} ms`)
+    await checked(app)
+    let silentSince = 0
+    await heals(t, app, () => {
+      app.listenerProxy.silence()
+      silentSince = Date.now()
+    })
+    const { upSince } = app.fastify.pgws.listenerState
+    t.ok(upSince! - app.gaps[0]! <= silentSince, 'it begins before the silence')
   }
 )
 
 t.test('a terminated backend is replaced at once', async (t) => {
-  const app = await faulty(t)
-  await heals(
-    t,
-    app,
-    () =>
-      query(
-        app.dbUri,
-        "select pg_terminate_backend(pid) from pg_stat_activity where application_name like '%listener' and datname = current_database()"
-      ),
-    2000
+  // No check is made meanwhile.
+  const app = await faulty(t, { checkListenerInterval: 3_600_000 })
+  await heals(t, app, () =>
+    query(
+      app.dbUri,
+      "select pg_terminate_backend(pid) from pg_stat_activity where application_name like '%listener' and datname = current_database()"
+    )
   )
-  t.ok(app.gaps[0]! < 2000, `${app.gaps[0]} ms`)
 })
 
 t.test('a listener whose registrations were lost (DISCARD ALL) is noticed and replaced', async (t) => {
   const app = await faulty(t)
-  await sleep(100)
   await heals(t, app, () => app.listenerProxy.inject('DISCARD ALL'))
 })
 
@@ -99,7 +99,7 @@ t.test('a slow network is no fault', async (t) => {
   const app = await faulty(t)
   app.listenerProxy.delay = 150
   app.poolProxy.delay = 150
-  await sleep(1500)
+  for (let check = 0; check < 3; check++) await checked(app)
   await app.fastify.pgws.publish('a', 1)
   await app.client.received(1)
   t.same(app.gaps, [])
@@ -126,9 +126,7 @@ t.test('a failover to another address behind the same name is followed', async (
   old.silence()
   await reconnected
   // The pool's connections took the same way, and are not used again.
-  const begun = Date.now()
   await fastify.pgws.publish('a', 2)
-  t.ok(Date.now() - begun < 4000, `${Date.now() - begun} ms`)
   await client.received(2)
   t.ok(next.connections >= 2)
 })
@@ -172,10 +170,8 @@ t.test('what a socket sent is not sent for ever: 1011 after publishTimeout', asy
     proxy.cut()
   }
   await until(() => !app.fastify.pgws.listenerState.up)
-  const begun = Date.now()
   sender.send('too late')
   t.same(await sender.closed(), { code: 1011, reason: 'message not published' })
-  t.ok(Date.now() - begun >= 500 && Date.now() - begun < 8000, `${Date.now() - begun} ms`)
   await t.rejects(app.fastify.pgws.publish('a', 1), { code: 'FST_PGWS_DATABASE_AWAY' })
   t.equal(app.client.webSocket.readyState, 1)
 })
@@ -192,12 +188,12 @@ t.test(
     await until(() => !app.fastify.pgws.listenerState.up)
     const count = 10_000
     for (let i = 0; i < count; i++) sender.send(`${i} ${'x'.repeat(2000)}`)
-    await sleep(300)
+    const metrics = async () => (await fetch(`${app.http}/metrics`)).text()
+    await until(async () => /pgws_paused_sockets 1\n/.test(await metrics()))
     t.ok(sender.webSocket.bufferedAmount > 5_000_000, 'what is not read stays with the sender')
-    const metrics = await (await fetch(`${app.http}/metrics`)).text()
-    t.match(metrics, /pgws_paused_sockets 1\n/)
+    t.ok(Number(/pgws_messages_received_total (\d+)/.exec(await metrics())![1]) < count / 2)
     for (const proxy of [app.listenerProxy, app.poolProxy]) proxy.mode = 'pass'
-    await app.client.received(count, 30_000)
+    await app.client.received(count)
     const numbers = app.client.messages.map((text) => Number.parseInt(JSON.parse(text).payload, 10))
     t.same(
       numbers,
@@ -223,10 +219,12 @@ t.test('a statement whose outcome is unknown is not repeated, and its sender is 
 
 t.test('publishing connections that die are replaced', async (t) => {
   const app = await faulty(t)
+  const lost = () => app.lines.filter((line) => line.includes('a publishing connection was lost')).length
   for (let i = 0; i < 5; i++) {
     await app.fastify.pgws.publish('a', i)
+    const noticed = lost() + app.poolProxy.connections
     app.poolProxy.cut()
-    await sleep(20)
+    await until(() => lost() === noticed)
   }
   t.same(
     (await app.client.received(5)).map((text) => JSON.parse(text).payload),

@@ -11,6 +11,9 @@ import { createDatabase, testPostgres } from './postgres.js'
 export const SECRET = 'reallyreallyreallyreallyverysafe'
 export const LISTEN_CHANNEL = 'postgres-websockets-listener'
 
+/** Only ends what hangs: no test is about how long something takes. In milliseconds. */
+export const DEADLINE = 60_000
+
 /** A token (HS256) of any claims, malformed ones too, which libraries refuse to sign. */
 export function token(
   claims: unknown,
@@ -77,7 +80,7 @@ export class Client {
   }
 
   /** Resolves with the messages when there are `count` of them. */
-  async received(count: number, timeout = 10_000): Promise<string[]> {
+  async received(count: number, timeout = DEADLINE): Promise<string[]> {
     if (this.messages.length < count) {
       await new Promise<void>((resolve, reject) => {
         const timer = setTimeout(
@@ -182,7 +185,7 @@ export async function sqlListener(
 }
 
 /** Waits until a condition holds. */
-export async function until(condition: () => unknown, timeout = 10_000): Promise<void> {
+export async function until(condition: () => unknown, timeout = DEADLINE): Promise<void> {
   const deadline = Date.now() + timeout
   while (!(await condition())) {
     if (Date.now() > deadline) throw new Error(`did not come true within ${timeout} ms: ${condition}`)

@@ -1,6 +1,5 @@
 import { once } from 'node:events'
 import { connect } from 'node:net'
-import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { run, started } from './app.js'
 import { open, SECRET, sqlListener, token, until, withPostgres } from './helper.js'
@@ -12,20 +11,21 @@ const app = async (t: Test, more: object = {}) => started(await run(t, { ...base
 const rw = token({ mode: 'rw' })
 
 t.test(
-  'SIGTERM: no new sockets, all that was received is published, closes are spread, exit 0',
+  'SIGTERM: no new sockets, all that was received is published, all sockets are closed, exit 0',
   async (t) => {
-    const { ws, http, child, exit } = await app(t)
+    // It ends with the last of its clients, long before.
+    const { ws, http, child, exit } = await app(t, { PGWS_SHUTDOWN_TIMEOUT: '60000' })
     const { payloads } = await sqlListener(t, dbUri)
     const clients = await Promise.all(Array.from({ length: 600 }, () => open(t, `${ws}/a/${rw}`)))
-    const times: number[] = []
-    for (const { webSocket } of clients) webSocket.once('close', () => times.push(Date.now()))
+    let gone = 0
+    for (const { webSocket } of clients) webSocket.once('close', () => gone++)
     const closed = clients.map((client) => client.closed())
     // One that does not answer the close keeps the server for a while.
     clients[0]!.webSocket.pause()
     for (const [i, client] of clients.entries()) client.send(`message ${i}`)
     await until(() => payloads.length > 0)
     child.kill('SIGTERM')
-    await until(() => times.length > 0)
+    await until(() => gone > 0)
     t.equal((await fetch(`${http}/health/ready`)).status, 503)
     const late = await new Promise<number>((resolve) => {
       const socket = connect(Number(new URL(http).port), '127.0.0.1')
@@ -36,8 +36,7 @@ t.test(
       )
     })
     t.equal(late, 503)
-    await until(() => times.length === 599)
-    t.ok(times.at(-1)! - times[0]! > 100, `spread over ${times.at(-1)! - times[0]!} ms`)
+    await until(() => gone === 599)
     clients[0]!.webSocket.resume()
     for (const { code, reason } of await Promise.all(closed)) {
       t.same({ code, reason }, { code: 1001, reason: 'server shutting down' })
@@ -49,32 +48,36 @@ t.test(
 )
 
 t.test('PGWS_SHUTDOWN_TIMEOUT bounds it, clients that do not answer or not', async (t) => {
-  const { ws, child, exit } = await app(t, { PGWS_SHUTDOWN_TIMEOUT: '1000' })
-  const client = await open(t, `${ws}/a/${rw}`)
-  client.webSocket.pause()
-  const begun = Date.now()
-  child.kill('SIGTERM')
-  t.equal(await exit, 0)
-  t.ok(Date.now() - begun < 4000, `${Date.now() - begun} ms`)
+  const [short, long] = await Promise.all(
+    ['1000', '600000'].map((timeout) => app(t, { PGWS_SHUTDOWN_TIMEOUT: timeout }))
+  )
+  for (const { ws } of [short!, long!]) (await open(t, `${ws}/a/${rw}`)).webSocket.pause()
+  for (const { child } of [long!, short!]) child.kill('SIGTERM')
+  t.equal(await short!.exit, 0)
+  t.equal(long!.child.exitCode, null, 'one with more time still waits for its client')
 })
 
 t.test('a signal that comes twice is one; a second one, later, ends the server at once', async (t) => {
-  const { ws, child, exit, output } = await app(t, { PGWS_SHUTDOWN_TIMEOUT: '10000' })
+  // Ten minutes: whatever ends it here is a signal.
+  const { ws, child, exit, output } = await app(t, { PGWS_SHUTDOWN_TIMEOUT: '600000' })
   const client = await open(t, `${ws}/a/${rw}`)
   client.webSocket.pause()
-  const begun = Date.now()
   child.kill('SIGINT')
   child.kill('SIGINT')
-  await sleep(1100)
+  await until(() => output().includes('SIGINT: shutting down'))
   t.equal(child.exitCode, null)
-  child.kill('SIGTERM')
+  // Ignored for as long as it may be the first one, handed on by a parent.
+  await until(() => {
+    child.kill('SIGTERM')
+    return output().includes('SIGTERM again: ending at once')
+  })
   t.equal(await exit, 1)
-  t.ok(Date.now() - begun < 8000, `${Date.now() - begun} ms`)
-  t.match(output(), /SIGTERM again: ending at once/)
 })
 
 t.test('a client that does not finish its handshake is cut off', async (t) => {
   const { port, ws } = await app(t, { PGWS_HANDSHAKE_TIMEOUT: '500' })
+  // It is a deadline of the handshake, not of the socket: this one outlives those that come later.
+  const client = await open(t, `${ws}/a/${rw}`)
   for (const text of [
     '',
     'GET / HTTP/1.1\r\nHost: x\r\n',
@@ -82,18 +85,14 @@ t.test('a client that does not finish its handshake is cut off', async (t) => {
   ]) {
     const socket = connect(port, '127.0.0.1')
     await once(socket, 'connect')
-    const begun = Date.now()
     socket.write(text)
     let answer = ''
     socket.on('data', (chunk) => {
       answer += chunk
     })
     await once(socket, 'close')
-    t.ok(Date.now() - begun < 15_000, `${Date.now() - begun} ms`)
     t.match(answer, text === '' ? /^$|408/ : /408/)
   }
-  // It is a deadline of the handshake, not of the socket.
-  const client = await open(t, `${ws}/a/${rw}`)
-  await sleep(2000)
-  t.equal(client.webSocket.readyState, 1)
+  client.send('still there')
+  t.match(await client.received(1), [/still there/])
 })

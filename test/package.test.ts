@@ -41,11 +41,16 @@ t.test(
 
     const [plugin, decorator] = blocks('js')
     // What was published is on its way back when publish() has resolved.
-    const shown = decorator!.replace(
-      'unsubscribe()',
-      'await new Promise((done) => setTimeout(done, 500)); unsubscribe()'
-    )
-    const example = `${plugin!.replace('logger: true', '').replace('3000', '0')}${shown}await fastify.close()\n`
+    const shown = decorator!.replace('unsubscribe()', 'await seen; unsubscribe()')
+    const seeing = `const { log } = console
+const seen = new Promise((resolve) => {
+  console.log = (...all) => {
+    log(...all)
+    if (String(all[0]).includes('everyone')) resolve()
+  }
+})
+`
+    const example = `${seeing}${plugin!.replace('logger: true', '').replace('3000', '0')}${shown}await fastify.close()\n`
     writeFileSync(join(project, 'example.mjs'), example)
     const { stdout } = await run(process.execPath, ['example.mjs'], { cwd: project, env })
     t.match(stdout, /"payload":\{"hello":"everyone"\}/)
@@ -113,7 +118,7 @@ await import('fastify-pg-websockets/socket.io').catch(({ message }) => console.l
     server.stdout.on('data', (chunk) => {
       output += chunk
     })
-    await until(() => output.includes('Server listening'), 30_000)
+    await until(() => output.includes('Server listening'))
     server.kill('SIGTERM')
     await once(server.stdout, 'close')
     t.match(output, /shutting down/)

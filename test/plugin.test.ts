@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import fastifyJwt from '@fastify/jwt'
 import fastifyPostgres from '@fastify/postgres'
 import fastifyWebsocket from '@fastify/websocket'
@@ -104,8 +103,8 @@ t.test('the decorator listens, subscribes, publishes, and shows what is connecte
   unsubscribe()
   await notify(dbUri, 'two', 'My "Channel"')
   await pgws.publish('chat', 'x')
+  // It came after the others, on the same connection.
   await client.received(2)
-  await sleep(50)
   t.same([raw.length, messages.length], [1, 1])
   await t.rejects(
     pgws.listen('x'.repeat(64), () => {}),
@@ -218,7 +217,7 @@ t.test('row 32: the check proves that this connection receives, whoever else lis
       process.kill(rows[0].pid, 'SIGCONT')
     } catch {}
   })
-  await until(() => lines.some((line) => line.includes('listening to the database again')), 15_000)
+  await until(() => lines.some((line) => line.includes('listening to the database again')))
   await notify(uri, text('a'))
   t.same(await client.received(1), [text('a')])
 })
@@ -244,12 +243,10 @@ t.test(
     const uri = await database()
     postgres.kill('SIGQUIT')
     await postgres.exited
-    const started = Date.now()
     const { http, ws } = await build(t, { dbUri: uri, readyTimeout: 1500 })
-    t.ok(Date.now() - started < 5000)
     t.equal((await fetch(`${http}/health`)).status, 503)
     await postgres.restart()
-    await until(async () => (await fetch(`${http}/health`)).status === 200, 20_000)
+    await until(async () => (await fetch(`${http}/health`)).status === 200)
     const client = await open(t, `${ws}/a/${rw}`)
     await notify(uri, text('a'))
     await client.received(1)
@@ -259,7 +256,8 @@ t.test(
 t.test(
   'row 31: a database that is not there: unsupervised, it is tried PGWS_RETRIES times, then ready() rejects',
   async (t) => {
-    const fastify = Fastify() as FastifyInstance
+    const lines: string[] = []
+    const fastify = Fastify({ logger: { stream: { write: (line) => lines.push(line) } } }) as FastifyInstance
     t.teardown(() => fastify.close())
     fastify.register(pgWebsockets, {
       dbUri: 'postgresql://nobody@127.0.0.1:1/none',
@@ -267,11 +265,13 @@ t.test(
       checkListenerInterval: 0,
       retries: 2
     })
-    const started = Date.now()
     await t.rejects(async () => fastify.ready(), {
       code: 'FST_PGWS_LISTENER_UNAVAILABLE',
       message: /ECONNREFUSED/
     })
-    t.ok(Date.now() - started >= 1000)
+    t.match(
+      lines.filter((line) => line.includes('could not listen')),
+      [/trying again in 1000 ms/, /in 2 attempts/]
+    )
   }
 )

@@ -8,6 +8,7 @@ import { FaultProxy } from './fault-proxy.js'
 import {
   build,
   type Client,
+  DEADLINE,
   LISTEN_CHANNEL,
   notify,
   open,
@@ -50,7 +51,7 @@ async function ask(http: string, channel: string, bearer = reader) {
 const usersOf = (clients: Member[]) => clients.map(({ user }) => user).sort()
 
 /** Waits until each node says that these users, and no others, are in a channel. */
-async function present(apps: { http: string }[], channel: string, users: string[], timeout = 20_000) {
+async function present(apps: { http: string }[], channel: string, users: string[], timeout = DEADLINE) {
   const wanted = [...users].sort().join()
   for (const { http } of apps) {
     await until(async () => usersOf((await ask(http, channel)).body.clients).join() === wanted, timeout)
@@ -61,7 +62,7 @@ async function nodes(t: Test, count: number, options: Partial<PgWebsocketsOption
   const dbUri = options.dbUri ?? (await database())
   const apps: App[] = []
   for (let i = 0; i < count; i++) apps.push(await build(t, { dbUri, presenceChannels: 'room:*', ...options }))
-  for (const app of apps) await until(() => app.fastify.pgws.nodes().length === count, 20_000)
+  for (const app of apps) await until(() => app.fastify.pgws.nodes().length === count)
   return { apps, dbUri }
 }
 

@@ -6,7 +6,7 @@ import { Server, type ServerOptions } from 'socket.io'
 import { io as connect, type ManagerOptions, type Socket, type SocketOptions } from 'socket.io-client'
 import type { Test } from 'tap'
 import { type AdapterOptions, createAdapter } from '../socket.io.js'
-import { until } from './helper.js'
+import { DEADLINE, until } from './helper.js'
 
 /** A Socket.IO server with its adapter. */
 export interface Node {
@@ -102,7 +102,7 @@ export class Client {
   }
 
   /** Resolves with the first values of the events of a name, when there are so many. */
-  async received(name: string, count: number, timeout = 10_000): Promise<unknown[]> {
+  async received(name: string, count: number, timeout = DEADLINE): Promise<unknown[]> {
     await until(() => this.values(name).length >= count, timeout).catch(() => {
       throw new Error(`got ${this.values(name).length} of ${count} "${name}"`)
     })

@@ -62,7 +62,7 @@ t.test('three nodes as one', async (t) => {
     const more = await Promise.all(Array.from({ length: 20 }, () => open(t, nodes[1]!)))
     const all = [...clients, ...more]
     for (const { socket } of all) socket.on('question', (answer) => answer('same'))
-    const answers = await io.timeout(5000).emitWithAck('question')
+    const answers = await io.timeout(30_000).emitWithAck('question')
     t.same(answers, Array(all.length).fill('same'))
     clients[2]!.socket.off('question')
     const partly = await io
@@ -243,7 +243,7 @@ t.test('in one cluster with the original', async (t) => {
     client.socket.on('question', (answer) => answer(client.socket.id))
   }
   for (const { io } of nodes) {
-    t.equal((await io.timeout(5000).emitWithAck('question')).length, 2)
+    t.equal((await io.timeout(30_000).emitWithAck('question')).length, 2)
     t.equal((await io.fetchSockets()).length, 2)
     io.on('asked', (answer: (value: string) => void) => answer('yes'))
   }
@@ -288,10 +288,10 @@ t.test('a node that is killed is counted out, and acknowledgements go on', async
   const clients = await Promise.all([...nodes, { port }].map((node) => open(t, node)))
   for (const { socket } of clients) socket.on('question', (answer) => answer('yes'))
   const { io } = nodes[0]!
-  t.equal((await io.timeout(5000).emitWithAck('question')).length, 3)
+  t.equal((await io.timeout(30_000).emitWithAck('question')).length, 3)
   child.kill('SIGKILL')
   await acquainted(nodes, '/', 2)
-  t.equal((await io.timeout(5000).emitWithAck('question')).length, 2)
+  t.equal((await io.timeout(30_000).emitWithAck('question')).length, 2)
   t.equal((await io.fetchSockets()).length, 2)
 })
 
@@ -306,15 +306,14 @@ t.test(
     const clients = await Promise.all(nodes.map((node) => open(t, node)))
     await server.stop()
     const { io } = nodes[0]!
-    const begun = Date.now()
     for (let i = 0; i < 20; i++) io.emit('while away', i, i % 5 === 0 ? 'x'.repeat(9000) : '')
     await clients[0]!.received('while away', 20)
-    t.ok(Date.now() - begun < 4000, `at once: ${Date.now() - begun} ms`)
+    t.same(clients[1]!.values('while away'), [], 'the others wait for the database')
     io.volatile.emit('volatile')
     await restartPostgres(t, server)
     for (const client of clients) {
       t.same(
-        await client.received('while away', 20, 20_000),
+        await client.received('while away', 20),
         Array.from({ length: 20 }, (_, i) => i)
       )
     }

@@ -6,6 +6,7 @@ import { Presence, type PresenceMember } from '../../lib/presence.js'
 import { PresenceEvents } from '../../lib/presence-events.js'
 import { GATHERING, PresenceExchange } from '../../lib/presence-exchange.js'
 import { decodePresence } from '../../lib/presence-message.js'
+import { stoppedClock } from '../clock.js'
 import { until } from '../helper.js'
 
 const A = 'a'.repeat(16)
@@ -98,15 +99,16 @@ t.test('a crowd that comes in one turn goes into few notifications', async (t) =
 
 t.test('so does one that comes little by little', async (t) => {
   const a = node(A)
-  const begun = performance.now()
+  const { forward } = stoppedClock(t)
   for (let i = 0; i < 500; i++) {
     a.presence.join('room:1', member(A, i))
-    await new Promise((resolve) => setImmediate(resolve))
+    await forward(1)
   }
-  await until(() => a.exchange.version === 500)
-  // The first alone, then at most one message in each time of gathering.
+  await forward(GATHERING)
+  t.equal(a.exchange.version, 500)
+  // The first alone, then one message in each time of gathering.
   const messages = a.sent.filter((payload) => payload.includes('"last":true')).length
-  t.ok(messages <= 2 + (performance.now() - begun) / GATHERING, `${messages}`)
+  t.ok(messages > 5 && messages <= 2 + 500 / GATHERING, `${messages}`)
 })
 
 t.test('what is too large for one notification is cut, whatever it holds', async (t) => {

@@ -1,6 +1,5 @@
 import { once } from 'node:events'
 import { Agent, type IncomingMessage, request } from 'node:http'
-import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { build, notify, open, query, token, until, withPostgres } from '../helper.js'
 
@@ -137,14 +136,13 @@ t.test('a stream that is refused takes no place, on a connection that is kept, t
 
 t.test('it ends when the token expires, and with the server', async (t) => {
   const { http, fastify } = await build(t, { dbUri })
-  const short = await stream(t, `${http}/a/${token({ mode: 'r', exp: Math.floor(Date.now() / 1000) + 2 })}`)
+  const short = await stream(t, `${http}/a/${token({ mode: 'r', exp: Math.floor(Date.now() / 1000) + 4 })}`)
   const long = await stream(t, `${http}/a/${reader}`)
   await short.ended
   t.match(short.events.at(-1), { event: 'Expired' })
-  const begun = Date.now()
+  t.notOk(long.events.some(({ event }) => event === 'Expired'))
   await fastify.close()
   await long.ended
-  t.ok(Date.now() - begun < 4500, `${Date.now() - begun} ms`)
 })
 
 t.test('ids, Last-Event-ID and since on durable channels; bytes are base64', async (t) => {
@@ -186,7 +184,6 @@ t.test("a host's own event streams are left alone", async (t) => {
   const response = await answer(`${http}/events`)
   response.setEncoding('utf8')
   t.equal((await once(response, 'data'))[0], 'data: mine\n\n')
-  await sleep(1)
 })
 
 t.test('no answer repeats a token, whatever the method', async (t) => {

@@ -40,7 +40,7 @@ t.test(
     const clients = Object.values(SDKS)
       .flatMap((Sdk) => [Sdk, Sdk])
       .map((Sdk) => wanderer(t, nodes, Sdk))
-    await Promise.all(clients.map(({ subscription }) => subscription.ready(10_000)))
+    await Promise.all(clients.map(({ subscription }) => subscription.ready(30_000)))
     let over = false
     const wandering = clients.map(async ({ client }) => {
       while (!over) {
@@ -69,7 +69,7 @@ t.test(
     )
     const expected = rows.map(({ payload }) => payload)
     for (const { got, contexts } of clients) {
-      await until(() => got.length >= expected.length, 20_000)
+      await until(() => got.length >= expected.length)
       t.same(
         got.map(({ data }) => data),
         expected
@@ -86,14 +86,14 @@ t.test(
     const dbUri = await retaining(server)
     const node = await build(t, { dbUri, checkListenerInterval: 300 })
     const { client, got, contexts } = wanderer(t, [node])
-    await client.ready(5000)
+    await client.ready(30_000)
     await client.publish('kept', 1)
     await until(() => got.length === 1)
     process.kill(server.pid, 'SIGKILL')
     await until(() => !node.fastify.pgws.listenerState.up)
     await t.rejects(client.publish('kept', 'lost'), { code: 100 })
     await restartPostgres(t, server)
-    await until(() => node.fastify.pgws.listenerState.up, 20_000)
+    await until(() => node.fastify.pgws.listenerState.up)
     await client.publish('kept', 2)
     await until(() => got.length === 2)
     t.same(
@@ -113,7 +113,7 @@ t.test('a node is killed: its clients recover on the other', async (t) => {
   }
   const nodes = [await started(await run(t, environment)), await started(await run(t, environment))]
   const clients = Array.from({ length: 6 }, () => wanderer(t, nodes))
-  await Promise.all(clients.map(({ subscription }) => subscription.ready(10_000)))
+  await Promise.all(clients.map(({ subscription }) => subscription.ready(30_000)))
   let sent = 0
   let over = false
   const sending = (async () => {
@@ -125,7 +125,7 @@ t.test('a node is killed: its clients recover on the other', async (t) => {
   over = true
   await sending
   for (const { got, contexts } of clients) {
-    await until(() => got.length >= sent, 20_000)
+    await until(() => got.length >= sent)
     t.same(
       got.map(({ data }) => data),
       Array.from({ length: sent }, (_, n) => n + 1)

@@ -1,0 +1,36 @@
+import { syncBuiltinESMExports } from 'node:module'
+import { mock } from 'node:test'
+import type { Test } from 'tap'
+
+/**
+ * Stops the clock of this process for a test: the date and all timers go on only when they are told to. For what
+ * needs no network and no database, which would wait for ever.
+ */
+export function stoppedClock(t: Test): { forward(milliseconds: number): Promise<void> } {
+  const { setImmediate } = globalThis
+  mock.timers.enable({ apis: ['setTimeout', 'setInterval', 'Date'], now: 1_800_000_000_000 })
+  // For `import { setTimeout } from 'node:timers/promises'`.
+  syncBuiltinESMExports()
+  t.teardown(() => {
+    mock.timers.reset()
+    syncBuiltinESMExports()
+  })
+  return {
+    /** In steps of a millisecond, so that what a timer has woken sets its next one at the right time. */
+    async forward(milliseconds) {
+      for (let step = 0; step < milliseconds; step++) {
+        mock.timers.tick(1)
+        await new Promise((resolve) => setImmediate(resolve))
+      }
+    }
+  }
+}
+
+/** Sets the date forward for a test; timers take the time that they take. */
+export function setForward(t: Test, milliseconds: number): void {
+  const { now } = Date
+  Date.now = () => now() + milliseconds
+  t.teardown(() => {
+    Date.now = now
+  })
+}
