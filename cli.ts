@@ -90,11 +90,11 @@ function ending(fastify: FastifyInstance, timeout: number): (reason: string) => 
   let begun: number | undefined
   return (reason) => {
     if (begun !== undefined) {
-      if (Date.now() - begun < SECOND_SIGNAL || !reason.startsWith('SIG')) return
+      if (performance.now() - begun < SECOND_SIGNAL || !reason.startsWith('SIG')) return
       fastify.log.error(`${reason} again: ending at once`)
       process.exit(1)
     }
-    begun = Date.now()
+    begun = performance.now()
     fastify.log.info(`${reason}: shutting down`)
     setTimeout(() => {
       fastify.log.error(`could not end within ${timeout} ms`)

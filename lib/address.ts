@@ -1,3 +1,4 @@
+import { channelNameProblem } from './channel-name.js'
 import { errors } from './errors.js'
 
 /** What a websocket address asks for. */
@@ -16,7 +17,7 @@ const TOKEN = /eyJ[\w-]*\.[\w%-]*(?:\.[\w%-]*)*/g
 /**
  * Reads `/:channel/:token` or `/:token`; what follows a token is ignored.
  * @param url the request's path below the prefix, still percent-encoded, with or without a query
- * @throws BadAddress (400) for a malformed percent-encoding, an empty channel, or one with a NUL character
+ * @throws BadAddress (400) for a malformed percent-encoding, or what is no name of a channel
  */
 export function parseAddress(url: string): Address {
   const [first = '', second] = pathOf(url).replace(/^\//, '').split('/')
@@ -29,7 +30,7 @@ export function parseAddress(url: string): Address {
 /**
  * The channels of a query `?channel=a&channel=b`.
  * @returns undefined where it names none
- * @throws BadAddress (400) for an empty channel, or one with a NUL character
+ * @throws BadAddress (400) for what is no name of a channel
  */
 export function channelsOfQuery(url: string): string[] | undefined {
   const names = queryOf(url).getAll('channel')
@@ -75,9 +76,8 @@ export function maskAddress(url: string): string {
 }
 
 function checkChannel(channel: string): void {
-  if (channel === '') throw new errors.BadAddress('the channel is empty')
-  // PostgreSQL's text cannot hold it, so there can be no message for such a channel.
-  if (channel.includes('\0')) throw new errors.BadAddress('the channel holds a NUL character')
+  const problem = channelNameProblem(channel)
+  if (problem !== undefined) throw new errors.BadAddress(problem)
 }
 
 function pathOf(url: string): string {

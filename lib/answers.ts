@@ -4,11 +4,18 @@ const DEADLINE = 2000
 /** How long to wait at most, whatever still comes, in milliseconds. */
 const LAST_DEADLINE = 10_000
 
+/** Of all answers to one question at most so many characters are kept: whoever has SQL may send some. */
+const MAX_LENGTH = 64 * 1024 * 1024
+
+/** What a part takes beside its text. */
+const PART_LENGTH = 100
+
 /** What other nodes answer to one question. */
 export class Answers {
   readonly #expected: Set<string>
   readonly #values = new Map<string, unknown>()
   readonly #parts = new Map<string, string[]>()
+  #length = 0
   #done: (() => void) | undefined
   #timer: NodeJS.Timeout | undefined
 
@@ -30,7 +37,9 @@ export class Answers {
   /** Adds a part of an answer; they come in order, and where one was lost the answer is. */
   addPart(node: string, part: number, text: string, last: boolean): void {
     const parts = this.#parts.get(node) ?? []
-    if (part !== parts.length) return
+    const length = this.#length + PART_LENGTH + text.length
+    if (part !== parts.length || length > MAX_LENGTH) return
+    this.#length = length
     parts.push(text)
     this.#parts.set(node, parts)
     if (!last) {

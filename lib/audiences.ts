@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { channelNameProblem } from './channel-name.js'
 import { errors } from './errors.js'
 
 /** pgws' limit for the name of an audience, in characters. */
@@ -40,11 +41,14 @@ export function isPublicChannel(channel: string): boolean {
 
 /**
  * Checks what an endpoint's function returned.
- * @throws NoAudience (403) for anything but a list of at least one text
+ * @throws NoAudience (403) for anything but a list of at least one text that could be the name of a channel
  */
 export function checkAudiences(audiences: unknown): readonly string[] {
   const fits =
-    Array.isArray(audiences) && audiences.length > 0 && audiences.every((item) => typeof item === 'string')
+    Array.isArray(audiences) &&
+    audiences.length > 0 &&
+    // They become part of the name of a channel of the hub.
+    audiences.every((item) => typeof item === 'string' && channelNameProblem(item) === undefined)
   if (!fits) throw new errors.NoAudience()
   return [...new Set(audiences as string[])]
 }

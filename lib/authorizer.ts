@@ -1,9 +1,8 @@
+import { createHash } from 'node:crypto'
 import type pg from 'pg'
 import { errors } from './errors.js'
 import { type Caller, quoteFunctionName, type SqlFunctions } from './sql-functions.js'
-
-/** How many answers are remembered. */
-const MAX_REMEMBERED = 10_000
+import { textCache } from './text-cache.js'
 
 /** What a client wants to do in a channel. */
 export type Mode = 'r' | 'w' | 'rw'
@@ -21,12 +20,13 @@ export interface AuthorizerOptions extends Pick<SqlFunctions, 'authorizeFunction
 export class Authorizer {
   readonly #options: AuthorizerOptions
   readonly #question: string
-  /** Until when each question has been answered with yes, as `performance.now()` has it. */
-  readonly #allowed = new Map<string, number>()
+  /** The questions that have been answered with yes. */
+  readonly #allowed: ReturnType<typeof textCache<true>>
 
   constructor(options: AuthorizerOptions) {
     this.#options = options
-    const { authorizeFunction } = options
+    const { authorizeFunction, authorizeTtl } = options
+    this.#allowed = textCache(authorizeTtl)
     this.#question =
       authorizeFunction === undefined
         ? `select null as channel where false
@@ -43,12 +43,11 @@ export class Authorizer {
     const { authorizeFunction, authorizeTtl, roleClaim } = this.#options
     if (authorizeFunction === undefined && roleClaim === undefined) return
     const now = performance.now()
-    const keys = authorizeTtl === 0 ? [] : channels.map((channel) => JSON.stringify([caller, mode, channel]))
-    if (keys.length > 0 && keys.every((key) => (this.#allowed.get(key) ?? 0) > now)) return
+    const keys = authorizeTtl === 0 ? [] : keysOf(caller, mode, channels)
+    if (keys.length > 0 && keys.every((key) => this.#allowed.has(key))) return
     const refused = await this.#ask(caller, channels, mode)
     if (refused !== undefined) throw new errors.NotAuthorized(refused)
-    if (this.#allowed.size + keys.length > MAX_REMEMBERED) this.#allowed.clear()
-    for (const key of keys) this.#allowed.set(key, now + authorizeTtl)
+    for (const key of keys) this.#allowed.set(key, true, { start: now })
   }
 
   /** The first channel that is refused. */
@@ -64,4 +63,12 @@ export class Authorizer {
       return channels[0]
     }
   }
+}
+
+/** What answers are remembered by. A caller's claims may be long, so that their digest stands for them. */
+function keysOf(caller: Caller, mode: Mode, channels: readonly string[]): string[] {
+  const digest = createHash('sha256')
+    .update(JSON.stringify([caller, mode]))
+    .digest('base64url')
+  return channels.map((channel) => `${digest} ${channel}`)
 }

@@ -1,10 +1,11 @@
 import { EventEmitter } from 'node:events'
 import type { ServerResponse } from 'node:http'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import type { WebSocket } from 'ws'
 import { Admission } from './admission.js'
 import { audienceChannel, audienceMessage, isPublicChannel, readAudienceMessage } from './audiences.js'
 import { Authorizer, type Mode } from './authorizer.js'
+import { checkChannel } from './channel-name.js'
 import type { Access, Claims } from './claims.js'
 import { Clients, type Wishes } from './clients.js'
 import type { Closing, ConnectionFilter, ConnectionSummary } from './connection-list.js'
@@ -36,6 +37,13 @@ import { VERSION } from './version.js'
 
 /** How long the pool may take to answer a health check, in milliseconds. */
 const HEALTH_DEADLINE = 2000
+
+/** How many messages, and bytes, go into one transaction: a message for several channels counts for each. */
+const MAX_PUBLISHED = 10_000
+const MAX_PUBLISHED_BYTES = 16 * 1024 * 1024
+
+/** How long messages are prepared before others have their turn, in milliseconds. */
+const SLICE = 10
 
 /** The part of a logger (pino's) that is used here. */
 export interface Log {
@@ -310,6 +318,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    * @returns a function that ends it
    */
   subscribe(channel: string, handler: (message: string) => void): () => void {
+    checkChannel(channel, 'the channel')
     return this.#hub.listen(channel, handler)
   }
 
@@ -335,6 +344,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
 
   /**
    * Publishes several messages in one transaction: all or none. Arguments and errors as for `publish`.
+   * @throws RequestTooLarge (413) where they are too many
    * @throws Rejected, RoleNotAllowed where they are passed to a function that refuses one of them
    */
   async publishAll(
@@ -343,13 +353,24 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     { key, caller, confirm = false }: PublishOptions = {}
   ): Promise<Delivery | void> {
     const sender = senderOf(claims, this.#options.envelopeClaims)
+    const count = messages.reduce((sum, { channels }) => sum + channels.length, 0)
+    if (count > MAX_PUBLISHED)
+      throw new errors.RequestTooLarge(`${MAX_PUBLISHED} messages, one for each channel`)
     const notifications: Notification[] = []
+    let bytes = 0
+    let slice = performance.now() + SLICE
     for (const { channels, payload } of messages) {
       for (const channel of channels) {
-        notifications.push({
-          ...this.#outbox.notification(channel, payload, sender, caller),
-          key: key && `${key}:${notifications.length}`
-        })
+        checkChannel(channel, 'the channel')
+        const notification = this.#outbox.notification(channel, payload, sender, caller)
+        notifications.push({ ...notification, key: key && `${key}:${notifications.length}` })
+        bytes += notification.payload.length
+        if (bytes > MAX_PUBLISHED_BYTES && count > 1) {
+          throw new errors.RequestTooLarge(`${MAX_PUBLISHED_BYTES} bytes, with envelopes`)
+        }
+        if (performance.now() < slice) continue
+        await nextTurn()
+        slice = performance.now() + SLICE
       }
     }
     if (!confirm) return this.#outbox.publish(notifications)

@@ -13,8 +13,12 @@ export const MAX_CHANNEL_BYTES = 1024
  */
 export function channelNameProblem(name: string): string | undefined {
   if (name === '') return 'a channel name must not be empty'
-  // A character of UTF-16 takes at least one byte: no long text is encoded to be measured.
-  if (name.length > MAX_CHANNEL_BYTES || Buffer.byteLength(name) > MAX_CHANNEL_BYTES) {
+  // A unit of UTF-16 takes one to three bytes of UTF-8: few texts are encoded to be measured.
+  const { length } = name
+  if (
+    length > MAX_CHANNEL_BYTES ||
+    (length * 3 > MAX_CHANNEL_BYTES && Buffer.byteLength(name) > MAX_CHANNEL_BYTES)
+  ) {
     return `a channel name has at most ${MAX_CHANNEL_BYTES} bytes of UTF-8`
   }
   if (name.includes('\0')) return 'a channel name must not contain a NUL character'

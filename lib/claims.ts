@@ -1,3 +1,4 @@
+import { channelNameProblem } from './channel-name.js'
 import { matchesPattern } from './channel-pattern.js'
 import { errors } from './errors.js'
 import type { Caller } from './sql-functions.js'
@@ -160,8 +161,14 @@ interface NamedChannels {
   patterns: readonly string[]
 }
 
+/** What was read of tokens: an open connection's is asked for each message. */
+const known = new WeakMap<Claims, NamedChannels>()
+
 /** The channels that a token names, `channel` first; undefined when it names none at all and so allows any. */
-function namedChannels({ channel, channels, channel_patterns }: Claims): NamedChannels | undefined {
+function namedChannels(claims: Claims): NamedChannels | undefined {
+  const before = known.get(claims)
+  if (before !== undefined) return before
+  const { channel, channels, channel_patterns } = claims
   if (channel === undefined && channels === undefined && channel_patterns === undefined) return undefined
   if (channel !== undefined && typeof channel !== 'string') {
     throw new errors.MalformedClaims('"channel" must be a string')
@@ -173,7 +180,13 @@ function namedChannels({ channel, channels, channel_patterns }: Claims): NamedCh
     throw new errors.MalformedClaims('"channel_patterns" must be a list of strings')
   }
   const names = new Set([...(channel === undefined ? [] : [channel]), ...(channels ?? [])])
-  return { names, patterns: channel_patterns ?? [] }
+  for (const name of names) {
+    const problem = channelNameProblem(name)
+    if (problem !== undefined) throw new errors.MalformedClaims(problem)
+  }
+  const named = { names, patterns: channel_patterns ?? [] }
+  known.set(claims, named)
+  return named
 }
 
 function isStringList(value: unknown): value is string[] {

@@ -179,12 +179,12 @@ export class Cluster {
       case 'hello':
         this.#members.update(from, message.node)
         this.#tell('here')
-        presence?.heard(from, message.node.presence)
+        if (this.#members.has(from)) presence?.heard(from, message.node.presence)
         break
       case 'here':
       case 'heartbeat':
         this.#members.update(from, message.node)
-        presence?.heard(from, message.node.presence)
+        if (this.#members.has(from)) presence?.heard(from, message.node.presence)
         break
       case 'goodbye':
         this.#members.delete(from)

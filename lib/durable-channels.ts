@@ -1,9 +1,7 @@
 import { matchesPattern } from './channel-pattern.js'
 import { errors } from './errors.js'
 import { APPLIED, SCHEMA_VERSION } from './schema.js'
-
-/** How many channels' answers are remembered. */
-const MAX_REMEMBERED = 10_000
+import { textCache } from './text-cache.js'
 
 const SETTINGS = `select s.version, coalesce(${APPLIED}, s.version) as applied, s.epoch,
   s.retention_version::pg_catalog.float8 as retention_version,
@@ -24,7 +22,7 @@ export class DurableChannels {
   #epoch = ''
   #retentionVersion = 0
   #patterns: (readonly [pattern: string, seconds: number])[] = []
-  readonly #ages = new Map<string, number | undefined>()
+  readonly #ages = textCache<{ seconds: number | undefined }>()
 
   constructor(query: Query) {
     this.#query = query
@@ -51,13 +49,13 @@ export class DurableChannels {
    */
   ageOf(channel: string): number | undefined {
     if (this.#patterns.length === 0) return undefined
-    if (this.#ages.has(channel)) return this.#ages.get(channel)
+    const known = this.#ages.get(channel)
+    if (known !== undefined) return known.seconds
     let age: number | undefined
     for (const [pattern, seconds] of this.#patterns) {
       if ((age === undefined || seconds > age) && matchesPattern(pattern, channel)) age = seconds
     }
-    if (this.#ages.size >= MAX_REMEMBERED) this.#ages.clear()
-    this.#ages.set(channel, age)
+    this.#ages.set(channel, { seconds: age })
     return age
   }
 

@@ -59,6 +59,11 @@ export const errors = {
     'The message takes %d bytes with its envelope; a PostgreSQL notification carries at most %d',
     413
   ),
+  RequestTooLarge: createError<[string]>(
+    'FST_PGWS_REQUEST_TOO_LARGE',
+    'One request publishes at most %s: send several',
+    413
+  ),
   /** `sqlstate` says more (errcodes-appendix.html). */
   Rejected: createError<[string]>('FST_PGWS_REJECTED', '%s', 422),
   NotAuthorized: createError<[string]>(
@@ -155,6 +160,11 @@ export const errors = {
     'FST_PGWS_TOO_MANY_CHANNELS',
     'A connection may join at most %d channels: name fewer in the address or in the token',
     403
+  ),
+  TooManyPublishChannels: createError<[number, number]>(
+    'FST_PGWS_TOO_MANY_CHANNELS',
+    'The request names %d channels; it may name at most %d: send several requests',
+    400
   ),
   ShuttingDown: createError('FST_PGWS_SHUTTING_DOWN', 'The server is shutting down', 503),
   ListenerUnavailable: createError<[string, { cause: Error }?]>(

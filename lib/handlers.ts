@@ -1,5 +1,6 @@
 import type pg from 'pg'
 import { errors, messageOf } from './errors.js'
+import { withLargeArrays } from './large-arrays.js'
 import type { Notification, Outcome } from './publisher.js'
 import { quoteFunctionName, type SqlFunctions } from './sql-functions.js'
 
@@ -77,8 +78,8 @@ export class Handlers {
   ): Promise<readonly Outcome[]> {
     const items = groups.flatMap((group, index) => group.map((notification) => ({ notification, index })))
     const callers = groups.map((group) => group.find(({ call }) => call !== undefined)?.call?.caller)
-    const { rows } = await this.#options.call(
-      'select pgws.handle($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) as answer',
+    const [text, values] = withLargeArrays(
+      'select pgws.handle($1, $2::integer[], $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[], $6::pg_catalog.text[], $7::pg_catalog.text[], $8::pg_catalog.text[], $9::pg_catalog.text[], $10::pg_catalog.text[]) as answer',
       [
         this.#options.listenChannel,
         items.map(({ index }) => index + 1),
@@ -94,6 +95,7 @@ export class Handlers {
         callers.map((caller) => caller?.role ?? null)
       ]
     )
+    const { rows } = await this.#options.call(text, values)
     const { done, failures } = rows[0]!.answer as Answer
     const outcomes = new Array<Outcome>(done).fill(undefined)
     for (const { group, sqlstate, message, role } of failures) {

@@ -62,8 +62,10 @@ export class Inbox {
 
   receive(payload: string): void {
     const received = readNotification(payload, this.#options.listenChannel)
+    const sentAt = received?.reference === undefined ? received?.sentAt : undefined
+    this.#options.onMessage(sentAt || undefined)
+    if (received === undefined) return
     const { reference } = received
-    this.#options.onMessage(reference === undefined && received.sentAt ? received.sentAt : undefined)
     // Nobody here would get it, so it need not be read.
     if (reference?.channel !== undefined && !this.#options.wanted(reference.channel)) return
     if (reference === undefined && !this.#waiting && !this.#held) {

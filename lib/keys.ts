@@ -15,7 +15,11 @@ export interface VerificationKey {
 
 const HMAC = ['HS256', 'HS384', 'HS512']
 const RSA = ['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512']
-const EC: Record<string, string[]> = { 'P-256': ['ES256'], 'P-384': ['ES384'], 'P-521': ['ES512'] }
+const EC = new Map([
+  ['P-256', ['ES256']],
+  ['P-384', ['ES384']],
+  ['P-521', ['ES512']]
+])
 const EDDSA = ['EdDSA']
 
 const PRIVATE =
@@ -113,7 +117,7 @@ function keyOfJwk(jwk: unknown): VerificationKey | undefined {
 function algorithmsOf(kty: unknown, crv: unknown): string[] | undefined {
   if (kty === 'oct') return HMAC
   if (kty === 'RSA') return RSA
-  if (kty === 'EC') return EC[String(crv)]
+  if (kty === 'EC') return EC.get(String(crv))
   if (kty === 'OKP' && (crv === 'Ed25519' || crv === 'Ed448')) return EDDSA
   return undefined
 }

@@ -19,6 +19,9 @@ export interface MembersOptions {
   onLeave: (member: Member) => void
 }
 
+/** At most so many other nodes are known: whoever has SQL may say that it is one. */
+const MAX_MEMBERS = 1000
+
 /** So many heartbeats make a timeout. */
 export const BEATS = 4
 
@@ -54,9 +57,10 @@ export class Members {
     entry.lastSeen = Date.now()
   }
 
-  /** A node has told of itself. */
+  /** A node has told of itself. Passed over where too many have already. */
   update(id: string, state: NodeState): void {
     const isNew = !this.#entries.has(id)
+    if (isNew && this.#entries.size >= MAX_MEMBERS) return
     const entry = { ...state, id, lastSeen: Date.now(), missed: 0 }
     this.#entries.set(id, entry)
     if (isNew) this.#options.onJoin(entry)

@@ -1,3 +1,4 @@
+import { channelNameProblem } from './channel-name.js'
 import type { PresenceChange } from './presence.js'
 
 /** A message on its way to subscribers. */
@@ -49,8 +50,9 @@ export type Received =
  * Reads a notification's payload.
  * @param payload a JSON object with a string `channel`, or anything else
  * @param otherwise the channel of anything else
+ * @returns undefined where it is for a channel that cannot be: nobody is in it, and the hub has such names of its own
  */
-export function readNotification(payload: string, otherwise: string): Received {
+export function readNotification(payload: string, otherwise: string): Received | undefined {
   let envelope: Record<string, unknown> | undefined
   // Most payloads that are no envelope are told from their first character, with no exception thrown.
   if (ENVELOPE.test(payload)) {
@@ -66,6 +68,7 @@ export function readNotification(payload: string, otherwise: string): Received {
   if (envelope === undefined || typeof channel !== 'string') {
     return { message: { channel: otherwise, text: payload }, sentAt: undefined }
   }
+  if (channelNameProblem(channel) !== undefined) return undefined
   const place = typeof id === 'string' ? parseMessageId(id)?.position : undefined
   const sentAt = (envelope.claims as Record<string, unknown> | undefined | null)?.message_delivered_at
   return {

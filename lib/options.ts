@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
+import { channelNameProblem } from './channel-name.js'
 import { checkDatabaseChannel } from './database-channel.js'
 import { errors, messageOf } from './errors.js'
 import { isOriginPattern } from './origins.js'
@@ -87,7 +88,7 @@ export interface PgWebsocketsOptions {
   maxConnections?: number | undefined
   /** How many of them from one address. Default: unlimited. */
   maxConnectionsPerIp?: number | undefined
-  /** How many channels one socket may join. Default: 100. */
+  /** How many channels one socket may join, and one `POST /publish` may name. Default: 100. */
   maxChannelsPerConnection?: number | undefined
   /** How many messages, commands and pings a client may send in a second before we stop to read it. Default: 5000. */
   messageRate?: number | undefined
@@ -254,7 +255,7 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
     if (type === 'list') resolved[name] = readList(resolved[name] as List | undefined)
   }
   for (const name of Object.keys(given)) {
-    if (!PLUGIN_ONLY.includes(name as PluginOnly) && !(name in optionSpecs)) {
+    if (!PLUGIN_ONLY.includes(name as PluginOnly) && !Object.hasOwn(optionSpecs, name)) {
       throw new errors.InvalidOption(name, `is unknown; known are ${Object.keys(optionSpecs).join(', ')}`)
     }
   }
@@ -274,8 +275,11 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
       `(PGWS_JWT_SECRET) is required: ${REQUIRED.jwtSecret}; or set jwksUrl (PGWS_JWKS_URL)`
     )
   }
-  if (all.jwksUrl !== undefined && !/^https?:$/.test(protocolOf(all.jwksUrl))) {
-    throw new errors.InvalidOption('jwksUrl', '(PGWS_JWKS_URL) must be a URL with https: or http:')
+  if (all.jwksUrl !== undefined && !isFetchable(all.jwksUrl)) {
+    throw new errors.InvalidOption(
+      'jwksUrl',
+      '(PGWS_JWKS_URL) must be a URL with https: or http:, and without a user or password'
+    )
   }
   if (all.tokenCookie !== undefined && all.allowedOrigins === undefined) {
     // Browsers send cookies from any page's sockets (cross-site websocket hijacking).
@@ -291,6 +295,8 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
       `(PGWS_ALLOWED_ORIGINS) holds "${wrong}"; expected are origins as https://example.org, or *.example.org`
     )
   }
+  const problem = all.metaChannel === undefined ? undefined : channelNameProblem(all.metaChannel)
+  if (problem !== undefined) throw new errors.InvalidOption('metaChannel', `(PGWS_META_CHANNEL): ${problem}`)
   try {
     checkDatabaseChannel(all.listenChannel)
   } catch (error) {
@@ -361,8 +367,11 @@ function readList(value: List | undefined): readonly string[] | undefined {
   return value === undefined ? undefined : items.filter((item) => item !== '')
 }
 
-function protocolOf(url: string): string {
-  return URL.canParse(url) ? new URL(url).protocol : ''
+/** fetch() refuses a URL with a password, and repeats it in its error (https://fetch.spec.whatwg.org/#dom-request). */
+function isFetchable(text: string): boolean {
+  if (!URL.canParse(text)) return false
+  const { protocol, username, password } = new URL(text)
+  return /^https?:$/.test(protocol) && username === '' && password === ''
 }
 
 /** The least and the most that an integer may be. */

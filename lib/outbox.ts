@@ -4,7 +4,13 @@ import { binaryEnvelope, envelope, type Sender } from './envelope.js'
 import { errors } from './errors.js'
 import { Handlers, type HandlersOptions } from './handlers.js'
 import type { Metrics } from './metrics.js'
-import { type Notification, Publisher } from './publisher.js'
+import {
+  MAX_BATCH,
+  MAX_BATCH_BYTES,
+  type Notification,
+  Publisher,
+  type PublisherOptions
+} from './publisher.js'
 import type { RawChannels } from './raw-channels.js'
 import { Relay } from './relay.js'
 import type { Caller } from './sql-functions.js'
@@ -26,12 +32,14 @@ export interface OutboxOptions extends HandlersOptions {
 export class Outbox {
   readonly #options: OutboxOptions
   readonly #publisher: Publisher
+  /** Large requests, one after the other, beside all else: nobody waits for them. */
+  readonly #large: Publisher
 
   constructor(options: OutboxOptions) {
     this.#options = options
     const { metrics } = options
     const relay = new Relay({ ...options, handlers: new Handlers(options) })
-    this.#publisher = new Publisher({
+    const publisherOptions: PublisherOptions = {
       send: (groups) => relay.send(groups),
       limit: (notification) => relay.limit(notification),
       repeatable: (notification) => relay.repeatable(notification),
@@ -41,7 +49,9 @@ export class Outbox {
         metrics.batchSize.observe(size)
         metrics.publishSeconds.observe(milliseconds / 1000)
       }
-    })
+    }
+    this.#publisher = new Publisher(publisherOptions)
+    this.#large = new Publisher(publisherOptions)
   }
 
   /** True when senders should wait (see `onDrain`). */
@@ -51,7 +61,7 @@ export class Outbox {
 
   /** How many bytes wait for the database, or are on their way to it. */
   get queuedBytes(): number {
-    return this.#publisher.queuedBytes
+    return this.#publisher.queuedBytes + this.#large.queuedBytes
   }
 
   /** How many senders are paused. */
@@ -93,14 +103,15 @@ export class Outbox {
     return { channel, payload: binaryEnvelope(channel, payload, sender), call: this.#messageCall(caller) }
   }
 
-  /** See Publisher.publish; counts what fails. */
+  /** See Publisher.publish; counts what fails. What may not wait and is large is in order with its like only. */
   async publish(
     notifications: readonly Notification[],
     patient: boolean | number = false,
     alone = false
   ): Promise<void> {
     try {
-      await this.#publisher.publish(notifications, patient, alone)
+      const publisher = patient === false && isLarge(notifications) ? this.#large : this.#publisher
+      await publisher.publish(notifications, patient, alone)
     } catch (error) {
       const { code = '' } = error as { code?: string }
       this.#options.metrics.publishFailures.inc({ reason: code.startsWith('FST_') ? code : 'database' })
@@ -138,13 +149,22 @@ export class Outbox {
    * @param time milliseconds
    */
   async idle(time: number): Promise<void> {
-    await Promise.race([this.#publisher.idle(), sleep(time, undefined, { ref: false })])
+    await Promise.race([
+      Promise.all([this.#publisher.idle(), this.#large.idle()]),
+      sleep(time, undefined, { ref: false })
+    ])
   }
 
   #messageCall(caller: Caller | undefined): Notification['call'] {
     if (caller === undefined || this.#options.onMessageFunction === undefined) return undefined
     return { kind: 'message', caller }
   }
+}
+
+/** Whether notifications take a statement of their own anyway. */
+function isLarge(notifications: readonly Notification[]): boolean {
+  if (notifications.length > MAX_BATCH) return true
+  return notifications.reduce((length, { payload }) => length + payload.length, 0) > MAX_BATCH_BYTES
 }
 
 /** @throws BadMessage for what PostgreSQL's text and jsonb cannot hold */

@@ -2,8 +2,15 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Presence, PresenceChange } from './presence.js'
 import { decodePresence, encodeChanges, encodeState } from './presence-message.js'
 
-/** Of one message at most so many parts are gathered: some 75 MB, a million members. */
-const MAX_PARTS = 10_000
+/**
+ * So many characters may come of one node's members, some million of them, and of all nodes: whoever has SQL may tell
+ * of some.
+ */
+const MAX_LENGTH = 75 * 1024 * 1024
+const MAX_TOTAL_LENGTH = 256 * 1024 * 1024
+
+/** What a part takes beside its text. */
+const PART_LENGTH = 100
 
 /** How long what comes after something was told is gathered, in milliseconds. A lone change is told at once. */
 export const GATHERING = 50
@@ -37,6 +44,9 @@ interface Peer {
   /** The message that is coming in. */
   id: number | undefined
   parts: string[]
+  /** How long these are, and what was told before of its members. */
+  gathered: number
+  known: number
 }
 
 /**
@@ -49,6 +59,8 @@ export class PresenceExchange {
   readonly #peers = new Map<string, Peer>()
   /** How many changes were told, or need not be. */
   #version = 0
+  /** How long all is that is known, or being gathered, of the others. */
+  #length = 0
   #changes: PresenceChange[] = []
   /** Somebody has asked for all members. */
   #asked = false
@@ -88,26 +100,50 @@ export class PresenceExchange {
   receive(node: string, { id, part, last, text }: PresencePart): void {
     const peer = this.#peer(node)
     if (part === 0) {
+      this.#drop(peer)
       peer.id = id
-      peer.parts = []
     }
-    if (peer.id !== id || part !== peer.parts.length || part >= MAX_PARTS) {
-      peer.id = undefined
-      peer.parts = []
+    if (peer.id !== id || part !== peer.parts.length || !this.#gather(peer, PART_LENGTH + text.length)) {
+      this.#drop(peer)
       return
     }
     peer.parts.push(text)
     if (!last) return
     const whole = peer.parts.join('')
-    peer.id = undefined
-    peer.parts = []
+    this.#drop(peer)
     this.#receive(node, peer, whole)
   }
 
   /** A node is gone. */
   gone(node: string): void {
+    const peer = this.#peers.get(node)
+    if (peer !== undefined) this.#length -= peer.gathered + peer.known
     this.#peers.delete(node)
     this.#options.presence.forget(node)
+  }
+
+  /** @returns false where that is too much */
+  #gather(peer: Peer, length: number): boolean {
+    if (peer.gathered + length > MAX_LENGTH || this.#length + length > MAX_TOTAL_LENGTH) return false
+    peer.gathered += length
+    this.#length += length
+    return true
+  }
+
+  /** The parts that were gathered are whole, or lost. */
+  #drop(peer: Peer): void {
+    peer.id = undefined
+    peer.parts = []
+    this.#length -= peer.gathered
+    peer.gathered = 0
+  }
+
+  /** @returns false where so much more cannot be kept */
+  #keep(peer: Peer, known: number): boolean {
+    if (known > MAX_LENGTH || this.#length - peer.known + known > MAX_TOTAL_LENGTH) return false
+    this.#length += known - peer.known
+    peer.known = known
+    return true
   }
 
   #receive(node: string, peer: Peer, text: string): void {
@@ -116,10 +152,12 @@ export class PresenceExchange {
     if (message === undefined) return
     if ('version' in message) {
       peer.version = message.version
-      presence.replace(node, message.members)
+      if (this.#keep(peer, text.length)) presence.replace(node, message.members)
     } else if (message.after === peer.version) {
       peer.version += message.changes.length
-      for (const change of message.changes) presence.apply(node, change)
+      // Those who leave are no more to keep; the next state says how much that was.
+      if (!this.#keep(peer, peer.known + text.length)) this.#ask(node, peer)
+      else for (const change of message.changes) presence.apply(node, change)
     } else this.#ask(node, peer)
   }
 
@@ -134,7 +172,14 @@ export class PresenceExchange {
   #peer(node: string): Peer {
     let peer = this.#peers.get(node)
     if (peer === undefined) {
-      peer = { version: undefined, askedAt: Number.NEGATIVE_INFINITY, id: undefined, parts: [] }
+      peer = {
+        version: undefined,
+        askedAt: Number.NEGATIVE_INFINITY,
+        id: undefined,
+        parts: [],
+        gathered: 0,
+        known: 0
+      }
       this.#peers.set(node, peer)
     }
     return peer

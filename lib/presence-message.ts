@@ -1,3 +1,4 @@
+import { channelNameProblem } from './channel-name.js'
 import type { PresenceChange, PresenceMember } from './presence.js'
 
 /** A client in a channel: the channel, the number behind the node's id, and, unless it has left, what is known of it. */
@@ -74,7 +75,8 @@ function isEntries(value: unknown): value is Entry[] {
 function isEntry(value: unknown): value is Entry {
   if (!Array.isArray(value) || value.length < 2 || value.length > 4) return false
   const [channel, client, user] = value
-  return typeof channel === 'string' && isCount(client) && (value.length === 2 || typeof user === 'string')
+  if (typeof channel !== 'string' || channelNameProblem(channel) !== undefined) return false
+  return isCount(client) && (value.length === 2 || typeof user === 'string')
 }
 
 function isCount(value: unknown): value is number {

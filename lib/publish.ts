@@ -1,4 +1,5 @@
 import type pg from 'pg'
+import { checkChannel } from './channel-name.js'
 import type { Claims } from './claims.js'
 import { checkDatabaseChannel } from './database-channel.js'
 import { binaryEnvelope, envelope, NOTIFY_PAYLOAD_LIMIT, senderOf } from './envelope.js'
@@ -25,7 +26,8 @@ export async function publish(
   options: PublishOptions = {}
 ): Promise<void> {
   const { listenChannel = optionSpecs.listenChannel.default as string, claims } = options
-  if (typeof channel !== 'string' || channel === '') throw new errors.BadMessage('the channel must be a text')
+  if (typeof channel !== 'string') throw new errors.BadMessage('the channel must be a text')
+  checkChannel(channel, 'the channel')
   if (payload === undefined) throw new errors.BadMessage('the payload must be a JSON value or bytes')
   checkDatabaseChannel(listenChannel)
   const query = (text: string, values: unknown[]) => (target as pg.ClientBase).query(text, values)

@@ -3,8 +3,8 @@ import { errors } from './errors.js'
 import type { Caller } from './sql-functions.js'
 
 /** At most so many notifications, or bytes, in one statement: larger ones gain nothing and hold others up. */
-const MAX_BATCH = 500
-const MAX_BATCH_BYTES = 1024 * 1024
+export const MAX_BATCH = 500
+export const MAX_BATCH_BYTES = 1024 * 1024
 
 /** When so many bytes wait for the database, senders are to be paused. */
 const HIGH_WATER_BYTES = 4 * 1024 * 1024

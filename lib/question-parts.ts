@@ -2,6 +2,9 @@
 const TIMEOUT = 10_000
 const MAX_LENGTH = 16 * 1024 * 1024
 
+/** What a question, and each of its parts, takes beside its text. */
+const OVERHEAD = 100
+
 interface Gathered {
   parts: string[]
   length: number
@@ -27,8 +30,7 @@ export class QuestionParts {
       return undefined
     }
     gathered.parts.push(text)
-    gathered.length += text.length
-    this.#length += text.length
+    this.#add(gathered, text.length + OVERHEAD)
     this.#limit()
     if (!last || !this.#gathered.has(key)) return undefined
     this.#forget(key)
@@ -41,7 +43,14 @@ export class QuestionParts {
 
   #begin(key: string): void {
     this.#forget(key)
-    this.#gathered.set(key, { parts: [], length: 0, begunAt: performance.now() })
+    const gathered = { parts: [], length: 0, begunAt: performance.now() }
+    this.#gathered.set(key, gathered)
+    this.#add(gathered, key.length + OVERHEAD)
+  }
+
+  #add(gathered: Gathered, length: number): void {
+    gathered.length += length
+    this.#length += length
   }
 
   #limit(): void {

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import type { DurableChannels, Query } from './durable-channels.js'
 import { NOTIFY_PAYLOAD_LIMIT } from './envelope.js'
 import type { Handlers } from './handlers.js'
+import { withLargeArrays } from './large-arrays.js'
 import type { Notification, Outcome } from './publisher.js'
 
 /** The largest message with the schema installed, in bytes: as pgws.max_bytes(). */
@@ -70,9 +71,9 @@ export class Relay {
         const raw = notifications.slice(start).filter(({ databaseChannel }) => databaseChannel !== undefined)
         const rest = notifications.filter(({ databaseChannel }) => databaseChannel === undefined)
         const ages = rest.map(({ channel }) => durable.ageOf(channel))
-        const { rows } = await query(
+        const [text, values] = withLargeArrays(
           `select (${rawPart('$9', '$10')}) as before,
-            pgws.relay($1, $2, $3, $4, $5::interval[], $6) as sent,
+            pgws.relay($1, $2, $3::pg_catalog.text[], $4::pg_catalog.text[], $5::interval[], $6::pg_catalog.text[]) as sent,
             (${rawPart('$7', '$8')}) as raw`,
           [
             version,
@@ -87,6 +88,7 @@ export class Relay {
             before.map(({ payload }) => payload)
           ]
         )
+        const { rows } = await query(text, values)
         sent = rows[0]!.sent
       }
       if (sent !== null) return
@@ -124,11 +126,11 @@ function plainStatement(
     : `select pg_catalog.count(pg_catalog.pg_notify(channel, payload))::int as sent
        from rows from (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) as n (channel, payload)`
   return version === null
-    ? [text, [channels, payloads]]
-    : [
+    ? withLargeArrays(text, [channels, payloads])
+    : withLargeArrays(
         `${text} where $3 operator(pg_catalog.=) (select retention_version from pgws.settings)`,
         [channels, payloads, version]
-      ]
+      )
 }
 
 /** Notifies payloads of raw channels, where pgws.retention is still what we know. */

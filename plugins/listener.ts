@@ -123,7 +123,7 @@ export function decorateBridge(
             : `the listener's connection was lost, closing: ${event.error.message} (with checkListenerInterval set, it would be replaced)`
         )
         bridge.emit('lost', event.error)
-        fastify.close()
+        fastify.close().catch((error) => log.error({ err: error }, 'the server could not be closed in order'))
         break
       case 'channel refused':
         log.error({ err: event.error, channel: event.channel }, event.error.message)

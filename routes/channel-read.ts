@@ -1,5 +1,6 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Bridge } from '../lib/bridge.js'
+import { checkChannel } from '../lib/channel-name.js'
 import { authorize, type Claims } from '../lib/claims.js'
 import { errors } from '../lib/errors.js'
 import type { VerifyToken } from '../plugins/jwt.js'
@@ -34,6 +35,7 @@ export function channelReadRoutes(
 
   async function answer(read: ChannelRead, channel: string, request: FastifyRequest, reply: FastifyReply) {
     const claims = await bearerClaims(request, verifyToken)
+    checkChannel(channel, 'the channel of the address')
     if (!authorize(claims, [channel]).read) throw new errors.ReadNotAllowed()
     await bridge.authorize(claims, [channel], 'r')
     return read.answer(bridge, channel, request, reply, claims)

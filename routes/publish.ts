@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Bridge, OutgoingMessage } from '../lib/bridge.js'
+import { checkChannel } from '../lib/channel-name.js'
 import { authorizeWrite, type Claims, subjectOf } from '../lib/claims.js'
 import { errors } from '../lib/errors.js'
 import type { VerifyToken } from '../plugins/jwt.js'
@@ -26,7 +27,7 @@ const messageSchema = {
 /** `POST /publish`: messages into channels, all or none, answered once the database has accepted them. */
 export function publishRoute(
   fastify: FastifyInstance,
-  { bridge, verifyToken }: { bridge: Bridge; verifyToken: VerifyToken }
+  { bridge, verifyToken, maxChannels }: { bridge: Bridge; verifyToken: VerifyToken; maxChannels: number }
 ): void {
   fastify.post(
     '/publish',
@@ -96,6 +97,7 @@ export function publishRoute(
       const claims = await bearerClaims(request, verifyToken)
       const messages = parseBody(request.body)
       const channels = [...new Set(messages.flatMap((message) => message.channels))]
+      if (channels.length > maxChannels) throw new errors.TooManyPublishChannels(channels.length, maxChannels)
       authorizeWrite(claims, channels)
       try {
         const caller = await bridge.authorize(claims, channels, 'w')
@@ -166,16 +168,17 @@ function parseMessage(value: unknown, place: string): OutgoingMessage {
   if ((channel === undefined) === (channels === undefined)) {
     throw new errors.BadMessage(`${place} must have either "channel" or "channels"`)
   }
-  if (channel !== undefined) return { channels: [checkChannel(channel, `"channel" of ${place}`)], payload }
+  if (channel !== undefined) return { channels: [channelIn(channel, `"channel" of ${place}`)], payload }
   if (!Array.isArray(channels) || channels.length === 0) {
     throw new errors.BadMessage(`"channels" of ${place} must be a list of at least one channel`)
   }
-  const names = channels.map((name, index) => checkChannel(name, `"channels[${index}]" of ${place}`))
+  const names = channels.map((name, index) => channelIn(name, `"channels[${index}]" of ${place}`))
   return { channels: [...new Set(names)], payload }
 }
 
-function checkChannel(name: unknown, place: string): string {
+function channelIn(name: unknown, place: string): string {
   if (typeof name !== 'string' || name === '')
     throw new errors.BadMessage(`${place} must be a non-empty string`)
+  checkChannel(name, place)
   return name
 }

@@ -193,6 +193,25 @@ t.test('what is not known, or too old, is not recovered', async (t) => {
   t.same(failuresOf(nodes), [])
 })
 
+t.test('a notification with a position that is none changes nothing for those who come back', async (t) => {
+  const dbUri = await database()
+  const [node] = await startNodes(t, dbUri, 2, recovery())
+  const { adapter } = node!.io.sockets
+  const client = await open(t, node!)
+  for (const position of ['"9"', '0.5', '-1', '1e300', '{}', 'null']) {
+    const header = `{"uid":"stranger","nsp":"/","type":3,"position":${position}}`
+    await query(dbUri, 'select pg_notify($1, $2)', ['socket.io#/', header])
+  }
+  await query(dbUri, `select pg_notify('socket.io#/', '{"nsp":"/","type":3}')`)
+  await until(() => node!.failures.length === 7)
+  t.ok(node!.failures.every((error) => /A packet of another Socket.IO server is lost/.test(error.message)))
+  node!.io.emit('first')
+  await client.received('first', 1)
+  const offset = (client.events[0] as string[]).at(-1)!
+  adapter.persistSession({ sid: 's', pid: 'a', rooms: ['s'], data: {} } as never)
+  t.match(await adapter.restoreSession('a', offset), { sid: 's', pid: 'a' })
+})
+
 t.test('old packets and sessions are removed', async (t) => {
   const dbUri = await database()
   const [node] = await startNodes(t, dbUri, 2, { ...recovery(), adapter: { cleanupInterval: 100 } })

@@ -29,9 +29,10 @@ interface Token {
 const TOKENS = [
   ['comment', /--[^\n]*|\/\*[\s\S]*?\*\//y],
   ['space', /\s+/y],
-  ['string', /e'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|(\$[a-z_]*\$)[\s\S]*?\1/iy],
-  ['quoted', /"(?:[^"]|"")*"/y],
+  // The number of a parameter may be an expression of TypeScript.
   ['number', /\$(?:\d+|\$hole\$)|\d+(?:\.\d+)?/y],
+  ['string', /e'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|(\$(?!hole\$)[a-z_]*\$)[\s\S]*?\1/iy],
+  ['quoted', /"(?:[^"]|"")*"/y],
   ['hole', /\$hole\$/y],
   ['word', /[a-z_][\w$]*/iy],
   ['punctuation', /::|:=|=>|\.\.|[()[\],;.:]/y],

@@ -1,3 +1,5 @@
+import { channelNameProblem } from '../channel-name.js'
+
 /**
  * The words of Centrifugo's client protocol in JSON (https://centrifugal.dev/docs/transports/client_protocol): commands
  * and replies are JSON objects, one a line.
@@ -137,10 +139,15 @@ export function textOf(params: Record<string, unknown>, name: string): string {
   return value
 }
 
-/** A channel's name. @throws DisconnectError where there is none */
+/**
+ * A channel's name.
+ * @throws DisconnectError where there is none; CommandError for what is no name of a channel
+ */
 export function channelOf(params: Record<string, unknown>): string {
   const channel = textOf(params, 'channel')
   if (channel === '') throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'the channel is missing')
+  const problem = channelNameProblem(channel)
+  if (problem !== undefined) throw new CommandError(ERRORS.BAD_REQUEST, problem)
   return channel
 }
 

@@ -1,3 +1,4 @@
+import { channelNameProblem } from '../channel-name.js'
 import { type Claims, checkTimes, permissionsIn, subjectOf } from '../claims.js'
 import { errors } from '../errors.js'
 import { Intake } from '../intake.js'
@@ -173,7 +174,8 @@ export class Session {
         this.#subscribe(id, params)
         return undefined
       case 'unsubscribe':
-        return this.#leave(channelOf(params))
+        // Whatever the name is: the SDK drops its connection where this fails.
+        return this.#leave(textOf(params, 'channel'))
       case 'publish':
         await this.#publish(id, params)
         return undefined
@@ -209,6 +211,12 @@ export class Session {
     const exp = checkTimes(claims)
     // Whatever the mode says wrongly is said now, not at the first channel.
     permissionsIn(claims, '')
+    const serverSide = Object.entries(subsOf(claims))
+    for (const [channel] of serverSide) {
+      const problem = channelNameProblem(channel)
+      if (problem !== undefined) throw new errors.MalformedClaims(`"subs": ${problem}`)
+    }
+    if (serverSide.length > services.maxChannels) throw new errors.TooManyChannels(services.maxChannels)
     const caller = await services.authorize(claims, [], 'r')
     if (this.#ended) return
     this.#access = {
@@ -226,8 +234,9 @@ export class Session {
     services.enter(connection, this.#access)
     const wanted = isObject(params.subs) ? params.subs : {}
     const opened = await Promise.all(
-      Object.entries(isObject(claims.subs) ? claims.subs : {}).map(async ([channel, granted]) => {
-        const position = isObject(wanted[channel]) ? wanted[channel] : {}
+      serverSide.map(async ([channel, granted]) => {
+        const asked = Object.hasOwn(wanted, channel) ? wanted[channel] : undefined
+        const position = isObject(asked) ? asked : {}
         const data = isObject(granted) ? granted.data : undefined
         const open = await this.#open(channel, position, true).catch(() => undefined)
         return open && { ...open, result: withFields(open.result, { data }) }
@@ -246,6 +255,7 @@ export class Session {
     })
     this.#reply(id, 'connect', subs.length === 0 ? result : `${result.slice(0, -1)},"subs":{${subs}}}`)
     for (const { subscription, start } of open) {
+      subscription.answered = true
       start()
       this.#attend(subscription, false)
     }
@@ -267,6 +277,8 @@ export class Session {
         const token = textOf(params, 'token')
         const granted = token === '' ? undefined : await this.#granted(channel, token)
         const { subscription, result, start } = await this.#open(channel, params, false, granted)
+        if (subscription.refusal !== undefined) throw new CommandError(subscription.refusal)
+        subscription.answered = true
         this.#reply(id, 'subscribe', withFields(result, lifetime(granted?.exp)))
         start()
         this.#services.expiry.add(this, subscription)
@@ -292,12 +304,15 @@ export class Session {
     granted?: Grant
   ): Promise<{ subscription: Subscription; result: string; start: () => void }> {
     const services = this.#services
-    const { claims } = this.#access!
-    if (granted === undefined && !serverSide && !permissionsIn(claims, channel).read) {
-      throw new CommandError(ERRORS.PERMISSION_DENIED)
+    const allowed = serverSide || granted !== undefined
+    let { claims } = this.#access!
+    let leaveRaw = await this.#admit(claims, channel, allowed)
+    // What its token allowed is of no account once that has been replaced.
+    while (!this.#ended && claims !== this.#access!.claims) {
+      leaveRaw?.()
+      claims = this.#access!.claims
+      leaveRaw = await this.#admit(claims, channel, allowed)
     }
-    await services.authorize(claims, [channel], 'r')
-    const leaveRaw = await services.joinRaw([channel])
     if (this.#ended) {
       leaveRaw?.()
       throw new DisconnectError(DISCONNECT.STALE)
@@ -334,6 +349,18 @@ export class Session {
     }
   }
 
+  /**
+   * Asks whether a client may read a channel.
+   * @param allowed by a token of the subscription's own, or as a server-side subscription
+   * @returns what ends the LISTEN of a raw channel
+   * @throws CommandError, NotAuthorized
+   */
+  async #admit(claims: Claims, channel: string, allowed: boolean): Promise<(() => void) | undefined> {
+    if (!allowed && !permissionsIn(claims, channel).read) throw new CommandError(ERRORS.PERMISSION_DENIED)
+    await this.#services.authorize(claims, [channel], 'r')
+    return this.#services.joinRaw([channel])
+  }
+
   async #leave(channel: string): Promise<string> {
     await this.#opening.get(channel)
     const subscription = this.#subscriptions.get(channel)
@@ -350,6 +377,7 @@ export class Session {
     if (!allowed) throw new CommandError(ERRORS.PERMISSION_DENIED)
     if (!this.#writable.has(channel)) {
       await this.#services.authorize(claims, [channel], 'w')
+      if (this.#writable.size >= this.#services.maxChannels) this.#writable.clear()
       this.#writable.add(channel)
     }
     // In order, but with no wait for the one before: what comes meanwhile shares the next commit.
@@ -394,7 +422,7 @@ export class Session {
     for (const subscription of [...this.#subscriptions.values()]) {
       const { channel, ownToken, serverSide } = subscription
       const allowed = serverSide
-        ? isObject(claims.subs) && channel in claims.subs
+        ? Object.hasOwn(subsOf(claims), channel)
         : ownToken || permissionsIn(claims, channel).read
       if (!allowed) this.#unsubscribe(subscription, UNSUBSCRIBE.SERVER)
     }
@@ -450,6 +478,10 @@ export class Session {
   #unsubscribe(subscription: Subscription, { code, reason }: Disconnect): void {
     if (this.#subscriptions.get(subscription.channel) !== subscription) return
     this.#drop(subscription)
+    if (!subscription.answered) {
+      subscription.refusal = code === UNSUBSCRIBE.SERVER.code ? ERRORS.PERMISSION_DENIED : ERRORS.INTERNAL
+      return
+    }
     this.#push({ channel: subscription.channel, unsubscribe: { code, reason } })
   }
 
@@ -503,6 +535,11 @@ export class Session {
     if (statusCode !== 503) this.#services.log.error({ err: error }, 'a command failed')
     return ERRORS.INTERNAL
   }
+}
+
+/** The claim `subs`: what a client is subscribed to by its token. */
+function subsOf({ subs }: Claims): Record<string, unknown> {
+  return isObject(subs) ? subs : {}
 }
 
 /** A JSON object with some more fields. */

@@ -1,5 +1,6 @@
 import type { Connection } from '../connection.js'
 import type { Format, Frame, Permissions, Subscriber } from '../hub.js'
+import type { ProtocolError } from './protocol.js'
 import type { SdkFrame } from './publication.js'
 
 export interface SubscriptionOptions {
@@ -29,6 +30,10 @@ export class Subscription implements Subscriber {
   write = false
   /** With what it has joined the hub. */
   permissions: Permissions = { read: true, write: false }
+  /** Its client has been told that it is in the channel. */
+  answered = false
+  /** Why it was ended before that. */
+  refusal: ProtocolError | undefined
   /** Whether its client is told who comes and goes. */
   toldOfPresence = false
   /** Ends the LISTEN of a raw channel. */

@@ -8,6 +8,9 @@ export const GRACE = 25_000
 
 type Verify = SdkServices['verifyToken']
 
+/** Claims of a connection's token, which allow more or less than reading one channel. */
+const OF_CONNECTIONS = ['mode', 'channels', 'channel_patterns', 'subs']
+
 /** What a subscription's own token allows beside reading. */
 export interface Grant {
   write: boolean
@@ -30,9 +33,13 @@ export async function connectionToken(verify: Verify, token: string): Promise<Cl
 }
 
 /**
- * What a subscription's own token allows.
+ * What a subscription's own token allows: to read, and with `pub` in its claim `allow` to publish, too
+ * (https://centrifugal.dev/docs/pro/capabilities).
+ *
+ * It says that it is one by its claim `channel` and no claim of a connection's token: those may name one channel, too,
+ * and allow less than reading it.
  * @param of whose it must be
- * @throws CommandError for one that is none of ours; DisconnectError for another channel's, user's or client's;
+ * @throws CommandError for one that is none of ours, or a connection's; DisconnectError for another channel's, user's or client's;
  *   TokenExpired; KeysUnavailable
  */
 export async function subscriptionToken(
@@ -47,6 +54,14 @@ export async function subscriptionToken(
     if (error instanceof errors.KeysUnavailable) throw error
     throw new CommandError(ERRORS.PERMISSION_DENIED)
   }
+  const foreign = OF_CONNECTIONS.find((name) => claims[name] !== undefined)
+  if (foreign !== undefined || typeof claims.channel !== 'string') {
+    const wrong = foreign === undefined ? 'has no claim "channel"' : `is a connection's: it has "${foreign}"`
+    throw new CommandError(
+      ERRORS.PERMISSION_DENIED,
+      `the token ${wrong}; a subscription's has "channel", "sub", "exp", "allow"`
+    )
+  }
   if (claims.channel !== of.channel) {
     throw new DisconnectError(DISCONNECT.INVALID_TOKEN, "the subscription's is for another channel")
   }
@@ -57,7 +72,9 @@ export async function subscriptionToken(
     throw new DisconnectError(DISCONNECT.INVALID_TOKEN, "the subscription's is for another client")
   }
   const exp = checkTimes(claims)
-  return { write: claims.mode === 'w' || claims.mode === 'rw', exp }
+  const { allow = [] } = claims
+  if (!Array.isArray(allow)) throw new errors.MalformedClaims('"allow" must be a list of texts')
+  return { write: allow.includes('pub'), exp }
 }
 
 /** When a token ends, in the words of a reply; at least 1 s, since the SDK asks again at once otherwise. */

@@ -21,6 +21,15 @@ export interface Received {
   n?: number | undefined
 }
 
+/** What stands in a notification beside its message. */
+interface Header {
+  uid: string
+  nsp?: string
+  attachmentId?: unknown
+  position?: number
+  n?: number
+}
+
 export interface InboxOptions {
   nsp: string
   /** Packets of our own are not read; their positions count. */
@@ -54,12 +63,11 @@ export class Inbox {
   receive(payload: string): void {
     // The half of a busy node's messages need not be parsed. (Those that are kept begin with their position.)
     if (payload.startsWith(this.#ownStart)) return
-    let header: { uid: string; nsp?: string; attachmentId?: unknown; position?: number; n?: number }
+    let header: Header
     try {
-      header = JSON.parse(payload)
-      if (typeof header !== 'object' || header === null) throw new Error('no object')
+      header = readHeader(JSON.parse(payload))
     } catch (error) {
-      this.#options.onError(new errors.SocketIoPacketLost(`it is no JSON object (${messageOf(error)})`))
+      this.#options.onError(new errors.SocketIoPacketLost(`it cannot be read (${messageOf(error)})`))
       return
     }
     const { uid, attachmentId, position, n } = header
@@ -169,4 +177,19 @@ export class Inbox {
       this.#options.onError(error as Error)
     }
   }
+}
+
+/**
+ * Any role of the database may notify the channel, and a position that is none would spoil that of all who come after.
+ * @throws TypeError for what no node has sent
+ */
+function readHeader(value: unknown): Header {
+  if (typeof value !== 'object' || value === null) throw new TypeError('it is no JSON object')
+  const { uid, position, n } = value as Record<string, unknown>
+  if (typeof uid !== 'string') throw new TypeError('it names no node')
+  for (const number of [position, n]) {
+    if (number === undefined) continue
+    if (!Number.isSafeInteger(number) || (number as number) < 0) throw new TypeError('it has no number')
+  }
+  return value as Header
 }

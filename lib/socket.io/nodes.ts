@@ -18,6 +18,9 @@ export interface NodesOptions {
   onError: (error: Error) => void
 }
 
+/** At most so many other nodes are known: whoever has SQL may say that it is one. */
+const MAX_NODES = 1000
+
 /** `at`: when it was sent, `read`: up to when its sender has read everything; Unix seconds of the database. */
 interface Mark {
   uid: string
@@ -76,7 +79,7 @@ export class Nodes {
         this.#read = Math.max(this.#read ?? 0, at)
       })
     } else if (leaving) this.#others.delete(uid)
-    else {
+    else if (this.#others.has(uid) || this.#others.size < MAX_NODES) {
       this.#others.set(uid, { read, heard: Date.now() })
       if (hello) this.tell()
     }

@@ -116,7 +116,9 @@ export class Transport {
     // Idle connections die with the database, and an error that nobody hears ends the process.
     guardPool(pool)
     pool.on('error', this.#onPoolError)
-    this.#listener.listen(this.#nodes.channel, (payload) => this.#nodes.receive(payload))
+    this.#listener
+      .listen(this.#nodes.channel, (payload) => this.#nodes.receive(payload))
+      .catch(options.errorHandler)
     this.#listener.start().catch(() => {})
     this.#nodes.start()
     if (this.recovery) {
@@ -362,7 +364,7 @@ export class Transport {
         break
       case 'listening':
         this.#nodes.tell({ hello: true })
-        for (const [member, { stop }] of this.#members) if (stop) this.#begin(member)
+        for (const [member, { stop }] of this.#members) if (stop) this.#begin(member).catch(errorHandler)
         break
       case 'relistening':
         this.#missingUntil = Date.now() + Math.min(REUNION_TIMEOUT, this.#options.heartbeatTimeout)

@@ -142,6 +142,12 @@ t.test('values that no option may have get an error that names the variable', as
     message: /PGWS_METRICS_PORT/
   })
   await read(t, { PGWS_PORT: '0', PGWS_METRICS_PORT: '0' })
+  for (const jwksUrl of ['login.example.org', 'ftp://example.org', 'https://user:geheim@example.org/jwks']) {
+    const error = t.throws(() => resolveOptions({ dbUri: 'x', jwksUrl }), {
+      message: /PGWS_JWKS_URL\) must be a URL with https: or http:, and without a user or password/
+    }) as Error
+    t.notMatch(error.message, /geheim/)
+  }
   for (const envelopeClaims of ['None', 'ALL', 'none,sub', ['all', 'sub']]) {
     t.throws(() => resolveOptions({ dbUri: 'x', jwtSecret: 'x', envelopeClaims }), {
       message: /PGWS_ENVELOPE_CLAIMS\) must be all, none/

@@ -69,15 +69,13 @@ t.test('addresses', async (t) => {
     }
   })
 
-  t.test('a channel may have 10,000 characters, and a token 8 KiB', async (t) => {
-    const channel = 'x'.repeat(4000)
+  t.test('a channel may have 1,024 bytes, and a token 8 KiB', async (t) => {
+    const channel = 'x'.repeat(1024)
     const long = token({ mode: 'rw', padding: 'p'.repeat(6000) })
     const client = await open(t, `${ws}/${channel}/${long}`)
     await notify(dbUri, message(channel))
     t.same(await client.received(1), [message(channel)])
-    // Node.js takes 16 KiB of headers, the URL among them.
-    const longer = await open(t, `${ws}/${'y'.repeat(10_000)}/${rw}`)
-    t.equal(longer.webSocket.readyState, 1)
+    t.equal((await refusal(t, `${ws}/${channel}y/${long}`)).status, 400)
   })
 })
 

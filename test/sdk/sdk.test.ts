@@ -239,7 +239,7 @@ t.test('permissions: mode and channels of the token, or a token for each subscri
   t.match(await unsubscribed(bare, 'a'), { code: 103 })
   const grant = (claims: object) => token({ sub: 'me', ...claims })
   const read = subscribed(bare, 'b', { token: grant({ channel: 'b' }) }).subscription
-  const write = subscribed(bare, 'c', { token: grant({ channel: 'c', mode: 'rw' }) })
+  const write = subscribed(bare, 'c', { token: grant({ channel: 'c', allow: ['pub'] }) })
   await Promise.all([read.ready(30_000), write.subscription.ready(30_000)])
   await t.rejects(read.publish(1), { code: 103 })
   await write.subscription.publish(2)
