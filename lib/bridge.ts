@@ -241,6 +241,8 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     })
     this.#emulation = new Emulation({
       node: () => this.#nodes.id,
+      sessionsOf: (node) => this.#nodes.sessionsOf(node),
+      outdated: () => this.#nodes.outdated,
       ask: (node, args) => this.#nodes.commands(node, args)
     })
     this.#sdkClients = new SdkClients({
@@ -266,6 +268,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       connections: this.#clients.connections,
       channels: () => this.channels(),
       presence: this.#presence,
+      sessions: this.#emulation.sessions,
       commands: (args) => this.#emulation.answer(args),
       begin: (publication) => this.#inbox.begin(publication),
       end: (publication, counted) => this.#inbox.end(publication, counted)

@@ -24,6 +24,8 @@ export interface NodeState {
   timeout: number
   /** How many changes of its members in presence channels it has told; undefined where it has no such channels. */
   presence?: number | undefined
+  /** What shows that a session is one of its own (lib/sdk/seal.ts); older servers have none. */
+  sessions?: string | undefined
 }
 
 /** What nodes say to each other. */
@@ -178,11 +180,12 @@ export function isNodeId(value: unknown): value is string {
 
 function isNodeState(value: unknown): value is NodeState {
   if (typeof value !== 'object' || value === null) return false
-  const { hostname, pid, version, startedAt, connections, timeout, presence } = value as Record<
+  const { hostname, pid, version, startedAt, connections, timeout, presence, sessions } = value as Record<
     string,
     unknown
   >
   if (!isShort(hostname) || !isShort(version)) return false
+  if (sessions !== undefined && !isShort(sessions)) return false
   if (![pid, startedAt, connections, timeout, presence ?? 0].every(isCount)) return false
   // What a Date can hold.
   return (startedAt as number) <= 8.64e15

@@ -74,6 +74,11 @@ export class Cluster {
     return this.#members.all
   }
 
+  /** Another node. */
+  member(node: string): Member | undefined {
+    return this.#members.get(node)
+  }
+
   has(node: string): boolean {
     return this.#members.has(node)
   }

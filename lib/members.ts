@@ -45,6 +45,10 @@ export class Members {
     return [...this.#entries.values()].map(({ missed: _, ...member }) => member)
   }
 
+  get(id: string): Member | undefined {
+    return this.#entries.get(id)
+  }
+
   has(id: string): boolean {
     return this.#entries.has(id)
   }

@@ -77,6 +77,8 @@ export interface NodesOptions {
   connections: Iterable<Connection> & { readonly size: number }
   channels: () => ChannelSummary[]
   presence: Presence
+  /** What shows that a session is one of this node; see Emulation. */
+  sessions: string
   /** Takes what another node hands to a session of this one; returns whether there is such a session. */
   commands: (args: unknown) => boolean
   /** See ClusterOptions. */
@@ -223,6 +225,16 @@ export class Nodes {
     return { closed: counts.reduce((sum, count) => sum + count, own), missing }
   }
 
+  /** What shows that a session is one of another node; undefined where it is not known. */
+  sessionsOf(node: string): string | undefined {
+    return this.#cluster.member(node)?.sessions
+  }
+
+  /** Whether there are nodes of an older version, which do not number what they hand to sessions. */
+  get outdated(): boolean {
+    return this.#cluster.members.some(({ sessions }) => sessions === undefined)
+  }
+
   /**
    * Hands commands to a session of another node.
    * @returns whether there is such a node, with such a session
@@ -255,7 +267,7 @@ export class Nodes {
   }
 
   #state() {
-    const { nodeTimeout, connections } = this.#options
+    const { nodeTimeout, connections, sessions } = this.#options
     return {
       hostname: hostname(),
       pid: process.pid,
@@ -263,7 +275,8 @@ export class Nodes {
       startedAt: this.#startedAt,
       connections: connections.size,
       timeout: nodeTimeout,
-      presence: this.#presence?.version
+      presence: this.#presence?.version,
+      sessions
     }
   }
 

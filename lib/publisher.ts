@@ -81,7 +81,8 @@ export class Publisher {
 
   /** True when senders should wait (see `onDrain`). */
   get overloaded(): boolean {
-    return this.#queuedBytes > HIGH_WATER_BYTES || !this.#open
+    // Where nothing waits nobody would call back.
+    return this.#running !== undefined && (this.#queuedBytes > HIGH_WATER_BYTES || !this.#open)
   }
 
   /** How many bytes wait for the database, or are on their way to it. */

@@ -1,4 +1,4 @@
-import { keysOf, newSession, seal, unseal } from './seal.js'
+import { isSessionOf, keysOf, newSession, newSessionsKey, seal, unseal } from './seal.js'
 
 /** Larger texts take several notifications: the node is asked first whether it has the session. */
 const LARGE = 4096
@@ -8,11 +8,25 @@ interface SealedCommands {
   id: string
   /** Empty: is the session there? */
   sealed: string
+  /** Who sends them, and which of its sealed commands they are; older servers do not say. */
+  from?: string
+  number?: number
+}
+
+interface EmulatedSession {
+  key: Buffer
+  receive: (text: string) => void
+  /** The last number of each node. */
+  last: Map<string, number>
 }
 
 export interface EmulationOptions {
   /** This node's id. */
   node: () => string
+  /** What another node's sessions show; undefined where it is of an older version, or there is none. */
+  sessionsOf: (node: string) => string | undefined
+  /** Whether there are nodes that do not number what they send. */
+  outdated: () => boolean
   /**
    * Asks another node, with what its `answer` takes.
    * @returns what that returns; false where there is no such node
@@ -26,10 +40,13 @@ export interface EmulationOptions {
  * they go through the database, sealed.
  */
 export class Emulation {
+  /** What shows that a session is one of this node: the others are told. */
+  readonly sessions = newSessionsKey()
   readonly #options: EmulationOptions
-  readonly #sessions = new Map<string, { key: Buffer; receive: (text: string) => void }>()
+  readonly #sessions = new Map<string, EmulatedSession>()
   /** Large texts on their way, by session: what comes after them has to wait. */
   readonly #large = new Map<string, Promise<unknown>>()
+  #lastNumber = 0
 
   constructor(options: EmulationOptions) {
     this.#options = options
@@ -41,9 +58,9 @@ export class Emulation {
    * @returns what its client has to send with each command; `end` forgets it
    */
   begin(receive: (text: string) => void): { details: { session: string; node: string }; end: () => void } {
-    const session = newSession()
+    const session = newSession(this.sessions)
     const { id, key } = keysOf(session)
-    this.#sessions.set(id, { key, receive })
+    this.#sessions.set(id, { key, receive, last: new Map() })
     return { details: { session, node: this.#options.node() }, end: () => this.#sessions.delete(id) }
   }
 
@@ -59,12 +76,15 @@ export class Emulation {
       known?.receive(text)
       return known !== undefined
     }
-    const ask = () => this.#options.ask(node, { id, sealed: seal(key, text) } satisfies SealedCommands)
+    const sessions = this.#options.sessionsOf(node)
+    // A stranger must not have the database say anything.
+    if (sessions !== undefined && !isSessionOf(sessions, session)) return false
+    const ask = () => this.#options.ask(node, this.#seal(id, key, text, sessions !== undefined))
     const before = this.#large.get(id)
     if (text.length <= LARGE && before === undefined) return ask()
     const asked = (async () => {
       await before?.catch(() => {})
-      // A stranger must not have the database carry large texts.
+      // The session may have ended: the database must not carry large texts for it.
       if (text.length > LARGE && !(await this.#options.ask(node, { id, sealed: '' }))) return false
       return ask()
     })()
@@ -76,15 +96,31 @@ export class Emulation {
     }
   }
 
-  /** Answers another node. Whoever has SQL may ask: what does not open is for no session. */
+  /**
+   * Answers another node. Whoever has SQL may ask: what does not open is for no session, and what has been taken is not
+   * taken again. A node's questions come in order, so one number is all that is kept of it.
+   */
   answer(args: unknown): boolean {
-    const { id, sealed } = (args ?? {}) as Partial<Record<keyof SealedCommands, unknown>>
+    const { id, sealed, from, number } = (args ?? {}) as Partial<Record<keyof SealedCommands, unknown>>
     const known = this.#sessions.get(id as string)
     if (known === undefined || typeof sealed !== 'string') return false
     if (sealed === '') return true
-    const text = unseal(known.key, sealed)
+    const numbered = typeof from === 'string' && Number.isSafeInteger(number)
+    if (!numbered && !this.#options.outdated()) return false
+    const text = unseal(known.key, sealed, numbered ? `${from} ${number}` : '')
     if (text === undefined) return false
+    if (numbered) {
+      if ((number as number) <= (known.last.get(from) ?? 0)) return false
+      known.last.set(from, number as number)
+    }
     known.receive(text)
     return true
+  }
+
+  #seal(id: string, key: Buffer, text: string, numbered: boolean): SealedCommands {
+    if (!numbered) return { id, sealed: seal(key, text, '') }
+    const from = this.#options.node()
+    const number = ++this.#lastNumber
+    return { id, sealed: seal(key, text, `${from} ${number}`), from, number }
   }
 }

@@ -358,6 +358,65 @@ t.test('between nodes nobody sees or forges commands, large ones included', asyn
   t.equal(stream.lines.length, 4)
 })
 
+t.test('what was handed from node to node is not taken again', async (t) => {
+  const dbUri = await retaining('kept')
+  const [here, other] = await two(t, { dbUri })
+  const channel = clusterChannel(LISTEN_CHANNEL)
+  const { payloads } = await sqlListener(t, dbUri, channel)
+  const stream = await Stream.open(t, `${here.http}/connection/http_stream`, connect())
+  const publish = (id: number, data: string) =>
+    stream.send(other.http, JSON.stringify({ id, publish: { channel: 'kept', data } }))
+  t.equal((await publish(2, 'first')).status, 204)
+  t.equal((await publish(3, 'x'.repeat(20_000))).status, 204)
+  t.equal((await publish(4, 'third')).status, 204)
+  await stream.received(4)
+  const handed = payloads.filter((payload) => /"question":"commands"/.test(payload))
+  t.ok(handed.some((payload) => payload.includes('"type":"part"')))
+  for (const payload of handed) await query(dbUri, 'select pg_notify($1, $2)', [channel, payload])
+  // As one of an older version would have sent it.
+  const { pgws, from, to, args } = JSON.parse(handed[0]!)
+  const old = { pgws, from, type: 'question', id: 'old', to, question: 'commands' }
+  for (const { sealed, id } of [args]) {
+    const text = JSON.stringify({ ...old, args: { id, sealed } })
+    await query(dbUri, 'select pg_notify($1, $2)', [channel, text])
+  }
+  t.equal((await publish(5, 'last')).status, 204)
+  await stream.received(5)
+  const { rows } = await query(
+    dbUri,
+    `select count(*)::integer as stored from pgws.history('kept', null, 100)`
+  )
+  t.same(rows, [{ stored: 4 }])
+  t.same(
+    stream.lines.map((line) => JSON.parse(line).id),
+    [1, 2, 3, 4, 5]
+  )
+})
+
+t.test('without a session nothing reaches the database', async (t) => {
+  const dbUri = await database()
+  const [here, other] = await two(t, { dbUri })
+  const { payloads } = await sqlListener(t, dbUri, clusterChannel(LISTEN_CHANNEL))
+  const stream = await Stream.open(t, `${here.http}/connection/http_stream`, connect())
+  const [reply] = await stream.received(1)
+  const { session } = reply!.connect as { session: string }
+  const changed = `${session.startsWith('A') ? 'B' : 'A'}${session.slice(1)}`
+  for (const made of [
+    'another',
+    changed,
+    `${session}AAAA`,
+    session.slice(1),
+    'A'.repeat(32),
+    'x'.repeat(5000)
+  ]) {
+    t.equal((await stream.send(other.http, '{}', { session: made })).status, 404)
+  }
+  t.equal((await stream.send(other.http, '{}')).status, 204)
+  const asked = () => payloads.filter((payload) => /"type":"(question|part)"/.test(payload))
+  await until(() => asked().length > 0)
+  t.equal(asked().length, 1)
+})
+
 t.test('while the database is away, commands for another node are answered with 503', async (t) => {
   const dbUri = await database()
   const proxy = await FaultProxy.start(t, `${postgres.socketFolder}/.s.PGSQL.5432`)

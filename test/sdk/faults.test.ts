@@ -4,7 +4,8 @@ import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import { migrate } from '../../lib/schema.js'
 import { run, started } from '../app.js'
-import { build, LISTEN_CHANNEL, query, SECRET, token, until } from '../helper.js'
+import { FaultProxy } from '../fault-proxy.js'
+import { build, LISTEN_CHANNEL, open, query, SECRET, token, until } from '../helper.js'
 import { createDatabase, restartPostgres, testPostgres } from '../postgres.js'
 import { type Centrifuge, raw, SDKS, sdk, subscribed } from './sdk.js'
 
@@ -103,6 +104,26 @@ t.test(
     t.equal(contexts.length, 1)
   }
 )
+
+t.test('what is too large, while the database is away, does not keep its client unread', async (t) => {
+  const dbUri = await createDatabase(postgres)
+  const proxy = await FaultProxy.start(t, `${postgres.socketFolder}/.s.PGSQL.5432`)
+  const { ws, fastify } = await build(t, { dbUri: proxy.uri(dbUri), checkListenerInterval: 300 })
+  const client = await open(t, `${ws}/connection/websocket`)
+  client.send(JSON.stringify({ id: 1, connect: { token: rw } }))
+  await client.received(1)
+  proxy.mode = 'refuse'
+  proxy.cut()
+  await until(() => !fastify.pgws.listenerState.up)
+  client.send(JSON.stringify({ id: 2, publish: { channel: 'a', data: 'x'.repeat(10_000) } }))
+  await client.received(2)
+  client.send(JSON.stringify({ id: 3, ping: {} }))
+  t.match(
+    (await client.received(3)).map((text) => JSON.parse(text)),
+    [{ id: 1 }, { id: 2, error: { code: 106 } }, { id: 3, ping: {} }]
+  )
+  proxy.mode = 'pass'
+})
 
 t.test('a node is killed: its clients recover on the other', async (t) => {
   const dbUri = await retaining()
