@@ -11,8 +11,11 @@ export interface Address {
 /** What stands in a log or an answer where a token stood. */
 const MASK = '***'
 
-/** A JSON Web Token in a path: its header begins with `{"`, which is `eyJ` in base64url. */
-const TOKEN = /eyJ[\w-]*\.[\w%-]*(?:\.[\w%-]*)*/g
+/**
+ * What may be a JSON Web Token in a path: its header begins with `{"`, which is `eyJ` in base64url. It is one only
+ * with a dot; asked for here, the dot would be looked for again from each `eyJ` of a long text.
+ */
+const TOKEN = /eyJ[\w-]*(?:\.[\w%-]*)*/g
 
 /**
  * Reads `/:channel/:token` or `/:token`; what follows a token is ignored.
@@ -57,13 +60,12 @@ export function isDecodable(url: string): boolean {
 
 /** Whether a URL's path holds what looks like a JSON Web Token. */
 export function holdsToken(url: string): boolean {
-  // A global regular expression keeps its position between calls of test().
-  return url.includes('eyJ') && url.search(TOKEN) !== -1
+  return url.includes('eyJ') && maskTokens(url) !== url
 }
 
 /** A URL with every token in it masked: JSON Web Tokens anywhere. */
 export function maskTokens(url: string): string {
-  return url.replace(TOKEN, MASK)
+  return url.replace(TOKEN, (text) => (text.includes('.') ? MASK : text))
 }
 
 /**

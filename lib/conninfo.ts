@@ -257,7 +257,8 @@ function passwordFor(
   const wanted = [host.startsWith('/') ? 'localhost' : host, String(port), database, user]
   for (const line of lines) {
     if (line.startsWith('#')) continue
-    const fields = (line.match(/(?:[^:\\]|\\.)*(?::|$)/g) ?? []).map((field) =>
+    // A backslash at the end stands for itself, as in libpq.
+    const fields = (line.match(/(?:[^:\\]|\\.|\\$)*(?::|$)/gs) ?? []).map((field) =>
       field.replace(/:$/, '').replace(/\\(.)/g, '$1')
     )
     if (fields.length >= 5 && wanted.every((value, i) => fields[i] === '*' || fields[i] === value))

@@ -153,5 +153,8 @@ export function channelOf(params: Record<string, unknown>): string {
 
 /** A close reason has at most 123 bytes (RFC 6455, section 5.5). */
 function cut(reason: string): string {
-  return Buffer.from(reason).subarray(0, 123).toString('utf8').replace(/�+$/, '')
+  return Buffer.from(reason)
+    .subarray(0, 123)
+    .toString('utf8')
+    .replace(/\ufffd$/, '')
 }

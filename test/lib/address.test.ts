@@ -1,0 +1,17 @@
+import t from 'tap'
+import { holdsToken, maskTokens } from '../../lib/address.js'
+
+t.test('what looks like a token is masked, and nothing else', async (t) => {
+  for (const [url, masked] of [
+    ['/a/eyJh.eyJz.sig', '/a/***'],
+    ['/a/eyJh.eyJz.sig/b', '/a/***/b'],
+    ['/eyJh.?token=eyJh.b%2Ec', '/***?token=***'],
+    ['/a/xeyJh.b', '/a/x***'],
+    // Without a dot it is none; the next one may be.
+    ['/eyJust/a/name', '/eyJust/a/name'],
+    ['/eyJeyJ%eyJ.x', '/eyJeyJ%***']
+  ] as const) {
+    t.equal(maskTokens(url), masked)
+    t.equal(holdsToken(url), masked !== url)
+  }
+})
