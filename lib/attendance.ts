@@ -3,6 +3,9 @@ import { connectionId } from './connection-list.js'
 import type { Presence, PresenceMember } from './presence.js'
 import { type PresenceEvents, presenceText } from './presence-events.js'
 
+/** How many bytes what others see of a client may have: the claim `sub`, and an SDK's claim `info` as JSON. */
+export const MAX_SHOWN_BYTES = 1024
+
 export interface AttendanceOptions {
   presence: Presence
   presenceEvents: PresenceEvents
@@ -28,8 +31,10 @@ export class Attendance {
   /** What others see of a connection. */
   memberOf(connection: Connection): PresenceMember {
     const { node, showUsers } = this.#options
-    const user = (showUsers ? connection.subject : undefined) ?? ''
-    return { client: connectionId(node(), connection), user }
+    const { subject = '' } = connection
+    // All others get it, each time: what is longer than any name is not shown.
+    const shown = showUsers && Buffer.byteLength(subject) <= MAX_SHOWN_BYTES
+    return { client: connectionId(node(), connection), user: shown ? subject : '' }
   }
 
   /** A connection has entered its channels. */

@@ -147,13 +147,13 @@ export class Presence {
     for (const [channel, members] of last as Roster) {
       for (const member of members.values()) {
         const still = next.get(channel)?.get(member.client)
-        if (still === undefined || !isSame(member, still)) this.#emit('leave', channel, member)
+        if (still === undefined || !isSameMember(member, still)) this.#emit('leave', channel, member)
       }
     }
     for (const [channel, members] of next) {
       for (const member of members.values()) {
         const before = last.get(channel)?.get(member.client)
-        if (before === undefined || !isSame(before, member)) this.#emit('join', channel, member)
+        if (before === undefined || !isSameMember(before, member)) this.#emit('join', channel, member)
       }
     }
   }
@@ -198,6 +198,6 @@ function remove(roster: Roster, channel: string, client: string): PresenceMember
 }
 
 /** A client may have come back to the channel under its id as somebody else. */
-function isSame(one: PresenceMember, other: PresenceMember): boolean {
+export function isSameMember(one: PresenceMember, other: PresenceMember): boolean {
   return one.user === other.user && JSON.stringify(one.info) === JSON.stringify(other.info)
 }

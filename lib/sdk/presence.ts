@@ -2,6 +2,7 @@ import type { Connection } from '../connection.js'
 import type { Presence, PresenceMember } from '../presence.js'
 import type { PresenceEvents } from '../presence-events.js'
 import { CommandError, ERRORS } from './protocol.js'
+import { Settling } from './settling.js'
 import type { Subscription } from './subscription.js'
 
 export interface SdkPresenceOptions {
@@ -14,9 +15,11 @@ export interface SdkPresenceOptions {
 /** Presence in the words of the protocol. */
 export class SdkPresence {
   readonly #options: SdkPresenceOptions
+  readonly #settling: Settling
 
   constructor(options: SdkPresenceOptions) {
     this.#options = options
+    this.#settling = new Settling(options.presence)
   }
 
   /**
@@ -36,16 +39,19 @@ export class SdkPresence {
       subscription.toldOfPresence = true
       presenceEvents.add(subscription, channel)
     }
-    presence.join(channel, { ...memberOf(connection), ...(info !== undefined && { info }) })
+    this.#settling.join(channel, { ...memberOf(connection), ...(info !== undefined && { info }) })
   }
 
-  /** Undoes it. */
-  leave(subscription: Subscription, connection: Connection): void {
+  /**
+   * Undoes it.
+   * @param gone the connection has ended: it cannot come back
+   */
+  leave(subscription: Subscription, connection: Connection, gone: boolean): void {
     const { presence, presenceEvents, memberOf } = this.#options
     const { channel, toldOfPresence } = subscription
     if (!presence.has(channel)) return
     if (toldOfPresence) presenceEvents.remove(subscription, channel)
-    presence.leave(channel, memberOf(connection).client)
+    this.#settling.leave(channel, memberOf(connection).client, gone)
   }
 
   /** The answer to `presence`, as JSON. @throws CommandError */
@@ -62,6 +68,11 @@ export class SdkPresence {
     if (!presence.has(channel)) throw new CommandError(ERRORS.NOT_AVAILABLE)
     const { count, users } = presence.summary(channel)
     return JSON.stringify({ num_clients: count, num_users: users })
+  }
+
+  /** To be called when the server ends. */
+  stop(): void {
+    this.#settling.stop()
   }
 }
 

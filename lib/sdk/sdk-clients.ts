@@ -162,6 +162,7 @@ export class SdkClients {
     }
     this.#strangers.stop()
     this.#expiry.stop()
+    this.#services.presence.stop()
   }
 
   #begin(transport: SdkTransport): Session {

@@ -57,5 +57,8 @@ export interface SdkServices {
     add: (session: Session, subscription: Subscription) => void
     delete: (subscription: Subscription) => void
   }
-  log: { error(fields: object, message: string): void }
+  log: {
+    warn(fields: object, message: string): void
+    error(fields: object, message: string): void
+  }
 }

@@ -1,3 +1,4 @@
+import { MAX_SHOWN_BYTES } from '../attendance.js'
 import { channelNameProblem } from '../channel-name.js'
 import { type Claims, checkTimes, permissionsIn, subjectOf } from '../claims.js'
 import { errors } from '../errors.js'
@@ -69,6 +70,8 @@ export class Session {
   readonly #writable = new Set<string>()
   #connection: SdkConnection | undefined
   #access: SessionAccess | undefined
+  /** What others see of it in presence channels. */
+  #info: unknown
   readonly #intake: Intake<string>
   /** A connect has failed: what came with it is discarded. */
   #refused = false
@@ -231,6 +234,7 @@ export class Session {
     }
     this.#connection = this.#transport.attach(this.#access)
     const connection = this.#connection
+    this.#info = this.#shownInfo(claims)
     services.enter(connection, this.#access)
     const wanted = isObject(params.subs) ? params.subs : {}
     const opened = await Promise.all(
@@ -417,6 +421,7 @@ export class Session {
     access.caller = await this.#services.authorize(claims, [], 'r')
     if (this.#ended) return '{}'
     access.claims = claims
+    this.#info = this.#shownInfo(claims)
     this.#services.renew(this.#connection!, access, exp === undefined ? undefined : exp + GRACE)
     this.#writable.clear()
     for (const subscription of [...this.#subscriptions.values()]) {
@@ -451,6 +456,19 @@ export class Session {
     return JSON.stringify(lifetime(granted.exp))
   }
 
+  /** The claim `info`, unless it is larger than what others are shown. */
+  #shownInfo({ info }: Claims): unknown {
+    if (info === undefined) return undefined
+    const bytes = Buffer.byteLength(JSON.stringify(info))
+    if (bytes <= MAX_SHOWN_BYTES) return info
+    const { id } = this.#connection!
+    this.#services.log.warn(
+      { connection: id, bytes },
+      `the claim "info" of a token is not shown: it has more than ${MAX_SHOWN_BYTES} bytes of JSON`
+    )
+    return undefined
+  }
+
   /** What a subscription's own token allows; throws as subscriptionToken. */
   #granted(channel: string, token: string): Promise<Grant> {
     const { verifyToken, idOf } = this.#services
@@ -464,8 +482,7 @@ export class Session {
   /** From its reply on a client is in the channel; its own coming is told after that. */
   #attend(subscription: Subscription, told: boolean): void {
     if (this.#subscriptions.get(subscription.channel) !== subscription) return
-    const { info } = this.#access!.claims
-    this.#services.presence.enter(subscription, this.#connection!, { told, info })
+    this.#services.presence.enter(subscription, this.#connection!, { told, info: this.#info })
   }
 
   #onInsufficient(subscription: Subscription, told: boolean): void {
@@ -490,7 +507,7 @@ export class Session {
     if (this.#subscriptions.get(channel) !== subscription) return
     this.#subscriptions.delete(channel)
     this.#services.expiry.delete(subscription)
-    this.#services.presence.leave(subscription, this.#connection!)
+    this.#services.presence.leave(subscription, this.#connection!, this.#ended)
     this.#services.hub.leave(subscription, [channel], subscription.permissions)
     leaveRaw?.()
     const { channels } = this.#access!
