@@ -66,7 +66,7 @@ export class Connections {
    */
   async close(time: number): Promise<void> {
     clearInterval(this.#pings)
-    const end = Date.now() + time
+    const end = performance.now() + time
     const perSecond = Math.max(CLOSES_A_SECOND, (this.#size * 1000) / (time / 2))
     const perTick = Math.ceil((perSecond * CLOSE_TICK) / 1000)
     let closed = 0
@@ -74,7 +74,7 @@ export class Connections {
       connection.close(CLOSE.GOING_AWAY, 'server shutting down')
       if (++closed % perTick === 0) await sleep(CLOSE_TICK)
     }
-    while (this.#size > 0 && Date.now() < end) await sleep(10)
+    while (this.#size > 0 && performance.now() < end) await sleep(10)
     for (const connection of [...this]) connection.terminate()
     this.#expiry.stop()
   }

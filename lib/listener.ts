@@ -89,7 +89,9 @@ export class Listener {
   #run: Promise<void> | undefined
   #probe: { nonce: string; arrived: () => void } | undefined
   #upSince: number | undefined
+  /** Since when notifications may have been lost. This, and what it is made of, is as `performance.now()` has it. */
   #downSince: number | undefined
+  #connectedAt = 0
   #lastProvenAlive: number | undefined
   /** When anything last came from the database. */
   #lastHeard = 0
@@ -176,9 +178,9 @@ export class Listener {
         const client = await this.#connect()
         failures = 0
         const error = await this.#watch(client)
-        const lived = Date.now() - this.#upSince!
+        const now = performance.now()
         // A connection that has gone silent may have lost everything since it was last heard.
-        this.#downSince = error instanceof Silence ? this.#lastHeard : Date.now()
+        this.#downSince = error instanceof Silence ? this.#lastHeard : now
         this.#upSince = undefined
         if (this.#stop.signal.aborted) return
         if (checkInterval === 0) {
@@ -187,7 +189,7 @@ export class Listener {
         }
         onEvent({ type: 'connection lost', error })
         // One that is cut again and again must not make us a busy loop.
-        if (lived < 1000) await this.#pause(reconnectBackoff(1))
+        if (now - this.#connectedAt < 1000) await this.#pause(reconnectBackoff(1))
       } catch (error) {
         if (this.#stop.signal.aborted) return
         failures++
@@ -234,14 +236,16 @@ export class Listener {
       destroy(client, error as Error)
       throw error
     }
-    const now = Date.now()
-    this.#upSince = now
-    this.#lastProvenAlive = now
+    const now = performance.now()
+    this.#upSince = Date.now()
+    this.#lastProvenAlive = this.#upSince
+    this.#connectedAt = now
     this.#lastHeard = now
     if (this.#downSince === undefined) {
       this.#options.onEvent({ type: 'listening' })
     } else {
-      const gap = now - this.#downSince
+      // Rather too long than too short.
+      const gap = Math.ceil(now - this.#downSince)
       this.#reconnects++
       this.#gapMilliseconds += gap
       this.#options.onEvent({ type: 'relistening', gap })
@@ -300,7 +304,7 @@ export class Listener {
         })()
       )
       this.#lastProvenAlive = Date.now()
-      this.#lastHeard = this.#lastProvenAlive
+      this.#lastHeard = performance.now()
     } finally {
       this.#probe = undefined
     }
@@ -313,7 +317,7 @@ export class Listener {
       if (payload === this.#probe?.nonce) this.#probe.arrived()
       return
     }
-    this.#lastHeard = Date.now()
+    this.#lastHeard = performance.now()
     for (const handler of this.#handlers.get(channel) ?? []) {
       try {
         handler(payload)

@@ -52,7 +52,7 @@ interface Group {
   /** In a transaction of its own. */
   alone: boolean
   bytes: number
-  /** Until when it waits for a database that is away; undefined: not at all. */
+  /** Until when it waits for a database that is away, as `performance.now()` has it; undefined: not at all. */
   deadline: number | undefined
   resolve: () => void
   reject: (error: Error) => void
@@ -125,7 +125,7 @@ export class Publisher {
     }
     return new Promise((resolve, reject) => {
       const patience = patient === true ? this.#options.timeout : patient
-      const deadline = patience === false ? undefined : Date.now() + patience
+      const deadline = patience === false ? undefined : performance.now() + patience
       this.#queue.push({ notifications, alone, bytes, deadline, resolve, reject })
       this.#queuedBytes += bytes
       this.#running ??= this.#run()
@@ -202,7 +202,7 @@ export class Publisher {
 
   /** What has waited long enough, or may not wait, is not published. */
   #dropOverdue(): void {
-    const now = Date.now()
+    const now = performance.now()
     const overdue = (group: Group) => group.deadline === undefined || group.deadline <= now
     for (const group of this.#queue.filter(overdue)) {
       this.#settle(group, new errors.DatabaseAway('it was away for too long'))

@@ -335,13 +335,13 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
     })
     const session = await recovery.take(this.nsp.name, pid)
     if (session === undefined) return false
-    const deadline = Date.now() + CATCH_UP_TIMEOUT
-    while (!settled && Date.now() < deadline) await pause()
+    const deadline = performance.now() + CATCH_UP_TIMEOUT
+    while (!settled && performance.now() < deadline) await pause()
     const { last, top, seq } = await recovery.state(this.nsp.name, this.uid)
     if (!settled || offset.position > top) return false
     const missed = await recovery.missed(this.nsp.name, offset, last, session)
     // From here on packets are delivered as they come, so that all before must have come.
-    while ((this.#position ?? 0) < last && Date.now() < deadline) await pause()
+    while ((this.#position ?? 0) < last && performance.now() < deadline) await pause()
     if (missed === undefined || (this.#position ?? 0) < last || !transport.listening) return false
     joining.session = session
     joining.last = last

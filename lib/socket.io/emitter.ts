@@ -46,7 +46,7 @@ class Sender {
   readonly #target: pg.Pool | pg.ClientBase
   readonly #publisher: Publisher | undefined
   #recovery = false
-  #detected = 0
+  #detected: number | undefined
   #waiting = 0
   #chain: Promise<unknown> = Promise.resolve()
   readonly #unsettled = new Set<Promise<void>>()
@@ -102,7 +102,7 @@ class Sender {
     try {
       // Where nothing is waited for, it is sent before this function returns: so it is part of a transaction that the
       // caller commits next.
-      if (this.#detected > 0 && this.#waiting === 0) {
+      if (this.#detected !== undefined && this.#waiting === 0) {
         await send()
         return
       }
@@ -125,12 +125,12 @@ class Sender {
 
   /** Whether the servers keep packets for clients that come back: they have made the tables. */
   async #detect(query: (text: string, values: unknown[]) => Promise<pg.QueryResult>): Promise<void> {
-    if (Date.now() - this.#detected < DETECTION_TIME) return
+    if (this.#detected !== undefined && performance.now() - this.#detected < DETECTION_TIME) return
     const { rows } = await query('select pg_catalog.to_regclass($1) is not null as there', [
       this.options.tables.recovery
     ])
     this.#recovery = rows[0].there
-    this.#detected = Date.now()
+    this.#detected = performance.now()
   }
 }
 

@@ -52,7 +52,7 @@ export class Nodes {
 
   start(): void {
     const { heartbeatInterval, cleanupInterval, onError } = this.#options
-    this.#started = Date.now()
+    this.#started = performance.now()
     this.#timer = setInterval(() => this.tell(), heartbeatInterval).unref()
     this.#cleaner = setInterval(() => this.#clean().catch(onError), cleanupInterval).unref()
   }
@@ -80,14 +80,14 @@ export class Nodes {
       })
     } else if (leaving) this.#others.delete(uid)
     else if (this.#others.has(uid) || this.#others.size < MAX_NODES) {
-      this.#others.set(uid, { read, heard: Date.now() })
+      this.#others.set(uid, { read, heard: performance.now() })
       if (hello) this.tell()
     }
   }
 
   async #clean(): Promise<void> {
     const { query, tables, cleanupInterval, heartbeatInterval, heartbeatTimeout } = this.#options
-    const now = Date.now()
+    const now = performance.now()
     for (const [uid, { heard }] of this.#others) {
       if (now - heard > heartbeatTimeout) this.#others.delete(uid)
     }

@@ -272,14 +272,14 @@ export class Transport {
     while (this.#sessions.length > 0) {
       await this.#settled
       const batch = this.#sessions.splice(0, 500)
-      const deadline = Date.now() + PUBLISH_TIMEOUT
+      const deadline = performance.now() + PUBLISH_TIMEOUT
       for (;;) {
         try {
           await this.recovery!.save(batch)
           break
         } catch (error) {
           if (this.#closed) return
-          if (error instanceof errors.NotAccepted || Date.now() > deadline) {
+          if (error instanceof errors.NotAccepted || performance.now() > deadline) {
             this.#options.errorHandler(error as Error)
             break
           }
@@ -291,7 +291,7 @@ export class Transport {
   }
 
   get #awaitsNodes(): boolean {
-    return this.#missing.size > 0 && Date.now() < this.#missingUntil
+    return this.#missing.size > 0 && performance.now() < this.#missingUntil
   }
 
   #failed(error: unknown): void {
@@ -339,7 +339,7 @@ export class Transport {
     const { errorHandler } = this.#options
     switch (event.type) {
       case 'connection lost':
-        this.#lostAt = Date.now()
+        this.#lostAt = performance.now()
         this.#awaitNodes()
         if (this.#recoverable) for (const { inbox } of this.#members.keys()) inbox.hold()
         errorHandler(event.error)
@@ -367,7 +367,7 @@ export class Transport {
         for (const [member, { stop }] of this.#members) if (stop) this.#begin(member).catch(errorHandler)
         break
       case 'relistening':
-        this.#missingUntil = Date.now() + Math.min(REUNION_TIMEOUT, this.#options.heartbeatTimeout)
+        this.#missingUntil = performance.now() + Math.min(REUNION_TIMEOUT, this.#options.heartbeatTimeout)
         this.#nodes.tell({ hello: true })
         this.#reunite()
         this.#replay(event.gap)
