@@ -95,7 +95,11 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
           nodesRoute(control, { bridge, verifyToken })
           connectionsRoutes(control, { bridge, verifyToken })
           channelReadRoutes(control, { bridge, verifyToken })
-          publishRoute(control, { bridge, verifyToken, maxChannels: resolved.maxChannelsPerConnection })
+          await control.register(publishRoute, {
+            bridge,
+            verifyToken,
+            maxChannels: resolved.maxChannelsPerConnection
+          })
           eventStreamRoutes(control, { bridge, verifyToken, options: resolved, paths: [...paths] })
           plainHttpRoute(control)
           await control.register(sdkEmulationRoutes, { bridge, options: resolved })

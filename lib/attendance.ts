@@ -1,7 +1,8 @@
 import type { Connection } from './connection.js'
 import { connectionId } from './connection-list.js'
 import type { Presence, PresenceMember } from './presence.js'
-import { type PresenceEvents, presenceText } from './presence-events.js'
+import type { PresenceEvents } from './presence-events.js'
+import { serverMessage } from './server-events.js'
 
 /** How many bytes what others see of a client may have: the claim `sub`, and an SDK's claim `info` as JSON. */
 export const MAX_SHOWN_BYTES = 1024
@@ -66,7 +67,7 @@ export class Attendance {
     this.#told.set(connection, channels)
     const lists = channels.map((channel) => {
       const clients = this.#options.presenceEvents.add(connection, channel)
-      return connection.format.encode({ channel, text: presenceText('Presence', channel, { clients }) })
+      return connection.format.encode(serverMessage(channel, { event: 'Presence', payload: { clients } }))
     })
     // Past what is held for a replay: the list is no part of it, and may be longer than what may wait.
     connection.replay(lists)

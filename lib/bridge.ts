@@ -16,6 +16,7 @@ import { History } from './history.js'
 import { type ChannelSummary, Hub } from './hub.js'
 import { Inbox } from './inbox.js'
 import type { Listener, ListenerState } from './listener.js'
+import { Losses } from './losses.js'
 import { type Message, parseMessageId } from './message.js'
 import { Metrics } from './metrics.js'
 import { type Delivery, type Disconnected, type NodeSummary, Nodes, type Scope } from './nodes.js'
@@ -32,6 +33,7 @@ import { SETTINGS_CHANNEL } from './schema.js'
 import { Emulation } from './sdk/emulation.js'
 import type { SdkFormat } from './sdk/publication.js'
 import { SdkClients } from './sdk/sdk-clients.js'
+import { isReserved } from './server-events.js'
 import { type Caller, callerOf, callsFunctions } from './sql-functions.js'
 import { VERSION } from './version.js'
 
@@ -97,7 +99,7 @@ export interface BridgeOptions extends Pick<ResolvedOptions, OptionsUsed> {
 
 /** What the health checks show. Times are ISO 8601. */
 export interface Health {
-  /** `degraded`: all works, but the database's notification queue fills up. */
+  /** `degraded`: it works, but the database's notification queue fills up, or messages were lost. */
   status: 'ok' | 'degraded' | 'unavailable'
   listener: {
     status: 'up' | 'down'
@@ -110,6 +112,8 @@ export interface Health {
   pool: { status: 'up' | 'down' }
   /** How full the database's notification queue is, 0 to 1. */
   notificationQueue: { usage: number | null }
+  /** Why messages were given up within the last minute, where that is no fault of theirs. */
+  delivery: { status: 'up' | 'degraded'; failures: string[] }
   /** How many sockets are open. */
   connections: number
 }
@@ -154,6 +158,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   readonly metrics: Metrics
   readonly admission: Admission
   readonly #options: BridgeOptions
+  readonly #losses: Losses
   readonly #hub: Hub
   readonly #inbox: Inbox
   readonly #durable: DurableChannels
@@ -179,8 +184,12 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     this.admission = new Admission(options)
     this.metrics = new Metrics(() => this.#read())
     this.#notificationQueue = new NotificationQueue({ query, log })
-    this.#hub = new Hub((error) =>
-      log.error({ err: error }, 'a function that was subscribed to a channel threw')
+    this.#losses = new Losses(this.metrics, log)
+    const onUnencodable = (_message: Message, error: unknown) =>
+      this.#losses.add('unencodable', { err: error })
+    this.#hub = new Hub(
+      (error) => log.error({ err: error }, 'a function that was subscribed to a channel threw'),
+      onUnencodable
     )
     this.#presence = new Presence({
       patterns: options.presenceChannels,
@@ -188,7 +197,12 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     })
     this.#durable = new DurableChannels(query)
     // Publishing needs the others.
-    this.#history = new History(query, this.#durable, Math.max(1, Math.floor(options.poolSize / 2)))
+    this.#history = new History(
+      query,
+      this.#durable,
+      Math.max(1, Math.floor(options.poolSize / 2)),
+      (reason, fields) => this.#losses.add(reason, fields)
+    )
     this.#inbox = new Inbox({
       listenChannel,
       deliver: (message) => this.#hub.deliver(message),
@@ -198,6 +212,10 @@ export class Bridge extends EventEmitter<BridgeEvents> {
         this.metrics.notifications.inc()
         if (sentAt === undefined) return
         this.metrics.deliverySeconds.observe(Math.max(0, Date.now() / 1000 - sentAt))
+      },
+      onLost: (reason, reference, error) => {
+        this.#losses.add(reason, { err: error, table: reference?.table, position: reference?.position })
+        if (reference?.table === 'message') this.#replay.tellLost(reference)
       }
     })
     this.#replay = new Replay({
@@ -205,15 +223,18 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       durable: this.#durable,
       inbox: this.#inbox,
       hub: this.#hub,
+      losses: this.#losses,
       log
     })
     this.#rawChannels = new RawChannels({
       patterns: options.rawChannels,
       listenChannel,
+      metaChannel: options.metaChannel,
       listen: (channel, handler) => listener.listen(channel, handler, { now: true }),
       deliver: (channel, text) => {
         this.metrics.notifications.inc()
-        this.#inbox.count(this.#hub.deliver({ channel, text }))
+        if (isReserved(text)) this.#losses.add('reserved')
+        else this.#inbox.count(this.#hub.deliver({ channel, text, raw: true }))
       }
     })
     this.#retention = new Retention({ query, durable: this.#durable, log })
@@ -228,7 +249,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       rawChannels: this.#rawChannels,
       metrics: this.metrics
     })
-    const presenceEvents = new PresenceEvents(this.#presence)
+    const presenceEvents = new PresenceEvents(this.#presence, onUnencodable)
     this.#clients = new Clients({
       ...options,
       hub: this.#hub,
@@ -496,9 +517,10 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     const { up, upSince, lastProvenAlive, reconnects } = this.listenerState
     const late = sleep(HEALTH_DEADLINE, undefined, { ref: false })
     const usage = await Promise.race([this.#notificationQueue.check(), late])
-    const crowded = this.#notificationQueue.crowded
+    const { failures } = this.#losses
+    const degraded = this.#notificationQueue.crowded || failures.length > 0
     return {
-      status: !up || usage === undefined ? 'unavailable' : crowded ? 'degraded' : 'ok',
+      status: !up || usage === undefined ? 'unavailable' : degraded ? 'degraded' : 'ok',
       listener: {
         status: up ? 'up' : 'down',
         upSince: isoTime(upSince),
@@ -507,6 +529,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       },
       pool: { status: usage === undefined ? 'down' : 'up' },
       notificationQueue: { usage: usage ?? null },
+      delivery: { status: failures.length > 0 ? 'degraded' : 'up', failures },
       connections: this.#clients.connections.size
     }
   }
@@ -586,6 +609,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     await Promise.race([this.#nodes.goodbye(), sleep(shutdownTimeout * 0.1, undefined, { ref: false })])
     this.#notificationQueue.stop()
     this.#inbox.close()
+    this.#losses.stop()
   }
 
   /** Listens to what the options name; the start fails where the database refuses it. */
@@ -594,14 +618,15 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   }
 
   #listenForAudiences(): Promise<unknown>[] {
-    const { endpoints, log } = this.#options
+    const { endpoints } = this.#options
     const databaseChannels = new Set(endpoints.flatMap(({ channels }) => channels))
     return [...databaseChannels].map((name) =>
       this.#require(name, (payload) => {
         this.metrics.notifications.inc()
         const read = readAudienceMessage(payload)
+        // It is to be "audience,{…}".
         if (read === undefined) {
-          log.warn({ databaseChannel: name }, 'dropped a notification that is not "audience,{…}"')
+          this.#losses.add('malformed', { databaseChannel: name })
           return
         }
         const text = audienceMessage(name, read.object)

@@ -6,7 +6,7 @@ import type { Access } from './claims.js'
 import { CLOSE, type Connection, type ConnectionContext, type ConnectionOptions } from './connection.js'
 import { connectionId } from './connection-list.js'
 import { Connections } from './connections.js'
-import { envelope, senderOf, showsClaim } from './envelope.js'
+import { senderOf, showsClaim } from './envelope.js'
 import { errors, messageOf } from './errors.js'
 import { EventStream } from './event-stream.js'
 import type { Rejection } from './handlers.js'
@@ -19,6 +19,7 @@ import type { Presence } from './presence.js'
 import type { PresenceEvents } from './presence-events.js'
 import type { Notification } from './publisher.js'
 import type { Replay } from './replay.js'
+import { serverMessage } from './server-events.js'
 import { PAUSED, type Pausable, type RawMessage, WebSocketConnection } from './websocket.js'
 
 /** The SQLSTATE of a role that cannot be taken (errcodes-appendix.html). */
@@ -288,8 +289,7 @@ export class Clients {
     if (!connection.rejections) return
     const { channels } = connection
     const told = { channels, message, sqlstate: sqlstate ?? INSUFFICIENT_PRIVILEGE, payload }
-    const text = envelope('Rejected', channels[0]!, told, senderOf({}))
-    const frame = connection.format.encode({ channel: channels[0]!, text })
+    const frame = connection.format.encode(serverMessage(channels[0]!, { event: 'Rejected', payload: told }))
     connection.deliver([frame], frame.bytes)
   }
 }

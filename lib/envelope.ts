@@ -1,4 +1,5 @@
 import type { Claims } from './claims.js'
+import { jsonOf } from './json-text.js'
 
 /**
  * PostgreSQL refuses a notification whose payload has this many bytes or more
@@ -33,7 +34,7 @@ export function showsClaim(shown: readonly string[], name: string): boolean {
  * The JSON text of a message, as postgres-websockets writes it.
  * @param event `WebsocketMessage`, `ConnectionOpen`, …
  * @param channel the websocket channel
- * @param payload the message; any JSON value
+ * @param payload the message; any JSON value, or its text
  * @param sender made by senderOf
  */
 export function envelope(event: string, channel: string, payload: unknown, sender: Sender): string {
@@ -46,7 +47,7 @@ export function binaryEnvelope(channel: string, payload: Buffer, sender: Sender)
 }
 
 function upToClaims(event: string, channel: string, payload: unknown, sender: Sender): string {
-  return `{"event":${JSON.stringify(event)},"channel":${JSON.stringify(channel)},"payload":${JSON.stringify(payload)},"claims":${sender.claimsPrefix}"message_delivered_at":${timestamp()}}`
+  return `{"event":${JSON.stringify(event)},"channel":${JSON.stringify(channel)},"payload":${jsonOf(payload)},"claims":${sender.claimsPrefix}"message_delivered_at":${timestamp()}}`
 }
 
 let last = 0

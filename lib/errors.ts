@@ -212,3 +212,19 @@ export function messageOf(error: unknown): string {
   }
   return error instanceof Error ? error.message : String(error)
 }
+
+/** The SQLSTATE of what the database has refused (errcodes-appendix.html); empty for anything else. */
+export function sqlstateOf(error: unknown): string {
+  return error instanceof errors.NotAccepted
+    ? ((error.cause as { code?: string } | undefined)?.code ?? '')
+    : ''
+}
+
+/** Classes of SQLSTATEs that another try may mend: conflicts, resources, locks, an operator's intervention. */
+const TEMPORARY = /^(?:40|53|55|57)/
+
+/** Whether it is of no use to ask the database again for what has failed so. */
+export function isPermanent(error: unknown): boolean {
+  if (error instanceof errors.SchemaTooNew || error instanceof errors.NotInstalled) return true
+  return error instanceof errors.NotAccepted && !TEMPORARY.test(sqlstateOf(error))
+}

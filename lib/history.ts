@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type DurableChannels, LATEST, type Query } from './durable-channels.js'
-import type { Format, Frame } from './hub.js'
+import { encodeSafely, type Format, type Frame, type OnUnencodable } from './hub.js'
+import type { LossReason } from './losses.js'
 import { largeMessage, type Message, type Reference, storedMessage } from './message.js'
 import { Turns } from './turns.js'
 
@@ -20,16 +21,19 @@ export class StoredMessage {
   readonly message: Message
   readonly position: number
   readonly #frames = new Map<Format, Frame>()
+  readonly #onUnencodable: OnUnencodable
 
-  constructor(message: Message) {
+  constructor(message: Message, onUnencodable: OnUnencodable) {
     this.message = message
     this.position = message.position!
+    this.#onUnencodable = onUnencodable
   }
 
   frame(format: Format): Frame {
     let frame = this.#frames.get(format)
     if (frame === undefined) {
-      frame = format.encode(this.message)
+      // A durable message has a frame in any case.
+      frame = encodeSafely(format, this.message, this.#onUnencodable)!
       this.#frames.set(format, frame)
     }
     return frame
@@ -124,15 +128,25 @@ export class History {
   readonly #query: Query
   readonly #durable: DurableChannels
   readonly #turns: Turns
+  readonly #onLost: (reason: LossReason, fields: object) => void
   readonly #readers = new Map<string, Shared<Reader>>()
   readonly #states = new Map<
     string,
     Shared<{ resolve: (states: States) => void; reject: Reader['reject'] }>
   >()
 
-  /** @param readsAtOnce how many statements read messages at the same time */
-  constructor(query: Query, durable: DurableChannels, readsAtOnce: number) {
+  /**
+   * @param readsAtOnce how many statements read messages at the same time
+   * @param onLost told of rows that hold no message, and of messages that a format cannot encode
+   */
+  constructor(
+    query: Query,
+    durable: DurableChannels,
+    readsAtOnce: number,
+    onLost: (reason: LossReason, fields: object) => void
+  ) {
     this.#query = query
+    this.#onLost = onLost
     this.#durable = durable
     this.#turns = new Turns(readsAtOnce)
   }
@@ -236,24 +250,30 @@ export class History {
     return rows[0]!.latest as number
   }
 
-  /** The messages that references stand for, in one query for each kind; those that are gone are missing. */
-  async resolve(references: readonly Reference[]): Promise<Map<Reference, Message>> {
-    const found = new Map<Reference, Message>()
-    for (const table of ['message', 'large'] as const) {
-      const wanted = references.filter((reference) => reference.table === table)
-      if (wanted.length === 0) continue
-      const { rows } = await this.#query(
-        table === 'message'
-          ? 'select position::pg_catalog.float8 as position, channel, body from pgws.messages where position operator(pg_catalog.=) any($1)'
-          : 'select id::pg_catalog.float8 as position, channel, body from pgws.large where id operator(pg_catalog.=) any($1)',
-        [wanted.map(({ position }) => position)]
-      )
-      const byPosition = new Map(rows.map((row) => [row.position as number, row as unknown as Row]))
-      for (const reference of wanted) {
-        const row = byPosition.get(reference.position)
-        if (row === undefined) continue
-        found.set(reference, table === 'message' ? this.#message(row) : largeMessage(row.channel, row.body))
-      }
+  /**
+   * The messages that references to one table stand for, or why there is none. Where all of them take more than a page,
+   * some are left out, to be asked for again.
+   */
+  async resolve(references: readonly Reference[]): Promise<Map<Reference, Message | LossReason>> {
+    const table = references[0]!.table
+    const [rowsOf, key] = table === 'message' ? ['messages', 'position'] : ['large', 'id']
+    const { rows } = await this.#query(
+      `select position::pg_catalog.float8 as position, channel,
+         case when total operator(pg_catalog.<=) $2::pg_catalog.int8
+           or total operator(pg_catalog.=) pg_catalog.octet_length(body) then body end as body
+       from (
+         select ${key} as position, channel, body,
+           pg_catalog.sum(pg_catalog.octet_length(body)::pg_catalog.int8) over (order by ${key}) as total
+         from pgws.${rowsOf} where ${key} operator(pg_catalog.=) any($1::pg_catalog.int8[])
+       ) sized`,
+      [references.map(({ position }) => position), PAGE_BYTES]
+    )
+    const byPosition = new Map(rows.map((row) => [row.position as number, row as unknown as Row]))
+    const found = new Map<Reference, Message | LossReason>()
+    for (const reference of references) {
+      const row = byPosition.get(reference.position)
+      if (row === undefined) found.set(reference, 'gone')
+      else if (row.body !== null) found.set(reference, this.#referred(table, row))
     }
     return found
   }
@@ -283,7 +303,7 @@ export class History {
   }
 
   #pageOf(rows: Record<string, unknown>[]): { messages: StoredMessage[]; found: number } {
-    const messages = (rows as unknown as Row[]).map((row) => new StoredMessage(this.#message(row)))
+    const messages = (rows as unknown as Row[]).map((row) => this.#stored(row))
     return { messages, found: (rows[0]?.found as number | undefined) ?? 0 }
   }
 
@@ -312,14 +332,27 @@ export class History {
     }
   }
 
-  #message({ position, channel, body }: Row): Message {
-    return storedMessage(this.#durable.epoch, position, channel, body)
+  #referred(table: Reference['table'], { position, channel, body }: Row): Message | LossReason {
+    if (table === 'large') return largeMessage(channel, body) ?? 'malformed'
+    return this.#message(position, channel, body)
+  }
+
+  #stored({ position, channel, body }: Row): StoredMessage {
+    const onUnencodable: OnUnencodable = (_, error) => this.#onLost('unencodable', { err: error, position })
+    return new StoredMessage(this.#message(position, channel, body), onUnencodable)
+  }
+
+  #message(position: number, channel: string, body: string): Message {
+    const message = storedMessage(this.#durable.epoch, position, channel, body)
+    if (message.serverEvent !== undefined) this.#onLost('malformed', { position })
+    return message
   }
 }
 
 interface Row {
   position: number
   channel: string
+  /** Null where it is left out. */
   body: string
 }
 

@@ -1,4 +1,5 @@
 import type { Message } from './message.js'
+import { historyGap } from './server-events.js'
 
 /** One socket, or whatever else takes the messages of channels. */
 export interface Subscriber {
@@ -23,6 +24,27 @@ export interface Frame {
 export interface Format {
   encode(message: Message): Frame
 }
+
+/**
+ * Encodes a message. Where a format cannot, this is that message's end, and nobody else's.
+ * @param onUnencodable told of it
+ * @returns for a durable message that cannot be encoded the word that it is missing; for another one undefined
+ */
+export function encodeSafely(
+  format: Format,
+  message: Message,
+  onUnencodable: OnUnencodable
+): Frame | undefined {
+  try {
+    return format.encode(message)
+  } catch (error) {
+    onUnencodable(message, error)
+    return message.position === undefined ? undefined : format.encode(historyGap(message.channel))
+  }
+}
+
+/** Told of a message that a format could not encode. */
+export type OnUnencodable = (message: Message, error: unknown) => void
 
 /** What a subscriber may do in a channel. */
 export interface Permissions {
@@ -79,10 +101,12 @@ export class Hub {
   #round: Iterator<void> | undefined
   #turn: NodeJS.Immediate | undefined
   readonly #onListenerError: (error: unknown) => void
+  readonly #onUnencodable: OnUnencodable
 
   /** @param onListenerError told what a function given to `listen` threw */
-  constructor(onListenerError: (error: unknown) => void) {
+  constructor(onListenerError: (error: unknown) => void, onUnencodable: OnUnencodable) {
     this.#onListenerError = onListenerError
+    this.#onUnencodable = onUnencodable
   }
 
   /** Takes a subscriber into channels, all at once. A subscriber joins once. */
@@ -154,7 +178,8 @@ export class Hub {
     if (channel === undefined) return 0
     let subscribers = 0
     for (const audience of channel.audiences.values()) {
-      const frame = audience.format.encode(message)
+      const frame = encodeSafely(audience.format, message, this.#onUnencodable)
+      if (frame === undefined) continue
       subscribers += audience.single.size + audience.multiple.size
       if (audience.single.size > 0) {
         if (audience.pending.length === 0) this.#dirty.push(audience)

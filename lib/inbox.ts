@@ -1,8 +1,19 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Message, type Received, type Reference, readNotification } from './message.js'
+import { errors, isPermanent, sqlstateOf } from './errors.js'
+import type { LossReason } from './losses.js'
+import { type Message, type Reference, readNotification } from './message.js'
 
 /** How long to wait before the database is asked again for what a reference stands for, in milliseconds. */
 const RETRY_INTERVAL = 100
+
+/** For how long it is asked, where it does not answer, in milliseconds. */
+const PATIENCE = 10_000
+
+/** The class of SQLSTATEs that tell of the table, not of one of its rows: it is missing, or may not be read. */
+const ABOUT_THE_TABLE = /^42/
+
+/** At most so many references are read at once. */
+const MAX_READ = 100
 
 export interface InboxOptions {
   /** The channel of notifications that name none. */
@@ -11,10 +22,18 @@ export interface InboxOptions {
   deliver: (message: Message) => number
   /** Whether anybody on this server would get a message of the channel. */
   wanted: (channel: string) => boolean
-  /** Reads what references stand for, all of them in one go. Rejects where the database is away. */
-  resolve: (references: readonly Reference[]) => Promise<Map<Reference, Message>>
+  /**
+   * Reads what references to one table stand for, at least the first of them. What is not there, or holds no message, is
+   * answered with why. Rejects where the database is away, or refuses.
+   */
+  resolve: (references: readonly Reference[]) => Promise<Map<Reference, Message | LossReason>>
   /** Told of each message that came, with its age in seconds where that is known. */
   onMessage: (age: number | undefined) => void
+  /**
+   * Told of each that is given up, in its turn.
+   * @param reference what it was; undefined: nothing that anybody could have got
+   */
+  onLost: (reason: LossReason, reference?: Reference, error?: unknown) => void
 }
 
 /** Counts what is delivered of one publication. */
@@ -23,19 +42,31 @@ interface Tally {
   delivered: number
 }
 
-/** What has to wait for its turn: a notification, or who wants to know the count when all before was delivered. */
-type Waiting = { tally: Tally | undefined } & (
-  | { received: Received; counted?: undefined }
-  | { counted: (delivered: number) => void; received?: undefined }
-)
+/** A message that waits for its turn, or for its row. */
+interface Arrival {
+  tally: Tally | undefined
+  reference?: Reference
+  /** Undefined until the row was read; or why there is none. */
+  outcome: Message | LossReason | undefined
+  error?: unknown
+  /** Until when its row is asked for, once that has failed. */
+  deadline?: number
+}
+
+/** Who wants to know the count when all before was delivered. */
+interface Count {
+  tally: Tally
+  counted: (delivered: number) => void
+}
 
 /**
  * Notifications in the order in which they came, although some must first be read from a table; and, after the
- * listener was away, the replay of what it missed before anything newer.
+ * listener was away, the replay of what it missed before anything newer. None waits for longer than the tries to read
+ * those before it take.
  */
 export class Inbox {
   readonly #options: InboxOptions
-  #queue: Waiting[] = []
+  #queue: (Arrival | Count)[] = []
   /** Something must come first: a reference's row, or the replay. */
   #waiting = false
   #held = false
@@ -46,6 +77,8 @@ export class Inbox {
   #seen: number | undefined
   /** Of the publication that is coming in, where its publisher wants to know. */
   #tally: Tally | undefined
+  /** How many references are read at once: one, where one of several was at fault. */
+  #most = MAX_READ
 
   constructor(options: InboxOptions) {
     this.#options = options
@@ -61,19 +94,23 @@ export class Inbox {
   }
 
   receive(payload: string): void {
-    const received = readNotification(payload, this.#options.listenChannel)
-    const sentAt = received?.reference === undefined ? received?.sentAt : undefined
-    this.#options.onMessage(sentAt || undefined)
-    if (received === undefined) return
+    const { listenChannel, wanted, onMessage, onLost } = this.#options
+    const received = readNotification(payload, listenChannel)
+    onMessage('sentAt' in received && received.sentAt ? received.sentAt : undefined)
+    if ('refused' in received) {
+      onLost(received.refused)
+      return
+    }
+    const tally = this.#tally
+    if ('message' in received) {
+      if (!this.#waiting && !this.#held) this.#deliver(received.message, tally)
+      else this.#push({ outcome: received.message, tally })
+      return
+    }
     const { reference } = received
     // Nobody here would get it, so it need not be read.
-    if (reference?.channel !== undefined && !this.#options.wanted(reference.channel)) return
-    if (reference === undefined && !this.#waiting && !this.#held) {
-      this.#deliver(received.message, this.#tally)
-    } else {
-      this.#queue.push({ received, tally: this.#tally })
-      if (!this.#waiting && !this.#held) this.#work()
-    }
+    if (reference.channel !== undefined && !wanted(reference.channel)) return
+    this.#push({ reference, outcome: undefined, tally })
   }
 
   /** A publication begins whose publisher wants to know how many clients got it. */
@@ -126,44 +163,91 @@ export class Inbox {
     this.#queue = []
   }
 
+  #push(arrival: Arrival): void {
+    this.#queue.push(arrival)
+    if (!this.#waiting && !this.#held) this.#work()
+  }
+
+  /** Never rejects. */
   async #work(): Promise<void> {
     this.#waiting = true
     while (this.#queue.length > 0 && !this.#held && !this.#closed) {
-      const references = this.#queue.flatMap(({ received }) => received?.reference ?? [])
-      let found = new Map<Reference, Message>()
-      if (references.length > 0) {
-        try {
-          found = await this.#options.resolve(references)
-        } catch {
-          await sleep(RETRY_INTERVAL)
-          continue
-        }
-      }
-      if (this.#held) break
-      const known = new Set(references)
-      while (this.#queue.length > 0) {
-        const { received, counted, tally } = this.#queue[0]!
-        // It came while the others were read.
-        if (received?.reference !== undefined && !known.has(received.reference)) break
+      const unread = this.#nextUnread()
+      if (unread.length > 0) await this.#read(unread)
+      while (this.#queue.length > 0 && !this.#held) {
+        const next = this.#queue[0]!
+        // Its row was not read yet, or it came while others were.
+        if (isUnread(next)) break
         this.#queue.shift()
-        if (received === undefined) {
-          counted(tally!.delivered)
-          continue
-        }
-        const message = received.reference === undefined ? received.message : found.get(received.reference)
-        if (message !== undefined) this.#deliver(message, tally)
+        if ('counted' in next) next.counted(next.tally.delivered)
+        else this.#settle(next)
       }
     }
     this.#waiting = false
+  }
+
+  /** The first references that have to be read, of one table: what fails for one table is no affair of the other. */
+  #nextUnread(): Arrival[] {
+    const unread: Arrival[] = []
+    for (const item of this.#queue) {
+      if (!isUnread(item)) continue
+      if (unread.length > 0 && item.reference!.table !== unread[0]!.reference!.table) continue
+      unread.push(item)
+      if (unread.length === this.#most) break
+    }
+    return unread
+  }
+
+  /** Reads references, or waits a little; gives up those that cannot be read. */
+  async #read(arrivals: readonly Arrival[]): Promise<void> {
+    try {
+      const found = await this.#options.resolve(arrivals.map(({ reference }) => reference!))
+      for (const arrival of arrivals) arrival.outcome = found.get(arrival.reference!)
+      this.#most = Math.min(this.#most * 2, MAX_READ)
+    } catch (error) {
+      const away = error instanceof errors.DatabaseAway
+      // One of several may be at fault.
+      if (!away) this.#most = 1
+      if (isPermanent(error)) {
+        if (arrivals.length === 1 || ABOUT_THE_TABLE.test(sqlstateOf(error))) giveUp(arrivals, error)
+        return
+      }
+      const unread = this.#queue.filter((item) => isUnread(item))
+      const now = Date.now()
+      for (const arrival of unread) arrival.deadline ??= now + PATIENCE
+      const failed = away ? unread : arrivals.length === 1 ? arrivals : []
+      giveUp(
+        failed.filter(({ deadline }) => deadline! <= now),
+        error
+      )
+      await sleep(RETRY_INTERVAL)
+    }
+  }
+
+  #settle({ outcome, reference, error, tally }: Arrival): void {
+    if (typeof outcome === 'object') this.#deliver(outcome, tally)
+    // What a replay has delivered is not lost.
+    else if (reference?.table !== 'message' || reference.position > this.#replayedTo) {
+      this.#options.onLost(outcome!, reference, error)
+    }
   }
 
   #deliver(message: Message, tally: Tally | undefined): void {
     const { position } = message
     if (position !== undefined) {
       if (position <= this.#replayedTo) return
-      this.#seen = position
+      // A notification that any role may send must not take us back.
+      this.#seen = Math.max(this.#seen ?? 0, position)
     }
     const delivered = this.#options.deliver(message)
     if (tally !== undefined) tally.delivered += delivered
   }
+}
+
+function isUnread(item: Arrival | Count): item is Arrival {
+  return !('counted' in item) && item.outcome === undefined
+}
+
+function giveUp(arrivals: readonly Arrival[], error: unknown): void {
+  for (const arrival of arrivals) Object.assign(arrival, { outcome: 'unreadable', error })
 }

@@ -1,5 +1,6 @@
 import { channelNameProblem } from './channel-name.js'
-import type { PresenceChange } from './presence.js'
+import { membersOf, stringIn } from './json-text.js'
+import { historyGap, isReserved, type ServerEvent } from './server-events.js'
 
 /** A message on its way to subscribers. */
 export interface Message {
@@ -12,8 +13,10 @@ export interface Message {
   id?: string | undefined
   /** The bytes of a binary message. */
   bytes?: Buffer | undefined
-  /** Who has joined or left, where the message tells of that. */
-  presence?: PresenceChange | undefined
+  /** What the server itself has to say: `text` is the same for those who read texts. */
+  serverEvent?: ServerEvent | undefined
+  /** A raw channel's payload: it is no envelope, whatever it looks like. */
+  raw?: true | undefined
 }
 
 /** `<epoch>-<position>`, both hexadecimal, of fixed length. */
@@ -43,16 +46,19 @@ const ENVELOPE = /^[ \t\r\n]*\{/
 
 /** What a notification's payload says of itself. */
 export type Received =
-  | { message: Message /** Unix seconds. */; sentAt: number | undefined; reference?: undefined }
+  | { message: Message /** Unix seconds. */; sentAt: number | undefined }
   | { reference: Reference }
+  | {
+      /** Why it is none of both: `reserved`, it could be taken for the server's own words (see isReserved). */
+      refused: 'malformed' | 'reserved'
+    }
 
 /**
- * Reads a notification's payload.
+ * Reads a notification's payload. Any role of the database may send one.
  * @param payload a JSON object with a string `channel`, or anything else
  * @param otherwise the channel of anything else
- * @returns undefined where it is for a channel that cannot be: nobody is in it, and the hub has such names of its own
  */
-export function readNotification(payload: string, otherwise: string): Received | undefined {
+export function readNotification(payload: string, otherwise: string): Received {
   let envelope: Record<string, unknown> | undefined
   // Most payloads that are no envelope are told from their first character, with no exception thrown.
   if (ENVELOPE.test(payload)) {
@@ -60,46 +66,62 @@ export function readNotification(payload: string, otherwise: string): Received |
       envelope = JSON.parse(payload)
     } catch {}
   }
-  const { channel, pgws, position, id } = envelope ?? {}
-  if ((pgws === 'message' || pgws === 'large') && typeof position === 'number') {
-    const name = typeof channel === 'string' ? channel : undefined
-    return { reference: { table: pgws, position, channel: name } }
-  }
-  if (envelope === undefined || typeof channel !== 'string') {
+  if (envelope === undefined) {
+    if (isReserved(payload)) return { refused: 'reserved' }
     return { message: { channel: otherwise, text: payload }, sentAt: undefined }
   }
-  if (channelNameProblem(channel) !== undefined) return undefined
-  const place = typeof id === 'string' ? parseMessageId(id)?.position : undefined
+  const { channel, id } = envelope
+  if (Object.hasOwn(envelope, 'pgws')) return readReference(envelope)
+  if (typeof channel !== 'string') {
+    return { message: { channel: otherwise, text: payload }, sentAt: undefined }
+  }
+  // Nobody can have joined it, and some names are the hub's own.
+  if (channelNameProblem(channel) !== undefined) return { refused: 'malformed' }
+  const position = typeof id === 'string' ? parseMessageId(id)?.position : undefined
   const sentAt = (envelope.claims as Record<string, unknown> | undefined | null)?.message_delivered_at
   return {
     message: {
       channel,
       text: payload,
-      ...(place !== undefined && { position: place, id: id as string }),
+      ...(position !== undefined && { position, id: id as string }),
       ...(envelope.encoding === 'base64' && { bytes: bytesOf(envelope.payload) })
     },
     sentAt: typeof sentAt === 'number' ? sentAt : undefined
   }
 }
 
+function readReference({ pgws, position, channel }: Record<string, unknown>): Received {
+  if (pgws !== 'message' && pgws !== 'large') return { refused: 'reserved' }
+  if (!Number.isSafeInteger(position) || (position as number) <= 0) return { refused: 'malformed' }
+  const name = typeof channel === 'string' ? channel : undefined
+  return { reference: { table: pgws, position: position as number, channel: name } }
+}
+
 /**
- * The message of a stored row.
+ * The message of a stored row; where the row holds none, the word that it is missing, in its place.
  * @param body its envelope, without id
  */
 export function storedMessage(epoch: string, position: number, channel: string, body: string): Message {
   const id = messageId(epoch, position)
-  const text = `{"id":"${id}",${body.slice(1)}`
-  return { channel, text, position, id, ...binaryPart(body) }
+  const members = envelopeMembers(body)
+  if (members === undefined) return { ...historyGap(channel, { latest: id }), position, id }
+  const text = `{"id":"${id}",${body.slice(body.indexOf('{') + 1)}`
+  return { channel, text, position, id, ...binaryPart(members) }
 }
 
-/** The message of a row that is kept only since it is large. */
-export function largeMessage(channel: string, body: string): Message {
-  return { channel, text: body, ...binaryPart(body) }
+/** The message of a row that is kept only because it is large; undefined where the row holds none. */
+export function largeMessage(channel: string, body: string): Message | undefined {
+  const members = envelopeMembers(body)
+  return members && { channel, text: body, ...binaryPart(members) }
 }
 
-function binaryPart(body: string): { bytes?: Buffer | undefined } {
-  if (!body.endsWith('"encoding":"base64"}')) return {}
-  return { bytes: bytesOf((JSON.parse(body) as { payload: unknown }).payload) }
+function envelopeMembers(body: string): Map<string, string> | undefined {
+  const members = membersOf(body)
+  return members === undefined || members.size === 0 || members.has('pgws') ? undefined : members
+}
+
+function binaryPart(members: Map<string, string>): { bytes?: Buffer | undefined } {
+  return stringIn(members, 'encoding') === 'base64' ? { bytes: bytesOf(stringIn(members, 'payload')) } : {}
 }
 
 function bytesOf(payload: unknown): Buffer | undefined {

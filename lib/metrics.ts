@@ -43,6 +43,11 @@ export class Metrics {
     'Messages that were not published, by the code of the error.',
     ['reason']
   )
+  readonly lostMessages = this.#counter(
+    'lost_messages_total',
+    'Messages from the database that were given up, by the reason.',
+    ['reason']
+  )
   readonly publishSeconds = this.#histogram(
     'publish_duration_seconds',
     'A statement that publishes.',

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import { channelNameProblem } from './channel-name.js'
+import { matchesPattern } from './channel-pattern.js'
 import { checkDatabaseChannel } from './database-channel.js'
 import { errors, messageOf } from './errors.js'
 import { isOriginPattern } from './origins.js'
@@ -302,6 +303,7 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
   } catch (error) {
     throw new errors.InvalidOption('listenChannel', `(PGWS_LISTEN_CHANNEL): ${messageOf(error)}`)
   }
+  checkRawChannels(all)
   for (const name of FUNCTION_OPTIONS) {
     if (all[name] !== undefined && parseFunctionName(all[name]) === undefined) {
       throw new errors.InvalidOption(name, `(${variableOf(name)}) must be "schema.function"`)
@@ -314,6 +316,25 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
     )
   }
   return all
+}
+
+/**
+ * Whoever joins a raw channel reads and writes the database channel of that name: it must be none of those that carry what
+ * others may not see, or say.
+ * @throws InvalidOption
+ */
+function checkRawChannels({ rawChannels, endpoints }: ResolvedOptions): void {
+  for (const pattern of rawChannels ?? []) {
+    const channel = endpoints
+      .flatMap(({ channels }) => channels)
+      .find((name) => matchesPattern(pattern, name))
+    if (channel !== undefined) {
+      throw new errors.InvalidOption(
+        'rawChannels',
+        `(PGWS_RAW_CHANNELS) holds "${pattern}", which matches the database channel "${channel}" of an endpoint (endpoints, PGWS_AUDIENCE_CHANNELS): whoever joined it would read what is for all audiences, and could write it`
+      )
+    }
+  }
 }
 
 const REQUIRED: Record<string, string> = {

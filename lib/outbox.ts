@@ -3,6 +3,7 @@ import type { DurableChannels } from './durable-channels.js'
 import { binaryEnvelope, envelope, type Sender } from './envelope.js'
 import { errors } from './errors.js'
 import { Handlers, type HandlersOptions } from './handlers.js'
+import { hasImpossibleCharacter, JsonText, jsonOf } from './json-text.js'
 import type { Metrics } from './metrics.js'
 import {
   MAX_BATCH,
@@ -13,6 +14,7 @@ import {
 } from './publisher.js'
 import type { RawChannels } from './raw-channels.js'
 import { Relay } from './relay.js'
+import { isReserved } from './server-events.js'
 import type { Caller } from './sql-functions.js'
 
 export interface OutboxOptions extends HandlersOptions {
@@ -76,7 +78,7 @@ export class Outbox {
 
   /**
    * What is notified for a message.
-   * @param payload a string, or any other JSON value
+   * @param payload a string, or any other JSON value, or the text of one
    * @param caller as whom it is passed to `onMessageFunction`; undefined: it is not
    * @throws BadMessage for what PostgreSQL cannot hold
    */
@@ -85,9 +87,7 @@ export class Outbox {
     if (!this.#options.rawChannels.has(channel)) {
       return { channel, payload: message(channel, payload, sender), call }
     }
-    const text = typeof payload === 'string' ? payload : JSON.stringify(payload)
-    if (text.includes('\0')) throw new errors.BadMessage('it holds a NUL character')
-    return { channel, payload: text, databaseChannel: channel, call }
+    return { channel, payload: rawPayload(payload), databaseChannel: channel, call }
   }
 
   /** The same for bytes, which only durable channels keep as they are. */
@@ -170,10 +170,29 @@ function isLarge(notifications: readonly Notification[]): boolean {
 /** @throws BadMessage for what PostgreSQL's text and jsonb cannot hold */
 function message(channel: string, payload: unknown, sender: Sender): string {
   const text = envelope('WebsocketMessage', channel, payload, sender)
-  // JSON.stringify escapes NUL and lone surrogates, so the text itself would pass; but every reader that casts
-  // it to jsonb would fail (https://www.postgresql.org/docs/current/datatype-json.html).
-  if (text.includes('\\u') && /(?<!\\)(?:\\\\)*\\u(?:0000|d[89a-f])/.test(text)) {
+  // JSON escapes NUL and lone surrogates, so the text itself would pass; but every reader that casts it to jsonb would
+  // fail (https://www.postgresql.org/docs/current/datatype-json.html).
+  if (hasImpossibleCharacter(text)) {
     throw new errors.BadMessage('it holds a NUL character or a lone surrogate')
+  }
+  return text
+}
+
+/**
+ * What is notified on a raw channel: a string as it is, any other value as JSON.
+ * @throws BadMessage for what PostgreSQL's text cannot hold, and for what looks like the server's own words
+ */
+function rawPayload(payload: unknown): string {
+  const value =
+    payload instanceof JsonText && payload.text.startsWith('"') ? JSON.parse(payload.text) : payload
+  const text = typeof value === 'string' ? value : jsonOf(value)
+  if (text.includes('\0') || !text.isWellFormed()) {
+    throw new errors.BadMessage('it holds a NUL character or a lone surrogate')
+  }
+  if (isReserved(text)) {
+    throw new errors.BadMessage(
+      'an object with a member "pgws" is what the server itself says: use another name'
+    )
   }
   return text
 }

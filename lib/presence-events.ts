@@ -1,6 +1,7 @@
-import { type Format, type Frame, Hub, type Subscriber } from './hub.js'
+import { encodeSafely, type Format, type Frame, Hub, type OnUnencodable, type Subscriber } from './hub.js'
 import type { Message } from './message.js'
 import type { Presence, PresenceMember } from './presence.js'
+import { serverMessage } from './server-events.js'
 
 /** How long what comes after some events is gathered, in milliseconds. A lone event is told at once. */
 const GATHERING = 50
@@ -23,16 +24,18 @@ interface Told {
 /**
  * Tells subscribers of who joins and leaves presence channels, through a hub of its own: an event is encoded once for
  * each format. Of a crowd, many events leave in one write, since each of n who come would else be n writes.
- *
- * A format finds what has happened in the message's `presence`; its text is the event as raw clients read it.
  */
 export class PresenceEvents {
   readonly #presence: Presence
-  readonly #hub = new Hub(() => {})
+  readonly #hub: Hub
+  readonly #onUnencodable: OnUnencodable
   readonly #channels = new Map<string, Told>()
 
-  constructor(presence: Presence) {
+  /** @param onUnencodable told of events that a format cannot encode */
+  constructor(presence: Presence, onUnencodable: OnUnencodable) {
     this.#presence = presence
+    this.#onUnencodable = onUnencodable
+    this.#hub = new Hub(() => {}, onUnencodable)
   }
 
   /**
@@ -60,8 +63,9 @@ export class PresenceEvents {
 
   #open(channel: string): Told {
     const stop = this.#presence.watch(channel, (event, member) => {
-      const text = presenceText(event === 'join' ? 'Join' : 'Leave', channel, member)
-      told.pending.push({ channel, text, presence: { event, channel, member } })
+      told.pending.push(
+        serverMessage(channel, { event: event === 'join' ? 'Join' : 'Leave', payload: member })
+      )
       const wait = told.toldAt + GATHERING - performance.now()
       told.timer ??= setTimeout(() => this.#tell(channel, told), Math.max(0, wait)).unref()
     })
@@ -84,20 +88,16 @@ export class PresenceEvents {
     told.timer = undefined
     told.toldAt = performance.now()
     for (const message of pending) this.#hub.deliver(message)
-    const encoded = new Map<Format, Frame[]>()
+    const encoded = new Map<Format, (Frame | undefined)[]>()
     for (const [subscriber, older] of late) {
       const { format } = subscriber
-      const all = encoded.get(format) ?? pending.map((message) => format.encode(message))
+      const all =
+        encoded.get(format) ?? pending.map((message) => encodeSafely(format, message, this.#onUnencodable))
       encoded.set(format, all)
-      const frames = all.slice(older)
+      const frames = all.slice(older).filter((frame) => frame !== undefined)
       if (frames.length > 0) subscriber.deliver(frames, Buffer.concat(frames.map(({ bytes }) => bytes)))
       // Behind what the hub has just got, which it does not tell twice.
       this.#hub.join(subscriber, [channel], READER)
     }
   }
-}
-
-/** What raw clients get. */
-export function presenceText(event: 'Presence' | 'Join' | 'Leave', channel: string, payload: object): string {
-  return JSON.stringify({ event, channel, payload })
 }

@@ -11,6 +11,8 @@ export interface RawChannelsOptions {
   patterns: readonly string[] | undefined
   /** Never a raw one: its notifications are envelopes. */
   listenChannel: string
+  /** Never a raw one: the server tells there who comes and goes. */
+  metaChannel: string | undefined
   listen: Listen
   deliver: (channel: string, payload: string) => void
 }
@@ -33,9 +35,9 @@ export class RawChannels {
   }
 
   has(channel: string): boolean {
-    const { patterns, listenChannel } = this.#options
-    if (patterns === undefined || channel === listenChannel || channel === SETTINGS_CHANNEL) return false
-    if (isClusterChannel(channel)) return false
+    const { patterns, listenChannel, metaChannel } = this.#options
+    if (patterns === undefined || isClusterChannel(channel)) return false
+    if ([listenChannel, metaChannel, SETTINGS_CHANNEL].includes(channel)) return false
     return patterns.some((pattern) => matchesPattern(pattern, channel))
   }
 

@@ -1,19 +1,28 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Connection } from './connection.js'
 import type { DurableChannels } from './durable-channels.js'
-import { errors, messageOf } from './errors.js'
+import { errors, isPermanent, messageOf } from './errors.js'
 import type { History, Page } from './history.js'
 import type { Hub } from './hub.js'
 import type { Inbox } from './inbox.js'
-import { type Message, messageId, parseMessageId } from './message.js'
+import type { Losses } from './losses.js'
+import { type Message, messageId, parseMessageId, type Reference } from './message.js'
+import { historyGap } from './server-events.js'
 
 export interface ReplayOptions {
   history: History
   durable: DurableChannels
   inbox: Inbox
   hub: Hub
+  losses: Losses
   log: { warn(fields: object, message: string): void }
 }
+
+/** For how long what the listener missed is asked for, where the database does not answer, in milliseconds. */
+const PATIENCE = 10_000
+
+/** A name of more bytes is not in references (pgws.short). */
+const SHORT_NAME = 1000
 
 /** Catches up: a client with what it missed while it was away, and this server with what its listener missed. */
 export class Replay {
@@ -21,17 +30,19 @@ export class Replay {
   readonly #durable: DurableChannels
   readonly #inbox: Inbox
   readonly #hub: Hub
+  readonly #losses: Losses
   readonly #log: ReplayOptions['log']
   /** How often the listener was lost. */
   #outages = 0
   #replaying: Promise<void> = Promise.resolve()
   #stopped = false
 
-  constructor({ history, durable, inbox, hub, log }: ReplayOptions) {
+  constructor({ history, durable, inbox, hub, losses, log }: ReplayOptions) {
     this.#history = history
     this.#durable = durable
     this.#inbox = inbox
     this.#hub = hub
+    this.#losses = losses
     this.#log = log
   }
 
@@ -81,8 +92,22 @@ export class Replay {
     this.#stopped = true
   }
 
-  /** Sends a client what it missed, then what was held meanwhile. */
+  /** Sends a client what it missed, then what was held meanwhile. What can never be read is told to be missing. */
   async resume(connection: Connection, since: string): Promise<void> {
+    try {
+      await this.#resume(connection, since)
+    } catch (error) {
+      if (!isPermanent(error)) throw error
+      this.#losses.add('unreplayed', { err: error })
+      const missing = connection.channels.filter((channel) => this.#durable.ageOf(channel) !== undefined)
+      connection.replay(
+        missing.map((channel) => connection.format.encode(this.#historyGap(channel, since, null, 0)))
+      )
+      while (connection.open && !connection.release(0)) {}
+    }
+  }
+
+  async #resume(connection: Connection, since: string): Promise<void> {
     const { format } = connection
     const channels = connection.read ? connection.channels : []
     if (channels.length === 0) {
@@ -118,20 +143,21 @@ export class Replay {
 
   #historyGap(channel: string, requested: string | null, oldest: number | null, latest: number): Message {
     const { epoch } = this.#durable
-    const payload = {
+    return historyGap(channel, {
       requested,
       oldest: oldest === null ? null : messageId(epoch, oldest),
       latest: latest === 0 ? null : messageId(epoch, latest)
-    }
-    return { channel, text: JSON.stringify({ event: 'HistoryGap', channel, payload }) }
+    })
   }
 
   /**
    * After the listener was away: what durable channels missed goes to the open sockets, before anything newer.
+   * What cannot be read within some time is given up: all wait for it, those of other channels, too.
    * @param outage which one: where the listener is lost again meanwhile, the next replay goes on from here
    */
   async #replayMissed(outage: number): Promise<void> {
     const inbox = this.#inbox
+    let deadline: number | undefined
     for (let wait = 100; outage === this.#outages && !this.#stopped; wait = Math.min(wait * 2, 2000)) {
       try {
         const { epoch } = this.#durable
@@ -149,25 +175,53 @@ export class Replay {
         for (let more = true; more && outage === this.#outages; ) {
           const page: Page = await this.#history.readAll(inbox.seen!)
           for (const { message } of page.messages) inbox.replay(message)
+          deadline = undefined
           more = page.more
         }
         if (outage === this.#outages) inbox.release()
         return
       } catch (error) {
+        deadline ??= Date.now() + PATIENCE
+        if (isPermanent(error) || Date.now() >= deadline) {
+          this.#giveUp(outage, error)
+          return
+        }
         this.#log.warn({ err: error }, 'what durable channels missed could not be read, trying again')
         await sleep(wait)
       }
     }
   }
 
+  /** Tells the readers of a durable message that it is given up. */
+  tellLost({ channel, position }: Reference): void {
+    const concerned = channel === undefined ? this.#durableChannels().filter(isLong) : [channel]
+    for (const name of concerned) {
+      if (this.#durable.ageOf(name) === undefined) continue
+      this.#hub.deliver(this.#historyGap(name, null, null, position))
+    }
+  }
+
+  #giveUp(outage: number, error: unknown): void {
+    if (outage !== this.#outages) return
+    this.#losses.add('unreplayed', { err: error })
+    this.#tellHistoryGap(null, 0)
+    this.#inbox.release()
+  }
+
   /** @param channels null: all that are durable */
   #tellHistoryGap(channels: readonly string[] | null, latest: number): void {
     const concerned =
-      channels?.filter((channel) => this.#hub.hasListeners(channel)) ??
-      this.#hub
-        .summary()
-        .map(({ channel }) => channel)
-        .filter((channel) => this.#durable.ageOf(channel) !== undefined)
+      channels?.filter((channel) => this.#hub.hasListeners(channel)) ?? this.#durableChannels()
     for (const channel of concerned) this.#hub.deliver(this.#historyGap(channel, null, null, latest))
   }
+
+  /** Those that somebody has joined. */
+  #durableChannels(): string[] {
+    const joined = this.#hub.summary().map(({ channel }) => channel)
+    return joined.filter((channel) => this.#durable.ageOf(channel) !== undefined)
+  }
+}
+
+function isLong(channel: string): boolean {
+  return Buffer.byteLength(channel) > SHORT_NAME
 }

@@ -158,10 +158,9 @@ class Reconnecting extends Language {
     let message
     try { message = JSON.parse(text) } catch {}
     const envelope = message !== null && typeof message === 'object' ? message : {}
-    const { event, channel = room.channel, payload, claims } = envelope
+    // Only the server's own words have the member `pgws`, whatever event others name.
+    const { pgws: own, event, channel = room.channel, payload, claims } = envelope
     room.position = positionOf(id ?? envelope.id) ?? room.position
-    // What others send has claims, whatever event it names.
-    const own = claims === undefined && typeof payload === 'object' && payload !== null
     if (own && event === 'HistoryGap') {
       room.position = payload.latest ? positionOf(payload.latest) : { epoch: '', offset: 0 }
       if (payload.requested !== NOW) this.connected(MISSED)

@@ -9,7 +9,7 @@ export function healthRoutes(fastify: FastifyInstance, { bridge }: { bridge: Bri
   const config = { rateLimit: false }
   const response = {
     200: healthSchema(
-      'The listener is alive and the pool answers. `degraded`: the notification queue fills up.'
+      'The listener is alive and the pool answers. `degraded`: the notification queue fills up, or messages were lost.'
     ),
     503: healthSchema('One of them is not.')
   }

@@ -4,6 +4,7 @@ import type { Bridge, OutgoingMessage } from '../lib/bridge.js'
 import { checkChannel } from '../lib/channel-name.js'
 import { authorizeWrite, type Claims, subjectOf } from '../lib/claims.js'
 import { errors } from '../lib/errors.js'
+import { elementsOf, JsonText, membersOf } from '../lib/json-text.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { bearerClaims, bearerToken } from './authorization.js'
 import { bearer, errorSchema, rejectionSchema } from './schemas.js'
@@ -25,10 +26,15 @@ const messageSchema = {
 }
 
 /** `POST /publish`: messages into channels, all or none, answered once the database has accepted them. */
-export function publishRoute(
+export async function publishRoute(
   fastify: FastifyInstance,
   { bridge, verifyToken, maxChannels }: { bridge: Bridge; verifyToken: VerifyToken; maxChannels: number }
-): void {
+): Promise<void> {
+  // A host's parser, or Fastify's own, would make values of payloads, which are to be passed on as they came.
+  fastify.removeContentTypeParser('application/json')
+  fastify.addContentTypeParser('application/json', { parseAs: 'string' }, async (_: unknown, body: string) =>
+    readBody(body)
+  )
   fastify.post(
     '/publish',
     {
@@ -112,6 +118,28 @@ export function publishRoute(
       return reply.code(202).send({ accepted: messages.map(({ channels }) => ({ channels })) })
     }
   )
+}
+
+/** @returns the values of a body, where payloads stay texts; @throws BadMessage (400) for what is no JSON */
+function readBody(text: string): unknown {
+  const elements = elementsOf(text)
+  return elements === undefined ? readItem(text) : elements.map(readItem)
+}
+
+function readItem(text: string): unknown {
+  const members = membersOf(text)
+  try {
+    if (members === undefined) return JSON.parse(text)
+  } catch {
+    throw new errors.BadMessage('the body is no JSON')
+  }
+  const item: Record<string, unknown> = {}
+  for (const name of ['channel', 'channels', 'confirm']) {
+    const value = members.get(name)
+    if (value !== undefined) item[name] = JSON.parse(value)
+  }
+  const payload = members.get('payload')
+  return payload === undefined ? item : { ...item, payload: new JsonText(payload) }
 }
 
 /** @throws BadMessage (400) */

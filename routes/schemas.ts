@@ -38,6 +38,14 @@ export const healthSchema = (description: string) => ({
       type: 'object',
       properties: { usage: { anyOf: [{ type: 'number', minimum: 0, maximum: 1 }, { type: 'null' }] } }
     },
+    delivery: {
+      description: 'Why messages were lost here within the last minute.',
+      type: 'object',
+      properties: {
+        status: { type: 'string', enum: ['up', 'degraded'] },
+        failures: { type: 'array', items: { type: 'string' }, examples: [['unreadable']] }
+      }
+    },
     connections: { type: 'integer', description: 'Open sockets of this server.' }
   }
 })

@@ -206,7 +206,7 @@ t.test('event streams are members, and are told; who may only write is not', asy
   await until(() => text.includes('"Join"'))
   t.match(
     text,
-    /^data: \{"event":"Presence","channel":"room:1","payload":\{"clients":\[\{[^}]*"alice"\}\]\}\}\n\n/
+    /^data: \{"pgws":true,"event":"Presence","channel":"room:1","payload":\{"clients":\[\{[^}]*"alice"\}\]\}\}\n\n/
   )
   response.destroy()
   await present(apps, 'room:1', ['bob'])

@@ -1,4 +1,5 @@
 import { channelNameProblem } from '../channel-name.js'
+import { JsonText, membersOf } from '../json-text.js'
 
 /**
  * The words of Centrifugo's client protocol in JSON (https://centrifugal.dev/docs/transports/client_protocol): commands
@@ -86,6 +87,7 @@ export class DisconnectError extends Error {
 export interface Command {
   id: number
   method: string
+  /** What is published, `data`, stays the text that it came as. */
   params: Record<string, unknown>
 }
 
@@ -125,7 +127,13 @@ export function readCommand(line: string): Command | undefined {
   if (!Number.isSafeInteger(id) || (id as number) <= 0) {
     throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'a command needs an id')
   }
+  if (method === 'publish' && params.data !== undefined) params.data = dataIn(line)
   return { id: id as number, method, params }
+}
+
+/** @param line JSON of a command to publish */
+function dataIn(line: string): JsonText {
+  return new JsonText(membersOf(membersOf(line)!.get('publish')!)!.get('data')!)
 }
 
 export function isObject(value: unknown): value is Record<string, unknown> {

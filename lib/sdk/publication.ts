@@ -1,5 +1,6 @@
 import { textFrame } from '../frame.js'
 import type { Format, Frame } from '../hub.js'
+import { membersOf, oneLine, stringIn } from '../json-text.js'
 import type { Message } from '../message.js'
 import { clientInfo } from './presence.js'
 import { UNSUBSCRIBE } from './protocol.js'
@@ -20,65 +21,68 @@ export const sdkWebSocketFrames = formatOf((json) => textFrame(json))
 export const sdkEventStreamFrames = formatOf((json) => Buffer.from(`data: ${json}\n\n`))
 export const sdkLineFrames = formatOf((json) => Buffer.from(`${json}\n`))
 
-/** Publications alone, as replies hold them. */
-export const sdkPublications: Format = {
-  encode: (message) => ({ bytes: Buffer.from(publication(message)), position: message.position })
-}
+/** Publications alone, as replies hold them. A word that something is missing has no place there: it ends them. */
+export const sdkPublications = {
+  encode(message: Message): SdkFrame {
+    const { position, serverEvent } = message
+    if (serverEvent !== undefined) return { bytes: Buffer.alloc(0), position, ends: true }
+    return { bytes: Buffer.from(publication(message)), position }
+  }
+} satisfies Format
 
 function formatOf(wrap: SdkFormat['wrap']): SdkFormat {
   return {
     wrap,
     encode(message: Message): SdkFrame {
-      const { channel, position } = message
+      const { channel, position, serverEvent } = message
       const name = JSON.stringify(channel)
-      if (message.presence !== undefined) {
-        const { event, member } = message.presence
-        const info = JSON.stringify(clientInfo(member))
-        return { bytes: wrap(`{"push":{"channel":${name},"${event}":{"info":${info}}}}`), position }
+      switch (serverEvent?.event) {
+        case undefined:
+          return { bytes: wrap(`{"push":{"channel":${name},"pub":${publication(message)}}}`), position }
+        case 'Join':
+        case 'Leave': {
+          const { event, payload } = serverEvent
+          const info = JSON.stringify(clientInfo(payload))
+          const json = `{"push":{"channel":${name},"${event === 'Join' ? 'join' : 'leave'}":{"info":${info}}}}`
+          return { bytes: wrap(json), position }
+        }
+        // Something is missing that this server cannot replay: the SDK asks anew, and is told so.
+        case 'HistoryGap': {
+          const json = `{"push":{"channel":${name},"unsubscribe":${JSON.stringify(UNSUBSCRIBE.INSUFFICIENT_STATE)}}}`
+          return { bytes: wrap(json), position: undefined, ends: true }
+        }
+        // What the SDK asks for, or is answered, itself.
+        default:
+          throw new Error(`an SDK has no word for ${serverEvent?.event}`)
       }
-      // Something is missing that this server cannot replay: the SDK asks anew, and is told so.
-      if (isHistoryGap(message)) {
-        const json = `{"push":{"channel":${name},"unsubscribe":${JSON.stringify(UNSUBSCRIBE.INSUFFICIENT_STATE)}}}`
-        return { bytes: wrap(json), position: undefined, ends: true }
-      }
-      const json = `{"push":{"channel":${name},"pub":${publication(message)}}}`
-      return { bytes: wrap(json), position }
     }
   }
 }
 
 /**
- * A message as a publication: `data` is the payload of its envelope, or the text where it has none; `tags.event` its
- * event; `info` who sent it, for messages of clients; `offset` its position, where it is durable.
+ * A message as a publication, in one line: `data` is the payload of its envelope as it came, or the text where it has
+ * none; `tags.event` its event; `info` who sent it, for messages of clients; `offset` its position, where it is durable.
  */
-function publication({ channel, text, position }: Message): string {
-  const envelope = parseEnvelope(channel, text)
+function publication({ channel, text, position, raw }: Message): string {
+  const envelope = raw ? undefined : membersOf(text)
   const offset = position === undefined ? '' : `"offset":${position},`
-  if (envelope === undefined) return `{${offset}"data":${JSON.stringify(text)}}`
-  const { event, payload, claims, encoding } = envelope
-  const tags = { ...(typeof event === 'string' && { event }), ...(encoding === 'base64' && { encoding }) }
-  const shown = Object.keys(tags).length === 0 ? '' : `,"tags":${JSON.stringify(tags)}`
-  const info = event === 'WebsocketMessage' ? `,"info":${JSON.stringify(infoOf(claims))}` : ''
-  return `{${offset}"data":${JSON.stringify(payload)}${shown}${info}}`
-}
-
-function parseEnvelope(channel: string, text: string): Record<string, unknown> | undefined {
-  if (!text.startsWith('{')) return undefined
-  try {
-    const value = JSON.parse(text)
-    return value.channel === channel && value.payload !== undefined ? value : undefined
-  } catch {
-    return undefined
+  const payload = envelope?.get('payload')
+  if (payload === undefined || stringIn(envelope, 'channel') !== channel) {
+    return `{${offset}"data":${JSON.stringify(text)}}`
   }
+  const event = stringIn(envelope, 'event')
+  const isBytes = stringIn(envelope, 'encoding') === 'base64'
+  const tags = { ...(event !== undefined && { event }), ...(isBytes && { encoding: 'base64' }) }
+  const shown = event === undefined && !isBytes ? '' : `,"tags":${JSON.stringify(tags)}`
+  const info = event === 'WebsocketMessage' ? `,"info":${senderInfo(envelope?.get('claims'))}` : ''
+  return oneLine(`{${offset}"data":${payload}${shown}${info}}`)
 }
 
 /** Who sent a message. The envelope knows the token's claims, not the connection. */
-function infoOf(claims: unknown): object {
-  const { message_delivered_at: _, ...rest } = (claims ?? {}) as Record<string, unknown>
-  const user = typeof rest.sub === 'string' ? rest.sub : ''
-  return { user, client: '', ...(Object.keys(rest).length > 0 && { conn_info: rest }) }
-}
-
-function isHistoryGap({ text, position }: Message): boolean {
-  return position === undefined && text.startsWith('{"event":"HistoryGap",')
+function senderInfo(claims: string | undefined): string {
+  const members = claims === undefined ? undefined : membersOf(claims)
+  const user = JSON.stringify(stringIn(members, 'sub') ?? '')
+  const shown = [...(members ?? [])].filter(([name]) => name !== 'message_delivered_at')
+  const connInfo = shown.map(([name, value]) => `${JSON.stringify(name)}:${value}`).join(',')
+  return `{"user":${user},"client":""${connInfo === '' ? '' : `,"conn_info":{${connInfo}}`}}`
 }

@@ -2,7 +2,7 @@ import type { Connection } from '../connection.js'
 import type { DurableChannels } from '../durable-channels.js'
 import type { History, StoredMessage } from '../history.js'
 import { CommandError, DISCONNECT, DisconnectError, ERRORS, isObject, textOf } from './protocol.js'
-import { sdkPublications } from './publication.js'
+import { type SdkFrame, sdkPublications } from './publication.js'
 import type { Subscription } from './subscription.js'
 
 /** The most publications of one answer to `history`. */
@@ -49,8 +49,7 @@ export class Recovery {
         follow: () => subscription.release(latest)
       }
     }
-    const { offset, epoch } = positionOf(params)
-    if (!this.#isKnown(epoch) || offset > latest || offset < trimmed) {
+    const fail = () => {
       if (((params.flag as number) & ERROR_WHERE_LOST) !== 0) {
         throw new CommandError(ERRORS.UNRECOVERABLE_POSITION)
       }
@@ -59,11 +58,16 @@ export class Recovery {
         follow: () => subscription.release(latest)
       }
     }
+    const { offset, epoch } = positionOf(params)
+    if (!this.#isKnown(epoch) || offset > latest || offset < trimmed) return fail()
     const page = await history.read([channel], offset)
+    const publications = publicationsOf(page.messages)
+    // One of them cannot be read, nor ever will be.
+    if (publications === undefined) return fail()
     const head = JSON.stringify({ ...here, ...offsetOf(offset), was_recovering: true, recovered: true })
     const last = page.messages.at(-1)?.position ?? offset
     return {
-      result: `${head.slice(0, -1)},"publications":[${textsOf(page.messages)}]}`,
+      result: `${head.slice(0, -1)},"publications":[${publications.join(',')}]}`,
       follow: () => {
         if (page.more) this.#follow(subscription, connection, last)
         else subscription.release(last)
@@ -99,7 +103,8 @@ export class Recovery {
       maxBytes,
       reverse: reverse === true
     })
-    return `${head.slice(0, -1)},"publications":[${textsOf(messages)}]}`
+    const publications = framesOf(messages).filter(({ ends }) => !ends)
+    return `${head.slice(0, -1)},"publications":[${publications.map(({ bytes }) => bytes).join(',')}]}`
   }
 
   /** More than goes into one reply follows as pushes, as fast as the client reads them. */
@@ -110,7 +115,13 @@ export class Recovery {
     try {
       for (let more = true; more && connection.open; ) {
         const page = await history.read([channel], after)
-        connection.replay(page.messages.map((message) => message.frame(format)))
+        const frames: SdkFrame[] = page.messages.map((message) => message.frame(format))
+        const end = frames.findIndex(({ ends }) => ends)
+        connection.replay(end === -1 ? frames : frames.slice(0, end))
+        if (end !== -1) {
+          subscription.insufficient()
+          return
+        }
         await connection.drained()
         after = page.messages.at(-1)?.position ?? after
         more = page.more
@@ -145,6 +156,12 @@ function offsetOf(offset: number): { offset?: number } {
   return offset === 0 ? {} : { offset }
 }
 
-function textsOf(messages: readonly StoredMessage[]): string {
-  return messages.map((message) => message.frame(sdkPublications).bytes.toString()).join(',')
+function framesOf(messages: readonly StoredMessage[]): SdkFrame[] {
+  return messages.map((message) => message.frame(sdkPublications))
+}
+
+/** The texts of publications; undefined where one of them is missing. */
+function publicationsOf(messages: readonly StoredMessage[]): Buffer[] | undefined {
+  const frames = framesOf(messages)
+  return frames.some(({ ends }) => ends) ? undefined : frames.map(({ bytes }) => bytes)
 }

@@ -19,7 +19,11 @@ function subscriber(takes = 0): Subscriber & { got: string[]; writes: number } {
   }
 }
 
-const hubOf = (t: Test) => new Hub((error) => t.fail(String(error)))
+const hubOf = (t: Test) =>
+  new Hub(
+    (error) => t.fail(String(error)),
+    (_message, error) => t.fail(String(error))
+  )
 
 t.test('the messages of one turn leave in one write, in order', async (t) => {
   const hub = hubOf(t)

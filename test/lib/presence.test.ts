@@ -6,6 +6,7 @@ import { Presence, type PresenceMember } from '../../lib/presence.js'
 import { PresenceEvents } from '../../lib/presence-events.js'
 import { GATHERING, PresenceExchange } from '../../lib/presence-exchange.js'
 import { decodePresence } from '../../lib/presence-message.js'
+import type { ServerEvent } from '../../lib/server-events.js'
 import { stoppedClock } from '../clock.js'
 import { until } from '../helper.js'
 
@@ -190,12 +191,13 @@ t.test('parts that were lost, repeated or mixed take nothing with them', async (
 
 t.test('whoever comes and goes while events wait is told exactly what the list does not hold', async (t) => {
   const { presence } = node(A)
-  const events = new PresenceEvents(presence)
+  const events = new PresenceEvents(presence, (_message, error) => t.fail(String(error)))
   let encoded = 0
   const format: Format = {
-    encode({ presence: change }) {
+    encode({ serverEvent }) {
       encoded++
-      return { bytes: Buffer.from(`${change!.event} ${change!.member.client}\n`), position: undefined }
+      const { event, payload } = serverEvent as ServerEvent & { event: 'Join' | 'Leave' }
+      return { bytes: Buffer.from(`${event} ${payload.client}\n`), position: undefined }
     }
   }
   class Reader implements Subscriber {
@@ -207,8 +209,8 @@ t.test('whoever comes and goes while events wait is told exactly what the list d
     deliver(_frames: readonly Frame[], joined: Buffer): void {
       for (const line of joined.toString().trimEnd().split('\n')) {
         const [event, client] = line.split(' ') as [string, string]
-        if (event === 'join' ? this.list.has(client) : !this.list.has(client)) t.fail(line)
-        if (event === 'join') this.list.add(client)
+        if (event === 'Join' ? this.list.has(client) : !this.list.has(client)) t.fail(line)
+        if (event === 'Join') this.list.add(client)
         else this.list.delete(client)
       }
     }
