@@ -13,9 +13,11 @@ const MASK = '***'
 
 /**
  * What may be a JSON Web Token in a path: its header begins with `{"`, which is `eyJ` in base64url. It is one only
- * with a dot; asked for here, the dot would be looked for again from each `eyJ` of a long text.
+ * with a dot (which some write as %2e, lest it be taken for a file's extension); asked for here, the dot would be
+ * looked for again from each `eyJ` of a long text.
  */
-const TOKEN = /eyJ[\w-]*(?:\.[\w%-]*)*/g
+const TOKEN = /eyJ[\w-]*(?:(?:\.|%2[eE])[\w%.-]*)?/g
+const DOT = /\.|%2[eE]/
 
 /**
  * Reads `/:channel/:token` or `/:token`; what follows a token is ignored.
@@ -65,7 +67,7 @@ export function holdsToken(url: string): boolean {
 
 /** A URL with every token in it masked: JSON Web Tokens anywhere. */
 export function maskTokens(url: string): string {
-  return url.replace(TOKEN, (text) => (text.includes('.') ? MASK : text))
+  return url.replace(TOKEN, (text) => (DOT.test(text) ? MASK : text))
 }
 
 /**

@@ -7,6 +7,7 @@ t.test('what looks like a token is masked, and nothing else', async (t) => {
     ['/a/eyJh.eyJz.sig/b', '/a/***/b'],
     ['/eyJh.?token=eyJh.b%2Ec', '/***?token=***'],
     ['/a/xeyJh.b', '/a/x***'],
+    ['/a/eyJh%2eeyJz%2Esig/b', '/a/***/b'],
     // Without a dot it is none; the next one may be.
     ['/eyJust/a/name', '/eyJust/a/name'],
     ['/eyJeyJ%eyJ.x', '/eyJeyJ%***']
