@@ -1,6 +1,7 @@
 import fastifyRateLimit from '@fastify/rate-limit'
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
+import { pathOf } from './lib/address.js'
 import type { Bridge } from './lib/bridge.js'
 import { parseConninfo } from './lib/conninfo.js'
 import { errors, messageOf } from './lib/errors.js'
@@ -18,12 +19,13 @@ import { addConstraint, channelRoutes, eventStreamRoutes, plainHttpRoute } from 
 import { channelReadRoutes } from './routes/channel-read.js'
 import { channelsRoute } from './routes/channels.js'
 import { connectionsRoutes } from './routes/connections.js'
+import { bringsToken, selectProtocol } from './routes/credentials.js'
 import { errorHandler } from './routes/error-handler.js'
 import { healthRoutes } from './routes/health.js'
 import { metricsRoute } from './routes/metrics.js'
 import { nodesRoute } from './routes/nodes.js'
 import { publishRoute } from './routes/publish.js'
-import { sdkRoute } from './routes/sdk.js'
+import { SDK_ADDRESS, sdkRoute } from './routes/sdk.js'
 import { sdkEmulationRoutes } from './routes/sdk-emulation.js'
 
 declare module 'fastify' {
@@ -105,14 +107,17 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
           await control.register(sdkEmulationRoutes, { bridge, options: resolved })
         })
         await routes.register(async (channels) => {
-          await registerWebsocket(channels, {
+          const named = [SDK_ADDRESS, ...resolved.endpoints.map(({ path }) => path)]
+          const webSockets = registerWebsocket(channels, {
             maxPayload: resolved.maxMessageBytes,
-            closing: () => bridge.closing
+            owns: ({ url = '', headers }) =>
+              named.includes(pathOf(url)) || bringsToken(headers, url, resolved.tokenCookie),
+            selectProtocol
           })
           channels.decorateRequest('pgwsAccess', null)
-          sdkRoute(channels, { bridge, options: resolved })
-          audienceRoutes(channels, { bridge, verifyToken, options: resolved })
-          channelRoutes(channels, { bridge, verifyToken, options: resolved, paths })
+          sdkRoute(channels, { bridge, webSockets, options: resolved })
+          audienceRoutes(channels, { bridge, verifyToken, webSockets, options: resolved })
+          channelRoutes(channels, { bridge, verifyToken, webSockets, options: resolved, paths })
         })
       },
       { prefix: resolved.prefix }

@@ -60,6 +60,11 @@ export function isDecodable(url: string): boolean {
   }
 }
 
+/** Whether a text is a JSON Web Token by its looks: a JWS in its compact form (RFC 7515, section 3.1). */
+export function isToken(text: string): boolean {
+  return /^eyJ[\w-]*\.[\w-]*\.[\w-]*$/.test(text)
+}
+
 /** Whether a URL's path holds what looks like a JSON Web Token. */
 export function holdsToken(url: string): boolean {
   return url.includes('eyJ') && maskTokens(url) !== url
@@ -84,7 +89,8 @@ function checkChannel(channel: string): void {
   if (problem !== undefined) throw new errors.BadAddress(problem)
 }
 
-function pathOf(url: string): string {
+/** A URL without its query. */
+export function pathOf(url: string): string {
   const end = url.search(/[?#]/)
   return end === -1 ? url : url.slice(0, end)
 }

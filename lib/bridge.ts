@@ -2,7 +2,6 @@ import { EventEmitter } from 'node:events'
 import type { ServerResponse } from 'node:http'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import type { WebSocket } from 'ws'
-import { Admission } from './admission.js'
 import { audienceChannel, audienceMessage, isPublicChannel, readAudienceMessage } from './audiences.js'
 import { Authorizer, type Mode } from './authorizer.js'
 import { checkChannel } from './channel-name.js'
@@ -35,6 +34,7 @@ import type { SdkFormat } from './sdk/publication.js'
 import { SdkClients } from './sdk/sdk-clients.js'
 import { isReserved } from './server-events.js'
 import { type Caller, callerOf, callsFunctions } from './sql-functions.js'
+import { type Transport, whenGone } from './transport.js'
 import { VERSION } from './version.js'
 
 /** How long the pool may take to answer a health check, in milliseconds. */
@@ -156,7 +156,6 @@ export interface PublishOptions {
  */
 export class Bridge extends EventEmitter<BridgeEvents> {
   readonly metrics: Metrics
-  readonly admission: Admission
   readonly #options: BridgeOptions
   readonly #losses: Losses
   readonly #hub: Hub
@@ -181,7 +180,6 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     super()
     this.#options = options
     const { query, listenChannel, listener, log } = options
-    this.admission = new Admission(options)
     this.metrics = new Metrics(() => this.#read())
     this.#notificationQueue = new NotificationQueue({ query, log })
     this.#losses = new Losses(this.metrics, log)
@@ -280,7 +278,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       version: `fastify-pg-websockets ${VERSION}`,
       maxChannels: options.maxChannelsPerConnection,
       authorize: (claims, channels, mode) => this.authorize(claims, channels, mode),
-      joinRaw: (channels) => this.joinRaw(channels),
+      joinRaw: (channels) => this.#rawChannels.join(channels),
       isDurable: (channel) => this.#durable.ageOf(channel) !== undefined
     })
     this.#nodes = new Nodes({
@@ -447,9 +445,16 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     return { ...page, next, gap: start.position < channels[0]!.trimmed }
   }
 
-  /** See RawChannels.join: to be called before a client that may read is accepted. */
-  joinRaw(channels: readonly string[]): Promise<(() => void) | undefined> {
-    return this.#rawChannels.join(channels)
+  /**
+   * Lets a client in, the last thing before it is accepted: counts it, and listens to its raw channels, for as long
+   * as its transport lives.
+   * @param channels those that it reads
+   * @throws TooManyConnections (503), TooManyConnectionsFromAddress (429), BadAddress (400) for a name that no database
+   *   channel can have, ListenerUnavailable (503)
+   */
+  async admit(transport: Transport, ip: string, channels: readonly string[] = []): Promise<void> {
+    whenGone(transport, await this.#rawChannels.join(channels))
+    this.#clients.admit(transport, ip)
   }
 
   /** @throws NotInstalled (501) where a client asks for what needs the schema */

@@ -1,5 +1,6 @@
 import type { ServerResponse } from 'node:http'
 import type { RawData, WebSocket } from 'ws'
+import { Admission } from './admission.js'
 import { Attendance } from './attendance.js'
 import { isPublicChannel } from './audiences.js'
 import type { Access } from './claims.js'
@@ -20,6 +21,7 @@ import type { PresenceEvents } from './presence-events.js'
 import type { Notification } from './publisher.js'
 import type { Replay } from './replay.js'
 import { serverMessage } from './server-events.js'
+import { type Transport, whenGone } from './transport.js'
 import { PAUSED, type Pausable, type RawMessage, WebSocketConnection } from './websocket.js'
 
 /** The SQLSTATE of a role that cannot be taken (errcodes-appendix.html). */
@@ -42,6 +44,8 @@ type OptionsUsed =
   | 'envelopeClaims'
   | 'maxBufferedBytes'
   | 'maxMessageBytes'
+  | 'maxConnections'
+  | 'maxConnectionsPerIp'
   | 'messageRate'
   | 'onMessageFunction'
   | 'onDisconnectFunction'
@@ -62,17 +66,20 @@ export interface ClientsOptions extends Pick<ResolvedOptions, OptionsUsed> {
   }
 }
 
-/** The clients of this server: how they come, what they send, how they go. */
+/**
+ * The clients of this server: how they come, what they send, how they go. All kinds of connection come by `enter` and
+ * go by `leave`, which each is told of by its transport; one whose transport has ended already does not come in.
+ */
 export class Clients {
   readonly connections = new Connections()
   /** What has been sent to all of them. */
   readonly sent = { messages: 0, bytes: 0 }
   readonly #options: ClientsOptions
   readonly #context: ConnectionContext
+  readonly #admission: Admission
   readonly attendance: Attendance
   /** How fast each of them may send. */
   readonly pace: Pace
-  readonly #onClose: (this: WebSocket, code: number, reason: Buffer) => void
   readonly #onError: (error: Error) => void
   readonly #onMessage: (this: WebSocket, data: RawData, isBinary: boolean) => void
   readonly #onPing: (this: WebSocket) => void
@@ -81,6 +88,7 @@ export class Clients {
 
   constructor(options: ClientsOptions) {
     this.#options = options
+    this.#admission = new Admission(options)
     const { maxBufferedBytes, messageRate, metrics, log } = options
     this.pace = new Pace(messageRate)
     this.#context = {
@@ -89,20 +97,14 @@ export class Clients {
       onSlow: (bufferedBytes) => {
         metrics.slowCloses.inc()
         log.warn({ bufferedBytes }, 'closing a client that does not read')
-      }
+      },
+      onGone: (connection, code, reason) => this.leave(connection, code, reason)
     }
     this.attendance = new Attendance({
       ...options,
       showUsers: showsClaim(options.envelopeClaims, 'sub')
     })
     const clients = this
-    this.#onClose = function (code, reason) {
-      const connection = WebSocketConnection.of(this)
-      const leave = () => clients.leave(connection, code, reason.toString())
-      // What it sent before its end comes before its end.
-      if (connection.intake?.busy) connection.intake.finish().then(leave)
-      else leave()
-    }
     // `ws` closes the socket with the code that fits (1007, 1009, 1002) before it emits the error.
     this.#onError = (error) => log.debug({ err: error }, 'websocket error')
     this.#onMessage = function (data, isBinary) {
@@ -119,6 +121,14 @@ export class Clients {
   }
 
   /**
+   * Counts a client that is about to come in, for as long as its transport lives.
+   * @throws TooManyConnections (503), TooManyConnectionsFromAddress (429)
+   */
+  admit(transport: Transport, address: string): void {
+    whenGone(transport, this.#admission.admit(address))
+  }
+
+  /**
    * Takes an accepted socket into its channels.
    * @param webSocket an open socket; its errors are handled from here on
    * @param access what its token allows
@@ -126,7 +136,6 @@ export class Clients {
    */
   connect(webSocket: WebSocket, access: Access, address: string, wishes: Wishes = {}): void {
     const connection = new WebSocketConnection(webSocket, access, this.optionsFor(access, address), wishes)
-    webSocket.on('close', this.#onClose)
     webSocket.on('error', this.#onError)
     webSocket.on('pong', onPong)
     webSocket.on('ping', this.#onPing)
@@ -141,7 +150,6 @@ export class Clients {
   stream(response: ServerResponse, access: Access, address: string, wishes: Wishes = {}): void {
     const connection = new EventStream(response, access, this.optionsFor(access, address))
     response.on('error', this.#onError)
-    response.on('close', () => this.leave(connection, connection.closeCode, connection.closeReason))
     this.#join(connection, access, wishes)
   }
 
@@ -150,8 +158,12 @@ export class Clients {
     return { id: ++this.#lastId, address, context: this.#context, ...this.#identity(access) }
   }
 
-  /** Counts a new connection, takes it into its channels, and tells of it. */
-  enter(connection: Connection, access: Access): void {
+  /**
+   * Counts a new connection, takes it into its channels, and tells of it.
+   * @returns false where it has gone already: then nothing has happened
+   */
+  enter(connection: Connection, access: Access): boolean {
+    if (!connection.open) return false
     const { hub, outbox, log } = this.#options
     const { id, address, channels, sender } = connection
     this.connections.add(connection)
@@ -161,6 +173,7 @@ export class Clients {
     outbox.tellMeta('ConnectionOpen', shown(channels).join(','), sender)
     outbox.tellFunction('connect', access.caller, { channels, connection: this.idOf(connection) })
     if (this.#closing) connection.close(CLOSE.GOING_AWAY, 'server shutting down')
+    return true
   }
 
   /** A connection has got a new token. */
@@ -171,13 +184,13 @@ export class Clients {
   }
 
   /**
-   * Undoes it.
+   * Undoes it, once.
    * @param told the channels to tell of, where it has left them already
    */
   leave(connection: Connection, code: number, reason: string, told = connection.channels): void {
     const { hub, outbox, metrics, log } = this.#options
     const { id, channels, openedAt, sender, caller } = connection
-    this.connections.delete(connection)
+    if (!this.connections.delete(connection)) return
     hub.leave(connection, channels, connection)
     this.attendance.leave(connection)
     metrics.closes.inc({ code })
@@ -218,7 +231,7 @@ export class Clients {
   #join(connection: Connection, access: Access, { since, presence }: Wishes): void {
     // Before it joins, so that nothing comes in between.
     if (since !== undefined) connection.hold()
-    this.enter(connection, access)
+    if (!this.enter(connection, access)) return
     if (presence) this.attendance.tell(connection)
     if (since === undefined || this.#closing) return
     const { replay, log } = this.#options

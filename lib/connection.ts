@@ -20,6 +20,8 @@ export interface ConnectionContext {
   readonly maxBufferedBytes: number
   /** Told of each client that is closed for that, with the bytes that wait for it. */
   onSlow: (bufferedBytes: number) => void
+  /** Told of each client that has gone, with the code and the reason for it. */
+  onGone: (connection: Connection, code: number, reason: string) => void
   /** What has been sent to all of them. */
   sent: { messages: number; bytes: number }
 }
@@ -99,6 +101,11 @@ export abstract class Connection implements Subscriber {
   abstract close(code: number, reason: string): void
   /** Ends the connection without a word. */
   abstract terminate(): void
+
+  /** To be called when the transport has ended: the connection leaves all that it has entered. */
+  gone(code: number, reason: string): void {
+    this.#context.onGone(this, code, reason)
+  }
 
   /** Closes since somebody wants it so, with a code that applications may send. */
   disconnect(code: number, reason: string): void {

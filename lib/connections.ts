@@ -42,10 +42,12 @@ export class Connections {
     if (connection.expiresAt !== undefined) this.#expiry.add(connection, connection.expiresAt)
   }
 
-  delete(connection: Connection): void {
-    if (!this.#groups[connection.pingGroup]!.delete(connection)) return
+  /** @returns whether it was there */
+  delete(connection: Connection): boolean {
+    if (!this.#groups[connection.pingGroup]!.delete(connection)) return false
     this.#size--
     if (connection.expiresAt !== undefined) this.#expiry.delete(connection, connection.expiresAt)
+    return true
   }
 
   /** A connection's token was replaced: it ends at another time, in milliseconds since the epoch. */

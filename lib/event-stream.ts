@@ -46,12 +46,15 @@ export class EventStream extends StreamConnection {
     this.response.end()
     // A client that does not read would never see the end.
     if (code === CLOSE.SLOW) this.response.destroy()
+    else {
+      const late = setTimeout(() => this.terminate(), END_TIMEOUT).unref()
+      this.response.once('close', () => clearTimeout(late))
+    }
   }
 
   /** The code and the reason come as an event: a stream has no other word for them, and browsers would come back. */
   override disconnect(code: number, reason: string): void {
     this.response.write(`event: Disconnected\ndata: ${JSON.stringify({ code, reason })}\n\n`)
     this.close(code, reason)
-    setTimeout(() => this.terminate(), END_TIMEOUT).unref()
   }
 }

@@ -2,6 +2,7 @@ import type { ServerResponse } from 'node:http'
 import type { Access } from './claims.js'
 import { CLOSE, Connection, type ConnectionOptions } from './connection.js'
 import type { Frame } from './hub.js'
+import { isGone } from './transport.js'
 
 /** A client that reads the answer to an HTTP request, which does not end. */
 export abstract class StreamConnection extends Connection {
@@ -14,10 +15,11 @@ export abstract class StreamConnection extends Connection {
   constructor(response: ServerResponse, access: Access, options: ConnectionOptions) {
     super(access, options)
     this.response = response
+    response.on('close', () => this.gone(this.closeCode, this.closeReason))
   }
 
   get open(): boolean {
-    return !this.response.writableEnded && !this.response.destroyed
+    return !this.response.writableEnded && !isGone(this.response)
   }
 
   get bufferedBytes(): number {

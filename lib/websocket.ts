@@ -70,6 +70,7 @@ export class WebSocketConnection extends Connection implements Pausable {
     this.binary = binary
     this.rejections = rejections
     ;(webSocket as ConnectedWebSocket)[kConnection] = this
+    webSocket.on('close', onClose)
   }
 
   /** The connection of a socket: listeners that all sockets share have no other way to it. */
@@ -160,4 +161,13 @@ export class WebSocketConnection extends Connection implements Pausable {
   get #socket(): Socket {
     return (this.webSocket as unknown as { _socket: Socket })._socket
   }
+}
+
+/** One for all sockets, of which there are many. */
+function onClose(this: WebSocket, code: number, reason: Buffer): void {
+  const connection = WebSocketConnection.of(this)
+  const gone = () => connection.gone(code, reason.toString())
+  // What it sent before its end comes before its end.
+  if (connection.intake?.busy) connection.intake.finish().then(gone)
+  else gone()
 }

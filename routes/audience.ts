@@ -1,5 +1,4 @@
-import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
-import type { WebSocket } from 'ws'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { audienceChannel, audiencesOf, checkAudiences, DEFAULT_AUDIENCE } from '../lib/audiences.js'
 import type { Bridge } from '../lib/bridge.js'
 import { type Access, checkTimes, subjectOf } from '../lib/claims.js'
@@ -7,13 +6,15 @@ import { errors } from '../lib/errors.js'
 import type { AudienceEndpoint, ResolvedOptions } from '../lib/options.js'
 import { isAllowedOrigin } from '../lib/origins.js'
 import type { VerifyToken } from '../plugins/jwt.js'
-import { releaseRequest } from '../plugins/websocket.js'
-import { CONSTRAINT, refused, takePlace } from './channel.js'
+import { upgradeOf } from '../plugins/upgrades.js'
+import type { WebSockets } from '../plugins/websocket.js'
 import { findToken } from './credentials.js'
+import { webSocketRoute } from './websocket-route.js'
 
 export interface AudienceRoutesOptions {
   bridge: Bridge
   verifyToken: VerifyToken
+  webSockets: WebSockets
   options: Pick<ResolvedOptions, 'allowedOrigins' | 'tokenCookie' | 'endpoints'>
 }
 
@@ -23,35 +24,27 @@ export interface AudienceRoutesOptions {
  */
 export function audienceRoutes(
   fastify: FastifyInstance,
-  { bridge, verifyToken, options }: AudienceRoutesOptions
+  { bridge, verifyToken, webSockets, options }: AudienceRoutesOptions
 ): void {
   for (const [index, endpoint] of options.endpoints.entries()) {
-    fastify.route({
-      method: 'GET',
+    webSocketRoute(fastify, {
       url: endpoint.path,
-      websocket: true,
-      constraints: { [CONSTRAINT]: 'upgrade' },
-      schema: { hide: true } as object,
-      logLevel: 'warn',
-      onError: refused(fastify, bridge, ({ ip }) => ({ url: fastify.prefix + endpoint.path, ip })),
-      async preValidation(request: FastifyRequest) {
-        if (!request.ws) throw new errors.UpgradeRequired()
+      bridge,
+      webSockets,
+      describeRequest: ({ ip }) => ({ url: fastify.prefix + endpoint.path, ip }),
+      async admit(request) {
         if (bridge.closing) throw new errors.ShuttingDown()
         if (!isAllowedOrigin(request.headers.origin, options.allowedOrigins)) {
           throw new errors.OriginNotAllowed()
         }
         const { audiences, expiresAt, subject } = await audiencesFor(request, endpoint)
-        takePlace(bridge, request)
+        await bridge.admit(upgradeOf(request.raw)!.socket, request.ip)
         const channels = audiences.map((audience) => audienceChannel(index, audience))
         const access = { channels, read: true, write: false, expiresAt, subject, claims: {} }
         request.pgwsAccess = access satisfies Access
       },
-      handler: ((webSocket: WebSocket, request: FastifyRequest) => {
-        const { ip } = request
-        releaseRequest(webSocket, request)
-        bridge.connect(webSocket, request.pgwsAccess!, ip)
-      }) as never
-    } as RouteOptions)
+      connect: (webSocket, request) => bridge.connect(webSocket, request.pgwsAccess!, request.ip)
+    })
   }
 
   async function audiencesFor(

@@ -4,8 +4,8 @@ import { errors } from '../lib/errors.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 
 /** The bearer token of a request (RFC 6750, section 2.1), if there is one. */
-export function bearerToken(request: FastifyRequest): string | undefined {
-  return /^Bearer +(\S+) *$/i.exec(request.headers.authorization ?? '')?.[1]
+export function bearerToken({ headers }: Pick<FastifyRequest, 'headers'>): string | undefined {
+  return /^Bearer +(\S+) *$/i.exec(headers.authorization ?? '')?.[1]
 }
 
 /**

@@ -1,5 +1,4 @@
 import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
-import type { WebSocket } from 'ws'
 import { holdsToken, isDecodable, maskAddress, maskTokens, queryOf } from '../lib/address.js'
 import type { Bridge } from '../lib/bridge.js'
 import { type Access, authorize } from '../lib/claims.js'
@@ -7,10 +6,13 @@ import type { Wishes } from '../lib/clients.js'
 import { errors } from '../lib/errors.js'
 import type { ResolvedOptions } from '../lib/options.js'
 import { isAllowedOrigin } from '../lib/origins.js'
+import type { Transport } from '../lib/transport.js'
 import type { VerifyToken } from '../plugins/jwt.js'
-import { releaseRequest } from '../plugins/websocket.js'
+import { upgradeOf } from '../plugins/upgrades.js'
+import type { WebSockets } from '../plugins/websocket.js'
 import { readCredentials } from './credentials.js'
-import { openStream } from './stream.js'
+import { openStream, requireTurn } from './stream.js'
+import { webSocketRoute } from './websocket-route.js'
 
 /** The name of our find-my-way constraint. */
 export const CONSTRAINT = 'pgws'
@@ -47,31 +49,20 @@ export interface ChannelRoutesOptions {
  */
 export function channelRoutes(
   fastify: FastifyInstance,
-  { bridge, verifyToken, options, paths }: ChannelRoutesOptions
+  { bridge, verifyToken, options, paths, webSockets }: ChannelRoutesOptions & { webSockets: WebSockets }
 ): void {
   const { admit, describeRequest, wishesOf } = handshake(fastify, { bridge, verifyToken, options })
-
-  const route: Omit<RouteOptions, 'url'> & { websocket: true } = {
-    method: 'GET',
-    websocket: true,
-    constraints: { [CONSTRAINT]: 'upgrade' },
-    schema: { hide: true } as object,
-    // One line tells of each socket that is opened (lib/bridge.ts) or refused (onError).
-    logLevel: 'warn',
-    logSerializers: { req: describeRequest },
-    onError: refused(fastify, bridge, describeRequest),
-    async preValidation(request) {
-      if (!request.ws) throw new errors.UpgradeRequired()
-      await admit(request)
-    },
-    handler: ((webSocket: WebSocket, request: FastifyRequest) => {
-      const { ip } = request
-      const wishes = wishesOf(request)
-      releaseRequest(webSocket, request)
-      bridge.connect(webSocket, request.pgwsAccess!, ip, wishes)
-    }) as never
+  for (const url of new Set([...ADDRESSES, ...paths])) {
+    webSocketRoute(fastify, {
+      url,
+      bridge,
+      webSockets,
+      describeRequest,
+      admit: (request) => admit(request, upgradeOf(request.raw)!.socket),
+      connect: (webSocket, request) =>
+        bridge.connect(webSocket, request.pgwsAccess!, request.ip, wishesOf(request))
+    })
   }
-  for (const url of new Set([...ADDRESSES, ...paths])) fastify.route({ ...route, url } as RouteOptions)
 }
 
 /**
@@ -84,6 +75,7 @@ export function eventStreamRoutes(
 ): void {
   fastify.decorateRequest('pgwsAccess', null)
   const { admit, describeRequest, wishesOf } = handshake(fastify, { bridge, verifyToken, options })
+  const log = { error: fastify.log.error.bind(fastify.log), describeRequest }
   const route: Omit<RouteOptions, 'url'> = {
     method: 'GET',
     exposeHeadRoute: false,
@@ -92,10 +84,14 @@ export function eventStreamRoutes(
     logLevel: 'warn',
     logSerializers: { req: describeRequest },
     onError: refused(fastify, bridge, describeRequest),
-    preValidation: admit,
+    async preValidation(request, reply) {
+      requireTurn(reply)
+      await admit(request, reply.raw)
+    },
     handler(request, reply) {
-      const raw = openStream(reply, 'text/event-stream; charset=utf-8')
-      bridge.stream(raw, request.pgwsAccess!, request.ip, wishesOf(request))
+      openStream(reply, 'text/event-stream; charset=utf-8', log, (response) => {
+        bridge.stream(response, request.pgwsAccess!, request.ip, wishesOf(request))
+      })
     }
   }
   for (const url of new Set([...ADDRESSES, ...paths])) fastify.route({ ...route, url } as RouteOptions)
@@ -115,7 +111,7 @@ function handshake(
       describe(request, prefix + maskAddress(pathBelowPrefix(request))),
 
     /** Sets `pgwsAccess`, or throws. */
-    async admit(request: FastifyRequest): Promise<void> {
+    async admit(request: FastifyRequest, transport: Transport): Promise<void> {
       if (bridge.closing) throw new errors.ShuttingDown()
       if (malformed.has(request.raw))
         throw new errors.BadAddress('its percent-encoding cannot be decoded as UTF-8')
@@ -130,14 +126,7 @@ function handshake(
       if (stream && !access.read) throw new errors.ReadNotAllowed()
       const mode = stream || !access.write ? 'r' : access.read ? 'rw' : 'w'
       access.caller = await bridge.authorize(access.claims, access.channels, mode)
-      const unlisten = access.read ? await bridge.joinRaw(access.channels) : undefined
-      try {
-        takePlace(bridge, request)
-      } catch (error) {
-        unlisten?.()
-        throw error
-      }
-      whenClosed(request, unlisten)
+      await bridge.admit(transport, request.ip, access.read ? access.channels : [])
       request.pgwsAccess = access
     },
 
@@ -154,22 +143,6 @@ function handshake(
       presence: query.get('presence') === 'true'
     }
   }
-}
-
-/**
- * Counts a client for as long as its connection lives. The last thing before it is accepted: what is refused
- * later, on an HTTP connection that is kept, would be counted until that ends.
- * @throws TooManyConnections (503), TooManyConnectionsFromAddress (429)
- */
-export function takePlace(bridge: Bridge, request: FastifyRequest): void {
-  whenClosed(request, bridge.admission.admit(request.ip))
-}
-
-/** Calls back when the connection has ended, also where that was before: its token may have taken a while. */
-function whenClosed({ raw: { socket } }: FastifyRequest, callback: (() => void) | undefined): void {
-  if (callback === undefined) return
-  if (socket.destroyed) callback()
-  else socket.once('close', callback)
 }
 
 /** Counts and logs a handshake that was refused. */

@@ -1,6 +1,7 @@
+import type { IncomingHttpHeaders } from 'node:http'
 import { parse as parseCookies } from 'cookie'
 import type { FastifyRequest } from 'fastify'
-import { channelsOfQuery, parseAddress } from '../lib/address.js'
+import { channelsOfQuery, isToken, parseAddress } from '../lib/address.js'
 import { errors } from '../lib/errors.js'
 import { bearerToken } from './authorization.js'
 
@@ -28,11 +29,11 @@ export function readCredentials(
   path: string,
   cookieName: string | undefined
 ): Credentials {
-  if (!/^\/?(?:$|[?#])/.test(path)) {
+  const token = findToken(request, cookieName)
+  if (!isRoot(path)) {
     const { channel, token } = parseAddress(path)
     return { token, channels: channel === undefined ? undefined : [channel] }
   }
-  const token = findToken(request, cookieName)
   if (token === undefined) {
     throw new errors.InvalidToken(
       'the token is missing: it goes into the address, into the header "Authorization: Bearer <token>", or into the subprotocol "bearer.<token>"'
@@ -44,17 +45,63 @@ export function readCredentials(
 /**
  * The token of a handshake that does not stand in the address: of the header `Authorization`, the subprotocol
  * `bearer.<token>` or a cookie.
- * @throws BadAddress (400) where the subprotocol stands alone
+ * @throws BadAddress (400) where the subprotocol stands alone: the answer must not repeat it, and browsers close what
+ *   selects none of those that they offer
  */
-export function findToken(request: FastifyRequest, cookieName: string | undefined): string | undefined {
-  const { headers } = request.raw
-  const offered = (headers['sec-websocket-protocol'] ?? '').split(',').map((protocol) => protocol.trim())
-  // The answer must not repeat the token, so none but ours is left to select.
-  if (offered.includes(SUBPROTOCOL)) headers['sec-websocket-protocol'] = SUBPROTOCOL
-  const protocol = offered.find((candidate) => candidate.startsWith(BEARER))
-  if (protocol !== undefined && !offered.includes(SUBPROTOCOL)) {
+export function findToken(
+  { raw: { headers } }: Pick<FastifyRequest, 'raw'>,
+  cookieName: string | undefined
+): string | undefined {
+  const { header, protocol, cookie, protocols } = offeredTokens(headers, cookieName)
+  if (protocol !== undefined && !protocols.includes(SUBPROTOCOL)) {
     throw new errors.BadAddress(`the subprotocol "${SUBPROTOCOL}" must be offered beside "${BEARER}<token>"`)
   }
-  const cookie = cookieName === undefined ? undefined : parseCookies(headers.cookie ?? '')[cookieName]
-  return bearerToken(request) ?? protocol?.slice(BEARER.length) ?? cookie
+  return header ?? protocol ?? cookie
+}
+
+/**
+ * Whether a handshake brings what looks like a token to where we look for one.
+ * @param path the request's path below our prefix, with the query
+ */
+export function bringsToken(
+  headers: IncomingHttpHeaders,
+  path: string,
+  cookieName: string | undefined
+): boolean {
+  if (isRoot(path)) {
+    const { header, protocol, cookie } = offeredTokens(headers, cookieName)
+    return [header, protocol, cookie].some((token) => token !== undefined && isToken(token))
+  }
+  try {
+    return isToken(parseAddress(path).token)
+  } catch {
+    return false
+  }
+}
+
+/**
+ * The subprotocol that the answer to a handshake selects: ours, or the first one that holds no token.
+ * @returns false where there is none
+ */
+export function selectProtocol(offered: Set<string>): string | false {
+  if (offered.has(SUBPROTOCOL)) return SUBPROTOCOL
+  return [...offered].find((protocol) => !isBearer(protocol)) ?? false
+}
+
+function offeredTokens(headers: IncomingHttpHeaders, cookieName: string | undefined) {
+  const protocols = (headers['sec-websocket-protocol'] ?? '').split(',').map((protocol) => protocol.trim())
+  return {
+    protocols,
+    header: bearerToken({ headers }),
+    protocol: protocols.find(isBearer)?.slice(BEARER.length),
+    cookie: cookieName === undefined ? undefined : parseCookies(headers.cookie ?? '')[cookieName]
+  }
+}
+
+function isBearer(protocol: string): boolean {
+  return protocol.toLowerCase().startsWith(BEARER)
+}
+
+function isRoot(path: string): boolean {
+  return /^\/?(?:$|[?#])/.test(path)
 }

@@ -7,8 +7,8 @@ import { isAllowedOrigin } from '../lib/origins.js'
 import { PROTOBUF_TYPE, protobufDisconnect } from '../lib/sdk/protobuf.js'
 import { DISCONNECT } from '../lib/sdk/protocol.js'
 import { type SdkFormat, sdkEventStreamFrames, sdkLineFrames } from '../lib/sdk/publication.js'
-import { CONSTRAINT, describe, refused, takePlace } from './channel.js'
-import { openStream } from './stream.js'
+import { CONSTRAINT, describe, refused } from './channel.js'
+import { openStream, requireTurn } from './stream.js'
 
 export interface SdkEmulationOptions {
   bridge: Bridge
@@ -35,6 +35,7 @@ export async function sdkEmulationRoutes(
     const [path = ''] = request.raw.url!.split('?')
     return describe(request, path)
   }
+  const log = { error: fastify.log.error.bind(fastify.log), describeRequest }
   const common = {
     exposeHeadRoute: false,
     bodyLimit: options.maxMessageBytes,
@@ -58,8 +59,11 @@ export async function sdkEmulationRoutes(
       url,
       method,
       onError: refused(fastify, bridge, describeRequest),
-      preValidation: admit,
-      handler(request, reply) {
+      async preValidation(request, reply) {
+        requireTurn(reply)
+        await admit(request)
+      },
+      async handler(request, reply) {
         // An error status would have the SDK try again for ever; this reply ends its attempts, as the close code does.
         if (request.headers['content-type']?.startsWith(PROTOBUF_TYPE)) {
           return reply.type(PROTOBUF_TYPE).send(protobufDisconnect(DISCONNECT.INAPPROPRIATE_PROTOCOL))
@@ -69,17 +73,19 @@ export async function sdkEmulationRoutes(
           const place = method === 'GET' ? 'the parameter "cf_connect"' : 'the body'
           throw new errors.BadQuery(`${place} must hold commands, a JSON object each, in lines`)
         }
-        takePlace(bridge, request)
+        await bridge.admit(reply.raw, request.ip)
         begin(reply, text)
+        return reply
       }
     })
   }
 
   const begin =
     (contentType: string, format: SdkFormat, first: string) => (reply: FastifyReply, text: string) => {
-      const raw = openStream(reply, contentType)
-      if (first !== '') raw.write(first)
-      bridge.streamSdk(raw, format, text, reply.request.ip)
+      openStream(reply, contentType, log, (response) => {
+        if (first !== '') response.write(first)
+        bridge.streamSdk(response, format, text, reply.request.ip)
+      })
     }
   const events = begin('text/event-stream; charset=utf-8', sdkEventStreamFrames, '\r\n')
   const lines = begin('application/x-ndjson; charset=utf-8', sdkLineFrames, '')

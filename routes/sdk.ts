@@ -1,14 +1,18 @@
-import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
-import type { WebSocket } from 'ws'
+import type { FastifyInstance } from 'fastify'
 import type { Bridge } from '../lib/bridge.js'
 import { errors } from '../lib/errors.js'
 import type { ResolvedOptions } from '../lib/options.js'
 import { isAllowedOrigin } from '../lib/origins.js'
-import { releaseRequest } from '../plugins/websocket.js'
-import { CONSTRAINT, refused, takePlace } from './channel.js'
+import { upgradeOf } from '../plugins/upgrades.js'
+import type { WebSockets } from '../plugins/websocket.js'
+import { webSocketRoute } from './websocket-route.js'
+
+/** Where Centrifugo's client SDKs come to with a websocket. */
+export const SDK_ADDRESS = '/connection/websocket'
 
 export interface SdkRoutesOptions {
   bridge: Bridge
+  webSockets: WebSockets
   options: Pick<ResolvedOptions, 'allowedOrigins'>
 }
 
@@ -16,17 +20,13 @@ export interface SdkRoutesOptions {
  * `/connection/websocket`, where Centrifugo's client SDKs come to. Who they are they say in their first command: a
  * refused upgrade would have them come back for ever.
  */
-export function sdkRoute(fastify: FastifyInstance, { bridge, options }: SdkRoutesOptions): void {
-  fastify.route({
-    method: 'GET',
-    url: '/connection/websocket',
-    websocket: true,
-    constraints: { [CONSTRAINT]: 'upgrade' },
-    schema: { hide: true } as object,
-    logLevel: 'warn',
-    onError: refused(fastify, bridge, ({ ip }) => ({ url: `${fastify.prefix}/connection/websocket`, ip })),
-    async preValidation(request: FastifyRequest) {
-      if (!request.ws) throw new errors.UpgradeRequired()
+export function sdkRoute(fastify: FastifyInstance, { bridge, webSockets, options }: SdkRoutesOptions): void {
+  webSocketRoute(fastify, {
+    url: SDK_ADDRESS,
+    bridge,
+    webSockets,
+    describeRequest: ({ ip }) => ({ url: fastify.prefix + SDK_ADDRESS, ip }),
+    async admit(request) {
       if (bridge.closing) throw new errors.ShuttingDown()
       if (!isAllowedOrigin(request.headers.origin, options.allowedOrigins)) {
         throw new errors.OriginNotAllowed()
@@ -34,12 +34,8 @@ export function sdkRoute(fastify: FastifyInstance, { bridge, options }: SdkRoute
       // Python's SDK sends an empty one, which `ws` refuses.
       const { headers } = request.raw
       if (headers['sec-websocket-protocol'] === '') delete headers['sec-websocket-protocol']
-      takePlace(bridge, request)
+      await bridge.admit(upgradeOf(request.raw)!.socket, request.ip)
     },
-    handler: ((webSocket: WebSocket, request: FastifyRequest) => {
-      const { ip } = request
-      releaseRequest(webSocket, request)
-      bridge.connectSdk(webSocket, ip)
-    }) as never
-  } as RouteOptions)
+    connect: (webSocket, request) => bridge.connectSdk(webSocket, request.ip)
+  })
 }

@@ -15,7 +15,7 @@ async function pair(t: Test, autoPong: boolean) {
   t.teardown(() => client.terminate())
   const [webSocket] = (await accepted) as [WebSocket]
   const access = { channels: ['a'], read: true, write: true, expiresAt: undefined, claims: {} }
-  const context = { maxBufferedBytes: 1024, onSlow() {}, sent: { messages: 0, bytes: 0 } }
+  const context = { maxBufferedBytes: 1024, onSlow() {}, onGone() {}, sent: { messages: 0, bytes: 0 } }
   const subscriber = new WebSocketConnection(webSocket, access, {
     id: 1,
     address: '127.0.0.1',

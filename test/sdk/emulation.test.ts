@@ -498,7 +498,7 @@ t.test('pings, and a client that does not answer them', async (t) => {
       address: '',
       sender: undefined,
       caller: undefined,
-      context: { maxBufferedBytes: 1000, onSlow() {}, sent: { messages: 0, bytes: 0 } }
+      context: { maxBufferedBytes: 1000, onSlow() {}, onGone() {}, sent: { messages: 0, bytes: 0 } }
     }
     connections.push(new SdkStreamConnection(response, sdkLineFrames, access, options, () => {}))
   })

@@ -1,0 +1,62 @@
+import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
+import type { WebSocket } from 'ws'
+import type { Bridge } from '../lib/bridge.js'
+import { errors } from '../lib/errors.js'
+import { endSoon, upgradeOf } from '../plugins/upgrades.js'
+import type { WebSockets } from '../plugins/websocket.js'
+import { CONSTRAINT, refused } from './channel.js'
+import { takeOver } from './take-over.js'
+
+export interface WebSocketRoute {
+  /** Below the prefix. */
+  url: string
+  bridge: Bridge
+  webSockets: WebSockets
+  /** A request as it may be logged. */
+  describeRequest: (request: FastifyRequest) => object
+  /** Throws where the client may not come in. */
+  admit: (request: FastifyRequest) => Promise<void>
+  /** Takes the open socket. */
+  connect: (webSocket: WebSocket, request: FastifyRequest) => void
+}
+
+/** A route for upgrades to websockets, whoever dispatches them: our own dispatcher, or a host's @fastify/websocket. */
+export function webSocketRoute(
+  fastify: FastifyInstance,
+  { url, bridge, webSockets, describeRequest, admit, connect }: WebSocketRoute
+): void {
+  const log = { error: fastify.log.error.bind(fastify.log), describeRequest }
+  fastify.route({
+    method: 'GET',
+    url,
+    exposeHeadRoute: false,
+    constraints: { [CONSTRAINT]: 'upgrade' },
+    schema: { hide: true } as object,
+    // One line tells of each socket that is opened (lib/clients.ts) or refused (onError).
+    logLevel: 'warn',
+    logSerializers: { req: describeRequest },
+    onError: refused(fastify, bridge, describeRequest),
+    async preValidation(request) {
+      if (upgradeOf(request.raw) === undefined) throw new errors.UpgradeRequired()
+      await admit(request)
+    },
+    // Not in the handler: a host's @fastify/websocket puts one of its own in the place of each.
+    async preHandler(request, reply) {
+      const { raw } = request
+      reply.hijack()
+      takeOver(request, raw.socket, log, () => {
+        webSockets.accept(request, reply, (webSocket) => {
+          takeOver(request, raw.socket, log, () => connect(webSocket, request))
+        })
+      })
+    },
+    // Node.js reads no more requests from the connection.
+    async onResponse({ raw }) {
+      const upgrade = upgradeOf(raw)
+      if (upgrade !== undefined) endSoon(upgrade.socket)
+    },
+    handler() {
+      throw new errors.UpgradeRequired()
+    }
+  } satisfies RouteOptions)
+}
