@@ -6,6 +6,7 @@ import pg from 'pg'
 import type { Test } from 'tap'
 import { type ClientOptions, WebSocket } from 'ws'
 import pgWebsockets, { type PgWebsocketsOptions } from '../index.js'
+import { migrate } from '../lib/schema.js'
 import { createDatabase, testPostgres } from './postgres.js'
 
 export const SECRET = 'reallyreallyreallyreallyverysafe'
@@ -159,6 +160,18 @@ export async function query(dbUri: string, text: string, values: unknown[] = [])
   await client.connect()
   try {
     return await client.query(text, values)
+  } finally {
+    await client.end()
+  }
+}
+
+/** Installs the schema `pgws`, so that a server knows from its start which channels are durable. */
+export async function install(dbUri: string, ...patterns: string[]): Promise<void> {
+  const client = new pg.Client(dbUri)
+  await client.connect()
+  try {
+    await migrate(client, LISTEN_CHANNEL)
+    for (const pattern of patterns) await client.query('select pgws.retain($1, $2)', [pattern, '1 hour'])
   } finally {
     await client.end()
   }

@@ -4,27 +4,26 @@ import t, { type Test } from 'tap'
 import { type Format, type Frame, Hub, type Subscriber } from '../lib/hub.js'
 import type { Message } from '../lib/message.js'
 import { FaultProxy } from './fault-proxy.js'
-import { build, type Client, notify, open, query, token, until, withPostgres } from './helper.js'
+import { build, type Client, install, notify, open, query, token, until, withPostgres } from './helper.js'
 import { sdk, subscribed } from './sdk/sdk.js'
 
 const { postgres, database } = await withPostgres(t)
 const reader = token({ mode: 'r' })
 
-/** A database with the schema, and a role for the server that owns nothing: what it may read can be taken from it. */
+/** A database with the schema and a durable channel, and a role for the server that owns nothing: what it may read can be taken from it. */
 async function installed(t: Test) {
   const dbUri = await database()
+  await install(dbUri, 'durable')
   const admin = new pg.Client(dbUri)
   await admin.connect()
   t.teardown(() => admin.end())
-  const { fastify: installer } = await build(t, { dbUri, migrate: true })
-  await installer.close()
   const { rows } = await admin.query('select current_database() as name')
   const role = `server_${rows[0].name.slice(-8)}`
   // Not by way of pgws_server, which all databases share.
   await admin.query(
     `create role ${role} login; grant usage on schema pgws to ${role};
      grant select on all tables in schema pgws to ${role}; grant select on all sequences in schema pgws to ${role};
-     grant execute on all functions in schema pgws to ${role}; select pgws.retain('durable', '1 hour')`
+     grant execute on all functions in schema pgws to ${role}`
   )
   const sql = (text: string, values?: unknown[]) => admin.query(text, values)
   return { dbUri, serverUri: dbUri.replace('postgres@', `${role}@`), role, sql }
@@ -45,9 +44,8 @@ const words = (client: Client) =>
   })
 
 t.test('references that are none hold up nobody', async (t) => {
-  const dbUri = await database()
-  const { ws, fastify, lines } = await build(t, { dbUri, migrate: true })
-  await query(dbUri, `select pgws.retain('durable', '1 hour')`)
+  const { dbUri } = await installed(t)
+  const { ws, fastify, lines } = await build(t, { dbUri })
   const client = await open(t, `${ws}/durable/${reader}`)
   const positions = ['0.5', '-1', '0', '1e300', '9007199254740993', '"7"', 'null', '[]', '{}', 'true']
   for (const table of ['message', 'large']) {
@@ -67,9 +65,8 @@ t.test('references that are none hold up nobody', async (t) => {
 })
 
 t.test('rows that are gone are told to readers of a durable channel', async (t) => {
-  const dbUri = await database()
-  const { ws, fastify } = await build(t, { dbUri, migrate: true })
-  await query(dbUri, `select pgws.retain('durable', '1 hour')`)
+  const { dbUri } = await installed(t)
+  const { ws, fastify } = await build(t, { dbUri })
   const durable = await open(t, `${ws}/durable/${reader}`)
   const plain = await open(t, `${ws}/plain/${reader}`)
   await notify(dbUri, '{"pgws":"message","position":900000,"channel":"durable"}')
@@ -134,14 +131,9 @@ t.test('tables that may not be read hold up nobody, and health says so', async (
 })
 
 t.test('a pool that is away holds up the listener for a bounded time', async (t) => {
-  const dbUri = await database()
+  const { dbUri } = await installed(t)
   const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
-  const { ws, fastify } = await build(t, { dbUri: proxy.uri(dbUri), listenerUri: dbUri, migrate: true })
-  await query(dbUri, `select pgws.retain('durable', '1 hour')`)
-  // Known from here on.
-  await until(
-    async () => (await fastify.pgws.history('durable', undefined, 1).catch(() => undefined)) !== undefined
-  )
+  const { ws, fastify } = await build(t, { dbUri: proxy.uri(dbUri), listenerUri: dbUri })
   const client = await open(t, `${ws}/durable/${reader}`)
   await fastify.pgws.publish('durable', 'first')
   await client.received(1)
@@ -192,10 +184,9 @@ t.test('what was missed and may not be read is told at once, and it goes on live
 })
 
 t.test('a row that holds no message is told in its place, and ends nothing', async (t) => {
-  const dbUri = await database()
-  const { ws, http, fastify } = await build(t, { dbUri, migrate: true })
+  const { dbUri } = await installed(t)
+  const { ws, http, fastify } = await build(t, { dbUri })
   const sql = (text: string) => query(dbUri, text)
-  await sql(`select pgws.retain('durable', '1 hour')`)
   const first = sdk(t, ws, { token: reader })
   const before = subscribed(first, 'durable')
   first.connect()

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { build, type Client, notify, open, query, token, until, withPostgres } from './helper.js'
+import { build, type Client, install, notify, open, query, token, until, withPostgres } from './helper.js'
 import { sdk, subscribed } from './sdk/sdk.js'
 
 const { database } = await withPostgres(t)
@@ -27,7 +27,8 @@ async function lost(metrics: { registry: { metrics(): Promise<string> } }, reaso
 
 t.test('no payload of a raw channel speaks with the voice of the server', async (t) => {
   const dbUri = await database()
-  const { ws, http, fastify } = await build(t, { dbUri, migrate: true, rawChannels: 'raw:*' })
+  await install(dbUri, 'a')
+  const { ws, http, fastify } = await build(t, { dbUri, rawChannels: 'raw:*' })
   const raw = await open(t, `${ws}/raw:a/${TOKEN}`)
   const client = sdk(t, ws, { token: TOKEN })
   const { subscription, got } = subscribed(client, 'raw:a')
@@ -71,8 +72,8 @@ t.test('no payload of a raw channel speaks with the voice of the server', async 
 
 t.test('no notification, and no row, speaks with the voice of the server', async (t) => {
   const dbUri = await database()
-  const { ws, fastify } = await build(t, { dbUri, migrate: true, presenceChannels: 'a' })
-  await query(dbUri, `select pgws.retain('a', '1 hour')`)
+  await install(dbUri, 'a')
+  const { ws, fastify } = await build(t, { dbUri, presenceChannels: 'a' })
   const raw = await open(t, `${ws}/a/${TOKEN}`)
   const other = await open(t, `${ws}/postgres-websockets-listener/${TOKEN}`)
   const client = sdk(t, ws, { token: TOKEN })
@@ -101,8 +102,8 @@ t.test('no notification, and no row, speaks with the voice of the server', async
 
 t.test("the server's own words have the member pgws, on a websocket and an event stream", async (t) => {
   const dbUri = await database()
-  const { ws, http } = await build(t, { dbUri, migrate: true, presenceChannels: 'a' })
-  await query(dbUri, `select pgws.retain('a', '1 hour')`)
+  await install(dbUri, 'a')
+  const { ws, http } = await build(t, { dbUri, presenceChannels: 'a' })
   const words = (client: Client) => client.messages.map((text) => JSON.parse(text))
   const reader = await open(t, `${ws}/a/${TOKEN}?since=nonsense&presence=true`)
   await reader.received(1)
@@ -147,8 +148,8 @@ t.test('a raw channel is none of those that only the server may speak on', async
 
 t.test('a client of the SDK that misses something is told, by type', async (t) => {
   const dbUri = await database()
-  const { ws } = await build(t, { dbUri, migrate: true })
-  await query(dbUri, `select pgws.retain('a', '1 hour')`)
+  await install(dbUri, 'a')
+  const { ws } = await build(t, { dbUri })
   const client = sdk(t, ws, { token: TOKEN })
   const { subscription, contexts } = subscribed(client, 'a')
   client.connect()

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { type IncomingMessage, request } from 'node:http'
 import fc from 'fast-check'
 import t from 'tap'
-import { build, notify, open, query, token, until, withPostgres } from './helper.js'
+import { build, install, notify, open, query, token, until, withPostgres } from './helper.js'
 import { jsonText } from './json.js'
 
 const { database } = await withPostgres(t)
@@ -68,9 +68,8 @@ const inOneLine = (text: string) => text.replace(/[\r\n]/g, ' ')
 for (const channel of ['plain', 'durable']) {
   t.test(`JSON arrives as it was, on every way in and out, in a ${channel} channel`, async (t) => {
     const dbUri = await database()
-    const { ws, http, port } = await build(t, { dbUri, migrate: true })
-    await query(dbUri, `select pgws.retain('durable', '1 hour')`)
-    // The server has heard of it once it answers for it.
+    await install(dbUri, 'durable')
+    const { ws, http, port } = await build(t, { dbUri })
     const historyOf = async (since = 'earliest') => {
       const response = await fetch(`${http}/channels/durable/history?since=${since}`, {
         headers: { authorization: `Bearer ${TOKEN}` }
@@ -154,8 +153,8 @@ t.test('the claims of a sender keep their digits', async (t) => {
 
 t.test('no depth of nesting is too much', async (t) => {
   const dbUri = await database()
-  const { ws, http, fastify } = await build(t, { dbUri, migrate: true })
-  await query(dbUri, `select pgws.retain('durable', '1 hour')`)
+  await install(dbUri, 'durable')
+  const { ws, http, fastify } = await build(t, { dbUri })
   const nested = (depth: number) => `${'['.repeat(depth)}${']'.repeat(depth)}`
   for (const channel of ['plain', 'durable']) {
     const raw = await open(t, `${ws}/${channel}/${TOKEN}`)
