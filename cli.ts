@@ -7,8 +7,9 @@ import { readCertificate } from './lib/certificate.js'
 import { connect } from './lib/connect.js'
 import { type ConnectionTarget, parseConninfo } from './lib/conninfo.js'
 import { findRunningEmbedded } from './lib/embedded-postgres.js'
-import { messageOf } from './lib/errors.js'
+import { errors, fullMessageOf } from './lib/errors.js'
 import { listenError, listenTargets } from './lib/host.js'
+import { completeRoles } from './lib/roles.js'
 import { migrate } from './lib/schema.js'
 import { runSql } from './lib/sql.js'
 import { type Config, registerEnv } from './plugins/env.js'
@@ -47,6 +48,10 @@ async function serve(): Promise<void> {
   }
   process.on('uncaughtException', fail)
   process.on('unhandledRejection', fail)
+  // First of its kind: what began to end before the plugin was there does not start.
+  fastify.addHook('onReady', async () => {
+    if (end.begun) throw new errors.ShuttingDown()
+  })
   // Without a scope of its own, so that the decorators are seen here.
   fastify.register(fp(app))
   if (process.env.npm_command === 'exec') endWithParent(end)
@@ -55,17 +60,18 @@ async function serve(): Promise<void> {
     fastify.pgws.once('lost', () => end('the listener was lost'))
     await listen(fastify, config)
   } catch (error) {
+    if (end.begun && error instanceof errors.ShuttingDown) return
     process.exitCode = 1
-    process.stderr.write(`fastify-pg-websockets could not start: ${messageOf(error)}\n`)
+    process.stderr.write(`fastify-pg-websockets could not start: ${fullMessageOf(error)}\n`)
     end('start failed')
   }
 }
 
 /** Reads the configuration before the server is made, since TLS is an option of the server. */
-async function readConfig(): Promise<Config> {
+async function readConfig(purpose: 'server' | 'command' = 'server'): Promise<Config> {
   const reader = Fastify()
   try {
-    return await registerEnv(reader as FastifyInstance)
+    return await registerEnv(reader as FastifyInstance, process.env, purpose)
   } finally {
     await reader.close()
   }
@@ -85,10 +91,16 @@ async function listen(fastify: FastifyInstance, { host, port }: Config): Promise
   }
 }
 
+interface Ending {
+  (reason: string): void
+  /** Whether the server is ending. */
+  readonly begun: boolean
+}
+
 /** What ends the server in order, and then the process with `process.exitCode`; asked again, at once. */
-function ending(fastify: FastifyInstance, timeout: number): (reason: string) => void {
+function ending(fastify: FastifyInstance, timeout: number): Ending {
   let begun: number | undefined
-  return (reason) => {
+  const end = (reason: string) => {
     if (begun !== undefined) {
       if (performance.now() - begun < SECOND_SIGNAL || !reason.startsWith('SIG')) return
       fastify.log.error(`${reason} again: ending at once`)
@@ -100,6 +112,8 @@ function ending(fastify: FastifyInstance, timeout: number): (reason: string) => 
       fastify.log.error(`could not end within ${timeout} ms`)
       process.exit(1)
     }, timeout).unref()
+    // A start that is under way would go first.
+    if (fastify.hasDecorator('pgws')) fastify.pgws.cancelStart()
     fastify
       .close()
       .catch((error) => {
@@ -108,6 +122,7 @@ function ending(fastify: FastifyInstance, timeout: number): (reason: string) => 
       })
       .finally(() => process.exit())
   }
+  return Object.defineProperty(end, 'begun', { get: () => begun !== undefined }) as Ending
 }
 
 /**
@@ -126,19 +141,31 @@ async function sql(text: string): Promise<void> {
 }
 
 async function installSchema(): Promise<void> {
-  const { listenChannel } = await readConfig()
+  const { listenChannel } = await readConfig('command')
   const client = await connect(await targets())
   try {
     const { from, to } = await migrate(client, listenChannel!)
     process.stdout.write(from === to ? `The schema is there, version ${to}.\n` : `Installed version ${to}.\n`)
+    const missing = await completeRoles(client)
+    if (missing.length > 0) process.stdout.write(rolesAdvice(missing))
   } finally {
     await client.end()
   }
 }
 
+function rolesAdvice(missing: readonly string[]): string {
+  return `
+This role may not give the roles of the schema "pgws" all they need. Have a superuser run in this database:
+
+${missing.map((statement) => `  ${statement};\n`).join('')}
+Where only roles are missing, it is enough to create them and to run this command again.
+Then: grant pgws_server to the role of the server, pgws_publisher to those who call pgws.publish.
+`
+}
+
 /** Where the database is: the configured one, not through a pooler, or the embedded one that is running. */
 async function targets(): Promise<ConnectionTarget[]> {
-  const { dbUri, listenerUri, embeddedFolder } = await readConfig()
+  const { dbUri, listenerUri, embeddedFolder } = await readConfig('command')
   const uri = listenerUri ?? dbUri ?? findRunningEmbedded(resolve(embeddedFolder))
   if (uri === undefined) {
     throw new Error('no database is running: start the server first (npm start), or set PGWS_DB_URI')
@@ -147,6 +174,6 @@ async function targets(): Promise<ConnectionTarget[]> {
 }
 
 main(process.argv.slice(2)).catch((error) => {
-  process.stderr.write(`${messageOf(error)}\n`)
+  process.stderr.write(`${fullMessageOf(error)}\n`)
   process.exitCode = 1
 })

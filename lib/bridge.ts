@@ -10,7 +10,7 @@ import { Clients, type Wishes } from './clients.js'
 import type { Closing, ConnectionFilter, ConnectionSummary } from './connection-list.js'
 import { DurableChannels } from './durable-channels.js'
 import { senderOf } from './envelope.js'
-import { errors } from './errors.js'
+import { errors, fullMessageOf } from './errors.js'
 import { History } from './history.js'
 import { type ChannelSummary, Hub } from './hub.js'
 import { Inbox } from './inbox.js'
@@ -46,6 +46,9 @@ const MAX_PUBLISHED_BYTES = 16 * 1024 * 1024
 
 /** How long messages are prepared before others have their turn, in milliseconds. */
 const SLICE = 10
+
+/** How long the start waits before it asks the pool again, in milliseconds. */
+const POOL_RETRY = 1000
 
 /** The part of a logger (pino's) that is used here. */
 export interface Log {
@@ -109,7 +112,10 @@ export interface Health {
     lastProvenAlive: string | null
     reconnects: number
   }
-  pool: { status: 'up' | 'down' }
+  pool: {
+    /** `forbidden`: it answers, but its role may not use the schema `pgws`; the log says what to grant. */
+    status: 'up' | 'down' | 'forbidden'
+  }
   /** How full the database's notification queue is, 0 to 1. */
   notificationQueue: { usage: number | null }
   /** Why messages were given up within the last minute, where that is no fault of theirs. */
@@ -173,12 +179,20 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   readonly #retention: Retention
   readonly #rawChannels: RawChannels
   readonly #replay: Replay
+  #cancel!: (reason: Error) => void
+  readonly #cancelled = new Promise<never>((_, reject) => {
+    this.#cancel = reject
+  })
+  /** Why the pool has not said yet what is durable. */
+  #poolFailure: string | undefined = 'no answer yet'
   /** What is durable is known: nothing is published before, since it would not be stored. */
   #informed = false
 
   constructor(options: BridgeOptions) {
     super()
     this.#options = options
+    // Nobody waiting must not end the process.
+    this.#cancelled.catch(() => {})
     const { query, listenChannel, listener, log } = options
     this.metrics = new Metrics(() => this.#read())
     this.#notificationQueue = new NotificationQueue({ query, log })
@@ -300,16 +314,17 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   }
 
   /**
-   * Starts to listen.
+   * Starts to listen, and goes on trying until the database says what is durable.
+   * @param onFailure told of each try of the pool that has failed
    * @throws ListenerUnavailable where the listener is not supervised and the database cannot be reached;
-   *   CannotListen; SchemaTooNew; ChannelRefused for a channel that the options name
+   *   CannotListen; SchemaTooNew; ChannelRefused for a channel that the options name; ShuttingDown
    */
-  async start(): Promise<void> {
+  async start(onFailure: (error: Error) => void = () => {}): Promise<void> {
     const { listener, listenChannel } = this.#options
     this.#notificationQueue.start()
     this.#retention.start()
     // Before LISTEN: what is committed after this look is notified.
-    await this.#replay.tryRefresh()
+    await this.#askPool(onFailure)
     await Promise.all([
       this.#require(SETTINGS_CHANNEL, () => {
         this.#replay.refreshLater()
@@ -321,8 +336,42 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     ])
     await this.#nodes.hello()
     // The schema may have been installed by the start.
-    if (!(await this.#replay.tryRefresh())) await this.#replay.refreshLater()
+    while (!(await this.#askPool(onFailure))) {
+      if (this.closing) throw new errors.ShuttingDown()
+      await sleep(POOL_RETRY, undefined, { ref: false })
+    }
     this.#informed = true
+  }
+
+  /**
+   * Ends a start that is under way, as `close()` cannot: Fastify's waits for it. `ready()` rejects with ShuttingDown.
+   */
+  cancelStart(): void {
+    this.#cancel(new errors.ShuttingDown())
+  }
+
+  /** Rejects when the start is to end. */
+  get cancelled(): Promise<never> {
+    return this.#cancelled
+  }
+
+  /** What `start()` waits for; empty once it has succeeded. For the log: it may tell where the database is. */
+  get awaited(): string[] {
+    if (this.#informed) return []
+    const failure = this.#poolFailure
+    return [
+      ...(this.listenerState.up ? [] : ['the listening connection']),
+      ...(failure === undefined ? [] : [`the publishing connections (${failure})`])
+    ]
+  }
+
+  /** @returns whether the pool has said what is durable */
+  async #askPool(onFailure: (error: Error) => void): Promise<boolean> {
+    const failure = await this.#replay.tryRefresh()
+    // What it means to clients is not to the point.
+    this.#poolFailure = failure && fullMessageOf(failure.cause ?? failure)
+    if (failure !== undefined) onFailure(failure)
+    return failure === undefined
   }
 
   /**
@@ -521,18 +570,23 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   async health(): Promise<Health> {
     const { up, upSince, lastProvenAlive, reconnects } = this.listenerState
     const late = sleep(HEALTH_DEADLINE, undefined, { ref: false })
-    const usage = await Promise.race([this.#notificationQueue.check(), late])
+    const [usage, permitted = true] =
+      (await Promise.race([
+        Promise.all([this.#notificationQueue.check(), this.#durable.checkPermitted()]),
+        late
+      ])) ?? []
     const { failures } = this.#losses
+    const available = up && this.#informed && permitted && usage !== undefined
     const degraded = this.#notificationQueue.crowded || failures.length > 0
     return {
-      status: !up || usage === undefined ? 'unavailable' : degraded ? 'degraded' : 'ok',
+      status: !available ? 'unavailable' : degraded ? 'degraded' : 'ok',
       listener: {
         status: up ? 'up' : 'down',
         upSince: isoTime(upSince),
         lastProvenAlive: isoTime(lastProvenAlive),
         reconnects
       },
-      pool: { status: usage === undefined ? 'down' : 'up' },
+      pool: { status: usage === undefined ? 'down' : permitted ? 'up' : 'forbidden' },
       notificationQueue: { usage: usage ?? null },
       delivery: { status: failures.length > 0 ? 'degraded' : 'up', failures },
       connections: this.#clients.connections.size

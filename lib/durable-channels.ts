@@ -1,5 +1,6 @@
 import { matchesPattern } from './channel-pattern.js'
 import { errors } from './errors.js'
+import { checkServerRole } from './roles.js'
 import { APPLIED, SCHEMA_VERSION } from './schema.js'
 import { textCache } from './text-cache.js'
 
@@ -22,6 +23,7 @@ export class DurableChannels {
   #epoch = ''
   #retentionVersion = 0
   #patterns: (readonly [pattern: string, seconds: number])[] = []
+  #checking: Promise<boolean> | undefined
   readonly #ages = textCache<{ seconds: number | undefined }>()
 
   constructor(query: Query) {
@@ -61,12 +63,13 @@ export class DurableChannels {
 
   /**
    * Asks the database.
-   * @throws SchemaTooNew; and what the query throws
+   * @throws SchemaTooNew, MissingGrant; and what the query throws
    */
   async refresh(): Promise<void> {
     const { rows: there } = await this.#query(
       "select pg_catalog.to_regclass('pgws.settings') is not null as there"
     )
+    if (there[0]!.there) await checkServerRole(this.#query)
     const { rows } = there[0]!.there ? await this.#query(SETTINGS) : { rows: [] }
     const [settings] = rows as {
       version: number
@@ -83,6 +86,22 @@ export class DurableChannels {
     this.#retentionVersion = settings?.retention_version ?? 0
     this.#patterns = settings?.patterns ?? []
     this.#ages.clear()
+  }
+
+  /**
+   * Asks the database whether our role may use the schema.
+   * @returns false where it surely may not; one answer for all who ask at once
+   */
+  checkPermitted(): Promise<boolean> {
+    this.#checking ??= checkServerRole(this.#query)
+      .then(
+        () => true,
+        (error) => !(error instanceof errors.MissingGrant)
+      )
+      .finally(() => {
+        this.#checking = undefined
+      })
+    return this.#checking
   }
 
   /** @throws NotInstalled (501) */

@@ -111,6 +111,12 @@ export const errors = {
     'The connection cannot LISTEN, since %s with the option "listenerUri" (PGWS_LISTENER_URI)',
     500
   ),
+  /** The cause says what to grant to whom. */
+  MissingGrant: createError<[{ cause: Error }]>(
+    'FST_PGWS_MISSING_GRANT',
+    'The server may not use the schema "pgws" of the database',
+    503
+  ),
   ChannelRefused: createError<[string, string]>(
     'FST_PGWS_CHANNEL_REFUSED',
     'The database cannot listen to the channel "%s": %s',
@@ -203,6 +209,23 @@ export function fullMessageOf(error: unknown): string {
 }
 
 /**
+ * SQLSTATEs (errcodes-appendix.html) with which the database refuses who we are: a wrong password, no entry in
+ * pg_hba.conf, no such role or database, a permission that is missing.
+ */
+const REFUSED = /^(?:28|3D000|42501)/
+
+/**
+ * Whether a first connection, or what is first done on it, failed for a reason that no further try mends. Later the same
+ * may be a password that is just being changed, or a database that is just being restored.
+ */
+export function isRefusal(error: unknown): boolean {
+  const { code, severity, cause } = (error ?? {}) as { code?: string; severity?: string; cause?: unknown }
+  if (error instanceof errors.MissingGrant || error instanceof errors.SchemaTooNew) return true
+  if (severity !== undefined && code !== undefined && REFUSED.test(code)) return true
+  return cause !== undefined && isRefusal(cause)
+}
+
+/**
  * The HTTP status and message of an unknown error, for a log line or an answer.
  * @param error anything that was thrown
  */
@@ -225,6 +248,7 @@ const TEMPORARY = /^(?:40|53|55|57)/
 
 /** Whether it is of no use to ask the database again for what has failed so. */
 export function isPermanent(error: unknown): boolean {
-  if (error instanceof errors.SchemaTooNew || error instanceof errors.NotInstalled) return true
+  const permanent = [errors.SchemaTooNew, errors.NotInstalled, errors.MissingGrant]
+  if (permanent.some((kind) => error instanceof kind)) return true
   return error instanceof errors.NotAccepted && !TEMPORARY.test(sqlstateOf(error))
 }

@@ -3,8 +3,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { reconnectBackoff, startBackoff } from './backoff.js'
 import { checkDatabaseChannel } from './database-channel.js'
-import { errors, messageOf } from './errors.js'
-import { type ListeningSession, listenTo, openSession, sqlStateOf } from './listening-session.js'
+import { errors, isRefusal, messageOf } from './errors.js'
+import { type ListeningSession, listenTo, openSession, sqlstateOfStatement } from './listening-session.js'
 
 /** How long connecting, LISTEN and a probe may take, in milliseconds. */
 const DEADLINE = 5000
@@ -82,8 +82,8 @@ export class Listener {
   readonly #probeChannel = `pgws_probe_${randomUUID()}`
   readonly #stop = new AbortController()
   readonly #required = new Set<string>()
-  /** Channels that the database refused when all were listened to anew. */
-  #refused = new Map<string, Error>()
+  /** Channels whose LISTEN has committed on the connection that is there. */
+  #listening = new Set<string>()
   #session: ListeningSession | undefined
   #ready = withResolvers<void>()
   #run: Promise<void> | undefined
@@ -193,7 +193,7 @@ export class Listener {
       } catch (error) {
         if (this.#stop.signal.aborted) return
         failures++
-        const never = FOR_GOOD.some((kind) => error instanceof kind)
+        const never = FOR_GOOD.some((kind) => error instanceof kind) || (!this.#checked && isRefusal(error))
         const last = never || (checkInterval === 0 && failures >= retries)
         const wait = this.#downSince === undefined ? startBackoff(failures) : reconnectBackoff(failures)
         onEvent({
@@ -229,8 +229,14 @@ export class Listener {
       if (!this.#checked) await prepare?.(client)
       this.#checked = true
       this.#session = session
-      const refused = await deadline(listenTo(session, [this.#probeChannel, ...this.#handlers.keys()]))
+      // What is listened to from here on, while all others still are to be, counts, too.
+      this.#listening = new Set()
+      const channels = [...this.#handlers.keys()]
+      const refused = await deadline(listenTo(session, [this.#probeChannel, ...channels]))
       this.#noteRefused(refused)
+      for (const name of channels) {
+        if (this.#handlers.has(name) && !refused.has(name)) this.#listening.add(name)
+      }
       if (this.#stop.signal.aborted) throw new Error('closed')
     } catch (error) {
       destroy(client, error as Error)
@@ -285,7 +291,7 @@ export class Listener {
   /** Proves that this connection listens to every channel, and that a notification arrives on it in time. */
   async #prove(client: pg.Client): Promise<void> {
     if (this.#probe !== undefined) return
-    const expected = [...this.#handlers.keys()].filter((channel) => !this.#refused.has(channel))
+    const expected = [...this.#listening]
     const nonce = randomUUID()
     try {
       await deadline(
@@ -298,7 +304,7 @@ export class Listener {
             'select pg_catalog.pg_listening_channels() as channel'
           )
           const listening = new Set(rows.map(({ channel }) => channel))
-          const missing = expected.find((name) => this.#handlers.has(name) && !listening.has(name))
+          const missing = expected.find((name) => this.#listening.has(name) && !listening.has(name))
           if (missing !== undefined) throw new Silence('the connection no longer listens to every channel')
           await arrived
         })()
@@ -329,7 +335,6 @@ export class Listener {
 
   /** What is refused is left out, unless nothing works without it. */
   #noteRefused(refused: Map<string, Error>): void {
-    this.#refused = refused
     for (const [channel, error] of refused) {
       if (this.#required.has(channel)) throw error
       this.#options.onEvent({ type: 'channel refused', channel, error })
@@ -347,7 +352,7 @@ export class Listener {
       refusal = (await deadline(listenTo(session, [channel]))).get(channel)
     } catch (error) {
       // The session goes on, and so do the others.
-      const sqlstate = sqlStateOf(error)
+      const sqlstate = sqlstateOfStatement(error)
       if (sqlstate !== undefined) {
         throw new errors.ListenerUnavailable(`it answered with SQLSTATE ${sqlstate}`, {
           cause: error as Error
@@ -359,7 +364,7 @@ export class Listener {
       return
     }
     if (refusal !== undefined) throw refusal
-    if (session === this.#session) this.#refused.delete(channel)
+    if (session === this.#session && this.#handlers.has(channel)) this.#listening.add(channel)
   }
 
   async #unlisten(channel: string): Promise<void> {
@@ -377,6 +382,7 @@ export class Listener {
     const handlers = this.#handlers.get(channel)
     if (!handlers?.delete(own) || handlers.size > 0) return false
     this.#handlers.delete(channel)
+    this.#listening.delete(channel)
     return true
   }
 }

@@ -109,14 +109,14 @@ async function alteredNames(
  * about the session (errcodes-appendix.html).
  */
 function isAboutNames(error: unknown): error is Error {
-  return /^(?:22|42)/.test(sqlStateOf(error) ?? '')
+  return /^(?:22|42)/.test(sqlstateOfStatement(error) ?? '')
 }
 
 /**
  * The SQLSTATE of an error that the session survives; undefined for all others. Not by the error's class: a user's `pg`
  * may be another copy than ours.
  */
-export function sqlStateOf(error: unknown): string | undefined {
+export function sqlstateOfStatement(error: unknown): string | undefined {
   const { code, severity } = error as { code?: string; severity?: string }
   return severity === 'ERROR' ? code : undefined
 }

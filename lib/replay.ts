@@ -53,23 +53,25 @@ export class Replay {
   }
 
   /**
-   * @returns false where the database did not answer
+   * @returns why the database did not say it; undefined where it did
    * @throws SchemaTooNew
    */
-  async tryRefresh(): Promise<boolean> {
+  async tryRefresh(): Promise<Error | undefined> {
     try {
       await this.refresh()
-      return true
+      return undefined
     } catch (error) {
       if (error instanceof errors.SchemaTooNew) throw error
-      return false
+      return error as Error
     }
   }
 
   /** Asks the database as soon as it answers. */
   async refreshLater(): Promise<void> {
     try {
-      while (!this.#stopped && !(await this.tryRefresh())) await sleep(1000, undefined, { ref: false })
+      while (!this.#stopped && (await this.tryRefresh()) !== undefined) {
+        await sleep(1000, undefined, { ref: false })
+      }
     } catch (error) {
       this.#log.warn({ err: error }, `durable channels cannot be used: ${messageOf(error)}`)
     }

@@ -51,6 +51,12 @@ export async function migrate(
     await client.query('rollback')
     const lostRace = from === 0 && error instanceof pg.DatabaseError && CREATED_MEANWHILE.has(error.code!)
     if (lostRace) return migrate(client, listenChannel)
+    if (error instanceof pg.DatabaseError && error.code === '42501') {
+      throw new Error(
+        'the schema "pgws" cannot be installed or upgraded: the role needs CREATE on the database, or must own the schema; or run "fastify-pg-websockets migrate" as a role that may',
+        { cause: error }
+      )
+    }
     throw error
   }
 }

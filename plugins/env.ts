@@ -73,12 +73,14 @@ const EMBEDDED_HOST = 'localhost'
 /**
  * Reads `PGWS_*` variables, from the environment and a file `.env` (the environment wins), with @fastify/env,
  * and decorates the instance with `config`.
+ * @param purpose a command needs no key that verifies tokens
  * @throws one error that names every variable that is missing, malformed or misspelled; of others that it does not
  *   know it warns, because a newer version may know them
  */
 export async function registerEnv(
   fastify: FastifyInstance,
-  environment: NodeJS.ProcessEnv = process.env
+  environment: NodeJS.ProcessEnv = process.env,
+  purpose: 'server' | 'command' = 'server'
 ): Promise<Config> {
   const file = existsSync('.env') ? parseEnv(readFileSync('.env', 'utf8')) : {}
   const all = { ...file, ...environment }
@@ -120,7 +122,8 @@ export async function registerEnv(
       problems.push(`${variableOf(name)} must be ${expectation(specs[name])}`)
     }
   }
-  if (data.PGWS_DB_URI !== undefined && (data.PGWS_JWT_SECRET ?? data.PGWS_JWKS_URL) === undefined) {
+  const keys = data.PGWS_JWT_SECRET ?? data.PGWS_JWKS_URL
+  if (purpose === 'server' && data.PGWS_DB_URI !== undefined && keys === undefined) {
     problems.push(
       'PGWS_JWT_SECRET (or PGWS_JWKS_URL) is required with PGWS_DB_URI: there is no default secret'
     )

@@ -4,14 +4,18 @@ import type pg from 'pg'
 import { Bridge } from '../lib/bridge.js'
 import { connect } from '../lib/connect.js'
 import type { ConnectionTarget } from '../lib/conninfo.js'
-import { messageOf } from '../lib/errors.js'
+import { errors, isRefusal, messageOf } from '../lib/errors.js'
 import { checkCanListen } from '../lib/listen-check.js'
 import { Listener, type ListenerEvent } from '../lib/listener.js'
 import type { ResolvedOptions } from '../lib/options.js'
+import { completeRoles } from '../lib/roles.js'
 import { migrate } from '../lib/schema.js'
 import { checkFunctions } from '../lib/sql-functions.js'
 import type { VerifyToken } from './jwt.js'
 import type { Pool } from './postgres.js'
+
+/** How soon it is said what the start waits for, and what has changed of it, in milliseconds. */
+const REPORT_INTERVAL = 500
 
 /** Without supervision, tries go on until shortly before Fastify gives up on the hook. */
 const HOOK_MARGIN = 500
@@ -32,7 +36,8 @@ export function decorateBridge(
   verifyToken: VerifyToken
 ): Bridge {
   const { log } = fastify
-  let lastFailure = 'no attempt has ended'
+  let lastFailure: string | undefined
+  let reporter: NodeJS.Timeout | undefined
   let starting = true
   const open = () =>
     connect(targets, {
@@ -51,11 +56,11 @@ export function decorateBridge(
   const bridge = new Bridge({ ...options, query: pool.query, call: pool.call, verifyToken, listener, log })
   fastify.decorate(options.decorator as 'pgws', bridge)
 
-  fastify.addHook('onReady', async () => {
-    await start()
-    starting = false
+  fastify.addHook('onReady', start)
+  fastify.addHook('preClose', () => {
+    clearInterval(reporter)
+    return bridge.close()
   })
-  fastify.addHook('preClose', () => bridge.close())
   fastify.addHook('onClose', () => listener.close())
   return bridge
 
@@ -63,14 +68,47 @@ export function decorateBridge(
     if (options.migrate) {
       const { from, to } = await migrate(client, options.listenChannel)
       if (from < to) log.info(`installed version ${to} of the schema "pgws"`)
+      const missing = await completeRoles(client)
+      if (missing.length > 0) {
+        log.warn(
+          `this role may not give the roles of the schema "pgws" all they need; run: ${missing.join('; ')}`
+        )
+      }
     }
     await checkFunctions(client, options)
   }
 
   async function start(): Promise<void> {
-    const started = bridge.start()
+    let refuse!: (error: Error) => void
+    const refused = new Promise<never>((_, reject) => {
+      refuse = reject
+    })
+    refused.catch(() => {})
+    const started = bridge.start((error) => {
+      // Who we are does not change while we wait; what is away may come.
+      if (starting && isRefusal(error)) refuse(asStartError(error))
+    })
     // Where the start does not wait for it, the log tells.
-    started.catch(() => {})
+    started.then(
+      () => clearInterval(reporter),
+      () => clearInterval(reporter)
+    )
+    let told = ''
+    reporter = setInterval(() => {
+      const awaited = bridge.awaited.join(' and ')
+      if (awaited !== told && awaited !== '') log.warn(`the start waits for ${awaited}`)
+      told = awaited
+    }, REPORT_INTERVAL)
+    try {
+      await Promise.race([refused, bridge.cancelled, waitFor(started)])
+      starting = false
+    } catch (error) {
+      clearInterval(reporter)
+      throw error
+    }
+  }
+
+  async function waitFor(started: Promise<void>): Promise<void> {
     if (options.checkListenerInterval > 0) {
       // The supervisor goes on trying; health says 503 until it has succeeded.
       await Promise.race([started, sleep(options.readyTimeout, undefined, { ref: false })])
@@ -81,7 +119,7 @@ export function decorateBridge(
     const late = sleep(pluginTimeout - HOOK_MARGIN, 'late' as const, { ref: false })
     if ((await Promise.race([started, late])) === 'late') {
       throw new Error(
-        `Could not listen to the database within Fastify's pluginTimeout (${pluginTimeout} ms): ${lastFailure}`
+        `Could not listen to the database within Fastify's pluginTimeout (${pluginTimeout} ms): ${lastFailure ?? bridge.awaited.join(' and ')}`
       )
     }
   }
@@ -100,6 +138,8 @@ export function decorateBridge(
         break
       case 'attempt failed':
         lastFailure = messageOf(event.error)
+        // The start itself fails with it, and whoever started us says so.
+        if (starting && event.attempt === 1 && event.wait === undefined) break
         log.warn(
           { err: event.error, attempt: event.attempt },
           event.wait === undefined
@@ -133,4 +173,9 @@ export function decorateBridge(
         break
     }
   }
+}
+
+/** What has failed, without what it means to clients. */
+function asStartError(error: Error): Error {
+  return error instanceof errors.MissingGrant ? error : ((error.cause as Error | undefined) ?? error)
 }

@@ -33,7 +33,12 @@ export const healthSchema = (description: string) => ({
       type: 'object',
       properties: { status: upOrDown, upSince: time, lastProvenAlive: time, reconnects: { type: 'integer' } }
     },
-    pool: { type: 'object', properties: { status: upOrDown } },
+    pool: {
+      description:
+        '`forbidden`: it answers, but its role may not use the schema `pgws`; the log says what to grant.',
+      type: 'object',
+      properties: { status: { type: 'string', enum: ['up', 'down', 'forbidden'] } }
+    },
     notificationQueue: {
       type: 'object',
       properties: { usage: { anyOf: [{ type: 'number', minimum: 0, maximum: 1 }, { type: 'null' }] } }

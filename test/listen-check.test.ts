@@ -81,7 +81,7 @@ async function pooler(t: Test, socketPath: string, database: string, mode: 'sess
     for (const server of sessions) server.destroy()
     pool.close()
   })
-  return `postgresql://postgres@127.0.0.1:${(pool.address() as AddressInfo).port}/${database}`
+  return `postgresql://postgres@127.0.0.1:${(pool.address() as AddressInfo).port}/${database}?sslmode=disable`
 }
 
 const postgres = await testPostgres(t)

@@ -102,7 +102,7 @@ t.test('the options may name no channel that the database refuses: the start say
       ),
       { code: 'FST_PGWS_CHANNEL_REFUSED', message: /channel "温".*LATIN1/ }
     )
-    t.equal(lines.filter((line) => line.includes('could not listen')).length, 1)
+    t.same(lines, [], 'the rejection says it')
   }
 })
 
