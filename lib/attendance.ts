@@ -2,10 +2,10 @@ import type { Connection } from './connection.js'
 import { connectionId } from './connection-list.js'
 import type { Presence, PresenceMember } from './presence.js'
 import type { PresenceEvents } from './presence-events.js'
-import { serverMessage } from './server-events.js'
 
 /** How many bytes what others see of a client may have: the claim `sub`, and an SDK's claim `info` as JSON. */
-export const MAX_SHOWN_BYTES = 1024
+export const MAX_USER_BYTES = 4096
+export const MAX_INFO_BYTES = 1024
 
 export interface AttendanceOptions {
   presence: Presence
@@ -34,7 +34,7 @@ export class Attendance {
     const { node, showUsers } = this.#options
     const { subject = '' } = connection
     // All others get it, each time: what is longer than any name is not shown.
-    const shown = showUsers && Buffer.byteLength(subject) <= MAX_SHOWN_BYTES
+    const shown = showUsers && Buffer.byteLength(subject) <= MAX_USER_BYTES
     return { client: connectionId(node(), connection), user: shown ? subject : '' }
   }
 
@@ -66,8 +66,7 @@ export class Attendance {
     if (channels.length === 0) return
     this.#told.set(connection, channels)
     const lists = channels.map((channel) => {
-      const clients = this.#options.presenceEvents.add(connection, channel)
-      return connection.format.encode(serverMessage(channel, { event: 'Presence', payload: { clients } }))
+      return connection.format.encode(this.#options.presenceEvents.add(connection, channel))
     })
     // Past what is held for a replay: the list is no part of it, and may be longer than what may wait.
     connection.replay(lists)

@@ -1,10 +1,16 @@
 import { encodeSafely, type Format, type Frame, Hub, type OnUnencodable, type Subscriber } from './hub.js'
 import type { Message } from './message.js'
-import type { Presence, PresenceMember } from './presence.js'
+import { MAX_LISTED, type Presence } from './presence.js'
 import { serverMessage } from './server-events.js'
 
 /** How long what comes after some events is gathered, in milliseconds. A lone event is told at once. */
 const GATHERING = 50
+
+/** How often those in a large channel are told how many they are, in milliseconds. */
+const SUMMARY_INTERVAL = 1000
+
+/** A channel is large until it has so few members: one that comes and goes must not have all listed each time. */
+const MANAGEABLE = MAX_LISTED * 0.9
 
 const READER = { read: true, write: false }
 
@@ -18,12 +24,17 @@ interface Told {
   /** When events were last told, as `performance.now()` has it. */
   toldAt: number
   timer: NodeJS.Timeout | undefined
+  /** The channel is large: no events are told, but how many there are. */
+  large: boolean
+  /** What was last told of that. */
+  summary: Message | undefined
   stop: () => void
 }
 
 /**
  * Tells subscribers of who joins and leaves presence channels, through a hub of its own: an event is encoded once for
- * each format. Of a crowd, many events leave in one write, since each of n who come would else be n writes.
+ * each format. Of a crowd, many events leave in one write, since each of n who come would else be n writes. Above
+ * MAX_LISTED members they are told how many there are instead, once a second; and when there are fewer again, who.
  */
 export class PresenceEvents {
   readonly #presence: Presence
@@ -40,14 +51,16 @@ export class PresenceEvents {
 
   /**
    * Tells a subscriber of all that happens in a channel from now on; once for each subscriber and channel.
-   * @returns who is there now: the events begin where this list ends
+   * @returns a message that says who is there now, or how many: the events begin where this list ends
    */
-  add(subscriber: Subscriber, channel: string): PresenceMember[] {
+  add(subscriber: Subscriber, channel: string): Message {
     const told = this.#channels.get(channel) ?? this.#open(channel)
     told.subscribers++
     if (told.pending.length > 0) told.late.set(subscriber, told.pending.length)
     else this.#hub.join(subscriber, [channel], READER)
-    return this.#presence.members(channel)
+    if (!told.large) return this.#list(channel)
+    told.summary ??= this.#summary(channel)
+    return told.summary
   }
 
   /** Undoes it. */
@@ -63,10 +76,16 @@ export class PresenceEvents {
 
   #open(channel: string): Told {
     const stop = this.#presence.watch(channel, (event, member) => {
-      told.pending.push(
-        serverMessage(channel, { event: event === 'join' ? 'Join' : 'Leave', payload: member })
-      )
-      const wait = told.toldAt + GATHERING - performance.now()
+      if (!told.large && this.#presence.isLarge(channel)) {
+        told.large = true
+        told.pending = []
+      }
+      if (!told.large) {
+        told.pending.push(
+          serverMessage(channel, { event: event === 'join' ? 'Join' : 'Leave', payload: member })
+        )
+      }
+      const wait = told.toldAt + (told.large ? SUMMARY_INTERVAL : GATHERING) - performance.now()
       told.timer ??= setTimeout(() => this.#tell(channel, told), Math.max(0, wait)).unref()
     })
     const told: Told = {
@@ -75,10 +94,24 @@ export class PresenceEvents {
       late: new Map(),
       toldAt: Number.NEGATIVE_INFINITY,
       timer: undefined,
+      large: this.#presence.isLarge(channel),
+      summary: undefined,
       stop
     }
     this.#channels.set(channel, told)
     return told
+  }
+
+  #list(channel: string): Message {
+    return serverMessage(channel, {
+      event: 'Presence',
+      payload: { clients: this.#presence.members(channel) }
+    })
+  }
+
+  #summary(channel: string): Message {
+    const { count, users } = this.#presence.summary(channel)
+    return serverMessage(channel, { event: 'Presence', payload: { count, users } })
   }
 
   #tell(channel: string, told: Told): void {
@@ -87,6 +120,13 @@ export class PresenceEvents {
     told.late = new Map()
     told.timer = undefined
     told.toldAt = performance.now()
+    if (told.large) {
+      for (const subscriber of late.keys()) this.#hub.join(subscriber, [channel], READER)
+      told.large = this.#presence.count(channel) > MANAGEABLE
+      told.summary = told.large ? this.#summary(channel) : undefined
+      this.#hub.deliver(told.summary ?? this.#list(channel))
+      return
+    }
     for (const message of pending) this.#hub.deliver(message)
     const encoded = new Map<Format, (Frame | undefined)[]>()
     for (const [subscriber, older] of late) {

@@ -11,14 +11,24 @@ export interface PresenceMember {
   info?: unknown
 }
 
-/** Who is in a channel. */
-export interface ChannelPresence {
-  clients: PresenceMember[]
+/** How many are in a channel. */
+export interface PresenceSummary {
   /** How many clients. */
   count: number
   /** How many different users; all without a name are one. */
   users: number
 }
+
+/** Who is in a channel. */
+export interface ChannelPresence extends PresenceSummary {
+  clients: PresenceMember[]
+}
+
+/**
+ * Of a channel with more members clients are told how many there are, not who: each of n who come is told to n others.
+ * So many, even of the largest size (lib/attendance.ts), are little more than what may wait for a client by default.
+ */
+export const MAX_LISTED = 1000
 
 export type PresenceWatcher = (event: 'join' | 'leave', member: PresenceMember) => void
 
@@ -89,6 +99,18 @@ export class Presence {
     const members = [...(this.#local.get(channel)?.values() ?? [])]
     for (const roster of this.#others.values()) members.push(...(roster.get(channel)?.values() ?? []))
     return members
+  }
+
+  /** How many are in a channel. */
+  count(channel: string): number {
+    let count = this.#local.get(channel)?.size ?? 0
+    for (const roster of this.#others.values()) count += roster.get(channel)?.size ?? 0
+    return count
+  }
+
+  /** Whether there are more than clients are told of. */
+  isLarge(channel: string): boolean {
+    return this.count(channel) > MAX_LISTED
   }
 
   /** The same, counted. */

@@ -1,6 +1,6 @@
 import { membersOf } from './json-text.js'
 import type { Message } from './message.js'
-import type { PresenceMember } from './presence.js'
+import type { PresenceMember, PresenceSummary } from './presence.js'
 
 /** What cannot be replayed: ids of messages, or null where there is none, or it is not known. */
 export interface HistoryGap {
@@ -24,7 +24,7 @@ export interface RejectedMessage {
 /** What the server itself has to say to its clients. Formats know it by this type, never by a text. */
 export type ServerEvent =
   | { event: 'HistoryGap'; payload: HistoryGap }
-  | { event: 'Presence'; payload: { clients: readonly PresenceMember[] } }
+  | { event: 'Presence'; payload: { clients: readonly PresenceMember[] } | PresenceSummary }
   | { event: 'Join' | 'Leave'; payload: PresenceMember }
   | { event: 'Rejected'; payload: RejectedMessage }
 

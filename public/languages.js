@@ -164,7 +164,10 @@ class Reconnecting extends Language {
     if (own && event === 'HistoryGap') {
       room.position = payload.latest ? positionOf(payload.latest) : { epoch: '', offset: 0 }
       if (payload.requested !== NOW) this.connected(MISSED)
-    } else if (own && room.presence && event === 'Presence') this.tell('onPeople', { channel, clients: payload.clients })
+    } else if (own && room.presence && event === 'Presence') {
+      // Of a large room it is only told how many there are.
+      this.tell('onPeople', payload.clients ? { channel, clients: payload.clients } : {})
+    }
     else if (own && room.presence && event === 'Join') this.tell('onPeople', { channel, joined: payload })
     else if (own && room.presence && event === 'Leave') this.tell('onPeople', { channel, left: payload })
     else this.tell('onMessage', { channel, payload: payload === undefined ? text : payload, event, claims, raw: text })

@@ -35,6 +35,7 @@ export function channelReadRoutes(
 
   async function answer(read: ChannelRead, channel: string, request: FastifyRequest, reply: FastifyReply) {
     const claims = await bearerClaims(request, verifyToken)
+    if (channel === '') throw new errors.NotFound()
     checkChannel(channel, 'the channel of the address')
     if (!authorize(claims, [channel]).read) throw new errors.ReadNotAllowed()
     await bridge.authorize(claims, [channel], 'r')

@@ -1,3 +1,4 @@
+import { MAX_LISTED } from '../lib/presence.js'
 import type { ChannelRead } from './channel-read.js'
 import { errorSchema } from './schemas.js'
 
@@ -11,6 +12,7 @@ export const presence: ChannelRead = {
         type: 'object',
         properties: {
           clients: {
+            description: `Missing where there are more than ${MAX_LISTED}.`,
             type: 'array',
             items: {
               type: 'object',
@@ -30,5 +32,8 @@ export const presence: ChannelRead = {
       404: errorSchema('The channel is no presence channel.')
     }
   },
-  answer: (bridge, channel) => bridge.presence(channel)
+  answer(bridge, channel) {
+    const { clients, count, users } = bridge.presence(channel)
+    return count > MAX_LISTED ? { count, users } : { clients, count, users }
+  }
 }

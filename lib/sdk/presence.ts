@@ -1,5 +1,5 @@
 import type { Connection } from '../connection.js'
-import type { Presence, PresenceMember } from '../presence.js'
+import { MAX_LISTED, type Presence, type PresenceMember } from '../presence.js'
 import type { PresenceEvents } from '../presence-events.js'
 import { CommandError, ERRORS } from './protocol.js'
 import { Settling } from './settling.js'
@@ -58,6 +58,12 @@ export class SdkPresence {
   list(channel: string): string {
     const { presence } = this.#options
     if (!presence.has(channel)) throw new CommandError(ERRORS.NOT_AVAILABLE)
+    if (presence.isLarge(channel)) {
+      throw new CommandError(
+        ERRORS.LIMIT_EXCEEDED,
+        `more than ${MAX_LISTED} clients are in the channel: ask for presence_stats`
+      )
+    }
     const infos = presence.members(channel).map((member) => [member.client, clientInfo(member)])
     return JSON.stringify({ presence: Object.fromEntries(infos) })
   }

@@ -51,7 +51,10 @@ function formatOf(wrap: SdkFormat['wrap']): SdkFormat {
           const json = `{"push":{"channel":${name},"unsubscribe":${JSON.stringify(UNSUBSCRIBE.INSUFFICIENT_STATE)}}}`
           return { bytes: wrap(json), position: undefined, ends: true }
         }
-        // What the SDK asks for, or is answered, itself.
+        // How many are in a large channel: the protocol has no word of its own for it.
+        case 'Presence':
+          return { bytes: wrap(`{"push":{"message":{"data":${message.text}}}}`), position }
+        // What the SDK is answered itself.
         default:
           throw new Error(`an SDK has no word for ${serverEvent?.event}`)
       }

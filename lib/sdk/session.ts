@@ -1,4 +1,4 @@
-import { MAX_SHOWN_BYTES } from '../attendance.js'
+import { MAX_INFO_BYTES } from '../attendance.js'
 import { channelNameProblem } from '../channel-name.js'
 import { type Claims, checkTimes, permissionsIn, subjectOf } from '../claims.js'
 import { errors } from '../errors.js'
@@ -460,11 +460,11 @@ export class Session {
   #shownInfo({ info }: Claims): unknown {
     if (info === undefined) return undefined
     const bytes = Buffer.byteLength(JSON.stringify(info))
-    if (bytes <= MAX_SHOWN_BYTES) return info
+    if (bytes <= MAX_INFO_BYTES) return info
     const { id } = this.#connection!
     this.#services.log.warn(
       { connection: id, bytes },
-      `the claim "info" of a token is not shown: it has more than ${MAX_SHOWN_BYTES} bytes of JSON`
+      `the claim "info" of a token is not shown: it has more than ${MAX_INFO_BYTES} bytes of JSON`
     )
     return undefined
   }

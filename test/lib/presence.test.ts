@@ -2,7 +2,8 @@ import t from 'tap'
 import { decode, encodePresence } from '../../lib/cluster-message.js'
 import { NOTIFY_PAYLOAD_LIMIT } from '../../lib/envelope.js'
 import type { Format, Frame, Subscriber } from '../../lib/hub.js'
-import { Presence, type PresenceMember } from '../../lib/presence.js'
+import type { Message } from '../../lib/message.js'
+import { MAX_LISTED, Presence, type PresenceMember } from '../../lib/presence.js'
 import { PresenceEvents } from '../../lib/presence-events.js'
 import { GATHERING, PresenceExchange } from '../../lib/presence-exchange.js'
 import { decodePresence } from '../../lib/presence-message.js'
@@ -189,6 +190,18 @@ t.test('parts that were lost, repeated or mixed take nothing with them', async (
   t.equal(b.presence.members('room:1').length, 1000)
 })
 
+/** The clients that a message lists; undefined where it says how many there are. */
+function clientsIn({ serverEvent }: Message): string[] | undefined {
+  if (serverEvent?.event !== 'Presence' || !('clients' in serverEvent.payload)) return undefined
+  return serverEvent.payload.clients.map(({ client }) => client)
+}
+
+/** How many there are, where a message says that. */
+function countIn({ serverEvent }: Message): number | undefined {
+  if (serverEvent?.event !== 'Presence' || !('count' in serverEvent.payload)) return undefined
+  return serverEvent.payload.count
+}
+
 t.test('whoever comes and goes while events wait is told exactly what the list does not hold', async (t) => {
   const { presence } = node(A)
   const events = new PresenceEvents(presence, (_message, error) => t.fail(String(error)))
@@ -204,7 +217,7 @@ t.test('whoever comes and goes while events wait is told exactly what the list d
     readonly format = format
     readonly list: Set<string>
     constructor() {
-      this.list = new Set(events.add(this, 'room:1').map(({ client }) => client))
+      this.list = new Set(clientsIn(events.add(this, 'room:1')))
     }
     deliver(_frames: readonly Frame[], joined: Buffer): void {
       for (const line of joined.toString().trimEnd().split('\n')) {
@@ -235,6 +248,61 @@ t.test('whoever comes and goes while events wait is told exactly what the list d
   presence.join('room:1', member(A, 5000))
   await new Promise((resolve) => setTimeout(resolve, 2 * GATHERING))
   t.equal(encoded, 0)
+})
+
+t.test('in a large channel it is told how many there are; when it is small again, who', async (t) => {
+  const { presence } = node(A)
+  const events = new PresenceEvents(presence, (_message, error) => t.fail(String(error)))
+  let encoded = 0
+  class Reader implements Subscriber {
+    readonly got: Message[]
+    readonly format: Format = {
+      encode: (message) => {
+        encoded++
+        this.got.push(message)
+        return { bytes: Buffer.alloc(0), position: undefined }
+      }
+    }
+    constructor() {
+      this.got = []
+      this.got.push(events.add(this, 'room:1'))
+    }
+    deliver(): void {}
+    get last() {
+      return this.got.at(-1)!
+    }
+  }
+  presence.join('room:1', member(A, 0, 'first'))
+  const early = new Reader()
+  t.same(clientsIn(early.last), [`${A}-0`])
+  for (let i = 1; i <= MAX_LISTED; i++) presence.join('room:1', member(A, i, `user${i % 100}`))
+  const late = new Reader()
+  const summary = { count: MAX_LISTED + 1, users: 101 }
+  t.match(late.last.serverEvent, { event: 'Presence', payload: summary })
+  await until(() => early.got.length > 1)
+  t.match(early.last.serverEvent, { event: 'Presence', payload: summary })
+  // Much coming and going there is told once.
+  encoded = 0
+  for (let i = 0; i < 5000; i++) {
+    presence.join('room:1', member(A, 5000, 'last'))
+    if (i < 4999) presence.leave('room:1', `${A}-5000`)
+  }
+  await until(() => countIn(early.last) === MAX_LISTED + 2)
+  t.ok(encoded <= 4, `${encoded}`)
+  // One less is not small again.
+  presence.leave('room:1', `${A}-5000`)
+  presence.leave('room:1', `${A}-1`)
+  await until(() => countIn(early.last) === MAX_LISTED)
+  for (let i = 2; i <= MAX_LISTED; i++) presence.leave('room:1', `${A}-${i}`)
+  for (const reader of [early, late]) {
+    await until(() => clientsIn(reader.last) !== undefined)
+    t.same(clientsIn(reader.last), [`${A}-0`])
+  }
+  presence.join('room:1', member(A, 7000, 'again'))
+  for (const reader of [early, late]) {
+    await until(() => reader.last.serverEvent?.event === 'Join')
+    t.match(reader.last.serverEvent, { payload: { client: `${A}-7000` } })
+  }
 })
 
 t.test('a node is asked once in a while only', async (t) => {

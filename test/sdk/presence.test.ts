@@ -1,6 +1,9 @@
 import t, { type Test } from 'tap'
-import { MAX_SHOWN_BYTES } from '../../lib/attendance.js'
-import { build, type Client, open, token, until, withPostgres } from '../helper.js'
+import { MAX_INFO_BYTES, MAX_USER_BYTES } from '../../lib/attendance.js'
+import { encodePresence } from '../../lib/cluster-message.js'
+import { MAX_LISTED } from '../../lib/presence.js'
+import { encodeState } from '../../lib/presence-message.js'
+import { build, type Client, LISTEN_CHANNEL, open, query, token, until, withPostgres } from '../helper.js'
 
 const { database } = await withPostgres(t)
 const dbUri = await database()
@@ -96,11 +99,11 @@ t.test('a client that comes back as somebody else is told of as that', async (t)
 
 t.test('what others see of a client has a size', async (t) => {
   const { ws, fastify, lines } = await build(t, { dbUri, presenceChannels: 'room:*' })
-  const fits = 'x'.repeat(MAX_SHOWN_BYTES - 2)
+  const fits = 'x'.repeat(MAX_INFO_BYTES - 2)
   for (const [sub, info] of [
     ['fits', fits],
     ['large', `${fits}x`],
-    ['y'.repeat(MAX_SHOWN_BYTES + 1), 'small']
+    ['y'.repeat(MAX_USER_BYTES + 1), 'small']
   ] as const) {
     const client = await connected(t, ws, sub, { info })
     client.send(frame({ id: 2, subscribe: { channel: 'room:1' } }))
@@ -119,3 +122,72 @@ t.test('what others see of a client has a size', async (t) => {
   t.equal(warnings.length, 1)
   t.notOk(warnings[0]!.includes(fits))
 })
+
+t.test(
+  'a large channel: how many there are, over all languages, and who once it is small again',
+  async (t) => {
+    const { ws, http, fastify } = await build(t, { dbUri, presenceChannels: 'room:*' })
+    // Another node, as far as this one can tell.
+    const from = 'f'.repeat(16)
+    const state = {
+      hostname: 'x',
+      pid: 1,
+      version: '1',
+      startedAt: 1,
+      connections: 0,
+      timeout: 600_000,
+      presence: 0
+    }
+    const tell = (payloads: string[]) =>
+      query(dbUri, 'select pg_notify($1, payload) from unnest($2::text[]) payload', [
+        `pgws_nodes:${LISTEN_CHANNEL}`,
+        payloads
+      ])
+    let version = 0
+    const have = (count: number) => {
+      const members = Array.from(
+        { length: count },
+        (_, i) => ['room:1', { client: `${from}-${i}`, user: `user${i}` }] as const
+      )
+      return tell(encodePresence(from, ++version, encodeState(version, members)))
+    }
+    await tell([JSON.stringify({ pgws: 1, from, type: 'here', node: state })])
+    await have(MAX_LISTED)
+    await until(() => fastify.pgws.presence('room:1').count === MAX_LISTED)
+    const raw = await open(t, `${ws}/room:1/${as('raw')}?presence=true`)
+    t.match(JSON.parse((await raw.received(1))[0]!), {
+      pgws: true,
+      event: 'Presence',
+      channel: 'room:1',
+      payload: { count: MAX_LISTED + 1, users: MAX_LISTED + 1 }
+    })
+    const client = await connected(t, ws, 'me')
+    client.send(frame({ id: 2, subscribe: { channel: 'room:1', join_leave: true } }))
+    const summary = { event: 'Presence', channel: 'room:1', payload: { count: MAX_LISTED + 2 } }
+    const data = () => client.messages.flatMap((text) => JSON.parse(text).push?.message?.data ?? [])
+    await until(() => data().length > 0)
+    t.match(data()[0], summary)
+    t.match(JSON.parse((await raw.received(2))[1]!), summary)
+    client.send(
+      frame({ id: 3, presence: { channel: 'room:1' } }, { id: 4, presence_stats: { channel: 'room:1' } })
+    )
+    await until(() => client.messages.some((text) => text.includes('"id":4')))
+    const answer = (id: number) =>
+      client.messages.map((text) => JSON.parse(text)).find((reply) => reply.id === id)
+    t.match(answer(3), { error: { code: 106, message: /presence_stats/ } })
+    t.match(answer(4), { presence_stats: { num_clients: MAX_LISTED + 2 } })
+    const headers = { authorization: `Bearer ${as('me')}` }
+    const asked = async () => (await fetch(`${http}/channels/room:1/presence`, { headers })).json()
+    t.same(await asked(), { count: MAX_LISTED + 2, users: MAX_LISTED + 2 })
+    t.notOk([...client.messages, ...raw.messages].some((text) => /"join"|"Join"/.test(text)))
+
+    await have(10)
+    const list = { event: 'Presence', payload: { clients: { length: 12 } } }
+    await until(() => data().at(-1).payload.clients)
+    t.match(data().at(-1), list)
+    await until(() => raw.messages.some((text) => text.includes('"clients"')))
+    t.match(await asked(), { count: 12, clients: { length: 12 } })
+    await open(t, `${ws}/room:1/${as('late')}`)
+    for (const one of [client, raw]) await until(() => told(one, 'late').at(-1) === 'join')
+  }
+)
