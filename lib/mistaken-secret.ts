@@ -7,6 +7,9 @@ const PEM_LINE = /\b(BEGIN|END) [A-Z0-9 ]{0,40}(KEY|CERTIFICATE)\b|-----(BEGIN|E
 /** A key of OpenSSH (RFC 4253, section 6.6, in base64), or of PuTTY. */
 const SSH_KEY = /^(ssh-|ecdsa-sha2-|sk-ssh-|sk-ecdsa-)\S+\s+AAAA|^AAAA(B3N|C3N|E2V)|^PuTTY-User-Key-File/
 
+/** What no text holds: bytes that are no UTF-8, and control characters. */
+const NO_TEXT = /\uFFFD|(?![\t\r\n])\p{Cc}/u
+
 /** JSON, or what was JSON once. */
 const JSON_START = /^[[{]/
 const JSON_MEMBER = /["']?\b(keys|kty|kid|crv|alg|use|key_ops|x5c|private_key)\b["']?\s*[:=]/
@@ -43,15 +46,16 @@ export function mistakenSecret(bytes: Buffer): string | undefined {
 }
 
 function keyProblem(bytes: Buffer, text: string): string | undefined {
+  if (isDer(bytes)) return 'is a key in DER, without the lines of PEM: -----BEGIN PUBLIC KEY----- …'
   if (PEM_LINE.test(text))
     return 'looks like a key in PEM, and is none: a line -----BEGIN … or -----END … is missing'
   if (SSH_KEY.test(text)) return 'is a key of SSH: convert it to PEM (ssh-keygen -e -m PKCS8)'
-  if (JSON_START.test(text)) {
+  // Random bytes may begin as JSON does, and hold such a short word by chance.
+  if (JSON_START.test(text) && !NO_TEXT.test(text)) {
     if (isObject(text)) return 'is JSON, and neither a JWK (with "kty") nor a JWK set (with "keys")'
     if (JSON_MEMBER.test(text)) return 'looks like a JWK, and is no JSON'
   }
   if (/^<(\w+:)?\w*KeyValue>/.test(text)) return 'is a key in XML: convert it to PEM'
-  if (isDer(bytes)) return 'is a key in DER, without the lines of PEM: -----BEGIN PUBLIC KEY----- …'
   return undefined
 }
 
@@ -59,7 +63,8 @@ function keyProblem(bytes: Buffer, text: string): string | undefined {
 function asText(bytes: Buffer): string {
   return bytes
     .toString('utf8')
-    .replace(/[\0\uFEFF\uFFFD]/g, '')
+    .replace(/^[\uFEFF\uFFFD]+/, '')
+    .replaceAll('\0', '')
     .trim()
     .replace(/^["']/, '')
     .replace(/["']$/, '')

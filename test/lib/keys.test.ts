@@ -129,6 +129,9 @@ t.test('random bytes are a secret, as they are and in base64', async (t) => {
     if (!taken(text, true).equals(bytes) || taken(text, false).toString() !== text) others.push(text)
   }
   t.same(others, [])
+  // What random bytes may hold by chance is no text, and so no key.
+  const chance = Buffer.concat([Buffer.from('{'), Buffer.from([0xfb, 0x01]), Buffer.from('use:')])
+  t.same(taken(chance.toString('base64'), true), chance)
 })
 
 t.test('a key that is of no use is refused, without being repeated', async (t) => {
