@@ -213,7 +213,7 @@ export class Inbox {
         return
       }
       const unread = this.#queue.filter((item) => isUnread(item))
-      const now = Date.now()
+      const now = performance.now()
       for (const arrival of unread) arrival.deadline ??= now + PATIENCE
       const failed = away ? unread : arrivals.length === 1 ? arrivals : []
       giveUp(

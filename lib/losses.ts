@@ -37,7 +37,7 @@ export class Losses {
   /** @param fields for the log; nothing of what a user has written */
   add(reason: LossReason, fields: object = {}): void {
     this.#metrics.lostMessages.inc({ reason })
-    this.#lastAt.set(reason, Date.now())
+    this.#lastAt.set(reason, performance.now())
     const unlogged = this.#unlogged.get(reason)
     if (unlogged === undefined) this.#write(reason, { count: 1, ...fields })
     else this.#unlogged.set(reason, unlogged + 1)
@@ -45,8 +45,10 @@ export class Losses {
 
   /** What did not work within the last minute. */
   get failures(): LossReason[] {
-    const now = Date.now()
-    return FAILURES.filter((reason) => now - (this.#lastAt.get(reason) ?? 0) < INTERVAL)
+    const now = performance.now()
+    return FAILURES.filter(
+      (reason) => now - (this.#lastAt.get(reason) ?? Number.NEGATIVE_INFINITY) < INTERVAL
+    )
   }
 
   stop(): void {

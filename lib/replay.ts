@@ -183,8 +183,8 @@ export class Replay {
         if (outage === this.#outages) inbox.release()
         return
       } catch (error) {
-        deadline ??= Date.now() + PATIENCE
-        if (isPermanent(error) || Date.now() >= deadline) {
+        deadline ??= performance.now() + PATIENCE
+        if (isPermanent(error) || performance.now() >= deadline) {
           this.#giveUp(outage, error)
           return
         }

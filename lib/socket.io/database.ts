@@ -64,7 +64,7 @@ export function classify(error: unknown): Error {
   if (severity === undefined || code === undefined) return new errors.OutcomeUnknown(messageOf(error))
   return AWAY.test(code)
     ? new errors.DatabaseAway(messageOf(error))
-    : new errors.NotAccepted(messageOf(error))
+    : new errors.NotAccepted(messageOf(error), { cause: error as Error })
 }
 
 /**

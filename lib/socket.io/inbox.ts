@@ -1,9 +1,15 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { errors, messageOf } from '../errors.js'
+import { errors, isPermanent, messageOf, sqlstateOf } from '../errors.js'
 import type { Message } from './wire.js'
 
 /** How long to wait before rows are asked for again that could not be read, in milliseconds. */
 const RETRY_INTERVAL = 100
+
+/** For how long they are asked for, where the database does not answer, in milliseconds. */
+const PATIENCE = 20_000
+
+/** The class of SQLSTATEs that tell of the table, not of one of its rows. */
+const ABOUT_THE_TABLE = /^42/
 
 /** At most so many rows are read at once: each may be large. */
 const MAX_ROWS = 100
@@ -21,6 +27,13 @@ export interface Received {
   n?: number | undefined
 }
 
+/** What waits for its row. */
+interface Unread extends Received {
+  attachmentId: string
+  /** Until when it is asked for, once that has failed. */
+  deadline?: number
+}
+
 /** What stands in a notification beside its message. */
 interface Header {
   uid: string
@@ -35,8 +48,11 @@ export interface InboxOptions {
   /** Packets of our own are not read; their positions count. */
   uid: string
   deliver: (received: Received) => void
-  /** Reads rows, many at once. Rejects with NotAccepted where the database will never give them. */
-  read: (ids: readonly string[]) => Promise<Map<string, Message>>
+  /**
+   * Reads rows, many at once; one that holds no message is answered with what is wrong with it. Rejects with
+   * NotAccepted where the database will never give them.
+   */
+  read: (ids: readonly string[]) => Promise<Map<string, Message | Error>>
   onError: (error: Error) => void
 }
 
@@ -52,6 +68,8 @@ export class Inbox {
   #closed = false
   /** Up to here packets were replayed; their notifications may still come. */
   #replayedTo = 0
+  /** How many rows are read at once: one, where one of several was at fault. */
+  #most = MAX_ROWS
 
   readonly #ownStart: string
 
@@ -124,42 +142,57 @@ export class Inbox {
     }
   }
 
+  /** Never rejects. */
   async #work(): Promise<void> {
     this.#working = true
     while (this.#queue.length > 0 && !this.#held && !this.#closed) {
-      const wanted = this.#queue
-        .flatMap((item) => (typeof item === 'function' || item.message ? [] : item.attachmentId!))
-        .slice(0, MAX_ROWS)
-      let found = new Map<string, Message>()
-      let reason = 'is not there'
-      if (wanted.length > 0) {
-        try {
-          found = await this.#options.read(wanted)
-        } catch (error) {
-          if (!(error instanceof errors.NotAccepted)) {
-            await sleep(RETRY_INTERVAL)
-            continue
-          }
-          reason = `cannot be read: ${messageOf(error)}`
-        }
-      }
-      const known = new Set(wanted)
+      const unread = this.#queue.filter(isUnread).slice(0, this.#most)
+      if (unread.length > 0) await this.#read(unread)
       while (this.#queue.length > 0 && !this.#held && !this.#closed) {
         const item = this.#queue[0]!
-        if (typeof item !== 'function' && item.message === undefined) {
-          // It came while the others were read.
-          if (!known.has(item.attachmentId!)) break
-          item.message = found.get(item.attachmentId!)
-          if (item.message === undefined) {
-            const row = `the row ${item.attachmentId} of the node ${item.uid} ${reason}`
-            this.#options.onError(new errors.SocketIoPacketLost(row))
-          }
-        }
+        // Its row was not read yet, or it came while others were.
+        if (isUnread(item)) break
         this.#queue.shift()
         this.#take(item)
       }
     }
     this.#working = false
+  }
+
+  /** Reads rows, or waits a little; gives up those that cannot be read. */
+  async #read(unread: readonly Unread[]): Promise<void> {
+    try {
+      const found = await this.#options.read(unread.map(({ attachmentId }) => attachmentId))
+      for (const item of unread) {
+        const message = found.get(item.attachmentId) ?? new Error('it is not there')
+        if (message instanceof Error) this.#lose([item], message)
+        else item.message = message
+      }
+      this.#most = Math.min(this.#most * 2, MAX_ROWS)
+    } catch (error) {
+      if (isPermanent(error)) {
+        // One of several may be at fault.
+        if (unread.length === 1 || ABOUT_THE_TABLE.test(sqlstateOf(error))) this.#lose(unread, error)
+        else this.#most = 1
+        return
+      }
+      const now = performance.now()
+      for (const item of this.#queue) if (isUnread(item)) item.deadline ??= now + PATIENCE
+      this.#lose(
+        unread.filter(({ deadline }) => deadline! <= now),
+        error
+      )
+      await sleep(RETRY_INTERVAL)
+    }
+  }
+
+  #lose(unread: readonly Received[], reason: unknown): void {
+    for (const item of unread) {
+      const row = `the row ${item.attachmentId} of the node ${item.uid} cannot be read: ${messageOf(reason)}`
+      // Its position counts all the same.
+      item.attachmentId = undefined
+      this.#options.onError(new errors.SocketIoPacketLost(row))
+    }
   }
 
   #take(item: Received | (() => void)): void {
@@ -179,17 +212,29 @@ export class Inbox {
   }
 }
 
+function isUnread(item: Received | (() => void)): item is Unread {
+  return typeof item !== 'function' && item.message === undefined && item.attachmentId !== undefined
+}
+
+/** The largest id of a row: PostgreSQL's bigint. */
+const MAX_ID = 2n ** 63n - 1n
+
 /**
  * Any role of the database may notify the channel, and a position that is none would spoil that of all who come after.
  * @throws TypeError for what no node has sent
  */
 function readHeader(value: unknown): Header {
   if (typeof value !== 'object' || value === null) throw new TypeError('it is no JSON object')
-  const { uid, position, n } = value as Record<string, unknown>
+  const { uid, position, n, attachmentId } = value as Record<string, unknown>
   if (typeof uid !== 'string') throw new TypeError('it names no node')
   for (const number of [position, n]) {
     if (number === undefined) continue
     if (!Number.isSafeInteger(number) || (number as number) < 0) throw new TypeError('it has no number')
+  }
+  // An id that is none would fail those that are read with it.
+  if (attachmentId !== undefined && attachmentId !== null) {
+    const id = String(attachmentId)
+    if (!/^\d{1,19}$/.test(id) || BigInt(id) > MAX_ID) throw new TypeError('it refers to no row')
   }
   return value as Header
 }

@@ -1,6 +1,7 @@
+import { errors } from '../errors.js'
 import type { Query } from './database.js'
 import type { Tables } from './tables.js'
-import { channelOf } from './wire.js'
+import { attempt, channelOf } from './wire.js'
 
 /** How long a row's transaction may take after it has begun: its age counts from there, in milliseconds. */
 const MARGIN = 2000
@@ -73,7 +74,7 @@ export class Nodes {
   }
 
   receive(payload: string): void {
-    const { uid, at, read, hello, leaving } = JSON.parse(payload) as Mark
+    const { uid, at, read, hello, leaving } = readMark(payload)
     if (uid === this.#options.uid) {
       this.#options.drained().then(() => {
         this.#read = Math.max(this.#read ?? 0, at)
@@ -103,4 +104,16 @@ export class Nodes {
       [cleanupInterval / 1000, Math.min(...(marks as number[])), MARGIN / 1000]
     )
   }
+}
+
+/**
+ * Any role of the database may notify the channel, and a time that is none would end all cleaning.
+ * @throws SocketIoPacketLost
+ */
+function readMark(payload: string): Mark {
+  const mark = attempt(() => JSON.parse(payload) as unknown)
+  const { uid, at, read, leaving } = (mark ?? {}) as Record<string, unknown>
+  const marks = Number.isFinite(at) && (read === null || Number.isFinite(read))
+  if (typeof uid === 'string' && (marks || leaving === true)) return mark as Mark
+  throw new errors.SocketIoPacketLost('it is no mark of a node')
 }

@@ -1,7 +1,15 @@
 import type { Query } from './database.js'
 import type { Offset } from './offset.js'
 import type { Tables } from './tables.js'
-import { type BroadcastData, type Message, readAttachment, stored, textOf } from './wire.js'
+import {
+  attempt,
+  type BroadcastData,
+  checkMessage,
+  type Message,
+  readAttachment,
+  stored,
+  textOf
+} from './wire.js'
 
 /** How many packets are replayed at once. */
 const PAGE = 200
@@ -31,7 +39,8 @@ export interface KeptPacket {
   position: number
   origin: string
   seq: number
-  message: Message
+  /** What is wrong with it, where it holds none. */
+  message: Message | Error
 }
 
 export interface RecoveryOptions {
@@ -168,7 +177,7 @@ export class Recovery {
     const away = Date.now() - disconnectedAt
     if (position < trimmed.position && trimmed.ago * 1000 < away + noticeTime) return undefined
     return rows.map((row) => {
-      const { message } = packetOf(row)
+      const message = messageOf(row)
       return { position: row.position, data: (message.data as BroadcastData).packet.data }
     })
   }
@@ -195,7 +204,13 @@ export class Recovery {
        from ${tables.recovery} where name operator(pg_catalog.=) 'trimmed'`,
       [after, since / 1000]
     )
-    return { packets: rows.map(packetOf), more: rows.length === PAGE, trimmed: trims[0].trimmed }
+    const packets = rows.map((row) => ({
+      position: row.position,
+      origin: row.origin,
+      seq: row.seq,
+      message: attempt(() => messageOf(row))
+    }))
+    return { packets, more: rows.length === PAGE, trimmed: trims[0].trimmed }
   }
 
   /** Removes what nobody can come back for. */
@@ -220,13 +235,7 @@ export class Recovery {
   }
 }
 
-function packetOf(row: {
-  position: number
-  origin: string
-  seq: number
-  body: string | null
-  attachment: Buffer | null
-}): KeptPacket {
-  const message = row.body === null ? readAttachment(row.attachment!) : (JSON.parse(row.body) as Message)
-  return { position: row.position, origin: row.origin, seq: row.seq, message }
+/** @throws Error for a row that holds no message */
+function messageOf({ body, attachment }: { body: string | null; attachment: Buffer | null }): Message {
+  return body === null ? readAttachment(attachment!) : checkMessage(JSON.parse(body))
 }

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { NOTIFY_PAYLOAD_LIMIT } from '../envelope.js'
-import { errors, messageOf } from '../errors.js'
+import { errors, isPermanent, messageOf } from '../errors.js'
 import { checkCanListen } from '../listen-check.js'
 import { Listener, type ListenerEvent } from '../listener.js'
 import { Publisher } from '../publisher.js'
@@ -13,7 +13,7 @@ import type { ResolvedAdapterOptions } from './options.js'
 import { Recovery, type SavedSession } from './recovery.js'
 import { publishStatement } from './statement.js'
 import { createTables } from './tables.js'
-import { channelOf, type Message, type Packet, packetOf, readAttachment } from './wire.js'
+import { attempt, channelOf, type Message, type Packet, packetOf, readAttachment } from './wire.js'
 
 /** How long packets wait for a database that is away, in milliseconds. */
 const PUBLISH_TIMEOUT = 10_000
@@ -44,6 +44,11 @@ export interface Member {
   readonly position: number | undefined
   /** Where it begins. */
   begin(position: number): void
+}
+
+/** Until when a database that does not answer is asked for what was missed, of all namespaces. */
+interface Patience {
+  until: number | undefined
 }
 
 /** What connection state recovery needs to know of a server's options. */
@@ -251,13 +256,13 @@ export class Transport {
     if (this.#missing.size > 0) this.#missing.delete(nodeKey(nsp, uid))
   }
 
-  /** Reads rows. */
-  async read(ids: readonly string[]): Promise<Map<string, Message>> {
+  /** Reads rows; one that holds no message is answered with what is wrong with it. */
+  async read(ids: readonly string[]): Promise<Map<string, Message | Error>> {
     const { rows } = await this.query(
       `select id::pg_catalog.text as id, payload from ${this.#options.tables.attachments} where id operator(pg_catalog.=) any($1::bigint[])`,
       [ids]
     )
-    return new Map(rows.map(({ id, payload }) => [id, readAttachment(payload)]))
+    return new Map(rows.map(({ id, payload }) => [id, attempt(() => readAttachment(payload))]))
   }
 
   /** Saves a session, behind all that was published before it: who finds it, finds those packets. */
@@ -406,11 +411,12 @@ export class Transport {
   /** Delivers what was missed, where it is kept; otherwise says that something may be lost. */
   async #replay(gap: number): Promise<void> {
     const lostAt = this.#lostAt
+    const patience: Patience = { until: undefined }
     let lost = !this.#recoverable
     for (const member of [...this.#members.keys()]) {
       if (this.#refused.has(member.nsp)) continue
       try {
-        if (this.#recoverable && (await this.#replayMember(member, lostAt, gap))) lost = true
+        if (this.#recoverable && (await this.#replayMember(member, lostAt, gap, patience))) lost = true
       } catch (error) {
         lost = true
         this.#options.errorHandler(error as Error)
@@ -423,23 +429,32 @@ export class Transport {
     if (lost) this.#options.errorHandler(new errors.SocketIoGap(gap))
   }
 
-  /** @returns whether some of it is gone */
-  async #replayMember(member: Member, lostAt: number, gap: number): Promise<boolean> {
+  /** @returns whether some of it is gone; @throws where it cannot be read */
+  async #replayMember(member: Member, lostAt: number, gap: number, patience: Patience): Promise<boolean> {
     let gone = false
     if (member.position === undefined) {
-      await this.#begin(member)
+      // What is behind it waits for that, though not for ever.
+      await Promise.race([this.#begin(member), sleep(PUBLISH_TIMEOUT, undefined, { ref: false })])
       return false
     }
     for (let more = true; more && lostAt === this.#lostAt && this.#members.has(member); ) {
       try {
         const page = await this.recovery!.page(member.nsp, member.position!, gap + PUBLISH_TIMEOUT)
         gone ||= page.trimmed
-        for (const { position, seq, message } of page.packets) {
-          member.inbox.replay({ uid: message.uid, message, position, n: seq })
+        for (const { position, origin, seq, message } of page.packets) {
+          if (message instanceof Error) {
+            gone = true
+            const packet = `the packet ${position} of the node ${origin} cannot be read: ${message.message}`
+            this.#options.errorHandler(new errors.SocketIoPacketLost(packet))
+          }
+          const read = message instanceof Error ? undefined : message
+          member.inbox.replay({ uid: read?.uid ?? origin, message: read, position, n: seq })
         }
         more = page.more
+        patience.until = undefined
       } catch (error) {
-        if (error instanceof errors.NotAccepted) throw error
+        patience.until ??= performance.now() + PUBLISH_TIMEOUT
+        if (isPermanent(error) || performance.now() >= patience.until) throw error
         await sleep(REUNION_INTERVAL, undefined, { ref: false })
       }
     }

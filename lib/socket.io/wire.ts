@@ -104,9 +104,27 @@ export function packetOf(
   return { ...base, header: header(), payload: base64(JSON.parse(text)) }
 }
 
-/** Reads a row's payload. */
+/** Reads a row's payload. @throws Error, RangeError for what is none */
 export function readAttachment(payload: Uint8Array): Message {
-  return decode(payload) as Message
+  return checkMessage(decode(payload))
+}
+
+/** @throws TypeError for what is no message of a node */
+export function checkMessage(value: unknown): Message {
+  if (typeof value !== 'object' || value === null) throw new TypeError('it is no message')
+  const { uid, type } = value as Record<string, unknown>
+  const named = uid === undefined || typeof uid === 'string'
+  if (!named || typeof type !== 'number') throw new TypeError('it is no message')
+  return value as Message
+}
+
+/** What is read, or what is wrong with it. */
+export function attempt<Value>(read: () => Value): Value | Error {
+  try {
+    return read()
+  } catch (error) {
+    return error as Error
+  }
 }
 
 /**
