@@ -3,15 +3,18 @@ import { mock } from 'node:test'
 import type { Test } from 'tap'
 
 /**
- * Stops the clock of this process for a test: the date and all timers go on only when they are told to. For what
+ * Stops the clock of this process for a test: the date, `performance.now` and all timers go on only when they are told to. For what
  * needs no network and no database, which would wait for ever.
  */
 export function stoppedClock(t: Test): { forward(milliseconds: number): Promise<void> } {
   const { setImmediate } = globalThis
-  mock.timers.enable({ apis: ['setTimeout', 'setInterval', 'Date'], now: 1_800_000_000_000 })
+  const now = 1_800_000_000_000
+  mock.timers.enable({ apis: ['setTimeout', 'setInterval', 'Date'], now })
+  const monotonic = mock.method(performance, 'now', () => Date.now() - now)
   // For `import { setTimeout } from 'node:timers/promises'`.
   syncBuiltinESMExports()
   t.teardown(() => {
+    monotonic.mock.restore()
     mock.timers.reset()
     syncBuiltinESMExports()
   })
