@@ -15,7 +15,13 @@ import { serveMetrics } from './plugins/metrics.js'
 import { registerPool } from './plugins/postgres.js'
 import { registerWebsocket } from './plugins/websocket.js'
 import { audienceRoutes } from './routes/audience.js'
-import { addConstraint, channelRoutes, eventStreamRoutes, plainHttpRoute } from './routes/channel.js'
+import {
+  addConstraint,
+  channelRoutes,
+  eventStreamRoutes,
+  maskingSerializers,
+  plainHttpRoute
+} from './routes/channel.js'
 import { channelReadRoutes } from './routes/channel-read.js'
 import { channelsRoute } from './routes/channels.js'
 import { connectionsRoutes } from './routes/connections.js'
@@ -82,7 +88,10 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
         const paths = new Set<string>()
         routes.setErrorHandler(errorHandler)
         await routes.register(async (control) => {
-          control.addHook('onRoute', ({ method, path, constraints }) => {
+          control.addHook('onRoute', (route) => {
+            const { method, path, constraints } = route
+            // Whatever the address, a token may stand where none belongs.
+            route.logSerializers ??= maskingSerializers
             const plain = constraints === undefined || Object.keys(constraints).length === 0
             if (plain && (method === 'GET' || method === 'POST')) paths.add(path.slice(routes.prefix.length))
           })
@@ -91,6 +100,7 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
             await control.register(fastifyRateLimit, { max: resolved.httpRateLimit, timeWindow: 60_000 })
           }
           if (resolved.documentation) await registerDocumentation(control)
+          plainHttpRoute(control)
           healthRoutes(control, { bridge })
           if (resolved.metrics && resolved.metricsPort === undefined) metricsRoute(control, { metrics })
           channelsRoute(control, { bridge, verifyToken })
@@ -103,7 +113,6 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
             maxChannels: resolved.maxChannelsPerConnection
           })
           eventStreamRoutes(control, { bridge, verifyToken, options: resolved, paths: [...paths] })
-          plainHttpRoute(control)
           await control.register(sdkEmulationRoutes, { bridge, options: resolved })
         })
         await routes.register(async (channels) => {

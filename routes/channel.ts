@@ -7,6 +7,7 @@ import { errors } from '../lib/errors.js'
 import type { ResolvedOptions } from '../lib/options.js'
 import { isAllowedOrigin } from '../lib/origins.js'
 import type { Transport } from '../lib/transport.js'
+import { defineBearer } from '../plugins/documentation.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { upgradeOf } from '../plugins/upgrades.js'
 import type { WebSockets } from '../plugins/websocket.js'
@@ -159,20 +160,45 @@ export function refused(
 }
 
 /**
- * Answers plain HTTP requests to our websocket addresses, so that no host's 404 repeats the token. A request
- * whose path holds a JSON Web Token comes here only where the host has no route for it.
+ * Answers plain HTTP requests to our websocket addresses, so that neither a host's log nor its 404 repeats the token.
+ * A request whose path holds a JSON Web Token comes here only where the host has no route for it.
  */
 export function plainHttpRoute(fastify: FastifyInstance): void {
+  const { methods, prefixes } = hostOf(fastify)
+  prefixes.add(fastify.prefix)
   fastify.route({
-    method: ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'],
+    method: methods,
     url: '/*',
+    exposeHeadRoute: true,
     constraints: { [CONSTRAINT]: 'token' },
     schema: { hide: true } as object,
-    logSerializers: { req: (request) => describe(request, maskTokens(request.raw.url!)) },
+    // The first of our routes that a document sees.
+    config: { swaggerTransform: defineBearer },
+    logSerializers: maskingSerializers,
     async handler() {
       throw new errors.NotFound()
     }
   })
+}
+
+interface Host {
+  /** The prefixes that we are registered with. */
+  prefixes: Set<string>
+  /**
+   * The methods with a route for what holds a token. Not `OPTIONS`, which a host may answer for all addresses at once
+   * (CORS), and not what its router does not know: there the token is masked before anybody sees it.
+   */
+  methods: string[]
+}
+
+const hosts = new WeakMap<object, Host>()
+
+function hostOf({ server, supportedMethods }: FastifyInstance): Host {
+  // HEAD has the route of GET.
+  const methods = supportedMethods.filter((method) => method !== 'OPTIONS' && method !== 'HEAD')
+  const host = hosts.get(server) ?? { prefixes: new Set(), methods }
+  hosts.set(server, host)
+  return host
 }
 
 const malformed = new WeakSet<object>()
@@ -184,6 +210,13 @@ const malformed = new WeakSet<object>()
  */
 export function addConstraint(fastify: FastifyInstance): void {
   if (fastify.hasConstraintStrategy(CONSTRAINT)) return
+  const { prefixes, methods } = hostOf(fastify)
+  const routed = new Set([...methods, 'HEAD'])
+  const isOurs = (url: string) => {
+    // RFC 9112, section 3.2.2: the whole address.
+    const path = url.replace(/^[a-z]+:\/\/[^/?]*/i, '')
+    return [...prefixes].some((prefix) => path.startsWith(prefix))
+  }
   fastify.addConstraintStrategy({
     name: CONSTRAINT,
     storage() {
@@ -196,24 +229,27 @@ export function addConstraint(fastify: FastifyInstance): void {
       } as never
     },
     deriveConstraint(request: ConstrainedRequest) {
-      const url = request.url ?? ''
-      if (request.headers.upgrade?.toLowerCase() === 'websocket') {
+      const { url = '', method = '', headers } = request
+      const kind =
+        method !== 'GET'
+          ? undefined
+          : headers.upgrade?.toLowerCase() === 'websocket'
+            ? 'upgrade'
+            : headers.accept?.includes('text/event-stream')
+              ? 'events'
+              : undefined
+      if (kind !== undefined) {
         if (!isDecodable(url)) {
           malformed.add(request)
           request.url = url.slice(0, url.indexOf('%'))
         }
-        return 'upgrade'
-      }
-      if (request.method === 'GET' && request.headers.accept?.includes('text/event-stream')) {
-        if (!isDecodable(url)) {
-          malformed.add(request)
-          request.url = url.slice(0, url.indexOf('%'))
-        }
-        return 'events'
+        return kind
       }
       if (!holdsToken(url)) return undefined
       if (!isDecodable(url)) request.url = maskTokens(url)
-      return 'token'
+      if (routed.has(method)) return 'token'
+      if (isOurs(url)) request.url = maskTokens(url)
+      return undefined
     },
     validate() {}
   } as Parameters<FastifyInstance['addConstraintStrategy']>[0])
@@ -228,4 +264,9 @@ export function describe(request: FastifyRequest, url: string) {
     remoteAddress: request.ip,
     remotePort: request.socket?.remotePort
   }
+}
+
+/** Logs requests as Fastify does, with tokens masked. */
+export const maskingSerializers = {
+  req: (request: FastifyRequest) => describe(request, maskTokens(request.raw.url!))
 }
