@@ -57,7 +57,7 @@ async function serve(): Promise<void> {
   if (process.env.npm_command === 'exec') endWithParent(end)
   try {
     await fastify.ready()
-    fastify.pgws.once('lost', () => end('the listener was lost'))
+    fastify.pgws.once('lost', (error) => end(fullMessageOf(error)))
     await listen(fastify, config)
   } catch (error) {
     if (end.begun && error instanceof errors.ShuttingDown) return

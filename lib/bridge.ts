@@ -8,7 +8,8 @@ import { checkChannel } from './channel-name.js'
 import type { Access, Claims } from './claims.js'
 import { Clients, type Wishes } from './clients.js'
 import type { Closing, ConnectionFilter, ConnectionSummary } from './connection-list.js'
-import { DurableChannels } from './durable-channels.js'
+import { type Leaving, SHUTTING_DOWN } from './connections.js'
+import { DurableChannels, type SchemaState } from './durable-channels.js'
 import { senderOf } from './envelope.js'
 import { errors, fullMessageOf } from './errors.js'
 import { History } from './history.js'
@@ -96,6 +97,8 @@ export interface BridgeOptions extends Pick<ResolvedOptions, OptionsUsed> {
   call: (text: string, values: unknown[], caller?: Caller) => Promise<{ rows: Record<string, unknown>[] }>
   /** Verifies a token's signature, audience and issuer; throws InvalidToken (401), KeysUnavailable (503). */
   verifyToken: (token: string) => Claims | Promise<Claims>
+  /** Told whether this server and the schema `pgws` fit each other, whenever that changes. */
+  onSchema: (state: SchemaState) => void
   listener: Listener
   log: Log
 }
@@ -116,6 +119,11 @@ export interface Health {
     /** `forbidden`: it answers, but its role may not use the schema `pgws`; the log says what to grant. */
     status: 'up' | 'down' | 'forbidden'
   }
+  /**
+   * Whether this server and the schema of durable channels fit each other. `too old`: nothing is published until it is
+   * migrated. `too new`: the server ends.
+   */
+  schema: { status: SchemaState['status'] }
   /** How full the database's notification queue is, 0 to 1. */
   notificationQueue: { usage: number | null }
   /** Why messages were given up within the last minute, where that is no fault of theirs. */
@@ -187,6 +195,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   #poolFailure: string | undefined = 'no answer yet'
   /** What is durable is known: nothing is published before, since it would not be stored. */
   #informed = false
+  #closed: Promise<void> | undefined
 
   constructor(options: BridgeOptions) {
     super()
@@ -207,7 +216,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       patterns: options.presenceChannels,
       onError: (error) => log.error({ err: error }, 'a function that watches a presence channel threw')
     })
-    this.#durable = new DurableChannels(query)
+    this.#durable = new DurableChannels(query, options.onSchema)
     // Publishing needs the others.
     this.#history = new History(
       query,
@@ -576,7 +585,9 @@ export class Bridge extends EventEmitter<BridgeEvents> {
         late
       ])) ?? []
     const { failures } = this.#losses
-    const available = up && this.#informed && permitted && usage !== undefined
+    const schema = this.#durable.state
+    const fits = schema.error === undefined && permitted
+    const available = up && this.#informed && fits && usage !== undefined
     const degraded = this.#notificationQueue.crowded || failures.length > 0
     return {
       status: !available ? 'unavailable' : degraded ? 'degraded' : 'ok',
@@ -587,6 +598,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
         reconnects
       },
       pool: { status: usage === undefined ? 'down' : permitted ? 'up' : 'forbidden' },
+      schema: { status: schema.status },
       notificationQueue: { usage: usage ?? null },
       delivery: { status: failures.length > 0 ? 'degraded' : 'up', failures },
       connections: this.#clients.connections.size
@@ -654,14 +666,22 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     this.#outbox.tellMeta('ListenerReconnected', { gap }, senderOf({}))
   }
 
-  /** Closes all sockets with 1001 and finishes what is being published. */
-  async close(): Promise<void> {
+  /**
+   * Closes all sockets and finishes what is being published; asked again, it is the same end.
+   * @param leaving with what word
+   */
+  close(leaving: Leaving = SHUTTING_DOWN): Promise<void> {
+    this.#closed ??= this.#close(leaving)
+    return this.#closed
+  }
+
+  async #close(leaving: Leaving): Promise<void> {
     const { shutdownTimeout, log } = this.#options
     this.#retention.stop()
     this.#replay.stop()
     this.#hub.flush()
     this.#sdkClients.close()
-    await this.#clients.close(shutdownTimeout * 0.6)
+    await this.#clients.close(shutdownTimeout * 0.6, leaving)
     await this.#outbox.idle(shutdownTimeout * 0.2)
     const { queuedBytes } = this.#outbox
     if (queuedBytes > 0) log.error({ queuedBytes }, 'the database did not take all messages before the end')

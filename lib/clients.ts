@@ -6,7 +6,7 @@ import { isPublicChannel } from './audiences.js'
 import type { Access } from './claims.js'
 import { CLOSE, type Connection, type ConnectionContext, type ConnectionOptions } from './connection.js'
 import { connectionId } from './connection-list.js'
-import { Connections } from './connections.js'
+import { Connections, type Leaving } from './connections.js'
 import { senderOf, showsClaim } from './envelope.js'
 import { errors, messageOf } from './errors.js'
 import { EventStream } from './event-stream.js'
@@ -84,7 +84,7 @@ export class Clients {
   readonly #onMessage: (this: WebSocket, data: RawData, isBinary: boolean) => void
   readonly #onPing: (this: WebSocket) => void
   #lastId = 0
-  #closing = false
+  #leaving: Leaving | undefined
 
   constructor(options: ClientsOptions) {
     this.#options = options
@@ -117,7 +117,7 @@ export class Clients {
 
   /** True once the server has begun to end: no new client is taken. */
   get closing(): boolean {
-    return this.#closing
+    return this.#leaving !== undefined
   }
 
   /**
@@ -172,7 +172,7 @@ export class Clients {
     log.info({ connection: id, ip: address, channels: shown(channels) }, 'socket opened')
     outbox.tellMeta('ConnectionOpen', shown(channels).join(','), sender)
     outbox.tellFunction('connect', access.caller, { channels, connection: this.idOf(connection) })
-    if (this.#closing) connection.close(CLOSE.GOING_AWAY, 'server shutting down')
+    if (this.#leaving !== undefined) connection.close(this.#leaving.code, this.#leaving.reason)
     return true
   }
 
@@ -204,12 +204,12 @@ export class Clients {
   }
 
   /**
-   * Closes all of them with 1001; those that do not answer in time are ended.
+   * Closes all of them; those that do not answer in time are ended.
    * @param time milliseconds
    */
-  close(time: number): Promise<void> {
-    this.#closing = true
-    return this.connections.close(time)
+  close(time: number, leaving: Leaving): Promise<void> {
+    this.#leaving = leaving
+    return this.connections.close(time, leaving)
   }
 
   /** The id that others know a connection by. */
@@ -233,7 +233,7 @@ export class Clients {
     if (since !== undefined) connection.hold()
     if (!this.enter(connection, access)) return
     if (presence) this.attendance.tell(connection)
-    if (since === undefined || this.#closing) return
+    if (since === undefined || this.closing) return
     const { replay, log } = this.#options
     replay.resume(connection, since).catch((error) => {
       log.warn({ err: error, connection: connection.id }, 'messages could not be replayed')

@@ -12,6 +12,23 @@ const PING_GROUPS = 30
 const CLOSES_A_SECOND = 1000
 const CLOSE_TICK = 20
 
+/** With what word sockets are closed when the server ends. */
+export interface Leaving {
+  code: number
+  reason: string
+  /** Those that come back find servers that already have others' clients, and are not to come all at once. */
+  slowly?: boolean
+}
+
+export const SHUTTING_DOWN: Leaving = { code: CLOSE.GOING_AWAY, reason: 'server shutting down' }
+
+/** https://www.iana.org/assignments/websocket/websocket.xhtml#close-code-number */
+export const OUTDATED: Leaving = {
+  code: CLOSE.SERVICE_RESTART,
+  reason: 'server too old for its database',
+  slowly: true
+}
+
 /** The open sockets of this server: pings, the expiry of their tokens, and how they end with the server. */
 export class Connections {
   readonly #groups = Array.from({ length: PING_GROUPS }, () => new Set<Connection>())
@@ -62,19 +79,22 @@ export class Connections {
   }
 
   /**
-   * Closes all sockets with 1001, spread over a part of the time there is; those that do not answer by its end
-   * are ended.
+   * Closes all sockets, spread over a part of the time there is; those that do not answer by its end are ended.
    * @param time milliseconds
+   * @param leaving the code and the reason; and whether half of the time is to be used, however few there are
    */
-  async close(time: number): Promise<void> {
+  async close(time: number, { code, reason, slowly = false }: Leaving = SHUTTING_DOWN): Promise<void> {
     clearInterval(this.#pings)
     const end = performance.now() + time
-    const perSecond = Math.max(CLOSES_A_SECOND, (this.#size * 1000) / (time / 2))
+    const spread = time / 2
+    const perSecond = Math.max(slowly ? 0 : CLOSES_A_SECOND, (this.#size * 1000) / spread)
     const perTick = Math.ceil((perSecond * CLOSE_TICK) / 1000)
+    const tick = slowly ? Math.max(CLOSE_TICK, spread / this.#size) : CLOSE_TICK
     let closed = 0
-    for (const connection of [...this]) {
-      connection.close(CLOSE.GOING_AWAY, 'server shutting down')
-      if (++closed % perTick === 0) await sleep(CLOSE_TICK)
+    const all = [...this]
+    for (const connection of all) {
+      connection.close(code, reason)
+      if (++closed % perTick === 0 && closed < all.length) await sleep(tick)
     }
     while (this.#size > 0 && performance.now() < end) await sleep(10)
     for (const connection of [...this]) connection.terminate()

@@ -1,10 +1,12 @@
 import { matchesPattern } from './channel-pattern.js'
 import { errors } from './errors.js'
 import { checkServerRole } from './roles.js'
-import { APPLIED, SCHEMA_VERSION } from './schema.js'
+import { appliedExpression, SCHEMA_VERSION, THERE } from './schema.js'
 import { textCache } from './text-cache.js'
 
-const SETTINGS = `select s.version, coalesce(${APPLIED}, s.version) as applied, s.epoch,
+const settingsStatement = (
+  counted: boolean
+) => `select s.version, ${appliedExpression(counted)} as applied, s.epoch,
   s.retention_version::pg_catalog.float8 as retention_version,
   (select coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(r.pattern, extract(epoch from r.max_age))), '[]')
     from pgws.retention r) as patterns
@@ -16,9 +18,30 @@ export const LATEST = `greatest((select coalesce(pg_catalog.max(position), 0) fr
 
 export type Query = (text: string, values?: unknown[]) => Promise<{ rows: Record<string, unknown>[] }>
 
+/** Whether a server and the schema fit each other: without a schema, all else works. */
+export type SchemaState =
+  | { status: 'ok' | 'missing'; error?: undefined }
+  | { status: 'too old' | 'too new'; error: Error }
+
+function stateOf(settings: { version: number; applied: number } | undefined): SchemaState {
+  if (settings === undefined) return { status: 'missing' }
+  const { version, applied } = settings
+  if (version > SCHEMA_VERSION) {
+    return { status: 'too new', error: new errors.SchemaTooNew(version, SCHEMA_VERSION) }
+  }
+  // What this server sends would not be stored.
+  if (applied < SCHEMA_VERSION) {
+    return { status: 'too old', error: new errors.SchemaTooOld(applied, SCHEMA_VERSION) }
+  }
+  return { status: 'ok' }
+}
+
 /** What the database says about durable channels: whether there can be any, and which they are. */
 export class DurableChannels {
   readonly #query: Query
+  readonly #onState: (state: SchemaState) => void
+  #state: SchemaState = { status: 'missing' }
+  /** Stays as it was where the two do not fit: then a message is refused rather than sent without being stored. */
   #installed = false
   #epoch = ''
   #retentionVersion = 0
@@ -26,8 +49,15 @@ export class DurableChannels {
   #checking: Promise<boolean> | undefined
   readonly #ages = textCache<{ seconds: number | undefined }>()
 
-  constructor(query: Query) {
+  /** @param onState told of the schema's state whenever that changes */
+  constructor(query: Query, onState: (state: SchemaState) => void = () => {}) {
     this.#query = query
+    this.#onState = onState
+  }
+
+  /** Whether this server and the schema `pgws` fit each other, as far as is known. */
+  get state(): SchemaState {
+    return this.#state
   }
 
   /** Whether the schema `pgws` is there, as far as is known. */
@@ -63,14 +93,13 @@ export class DurableChannels {
 
   /**
    * Asks the database.
-   * @throws SchemaTooNew, MissingGrant; and what the query throws
+   * @throws SchemaTooNew, SchemaTooOld, MissingGrant; and what the query throws
    */
   async refresh(): Promise<void> {
-    const { rows: there } = await this.#query(
-      "select pg_catalog.to_regclass('pgws.settings') is not null as there"
-    )
-    if (there[0]!.there) await checkServerRole(this.#query)
-    const { rows } = there[0]!.there ? await this.#query(SETTINGS) : { rows: [] }
+    const { rows: found } = await this.#query(THERE)
+    const { there, counted } = found[0] as { there: boolean; counted: boolean }
+    if (there) await checkServerRole(this.#query)
+    const { rows } = there ? await this.#query(settingsStatement(counted)) : { rows: [] }
     const [settings] = rows as {
       version: number
       applied: number
@@ -78,10 +107,9 @@ export class DurableChannels {
       retention_version: number
       patterns: []
     }[]
-    if (settings !== undefined && settings.version > SCHEMA_VERSION) {
-      throw new errors.SchemaTooNew(settings.version, SCHEMA_VERSION)
-    }
-    this.#installed = settings !== undefined && settings.applied >= SCHEMA_VERSION
+    this.#enter(stateOf(settings))
+    if (this.#state.error !== undefined) throw this.#state.error
+    this.#installed = this.#state.status === 'ok'
     this.#epoch = settings?.epoch ?? ''
     this.#retentionVersion = settings?.retention_version ?? 0
     this.#patterns = settings?.patterns ?? []
@@ -102,6 +130,12 @@ export class DurableChannels {
         this.#checking = undefined
       })
     return this.#checking
+  }
+
+  #enter(state: SchemaState): void {
+    const changed = state.status !== this.#state.status
+    this.#state = state
+    if (changed) this.#onState(state)
   }
 
   /** @throws NotInstalled (501) */

@@ -127,6 +127,11 @@ export const errors = {
     'The schema "pgws" of the database has version %d, this server knows up to %d: upgrade fastify-pg-websockets',
     500
   ),
+  SchemaTooOld: createError<[number, number]>(
+    'FST_PGWS_SCHEMA_TOO_OLD',
+    'The schema "pgws" of the database has version %d, this server needs %d: run "npx fastify-pg-websockets migrate", or set the option "migrate" (PGWS_MIGRATE=true)',
+    503
+  ),
   FunctionMissing: createError<[string, string, string]>(
     'FST_PGWS_FUNCTION_MISSING',
     'The database has no function %s returning %s, which the option "%s" names',

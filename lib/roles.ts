@@ -9,7 +9,7 @@ const ROLES = {
   },
   pgws_server: {
     functions: ['relay', 'clean', 'message_id', 'history', 'max_age', 'handle'],
-    tables: ['settings', 'retention', 'messages', 'large', 'positions', 'trimmed', 'forgotten']
+    tables: ['settings', 'migrations', 'retention', 'messages', 'large', 'positions', 'trimmed', 'forgotten']
   }
 }
 
@@ -18,7 +18,7 @@ type Query = (text: string, values?: unknown[]) => Promise<{ rows: Record<string
 /** Without these the server can publish nothing, or does not know what is durable. */
 const NEEDED = {
   functions: ['relay'],
-  tables: ['settings', 'retention', 'messages', 'large', 'trimmed', 'forgotten']
+  tables: ['settings', 'migrations', 'retention', 'messages', 'large', 'trimmed', 'forgotten']
 }
 
 /** What a role, or our own, lacks of some functions and tables, as `grant` names them. */

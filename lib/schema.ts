@@ -13,8 +13,14 @@ export const SETTINGS_CHANNEL = 'pgws'
 /** The first migration that the database itself counts. */
 const FIRST_COUNTED = 3
 
-/** The last migration that a database has, of a row `s` of pgws.settings; null before it has the column. */
-export const APPLIED = "pg_catalog.jsonb_extract_path_text(pg_catalog.to_jsonb(s), 'applied')::int"
+/** Whether the schema is there, and since when it counts its migrations. */
+export const THERE = `select pg_catalog.to_regclass('pgws.settings') is not null as there,
+  pg_catalog.to_regclass('pgws.migrations') is not null as counted`
+
+/** The number of the last migration that a database has, of a row `s` of pgws.settings. */
+export function appliedExpression(counted: boolean): string {
+  return counted ? '(select pg_catalog.max(m.number) from pgws.migrations m)' : 's.version'
+}
 
 /** SQLSTATEs with which the slower of two that create the schema at once fails. */
 const CREATED_MEANWHILE = new Set(['23505', '42P06'])
@@ -78,7 +84,6 @@ async function apply(
     name,
     oldestServer
   ])
-  await client.query('update pgws.settings set applied = $1', [number])
 }
 
 /** What a database has, for a server to judge. */
@@ -96,14 +101,14 @@ export interface InstalledSchema {
 async function lockSchema(client: pg.Client): Promise<InstalledSchema> {
   // What a migration does not qualify is PostgreSQL's own, whatever others have created in `public`.
   await client.query('set local search_path = pg_catalog, pg_temp')
-  const { rows } = await client.query<{ there: boolean }>(
-    "select pg_catalog.to_regclass('pgws.settings') is not null as there"
-  )
+  const { rows: found } = await client.query<{ there: boolean }>(THERE)
   // Of two that create it at once, the slower waits for the other's commit, and fails.
-  if (!rows[0]!.there) return { applied: 0, required: 0 }
+  if (!found[0]!.there) return { applied: 0, required: 0 }
+  // Nobody who publishes waits for it.
   await client.query('lock table pgws.settings in share row exclusive mode')
+  const { rows: now } = await client.query<{ counted: boolean }>(THERE)
   const { rows: settings } = await client.query<InstalledSchema>(
-    `select s.version as required, coalesce(${APPLIED}, s.version) as applied from pgws.settings s`
+    `select s.version as required, ${appliedExpression(now[0]!.counted)} as applied from pgws.settings s`
   )
   return settings[0] ?? { applied: 0, required: 0 }
 }

@@ -3,7 +3,9 @@ import type { FastifyInstance } from 'fastify'
 import type pg from 'pg'
 import { Bridge } from '../lib/bridge.js'
 import { connect } from '../lib/connect.js'
+import { OUTDATED } from '../lib/connections.js'
 import type { ConnectionTarget } from '../lib/conninfo.js'
+import type { SchemaState } from '../lib/durable-channels.js'
 import { errors, isRefusal, messageOf } from '../lib/errors.js'
 import { checkCanListen } from '../lib/listen-check.js'
 import { Listener, type ListenerEvent } from '../lib/listener.js'
@@ -39,6 +41,8 @@ export function decorateBridge(
   let lastFailure: string | undefined
   let reporter: NodeJS.Timeout | undefined
   let starting = true
+  /** This server has become too old for the schema. */
+  let outdated: Error | undefined
   const open = () =>
     connect(targets, {
       application_name: 'fastify-pg-websockets listener',
@@ -53,7 +57,15 @@ export function decorateBridge(
     retries: options.retries,
     onEvent
   })
-  const bridge = new Bridge({ ...options, query: pool.query, call: pool.call, verifyToken, listener, log })
+  const bridge = new Bridge({
+    ...options,
+    query: pool.query,
+    call: pool.call,
+    verifyToken,
+    onSchema,
+    listener,
+    log
+  })
   fastify.decorate(options.decorator as 'pgws', bridge)
 
   fastify.addHook('onReady', start)
@@ -102,6 +114,7 @@ export function decorateBridge(
     try {
       await Promise.race([refused, bridge.cancelled, waitFor(started)])
       starting = false
+      if (outdated !== undefined) throw outdated
     } catch (error) {
       clearInterval(reporter)
       throw error
@@ -122,6 +135,29 @@ export function decorateBridge(
         `Could not listen to the database within Fastify's pluginTimeout (${pluginTimeout} ms): ${lastFailure ?? bridge.awaited.join(' and ')}`
       )
     }
+  }
+
+  function onSchema({ status, error }: SchemaState): void {
+    if (error === undefined) return
+    if (status === 'too new') leave(error)
+    // Whoever waits for the start is told of it there.
+    else if (bridge.awaited.length === 0) log.error({ err: error }, messageOf(error))
+  }
+
+  /** Others go on with the new schema; this server makes room for them, and says why. */
+  async function leave(error: Error): Promise<void> {
+    if (outdated !== undefined) return
+    outdated = error
+    // The start itself fails then.
+    if (starting) return
+    log.fatal({ err: error }, `closing: ${messageOf(error)}`)
+    await bridge.close(OUTDATED)
+    end(error)
+  }
+
+  function end(error: Error): void {
+    bridge.emit('lost', error)
+    fastify.close().catch((error) => log.error({ err: error }, 'the server could not be closed in order'))
   }
 
   function onEvent(event: ListenerEvent): void {
@@ -156,14 +192,17 @@ export function decorateBridge(
       case 'lost':
         // The start itself fails then.
         if (starting) break
+        if (event.error instanceof errors.SchemaTooNew) {
+          leave(event.error)
+          break
+        }
         log.fatal(
           { err: event.error },
           options.checkListenerInterval > 0
             ? `the listener has ended, closing: ${event.error.message}`
             : `the listener's connection was lost, closing: ${event.error.message} (with checkListenerInterval set, it would be replaced)`
         )
-        bridge.emit('lost', event.error)
-        fastify.close().catch((error) => log.error({ err: error }, 'the server could not be closed in order'))
+        end(event.error)
         break
       case 'channel refused':
         log.error({ err: event.error, channel: event.channel }, event.error.message)

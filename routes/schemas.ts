@@ -39,6 +39,11 @@ export const healthSchema = (description: string) => ({
       type: 'object',
       properties: { status: { type: 'string', enum: ['up', 'down', 'forbidden'] } }
     },
+    schema: {
+      type: 'object',
+      description: 'Whether this server and the schema `pgws` of durable channels fit each other.',
+      properties: { status: { type: 'string', enum: ['ok', 'missing', 'too old', 'too new'] } }
+    },
     notificationQueue: {
       type: 'object',
       properties: { usage: { anyOf: [{ type: 'number', minimum: 0, maximum: 1 }, { type: 'null' }] } }

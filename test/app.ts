@@ -37,11 +37,16 @@ export interface App {
 }
 
 /** Runs the command with an environment of its own. */
-export async function run(t: Test, environment: Record<string, string>, args: string[] = []): Promise<App> {
+export async function run(
+  t: Test,
+  environment: Record<string, string>,
+  args: string[] = [],
+  cli = CLI
+): Promise<App> {
   const port = await freePort()
   const cwd = mkdtempSync(join(tmpdir(), 'pgws-cwd-'))
   t.teardown(() => rmSync(cwd, { recursive: true, force: true }))
-  const child = spawn(process.execPath, [CLI, ...args], {
+  const child = spawn(process.execPath, [cli, ...args], {
     cwd,
     env: { PATH: process.env.PATH, HOME: cwd, PGWS_PORT: String(port), ...environment }
   })

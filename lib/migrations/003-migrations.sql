@@ -15,5 +15,17 @@ create table pgws.migrations (
 insert into pgws.migrations (number, name, oldest_server)
   values (1, 'durable-channels', 1), (2, 'handlers', 2);
 
--- The number of the last one. Here as well, because a server reads this table anyway.
-alter table pgws.settings add column applied integer;
+-- Whoever reads the settings of the schema reads this, too. (No column of pgws.settings: to add one would lock out all
+-- who publish, and could deadlock with them.)
+do $$
+declare
+  reader pg_catalog.regrole;
+begin
+  for reader in
+    select a.grantee from pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
+    where c.oid = 'pgws.settings'::pg_catalog.regclass and a.privilege_type = 'SELECT' and a.grantee <> 0
+      and a.grantee <> c.relowner
+  loop
+    execute pg_catalog.format('grant select on pgws.migrations to %s', reader);
+  end loop;
+end $$;

@@ -16,6 +16,7 @@ export const MAX_UNANSWERED = 2
 export function disconnectFor(code: number, reason: string): Disconnect {
   switch (code) {
     case CLOSE.GOING_AWAY:
+    case CLOSE.SERVICE_RESTART:
       return DISCONNECT.SHUTDOWN
     case CLOSE.JWT_EXPIRED:
       return DISCONNECT.EXPIRED

@@ -1,0 +1,38 @@
+import { execFile } from 'node:child_process'
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import type { Test } from 'tap'
+
+const run = promisify(execFile)
+const root = fileURLToPath(new URL('..', import.meta.url))
+
+/** The release before this one. */
+const COMMIT = 'e8842c997735a70bdf4332b1a38915d5c24e2bd2'
+
+/**
+ * Builds the previous release from the repository's history.
+ * @returns its command; undefined where the history does not reach so far, as in a shallow clone
+ */
+export async function previousRelease(t: Test): Promise<string | undefined> {
+  const git = (...args: string[]) => run('git', args, { cwd: root, maxBuffer: 1e8 })
+  try {
+    await git('cat-file', '-e', `${COMMIT}^{commit}`)
+  } catch {
+    return undefined
+  }
+  const folder = mkdtempSync(join(tmpdir(), 'pgws-previous-'))
+  t.teardown(() => rmSync(folder, { recursive: true, force: true }))
+  const archive = join(folder, 'source.tar')
+  const source = join(folder, 'source')
+  await git('archive', `--output=${archive}`, COMMIT)
+  mkdirSync(source)
+  await run('tar', ['-xf', archive, '-C', source])
+  symlinkSync(join(root, 'node_modules'), join(source, 'node_modules'))
+  await run(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', 'tsconfig.build.json'], {
+    cwd: source
+  })
+  return join(source, 'dist/cli.js')
+}
