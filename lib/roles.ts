@@ -54,6 +54,30 @@ export async function checkServerRole(query: Query): Promise<void> {
   })
 }
 
+/** Tables that our role, or one whose rights it has without SET ROLE, owns; at most three are named. */
+const POWER = `select current_user::pg_catalog.text as role, r.rolsuper as superuser, array(
+    select pg_catalog.format('%I.%I', n.nspname, c.relname)
+    from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) c.relnamespace
+    where c.relkind::pg_catalog.text operator(pg_catalog.=) any (array['r', 'p'])
+      and n.nspname operator(pg_catalog.!~) '^(?:pg_|information_schema$)'
+      and pg_catalog.pg_has_role(c.relowner, 'usage')
+    order by 1 limit 3
+  ) as tables
+  from pg_catalog.pg_roles r where r.rolname operator(pg_catalog.=) current_user`
+
+/**
+ * What our role has beyond what the server needs. Functions of the database's owner run in our session, and whatever code
+ * they set off can leave the sender's role (`set role none`): it then has the rights of ours.
+ * @returns a sentence for the log; undefined where there is nothing to say
+ */
+export async function excessOf(query: Query): Promise<string | undefined> {
+  const { rows } = await query(POWER)
+  const { role, superuser, tables } = rows[0] as { role: string; superuser: boolean; tables: string[] }
+  if (!superuser && tables.length === 0) return undefined
+  const what = superuser ? 'is a superuser' : `owns tables (${tables.join(', ')})`
+  return `the server's role ${pg.escapeIdentifier(role)} ${what}, and so can be whatever code the functions that it calls set off: give it a role that has pgws_server, may take the roles of tokens, and owns nothing`
+}
+
 /**
  * Creates the roles of the schema that are missing, and grants them what they lack, where our own role may do that.
  * @param client a connection that has migrated the schema

@@ -10,9 +10,9 @@ import { errors, isRefusal, messageOf } from '../lib/errors.js'
 import { checkCanListen } from '../lib/listen-check.js'
 import { Listener, type ListenerEvent } from '../lib/listener.js'
 import type { ResolvedOptions } from '../lib/options.js'
-import { completeRoles } from '../lib/roles.js'
+import { completeRoles, excessOf } from '../lib/roles.js'
 import { migrate } from '../lib/schema.js'
-import { checkFunctions } from '../lib/sql-functions.js'
+import { callsFunctions, checkFunctions } from '../lib/sql-functions.js'
 import type { VerifyToken } from './jwt.js'
 import type { Pool } from './postgres.js'
 
@@ -102,7 +102,10 @@ export function decorateBridge(
     })
     // Where the start does not wait for it, the log tells.
     started.then(
-      () => clearInterval(reporter),
+      () => {
+        clearInterval(reporter)
+        if (callsFunctions(options)) warnOfExcess()
+      },
       () => clearInterval(reporter)
     )
     let told = ''
@@ -119,6 +122,11 @@ export function decorateBridge(
       clearInterval(reporter)
       throw error
     }
+  }
+
+  async function warnOfExcess(): Promise<void> {
+    const excess = await excessOf(pool.query).catch(() => undefined)
+    if (excess !== undefined) log.warn(excess)
   }
 
   async function waitFor(started: Promise<void>): Promise<void> {

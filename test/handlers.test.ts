@@ -126,6 +126,39 @@ t.test(
   }
 )
 
+t.test('the start warns of a server’s role that has more than it needs', async (t) => {
+  const dbUri = await database()
+  const { fastify: installer } = await build(t, { dbUri, migrate: true })
+  await installer.close()
+  const name = `server_${new URL(dbUri.replace('@/', '@x/')).pathname.slice(-8)}`
+  await query(
+    dbUri,
+    `create schema app;
+     create function app.on_message(message jsonb) returns jsonb language sql as 'select message';
+     create role ${name} login; grant usage, create on schema app to ${name}; grant pgws_server to ${name}`
+  )
+  const own = dbUri.replace('postgres@', `${name}@`)
+  const warnings = async (dbUri: string, options: object, expected = 0) => {
+    const { fastify, lines, http } = await build(t, { dbUri, ...options })
+    await until(async () => (await fetch(`${http}/health`)).ok)
+    const found = () =>
+      lines
+        .map((line) => JSON.parse(line).msg as string)
+        .filter((msg) => msg?.startsWith("the server's role"))
+    // It comes soon after the start has succeeded.
+    t.equal((await post(http, { channel: 'a', payload: 1 })).status, 202)
+    await until(() => found().length >= expected)
+    await fastify.close()
+    return found()
+  }
+  const functions = { onMessageFunction: 'app.on_message' }
+  t.match(await warnings(dbUri, functions, 1), [/"postgres" is a superuser/])
+  t.same(await warnings(dbUri, {}), [], 'where no function is called, nothing of others runs')
+  t.same(await warnings(own, functions), [])
+  await query(own, 'create table app.mine (id int)')
+  t.match(await warnings(own, functions, 1), [/"server_\w+" owns tables \(app\.mine\)/])
+})
+
 t.test('every member of what the function returns reaches the readers', async (t) => {
   const { http, ws, dbUri } = await withFunctions(
     t,
