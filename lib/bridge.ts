@@ -105,7 +105,7 @@ export interface BridgeOptions extends Pick<ResolvedOptions, OptionsUsed> {
 
 /** What the health checks show. Times are ISO 8601. */
 export interface Health {
-  /** `degraded`: it works, but the database's notification queue fills up, or messages were lost. */
+  /** `degraded`: it works, but the notification queue fills up, messages were lost, or a permission is missing. */
   status: 'ok' | 'degraded' | 'unavailable'
   listener: {
     status: 'up' | 'down'
@@ -116,7 +116,7 @@ export interface Health {
     reconnects: number
   }
   pool: {
-    /** `forbidden`: it answers, but its role may not use the schema `pgws`; the log says what to grant. */
+    /** `forbidden`: it answers, but its role may not use all of the schema `pgws` that it must: grant it `pgws_server`. */
     status: 'up' | 'down' | 'forbidden'
   }
   /**
@@ -579,16 +579,16 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   async health(): Promise<Health> {
     const { up, upSince, lastProvenAlive, reconnects } = this.listenerState
     const late = sleep(HEALTH_DEADLINE, undefined, { ref: false })
-    const [usage, permitted = true] =
+    const [usage, permission = 'all'] =
       (await Promise.race([
-        Promise.all([this.#notificationQueue.check(), this.#durable.checkPermitted()]),
+        Promise.all([this.#notificationQueue.check(), this.#durable.permission()]),
         late
       ])) ?? []
     const { failures } = this.#losses
     const schema = this.#durable.state
-    const fits = schema.error === undefined && permitted
+    const fits = schema.error === undefined && permission !== 'none'
     const available = up && this.#informed && fits && usage !== undefined
-    const degraded = this.#notificationQueue.crowded || failures.length > 0
+    const degraded = this.#notificationQueue.crowded || permission === 'some' || failures.length > 0
     return {
       status: !available ? 'unavailable' : degraded ? 'degraded' : 'ok',
       listener: {
@@ -597,7 +597,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
         lastProvenAlive: isoTime(lastProvenAlive),
         reconnects
       },
-      pool: { status: usage === undefined ? 'down' : permitted ? 'up' : 'forbidden' },
+      pool: { status: usage === undefined ? 'down' : permission === 'all' ? 'up' : 'forbidden' },
       schema: { status: schema.status },
       notificationQueue: { usage: usage ?? null },
       delivery: { status: failures.length > 0 ? 'degraded' : 'up', failures },

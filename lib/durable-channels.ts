@@ -1,6 +1,6 @@
 import { matchesPattern } from './channel-pattern.js'
 import { errors } from './errors.js'
-import { checkServerRole } from './roles.js'
+import { checkServerRole, type Permission, permissionOf } from './roles.js'
 import { appliedExpression, SCHEMA_VERSION, THERE } from './schema.js'
 import { textCache } from './text-cache.js'
 
@@ -46,7 +46,7 @@ export class DurableChannels {
   #epoch = ''
   #retentionVersion = 0
   #patterns: (readonly [pattern: string, seconds: number])[] = []
-  #checking: Promise<boolean> | undefined
+  #checking: Promise<Permission> | undefined
   readonly #ages = textCache<{ seconds: number | undefined }>()
 
   /** @param onState told of the schema's state whenever that changes */
@@ -117,15 +117,12 @@ export class DurableChannels {
   }
 
   /**
-   * Asks the database whether our role may use the schema.
-   * @returns false where it surely may not; one answer for all who ask at once
+   * Asks the database what our role may do with the schema; one answer for all who ask at once.
+   * @returns `all` also where it does not answer: that is another failure
    */
-  checkPermitted(): Promise<boolean> {
-    this.#checking ??= checkServerRole(this.#query)
-      .then(
-        () => true,
-        (error) => !(error instanceof errors.MissingGrant)
-      )
+  permission(): Promise<Permission> {
+    this.#checking ??= permissionOf(this.#query)
+      .catch(() => 'all' as const)
       .finally(() => {
         this.#checking = undefined
       })

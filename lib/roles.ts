@@ -33,6 +33,19 @@ const LACKING = `select 'function pgws.' operator(pg_catalog.||) p.proname::pg_c
       and not pg_catalog.has_table_privilege(coalesce($1::pg_catalog.name, current_user), c.oid, 'select')
   order by object`
 
+/** Without these nothing at all can be published. */
+const PUBLISHING = new Set(['function pgws.relay', 'table pgws.settings', 'table pgws.retention'])
+
+/** What our role may do with the schema: all that it must, publish and deliver only, or nothing that is of use. */
+export type Permission = 'all' | 'some' | 'none'
+
+/** Asks the database what our role may do with the schema, where it is there. */
+export async function permissionOf(query: Query): Promise<Permission> {
+  const { rows } = await query(LACKING, [null, NEEDED.functions, NEEDED.tables])
+  if (rows.length === 0) return 'all'
+  return rows.some(({ object }) => PUBLISHING.has(object as string)) ? 'none' : 'some'
+}
+
 /**
  * Checks that our role may use the schema, where it is there.
  * @throws MissingGrant whose cause says what to grant
