@@ -11,7 +11,7 @@ import type { Closing, ConnectionFilter, ConnectionSummary } from './connection-
 import { type Leaving, SHUTTING_DOWN } from './connections.js'
 import { DurableChannels, type SchemaState } from './durable-channels.js'
 import { senderOf } from './envelope.js'
-import { errors, fullMessageOf } from './errors.js'
+import { asBadMessage, errors, fullMessageOf } from './errors.js'
 import { History } from './history.js'
 import { type ChannelSummary, Hub } from './hub.js'
 import { Inbox } from './inbox.js'
@@ -489,10 +489,9 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     }
     if (start !== undefined && start.epoch !== this.#durable.epoch) throw new errors.UnknownPosition()
     const { maxHistoryBytes: maxBytes } = this.#options
-    const { messages, more } = await this.#history.list(channel, reader, {
-      after: start?.position,
-      limit,
-      maxBytes
+    const options = { after: start?.position, limit, maxBytes }
+    const { messages, more } = await this.#history.list(channel, reader, options).catch((error) => {
+      throw asBadMessage(error)
     })
     const page = { messages: messages.map(({ message }) => message), gap: false, next: undefined }
     const next = more ? page.messages.at(-1)!.id : undefined

@@ -282,6 +282,10 @@ export class Clients {
         return
       }
       log.warn({ err: error, connection: connection.id }, 'a message was not published')
+      if (error instanceof errors.BadMessage) {
+        connection.close(CLOSE.INVALID_DATA, 'the database cannot hold the message')
+        return
+      }
       if (error instanceof errors.PayloadTooLarge) connection.close(CLOSE.TOO_BIG, 'message too large')
       else connection.close(CLOSE.NOT_PUBLISHED, 'message not published')
     })

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { CHANNEL_NAME_LIMIT } from './database-channel.js'
 import { NOTIFY_PAYLOAD_LIMIT } from './envelope.js'
+import { toAscii } from './json-text.js'
 import type { PresencePart } from './presence-exchange.js'
 
 /** What nodes say to each other changes with this number; they pass over what has another one. */
@@ -82,15 +83,15 @@ export function isClusterChannel(databaseChannel: string): boolean {
  */
 export function encode(message: ClusterMessage): string {
   if (message.type !== 'answer' && message.type !== 'part' && message.type !== 'presence') {
-    return toAscii({ pgws: PROTOCOL, ...message })
+    return asciiOf({ pgws: PROTOCOL, ...message })
   }
   const { text, ...head } = message
-  return `${toAscii({ pgws: PROTOCOL, ...head })}\n${text}`
+  return `${asciiOf({ pgws: PROTOCOL, ...head })}\n${text}`
 }
 
 /** The payloads of an answer, cut into as many as it takes. */
 export function encodeAnswer(from: string, to: string, id: string, value: unknown): string[] {
-  return cut(toAscii(value)).map((part) => encode({ from, type: 'answer', id, to, ...part }))
+  return cut(asciiOf(value)).map((part) => encode({ from, type: 'answer', id, to, ...part }))
 }
 
 /**
@@ -98,7 +99,7 @@ export function encodeAnswer(from: string, to: string, id: string, value: unknow
  * @param id another one for each message
  */
 export function encodePresence(from: string, id: number, value: unknown): string[] {
-  return cut(toAscii(value)).map((part) => encode({ from, type: 'presence', id, ...part }))
+  return cut(asciiOf(value)).map((part) => encode({ from, type: 'presence', id, ...part }))
 }
 
 /** The payloads of a question: one, or where it is too large for that, as many as it takes. */
@@ -111,7 +112,7 @@ export function encodeQuestion(
 ): string[] {
   const payload = encode({ from, type: 'question', id, to, question, args })
   if (payload.length < NOTIFY_PAYLOAD_LIMIT) return [payload]
-  return cut(toAscii(args)).map((part) => encode({ from, type: 'part', id, to, question, ...part }))
+  return cut(asciiOf(args)).map((part) => encode({ from, type: 'part', id, to, question, ...part }))
 }
 
 function cut(text: string): { part: number; last: boolean; text: string }[] {
@@ -199,9 +200,6 @@ function isCount(value: unknown): boolean {
   return Number.isSafeInteger(value) && (value as number) >= 0
 }
 
-function toAscii(value: unknown): string {
-  return JSON.stringify(value).replace(
-    /[\u007f-\uffff]/g,
-    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`
-  )
+function asciiOf(value: unknown): string {
+  return toAscii(JSON.stringify(value))
 }

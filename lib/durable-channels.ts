@@ -1,4 +1,5 @@
 import { matchesPattern } from './channel-pattern.js'
+import { ENCODING, isPartial } from './encoding.js'
 import { errors } from './errors.js'
 import { checkServerRole, type Permission, permissionOf } from './roles.js'
 import { appliedExpression, SCHEMA_VERSION, THERE } from './schema.js'
@@ -43,6 +44,7 @@ export class DurableChannels {
   #state: SchemaState = { status: 'missing' }
   /** Stays as it was where the two do not fit: then a message is refused rather than sent without being stored. */
   #installed = false
+  #partial = false
   #epoch = ''
   #retentionVersion = 0
   #patterns: (readonly [pattern: string, seconds: number])[] = []
@@ -63,6 +65,11 @@ export class DurableChannels {
   /** Whether the schema `pgws` is there, as far as is known. */
   get installed(): boolean {
     return this.#installed
+  }
+
+  /** Whether the database's encoding has not every character: see isPartial. */
+  get partial(): boolean {
+    return this.#partial
   }
 
   /** The part of every id that changes when the database was restored. */
@@ -96,8 +103,9 @@ export class DurableChannels {
    * @throws SchemaTooNew, SchemaTooOld, MissingGrant; and what the query throws
    */
   async refresh(): Promise<void> {
-    const { rows: found } = await this.#query(THERE)
-    const { there, counted } = found[0] as { there: boolean; counted: boolean }
+    const { rows: found } = await this.#query(`${THERE}, ${ENCODING} as encoding`)
+    const { there, counted, encoding } = found[0] as { there: boolean; counted: boolean; encoding: string }
+    this.#partial = isPartial(encoding)
     if (there) await checkServerRole(this.#query)
     const { rows } = there ? await this.#query(settingsStatement(counted)) : { rows: [] }
     const [settings] = rows as {

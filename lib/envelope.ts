@@ -1,5 +1,5 @@
 import type { Claims } from './claims.js'
-import { jsonOf } from './json-text.js'
+import { jsonOf, toAscii } from './json-text.js'
 
 /**
  * PostgreSQL refuses a notification whose payload has this many bytes or more
@@ -36,18 +36,32 @@ export function showsClaim(shown: readonly string[], name: string): boolean {
  * @param channel the websocket channel
  * @param payload the message; any JSON value, or its text
  * @param sender made by senderOf
+ * @param ascii whether all but the payload is to be ASCII: for a database whose encoding has not every character
  */
-export function envelope(event: string, channel: string, payload: unknown, sender: Sender): string {
-  return `${upToClaims(event, channel, payload, sender)}}`
+export function envelope(
+  event: string,
+  channel: string,
+  payload: unknown,
+  sender: Sender,
+  ascii = false
+): string {
+  return `${upToClaims(event, channel, payload, sender, ascii)}}`
 }
 
 /** The envelope of a binary message: its payload is base64, and says so. */
-export function binaryEnvelope(channel: string, payload: Buffer, sender: Sender): string {
-  return `${upToClaims('Bytes', channel, payload.toString('base64'), sender)},"encoding":"base64"}`
+export function binaryEnvelope(channel: string, payload: Buffer, sender: Sender, ascii = false): string {
+  return `${upToClaims('Bytes', channel, payload.toString('base64'), sender, ascii)},"encoding":"base64"}`
 }
 
-function upToClaims(event: string, channel: string, payload: unknown, sender: Sender): string {
-  return `{"event":${JSON.stringify(event)},"channel":${JSON.stringify(channel)},"payload":${jsonOf(payload)},"claims":${sender.claimsPrefix}"message_delivered_at":${timestamp()}}`
+function upToClaims(
+  event: string,
+  channel: string,
+  payload: unknown,
+  { claimsPrefix }: Sender,
+  ascii: boolean
+): string {
+  const name = JSON.stringify(channel)
+  return `{"event":${JSON.stringify(event)},"channel":${ascii ? toAscii(name) : name},"payload":${jsonOf(payload)},"claims":${ascii ? toAscii(claimsPrefix) : claimsPrefix}"message_delivered_at":${timestamp()}}`
 }
 
 let last = 0

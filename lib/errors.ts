@@ -43,7 +43,7 @@ export const errors = {
   ),
   AdminOnly: createError('FST_PGWS_ADMIN_ONLY', 'The token needs the claim "admin": true', 403),
   BadAddress: createError<[string]>('FST_PGWS_BAD_ADDRESS', 'Malformed address: %s', 400),
-  BadMessage: createError<[string]>('FST_PGWS_BAD_MESSAGE', 'Malformed message: %s', 400),
+  BadMessage: createError<[string, { cause: Error }?]>('FST_PGWS_BAD_MESSAGE', 'Malformed message: %s', 400),
   UpgradeRequired: createError(
     'FST_PGWS_UPGRADE_REQUIRED',
     'This address speaks websocket: send a complete websocket handshake (RFC 6455, section 4.1)',
@@ -256,4 +256,19 @@ export function isPermanent(error: unknown): boolean {
   const permanent = [errors.SchemaTooNew, errors.NotInstalled, errors.MissingGrant]
   if (permanent.some((kind) => error instanceof kind)) return true
   return error instanceof errors.NotAccepted && !TEMPORARY.test(sqlstateOf(error))
+}
+
+/** SQLSTATEs of a character that an encoding does not have (errcodes-appendix.html): 22P05, and 22021 where there is none. */
+const UNTRANSLATABLE = /^(?:22P05|22021)$/
+
+/** Whether the database refused a statement over a character that its encoding does not have. */
+export function isUntranslatable(error: unknown): boolean {
+  return UNTRANSLATABLE.test(sqlstateOf(error))
+}
+
+/** @returns BadMessage for what holds a character that the database cannot; any other error as it is */
+export function asBadMessage(error: unknown): unknown {
+  if (!isUntranslatable(error)) return error
+  const cause = (error as Error).cause as Error
+  return new errors.BadMessage(`the database cannot hold it: ${cause.message}`, { cause })
 }

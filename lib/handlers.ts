@@ -1,5 +1,5 @@
 import type pg from 'pg'
-import { errors, messageOf } from './errors.js'
+import { errors, isUntranslatable, messageOf } from './errors.js'
 import { withLargeArrays } from './large-arrays.js'
 import type { Notification, Outcome } from './publisher.js'
 import { quoteFunctionName, type SqlFunctions } from './sql-functions.js'
@@ -66,7 +66,7 @@ export class Handlers {
         const cause = (error as Error).cause as pg.DatabaseError
         const sqlstate = cause.code ?? ''
         if (sqlstate.startsWith('40') && attempt < MAX_ATTEMPTS) continue
-        if (NOT_THE_SENDERS.test(sqlstate)) throw error
+        if (NOT_THE_SENDERS.test(sqlstate) || isUntranslatable(error)) throw error
         return [rejected(messageOf(cause), sqlstate)]
       }
     }

@@ -48,6 +48,14 @@ export function jsonOf(value: unknown): string {
   return value instanceof JsonText ? value.text : JSON.stringify(value)
 }
 
+/** JSON in ASCII (RFC 8259, section 7: any character of a text may be escaped). */
+export function toAscii(json: string): string {
+  return json.replace(
+    /[\u007f-\uffff]/g,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`
+  )
+}
+
 /** JSON in one line: outside of its texts, where there are none, a line break means what a blank does. */
 export function oneLine(json: string): string {
   return json.includes('\n') || json.includes('\r') ? json.replace(/[\r\n]/g, ' ') : json

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { DurableChannels } from './durable-channels.js'
 import { binaryEnvelope, envelope, type Sender } from './envelope.js'
-import { errors } from './errors.js'
+import { asBadMessage, errors } from './errors.js'
 import { Handlers, type HandlersOptions } from './handlers.js'
 import { hasImpossibleCharacter, JsonText, jsonOf } from './json-text.js'
 import type { Metrics } from './metrics.js'
@@ -80,12 +80,12 @@ export class Outbox {
    * What is notified for a message.
    * @param payload a string, or any other JSON value, or the text of one
    * @param caller as whom it is passed to `onMessageFunction`; undefined: it is not
-   * @throws BadMessage for what PostgreSQL cannot hold
+   * @throws BadMessage for what no PostgreSQL can hold
    */
   notification(channel: string, payload: unknown, sender: Sender, caller: Caller | undefined): Notification {
     const call = this.#messageCall(caller)
     if (!this.#options.rawChannels.has(channel)) {
-      return { channel, payload: message(channel, payload, sender), call }
+      return { channel, payload: this.#message(channel, payload, sender), call }
     }
     return { channel, payload: rawPayload(payload), databaseChannel: channel, call }
   }
@@ -100,10 +100,11 @@ export class Outbox {
     if (this.#options.durable.ageOf(channel) === undefined) {
       return this.notification(channel, payload.toString('utf8'), sender, caller)
     }
-    return { channel, payload: binaryEnvelope(channel, payload, sender), call: this.#messageCall(caller) }
+    const text = binaryEnvelope(channel, payload, sender, this.#options.durable.partial)
+    return { channel, payload: text, call: this.#messageCall(caller) }
   }
 
-  /** See Publisher.publish; counts what fails. What may not wait and is large is in order with its like only. */
+  /** See Publisher.publish; counts what fails, and throws BadMessage for what this database cannot hold. What may not wait and is large is in order with its like only. */
   async publish(
     notifications: readonly Notification[],
     patient: boolean | number = false,
@@ -112,7 +113,8 @@ export class Outbox {
     try {
       const publisher = patient === false && isLarge(notifications) ? this.#large : this.#publisher
       await publisher.publish(notifications, patient, alone)
-    } catch (error) {
+    } catch (failure) {
+      const error = asBadMessage(failure)
       const { code = '' } = error as { code?: string }
       this.#options.metrics.publishFailures.inc({ reason: code.startsWith('FST_') ? code : 'database' })
       throw error
@@ -121,9 +123,10 @@ export class Outbox {
 
   /** Tells the meta channel of an event, if there is one. */
   tellMeta(event: string, payload: unknown, sender: Sender | undefined): void {
-    const { metaChannel, log } = this.#options
+    const { metaChannel, log, durable } = this.#options
     if (metaChannel === undefined || sender === undefined) return
-    const notification = { channel: metaChannel, payload: envelope(event, metaChannel, payload, sender) }
+    const text = envelope(event, metaChannel, payload, sender, durable.partial)
+    const notification = { channel: metaChannel, payload: text }
     this.publish([notification], true).catch((error) => {
       log.warn({ err: error }, `${event} could not be told on the meta channel`)
     })
@@ -155,6 +158,17 @@ export class Outbox {
     ])
   }
 
+  /** @throws BadMessage for what PostgreSQL's text and jsonb cannot hold */
+  #message(channel: string, payload: unknown, sender: Sender): string {
+    const text = envelope('WebsocketMessage', channel, payload, sender, this.#options.durable.partial)
+    // JSON escapes NUL and lone surrogates, so the text itself would pass; but every reader that casts it to jsonb would
+    // fail (https://www.postgresql.org/docs/current/datatype-json.html).
+    if (hasImpossibleCharacter(text)) {
+      throw new errors.BadMessage('it holds a NUL character or a lone surrogate')
+    }
+    return text
+  }
+
   #messageCall(caller: Caller | undefined): Notification['call'] {
     if (caller === undefined || this.#options.onMessageFunction === undefined) return undefined
     return { kind: 'message', caller }
@@ -165,17 +179,6 @@ export class Outbox {
 function isLarge(notifications: readonly Notification[]): boolean {
   if (notifications.length > MAX_BATCH) return true
   return notifications.reduce((length, { payload }) => length + payload.length, 0) > MAX_BATCH_BYTES
-}
-
-/** @throws BadMessage for what PostgreSQL's text and jsonb cannot hold */
-function message(channel: string, payload: unknown, sender: Sender): string {
-  const text = envelope('WebsocketMessage', channel, payload, sender)
-  // JSON escapes NUL and lone surrogates, so the text itself would pass; but every reader that casts it to jsonb would
-  // fail (https://www.postgresql.org/docs/current/datatype-json.html).
-  if (hasImpossibleCharacter(text)) {
-    throw new errors.BadMessage('it holds a NUL character or a lone surrogate')
-  }
-  return text
 }
 
 /**

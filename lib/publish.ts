@@ -2,6 +2,7 @@ import type pg from 'pg'
 import { checkChannel } from './channel-name.js'
 import type { Claims } from './claims.js'
 import { checkDatabaseChannel } from './database-channel.js'
+import { ENCODING, isPartial } from './encoding.js'
 import { binaryEnvelope, envelope, NOTIFY_PAYLOAD_LIMIT, senderOf } from './envelope.js'
 import { errors } from './errors.js'
 import { optionSpecs } from './options.js'
@@ -32,12 +33,16 @@ export async function publish(
   checkDatabaseChannel(listenChannel)
   const query = (text: string, values: unknown[]) => (target as pg.ClientBase).query(text, values)
   const bytes = payload instanceof Uint8Array ? Buffer.from(payload) : undefined
-  const { rows } = await query("select pg_catalog.to_regclass('pgws.settings') is not null as installed", [])
+  const { rows } = await query(
+    `select pg_catalog.to_regclass('pgws.settings') is not null as installed, ${ENCODING} as encoding`,
+    []
+  )
+  const ascii = isPartial(rows[0].encoding)
   const body = () => {
     const sender = senderOf(claims ?? {})
     return bytes === undefined
-      ? envelope('WebsocketMessage', channel, payload, sender)
-      : binaryEnvelope(channel, bytes, sender)
+      ? envelope('WebsocketMessage', channel, payload, sender, ascii)
+      : binaryEnvelope(channel, bytes, sender, ascii)
   }
   if (rows[0].installed) {
     if (claims !== undefined) await query('select pgws.send($1, $2)', [channel, body()])

@@ -48,7 +48,7 @@ begin
   return stored_count;
 end $$;
 
--- Calls the functions of some groups and publishes their messages, in order. Of each item: its group (1, 2, …), its
+-- Calls the functions of some groups and publishes their messages, in order. Of each item: its group (1, 2, ...), its
 -- kind ('message', 'connect', 'disconnect'), the function to call, quoted, or null; the websocket channel; the body:
 -- an envelope, a raw channel's payload, or what a connection's function is told; a raw channel's database channel, or
 -- null; the message's key. Of each group: its sender's claims and role, or null.

@@ -1,7 +1,7 @@
 import { MAX_INFO_BYTES } from '../attendance.js'
 import { channelNameProblem } from '../channel-name.js'
 import { type Claims, checkTimes, permissionsIn, subjectOf } from '../claims.js'
-import { errors } from '../errors.js'
+import { asBadMessage, errors } from '../errors.js'
 import { Intake } from '../intake.js'
 import type { Caller } from '../sql-functions.js'
 import {
@@ -540,7 +540,8 @@ export class Session {
     else this.#send(JSON.stringify({ id, error: told }))
   }
 
-  #protocolError(error: unknown): ProtocolError {
+  #protocolError(failure: unknown): ProtocolError {
+    const error = asBadMessage(failure)
     if (error instanceof CommandError) return error.error
     if (error instanceof errors.TokenExpired) return ERRORS.TOKEN_EXPIRED
     if (error instanceof errors.Rejected) return { code: REJECTED, message: (error as Error).message }
