@@ -1,6 +1,6 @@
 import { textFrame } from '../frame.js'
 import type { Format, Frame } from '../hub.js'
-import { membersOf, oneLine, stringIn } from '../json-text.js'
+import { eachMember, membersOf, oneLine, stringIn } from '../json-text.js'
 import type { Message } from '../message.js'
 import { clientInfo } from './presence.js'
 import { UNSUBSCRIBE } from './protocol.js'
@@ -74,18 +74,20 @@ function publication({ channel, text, position, raw }: Message): string {
     return `{${offset}"data":${JSON.stringify(text)}}`
   }
   const event = stringIn(envelope, 'event')
-  const isBytes = stringIn(envelope, 'encoding') === 'base64'
-  const tags = { ...(event !== undefined && { event }), ...(isBytes && { encoding: 'base64' }) }
-  const shown = event === undefined && !isBytes ? '' : `,"tags":${JSON.stringify(tags)}`
-  const info = event === 'WebsocketMessage' ? `,"info":${senderInfo(envelope?.get('claims'))}` : ''
+  let tags = event === undefined ? '' : `"event":${envelope!.get('event')}`
+  if (stringIn(envelope, 'encoding') === 'base64') tags += `${tags === '' ? '' : ','}"encoding":"base64"`
+  const shown = tags === '' ? '' : `,"tags":{${tags}}`
+  const info = event === 'WebsocketMessage' ? `,"info":${senderInfo(envelope!.get('claims'))}` : ''
   return oneLine(`{${offset}"data":${payload}${shown}${info}}`)
 }
 
 /** Who sent a message. The envelope knows the token's claims, not the connection. */
 function senderInfo(claims: string | undefined): string {
-  const members = claims === undefined ? undefined : membersOf(claims)
-  const user = JSON.stringify(stringIn(members, 'sub') ?? '')
-  const shown = [...(members ?? [])].filter(([name]) => name !== 'message_delivered_at')
-  const connInfo = shown.map(([name, value]) => `${JSON.stringify(name)}:${value}`).join(',')
-  return `{"user":${user},"client":""${connInfo === '' ? '' : `,"conn_info":{${connInfo}}`}}`
+  let user = '""'
+  let shown = ''
+  eachMember(claims ?? '', (name, value, member) => {
+    if (name === 'sub') user = value.startsWith('"') ? value : '""'
+    if (name !== 'message_delivered_at') shown += shown === '' ? member : `,${member}`
+  })
+  return `{"user":${user},"client":""${shown === '' ? '' : `,"conn_info":{${shown}}`}}`
 }
