@@ -59,7 +59,7 @@ export class Recovery {
       }
     }
     const { offset, epoch } = positionOf(params)
-    if (!this.#isKnown(epoch) || offset > latest || offset < trimmed) return fail()
+    if (offset === undefined || !this.#isKnown(epoch) || offset > latest || offset < trimmed) return fail()
     const page = await history.read([channel], offset)
     const publications = publicationsOf(page.messages)
     // One of them cannot be read, nor ever will be.
@@ -91,7 +91,9 @@ export class Recovery {
     if (since !== undefined) {
       if (!isObject(since)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'since')
       const position = positionOf(since)
-      if (!this.#isKnown(position.epoch)) throw new CommandError(ERRORS.UNRECOVERABLE_POSITION)
+      if (position.offset === undefined || !this.#isKnown(position.epoch)) {
+        throw new CommandError(ERRORS.UNRECOVERABLE_POSITION)
+      }
       after = position.offset
     }
     if (limit === 0) return head
@@ -141,14 +143,20 @@ export class Recovery {
   }
 }
 
-function positionOf(params: Record<string, unknown>): { offset: number; epoch: string } {
+/**
+ * The position that a client names. Its offset is undefined for a number that no message can have: an honest client
+ * names what it was told, and the database may hold anything.
+ * @throws DisconnectError for another kind of value
+ */
+function positionOf(params: Record<string, unknown>): { offset: number | undefined; epoch: string } {
   const { offset = 0 } = params
   // Some SDKs send 64-bit numbers as texts.
   const number = typeof offset === 'string' ? Number(offset) : offset
-  if (!Number.isSafeInteger(number) || (number as number) < 0) {
+  if (typeof number !== 'number' || Number.isNaN(number)) {
     throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'offset')
   }
-  return { offset: number as number, epoch: textOf(params, 'epoch') }
+  const known = Number.isSafeInteger(number) && number >= 0
+  return { offset: known ? number : undefined, epoch: textOf(params, 'epoch') }
 }
 
 /** Zeroes are left out. */

@@ -195,3 +195,23 @@ t.test('1,000 clients that recover at once', async (t) => {
     Array.from({ length: 1000 }, (_, i) => 200 - (i % 100))
   )
 })
+
+t.test('a position that no message can have ends no client: it subscribes again', async (t) => {
+  const dbUri = await retaining()
+  await query(
+    dbUri,
+    `insert into pgws.messages (position, channel, body, expires_at)
+     values (9223372036854775807, 'other', '{"channel":"other","payload":1}', 'infinity')`
+  )
+  const { client, subscription, got, contexts } = wanderer(t, [await build(t, { dbUri })])
+  const ends: string[] = []
+  client.on('disconnected', ({ code, reason }) => ends.push(`${code} ${reason}`))
+  await subscription.ready(30_000)
+  await query(dbUri, `delete from pgws.messages`)
+  raw(client)?.terminate()
+  await until(() => contexts.length === 2 || ends.length > 0)
+  t.same(ends, [])
+  await client.publish('kept', 'after')
+  await until(() => got.length === 1)
+  t.match(contexts[1], { wasRecovering: true, recovered: false })
+})
