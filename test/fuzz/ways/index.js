@@ -1,0 +1,28 @@
+// Every way in, and how each is run.
+import fc from 'fast-check'
+import { http, runHttp } from './http.js'
+import { notifications, runNotifications } from './notifications.js'
+import { rows, runRows } from './rows.js'
+import { runSdk, sdk } from './sdk.js'
+import { runSql, sql } from './sql.js'
+import { runWebSocket, webSocket } from './websocket.js'
+
+const RUN = {
+  http: runHttp,
+  websocket: runWebSocket,
+  sdk: runSdk,
+  notifications: runNotifications,
+  rows: runRows,
+  sql: runSql
+}
+
+/** @param only the ways that are wanted; all of them where there is none */
+export function anyActions(only) {
+  const all = { http, websocket: webSocket, sdk, notifications, rows, sql }
+  const wanted = Object.keys(all).filter((way) => only.length === 0 || only.includes(way))
+  return fc.array(fc.oneof(...wanted.map((way) => all[way])), { minLength: 1, maxLength: 10 })
+}
+
+export function run(action, target) {
+  return RUN[action.way](action, target)
+}

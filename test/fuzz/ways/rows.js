@@ -1,0 +1,183 @@
+// Rows of the tables that servers read, as somebody with rights may leave them; afterwards they are as they were.
+import fc from 'fast-check'
+import {
+  anyChannel,
+  anyNumber,
+  anyText,
+  anyValue,
+  deepJson,
+  forDatabase,
+  LISTEN_CHANNEL,
+  tokens
+} from '../values.js'
+
+const position = fc.oneof(
+  fc.integer({ min: 1, max: 200 }),
+  fc.constantFrom(0, -1, '9007199254740993', '9223372036854775807', '-9223372036854775808')
+)
+const time = fc.constantFrom('infinity', '-infinity', 'now', '294276-01-01', '4713-01-01 BC')
+const channel = fc.oneof(anyChannel, anyText).map(forDatabase)
+const body = fc
+  .oneof(
+    fc
+      .record({ event: anyText, channel: anyChannel, payload: anyValue, claims: anyValue })
+      .map((value) => JSON.stringify(value)),
+    fc.constantFrom(
+      '',
+      '{',
+      '{}',
+      'null',
+      '[]',
+      '{"encoding":"base64"}',
+      '{"payload":5,"encoding":"base64"}',
+      '"encoding":"base64"}',
+      '{"a":"encoding":"base64"}'
+    ),
+    deepJson.map((json) => `{"channel":"kept:a","payload":${json}}`),
+    anyText
+  )
+  .map(forDatabase)
+const bytes = fc
+  .oneof(
+    fc.uint8Array({ maxLength: 40 }),
+    fc.constantFrom(
+      Uint8Array.of(0xc1),
+      Uint8Array.of(0x81, 0xa3),
+      Uint8Array.of(0xdf, 255, 255, 255, 255),
+      Uint8Array.of(0x90)
+    )
+  )
+  .map((value) => `\\x${Buffer.from(value).toString('hex')}`)
+
+/** Statements with values, and the notification that leads servers to the row. */
+const anyRow = fc.oneof(
+  fc.record({
+    table: fc.constant('pgws.messages'),
+    row: fc.record({ position, channel, body, expires_at: time })
+  }),
+  fc.record({
+    table: fc.constant('pgws.large'),
+    row: fc.record({ id: position, channel, body, created_at: time })
+  }),
+  fc.record({ table: fc.constant('pgws.trimmed'), row: fc.record({ channel, position, trimmed_at: time }) }),
+  fc.record({ table: fc.constant('pgws.forgotten'), row: fc.record({ position }) }),
+  fc.record({
+    table: fc.constant('pgws.retention'),
+    row: fc.record({
+      pattern: fc.oneof(fc.constantFrom('fuzz:*', '**kept', '*'.repeat(2000)), anyText.map(forDatabase)),
+      expression: fc.constantFrom('fuzz', '(', '^kept:b$', '(a+)+$'),
+      max_age: fc.constantFrom('1 second', '178000000 years', '1 hour'),
+      max_messages: fc.constantFrom(1, null, '9223372036854775807')
+    })
+  }),
+  fc.record({
+    table: fc.constant('socket_io_attachments'),
+    row: fc.record({ id: position, payload: fc.option(bytes), created_at: time })
+  }),
+  fc.record({
+    table: fc.constant('socket_io_attachments_packets'),
+    row: fc.record({
+      position,
+      nsp: fc.constantFrom('/', '/any'),
+      origin: anyText.map(forDatabase),
+      seq: position,
+      rooms: fc.constantFrom(null, '{}', '{NULL}', '{{a},{b}}'),
+      body: fc.option(body),
+      attachment: fc.option(bytes)
+    })
+  }),
+  fc.record({
+    table: fc.constant('socket_io_attachments_sessions'),
+    row: fc.record({
+      pid: anyText.map(forDatabase),
+      nsp: fc.constantFrom('/', '/any'),
+      body: bytes,
+      disconnected_at: time
+    })
+  })
+)
+const anySettings = fc.record(
+  {
+    epoch: fc.constantFrom('', 'zzzzzzzz', 'ffffffff', '0', 'a'.repeat(9000), '\\"'),
+    retention_version: fc.constantFrom(0, -1, '9007199254740993', '9223372036854775807')
+  },
+  { requiredKeys: [] }
+)
+
+export const rows = fc.record({
+  way: fc.constant('rows'),
+  rows: fc.array(anyRow, { minLength: 1, maxLength: 4 }),
+  settings: fc.option(anySettings, { freq: 4 }),
+  deleted: fc.constantFrom(
+    undefined,
+    undefined,
+    undefined,
+    'pgws.forgotten',
+    'pgws.retention',
+    'pgws.settings'
+  ),
+  reference: fc.oneof(position, anyNumber)
+})
+
+/** Rows that cannot be, and tables that are not there, are no affair of ours. */
+const tried = (pool, text, values) =>
+  pool.query(text, values).catch((error) => {
+    if (error.code === undefined || /^(?:XX|57P|08)/.test(error.code)) throw error
+  })
+
+async function insert(pool, table, row) {
+  const names = Object.keys(row)
+  const values = Object.values(row).map((value) => value ?? null)
+  const system = table === 'pgws.large' ? ' overriding system value' : ''
+  await tried(
+    pool,
+    `insert into ${table} (${names})${system} values (${names.map((_, i) => `$${i + 1}`)})`,
+    values
+  )
+}
+
+export async function runRows({ rows, settings, deleted, reference }, { pool, http }) {
+  for (const { table, row } of rows) await insert(pool, table, row)
+  if (settings !== null) {
+    for (const [name, value] of Object.entries(settings))
+      await tried(pool, `update pgws.settings set ${name} = $1`, [value])
+  }
+  if (deleted !== undefined) await tried(pool, `delete from ${deleted}`)
+  await pool.query(`select pg_notify('pgws', 'settings')`)
+  // Servers are led to the rows: by notifications, by those who resume, and by those who ask for history.
+  const told = rows.flatMap(({ table, row }) => {
+    const place = row.position ?? row.id ?? reference
+    return ['message', 'large']
+      .map((kind) => `{"pgws":"${kind}","position":${place},"channel":"kept:a"}`)
+      .concat(table.startsWith('socket') ? [`{"uid":"stranger","type":3,"attachmentId":"${place}"}`] : [])
+  })
+  for (const payload of told) {
+    const to = payload.startsWith('{"uid"') ? 'socket.io#/' : LISTEN_CHANNEL
+    await pool.query('select pg_notify($1, $2)', [to, payload])
+  }
+  await tried(pool, 'select pgws.clean()')
+  const headers = { authorization: `Bearer ${tokens.r}` }
+  for (const path of [
+    '/channels/kept:a/history',
+    `/channels/kept:a/history?since=${encodeURIComponent(reference)}&limit=10`
+  ]) {
+    const response = await fetch(http + path, { headers })
+    const text = await response.text()
+    if (response.status === 500) throw new Error(`a fault of ours: ${text.slice(0, 1000)}`)
+  }
+}
+
+/** What the tables hold again before honest clients are looked at. */
+export async function restoreRows({ pool }, { epoch, listen_channel }) {
+  await pool.query('truncate pgws.messages, pgws.large, pgws.trimmed, pgws.retention')
+  await pool.query('delete from pgws.forgotten; insert into pgws.forgotten values (0)')
+  await pool.query(
+    `insert into pgws.settings (version, epoch, listen_channel, retention_version) values (2, $1, $2, 1000)
+     on conflict (only_row) do update set version = 2, epoch = $1, listen_channel = $2,
+     retention_version = least(pgws.settings.retention_version, 1000000) + 1`,
+    [epoch, listen_channel]
+  )
+  for (const table of ['', '_packets', '_sessions'])
+    await pool.query(`delete from socket_io_attachments${table}`)
+  await pool.query(`select pgws.retain('kept:*', '1 hour'), pgws.retain('kept-witness', '1 hour')`)
+}

@@ -1,0 +1,215 @@
+// Honest clients beside the strangers: each must get every message, in order.
+import { once } from 'node:events'
+import { get } from 'node:http'
+import { Centrifuge } from 'centrifuge'
+import { io as connect } from 'socket.io-client'
+import { WebSocket } from 'ws'
+import { Emitter } from '../../dist/emitter.js'
+import { deadline, until } from './target.js'
+import { CHANNELS, LISTEN_CHANNEL, token, tokens } from './values.js'
+
+const CHANNEL = 'witness'
+const KEPT = 'kept-witness'
+const reader = token({ mode: 'r', channels: [CHANNEL, KEPT], sub: 'witness' })
+const writer = token({ mode: 'rw', channels: [CHANNEL, KEPT], sub: 'witness' })
+
+/** One client in one language, which keeps what it got. */
+class Witness {
+  got = []
+  closed = undefined
+  constructor(name, wanted) {
+    this.name = name
+    /** Which of the messages it gets: those of these channels. */
+    this.wanted = wanted
+  }
+}
+
+export class Witnesses {
+  #target
+  #all = []
+  #ends = []
+  #sender
+  #emitter
+  #count = 0
+  #left = []
+
+  static async open(target) {
+    const witnesses = new Witnesses()
+    witnesses.#target = target
+    await witnesses.#open()
+    return witnesses
+  }
+
+  /** Which of the strangers' readers the server has closed. */
+  get left() {
+    return this.#left
+  }
+
+  /** @throws Error where one did not get what was sent, or was closed */
+  async check() {
+    const begun = this.#count
+    for (const witness of this.#all) witness.got.length = 0
+    const sent = { [CHANNEL]: [], [KEPT]: [], io: [] }
+    const next = (channel) => {
+      const text = `message ${++this.#count}`
+      sent[channel].push(text)
+      return text
+    }
+    for (const channel of [CHANNEL, KEPT]) {
+      await this.#publish(channel, next(channel))
+      await this.#target.pool.query(
+        channel === KEPT
+          ? 'select pgws.publish_text($1, $2)'
+          : "select pg_notify($3, json_build_object('channel', $1::text, 'payload', $2::text)::text)",
+        channel === KEPT ? [channel, next(channel)] : [channel, next(channel), LISTEN_CHANNEL]
+      )
+      await this.#publish(channel, next(channel))
+    }
+    // A socket's own way in.
+    this.#sender.send(next(CHANNEL))
+    this.#emitter.emit('n', next('io'))
+    this.#emitter.emit('n', next('io'))
+    for (const witness of this.#all) {
+      const wanted = witness.wanted.flatMap((channel) => sent[channel])
+      const missing = () => `${witness.name} got [${witness.got}] of [${wanted}]`
+      try {
+        await until(() => {
+          if (witness.closed !== undefined) throw new Error(`${witness.name} was closed: ${witness.closed}`)
+          return witness.got.length >= wanted.length
+        }, 'every message')
+      } catch (error) {
+        this.#target.check()
+        throw new Error(missing(), { cause: error })
+      }
+      for (const channel of witness.wanted) {
+        const ours = witness.got.filter((text) => sent[channel].includes(text))
+        if (ours.join() !== sent[channel].join()) throw new Error(`not in order: ${missing()}`)
+      }
+      if (witness.got.length > wanted.length) throw new Error(`more than was sent: ${missing()}`)
+    }
+    return this.#count - begun
+  }
+
+  async close() {
+    for (const end of this.#ends) await end()
+    this.#ends = []
+    this.#all = []
+  }
+
+  async #publish(channel, payload) {
+    const { http } = this.#target
+    const response = await fetch(`${http}/publish`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${writer}`, 'content-type': 'application/json' },
+      body: JSON.stringify({ channel, payload }),
+      signal: AbortSignal.timeout(deadline.milliseconds)
+    })
+    const answer = await response.text()
+    if (response.status !== 202)
+      throw new Error(`an honest publish was answered ${response.status}: ${answer}`)
+  }
+
+  #add(name, wanted) {
+    const witness = new Witness(name, wanted)
+    this.#all.push(witness)
+    return witness
+  }
+
+  async #open() {
+    const { http, port, socketIoPort, pool } = this.#target
+    const ws = `ws://127.0.0.1:${port}`
+
+    const plain = this.#add('the websocket', [CHANNEL, KEPT])
+    const socket = new WebSocket(`${ws}/${reader}`)
+    socket.on('message', (data) => plain.got.push(JSON.parse(data).payload))
+    socket.on('close', (code) => (plain.closed = code))
+    socket.on('error', () => {})
+    await once(socket, 'open')
+    this.#sender = new WebSocket(`${ws}/${CHANNEL}/${writer}`)
+    this.#sender.on('error', () => {})
+    await once(this.#sender, 'open')
+
+    const events = this.#add('the event stream', [CHANNEL, KEPT])
+    const request = get(`${http}/${reader}`, { headers: { accept: 'text/event-stream' }, agent: false })
+    const [response] = await once(request, 'response')
+    let rest = ''
+    response.setEncoding('utf8').on('data', (chunk) => {
+      const blocks = (rest + chunk).split('\n\n')
+      rest = blocks.pop()
+      for (const block of blocks) {
+        const data = /^data: (.*)$/m.exec(block)?.[1]
+        if (data !== undefined) events.got.push(JSON.parse(data).payload)
+      }
+    })
+    response.on('close', () => (events.closed = 'ended'))
+    response.on('error', () => {})
+
+    const sdk = this.#add('the SDK', [CHANNEL, KEPT])
+    const client = new Centrifuge(`${ws}/connection/websocket`, { token: reader, websocket: WebSocket })
+    client.on('disconnected', ({ code, reason }) => (sdk.closed = `${code} ${reason}`))
+    const subscriptions = [CHANNEL, KEPT].map((name) => client.newSubscription(name))
+    for (const subscription of subscriptions) {
+      subscription.on('publication', ({ data }) => sdk.got.push(data))
+      subscription.on('unsubscribed', ({ code, reason }) => (sdk.closed = `${code} ${reason}`))
+      subscription.subscribe()
+    }
+    client.connect()
+    await Promise.all(subscriptions.map((subscription) => subscription.ready(deadline.milliseconds)))
+
+    const socketIo = this.#add('the Socket.IO client', ['io'])
+    const io = connect(`http://127.0.0.1:${socketIoPort}`, { transports: ['websocket'], forceNew: true })
+    io.on('n', (text) => socketIo.got.push(text))
+    io.on('disconnect', (reason) => (socketIo.closed = reason))
+    await once(io, 'connect')
+    this.#emitter = new Emitter(pool, '/', { errorHandler: (error) => console.error(error) })
+    await this.#standBy()
+    this.#ends.push(
+      () => socket.terminate(),
+      () => this.#sender.terminate(),
+      () => request.destroy(),
+      () => client.disconnect(),
+      () => io.disconnect()
+    )
+  }
+
+  /** Readers of the strangers' channels, in every language: whatever is sent there is written for somebody. */
+  async #standBy() {
+    const { http, port } = this.#target
+    const ws = `ws://127.0.0.1:${port}`
+    const client = new Centrifuge(`${ws}/connection/websocket`, { token: tokens.r, websocket: WebSocket })
+    for (const channel of CHANNELS) client.newSubscription(channel).subscribe()
+    client.on('connecting', ({ code, reason }) => {
+      if (code !== 0) this.#left.push(`the SDK: ${code} ${reason}`)
+    })
+    client.on('disconnected', ({ code, reason }) => this.#left.push(`the SDK: ${code} ${reason}`))
+    client.on('error', ({ error }) => this.#left.push(`the SDK: ${error.code} ${error.message}`))
+    client.on('publication', () => {})
+    client.connect()
+    await client.ready(deadline.milliseconds)
+    for (const channel of CHANNELS) {
+      const presence = channel.startsWith('room:') ? '?presence=true' : ''
+      const path = `${encodeURIComponent(channel)}/${tokens.r}${presence}`
+      const socket = new WebSocket(`${ws}/${path}`)
+      socket.on('error', () => {})
+      socket.on('close', (code) => this.#left.push(`the websocket of ${channel}: ${code}`))
+      await once(socket, 'open')
+      const request = get(`${http}/${path}`, { headers: { accept: 'text/event-stream' }, agent: false })
+      request.on('error', () => {})
+      const [response] = await once(request, 'response')
+      response.on('error', () => {}).resume()
+      response.on('close', () => this.#left.push(`the event stream of ${channel}`))
+      this.#ends.push(
+        () => socket.terminate(),
+        () => request.destroy()
+      )
+    }
+    const audience = new WebSocket(`${ws}/ws`)
+    audience.on('error', () => {})
+    audience.on('close', (code) => this.#left.push(`the websocket of the audience: ${code}`))
+    await once(audience, 'open')
+    this.#ends.push(
+      () => client.disconnect(),
+      () => audience.terminate()
+    )
+  }
+}
