@@ -29,11 +29,14 @@ export function stoppedClock(t: Test): { forward(milliseconds: number): Promise<
   }
 }
 
-/** Sets the date forward for a test; timers take the time that they take. */
+/** Sets the date and `performance.now` forward for a test; timers take the time that they take. */
 export function setForward(t: Test, milliseconds: number): void {
-  const { now } = Date
-  Date.now = () => now() + milliseconds
-  t.teardown(() => {
-    Date.now = now
-  })
+  const clocks = [Date, performance] as const
+  for (const clock of clocks) {
+    const { now } = clock
+    clock.now = () => now.call(clock) + milliseconds
+    t.teardown(() => {
+      clock.now = now
+    })
+  }
 }
