@@ -21,7 +21,7 @@ create or replace function pgws.max_age(channel text) returns interval language 
 $$;
 
 create or replace function pgws.message_id(place bigint) returns text language sql stable as $$
-  select pg_catalog.concat(s.epoch, '-', pg_catalog.lpad(pg_catalog.to_hex($1), 16, '0')) from pgws.settings s
+  select s.epoch operator(pg_catalog.||) '-' operator(pg_catalog.||) pg_catalog.lpad(pg_catalog.to_hex($1), 16, '0') from pgws.settings s
 $$;
 
 create or replace function pgws.short(channel text) returns text language sql immutable as $$
@@ -32,8 +32,9 @@ create or replace function pgws.notification(epoch text, place bigint, channel t
 language sql stable as $$
   select case
     when pg_catalog.octet_length(body) operator(pg_catalog.<) 7964
-      then pg_catalog.concat('{"id":"', epoch, '-', pg_catalog.lpad(pg_catalog.to_hex(place), 16, '0'), '",',
-        pg_catalog.substr(body, 2))
+      then '{"id":"' operator(pg_catalog.||) epoch operator(pg_catalog.||) '-'
+        operator(pg_catalog.||) pg_catalog.lpad(pg_catalog.to_hex(place), 16, '0')
+        operator(pg_catalog.||) '",' operator(pg_catalog.||) pg_catalog.substr(body, 2)
     else pg_catalog.json_build_object('pgws', 'message', 'position', place, 'channel', pgws.short(channel))::pg_catalog.text
   end
 $$;

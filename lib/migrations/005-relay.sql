@@ -16,10 +16,18 @@ begin
   if exists (select from unnest(ages) age where age is not null) then
     lock table pgws.commit_lock in exclusive mode;
   end if;
+  -- A key that its sender chose may be here twice, and is one message then.
+  if array_to_string(keys, ' ') like '%http:%' then
+    select array_agg(u.channel order by u.n), array_agg(u.body order by u.n), array_agg(u.age order by u.n), array_agg(u.key order by u.n)
+    into channels, bodies, ages, keys
+    from (
+      select i.*, row_number() over (partition by i.key order by i.n) as occurrence
+      from unnest(channels, bodies, ages, keys) with ordinality as i (channel, body, age, key, n)
+    ) u
+    where u.key is null or u.occurrence = 1;
+  end if;
   with input as materialized (
-    -- occurrence: a key that is there twice is one message.
-    select *, row_number() over (partition by key order by n) as occurrence
-    from unnest(channels, bodies, ages, keys) with ordinality as i (channel, body, age, key, n)
+    select * from unnest(channels, bodies, ages, keys) with ordinality as i (channel, body, age, key, n)
   ), durable as (
     insert into pgws.messages (position, channel, body, expires_at, key)
     select nextval('pgws.positions'), d.channel, d.body, clock_timestamp() + d.age, d.key
@@ -41,7 +49,7 @@ begin
       when d.position is not null then pgws.notification(epoch, d.position, i.channel, i.body)
       when l.id is not null then json_build_object('pgws', 'large', 'position', l.id, 'channel', pgws.short(i.channel))::text
       else i.body end as notification
-    from input i left join durable d on d.key = i.key and i.occurrence = 1 left join numbered_large l on l.n = i.n
+    from input i left join durable d on d.key = i.key left join numbered_large l on l.n = i.n
     where i.age is null or d.position is not null
     order by i.n
   ) ordered;

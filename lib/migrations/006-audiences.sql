@@ -24,27 +24,24 @@ $$;
 -- The statement that makes JSON of a table's row without calling a function of a stranger: values of foreign types
 -- become their text. null: to_jsonb() does.
 create function pgws.row_expression(target oid) returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
-begin
-  -- Nearly all tables have PostgreSQL's own types only.
-  if not exists (select from pg_attribute a where a.attrelid = target and a.attnum > 0 and a.atttypid >= 16384) then
-    return null;
-  end if;
-  return (
-    select case when bool_or(pgws.is_foreign(a.atttypid)) then 'select to_jsonb(r) from (select ' || string_agg(
-      case
-        when not pgws.is_foreign(a.atttypid) then format('($1).%1$I as %1$I', a.attname)
-        -- A list of one dimension stays a list.
-        when t.typcategory = 'A' and t.typtype = 'b' then format(
-          'case when array_ndims(($1).%1$I) = 1 then to_jsonb(array(
-            select case when not u.e is null then format(''%%s'', u.e) end from unnest(($1).%1$I) with ordinality as u (e, n) order by u.n
-          )) when ($1).%1$I is not null then to_jsonb(format(''%%s'', ($1).%1$I)) end as %1$I', a.attname)
-        else format('case when not ($1).%1$I is null then format(''%%s'', ($1).%1$I) end as %1$I', a.attname)
-      end, ', ' order by a.attnum) || ') r' end
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select case when bool_or(a.is_foreign) then 'select to_jsonb(r) from (select ' || string_agg(
+    case
+      when not a.is_foreign then format('($1).%1$I as %1$I', a.attname)
+      -- A list of one dimension stays a list.
+      when a.is_list then format(
+        'case when array_ndims(($1).%1$I) = 1 then to_jsonb(array(
+          select case when not u.e is null then format(''%%s'', u.e) end from unnest(($1).%1$I) with ordinality as u (e, n) order by u.n
+        )) when ($1).%1$I is not null then to_jsonb(format(''%%s'', ($1).%1$I)) end as %1$I', a.attname)
+      else format('case when not ($1).%1$I is null then format(''%%s'', ($1).%1$I) end as %1$I', a.attname)
+    end, ', ' order by a.attnum) || ') r' end
+  from (
+    select a.attname, a.attnum, t.typcategory = 'A' and t.typtype = 'b' as is_list,
+      a.atttypid >= 16384 and pgws.is_foreign(a.atttypid) as is_foreign
     from pg_attribute a join pg_type t on t.oid = a.atttypid
-    where a.attrelid = target and a.attnum > 0 and not a.attisdropped
-  );
-end $$;
+    where a.attrelid = target and a.attnum > 0 and not a.attisdropped offset 0
+  ) a
+$$;
 
 -- Turns a table's changes into messages. Arguments: the channel's template, the columns as a JSON list or 'null'.
 create or replace function pgws.tell() returns trigger
@@ -59,7 +56,14 @@ declare
   expression text;
 begin
   if tg_level = 'ROW' then
-    expression := pgws.row_expression(tg_relid);
+    -- For each row, so quickly: nearly all tables have types of PostgreSQL's own, and enums of our owner, alone.
+    if exists (
+      select from pg_attribute a join pg_type t on t.oid = a.atttypid
+      where a.attrelid = tg_relid and a.attnum > 0 and a.atttypid >= 16384
+        and (t.typtype <> 'e' or pg_get_userbyid(t.typowner) <> current_user)
+    ) then
+      expression := pgws.row_expression(tg_relid);
+    end if;
     if expression is null then
       if tg_op in ('INSERT', 'UPDATE') then fresh := to_jsonb(new); end if;
       if tg_op in ('UPDATE', 'DELETE') then old_record := to_jsonb(old); end if;
