@@ -12,6 +12,7 @@ import { type Leaving, SHUTTING_DOWN } from './connections.js'
 import { DurableChannels, type SchemaState } from './durable-channels.js'
 import { senderOf } from './envelope.js'
 import { asBadMessage, errors, fullMessageOf } from './errors.js'
+import { HeldAnswer } from './held-answer.js'
 import { History } from './history.js'
 import { type ChannelSummary, Hub } from './hub.js'
 import { Inbox } from './inbox.js'
@@ -67,6 +68,8 @@ type OptionsUsed =
   | 'endpoints'
   | 'envelopeClaims'
   | 'maxBufferedBytes'
+  | 'maxTotalBufferedBytes'
+  | 'slowTimeout'
   | 'maxHistoryBytes'
   | 'maxMessageBytes'
   | 'maxConnections'
@@ -502,6 +505,11 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     return { ...page, next, gap: start.position < channels[0]!.trimmed }
   }
 
+  /** To be called before a large answer is sent: where too much waits for clients, the slowest are ended. */
+  holdAnswer(response: ServerResponse, bytes: Buffer): void {
+    new HeldAnswer(response, bytes, this.#clients.flow)
+  }
+
   /**
    * Lets a client in, the last thing before it is accepted: counts it, and listens to its raw channels, for as long
    * as its transport lives.
@@ -725,6 +733,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       publishQueueBytes: this.#outbox.queuedBytes,
       messagesSent: this.#clients.sent.messages,
       bytesSent: this.#clients.sent.bytes,
+      bufferedBytes: this.#clients.flow.totalBytes,
       listenerUp: up,
       listenerReconnects: reconnects,
       listenerGap: gapMilliseconds / 1000,

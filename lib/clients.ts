@@ -10,6 +10,7 @@ import { Connections, type Leaving } from './connections.js'
 import { senderOf, showsClaim } from './envelope.js'
 import { errors, messageOf } from './errors.js'
 import { EventStream } from './event-stream.js'
+import { FlowControl } from './flow-control.js'
 import type { Rejection } from './handlers.js'
 import type { Hub } from './hub.js'
 import { Intake, Pace } from './intake.js'
@@ -43,6 +44,8 @@ type OptionsUsed =
   | 'metaChannel'
   | 'envelopeClaims'
   | 'maxBufferedBytes'
+  | 'maxTotalBufferedBytes'
+  | 'slowTimeout'
   | 'maxMessageBytes'
   | 'maxConnections'
   | 'maxConnectionsPerIp'
@@ -74,6 +77,8 @@ export class Clients {
   readonly connections = new Connections()
   /** What has been sent to all of them. */
   readonly sent = { messages: 0, bytes: 0 }
+  /** How much waits for each of them. */
+  readonly flow: FlowControl
   readonly #options: ClientsOptions
   readonly #context: ConnectionContext
   readonly #admission: Admission
@@ -89,15 +94,18 @@ export class Clients {
   constructor(options: ClientsOptions) {
     this.#options = options
     this.#admission = new Admission(options)
-    const { maxBufferedBytes, messageRate, metrics, log } = options
+    const { messageRate, metrics, log } = options
     this.pace = new Pace(messageRate)
-    this.#context = {
-      maxBufferedBytes,
-      sent: this.sent,
-      onSlow: (bufferedBytes) => {
+    this.flow = new FlowControl({
+      ...options,
+      onSlow: (bufferedBytes, reason) => {
         metrics.slowCloses.inc()
-        log.warn({ bufferedBytes }, 'closing a client that does not read')
-      },
+        log.warn({ bufferedBytes, reason }, 'closing a client that does not read, or not fast enough')
+      }
+    })
+    this.#context = {
+      flow: this.flow,
+      sent: this.sent,
       onGone: (connection, code, reason) => this.leave(connection, code, reason)
     }
     this.attendance = new Attendance({
@@ -191,6 +199,7 @@ export class Clients {
     const { hub, outbox, metrics, log } = this.#options
     const { id, channels, openedAt, sender, caller } = connection
     if (!this.connections.delete(connection)) return
+    this.flow.forget(connection)
     hub.leave(connection, channels, connection)
     this.attendance.leave(connection)
     metrics.closes.inc({ code })

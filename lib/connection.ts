@@ -1,5 +1,6 @@
 import type { Access } from './claims.js'
 import type { Sender } from './envelope.js'
+import type { FlowControl, Receiver, Waiting } from './flow-control.js'
 import type { Format, Frame, Subscriber } from './hub.js'
 import type { Caller } from './sql-functions.js'
 
@@ -17,10 +18,8 @@ export const CLOSE = {
 
 /** What all connections of a server share. */
 export interface ConnectionContext {
-  /** How many bytes may wait for a client that does not read. */
-  readonly maxBufferedBytes: number
-  /** Told of each client that is closed for that, with the bytes that wait for it. */
-  onSlow: (bufferedBytes: number) => void
+  /** Says how much may wait for each of them. */
+  readonly flow: FlowControl
   /** Told of each client that has gone, with the code and the reason for it. */
   onGone: (connection: Connection, code: number, reason: string) => void
   /** What has been sent to all of them. */
@@ -52,7 +51,7 @@ interface Held {
  * One client, whatever language it speaks. Servers hold many thousands of them, so it keeps no more of the token
  * than it needs.
  */
-export abstract class Connection implements Subscriber {
+export abstract class Connection implements Subscriber, Receiver {
   abstract readonly format: Format
   readonly id: number
   readonly channels: readonly string[]
@@ -69,6 +68,8 @@ export abstract class Connection implements Subscriber {
   readonly openedAt = Date.now()
   /** Which of the groups of pings it is in. */
   pingGroup = 0
+  writtenBytes = 0
+  waiting: Waiting | undefined
   #held: Held | undefined
   /** Durable messages up to this position were replayed, and may still come once more. */
   #replayedTo: number | undefined
@@ -92,6 +93,8 @@ export abstract class Connection implements Subscriber {
   abstract get open(): boolean
   /** How many bytes wait for the client. */
   abstract get bufferedBytes(): number
+  abstract get unsentBytes(): number
+  abstract get copiedBytes(): number
   /** Writes frames; `joined` is the same in one piece. */
   protected abstract send(frames: readonly Frame[], joined: Buffer): void
   /** Resolves when no more waits for the client than should, or it is gone. */
@@ -126,14 +129,17 @@ export abstract class Connection implements Subscriber {
         return
       }
     }
-    // A message of any size is accepted while nothing waits; a queue that grows is a client that does not read.
+    // A message of any size is accepted while nothing waits.
     const { bufferedBytes } = this
-    if (bufferedBytes > 0 && bufferedBytes + joined.length > this.#context.maxBufferedBytes) {
-      this.#context.onSlow(bufferedBytes)
-      this.close(CLOSE.SLOW, 'slow')
-      return
+    const { flow } = this.#context
+    if (bufferedBytes > 0 && bufferedBytes + joined.length > flow.maxBufferedBytes) {
+      if (!flow.mayWait(this, joined.length)) return
     }
     this.#sendAll(frames, joined)
+  }
+
+  closeSlow(): void {
+    this.close(CLOSE.SLOW, 'slow')
   }
 
   /** From now on what comes is held, while older messages are replayed. */
@@ -185,21 +191,22 @@ export abstract class Connection implements Subscriber {
       held.frames.push(frame)
       held.bytes += frame.bytes.length
     }
-    if (held.bytes <= this.#context.maxBufferedBytes) return
+    const { flow } = this.#context
+    if (held.bytes <= flow.maxBufferedBytes) return
     // Durable messages can be read again.
     held.dropped = true
     held.frames = held.frames.filter((frame) => frame.position === undefined)
     held.bytes = held.frames.reduce((bytes, frame) => bytes + frame.bytes.length, 0)
-    if (held.bytes > this.#context.maxBufferedBytes) {
-      this.#context.onSlow(held.bytes)
-      this.close(CLOSE.SLOW, 'slow')
-    }
+    if (held.bytes > flow.maxBufferedBytes) flow.close(this, 'limit')
   }
 
   #sendAll(frames: readonly Frame[], joined: Buffer): void {
-    this.#context.sent.messages += frames.length
-    this.#context.sent.bytes += joined.length
+    const { sent, flow } = this.#context
+    sent.messages += frames.length
+    sent.bytes += joined.length
+    this.writtenBytes += joined.length
     this.send(frames, joined)
+    if (this.bufferedBytes > 0) flow.wrote(this, joined)
   }
 }
 

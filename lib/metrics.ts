@@ -10,6 +10,7 @@ export interface Readings {
   publishQueueBytes: number
   messagesSent: number
   bytesSent: number
+  bufferedBytes: number
   listenerUp: boolean
   listenerReconnects: number
   listenerGap: number
@@ -34,7 +35,10 @@ export class Metrics {
   )
   readonly notifications = this.#counter('notifications_total', 'Notifications from the database.')
   readonly closes = this.#counter('closes_total', 'Closed sockets, by close code (RFC 6455).', ['code'])
-  readonly slowCloses = this.#counter('slow_closes_total', 'Sockets closed since their clients did not read.')
+  readonly slowCloses = this.#counter(
+    'slow_closes_total',
+    'Sockets closed because their clients did not read, or not fast enough.'
+  )
   readonly refusals = this.#counter('refusals_total', 'Refused handshakes, by the code of the error.', [
     'reason'
   ])
@@ -93,6 +97,11 @@ export class Metrics {
       'publish_queue_bytes',
       'Bytes that wait for the database.',
       (readings) => readings.publishQueueBytes
+    )
+    gauge(
+      'buffered_bytes',
+      'Bytes that wait for clients; what is written to many at once counts once.',
+      ({ bufferedBytes }) => bufferedBytes
     )
     gauge('listener_up', '1 while the listener listens.', ({ listenerUp }) => Number(listenerUp))
     gauge(

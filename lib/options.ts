@@ -79,8 +79,12 @@ export interface PgWebsocketsOptions {
   nodeTimeout?: number | undefined
   /** Install or upgrade the schema `pgws` at the start. Default: false. */
   migrate?: boolean | undefined
-  /** How many bytes may wait for a client that does not read. Default: 1 MiB. */
+  /** How many bytes may wait for a client that does not read; 16 times as many for one that does. Default: 1 MiB. */
   maxBufferedBytes?: number | undefined
+  /** How many bytes may wait for all clients; what is written to many at once counts once. Default: 256 MiB. */
+  maxTotalBufferedBytes?: number | undefined
+  /** How long more than `maxBufferedBytes` may wait for a client that reads. Default: 5 s. */
+  slowTimeout?: number | undefined
   /** The largest message that a socket may send. Default: 1 MiB. */
   maxMessageBytes?: number | undefined
   /** How many bytes of stored messages one answer may have; the next page holds the rest. Default: 8 MiB. */
@@ -191,6 +195,8 @@ export const optionSpecs: Record<Exclude<keyof PgWebsocketsOptions, PluginOnly>,
   nodeTimeout: { type: 'integer', minimum: 100, default: 10_000 },
   migrate: { type: 'boolean', default: false },
   maxBufferedBytes: { type: 'integer', minimum: 1, default: 1024 * 1024 },
+  maxTotalBufferedBytes: { type: 'integer', minimum: 1, default: 256 * 1024 * 1024 },
+  slowTimeout: { type: 'integer', minimum: 0, default: 5000 },
   maxMessageBytes: { type: 'integer', minimum: 1, default: 1024 * 1024 },
   maxHistoryBytes: { type: 'integer', minimum: 1, default: 8 * 1024 * 1024 },
   maxConnections: { type: 'integer', minimum: 1 },

@@ -1,6 +1,8 @@
 import type { ServerResponse } from 'node:http'
+import { TLSSocket } from 'node:tls'
 import type { Access } from './claims.js'
 import { CLOSE, Connection, type ConnectionOptions } from './connection.js'
+import { unsentBytesOf } from './flow-control.js'
 import type { Frame } from './hub.js'
 import { isGone } from './transport.js'
 
@@ -24,6 +26,14 @@ export abstract class StreamConnection extends Connection {
 
   get bufferedBytes(): number {
     return this.response.writableLength
+  }
+
+  get unsentBytes(): number {
+    return unsentBytesOf(this.response.socket)
+  }
+
+  get copiedBytes(): number {
+    return this.response.socket instanceof TLSSocket ? this.unsentBytes : 0
   }
 
   protected send(_frames: readonly Frame[], joined: Buffer): void {

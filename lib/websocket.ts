@@ -1,7 +1,9 @@
 import type { Socket } from 'node:net'
+import { TLSSocket } from 'node:tls'
 import type { WebSocket } from 'ws'
 import type { Access } from './claims.js'
 import { CLOSE, Connection, type ConnectionOptions } from './connection.js'
+import { unsentBytesOf } from './flow-control.js'
 import { messageIn, webSocketFrames } from './frame.js'
 import type { Format, Frame } from './hub.js'
 import type { Intake } from './intake.js'
@@ -97,6 +99,15 @@ export class WebSocketConnection extends Connection implements Pausable {
 
   get bufferedBytes(): number {
     return this.webSocket.bufferedAmount
+  }
+
+  get unsentBytes(): number {
+    return unsentBytesOf(this.#socket)
+  }
+
+  get copiedBytes(): number {
+    if (this.webSocket.extensions !== '') return this.bufferedBytes
+    return this.#socket instanceof TLSSocket ? this.unsentBytes : 0
   }
 
   protected send(frames: readonly Frame[], joined: Buffer): void {

@@ -38,7 +38,9 @@ export const history: ChannelRead = {
     // Each is the text of a JSON object already.
     reply.type('application/json; charset=utf-8')
     const more = `${gap ? ',"gap":true' : ''}${next === undefined ? '' : `,"next":"${next}"`}`
-    return `{"messages":[${messages.map(({ text }) => text).join(',')}]${more}}`
+    const answer = Buffer.from(`{"messages":[${messages.map(({ text }) => text).join(',')}]${more}}`)
+    bridge.holdAnswer(reply.raw, answer)
+    return answer
   }
 }
 

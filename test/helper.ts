@@ -6,6 +6,7 @@ import pg from 'pg'
 import type { Test } from 'tap'
 import { type ClientOptions, WebSocket } from 'ws'
 import pgWebsockets, { type PgWebsocketsOptions } from '../index.js'
+import { FlowControl } from '../lib/flow-control.js'
 import { migrate } from '../lib/schema.js'
 import { createDatabase, testPostgres } from './postgres.js'
 
@@ -204,4 +205,9 @@ export async function until(condition: () => unknown, timeout = DEADLINE): Promi
     if (Date.now() > deadline) throw new Error(`did not come true within ${timeout} ms: ${condition}`)
     await new Promise((resolve) => setTimeout(resolve, 10))
   }
+}
+
+/** What connections of a test's own share. */
+export function flowControl(maxBufferedBytes: number): FlowControl {
+  return new FlowControl({ maxBufferedBytes, maxTotalBufferedBytes: 2 ** 28, slowTimeout: 5000, onSlow() {} })
 }

@@ -3,7 +3,7 @@ import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
 import { WebSocket, WebSocketServer } from 'ws'
 import { WebSocketConnection } from '../../lib/websocket.js'
-import { until } from '../helper.js'
+import { flowControl, until } from '../helper.js'
 
 /** Both ends of a websocket; the client answers pings or not. */
 async function pair(t: Test, autoPong: boolean) {
@@ -15,7 +15,7 @@ async function pair(t: Test, autoPong: boolean) {
   t.teardown(() => client.terminate())
   const [webSocket] = (await accepted) as [WebSocket]
   const access = { channels: ['a'], read: true, write: true, expiresAt: undefined, claims: {} }
-  const context = { maxBufferedBytes: 1024, onSlow() {}, onGone() {}, sent: { messages: 0, bytes: 0 } }
+  const context = { flow: flowControl(1024), onGone() {}, sent: { messages: 0, bytes: 0 } }
   const subscriber = new WebSocketConnection(webSocket, access, {
     id: 1,
     address: '127.0.0.1',

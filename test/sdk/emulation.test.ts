@@ -9,7 +9,17 @@ import { migrate } from '../../lib/schema.js'
 import { sdkLineFrames } from '../../lib/sdk/publication.js'
 import { SdkStreamConnection } from '../../lib/sdk/stream-connection.js'
 import { FaultProxy } from '../fault-proxy.js'
-import { build, LISTEN_CHANNEL, open, query, sqlListener, token, until, withPostgres } from '../helper.js'
+import {
+  build,
+  flowControl,
+  LISTEN_CHANNEL,
+  open,
+  query,
+  sqlListener,
+  token,
+  until,
+  withPostgres
+} from '../helper.js'
 import { type Centrifuge, SDKS, subscribed } from './sdk.js'
 import { BROWSER, end, post, Stream, streaming, TRANSPORTS } from './streams.js'
 
@@ -498,7 +508,7 @@ t.test('pings, and a client that does not answer them', async (t) => {
       address: '',
       sender: undefined,
       caller: undefined,
-      context: { maxBufferedBytes: 1000, onSlow() {}, onGone() {}, sent: { messages: 0, bytes: 0 } }
+      context: { flow: flowControl(1000), onGone() {}, sent: { messages: 0, bytes: 0 } }
     }
     connections.push(new SdkStreamConnection(response, sdkLineFrames, access, options, () => {}))
   })
