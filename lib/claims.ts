@@ -74,6 +74,21 @@ export function checkParties({ aud, iss }: Claims, { jwtAudience, jwtIssuer }: T
   }
 }
 
+/** How deep claims may be nested. They are written again with each message, which JSON.stringify does by recursion. */
+const MAX_DEPTH = 100
+
+/** @throws MalformedClaims (403) for claims that are nested too deep */
+export function checkDepth(claims: Claims): void {
+  if (isDeeper(claims, MAX_DEPTH)) {
+    throw new errors.MalformedClaims(`they are nested deeper than ${MAX_DEPTH} levels`)
+  }
+}
+
+function isDeeper(value: unknown, levels: number): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  return levels === 0 || Object.values(value).some((member) => isDeeper(member, levels - 1))
+}
+
 /**
  * What a token allows.
  * @param claims verified claims

@@ -36,6 +36,9 @@ export class Replay {
   #outages = 0
   #replaying: Promise<void> = Promise.resolve()
   #stopped = false
+  /** What is durable may have changed since the database was asked. */
+  #stale = false
+  #refreshing: Promise<void> | undefined
 
   constructor({ history, durable, inbox, hub, losses, log }: ReplayOptions) {
     this.#history = history
@@ -66,10 +69,21 @@ export class Replay {
     }
   }
 
-  /** Asks the database as soon as it answers. */
-  async refreshLater(): Promise<void> {
+  /** Asks the database as soon as it answers: one question at a time, however often any role notifies us. */
+  refreshLater(): Promise<void> {
+    this.#stale = true
+    this.#refreshing ??= this.#refreshStale().finally(() => {
+      this.#refreshing = undefined
+    })
+    return this.#refreshing
+  }
+
+  async #refreshStale(): Promise<void> {
     try {
-      while (!this.#stopped && (await this.tryRefresh()) !== undefined) {
+      while (this.#stale && !this.#stopped) {
+        this.#stale = false
+        if ((await this.tryRefresh()) === undefined) continue
+        this.#stale = true
         await sleep(1000, undefined, { ref: false })
       }
     } catch (error) {

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import fastifyJwt from '@fastify/jwt'
 import type { FastifyInstance } from 'fastify'
-import { type Claims, checkParties, type TokenRules } from '../lib/claims.js'
+import { type Claims, checkDepth, checkParties, type TokenRules } from '../lib/claims.js'
 import { errors } from '../lib/errors.js'
 import { keysFor, type VerificationKey } from '../lib/keys.js'
 import { RemoteKeys } from '../lib/remote-keys.js'
@@ -60,6 +60,7 @@ export async function registerJwt(fastify: FastifyInstance, options: JwtOptions)
 
   function check(claims: Claims): Claims {
     checkParties(claims, options)
+    checkDepth(claims)
     return claims
   }
 }

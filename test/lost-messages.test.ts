@@ -183,6 +183,27 @@ t.test('what was missed and may not be read is told at once, and it goes on live
   t.match(await fastify.pgws.health(), { status: 'degraded', delivery: { failures: ['unreplayed'] } })
 })
 
+t.test('whoever notifies the settings costs one question at a time', async (t) => {
+  const { dbUri } = await installed(t)
+  const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
+  const { fastify } = await build(t, { dbUri: proxy.uri(dbUri), listenerUri: dbUri })
+  const heard: string[] = []
+  await fastify.pgws.listen('pgws', (payload) => heard.push(payload))
+  const before = proxy.bytesFromServer
+  await query(dbUri, `select pg_notify('pgws', n::text) from generate_series(1, 5000) n`)
+  await until(() => heard.length === 5000)
+  // Behind what the pool was asked for.
+  await fastify.pgws.publish('plain', 'after it')
+  t.ok(proxy.bytesFromServer - before < 100_000, `${proxy.bytesFromServer - before} bytes of answers`)
+  // The last change is seen all the same.
+  await query(dbUri, `select pgws.retain('late', '1 hour')`)
+  const late = await open(t, `${(fastify.listeningOrigin ?? '').replace('http', 'ws')}/late/${reader}`)
+  await until(async () => {
+    await fastify.pgws.publish('late', 'x')
+    return late.messages.some((text) => JSON.parse(text).id !== undefined)
+  })
+})
+
 t.test('a row that holds no message is told in its place, and ends nothing', async (t) => {
   const { dbUri } = await installed(t)
   const { ws, http, fastify } = await build(t, { dbUri })

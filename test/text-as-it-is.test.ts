@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict'
+import { createHmac } from 'node:crypto'
 import { once } from 'node:events'
 import { type IncomingMessage, request } from 'node:http'
 import fc from 'fast-check'
 import t from 'tap'
-import { build, install, notify, open, query, token, until, withPostgres } from './helper.js'
+import { build, install, notify, open, query, refusal, SECRET, token, until, withPostgres } from './helper.js'
 import { jsonText } from './json.js'
 
 const { database } = await withPostgres(t)
@@ -149,6 +150,36 @@ t.test('the claims of a sender keep their digits', async (t) => {
     sdk.pushes()[1],
     /"info":\{"user":"x","client":"","conn_info":\{"sub":"x","big":9223372036854775807\}\}/
   )
+})
+
+t.test('a token with claims that are nested too deep is refused, whatever brings it', async (t) => {
+  const { ws, http, fastify } = await build(t, { dbUri: await database() })
+  const nested = (depth: number) => JSON.parse(`${'['.repeat(depth)}${']'.repeat(depth)}`)
+  const signed = (depth: number) => {
+    // JSON.stringify does not take so many levels.
+    const payload = `{"mode":"rw","sub":"me","deep":${'['.repeat(depth)}${']'.repeat(depth)}}`
+    const input = `${TOKEN.split('.')[0]}.${Buffer.from(payload).toString('base64url')}`
+    return `${input}.${createHmac('sha256', SECRET).update(input).digest('base64url')}`
+  }
+  t.match(await refusal(t, `${ws}/a/${signed(5000)}`), {
+    status: 403,
+    answer: /nested deeper than 100 levels/
+  })
+  const headers = { 'content-type': 'application/json', authorization: `Bearer ${signed(5000)}` }
+  const response = await fetch(`${http}/publish`, {
+    method: 'POST',
+    headers,
+    body: '{"channel":"a","payload":1}'
+  })
+  t.equal(response.status, 403)
+  const client = await open(t, `${ws}/connection/websocket`)
+  const closed = client.closed()
+  client.send(JSON.stringify({ id: 1, connect: { token: signed(5000) } }))
+  t.match(await closed, { code: 3500 })
+  const fine = await open(t, `${ws}/a/${signed(90)}`)
+  fine.send('hello')
+  t.match(JSON.parse((await fine.received(1))[0]!), { claims: { deep: nested(90) } })
+  t.equal((await fastify.pgws.connections()).length, 1)
 })
 
 t.test('no depth of nesting is too much', async (t) => {
