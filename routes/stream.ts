@@ -22,8 +22,8 @@ export function openStream(
       'cache-control': 'no-cache, no-transform',
       // nginx gathers answers otherwise.
       'x-accel-buffering': 'no',
-      // The stream's end is the connection's: it counts as one for as long as it is open.
-      connection: 'close'
+      // The stream's end is the connection's: it counts as one for as long as it is open. HTTP/2 has streams for that.
+      ...(request.raw.httpVersionMajor === 1 && { connection: 'close' })
     })
     raw.flushHeaders()
     // A request that is injected for a test has no socket of the network.
