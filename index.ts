@@ -63,9 +63,9 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
       `is "${decorator}", which is taken: where the plugin is registered more than once, give each registration a decorator and a prefix of its own`
     )
   }
-  const targets = readTargets('dbUri', resolved.dbUri)
+  const targets = readTargets(fastify, 'dbUri', resolved.dbUri)
   const listenerTargets =
-    resolved.listenerUri === undefined ? targets : readTargets('listenerUri', resolved.listenerUri)
+    resolved.listenerUri === undefined ? targets : readTargets(fastify, 'listenerUri', resolved.listenerUri)
   const keys = resolved.jwtSecret === undefined ? [] : parseKeys(resolved.jwtSecret, resolved.jwtSecretBase64)
   if (keys.some(({ secret }) => secret !== undefined && secret.length < SAFE_SECRET_BYTES)) {
     fastify.log.warn(
@@ -134,9 +134,13 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
   })
 }
 
-function readTargets(option: string, uri: string) {
+function readTargets({ log }: FastifyInstance, option: string, uri: string) {
   try {
-    return parseConninfo(uri)
+    return parseConninfo(uri, process.env, (names) =>
+      log.info(
+        `${option} (${variableOf(option)}): ${names.join(', ')} of it has no meaning here, and is ignored`
+      )
+    )
   } catch (error) {
     throw new errors.InvalidOption(option, `(${variableOf(option)}): ${messageOf(error)}`)
   }

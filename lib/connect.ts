@@ -1,3 +1,4 @@
+import type { EventEmitter } from 'node:events'
 import pg from 'pg'
 import type { ConnectionTarget, SessionAttrs } from './conninfo.js'
 import { messageOf } from './errors.js'
@@ -18,8 +19,10 @@ export async function connect(
     const client = new pg.Client({ ...target.config, ...overrides })
     // An error that nobody hears would end the process.
     client.on('error', () => {})
+    const checkBinding = watchBinding(client, target)
     try {
       await client.connect()
+      checkBinding()
       await checkSession(client, target.sessionAttrs)
       return client
     } catch (error) {
@@ -105,8 +108,10 @@ export class PoolConnector {
       async #connect(): Promise<pg.Client> {
         const client = this as pg.Client
         const target = connector.#targets[this.#target]!
+        const checkBinding = watchBinding(client, target)
         try {
           await super.connect()
+          checkBinding()
           await checkSession(client, target.sessionAttrs)
           return client
         } catch (error) {
@@ -129,6 +134,25 @@ export class PoolConnector {
       this.#current = Math.max(next, 0)
     }
     return described
+  }
+}
+
+/**
+ * channel_binding=require (libpq-connect.html): node-postgres binds the login where the server offers it, and says
+ * nothing where it does not.
+ * @returns throws, once the client is connected, where the login was not bound
+ */
+function watchBinding(client: pg.Client, { requiresChannelBinding }: ConnectionTarget): () => void {
+  let bound = !requiresChannelBinding
+  const { connection } = client as unknown as { connection: EventEmitter }
+  connection.once('authenticationSASL', ({ mechanisms }: { mechanisms: string[] }) => {
+    bound ||= mechanisms.includes('SCRAM-SHA-256-PLUS')
+  })
+  return () => {
+    if (bound) return
+    throw new Error(
+      'channel_binding=require: the server does not bind the login to TLS; leave it out, or set sslmode=require and a password that PostgreSQL keeps as scram-sha-256'
+    )
   }
 }
 

@@ -12,6 +12,8 @@ export interface ConnectionTarget {
   /** The same host again, tried only where TLS with the one before could not be agreed upon. */
   fallback: boolean
   sessionAttrs: SessionAttrs
+  /** The login must be bound to the TLS channel (libpq-connect.html, channel_binding). */
+  requiresChannelBinding: boolean
 }
 
 export type SessionAttrs = 'any' | 'read-write' | 'read-only' | 'primary' | 'standby'
@@ -38,25 +40,52 @@ const PARAMETERS: Record<string, string | undefined> = {
   connect_timeout: 'PGCONNECT_TIMEOUT',
   target_session_attrs: 'PGTARGETSESSIONATTRS',
   load_balance_hosts: 'PGLOADBALANCEHOSTS',
-  // Without a meaning here: our connections have names, keep-alive and an encoding of their own.
-  application_name: undefined,
-  fallback_application_name: undefined,
-  client_encoding: undefined,
-  keepalives: undefined,
-  keepalives_idle: undefined,
-  keepalives_interval: undefined,
-  keepalives_count: undefined,
-  tcp_user_timeout: undefined,
-  channel_binding: undefined,
-  gssencmode: undefined,
-  sslcompression: undefined,
-  sslsni: undefined
+  channel_binding: 'PGCHANNELBINDING'
 }
 
+/** Names that weaken nothing, and have no meaning here. */
+const WITHOUT_MEANING = new Set([
+  // Of libpq: our connections have names, keep-alive and an encoding of their own, and no GSSAPI.
+  'application_name',
+  'fallback_application_name',
+  'client_encoding',
+  'keepalives',
+  'keepalives_idle',
+  'keepalives_interval',
+  'keepalives_count',
+  'tcp_user_timeout',
+  'gssencmode',
+  'sslcompression',
+  'sslnegotiation',
+  'sslsni',
+  // Of Prisma (https://www.prisma.io/docs/orm/overview/databases/postgresql): its pool and its caches are not ours, and
+  // our statements name their schema.
+  'connection_limit',
+  'pool_timeout',
+  'socket_timeout',
+  'statement_cache_size',
+  'pgbouncer',
+  'schema',
+  // Of node-postgres: we read sslmode as libpq does.
+  'uselibpqcompat',
+  // Of Supabase's pooler on Vercel: which of its products made the string.
+  'supa'
+])
+
 const SSL_MODES = ['disable', 'allow', 'prefer', 'require', 'verify-ca', 'verify-full']
+const CHANNEL_BINDINGS = ['disable', 'prefer', 'require']
 const SESSION_ATTRS = ['any', 'read-write', 'read-only', 'primary', 'standby']
 
-const UNKNOWN_OPTION = `an option of the connection string is unknown; known are ${Object.keys(PARAMETERS).join(', ')}. A password with blanks needs 'single quotes' in a list of keyword=value; in a URI, percent-encode ?, &, /, @ and : of a password`
+const UNKNOWN_OPTION = `an option of the connection string is unknown; known are ${[...Object.keys(PARAMETERS), ...WITHOUT_MEANING].join(', ')}. A password with blanks needs 'single quotes' in a list of keyword=value; in a URI, percent-encode ?, &, /, @ and : of a password`
+
+/** Names that other clients give to what libpq calls otherwise. */
+const INSTEAD_OF: Record<string, string> = {
+  ssl: 'write sslmode=require for TLS, sslmode=verify-full to check the certificate, too, or sslmode=disable',
+  sslaccept: 'write sslmode=require for TLS, or sslmode=verify-full to check the certificate, too'
+}
+
+const NO_VERIFY =
+  'sslmode "no-verify" is of node-postgres alone: write sslmode=require, which encrypts and checks no certificate unless sslrootcert is set, or better sslmode=verify-full'
 
 /** How long one attempt may take where `connect_timeout` does not say, in milliseconds. */
 const CONNECT_TIMEOUT = 5000
@@ -65,15 +94,25 @@ const CONNECT_TIMEOUT = 5000
  * Reads a connection string as libpq does: a URI or a keyword string, with several hosts, `sslmode` in libpq's
  * meaning, and `PG*` variables and the password file for what is missing. (node-postgres by itself takes one
  * host, no keyword strings, and reads `sslmode` otherwise.)
+ * @param onIgnored told of the names that have no meaning here, where there are any
  * @returns the attempts to make, in order
  * @throws Error that says what was expected; it never repeats the string, which may hold a password
  */
-export function parseConninfo(text: string, env: NodeJS.ProcessEnv = process.env): ConnectionTarget[] {
+export function parseConninfo(
+  text: string,
+  env: NodeJS.ProcessEnv = process.env,
+  onIgnored: (names: string[]) => void = () => {}
+): ConnectionTarget[] {
   const parameters = /^postgres(ql)?:\/\//.test(text) ? parseUri(text) : parseKeywords(text)
+  const ignored = [...parameters.keys()].filter((name) => WITHOUT_MEANING.has(name))
+  for (const name of ignored) parameters.delete(name)
   for (const name of parameters.keys()) {
+    const instead = INSTEAD_OF[name]
+    if (instead !== undefined && Object.hasOwn(INSTEAD_OF, name)) throw new Error(`${name}: ${instead}`)
     // What stands there may be a part of a password.
     if (!Object.hasOwn(PARAMETERS, name)) throw new Error(UNKNOWN_OPTION)
   }
+  if (ignored.length > 0) onIgnored(ignored)
   for (const [name, variable] of Object.entries(PARAMETERS)) {
     const value = variable === undefined ? undefined : env[variable]
     if (value && !parameters.get(name)) parameters.set(name, value)
@@ -135,6 +174,7 @@ function parseUri(text: string): Parameters {
     const value = decode(pair.slice(equals + 1))
     // What JDBC calls it; libpq knows it, too.
     if (name === 'ssl' && value === 'true') parameters.set('sslmode', 'require')
+    else if (name === 'ssl' && value === 'false') parameters.set('sslmode', 'disable')
     else parameters.set(name, value)
   }
   return parameters
@@ -162,7 +202,14 @@ function targetsOf(parameters: Parameters, env: NodeJS.ProcessEnv): ConnectionTa
   }
   const user = parameters.get('user') || userInfo().username
   const database = parameters.get('dbname') || user
+  if (parameters.get('sslmode') === 'no-verify') throw new Error(NO_VERIFY)
   const sslmode = oneOf(SSL_MODES, 'sslmode', parameters.get('sslmode') ?? 'prefer')
+  // Only where it is asked for: node-postgres takes fewer kinds of certificate for it than libpq.
+  const channelBinding = oneOf(
+    CHANNEL_BINDINGS,
+    'channel_binding',
+    parameters.get('channel_binding') ?? 'disable'
+  )
   const sessionAttrs = oneOf(
     SESSION_ATTRS,
     'target_session_attrs',
@@ -185,6 +232,7 @@ function targetsOf(parameters: Parameters, env: NodeJS.ProcessEnv): ConnectionTa
       password:
         parameters.get('password') ?? passwordFor(parameters, env, name || host, port, database, user) ?? '',
       connectionTimeoutMillis: seconds > 0 ? seconds * 1000 : CONNECT_TIMEOUT,
+      enableChannelBinding: channelBinding !== 'disable',
       ...(options !== undefined && { options })
     }
     for (const [attempt, ssl] of tlsAttempts(sslmode, parameters, name || host).entries()) {
@@ -192,7 +240,8 @@ function targetsOf(parameters: Parameters, env: NodeJS.ProcessEnv): ConnectionTa
         config: { ...config, ssl },
         name: host.startsWith('/') ? host : `${host}:${port}`,
         fallback: attempt > 0,
-        sessionAttrs: sessionAttrs as SessionAttrs
+        sessionAttrs: sessionAttrs as SessionAttrs,
+        requiresChannelBinding: channelBinding === 'require'
       })
     }
   }

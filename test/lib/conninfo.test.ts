@@ -155,6 +155,64 @@ t.test('a dead host is passed over, by a single connection and by the pool', asy
   await pool.end()
 })
 
+t.test('connection strings as hosting providers give them', async (t) => {
+  const cases: [string, string[], object?][] = [
+    [
+      'postgresql://u:p@pooler.example:6432/db?pgbouncer=true&connection_limit=1',
+      ['pgbouncer', 'connection_limit']
+    ],
+    ['postgres://u:p@db.example/db?schema=public&statement_cache_size=0', ['schema', 'statement_cache_size']],
+    ['postgres://u:p@db.example/db?uselibpqcompat=true&sslmode=require', ['uselibpqcompat']],
+    ['postgres://u:p@db.example/db?sslmode=require&supa=base-pooler.x', ['supa']],
+    [
+      'postgresql://u:p@ep-a-1.example/db?options=endpoint%3Dep-a-1&sslmode=require',
+      [],
+      { options: 'endpoint=ep-a-1' }
+    ],
+    [
+      'postgresql://u:p@ep-a-1.example/db?sslmode=require&channel_binding=require',
+      [],
+      { enableChannelBinding: true }
+    ],
+    ['postgresql://u:p@db.example/db?ssl=false', [], { ssl: false }]
+  ]
+  for (const [text, names, expected = {}] of cases) {
+    const ignored: string[][] = []
+    const [target] = parseConninfo(text, {}, (some) => ignored.push(some))
+    t.same(ignored, names.length === 0 ? [] : [names], text)
+    t.match(target!.config, { user: 'u', password: 'p', database: 'db', ...expected }, text)
+  }
+  t.equal(parseConninfo('postgresql://u:p@h/db?ssl=false', {}).length, 1, 'no attempt with TLS')
+
+  const refused: [string, RegExp][] = [
+    ['postgresql://u:geheim@h/db?sslmode=no-verify', /"no-verify".*write sslmode=require/],
+    ['postgresql://u:geheim@h/db?ssl=no-verify', /^ssl: write sslmode=require/],
+    ['postgresql://u:geheim@h/db?sslaccept=accept_invalid_certs', /^sslaccept: write sslmode=require/],
+    [
+      'postgresql://u:geheim@h/db?channel_binding=always',
+      /channel_binding must be one of disable, prefer, require/
+    ]
+  ]
+  for (const [text, message] of refused) {
+    t.throws(() => parseConninfo(text, {}), { message }, text)
+    t.throws(() => parseConninfo(text, {}), { message: /^(?!.*geheim)/ }, 'without the password')
+  }
+})
+
+t.test('channel_binding=require refuses a login that is not bound to TLS', async (t) => {
+  const port = await tlsRelay(t)
+  const uri = (binding: string) =>
+    `host=127.0.0.1 port=${port} user=postgres dbname=postgres password=x sslmode=require channel_binding=${binding}`
+  const client = await connect(parseConninfo(uri('prefer'), {}))
+  await client.end()
+  const required = parseConninfo(uri('require'), {})
+  await t.rejects(connect(required), { message: /channel_binding=require: the server does not bind/ })
+  const connector = new PoolConnector(required)
+  const pool = new pg.Pool({ Client: connector.Client, max: 1 })
+  await t.rejects(connector.acquire(pool), { message: /channel_binding=require/ })
+  await pool.end()
+})
+
 t.test('when no host answers, the error names the last', async (t) => {
   await t.rejects(connect(parseConninfo('host=127.0.0.1,127.0.0.1 port=1,2 password=geheim', {})), {
     message: /127\.0\.0\.1:2.*ECONNREFUSED/
