@@ -102,7 +102,7 @@ t.test('the options may name no channel that the database refuses: the start say
       ),
       { code: 'FST_PGWS_CHANNEL_REFUSED', message: /channel "温".*LATIN1/ }
     )
-    t.same(lines, [], 'the rejection says it')
+    t.notMatch(lines.join(''), /could not listen/, 'the rejection says it')
   }
 })
 
