@@ -5,7 +5,7 @@ import type { WebSocket } from 'ws'
 import { audienceChannel, audienceMessage, isPublicChannel, readAudienceMessage } from './audiences.js'
 import { Authorizer, type Mode } from './authorizer.js'
 import { checkChannel } from './channel-name.js'
-import type { Access, Claims } from './claims.js'
+import type { Claims, Token } from './claims.js'
 import { Clients, type Wishes } from './clients.js'
 import type { Closing, ConnectionFilter, ConnectionSummary } from './connection-list.js'
 import { type Leaving, SHUTTING_DOWN } from './connections.js'
@@ -24,6 +24,7 @@ import { type Delivery, type Disconnected, type NodeSummary, Nodes, type Scope }
 import { NotificationQueue } from './notification-queue.js'
 import type { ResolvedOptions } from './options.js'
 import { Outbox } from './outbox.js'
+import type { Access } from './permissions.js'
 import { type ChannelPresence, Presence } from './presence.js'
 import { PresenceEvents } from './presence-events.js'
 import type { Notification } from './publisher.js'
@@ -99,7 +100,7 @@ export interface BridgeOptions extends Pick<ResolvedOptions, OptionsUsed> {
    */
   call: (text: string, values: unknown[], caller?: Caller) => Promise<{ rows: Record<string, unknown>[] }>
   /** Verifies a token's signature, audience and issuer; throws InvalidToken (401), KeysUnavailable (503). */
-  verifyToken: (token: string) => Claims | Promise<Claims>
+  verifyToken: (token: string) => Token | Promise<Token>
   /** Told whether this server and the schema `pgws` fit each other, whenever that changes. */
   onSchema: (state: SchemaState) => void
   listener: Listener
@@ -303,7 +304,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       metrics: this.metrics,
       version: `fastify-pg-websockets ${VERSION}`,
       maxChannels: options.maxChannelsPerConnection,
-      authorize: (claims, channels, mode) => this.authorize(claims, channels, mode),
+      authorize: (token, channels, mode) => this.authorize(token, channels, mode),
       joinRaw: (channels) => this.#rawChannels.join(channels),
       isDurable: (channel) => this.#durable.ageOf(channel) !== undefined
     })
@@ -465,9 +466,9 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    * @returns as whom functions are called for it; undefined where none is set
    * @throws NotAuthorized, RoleNotAllowed (403), DatabaseAway (503)
    */
-  async authorize(claims: Claims, channels: readonly string[], mode: Mode): Promise<Caller | undefined> {
+  async authorize(token: Token, channels: readonly string[], mode: Mode): Promise<Caller | undefined> {
     if (!callsFunctions(this.#options)) return undefined
-    const caller = callerOf(claims, this.#options.roleClaim)
+    const caller = callerOf(token, this.#options.roleClaim)
     await this.#authorizer.check(caller, channels, mode)
     return caller
   }

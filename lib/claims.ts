@@ -1,38 +1,213 @@
 import { channelNameProblem } from './channel-name.js'
-import { matchesPattern } from './channel-pattern.js'
+import { type ClaimPath, parseClaimPath, valueAt } from './claim-path.js'
 import { errors } from './errors.js'
-import type { Caller } from './sql-functions.js'
+import type { ResolvedOptions } from './options.js'
 
 /** The claims of a verified token: a JSON object. */
 export type Claims = Record<string, unknown>
 
-/** What a token allows on the channels that were asked for. */
-export interface Access {
-  /** The channels to join, without duplicates. */
-  channels: string[]
-  read: boolean
-  write: boolean
-  /** When the token ends, in milliseconds since the epoch; undefined: never. */
-  expiresAt: number | undefined
-  /** The token's claim `sub`. */
-  subject?: string | undefined
-  claims: Claims
-  /** As whom functions of the database's owner are called for it; undefined: none is. */
-  caller?: Caller | undefined
+/** What a mode allows. */
+export interface Mode {
+  readonly read: boolean
+  readonly write: boolean
 }
+
+/** The channels that a token names: it allows no others. */
+export interface NamedChannels {
+  /** Those of the claim `channel` first. */
+  readonly names: ReadonlySet<string>
+  readonly patterns: readonly string[]
+}
+
+/** A token whose signature holds, as it was read once: what else is asked about it is asked of this. */
+export interface Token {
+  /** As they were issued. */
+  readonly claims: Claims
+  /** When it ends (`exp`), in milliseconds since the epoch; undefined: never. */
+  readonly expiresAt: number | undefined
+  readonly issuer: string | undefined
+  readonly subject: string | undefined
+  /** Undefined: it has none. */
+  readonly mode: Mode | 'unknown' | undefined
+  /** Undefined: it names none at all, and so allows any. */
+  readonly channels: NamedChannels | undefined
+  readonly admin: boolean
+  /** The database role; undefined: it names none. */
+  readonly role: string | undefined
+  /** What an SDK's client is subscribed to by it, and with what. */
+  readonly subs: Readonly<Record<string, unknown>>
+  /** Why it is no subscription's own token; undefined: it is one. */
+  readonly notSubscription: string | undefined
+  /** The client that a subscription's token is for; undefined: any. */
+  readonly client: string | undefined
+  /** What a subscription's token allows beside reading. */
+  readonly allow: readonly string[]
+  /** What its mode and its admin's right are called, for errors. */
+  readonly called: { readonly mode: string; readonly admin: string }
+}
+
+type Rule =
+  | 'jwtAudience'
+  | 'jwtIssuer'
+  | 'modeClaim'
+  | 'defaultMode'
+  | 'channelsClaim'
+  | 'channelPatternsClaim'
+  | 'adminClaim'
+  | 'roleClaim'
+
+/** What a token must have beside a signature, and where its claims are. */
+export type TokenRules = Partial<Pick<ResolvedOptions, Rule>>
+
+export const MODES: ReadonlyMap<unknown, Mode> = new Map([
+  ['r', { read: true, write: false }],
+  ['w', { read: false, write: true }],
+  ['rw', { read: true, write: true }]
+])
 
 /** How far the clocks of the token's issuer and of this server may differ, in seconds. */
 const CLOCK_TOLERANCE = 30
 
+/** Claims of a connection's token, which allow more or less than reading one channel. */
+const OF_CONNECTIONS = ['mode', 'channels', 'channel_patterns', 'subs']
+
+/** Where a claim is, and how errors call it. */
+interface Place {
+  called: string
+  path: ClaimPath
+}
+
+/**
+ * Makes what reads the claims of verified tokens. A claim of the wrong type is refused, not passed over: its owner would
+ * be somebody else, or nobody.
+ * @param rules checked options
+ * @returns throws InvalidToken, TokenExpired (401), MalformedClaims (403)
+ */
+export function tokenReader(rules: TokenRules): (claims: Claims) => Token {
+  const modePlace = placeOf(rules.modeClaim)
+  const channelsPlace = placeOf(rules.channelsClaim)
+  const patternsPlace = placeOf(rules.channelPatternsClaim)
+  const adminPlace = placeOf(rules.adminClaim)
+  const rolePlace = placeOf(rules.roleClaim)
+  const defaultMode = MODES.get(rules.defaultMode)
+  const called = {
+    mode: rules.modeClaim ?? 'mode',
+    admin:
+      rules.adminClaim === undefined ? '"admin": true' : `"${rules.adminClaim}": true, or a list with "admin"`
+  }
+  const places = [modePlace, channelsPlace, patternsPlace].filter((place) => place !== undefined)
+
+  return function readToken(claims) {
+    checkParties(claims, rules)
+    checkDepth(claims)
+    const expiresAt = checkTimes(claims)
+    const notSubscription = whyNoSubscription(claims)
+    return {
+      claims,
+      expiresAt,
+      issuer: optionalText(claims, 'iss'),
+      subject: optionalText(claims, 'sub'),
+      // A subscription's token allows what it says, and that must not become more where a connection's is expected.
+      mode: readMode(claims) ?? (notSubscription === undefined ? undefined : defaultMode),
+      channels: readChannels(claims),
+      admin: readAdmin(claims),
+      role: readRole(claims),
+      subs: readSubs(claims),
+      notSubscription,
+      client: notSubscription === undefined ? optionalText(claims, 'client') : undefined,
+      allow: notSubscription === undefined ? (optionalTexts(claims.allow, 'allow') ?? []) : [],
+      called
+    }
+  }
+
+  function readMode(claims: Claims): Token['mode'] {
+    const value = modePlace === undefined ? claims.mode : valueAt(claims, modePlace.path)
+    if (value === undefined) return undefined
+    if (modePlace === undefined || !Array.isArray(value)) return MODES.get(value) ?? 'unknown'
+    const members = optionalTexts(value, modePlace.called)!.flatMap((member) => MODES.get(member) ?? [])
+    if (members.length === 0) return undefined
+    return { read: members.some(({ read }) => read), write: members.some(({ write }) => write) }
+  }
+
+  function readChannels(claims: Claims): NamedChannels | undefined {
+    const names =
+      channelsPlace === undefined
+        ? namesOf(claims)
+        : textOrTexts(valueAt(claims, channelsPlace.path), channelsPlace.called)
+    const patterns =
+      patternsPlace === undefined
+        ? optionalTexts(claims.channel_patterns, 'channel_patterns')
+        : textOrTexts(valueAt(claims, patternsPlace.path), patternsPlace.called)
+    for (const name of names ?? []) {
+      const problem = channelNameProblem(name)
+      if (problem !== undefined) throw new errors.MalformedClaims(problem)
+    }
+    const configured = channelsPlace !== undefined || patternsPlace !== undefined
+    // A provider's user of whom nobody has said anything must not have all channels.
+    if (names === undefined && patterns === undefined && !configured) return undefined
+    return { names: new Set(names), patterns: patterns ?? [] }
+  }
+
+  function readAdmin(claims: Claims): boolean {
+    if (adminPlace === undefined) return claims.admin === true
+    const value = valueAt(claims, adminPlace.path)
+    return value === true || (Array.isArray(value) && value.includes('admin'))
+  }
+
+  function readRole(claims: Claims): string | undefined {
+    const role = rolePlace === undefined ? undefined : valueAt(claims, rolePlace.path)
+    return typeof role === 'string' && role !== '' && !role.includes('\0') ? role : undefined
+  }
+
+  function whyNoSubscription(claims: Claims): string | undefined {
+    const foreign =
+      OF_CONNECTIONS.find((name) => claims[name] !== undefined) ??
+      places.find(({ path }) => valueAt(claims, path) !== undefined)?.called
+    if (foreign !== undefined) return `is a connection's: it has "${foreign}"`
+    return typeof claims.channel === 'string' ? undefined : 'has no claim "channel"'
+  }
+}
+
+function placeOf(called: string | undefined): Place | undefined {
+  return called === undefined ? undefined : { called, path: parseClaimPath(called)! }
+}
+
+/**
+ * Checks whom a token is for, and whom it is from.
+ * @throws InvalidToken (401)
+ */
+function checkParties({ aud, iss }: Claims, { jwtAudience, jwtIssuer }: TokenRules): void {
+  if (jwtAudience !== undefined && ![aud].flat().includes(jwtAudience)) {
+    throw new errors.InvalidToken('the token is for another audience ("aud")')
+  }
+  if (jwtIssuer !== undefined && iss !== jwtIssuer) {
+    throw new errors.InvalidToken('the token comes from another issuer ("iss")')
+  }
+}
+
+/** How deep claims may be nested. They are written again with each message, which JSON.stringify does by recursion. */
+const MAX_DEPTH = 100
+
+/** @throws MalformedClaims (403) for claims that are nested too deep */
+function checkDepth(claims: Claims): void {
+  if (isDeeper(claims, MAX_DEPTH)) {
+    throw new errors.MalformedClaims(`they are nested deeper than ${MAX_DEPTH} levels`)
+  }
+}
+
+function isDeeper(value: unknown, levels: number): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  return levels === 0 || Object.values(value).some((member) => isDeeper(member, levels - 1))
+}
+
 /**
  * Checks a token's times (RFC 7519, sections 4.1.4 to 4.1.6): `exp` has not passed, `nbf` and `iat` are not
  * in the future by more than 30 s.
- * @param claims the claims of a token whose signature holds
  * @param now milliseconds since the epoch
  * @returns when the token expires, in milliseconds since the epoch, or undefined
  * @throws TokenExpired, InvalidToken (401)
  */
-export function checkTimes(claims: Claims, now: number = Date.now()): number | undefined {
+function checkTimes(claims: Claims, now: number = Date.now()): number | undefined {
   const exp = numericDate(claims, 'exp')
   const nbf = numericDate(claims, 'nbf')
   const iat = numericDate(claims, 'iat')
@@ -54,161 +229,48 @@ function numericDate(claims: Claims, name: string): number | undefined {
   return value
 }
 
-/** What a token must have beside a signature. */
-export interface TokenRules {
-  /** What `aud` (RFC 7519, section 4.1.3) must hold. */
-  readonly jwtAudience?: string | undefined
-  /** What `iss` (section 4.1.1) must be. */
-  readonly jwtIssuer?: string | undefined
-}
-
-/**
- * @throws InvalidToken (401)
- */
-export function checkParties({ aud, iss }: Claims, { jwtAudience, jwtIssuer }: TokenRules): void {
-  if (jwtAudience !== undefined && ![aud].flat().includes(jwtAudience)) {
-    throw new errors.InvalidToken('the token is for another audience ("aud")')
-  }
-  if (jwtIssuer !== undefined && iss !== jwtIssuer) {
-    throw new errors.InvalidToken('the token comes from another issuer ("iss")')
-  }
-}
-
-/** How deep claims may be nested. They are written again with each message, which JSON.stringify does by recursion. */
-const MAX_DEPTH = 100
-
-/** @throws MalformedClaims (403) for claims that are nested too deep */
-export function checkDepth(claims: Claims): void {
-  if (isDeeper(claims, MAX_DEPTH)) {
-    throw new errors.MalformedClaims(`they are nested deeper than ${MAX_DEPTH} levels`)
-  }
-}
-
-function isDeeper(value: unknown, levels: number): boolean {
-  if (typeof value !== 'object' || value === null) return false
-  return levels === 0 || Object.values(value).some((member) => isDeeper(member, levels - 1))
-}
-
-/**
- * What a token allows.
- * @param claims verified claims
- * @param requested the channels that were asked for, or undefined for all channels that the token names
- * @param maxChannels how many channels one socket may join
- * @throws TokenExpired, InvalidToken (401); MissingMode, UnknownMode, MalformedClaims, NoAllowedChannels,
- *   TooManyChannels (403)
- */
-export function authorize(
-  claims: Claims,
-  requested: readonly string[] | undefined,
-  maxChannels = Number.POSITIVE_INFINITY
-): Access {
-  const expiresAt = checkTimes(claims)
-  const { read, write } = readMode(claims)
-  const named = namedChannels(claims)
-  if (requested === undefined && (named === undefined || named.names.size === 0)) {
-    throw new errors.NoAllowedChannels('the token names none; name one in the address, or in the token')
-  }
-  const channels = [...new Set(requested ?? named!.names)]
-  if (!channels.every((channel) => allowsChannel(named, channel))) {
-    throw new errors.NoAllowedChannels('the token names others than the one of the address')
-  }
-  if (channels.length > maxChannels) throw new errors.TooManyChannels(maxChannels)
-  return { channels, read, write, expiresAt, subject: subjectOf(claims), claims }
-}
-
-/** The claim `sub` (RFC 7519, section 4.1.2); undefined where it is none, or no text. */
-export function subjectOf({ sub }: Claims): string | undefined {
-  return typeof sub === 'string' ? sub : undefined
-}
-
-/**
- * Checks that a token may write each of some channels.
- * @throws as authorize does; WriteNotAllowed (403)
- */
-export function authorizeWrite(claims: Claims, channels: Iterable<string>): void {
-  checkTimes(claims)
-  const { write } = readMode(claims)
-  if (!write) throw new errors.WriteNotAllowed()
-  const named = namedChannels(claims)
-  for (const channel of channels) {
-    if (!allowsChannel(named, channel)) {
-      throw new errors.NoAllowedChannels('the token does not name every channel of the request')
-    }
-  }
-}
-
-/**
- * What a token allows in one channel, where a token without `mode` allows nothing.
- * @throws UnknownMode, MalformedClaims (403)
- */
-export function permissionsIn(claims: Claims, channel: string): { read: boolean; write: boolean } {
-  if (claims.mode === undefined) return { read: false, write: false }
-  const mode = readMode(claims)
-  return allowsChannel(namedChannels(claims), channel) ? mode : { read: false, write: false }
-}
-
-/**
- * Checks that a token carries `"admin": true`.
- * @throws TokenExpired, InvalidToken (401), AdminOnly (403)
- */
-export function authorizeAdmin(claims: Claims): void {
-  checkTimes(claims)
-  if (claims.admin !== true) throw new errors.AdminOnly()
-}
-
-function readMode(claims: Claims): { read: boolean; write: boolean } {
-  switch (claims.mode) {
-    case undefined:
-      throw new errors.MissingMode()
-    case 'r':
-      return { read: true, write: false }
-    case 'w':
-      return { read: false, write: true }
-    case 'rw':
-      return { read: true, write: true }
-    default:
-      throw new errors.UnknownMode()
-  }
-}
-
-interface NamedChannels {
-  names: ReadonlySet<string>
-  patterns: readonly string[]
-}
-
-/** What was read of tokens: an open connection's is asked for each message. */
-const known = new WeakMap<Claims, NamedChannels>()
-
-/** The channels that a token names, `channel` first; undefined when it names none at all and so allows any. */
-function namedChannels(claims: Claims): NamedChannels | undefined {
-  const before = known.get(claims)
-  if (before !== undefined) return before
-  const { channel, channels, channel_patterns } = claims
-  if (channel === undefined && channels === undefined && channel_patterns === undefined) return undefined
+function namesOf({ channel, channels }: Claims): string[] | undefined {
   if (channel !== undefined && typeof channel !== 'string') {
     throw new errors.MalformedClaims('"channel" must be a string')
   }
-  if (channels !== undefined && !isStringList(channels)) {
-    throw new errors.MalformedClaims('"channels" must be a list of strings')
-  }
-  if (channel_patterns !== undefined && !isStringList(channel_patterns)) {
-    throw new errors.MalformedClaims('"channel_patterns" must be a list of strings')
-  }
-  const names = new Set([...(channel === undefined ? [] : [channel]), ...(channels ?? [])])
-  for (const name of names) {
-    const problem = channelNameProblem(name)
-    if (problem !== undefined) throw new errors.MalformedClaims(problem)
-  }
-  const named = { names, patterns: channel_patterns ?? [] }
-  known.set(claims, named)
-  return named
+  const list = optionalTexts(channels, 'channels')
+  return channel === undefined ? list : [channel, ...(list ?? [])]
 }
 
-function isStringList(value: unknown): value is string[] {
-  return Array.isArray(value) && value.every((item) => typeof item === 'string')
+function readSubs({ subs }: Claims): Readonly<Record<string, unknown>> {
+  if (subs === undefined) return {}
+  if (typeof subs !== 'object' || subs === null || Array.isArray(subs)) {
+    throw new errors.MalformedClaims('"subs" must be an object whose keys are channels')
+  }
+  for (const channel of Object.keys(subs)) {
+    const problem = channelNameProblem(channel)
+    if (problem !== undefined) throw new errors.MalformedClaims(`"subs": ${problem}`)
+  }
+  return subs as Record<string, unknown>
 }
 
-function allowsChannel(named: NamedChannels | undefined, channel: string): boolean {
-  if (named === undefined || named.names.has(channel)) return true
-  return named.patterns.some((pattern) => matchesPattern(pattern, channel))
+/** A claim that says who somebody is (RFC 7519, sections 4.1.1 and 4.1.2: StringOrURI). */
+function optionalText(claims: Claims, name: string): string | undefined {
+  const value = claims[name]
+  if (value === undefined) return undefined
+  if (typeof value !== 'string') {
+    throw new errors.MalformedClaims(`"${name}" must be a string`)
+  }
+  // No database could hold it.
+  if (value.includes('\0') || !value.isWellFormed()) {
+    throw new errors.MalformedClaims(`"${name}" has a NUL character or a lone surrogate`)
+  }
+  return value
+}
+
+function optionalTexts(value: unknown, called: string): string[] | undefined {
+  if (value === undefined) return undefined
+  if (!Array.isArray(value) || !value.every((item) => typeof item === 'string')) {
+    throw new errors.MalformedClaims(`"${called}" must be a list of strings`)
+  }
+  return value
+}
+
+function textOrTexts(value: unknown, called: string): string[] | undefined {
+  return optionalTexts(typeof value === 'string' ? [value] : value, called)
 }

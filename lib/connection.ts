@@ -1,7 +1,7 @@
-import type { Access } from './claims.js'
 import type { Sender } from './envelope.js'
 import type { FlowControl, Receiver, Waiting } from './flow-control.js'
 import type { Format, Frame, Subscriber } from './hub.js'
+import type { Access } from './permissions.js'
 import type { Caller } from './sql-functions.js'
 
 /** Close codes of this project (RFC 6455, section 7.4.2: 3000 to 3999 are for frameworks). */

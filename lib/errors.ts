@@ -14,14 +14,14 @@ export const errors = {
     503
   ),
   TokenExpired: createError('FST_PGWS_TOKEN_EXPIRED', 'Token expired', 401),
-  MissingMode: createError(
+  MissingMode: createError<[string]>(
     'FST_PGWS_MISSING_MODE',
-    'Missing mode: the token needs a "mode" claim of "r", "w" or "rw"',
+    'Missing mode: the token needs a "%s" claim of "r", "w" or "rw"',
     403
   ),
-  UnknownMode: createError(
+  UnknownMode: createError<[string]>(
     'FST_PGWS_UNKNOWN_MODE',
-    'Unknown mode: the "mode" claim must be "r", "w" or "rw"',
+    'Unknown mode: the "%s" claim must be "r", "w" or "rw"',
     403
   ),
   NoAllowedChannels: createError<[string]>('FST_PGWS_NO_ALLOWED_CHANNELS', 'No allowed channels: %s', 403),
@@ -41,7 +41,7 @@ export const errors = {
     'The token\'s "mode" does not allow writing: it must be "w" or "rw"',
     403
   ),
-  AdminOnly: createError('FST_PGWS_ADMIN_ONLY', 'The token needs the claim "admin": true', 403),
+  AdminOnly: createError<[string]>('FST_PGWS_ADMIN_ONLY', 'The token needs the claim %s', 403),
   BadAddress: createError<[string]>('FST_PGWS_BAD_ADDRESS', 'Malformed address: %s', 400),
   BadMessage: createError<[string, { cause: Error }?]>('FST_PGWS_BAD_MESSAGE', 'Malformed message: %s', 400),
   UpgradeRequired: createError(

@@ -1,8 +1,8 @@
 import type { ServerResponse } from 'node:http'
-import type { Access } from './claims.js'
 import { CLOSE, type ConnectionOptions } from './connection.js'
 import type { Format, Frame } from './hub.js'
 import type { Message } from './message.js'
+import type { Access } from './permissions.js'
 import { StreamConnection } from './stream.js'
 
 /**

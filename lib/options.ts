@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import { channelNameProblem } from './channel-name.js'
 import { matchesPattern } from './channel-pattern.js'
+import { parseClaimPath } from './claim-path.js'
 import { checkDatabaseChannel } from './database-channel.js'
 import { errors, messageOf } from './errors.js'
 import { isOriginPattern } from './origins.js'
@@ -49,6 +50,22 @@ export interface PgWebsocketsOptions {
   jwtAudience?: string | undefined
   /** What a token's `iss` must be. */
   jwtIssuer?: string | undefined
+  /**
+   * The claim that holds the mode: a name, or a path as PostgREST's `jwt-role-claim-key`, such as `.realm_access.roles`.
+   * Of a list, its members `r`, `w` and `rw` count. Default: `mode`.
+   */
+  modeClaim?: string | undefined
+  /** The mode of tokens that have none: `r`, `w` or `rw`. Default: they are refused. */
+  defaultMode?: string | undefined
+  /**
+   * The claim that holds the channels, likewise: a list, or one name. Where this or `channelPatternsClaim` is given, a
+   * token with neither claim allows no channel. Default: `channels` and `channel`.
+   */
+  channelsClaim?: string | undefined
+  /** The claim that holds the patterns of channels, likewise. Default: `channel_patterns`. */
+  channelPatternsClaim?: string | undefined
+  /** The claim that is `true` for an admin, or a list with `admin`, likewise. Default: `admin`. */
+  adminClaim?: string | undefined
   /** The cookie that may carry a token; needs `allowedOrigins`. */
   tokenCookie?: string | undefined
   /** The browsers' origins that may connect: exact ones, or `*.example.org`. Default: all. */
@@ -115,7 +132,7 @@ export interface PgWebsocketsOptions {
   onConnectFunction?: string | undefined
   /** `schema.function`: told of each client that has gone. */
   onDisconnectFunction?: string | undefined
-  /** The claim that names the database role under which these functions are called. Default: the server's own. */
+  /** The claim that names the database role, likewise, under which these functions are called. Default: the server's own. */
   roleClaim?: string | undefined
   /** Endpoints with audiences, as pgws has them. */
   endpoints?: readonly AudienceEndpoint[] | undefined
@@ -132,6 +149,11 @@ type Optional =
   | 'jwksUrl'
   | 'jwtAudience'
   | 'jwtIssuer'
+  | 'modeClaim'
+  | 'defaultMode'
+  | 'channelsClaim'
+  | 'channelPatternsClaim'
+  | 'adminClaim'
   | 'tokenCookie'
   | 'metaChannel'
   | 'maxConnections'
@@ -179,6 +201,11 @@ export const optionSpecs: Record<Exclude<keyof PgWebsocketsOptions, PluginOnly>,
   jwksUrl: { type: 'string' },
   jwtAudience: { type: 'string' },
   jwtIssuer: { type: 'string' },
+  modeClaim: { type: 'string' },
+  defaultMode: { type: 'string' },
+  channelsClaim: { type: 'string' },
+  channelPatternsClaim: { type: 'string' },
+  adminClaim: { type: 'string' },
   tokenCookie: { type: 'string' },
   allowedOrigins: { type: 'list' },
   listenChannel: { type: 'string', default: 'postgres-websockets-listener' },
@@ -220,6 +247,14 @@ const FUNCTION_OPTIONS = [
   'authorizeFunction',
   'onConnectFunction',
   'onDisconnectFunction'
+] as const
+
+const CLAIM_OPTIONS = [
+  'modeClaim',
+  'channelsClaim',
+  'channelPatternsClaim',
+  'adminClaim',
+  'roleClaim'
 ] as const
 
 /** The variable of an option: `someName` → `PGWS_SOME_NAME`. */
@@ -314,6 +349,17 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
     if (all[name] !== undefined && parseFunctionName(all[name]) === undefined) {
       throw new errors.InvalidOption(name, `(${variableOf(name)}) must be "schema.function"`)
     }
+  }
+  for (const name of CLAIM_OPTIONS) {
+    if (all[name] !== undefined && parseClaimPath(all[name]) === undefined) {
+      throw new errors.InvalidOption(
+        name,
+        `(${variableOf(name)}) must be the name of a claim, or a path such as .realm_access.roles or ."https://example.org/roles"[0]`
+      )
+    }
+  }
+  if (all.defaultMode !== undefined && !/^(?:r|w|rw)$/.test(all.defaultMode)) {
+    throw new errors.InvalidOption('defaultMode', '(PGWS_DEFAULT_MODE) must be r, w or rw')
   }
   if (all.roleClaim !== undefined && FUNCTION_OPTIONS.every((name) => all[name] === undefined)) {
     throw new errors.InvalidOption(

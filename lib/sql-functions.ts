@@ -1,5 +1,5 @@
 import pg from 'pg'
-import type { Claims } from './claims.js'
+import type { Token } from './claims.js'
 import { errors } from './errors.js'
 import type { ResolvedOptions } from './options.js'
 
@@ -61,12 +61,9 @@ export function callsFunctions(functions: SqlFunctions): boolean {
  * As whom the functions are called for a token.
  * @throws RoleNotAllowed (403) where the token names no role, and a claim must
  */
-export function callerOf(claims: Claims, roleClaim: string | undefined): Caller {
-  const role = roleClaim === undefined ? undefined : claims[roleClaim]
-  if (roleClaim !== undefined && (typeof role !== 'string' || role === '' || role.includes('\0'))) {
-    throw new errors.RoleNotAllowed()
-  }
-  return { claims: JSON.stringify(claims), role: role as string | undefined }
+export function callerOf({ claims, role }: Token, roleClaim: string | undefined): Caller {
+  if (roleClaim !== undefined && role === undefined) throw new errors.RoleNotAllowed()
+  return { claims: JSON.stringify(claims), role }
 }
 
 /**

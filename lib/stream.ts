@@ -1,9 +1,9 @@
 import type { ServerResponse } from 'node:http'
 import { TLSSocket } from 'node:tls'
-import type { Access } from './claims.js'
 import { CLOSE, Connection, type ConnectionOptions } from './connection.js'
 import { unsentBytesOf } from './flow-control.js'
 import type { Frame } from './hub.js'
+import type { Access } from './permissions.js'
 import { isGone } from './transport.js'
 
 /** A client that reads the answer to an HTTP request, which does not end. */

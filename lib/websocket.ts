@@ -1,12 +1,12 @@
 import type { Socket } from 'node:net'
 import { TLSSocket } from 'node:tls'
 import type { WebSocket } from 'ws'
-import type { Access } from './claims.js'
 import { CLOSE, Connection, type ConnectionOptions } from './connection.js'
 import { unsentBytesOf } from './flow-control.js'
 import { messageIn, webSocketFrames } from './frame.js'
 import type { Format, Frame } from './hub.js'
 import type { Intake } from './intake.js'
+import type { Access } from './permissions.js'
 
 /** How many pings may go without a pong. */
 const MAX_UNANSWERED = 2

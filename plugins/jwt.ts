@@ -1,13 +1,16 @@
 import { randomBytes } from 'node:crypto'
 import fastifyJwt from '@fastify/jwt'
 import type { FastifyInstance } from 'fastify'
-import { type Claims, checkDepth, checkParties, type TokenRules } from '../lib/claims.js'
+import { type Claims, type Token, type TokenRules, tokenReader } from '../lib/claims.js'
 import { errors } from '../lib/errors.js'
 import { keysFor, type VerificationKey } from '../lib/keys.js'
 import { RemoteKeys } from '../lib/remote-keys.js'
 
-/** Verifies a token's signature, audience and issuer; throws InvalidToken (401), KeysUnavailable (503). */
-export type VerifyToken = (token: string) => Claims | Promise<Claims>
+/**
+ * Verifies a token, and reads its claims.
+ * @throws InvalidToken, TokenExpired (401), MalformedClaims (403), KeysUnavailable (503)
+ */
+export type VerifyToken = (token: string) => Token | Promise<Token>
 
 interface VerifyingKey extends VerificationKey {
   verify: (token: string) => Claims
@@ -25,8 +28,8 @@ export interface JwtOptions extends TokenRules {
 
 /**
  * Registers @fastify/jwt, once for each key (its fast path verifies with one static key) and once for keys that are
- * fetched, under names of our own beside the host's. The times of a token are checked elsewhere (lib/claims.ts),
- * with other tolerances.
+ * fetched, under names of our own beside the host's. The times of a token are checked where its claims are
+ * read (lib/claims.ts), with other tolerances.
  */
 export async function registerJwt(fastify: FastifyInstance, options: JwtOptions): Promise<VerifyToken> {
   const keys: VerifyingKey[] = []
@@ -35,6 +38,8 @@ export async function registerJwt(fastify: FastifyInstance, options: JwtOptions)
     keys.push({ ...key, verify: (token) => verify<Claims>(token) })
   }
   const remote = options.jwksUrl === undefined ? undefined : await registerRemote(fastify, options.jwksUrl)
+
+  const read = tokenReader(options)
 
   // Nearly all tokens of an issuer have one and the same header.
   let lastHeader: string | undefined
@@ -50,18 +55,12 @@ export async function registerJwt(fastify: FastifyInstance, options: JwtOptions)
       candidates = keysFor(keys, header)
       if (candidates.length === 0) {
         if (remote === undefined) throw unknownKey()
-        return remote(token, header).then(check)
+        return remote(token, header).then(read)
       }
       lastHeader = encodedHeader
       lastCandidates = candidates
     }
-    return check(verifyWith(token, candidates))
-  }
-
-  function check(claims: Claims): Claims {
-    checkParties(claims, options)
-    checkDepth(claims)
-    return claims
+    return read(verifyWith(token, candidates))
   }
 }
 

@@ -1,10 +1,10 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { audienceChannel, audiencesOf, checkAudiences, DEFAULT_AUDIENCE } from '../lib/audiences.js'
 import type { Bridge } from '../lib/bridge.js'
-import { type Access, checkTimes, subjectOf } from '../lib/claims.js'
 import { errors } from '../lib/errors.js'
 import type { AudienceEndpoint, ResolvedOptions } from '../lib/options.js'
 import { isAllowedOrigin } from '../lib/origins.js'
+import type { Access } from '../lib/permissions.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { upgradeOf } from '../plugins/upgrades.js'
 import type { WebSockets } from '../plugins/websocket.js'
@@ -65,9 +65,7 @@ export function audienceRoutes(
       return { audiences: [DEFAULT_AUDIENCE] }
     }
     if (token === undefined) throw new errors.InvalidToken('the token is missing')
-    const claims = await verifyToken(token)
-    const expiresAt = checkTimes(claims)
-    const audiences = audiencesOf(claims, endpoint.public === true)
-    return { audiences, expiresAt, subject: subjectOf(claims) }
+    const { claims, expiresAt, subject } = await verifyToken(token)
+    return { audiences: audiencesOf(claims, endpoint.public === true), expiresAt, subject }
   }
 }

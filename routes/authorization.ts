@@ -1,5 +1,5 @@
 import type { FastifyRequest } from 'fastify'
-import type { Claims } from '../lib/claims.js'
+import type { Token } from '../lib/claims.js'
 import { errors } from '../lib/errors.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 
@@ -9,10 +9,10 @@ export function bearerToken({ headers }: Pick<FastifyRequest, 'headers'>): strin
 }
 
 /**
- * The verified claims of a request's bearer token.
- * @throws InvalidToken (401), KeysUnavailable (503)
+ * A request's bearer token, verified.
+ * @throws InvalidToken, TokenExpired (401), MalformedClaims (403), KeysUnavailable (503)
  */
-export async function bearerClaims(request: FastifyRequest, verifyToken: VerifyToken): Promise<Claims> {
+export async function verifyBearer(request: FastifyRequest, verifyToken: VerifyToken): Promise<Token> {
   const token = bearerToken(request)
   if (token === undefined) {
     throw new errors.InvalidToken('the request needs the header "Authorization: Bearer <token>"')

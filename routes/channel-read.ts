@@ -1,10 +1,11 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Bridge } from '../lib/bridge.js'
 import { checkChannel } from '../lib/channel-name.js'
-import { authorize, type Claims } from '../lib/claims.js'
+import type { Token } from '../lib/claims.js'
 import { errors } from '../lib/errors.js'
+import { authorize } from '../lib/permissions.js'
 import type { VerifyToken } from '../plugins/jwt.js'
-import { bearerClaims } from './authorization.js'
+import { verifyBearer } from './authorization.js'
 import { history } from './history.js'
 import { presence } from './presence.js'
 import { bearer } from './schemas.js'
@@ -17,7 +18,7 @@ export interface ChannelRead {
     channel: string,
     request: FastifyRequest,
     reply: FastifyReply,
-    claims: Claims
+    token: Token
   ) => unknown
 }
 
@@ -34,12 +35,12 @@ export function channelReadRoutes(
   const validatorCompiler = () => () => true
 
   async function answer(read: ChannelRead, channel: string, request: FastifyRequest, reply: FastifyReply) {
-    const claims = await bearerClaims(request, verifyToken)
+    const token = await verifyBearer(request, verifyToken)
     if (channel === '') throw new errors.NotFound()
     checkChannel(channel, 'the channel of the address')
-    if (!authorize(claims, [channel]).read) throw new errors.ReadNotAllowed()
-    await bridge.authorize(claims, [channel], 'r')
-    return read.answer(bridge, channel, request, reply, claims)
+    if (!authorize(token, [channel]).read) throw new errors.ReadNotAllowed()
+    await bridge.authorize(token, [channel], 'r')
+    return read.answer(bridge, channel, request, reply, token)
   }
 
   for (const [name, read] of reads) {

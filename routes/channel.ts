@@ -1,11 +1,11 @@
 import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
 import { holdsToken, isDecodable, maskAddress, maskTokens, queryOf } from '../lib/address.js'
 import type { Bridge } from '../lib/bridge.js'
-import { type Access, authorize } from '../lib/claims.js'
 import type { Wishes } from '../lib/clients.js'
 import { errors } from '../lib/errors.js'
 import type { ResolvedOptions } from '../lib/options.js'
 import { isAllowedOrigin } from '../lib/origins.js'
+import { type Access, authorize } from '../lib/permissions.js'
 import type { Transport } from '../lib/transport.js'
 import { defineBearer } from '../plugins/documentation.js'
 import type { VerifyToken } from '../plugins/jwt.js'
@@ -118,15 +118,16 @@ function handshake(
         throw new errors.BadAddress('its percent-encoding cannot be decoded as UTF-8')
       if (!isAllowedOrigin(request.headers.origin, options.allowedOrigins))
         throw new errors.OriginNotAllowed()
-      const { token, channels } = readCredentials(request, pathBelowPrefix(request), options.tokenCookie)
-      const access = authorize(await verifyToken(token), channels, options.maxChannelsPerConnection)
+      const credentials = readCredentials(request, pathBelowPrefix(request), options.tokenCookie)
+      const token = await verifyToken(credentials.token)
+      const access = authorize(token, credentials.channels, options.maxChannelsPerConnection)
       const { since, binary, presence } = wishesOf(request)
       if (since !== undefined || binary) bridge.requireDurable()
       if (presence) bridge.requirePresence(access.channels)
       const stream = request.headers.upgrade === undefined
       if (stream && !access.read) throw new errors.ReadNotAllowed()
       const mode = stream || !access.write ? 'r' : access.read ? 'rw' : 'w'
-      access.caller = await bridge.authorize(access.claims, access.channels, mode)
+      access.caller = await bridge.authorize(token, access.channels, mode)
       await bridge.admit(transport, request.ip, access.read ? access.channels : [])
       request.pgwsAccess = access
     },

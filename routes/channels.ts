@@ -1,8 +1,8 @@
 import type { FastifyInstance } from 'fastify'
 import type { Bridge } from '../lib/bridge.js'
-import { authorizeAdmin } from '../lib/claims.js'
+import { authorizeAdmin } from '../lib/permissions.js'
 import type { VerifyToken } from '../plugins/jwt.js'
-import { bearerClaims } from './authorization.js'
+import { verifyBearer } from './authorization.js'
 import { bearer, errorSchema } from './schemas.js'
 import { answeringScope, scopeSchema } from './scope.js'
 
@@ -37,7 +37,7 @@ export function channelsRoute(
       validatorCompiler: () => () => true
     },
     async (request, reply) => {
-      authorizeAdmin(await bearerClaims(request, verifyToken))
+      authorizeAdmin(await verifyBearer(request, verifyToken))
       const { scope, onMissing } = answeringScope(request, reply)
       return scope === 'cluster' ? bridge.channels({ scope, onMissing }) : bridge.channels()
     }

@@ -1,10 +1,10 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Bridge } from '../lib/bridge.js'
-import { authorizeAdmin } from '../lib/claims.js'
 import type { Closing } from '../lib/connection-list.js'
 import { errors } from '../lib/errors.js'
+import { authorizeAdmin } from '../lib/permissions.js'
 import type { VerifyToken } from '../plugins/jwt.js'
-import { bearerClaims } from './authorization.js'
+import { verifyBearer } from './authorization.js'
 import { bearer, errorSchema } from './schemas.js'
 import { answeringScope, listMissing, scopeSchema } from './scope.js'
 
@@ -84,7 +84,7 @@ export function connectionsRoutes(
       validatorCompiler
     },
     async (request, reply) => {
-      authorizeAdmin(await bearerClaims(request, verifyToken))
+      authorizeAdmin(await verifyBearer(request, verifyToken))
       const { subject, channel } = request.query as Record<string, string>
       return bridge.connections({ subject, channel, ...answeringScope(request, reply) })
     }
@@ -102,7 +102,7 @@ export function connectionsRoutes(
       validatorCompiler
     },
     async (request) => {
-      authorizeAdmin(await bearerClaims(request, verifyToken))
+      authorizeAdmin(await verifyBearer(request, verifyToken))
       const { subject, channel } = request.query as Record<string, string>
       return listMissing(await bridge.disconnect({ subject, channel }, closingOf(request)))
     }
@@ -126,7 +126,7 @@ export function connectionsRoutes(
       validatorCompiler
     },
     async (request) => {
-      authorizeAdmin(await bearerClaims(request, verifyToken))
+      authorizeAdmin(await verifyBearer(request, verifyToken))
       const { id } = request.params as { id: string }
       const { closed, missing } = await bridge.disconnect({ id }, closingOf(request))
       if (missing.length > 0) {

@@ -1,4 +1,3 @@
-import { subjectOf } from '../lib/claims.js'
 import { errors } from '../lib/errors.js'
 import type { ChannelRead } from './channel-read.js'
 import { errorSchema } from './schemas.js'
@@ -31,9 +30,9 @@ export const history: ChannelRead = {
       501: errorSchema('Durable channels are not installed.')
     }
   },
-  async answer(bridge, channel, request, reply, claims) {
+  async answer(bridge, channel, request, reply, token) {
     const { since, limit } = request.query as { since?: string; limit?: string }
-    const reader = subjectOf(claims) ?? request.ip
+    const reader = token.subject ?? request.ip
     const { messages, gap, next } = await bridge.history(channel, since, readLimit(limit), reader)
     // Each is the text of a JSON object already.
     reply.type('application/json; charset=utf-8')

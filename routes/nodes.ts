@@ -1,8 +1,8 @@
 import type { FastifyInstance } from 'fastify'
 import type { Bridge } from '../lib/bridge.js'
-import { authorizeAdmin } from '../lib/claims.js'
+import { authorizeAdmin } from '../lib/permissions.js'
 import type { VerifyToken } from '../plugins/jwt.js'
-import { bearerClaims } from './authorization.js'
+import { verifyBearer } from './authorization.js'
 import { bearer, errorSchema } from './schemas.js'
 
 /** `GET /nodes`: the servers that share the database and the listen channel, for tokens with `"admin": true`. */
@@ -43,7 +43,7 @@ export function nodesRoute(
       }
     },
     async (request) => {
-      authorizeAdmin(await bearerClaims(request, verifyToken))
+      authorizeAdmin(await verifyBearer(request, verifyToken))
       return bridge.nodes()
     }
   )

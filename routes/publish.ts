@@ -2,11 +2,12 @@ import { createHash } from 'node:crypto'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Bridge, OutgoingMessage } from '../lib/bridge.js'
 import { checkChannel } from '../lib/channel-name.js'
-import { authorizeWrite, type Claims, subjectOf } from '../lib/claims.js'
+import type { Token } from '../lib/claims.js'
 import { errors } from '../lib/errors.js'
 import { elementsOf, JsonText, membersOf } from '../lib/json-text.js'
+import { authorizeWrite } from '../lib/permissions.js'
 import type { VerifyToken } from '../plugins/jwt.js'
-import { bearerClaims, bearerToken } from './authorization.js'
+import { bearerToken, verifyBearer } from './authorization.js'
 import { bearer, errorSchema, rejectionSchema } from './schemas.js'
 import { listMissing } from './scope.js'
 
@@ -100,16 +101,16 @@ export async function publishRoute(
       validatorCompiler: () => () => true
     },
     async (request, reply) => {
-      const claims = await bearerClaims(request, verifyToken)
+      const token = await verifyBearer(request, verifyToken)
       const messages = parseBody(request.body)
       const channels = [...new Set(messages.flatMap((message) => message.channels))]
       if (channels.length > maxChannels) throw new errors.TooManyPublishChannels(channels.length, maxChannels)
-      authorizeWrite(claims, channels)
+      authorizeWrite(token, channels)
       try {
-        const caller = await bridge.authorize(claims, channels, 'w')
-        const key = keyOf(request, claims)
+        const caller = await bridge.authorize(token, channels, 'w')
+        const key = keyOf(request, token)
         const confirm = readConfirm(request)
-        const delivery = await bridge.publishAll(messages, claims, { key, caller, confirm })
+        const delivery = await bridge.publishAll(messages, token.claims, { key, caller, confirm })
         if (delivery) return reply.code(200).send(listMissing(delivery))
       } catch (error) {
         if ((error as { statusCode?: number }).statusCode === 503) reply.header('retry-after', RETRY_AFTER)
@@ -169,11 +170,10 @@ function readConfirm({ query, body }: FastifyRequest): boolean {
  * and `sub`, RFC 7519, sections 4.1.1 and 4.1.2), or of the one token where it does not say, because strangers have such
  * tokens, too.
  */
-function keyOf(request: FastifyRequest, claims: Claims): string | undefined {
+function keyOf(request: FastifyRequest, { issuer, subject }: Token): string | undefined {
   const header = request.headers['idempotency-key']
   if (header === undefined || header === '') return undefined
-  const subject = subjectOf(claims)
-  const sender = subject ? [claims.iss, subject] : [bearerToken(request)]
+  const sender = subject ? [issuer, subject] : [bearerToken(request)]
   const digest = createHash('sha256')
     .update(JSON.stringify([...sender, header]))
     .digest('base64url')

@@ -1,7 +1,7 @@
 import type { FastifyInstance } from 'fastify'
-import { type Claims, checkTimes } from '../lib/claims.js'
+import type { Claims } from '../lib/claims.js'
 import type { VerifyToken } from '../plugins/jwt.js'
-import { bearerClaims } from './authorization.js'
+import { verifyBearer } from './authorization.js'
 import { errorHandler } from './error-handler.js'
 
 /** How long a refreshed token is valid, in seconds. */
@@ -17,8 +17,7 @@ export function tokenRoute(
 ): void {
   fastify.post('/token', { errorHandler }, async (request, reply) => {
     reply.header('cache-control', 'no-store')
-    const claims = await bearerClaims(request, verifyToken)
-    checkTimes(claims)
+    const { claims } = await verifyBearer(request, verifyToken)
     return { token: sign({ ...claims, exp: Math.floor(Date.now() / 1000) + LIFETIME }) }
   })
 }

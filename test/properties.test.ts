@@ -3,9 +3,10 @@ import { connect } from 'node:net'
 import fc from 'fast-check'
 import t from 'tap'
 import { matchesPattern } from '../lib/channel-pattern.js'
-import { authorize } from '../lib/claims.js'
+import { tokenReader } from '../lib/claims.js'
 import { envelope, NOTIFY_PAYLOAD_LIMIT, senderOf } from '../lib/envelope.js'
 import { messageIn, webSocketFrames } from '../lib/frame.js'
+import { authorize } from '../lib/permissions.js'
 import { build, open, query, Refused, token, until, withPostgres } from './helper.js'
 
 const { database } = await withPostgres(t)
@@ -107,7 +108,10 @@ t.test('any claims: a socket joins what they name, or nothing', async () => {
       (given, asked) => {
         let channels: readonly string[]
         try {
-          channels = authorize(given as never, asked === undefined ? undefined : [asked]).channels
+          channels = authorize(
+            tokenReader({})(given as never),
+            asked === undefined ? undefined : [asked]
+          ).channels
         } catch (error) {
           return [401, 403].includes((error as { statusCode: number }).statusCode)
         }

@@ -1,7 +1,7 @@
 import type { WebSocket } from 'ws'
-import type { Access } from '../claims.js'
 import { CLOSE, type ConnectionOptions } from '../connection.js'
 import { textFrame } from '../frame.js'
+import type { Access } from '../permissions.js'
 import { WebSocketConnection } from '../websocket.js'
 import { DISCONNECT, type Disconnect } from './protocol.js'
 import { sdkWebSocketFrames } from './publication.js'

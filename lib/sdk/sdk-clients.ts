@@ -1,6 +1,6 @@
 import type { ServerResponse } from 'node:http'
 import type { RawData, WebSocket } from 'ws'
-import type { Claims } from '../claims.js'
+import type { Token } from '../claims.js'
 import type { Clients } from '../clients.js'
 import type { DurableChannels } from '../durable-channels.js'
 import { Expiry } from '../expiry.js'
@@ -49,7 +49,7 @@ export interface SdkClientsOptions extends Pick<SdkServices, Given> {
   metrics: Metrics
   emulation: Emulation
   maxHistoryBytes: number
-  verifyToken: (token: string) => Claims | Promise<Claims>
+  verifyToken: (token: string) => Token | Promise<Token>
   log: {
     debug(fields: object, message: string): void
     warn(fields: object, message: string): void

@@ -1,4 +1,4 @@
-import type { Claims } from '../claims.js'
+import type { Token } from '../claims.js'
 import type { Connection } from '../connection.js'
 import type { Hub } from '../hub.js'
 import type { Pace } from '../intake.js'
@@ -28,10 +28,10 @@ export interface SdkServices {
   /** How many channels a client may be in. */
   maxChannels: number
   maxBufferedBytes: number
-  /** @throws InvalidToken, KeysUnavailable */
-  verifyToken: (token: string) => Claims | Promise<Claims>
+  /** @throws InvalidToken, TokenExpired, MalformedClaims, KeysUnavailable */
+  verifyToken: (token: string) => Token | Promise<Token>
   /** See Bridge.authorize. */
-  authorize: (claims: Claims, channels: readonly string[], mode: 'r' | 'w') => Promise<Caller | undefined>
+  authorize: (token: Token, channels: readonly string[], mode: 'r' | 'w') => Promise<Caller | undefined>
   /** See RawChannels.join. */
   joinRaw: (channels: readonly string[]) => Promise<(() => void) | undefined>
   isDurable: (channel: string) => boolean

@@ -1,8 +1,8 @@
 import { MAX_INFO_BYTES } from '../attendance.js'
-import { channelNameProblem } from '../channel-name.js'
-import { type Claims, checkTimes, permissionsIn, subjectOf } from '../claims.js'
+import type { Claims, Token } from '../claims.js'
 import { asBadMessage, errors } from '../errors.js'
 import { Intake } from '../intake.js'
+import { permissionsIn } from '../permissions.js'
 import type { Caller } from '../sql-functions.js'
 import {
   type Command,
@@ -70,6 +70,8 @@ export class Session {
   readonly #writable = new Set<string>()
   #connection: SdkConnection | undefined
   #access: SessionAccess | undefined
+  /** The token of its connection. */
+  #token: Token | undefined
   /** What others see of it in presence channels. */
   #info: unknown
   readonly #intake: Intake<string>
@@ -210,25 +212,20 @@ export class Session {
       throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'it is connected already')
     }
     const services = this.#services
-    const claims = await connectionToken(this.#services.verifyToken, textOf(params, 'token'))
-    const exp = checkTimes(claims)
-    // Whatever the mode says wrongly is said now, not at the first channel.
-    permissionsIn(claims, '')
-    const serverSide = Object.entries(subsOf(claims))
-    for (const [channel] of serverSide) {
-      const problem = channelNameProblem(channel)
-      if (problem !== undefined) throw new errors.MalformedClaims(`"subs": ${problem}`)
-    }
+    const token = await connectionToken(this.#services.verifyToken, textOf(params, 'token'))
+    const { claims, subject, expiresAt: exp } = token
+    const serverSide = Object.entries(token.subs)
     if (serverSide.length > services.maxChannels) throw new errors.TooManyChannels(services.maxChannels)
-    const caller = await services.authorize(claims, [], 'r')
+    const caller = await services.authorize(token, [], 'r')
     if (this.#ended) return
+    this.#token = token
     this.#access = {
       channels: [],
       read: true,
       // A subscription's token may allow it, whatever this one says.
       write: true,
       expiresAt: exp === undefined ? undefined : exp + GRACE,
-      subject: subjectOf(claims),
+      subject,
       claims,
       caller
     }
@@ -309,13 +306,13 @@ export class Session {
   ): Promise<{ subscription: Subscription; result: string; start: () => void }> {
     const services = this.#services
     const allowed = serverSide || granted !== undefined
-    let { claims } = this.#access!
-    let leaveRaw = await this.#admit(claims, channel, allowed)
+    let token = this.#token!
+    let leaveRaw = await this.#admit(token, channel, allowed)
     // What its token allowed is of no account once that has been replaced.
-    while (!this.#ended && claims !== this.#access!.claims) {
+    while (!this.#ended && token !== this.#token) {
       leaveRaw?.()
-      claims = this.#access!.claims
-      leaveRaw = await this.#admit(claims, channel, allowed)
+      token = this.#token!
+      leaveRaw = await this.#admit(token, channel, allowed)
     }
     if (this.#ended) {
       leaveRaw?.()
@@ -338,7 +335,7 @@ export class Session {
     }
     subscription.permissions = {
       read: true,
-      write: subscription.write || permissionsIn(claims, channel).write
+      write: subscription.write || permissionsIn(token, channel).write
     }
     services.hub.join(subscription, [channel], subscription.permissions)
     this.#subscriptions.set(channel, subscription)
@@ -359,9 +356,9 @@ export class Session {
    * @returns what ends the LISTEN of a raw channel
    * @throws CommandError, NotAuthorized
    */
-  async #admit(claims: Claims, channel: string, allowed: boolean): Promise<(() => void) | undefined> {
-    if (!allowed && !permissionsIn(claims, channel).read) throw new CommandError(ERRORS.PERMISSION_DENIED)
-    await this.#services.authorize(claims, [channel], 'r')
+  async #admit(token: Token, channel: string, allowed: boolean): Promise<(() => void) | undefined> {
+    if (!allowed && !permissionsIn(token, channel).read) throw new CommandError(ERRORS.PERMISSION_DENIED)
+    await this.#services.authorize(token, [channel], 'r')
     return this.#services.joinRaw([channel])
   }
 
@@ -376,11 +373,12 @@ export class Session {
     const { channel, data } = { channel: channelOf(params), data: params.data }
     if (data === undefined) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'the data are missing')
     if (typeof params.type === 'number' && params.type > 0) throw new CommandError(ERRORS.NOT_AVAILABLE)
-    const { claims, caller } = this.#access!
-    const allowed = this.#subscriptions.get(channel)?.write || permissionsIn(claims, channel).write
+    const token = this.#token!
+    const { caller } = this.#access!
+    const allowed = this.#subscriptions.get(channel)?.write || permissionsIn(token, channel).write
     if (!allowed) throw new CommandError(ERRORS.PERMISSION_DENIED)
     if (!this.#writable.has(channel)) {
-      await this.#services.authorize(claims, [channel], 'w')
+      await this.#services.authorize(token, [channel], 'w')
       if (this.#writable.size >= this.#services.maxChannels) this.#writable.clear()
       this.#writable.add(channel)
     }
@@ -400,26 +398,28 @@ export class Session {
   /** @throws CommandError, NotAuthorized */
   async #requireRead(channel: string): Promise<void> {
     if (this.#subscriptions.has(channel)) return
-    const { claims } = this.#access!
-    if (!permissionsIn(claims, channel).read) throw new CommandError(ERRORS.PERMISSION_DENIED)
-    await this.#services.authorize(claims, [channel], 'r')
+    const token = this.#token!
+    if (!permissionsIn(token, channel).read) throw new CommandError(ERRORS.PERMISSION_DENIED)
+    await this.#services.authorize(token, [channel], 'r')
   }
 
   /** A new token for the connection: of the same user, and not for less. */
   async #refresh(params: Record<string, unknown>): Promise<string> {
-    const claims = await connectionToken(this.#services.verifyToken, textOf(params, 'token'))
-    let exp: number | undefined
+    let token: Token
     try {
-      exp = checkTimes(claims)
-    } catch {
-      throw new DisconnectError(DISCONNECT.EXPIRED)
+      token = await connectionToken(this.#services.verifyToken, textOf(params, 'token'))
+    } catch (error) {
+      if (error instanceof errors.TokenExpired) throw new DisconnectError(DISCONNECT.EXPIRED)
+      throw error
     }
+    const { claims, expiresAt: exp } = token
     const access = this.#access!
-    if (subjectOf(claims) !== access.subject) {
+    if (token.subject !== access.subject) {
       throw new DisconnectError(DISCONNECT.INVALID_TOKEN, 'it is of another user')
     }
-    access.caller = await this.#services.authorize(claims, [], 'r')
+    access.caller = await this.#services.authorize(token, [], 'r')
     if (this.#ended) return '{}'
+    this.#token = token
     access.claims = claims
     this.#info = this.#shownInfo(claims)
     this.#services.renew(this.#connection!, access, exp === undefined ? undefined : exp + GRACE)
@@ -427,8 +427,8 @@ export class Session {
     for (const subscription of [...this.#subscriptions.values()]) {
       const { channel, ownToken, serverSide } = subscription
       const allowed = serverSide
-        ? Object.hasOwn(subsOf(claims), channel)
-        : ownToken || permissionsIn(claims, channel).read
+        ? Object.hasOwn(token.subs, channel)
+        : ownToken || permissionsIn(token, channel).read
       if (!allowed) this.#unsubscribe(subscription, UNSUBSCRIBE.SERVER)
     }
     return JSON.stringify(lifetime(exp))
@@ -553,11 +553,6 @@ export class Session {
     if (statusCode !== 503) this.#services.log.error({ err: error }, 'a command failed')
     return ERRORS.INTERNAL
   }
-}
-
-/** The claim `subs`: what a client is subscribed to by its token. */
-function subsOf({ subs }: Claims): Record<string, unknown> {
-  return isObject(subs) ? subs : {}
 }
 
 /** A JSON object with some more fields. */

@@ -1,6 +1,6 @@
 import type { ServerResponse } from 'node:http'
-import type { Access } from '../claims.js'
 import { CLOSE, type ConnectionOptions } from '../connection.js'
+import type { Access } from '../permissions.js'
 import { StreamConnection } from '../stream.js'
 import { disconnectFor, MAX_UNANSWERED } from './connections.js'
 import { DISCONNECT, type Disconnect } from './protocol.js'

@@ -1,5 +1,6 @@
-import { type Claims, checkTimes, subjectOf } from '../claims.js'
+import type { Token } from '../claims.js'
 import { errors } from '../errors.js'
+import { requireMode } from '../permissions.js'
 import { CommandError, DISCONNECT, DisconnectError, ERRORS } from './protocol.js'
 import type { SdkServices } from './services.js'
 
@@ -7,9 +8,6 @@ import type { SdkServices } from './services.js'
 export const GRACE = 25_000
 
 type Verify = SdkServices['verifyToken']
-
-/** Claims of a connection's token, which allow more or less than reading one channel. */
-const OF_CONNECTIONS = ['mode', 'channels', 'channel_patterns', 'subs']
 
 /** What a subscription's own token allows beside reading. */
 export interface Grant {
@@ -19,17 +17,21 @@ export interface Grant {
 }
 
 /**
- * The claims of a connection's token; its times are not checked.
- * @throws DisconnectError for one that is none of ours; KeysUnavailable
+ * A connection's token. It may be without a mode: then it reads by `subs`, and by tokens of its subscriptions.
+ * @throws DisconnectError for one that is none of ours; TokenExpired, MalformedClaims, UnknownMode, KeysUnavailable
  */
-export async function connectionToken(verify: Verify, token: string): Promise<Claims> {
-  if (token === '') throw new DisconnectError(DISCONNECT.INVALID_TOKEN, 'it is missing')
+export async function connectionToken(verify: Verify, text: string): Promise<Token> {
+  if (text === '') throw new DisconnectError(DISCONNECT.INVALID_TOKEN, 'it is missing')
+  let token: Token
   try {
-    return await verify(token)
+    token = await verify(text)
   } catch (error) {
-    if (error instanceof errors.KeysUnavailable) throw error
-    throw new DisconnectError(DISCONNECT.INVALID_TOKEN)
+    if (error instanceof errors.InvalidToken) throw new DisconnectError(DISCONNECT.INVALID_TOKEN)
+    throw error
   }
+  // Whatever the mode says wrongly is said now, not at the first channel.
+  if (token.mode !== undefined) requireMode(token)
+  return token
 }
 
 /**
@@ -40,41 +42,36 @@ export async function connectionToken(verify: Verify, token: string): Promise<Cl
  * and allow less than reading it.
  * @param of whose it must be
  * @throws CommandError for one that is none of ours, or a connection's; DisconnectError for another channel's, user's or client's;
- *   TokenExpired; KeysUnavailable
+ *   TokenExpired; MalformedClaims; KeysUnavailable
  */
 export async function subscriptionToken(
   verify: Verify,
-  token: string,
+  text: string,
   of: { channel: string; subject: string | undefined; client: string }
 ): Promise<Grant> {
-  let claims: Claims
+  let token: Token
   try {
-    claims = await verify(token)
+    token = await verify(text)
   } catch (error) {
-    if (error instanceof errors.KeysUnavailable) throw error
-    throw new CommandError(ERRORS.PERMISSION_DENIED)
+    if (error instanceof errors.InvalidToken) throw new CommandError(ERRORS.PERMISSION_DENIED)
+    throw error
   }
-  const foreign = OF_CONNECTIONS.find((name) => claims[name] !== undefined)
-  if (foreign !== undefined || typeof claims.channel !== 'string') {
-    const wrong = foreign === undefined ? 'has no claim "channel"' : `is a connection's: it has "${foreign}"`
+  if (token.notSubscription !== undefined) {
     throw new CommandError(
       ERRORS.PERMISSION_DENIED,
-      `the token ${wrong}; a subscription's has "channel", "sub", "exp", "allow"`
+      `the token ${token.notSubscription}; a subscription's has "channel", "sub", "exp", "allow"`
     )
   }
-  if (claims.channel !== of.channel) {
+  if (token.claims.channel !== of.channel) {
     throw new DisconnectError(DISCONNECT.INVALID_TOKEN, "the subscription's is for another channel")
   }
-  if ((subjectOf(claims) ?? '') !== (of.subject ?? '')) {
+  if ((token.subject ?? '') !== (of.subject ?? '')) {
     throw new DisconnectError(DISCONNECT.INVALID_TOKEN, "the subscription's is of another user")
   }
-  if (claims.client !== undefined && claims.client !== of.client) {
+  if (token.client !== undefined && token.client !== of.client) {
     throw new DisconnectError(DISCONNECT.INVALID_TOKEN, "the subscription's is for another client")
   }
-  const exp = checkTimes(claims)
-  const { allow = [] } = claims
-  if (!Array.isArray(allow)) throw new errors.MalformedClaims('"allow" must be a list of texts')
-  return { write: allow.includes('pub'), exp }
+  return { write: token.allow.includes('pub'), exp: token.expiresAt }
 }
 
 /** When a token ends, in the words of a reply; at least 1 s, since the SDK asks again at once otherwise. */

@@ -1,0 +1,56 @@
+import type { Claims } from './claims.js'
+
+/** Where a value is in a token's claims. */
+export type ClaimPath = readonly Step[]
+
+/** A member's name, a place in a list, or the first text of a list that a test holds for. */
+type Step = string | number | ((text: string) => boolean)
+
+/** What compares in `[?(@ == "text")]`: the operators of PostgREST. */
+const OPERATORS: Record<string, (text: string, operand: string) => boolean> = {
+  '==': (text, operand) => text === operand,
+  '!=': (text, operand) => text !== operand,
+  '^==': (text, operand) => text.startsWith(operand),
+  '==^': (text, operand) => text.endsWith(operand),
+  '*==': (text, operand) => text.includes(operand)
+}
+
+const STEP = /\.([\w$@]+)|\."([^"]+)"|\[(\d{1,9})\]|\[\?\(@ {0,9}(==\^|\^==|\*==|==|!=) {0,9}"([^"]*)"\)\]/y
+
+/**
+ * Reads where a claim is. A text that begins with `.` is a path, in the syntax of PostgREST's `jwt-role-claim-key`
+ * (https://docs.postgrest.org/en/stable/references/auth.html#jwt-role-claim-key): `.realm_access.roles`,
+ * `."https://example.org/roles"[0]`, `.roles[?(@ ^== "app_")]`. Any other is the name of a claim.
+ * @returns undefined for what begins as a path and is none
+ */
+export function parseClaimPath(text: string): ClaimPath | undefined {
+  if (!text.startsWith('.')) return [text]
+  const path: Step[] = []
+  STEP.lastIndex = 0
+  while (STEP.lastIndex < text.length) {
+    // Only the last step chooses among texts.
+    const match = typeof path.at(-1) === 'function' ? null : STEP.exec(text)
+    if (match === null) return undefined
+    const [, name, quotedName, index, operator, operand] = match
+    if (index !== undefined) path.push(Number(index))
+    else if (operator !== undefined) path.push((item) => OPERATORS[operator]!(item, operand!))
+    else path.push((name ?? quotedName)!)
+  }
+  return path
+}
+
+/** The value at a place of a token's claims; undefined where there is none. */
+export function valueAt(claims: Claims, path: ClaimPath): unknown {
+  let value: unknown = claims
+  for (const step of path) {
+    if (typeof value !== 'object' || value === null) return undefined
+    if (typeof step === 'string') {
+      value = Object.hasOwn(value, step) ? (value as Claims)[step] : undefined
+      continue
+    }
+    if (!Array.isArray(value)) return undefined
+    value =
+      typeof step === 'number' ? value[step] : value.find((item) => typeof item === 'string' && step(item))
+  }
+  return value
+}
