@@ -110,7 +110,11 @@ t.test(
     // Each still takes what it has to, and neither has complained.
     for (const { http, output } of [before, after]) {
       t.match(await (await fetch(`${http}/health`)).json(), { status: 'ok' })
-      t.notMatch(output(), /"level":(?:40|50|60)/)
+      const complaints = output()
+        .split('\n')
+        // On a busy machine the start takes longer than the second after which it says what it waits for.
+        .filter((line) => /"level":(?:40|50|60)/.test(line) && !line.includes('the start waits for'))
+      t.same(complaints, [])
     }
   }
 )
