@@ -1,11 +1,14 @@
 import { createHash } from 'node:crypto'
 import type pg from 'pg'
-import { errors } from './errors.js'
+import { errors, sqlstateOf } from './errors.js'
 import { type Caller, quoteFunctionName, type SqlFunctions } from './sql-functions.js'
 import { textCache } from './text-cache.js'
 
 /** What a client wants to do in a channel. */
 export type Mode = 'r' | 'w' | 'rw'
+
+/** How often a question is asked that fails with a conflict of transactions. */
+const MAX_ATTEMPTS = 5
 
 export interface AuthorizerOptions extends Pick<SqlFunctions, 'authorizeFunction' | 'roleClaim'> {
   /** For how long an answer may be used again, in milliseconds. */
@@ -53,14 +56,18 @@ export class Authorizer {
   /** The first channel that is refused. */
   async #ask(caller: Caller, channels: readonly string[], mode: Mode): Promise<string | undefined> {
     const { call, onError } = this.#options
-    try {
-      const { rows } = await call(this.#question, [channels, mode, caller.claims], caller)
-      return rows[0]?.channel as string | undefined
-    } catch (error) {
-      // A function that fails has not allowed it.
-      if (!(error instanceof errors.NotAccepted)) throw error
-      onError((error as Error).cause as pg.DatabaseError)
-      return channels[0]
+    for (let attempt = 1; ; attempt++) {
+      try {
+        const { rows } = await call(this.#question, [channels, mode, caller.claims], caller)
+        return rows[0]?.channel as string | undefined
+      } catch (error) {
+        if (!(error instanceof errors.NotAccepted)) throw error
+        // A conflict with another transaction is no answer.
+        if (sqlstateOf(error).startsWith('40') && attempt < MAX_ATTEMPTS) continue
+        // A function that fails has not allowed it.
+        onError((error as Error).cause as pg.DatabaseError)
+        return channels[0]
+      }
     }
   }
 }

@@ -109,7 +109,10 @@ export interface BridgeOptions extends Pick<ResolvedOptions, OptionsUsed> {
 
 /** What the health checks show. Times are ISO 8601. */
 export interface Health {
-  /** `degraded`: it works, but the notification queue fills up, messages were lost, or a permission is missing. */
+  /**
+   * `degraded`: it works, but the notification queue fills up, messages were lost, a permission is missing, or the
+   * database refuses writes.
+   */
   status: 'ok' | 'degraded' | 'unavailable'
   listener: {
     status: 'up' | 'down'
@@ -120,8 +123,11 @@ export interface Health {
     reconnects: number
   }
   pool: {
-    /** `forbidden`: it answers, but its role may not use all of the schema `pgws` that it must: grant it `pgws_server`. */
-    status: 'up' | 'down' | 'forbidden'
+    /**
+     * `forbidden`: it answers, but its role may not use all of the schema `pgws` that it must: grant it `pgws_server`.
+     * `read-only`: the database refuses writes, so that nothing can be stored.
+     */
+    status: 'up' | 'down' | 'forbidden' | 'read-only'
   }
   /**
    * Whether this server and the schema of durable channels fit each other. `too old`: nothing is published until it is
@@ -596,7 +602,9 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     const schema = this.#durable.state
     const fits = schema.error === undefined && permission !== 'none'
     const available = up && this.#informed && fits && usage !== undefined
-    const degraded = this.#notificationQueue.crowded || permission === 'some' || failures.length > 0
+    const { readOnly } = this.#notificationQueue
+    const degraded =
+      this.#notificationQueue.crowded || readOnly || permission === 'some' || failures.length > 0
     return {
       status: !available ? 'unavailable' : degraded ? 'degraded' : 'ok',
       listener: {
@@ -605,7 +613,10 @@ export class Bridge extends EventEmitter<BridgeEvents> {
         lastProvenAlive: isoTime(lastProvenAlive),
         reconnects
       },
-      pool: { status: usage === undefined ? 'down' : permission === 'all' ? 'up' : 'forbidden' },
+      pool: {
+        status:
+          usage === undefined ? 'down' : permission !== 'all' ? 'forbidden' : readOnly ? 'read-only' : 'up'
+      },
       schema: { status: schema.status },
       notificationQueue: { usage: usage ?? null },
       delivery: { status: failures.length > 0 ? 'degraded' : 'up', failures },

@@ -8,14 +8,17 @@ import { textCache } from './text-cache.js'
 const settingsStatement = (
   counted: boolean
 ) => `select s.version, ${appliedExpression(counted)} as applied, s.epoch,
-  s.retention_version::pg_catalog.float8 as retention_version,
-  (select coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(r.pattern, extract(epoch from r.max_age))), '[]')
+  pg_catalog.to_json(s.retention_version) as retention_version,
+  (select coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(r.pattern, extract(epoch from r.max_age)::pg_catalog.numeric)), '[]')
     from pgws.retention r) as patterns
   from pgws.settings s`
 
-/** The last position of all; that of a message which is gone already counts, too. */
-export const LATEST = `greatest((select coalesce(pg_catalog.max(position), 0) from pgws.messages),
-  (select coalesce(pg_catalog.max(position), 0) from pgws.trimmed), (select pg_catalog.max(position) from pgws.forgotten))::pg_catalog.float8`
+/**
+ * The last position of all; that of a message which is gone already counts, too. As JSON, as all large numbers that we read:
+ * where extra_float_digits is low, a float8 comes with few of its digits.
+ */
+export const LATEST = `pg_catalog.to_json(greatest((select coalesce(pg_catalog.max(position), 0) from pgws.messages),
+  (select coalesce(pg_catalog.max(position), 0) from pgws.trimmed), (select pg_catalog.max(position) from pgws.forgotten)))`
 
 export type Query = (text: string, values?: unknown[]) => Promise<{ rows: Record<string, unknown>[] }>
 

@@ -1,6 +1,7 @@
 import type pg from 'pg'
 import { errors, isUntranslatable, messageOf } from './errors.js'
 import { withLargeArrays } from './large-arrays.js'
+import { away } from './outcome.js'
 import type { Notification, Outcome } from './publisher.js'
 import { quoteFunctionName, type SqlFunctions } from './sql-functions.js'
 
@@ -19,11 +20,23 @@ const MAX_ATTEMPTS = 5
  */
 const NOT_THE_SENDERS = /^(?:53|57P|58|XX)/
 
+/** A lock that is not to be had, a database that may only be read: it is tried again while the message may wait. */
+const IN_THE_WAY = /^(?:55P03|25006)/
+
 export interface HandlersOptions extends SqlFunctions {
   listenChannel: string
   /** Runs one statement in a transaction of its own; rejects as BridgeOptions.query. */
   call: (text: string, values: unknown[]) => Promise<{ rows: Record<string, unknown>[] }>
 }
+
+/** Its end resets what the transaction has set; until the commit, an idle session is still ours. */
+const HANDLE = `select h.answer, pg_catalog.set_config('idle_in_transaction_session_timeout', '0', true)
+  from (
+    select pgws.handle($1, $2::integer[], $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[],
+      $6::pg_catalog.text[], $7::pg_catalog.text[], $8::pg_catalog.text[], $9::pg_catalog.text[],
+      $10::pg_catalog.text[]) as answer
+    offset 0
+  ) h`
 
 /** What `pgws.handle` answers (lib/migrations/002-handlers.sql). */
 interface Answer {
@@ -66,6 +79,8 @@ export class Handlers {
         const cause = (error as Error).cause as pg.DatabaseError
         const sqlstate = cause.code ?? ''
         if (sqlstate.startsWith('40') && attempt < MAX_ATTEMPTS) continue
+        // Not a function: what it raises is among the failures.
+        if (IN_THE_WAY.test(sqlstate)) throw away(cause)
         if (NOT_THE_SENDERS.test(sqlstate) || isUntranslatable(error)) throw error
         return [rejected(messageOf(cause), sqlstate)]
       }
@@ -78,23 +93,20 @@ export class Handlers {
   ): Promise<readonly Outcome[]> {
     const items = groups.flatMap((group, index) => group.map((notification) => ({ notification, index })))
     const callers = groups.map((group) => group.find(({ call }) => call !== undefined)?.call?.caller)
-    const [text, values] = withLargeArrays(
-      'select pgws.handle($1, $2::integer[], $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[], $6::pg_catalog.text[], $7::pg_catalog.text[], $8::pg_catalog.text[], $9::pg_catalog.text[], $10::pg_catalog.text[]) as answer',
-      [
-        this.#options.listenChannel,
-        items.map(({ index }) => index + 1),
-        items.map(({ notification }) => notification.call?.kind ?? 'message'),
-        items.map(({ notification: { call } }) => (call === undefined ? null : this.#functions[call.kind])),
-        items.map(({ notification }) => notification.channel),
-        items.map(({ notification }) => notification.payload),
-        items.map(({ notification }) => notification.databaseChannel ?? null),
-        items.map(({ notification }) =>
-          notification.databaseChannel === undefined ? keyOf(notification) : null
-        ),
-        callers.map((caller) => caller?.claims ?? null),
-        callers.map((caller) => caller?.role ?? null)
-      ]
-    )
+    const [text, values] = withLargeArrays(HANDLE, [
+      this.#options.listenChannel,
+      items.map(({ index }) => index + 1),
+      items.map(({ notification }) => notification.call?.kind ?? 'message'),
+      items.map(({ notification: { call } }) => (call === undefined ? null : this.#functions[call.kind])),
+      items.map(({ notification }) => notification.channel),
+      items.map(({ notification }) => notification.payload),
+      items.map(({ notification }) => notification.databaseChannel ?? null),
+      items.map(({ notification }) =>
+        notification.databaseChannel === undefined ? keyOf(notification) : null
+      ),
+      callers.map((caller) => caller?.claims ?? null),
+      callers.map((caller) => caller?.role ?? null)
+    ])
     const { rows } = await this.#options.call(text, values)
     const { done, failures } = rows[0]!.answer as Answer
     const outcomes = new Array<Outcome>(done).fill(undefined)

@@ -258,7 +258,7 @@ export class History {
     const table = references[0]!.table
     const [rowsOf, key] = table === 'message' ? ['messages', 'position'] : ['large', 'id']
     const { rows } = await this.#query(
-      `select position::pg_catalog.float8 as position, channel,
+      `select pg_catalog.to_json(position) as position, channel,
          case when total operator(pg_catalog.<=) $2::pg_catalog.int8
            or total operator(pg_catalog.=) pg_catalog.octet_length(body) then body end as body
        from (
@@ -309,7 +309,7 @@ export class History {
 
   async #state(channels: readonly string[]): Promise<States> {
     const { rows } = await this.#query(
-      `select ${LATEST} as latest, (select pg_catalog.max(position) from pgws.forgotten)::pg_catalog.float8 as forgotten,
+      `select ${LATEST} as latest, (select pg_catalog.to_json(pg_catalog.max(position)) from pgws.forgotten) as forgotten,
         (select pg_catalog.json_agg(pg_catalog.json_build_object('channel', c, 'trimmed', coalesce(t.position, 0), 'oldest',
           (select pg_catalog.min(m.position) from pgws.messages m
             where m.channel operator(pg_catalog.=) c and m.position is not null)))
@@ -362,9 +362,9 @@ interface Row {
  * @param maxBytes the number of the parameter
  */
 function sized(source: string, direction: string, maxBytes: number): string {
-  return `select position::pg_catalog.float8 as position, channel, body, found::int as found from (
+  return `select pg_catalog.to_json(position) as position, channel, body, found::int as found from (
       select position, channel, body, pg_catalog.count(*) over () as found,
         pg_catalog.sum(pg_catalog.octet_length(body)::bigint) over (order by position ${direction}) as total
       from (${source}) page
-    ) sized where total operator(pg_catalog.<=) $${maxBytes} or total operator(pg_catalog.=) pg_catalog.octet_length(body) order by position ${direction}`
+    ) sized where total operator(pg_catalog.<=) $${maxBytes} or total operator(pg_catalog.=) pg_catalog.octet_length(body) order by sized.position ${direction}`
 }

@@ -1,23 +1,10 @@
 import pg from 'pg'
 import { errors } from './errors.js'
+import { TIMEOUTS } from './session-settings.js'
 
 /**
- * Timeouts that a role or a database may have set for sessions which work, and which would end or disturb one that
- * waits for notifications (https://www.postgresql.org/docs/current/runtime-config-client.html). Our own deadlines say
- * when it has taken too long.
- */
-const TIMEOUTS = [
-  // Since PostgreSQL 14: ends a session that is idle outside of a transaction, which a listener always is.
-  'idle_session_timeout',
-  'idle_in_transaction_session_timeout',
-  'lock_timeout',
-  'statement_timeout',
-  // Since PostgreSQL 17.
-  'transaction_timeout'
-]
-
-/**
- * Not as parameters of the connection's start: an older server refuses those that it does not know, and so does a
+ * No timeout of a role or a database ends or disturbs a session that waits for notifications: our own deadlines say when
+ * it has taken too long. Not as parameters of the connection's start: an older server refuses those that it does not know, and so does a
  * pooler (PgBouncer's ignore_startup_parameters).
  */
 const PREPARE = `select pg_catalog.current_setting('server_encoding') as encoding,

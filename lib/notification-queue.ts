@@ -6,7 +6,8 @@ const INTERVAL = 10_000
 /** Above this part, somebody does not read. PostgreSQL itself warns from here on (sql-notify.html). */
 const CROWDED = 0.5
 
-const USAGE = 'select pg_catalog.pg_notification_queue_usage() as usage'
+const USAGE = `select pg_catalog.to_json(pg_catalog.pg_notification_queue_usage()::pg_catalog.numeric) as usage,
+  pg_catalog.current_setting('transaction_read_only') as readonly`
 
 /** A session in a transaction has not read what was notified since it began, if it listens. */
 const OLDEST = `select pid, usename, application_name, state,
@@ -28,6 +29,7 @@ export class NotificationQueue {
   #timer: NodeJS.Timeout | undefined
   #checking: Promise<number | undefined> | undefined
   #usage: number | undefined
+  #readOnly = false
 
   constructor(options: NotificationQueueOptions) {
     this.#options = options
@@ -36,6 +38,11 @@ export class NotificationQueue {
   /** 0 to 1, as last seen; undefined where the database does not answer. */
   get usage(): number | undefined {
     return this.#usage
+  }
+
+  /** Whether the database refuses writes: then nothing is stored. */
+  get readOnly(): boolean {
+    return this.#readOnly
   }
 
   get crowded(): boolean {
@@ -58,12 +65,25 @@ export class NotificationQueue {
     return this.#checking
   }
 
+  #noteReadOnly(readOnly: boolean): void {
+    if (readOnly === this.#readOnly) return
+    this.#readOnly = readOnly
+    const { log } = this.#options
+    if (readOnly) {
+      log.warn(
+        {},
+        'the database refuses writes (default_transaction_read_only, or a standby): messages to durable channels wait, or are refused'
+      )
+    } else log.info({}, 'the database takes writes again')
+  }
+
   async #check(): Promise<number | undefined> {
     const { query, log } = this.#options
     const before = this.crowded
     try {
       const { rows } = await query(USAGE)
       this.#usage = Number(rows[0]!.usage)
+      this.#noteReadOnly(rows[0]!.readonly === 'on')
     } catch {
       this.#usage = undefined
       return undefined

@@ -1,6 +1,7 @@
 import pg from 'pg'
 import { errors } from './errors.js'
 import { type Migration, readMigrations } from './migrations.js'
+import { TIMEOUTS } from './session-settings.js'
 
 const migrations = readMigrations()
 
@@ -26,6 +27,16 @@ export function appliedExpression(counted: boolean): string {
 const CREATED_MEANWHILE = new Set(['23505', '42P06'])
 
 /**
+ * Whatever the role or the database has set: SQL is read as it is written here, and may write. Only what a migration was
+ * asked for writes where all else may only read.
+ */
+const BEGIN = `begin isolation level read committed, read write;
+  set local standard_conforming_strings = on; set local array_nulls = on; set local check_function_bodies = on`
+
+const UNTIMED = `select pg_catalog.set_config(s.name, '0', true) from pg_catalog.pg_settings s
+  where s.name operator(pg_catalog.=) any ($1::pg_catalog.text[])`
+
+/**
  * Installs the schema `pgws`, or upgrades it, in one transaction.
  * @param client a connection that may create schemas in its database
  * @param listenChannel the database channel on which `pgws.publish` notifies
@@ -37,8 +48,10 @@ export async function migrate(
   listenChannel: string
 ): Promise<{ from: number; to: number }> {
   let from: number | undefined
-  await client.query('begin')
+  await client.query(BEGIN)
   try {
+    // What waits for its turn to migrate waits as long as it takes.
+    await client.query(UNTIMED, [TIMEOUTS])
     const { applied, required } = await lockSchema(client)
     if (required > SCHEMA_VERSION) throw new errors.SchemaTooNew(required, SCHEMA_VERSION)
     from = applied

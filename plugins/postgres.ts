@@ -1,10 +1,12 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import fastifyPostgres from '@fastify/postgres'
 import type { FastifyInstance } from 'fastify'
-import type pg from 'pg'
+import pg from 'pg'
 import { PoolConnector } from '../lib/connect.js'
 import type { ConnectionTarget } from '../lib/conninfo.js'
 import { errors } from '../lib/errors.js'
-import { away, outcomeOf } from '../lib/outcome.js'
+import { away, isInTheWay, outcomeOf, refused } from '../lib/outcome.js'
+import { type SessionSettings, settingsOf } from '../lib/session-settings.js'
 import { become, type Caller, LEAVE_NOTHING } from '../lib/sql-functions.js'
 
 /** The name of our pool beside the host's: `fastify.pg.pgws`. */
@@ -33,7 +35,20 @@ export interface Pool {
   recycle: () => void
 }
 
-const kGeneration = Symbol('pgws generation')
+/** How long to wait before a statement is tried again that something is in the way of, in milliseconds. */
+const PAUSES = [10, 40, 160]
+
+/** For how long a session is used that may only read, in milliseconds: the next one may be allowed to write again. */
+const READ_ONLY_LIFE = 1000
+
+const kSession = Symbol('pgws session')
+
+/** What is known of a connection of the pool. */
+interface Session {
+  readonly generation: number
+  readonly connectedAt: number
+  settings?: SessionSettings
+}
 
 /**
  * Registers @fastify/postgres with a pool of our own.
@@ -63,7 +78,8 @@ export async function registerPool(
   })
   let generation = 0
   pool.on('connect', (client) => {
-    Object.assign(client, { [kGeneration]: generation })
+    const session: Session = { generation, connectedAt: performance.now() }
+    Object.assign(client, { [kSession]: session })
     // Between two statements a client that is checked out has no other listener.
     client.on('error', () => {})
   })
@@ -71,7 +87,9 @@ export async function registerPool(
   async function acquireCurrent(): Promise<pg.PoolClient> {
     for (;;) {
       const client = await connector.acquire(pool)
-      if ((client as unknown as { [kGeneration]: number })[kGeneration] === generation) return client
+      const { settings, connectedAt, generation: own } = sessionOf(client)
+      const stale = settings?.readOnly === true && performance.now() - connectedAt > READ_ONLY_LIFE
+      if (own === generation && !stale) return client
       client.release(true)
     }
   }
@@ -84,6 +102,37 @@ export async function registerPool(
     }
   }
 
+  /** What its role and its database have set is asked for once for each connection. */
+  async function known(client: pg.PoolClient): Promise<SessionSettings> {
+    const session = sessionOf(client)
+    session.settings ??= await settingsOf(client, FUNCTION_DEADLINE)
+    return session.settings
+  }
+
+  async function once(text: string, values: unknown[] | undefined): Promise<pg.QueryResult> {
+    const client = await acquireOrThrow()
+    // A statement alone is committed with its end.
+    let stage: 'preparing' | 'committing' = 'preparing'
+    try {
+      const { begin } = await known(client)
+      if (begin === undefined) stage = 'committing'
+      else await client.query(begin)
+      const result = await client.query(text, values)
+      stage = 'committing'
+      if (begin !== undefined) await client.query('commit')
+      client.release()
+      return result
+    } catch (error) {
+      // What a failed statement leaves behind, or one that is still running, is not for the next.
+      client.release(true)
+      const classified = outcomeOf(error)
+      if (!(classified instanceof errors.OutcomeUnknown)) throw classified
+      // The others took the same way; each would cost its deadline.
+      generation++
+      throw stage === 'committing' ? classified : away(error)
+    }
+  }
+
   return {
     recycle() {
       generation++
@@ -92,9 +141,7 @@ export async function registerPool(
       const client = await acquireOrThrow()
       let stage: 'begun' | 'become' | 'committing' = 'become'
       try {
-        await client.query(
-          `begin; set local statement_timeout = ${FUNCTION_DEADLINE}${caller ? `; ${become(caller)}` : ''}`
-        )
+        await client.query(beginCall(await known(client), caller))
         stage = 'begun'
         const result = await client.query(text, values)
         stage = 'committing'
@@ -102,7 +149,8 @@ export async function registerPool(
         client.release()
         return result
       } catch (error) {
-        const classified = outcomeOf(error)
+        // What is in the way may be a function's own doing.
+        const classified = error instanceof pg.DatabaseError ? refused(error) : outcomeOf(error)
         if (!(classified instanceof errors.NotAccepted)) {
           client.release(true)
           generation++
@@ -118,19 +166,32 @@ export async function registerPool(
       }
     },
     async query(text, values) {
-      const client = await acquireOrThrow()
-      try {
-        const result = await client.query(text, values)
-        client.release()
-        return result
-      } catch (error) {
-        // What a failed statement leaves behind, or one that is still running, is not for the next.
-        client.release(true)
-        const classified = outcomeOf(error)
-        // The others took the same way; each would cost its deadline.
-        if (classified instanceof errors.OutcomeUnknown) generation++
-        throw classified
+      const begun = performance.now()
+      for (const pause of PAUSES) {
+        try {
+          return await once(text, values)
+        } catch (error) {
+          if (!isInTheWay(error) || performance.now() - begun > STATEMENT_DEADLINE) throw error
+          await sleep(pause * (0.5 + Math.random()))
+        }
       }
+      return once(text, values)
     }
   }
+}
+
+function sessionOf(client: pg.PoolClient): Session {
+  return (client as unknown as { [kSession]: Session })[kSession]
+}
+
+/** What begins a transaction that calls functions: they have a time limit, or that of their role where it is shorter. */
+function beginCall({ statementTimeout }: SessionSettings, caller: Caller | undefined): string {
+  const limit = Math.min(statementTimeout || FUNCTION_DEADLINE, FUNCTION_DEADLINE)
+  return [
+    'begin',
+    `set local statement_timeout = ${limit}`,
+    // Between two statements it is ours, however busy this process is.
+    'set local idle_in_transaction_session_timeout = 0',
+    ...(caller ? [become(caller)] : [])
+  ].join('; ')
 }

@@ -9,7 +9,7 @@ export function healthRoutes(fastify: FastifyInstance, { bridge }: { bridge: Bri
   const config = { rateLimit: false }
   const response = {
     200: healthSchema(
-      'The listener is alive and the pool answers. `degraded`: the notification queue fills up, messages were lost, or a permission is missing.'
+      'The listener is alive and the pool answers. `degraded`: the notification queue fills up, messages were lost, a permission is missing, or the database refuses writes.'
     ),
     503: healthSchema('One of them is not.')
   }

@@ -35,9 +35,9 @@ export const healthSchema = (description: string) => ({
     },
     pool: {
       description:
-        '`forbidden`: it answers, but its role may not use the schema `pgws`; the log says what to grant.',
+        '`forbidden`: it answers, but its role may not use the schema `pgws`; the log says what to grant. `read-only`: the database refuses writes.',
       type: 'object',
-      properties: { status: { type: 'string', enum: ['up', 'down', 'forbidden'] } }
+      properties: { status: { type: 'string', enum: ['up', 'down', 'forbidden', 'read-only'] } }
     },
     schema: {
       type: 'object',

@@ -78,7 +78,7 @@ export class Recovery {
   async last(nsp: string): Promise<number> {
     const { query, tables } = this.#options
     const { rows } = await query(
-      `select coalesce(pg_catalog.max(position), 0)::pg_catalog.float8 as last from ${tables.packets} where nsp operator(pg_catalog.=) $1`,
+      `select pg_catalog.to_json(coalesce(pg_catalog.max(position), 0)) as last from ${tables.packets} where nsp operator(pg_catalog.=) $1`,
       [textOf(nsp)]
     )
     return rows[0].last
@@ -116,7 +116,7 @@ export class Recovery {
       const { rows } = await query(
         `delete from ${tables.sessions} where pid operator(pg_catalog.=) $1 and nsp operator(pg_catalog.=) $2
          returning body,
-           extract(epoch from pg_catalog.clock_timestamp() operator(pg_catalog.-) disconnected_at)::pg_catalog.float8 as away`,
+           pg_catalog.to_json(extract(epoch from pg_catalog.clock_timestamp() operator(pg_catalog.-) disconnected_at)::pg_catalog.numeric) as away`,
         [pid, textOf(nsp)]
       )
       const [row] = rows
@@ -135,10 +135,10 @@ export class Recovery {
   async state(nsp: string, origin: string): Promise<{ last: number; top: number; seq: number }> {
     const { query, tables } = this.#options
     const { rows } = await query(
-      `select (select coalesce(pg_catalog.max(position), 0) from ${tables.packets} where nsp operator(pg_catalog.=) $1)::pg_catalog.float8 as last,
-        greatest((select pg_catalog.max(position) from ${tables.packets}),
-          (select pg_catalog.max(position) from ${tables.recovery}))::pg_catalog.float8 as top,
-        (select coalesce(pg_catalog.max(seq), 0) from ${tables.packets} where origin operator(pg_catalog.=) $2)::pg_catalog.float8 as seq`,
+      `select (select pg_catalog.to_json(coalesce(pg_catalog.max(position), 0)) from ${tables.packets} where nsp operator(pg_catalog.=) $1) as last,
+        pg_catalog.to_json(greatest((select pg_catalog.max(position) from ${tables.packets}),
+          (select pg_catalog.max(position) from ${tables.recovery}))) as top,
+        (select pg_catalog.to_json(coalesce(pg_catalog.max(seq), 0)) from ${tables.packets} where origin operator(pg_catalog.=) $2) as seq`,
       [textOf(nsp), origin]
     )
     return rows[0]
@@ -156,19 +156,20 @@ export class Recovery {
   ): Promise<{ position: number; data: unknown[] }[] | undefined> {
     const { query, tables, noticeTime } = this.#options
     const { rows } = await query(
-      `select position::pg_catalog.float8 as position, origin, seq::pg_catalog.float8 as seq, body, attachment from ${tables.packets}
+      `select pg_catalog.to_json(position) as position, origin, pg_catalog.to_json(seq) as seq, body, attachment
+       from ${tables.packets} p
        where nsp operator(pg_catalog.=) $1 and position operator(pg_catalog.>) $2
          and position operator(pg_catalog.<=) $3 and rooms is not null
          and (rooms operator(pg_catalog.=) '{}' or rooms operator(pg_catalog.&&) $4::pg_catalog.text[])
          and not excluded operator(pg_catalog.&&) $4::pg_catalog.text[]
          and not (origin operator(pg_catalog.=) $5 and seq operator(pg_catalog.<=) $6)
-       order by position`,
+       order by p.position`,
       [textOf(nsp), position, last, rooms.map(textOf), own?.uid ?? '', own?.seq ?? 0]
     )
     // Afterwards, so that what goes meanwhile is noticed.
     const { rows: trims } = await query(
-      `select position::pg_catalog.float8 as position,
-         extract(epoch from pg_catalog.clock_timestamp() operator(pg_catalog.-) at)::pg_catalog.float8 as ago
+      `select pg_catalog.to_json(position) as position,
+         pg_catalog.to_json(extract(epoch from pg_catalog.clock_timestamp() operator(pg_catalog.-) at)::pg_catalog.numeric) as ago
        from ${tables.recovery} where name operator(pg_catalog.=) 'trimmed'`
     )
     const [trimmed] = trims
@@ -194,8 +195,9 @@ export class Recovery {
   ): Promise<{ packets: KeptPacket[]; more: boolean; trimmed: boolean }> {
     const { query, tables } = this.#options
     const { rows } = await query(
-      `select position::pg_catalog.float8 as position, origin, seq::pg_catalog.float8 as seq, body, attachment from ${tables.packets}
-       where nsp operator(pg_catalog.=) $1 and position operator(pg_catalog.>) $2 order by position limit ${PAGE}`,
+      `select pg_catalog.to_json(position) as position, origin, pg_catalog.to_json(seq) as seq, body, attachment
+       from ${tables.packets} p
+       where nsp operator(pg_catalog.=) $1 and position operator(pg_catalog.>) $2 order by p.position limit ${PAGE}`,
       [textOf(nsp), after]
     )
     const { rows: trims } = await query(

@@ -1,3 +1,4 @@
+import { withLargeArrays } from '../large-arrays.js'
 import type { Tables } from './tables.js'
 import { type Packet, textOf } from './wire.js'
 
@@ -80,7 +81,7 @@ export function publishStatement(
       ${kept ? KEPT_ONLY : ''}
       order by i.place
     ) n`
-  return [text, values]
+  return withLargeArrays(text, values)
 }
 
 /** A packet that is sent a second time is not notified a second time. */
