@@ -156,7 +156,7 @@ export function tokenReader(rules: TokenRules): (claims: Claims) => Token {
 
   function readRole(claims: Claims): string | undefined {
     const role = rolePlace === undefined ? undefined : valueAt(claims, rolePlace.path)
-    return typeof role === 'string' && role !== '' && !role.includes('\0') ? role : undefined
+    return typeof role === 'string' && role !== '' && isPossible(role) ? role : undefined
   }
 
   function whyNoSubscription(claims: Claims): string | undefined {
@@ -257,10 +257,15 @@ function optionalText(claims: Claims, name: string): string | undefined {
     throw new errors.MalformedClaims(`"${name}" must be a string`)
   }
   // No database could hold it.
-  if (value.includes('\0') || !value.isWellFormed()) {
+  if (!isPossible(value)) {
     throw new errors.MalformedClaims(`"${name}" has a NUL character or a lone surrogate`)
   }
   return value
+}
+
+/** Whether PostgreSQL's text can hold a text. */
+function isPossible(text: string): boolean {
+  return !text.includes('\0') && text.isWellFormed()
 }
 
 function optionalTexts(value: unknown, called: string): string[] | undefined {

@@ -202,7 +202,7 @@ export class Clients {
     this.flow.forget(connection)
     hub.leave(connection, channels, connection)
     this.attendance.leave(connection)
-    metrics.closes.inc({ code })
+    metrics.closed(code)
     log.info({ connection: id, code, seconds: (Date.now() - openedAt) / 1000 }, 'socket closed')
     outbox.tellMeta('ConnectionClose', shown(told).join(','), sender)
     outbox.tellFunction('disconnect', caller, {

@@ -1,5 +1,5 @@
 import type { Claims } from './claims.js'
-import { jsonOf, toAscii } from './json-text.js'
+import { jsonOf, toAscii, withPossibleCharacters } from './json-text.js'
 
 /**
  * PostgreSQL refuses a notification whose payload has this many bytes or more
@@ -21,7 +21,8 @@ export interface Sender {
 export function senderOf(claims: Claims, shown: readonly string[] = ['all']): Sender {
   const { message_delivered_at: _, ...rest } = claims
   const visible = Object.fromEntries(Object.entries(rest).filter(([name]) => showsClaim(shown, name)))
-  const text = JSON.stringify(visible)
+  // What a token says must not keep its owner from publishing.
+  const text = withPossibleCharacters(JSON.stringify(visible))
   return { claimsPrefix: text === '{}' ? '{' : `${text.slice(0, -1)},` }
 }
 

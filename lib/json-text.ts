@@ -94,6 +94,17 @@ export function hasImpossibleCharacter(json: string): boolean {
   return pairAt !== -1
 }
 
+/**
+ * JSON with a replacement character (U+FFFD) for each that neither jsonb nor UTF-8 can hold.
+ * @param json as JSON.stringify writes it: it has no escape for a whole surrogate pair
+ */
+export function withPossibleCharacters(json: string): string {
+  if (!hasImpossibleCharacter(json)) return json
+  return json.replace(/\\(?:u(0000|d[89a-f][0-9a-f]{2})|.)/gs, (sequence, impossible) =>
+    impossible === undefined ? sequence : '\ufffd'
+  )
+}
+
 /** What a text says, whatever escapes it has; it begins and ends with its quotation marks. */
 function stringAt(text: string, start: number, end: number): string {
   const string = text.slice(start + 1, end - 1)

@@ -34,7 +34,11 @@ export class Metrics {
     'Bytes of the messages that sockets have sent.'
   )
   readonly notifications = this.#counter('notifications_total', 'Notifications from the database.')
-  readonly closes = this.#counter('closes_total', 'Closed sockets, by close code (RFC 6455).', ['code'])
+  readonly #closes = this.#counter(
+    'closes_total',
+    'Closed sockets, by close code (RFC 6455); "other" for codes that clients or operators make up.',
+    ['code']
+  )
   readonly slowCloses = this.#counter(
     'slow_closes_total',
     'Sockets closed because their clients did not read, or not fast enough.'
@@ -128,6 +132,11 @@ export class Metrics {
     )
   }
 
+  /** A socket was closed. Clients may close with any code, which must not make a series each. */
+  closed(code: number): void {
+    this.#closes.inc({ code: isKnownCode(code) ? String(code) : 'other' })
+  }
+
   #counter<Label extends string>(
     name: string,
     help: string,
@@ -139,4 +148,12 @@ export class Metrics {
   #histogram(name: string, help: string, buckets: number[]): Histogram {
     return new Histogram({ name: `pgws_${name}`, help, buckets, registers: this.#registers })
   }
+}
+
+/**
+ * The codes of the WebSocket protocol (https://www.iana.org/assignments/websocket), and those of Centrifugo's, which are
+ * ours as well (https://centrifugal.dev/docs/server/codes).
+ */
+function isKnownCode(code: number): boolean {
+  return (code >= 1000 && code <= 1015) || (code >= 3000 && code <= 3014) || (code >= 3500 && code <= 3509)
 }

@@ -3,7 +3,7 @@ import type { DurableChannels } from './durable-channels.js'
 import { binaryEnvelope, envelope, type Sender } from './envelope.js'
 import { asBadMessage, errors } from './errors.js'
 import { Handlers, type HandlersOptions } from './handlers.js'
-import { hasImpossibleCharacter, JsonText, jsonOf } from './json-text.js'
+import { hasImpossibleCharacter, JsonText, jsonOf, withPossibleCharacters } from './json-text.js'
 import type { Metrics } from './metrics.js'
 import {
   MAX_BATCH,
@@ -125,14 +125,17 @@ export class Outbox {
   tellMeta(event: string, payload: unknown, sender: Sender | undefined): void {
     const { metaChannel, log, durable } = this.#options
     if (metaChannel === undefined || sender === undefined) return
-    const text = envelope(event, metaChannel, payload, sender, durable.partial)
+    const text = withPossibleCharacters(envelope(event, metaChannel, payload, sender, durable.partial))
     const notification = { channel: metaChannel, payload: text }
     this.publish([notification], true).catch((error) => {
       log.warn({ err: error }, `${event} could not be told on the meta channel`)
     })
   }
 
-  /** Tells a function of the database's owner that a client has come or gone, in order with its messages. */
+  /**
+   * Tells a function of the database's owner that a client has come or gone, in order with its messages. What the
+   * database cannot hold of what a client says is replaced: no client can keep the function from being called.
+   */
   tellFunction(
     kind: 'connect' | 'disconnect',
     caller: Caller | undefined,
@@ -141,10 +144,20 @@ export class Outbox {
     const { onConnectFunction, onDisconnectFunction, log } = this.#options
     const name = kind === 'connect' ? onConnectFunction : onDisconnectFunction
     if (caller === undefined || name === undefined) return
-    const notification = { channel: '', payload: JSON.stringify(told), call: { kind, caller } }
-    this.publish([notification], true).catch((error) => {
-      log.warn({ err: error, connection: told.connection }, `the function for a ${kind} failed`)
-    })
+    const payload = withPossibleCharacters(JSON.stringify(told))
+    const tell = (replaced: (json: string) => string) => {
+      const as = { ...caller, claims: replaced(caller.claims) }
+      return this.publish([{ channel: '', payload: replaced(payload), call: { kind, caller: as } }], true)
+    }
+    tell((json) => json)
+      .catch((error) => {
+        if (!(error instanceof errors.BadMessage)) throw error
+        // An encoding that has not every character.
+        return tell((json) => json.replace(/[\u0080-\u{10ffff}]/gu, '?'))
+      })
+      .catch((error) => {
+        log.warn({ err: error, connection: told.connection }, `the function for a ${kind} failed`)
+      })
   }
 
   /**

@@ -1,6 +1,7 @@
 import pg from 'pg'
 import type { Token } from './claims.js'
 import { errors } from './errors.js'
+import { withPossibleCharacters } from './json-text.js'
 import type { ResolvedOptions } from './options.js'
 
 type OptionsUsed =
@@ -15,7 +16,10 @@ export type SqlFunctions = Pick<ResolvedOptions, OptionsUsed>
 
 /** As whom a function is called. */
 export interface Caller {
-  /** The JSON text of the token's claims, which functions see as `request.jwt.claims`, as with PostgREST. */
+  /**
+   * The JSON text of the token's claims, which functions see as `request.jwt.claims`, as with PostgREST; what jsonb cannot
+   * hold is replaced.
+   */
   readonly claims: string
   /** The database role; undefined: the server's own, since no claim names one. */
   readonly role: string | undefined
@@ -63,7 +67,7 @@ export function callsFunctions(functions: SqlFunctions): boolean {
  */
 export function callerOf({ claims, role }: Token, roleClaim: string | undefined): Caller {
   if (roleClaim !== undefined && role === undefined) throw new errors.RoleNotAllowed()
-  return { claims: JSON.stringify(claims), role }
+  return { claims: withPossibleCharacters(JSON.stringify(claims)), role }
 }
 
 /**

@@ -4,6 +4,7 @@ import type { PgWebsocketsOptions } from '../index.js'
 import { run } from './app.js'
 import { FaultProxy } from './fault-proxy.js'
 import { build, open, query, refusal, SECRET, sqlListener, token, until, withPostgres } from './helper.js'
+import { createDatabase } from './postgres.js'
 
 const { postgres, database } = await withPostgres(t)
 const rw = (claims: object = {}) => token({ mode: 'rw', ...claims })
@@ -519,6 +520,56 @@ t.test('functions are told of each client that comes and goes, in order with its
     (await log()).some(({ what, claims }) => what === 'disconnect' && claims.sub === 'stream')
   )
 })
+
+for (const encoding of ['UTF8', 'LATIN1']) {
+  t.test(`in ${encoding}, no text of a client keeps the functions from being called`, async (t) => {
+    const dbUri = await createDatabase(postgres, encoding)
+    await query(
+      dbUri,
+      `create schema app; create table app.log (n serial, what text, claims jsonb, channels text[], reason text);
+       create function app.on_connect(claims jsonb, channels text[], connection text) returns void language sql as $$
+         insert into app.log (what, claims, channels) values ('connect', claims, channels) $$;
+       create function app.on_disconnect(claims jsonb, channels text[], connection text, reason text) returns void language sql as $$
+         insert into app.log (what, claims, channels, reason) values ('disconnect', claims, channels, reason) $$;
+       create function app.on_message(message jsonb) returns jsonb language sql as 'select message';
+       create function app.authorize(channel text, mode text, claims jsonb) returns boolean language sql as 'select true'`
+    )
+    const { ws, fastify, lines } = await build(t, {
+      dbUri,
+      migrate: true,
+      metaChannel: 'meta',
+      onConnectFunction: 'app.on_connect',
+      onDisconnectFunction: 'app.on_disconnect',
+      ...(encoding === 'UTF8' && { onMessageFunction: 'app.on_message', authorizeFunction: 'app.authorize' })
+    })
+    const log = async () => (await query(dbUri, 'select * from app.log order by n')).rows
+    const hostile = { name: 'a\0b\ud800c\\u0000', 'key\0\udc00': ['\0', { '\ud800': '\\\0' }] }
+    const reader = await open(t, `${ws}/a/${rw()}`)
+    const client = await open(t, `${ws}/a/${rw(hostile)}`)
+    // The connections' functions are called in order with messages.
+    client.send('hello')
+    await reader.received(1)
+    t.equal(JSON.parse(reader.messages[0]!).claims.name, 'a\ufffdb\ufffdc\\u0000')
+    client.webSocket.close(4000, 'a\0b 温')
+    await until(async () => (await log()).length === 3)
+    const [, connect, disconnect] = await log()
+    const shown = encoding === 'UTF8' ? '\ufffd' : '?'
+    t.match(connect, { what: 'connect', channels: ['a'], claims: { name: `a${shown}b${shown}c\\u0000` } })
+    t.match(disconnect, {
+      what: 'disconnect',
+      claims: {
+        name: `a${shown}b${shown}c\\u0000`,
+        [`key${shown}${shown}`]: [shown, { [shown]: `\\${shown}` }]
+      },
+      reason: encoding === 'UTF8' ? '4000 a\ufffdb 温' : '4000 a?b ?'
+    })
+    await open(t, `${ws}/b/${rw({ sub: 'other' })}`)
+    await fastify.pgws.disconnect({ subject: 'other' }, { code: 4001, reason: '\ud800\0 gone' })
+    await until(async () => (await log()).length === 5)
+    t.match((await log())[4], { what: 'disconnect' })
+    t.notOk(lines.some((line) => line.includes('failed')))
+  })
+}
 
 t.test('functions run under the role of the token, never under the server’s own', async (t) => {
   const dbUri = await database()

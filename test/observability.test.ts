@@ -69,6 +69,20 @@ t.test('GET /metrics counts what happens', async (t) => {
   })
 })
 
+t.test('clients do not choose how many series there are', async (t) => {
+  const { http, ws } = await build(t, { dbUri })
+  const clients = await Promise.all(
+    Array.from({ length: 20 }, () => open(t, `${ws}/a/${token({ mode: 'r' })}`))
+  )
+  for (const [n, { webSocket }] of clients.entries()) webSocket.close(n === 0 ? 3008 : 4000 + n)
+  await until(async () => (await scrape(`${http}/metrics`)).get('pgws_connections') === 0)
+  const closes = [...(await scrape(`${http}/metrics`))].filter(([name]) => name.startsWith('pgws_closes'))
+  t.same(Object.fromEntries(closes), {
+    'pgws_closes_total{code="3008"}': 1,
+    'pgws_closes_total{code="other"}': 19
+  })
+})
+
 t.test('the metrics may be off, or on a port of their own', async (t) => {
   const off = await build(t, { dbUri, metrics: false })
   t.equal((await fetch(`${off.http}/metrics`)).status, 404)
