@@ -11,6 +11,7 @@ import fastifyStatic from '@fastify/static'
 import type { FastifyInstance, FastifyReply, FastifyRequest, FastifyServerOptions } from 'fastify'
 import pgWebsockets, { type PgWebsocketsOptions } from './index.js'
 import { maskTokens } from './lib/address.js'
+import { tokenReader } from './lib/claims.js'
 import { connect } from './lib/connect.js'
 import { parseConninfo } from './lib/conninfo.js'
 import { startEmbeddedPostgres } from './lib/embedded-postgres.js'
@@ -18,8 +19,9 @@ import { originHost } from './lib/host.js'
 import { parseKeys, type VerificationKey } from './lib/keys.js'
 import { optionSpecs, type ResolvedOptions, resolveOptions } from './lib/options.js'
 import { readOwnFile, writeOwnFile } from './lib/own-file.js'
+import { authorize } from './lib/permissions.js'
 import { migrate } from './lib/schema.js'
-import { signingKeyOf, signToken } from './lib/token.js'
+import { type SigningKey, signingKeyOf, signToken } from './lib/token.js'
 import { readTrustProxy } from './lib/trust-proxy.js'
 import { type Config, registerEnv } from './plugins/env.js'
 import { registerJwt } from './plugins/jwt.js'
@@ -75,7 +77,7 @@ export default async function app(fastify: FastifyInstance, _options: object): P
     if (rootPath === undefined) await fastify.register(ownPage, { ...resolved, keys })
     const key = signingKeyOf(keys)
     fastify.addHook('onListen', async () => {
-      const token = key && signToken({ mode: 'rw', admin: true }, key)
+      const token = welcomeToken(key, resolved)
       const localhost = await lookup('localhost', { all: true }).catch(() => [])
       const scheme = fastify.initialConfig.https ? 'https' : 'http'
       const origin = `${scheme}://${originHost(fastify.addresses() as AddressInfo[], localhost)}`
@@ -104,6 +106,17 @@ function embeddedSecret(folder: string): string {
   const secret = randomBytes(32).toString('base64url')
   writeOwnFile(file, secret)
   return secret
+}
+
+/** A token for our page; undefined where we cannot sign it, or the options want another: an issuer, claims elsewhere. */
+function welcomeToken(key: SigningKey | undefined, options: ResolvedOptions): string | undefined {
+  const claims = { mode: 'rw', admin: true }
+  try {
+    authorize(tokenReader(options)(claims), [PAGE_CHANNEL])
+  } catch {
+    return undefined
+  }
+  return key && signToken(claims, key)
 }
 
 /** Keeps what is said on our page, unless the database's owner has said for how long. */

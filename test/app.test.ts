@@ -478,7 +478,19 @@ t.test(
     t.equal((await fetch(`${app.http}/token`, { method: 'POST' })).status, 401)
     t.same(await retention(app.uri), [{ pattern: 'chat', max_age: '1 day', max_messages: 1000 }])
     await query(app.uri, "select pgws.unretain('chat'), pgws.retain('c*', '2 hours')")
+    t.match(app.output(), /#token=eyJ/)
     await end(app)
+
+    for (const [variable, value] of [
+      ['PGWS_MODE_CLAIM', '.app_metadata.mode'],
+      ['PGWS_CHANNELS_CLAIM', '.app_metadata.channels'],
+      ['PGWS_JWT_ISSUER', 'https://login.example.org']
+    ] as const) {
+      const elsewhere = await embedded({ PGWS_JWT_SECRET: SECRET, [variable]: value })
+      t.notMatch(elsewhere.output(), /eyJ/, 'no token that would be refused')
+      t.match(elsewhere.output(), /Bearer <a token that PGWS_JWT_SECRET verifies>/)
+      await end(elsewhere)
+    }
 
     const { publicKey } = generateKeyPairSync('ed25519')
     const pem = publicKey.export({ type: 'spki', format: 'pem' }) as string
