@@ -8,8 +8,9 @@ import { textCache } from './text-cache.js'
 const settingsStatement = (
   counted: boolean
 ) => `select s.version, ${appliedExpression(counted)} as applied, s.epoch,
-  pg_catalog.to_json(s.retention_version) as retention_version,
-  (select coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(r.pattern, extract(epoch from r.max_age)::pg_catalog.numeric)), '[]')
+  s.retention_version::pg_catalog.text as retention_version,
+  (select coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(r.pattern,
+      extract(epoch from least(r.max_age, '100 years'))::pg_catalog.numeric)), '[]')
     from pgws.retention r) as patterns
   from pgws.settings s`
 
@@ -49,7 +50,7 @@ export class DurableChannels {
   #installed = false
   #partial = false
   #epoch = ''
-  #retentionVersion = 0
+  #retentionVersion = '0'
   #patterns: (readonly [pattern: string, seconds: number])[] = []
   #checking: Promise<Permission> | undefined
   readonly #ages = textCache<{ seconds: number | undefined }>()
@@ -81,7 +82,7 @@ export class DurableChannels {
   }
 
   /** What the database must still have when a message is sent by what is known here. */
-  get retentionVersion(): number {
+  get retentionVersion(): string {
     return this.#retentionVersion
   }
 
@@ -115,14 +116,14 @@ export class DurableChannels {
       version: number
       applied: number
       epoch: string
-      retention_version: number
+      retention_version: string
       patterns: []
     }[]
     this.#enter(stateOf(settings))
     if (this.#state.error !== undefined) throw this.#state.error
     this.#installed = this.#state.status === 'ok'
     this.#epoch = settings?.epoch ?? ''
-    this.#retentionVersion = settings?.retention_version ?? 0
+    this.#retentionVersion = settings?.retention_version ?? '0'
     this.#patterns = settings?.patterns ?? []
     this.#ages.clear()
   }

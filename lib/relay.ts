@@ -117,7 +117,7 @@ export class Relay {
 function plainStatement(
   channels: string | readonly string[],
   payloads: readonly string[],
-  version: number | null
+  version: string | null
 ): [text: string, values: unknown[]] {
   const one = typeof channels === 'string'
   // count(): one row comes back, not one for each message.

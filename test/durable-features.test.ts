@@ -453,3 +453,25 @@ t.test('each stored row is read once, for all sockets', async (t) => {
   )
   t.equal(rows[0].n, 50)
 })
+
+t.test('whatever age and version the tables hold, messages pass', async (t) => {
+  const { ws, sql, fastify } = await durable(t)
+  await sql(`select pgws.retain('a', '178000000 years'), pgws.retain('b', '1 hour')`)
+  await sql('update pgws.settings set retention_version = 9223372036854775807')
+  await sql(`select pg_notify('pgws', 'settings')`)
+  const client = await open(t, `${ws}/${token({ mode: 'r', channels: ['a', 'b', 'c'] })}`)
+  for (const channel of ['a', 'b', 'c']) {
+    await fastify.pgws.publish(channel, 'from the server')
+    await sql(`select pgws.publish_text($1, 'from SQL')`, [channel])
+  }
+  const got = (await client.received(6)).map((text) => JSON.parse(text))
+  t.same(
+    got.map(({ channel, payload }) => `${channel} ${payload}`),
+    ['a', 'b', 'c'].flatMap((channel) => [`${channel} from the server`, `${channel} from SQL`])
+  )
+  const { rows } = await sql('select channel, count(*)::int as n from pgws.messages group by 1 order by 1')
+  t.same(rows, [
+    { channel: 'a', n: 2 },
+    { channel: 'b', n: 2 }
+  ])
+})
