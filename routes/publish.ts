@@ -102,7 +102,7 @@ export async function publishRoute(
     },
     async (request, reply) => {
       const token = await verifyBearer(request, verifyToken)
-      const messages = parseBody(request.body)
+      const messages = parseBody(request.body, maxChannels)
       const channels = [...new Set(messages.flatMap((message) => message.channels))]
       if (channels.length > maxChannels) throw new errors.TooManyPublishChannels(channels.length, maxChannels)
       authorizeWrite(token, channels)
@@ -180,14 +180,14 @@ function keyOf(request: FastifyRequest, { issuer, subject }: Token): string | un
   return `http:${digest}`
 }
 
-/** @throws BadMessage (400) that names the place and what it expects */
-function parseBody(body: unknown): OutgoingMessage[] {
-  if (!Array.isArray(body)) return [parseMessage(body, 'the body')]
+/** @throws BadMessage, TooManyPublishChannels (400) that name the place and what it expects */
+function parseBody(body: unknown, maxChannels: number): OutgoingMessage[] {
+  if (!Array.isArray(body)) return [parseMessage(body, 'the body', maxChannels)]
   if (body.length === 0) throw new errors.BadMessage('the list is empty')
-  return body.map((item, index) => parseMessage(item, `item ${index} of the list`))
+  return body.map((item, index) => parseMessage(item, `item ${index} of the list`, maxChannels))
 }
 
-function parseMessage(value: unknown, place: string): OutgoingMessage {
+function parseMessage(value: unknown, place: string, maxChannels: number): OutgoingMessage {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
     throw new errors.BadMessage(`${place} must be an object with "channel" or "channels", and "payload"`)
   }
@@ -200,6 +200,9 @@ function parseMessage(value: unknown, place: string): OutgoingMessage {
   if (!Array.isArray(channels) || channels.length === 0) {
     throw new errors.BadMessage(`"channels" of ${place} must be a list of at least one channel`)
   }
+  // Before each of them is looked at: there may be very many.
+  const { size } = new Set(channels)
+  if (size > maxChannels) throw new errors.TooManyPublishChannels(size, maxChannels)
   const names = channels.map((name, index) => channelIn(name, `"channels[${index}]" of ${place}`))
   return { channels: [...new Set(names)], payload }
 }
