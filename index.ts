@@ -20,7 +20,8 @@ import {
   channelRoutes,
   eventStreamRoutes,
   maskingSerializers,
-  plainHttpRoute
+  plainHttpRoute,
+  preflightRoutes
 } from './routes/channel.js'
 import { channelReadRoutes } from './routes/channel-read.js'
 import { channelsRoute } from './routes/channels.js'
@@ -95,7 +96,7 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
             const plain = constraints === undefined || Object.keys(constraints).length === 0
             if (plain && (method === 'GET' || method === 'POST')) paths.add(path.slice(routes.prefix.length))
           })
-          await registerCors(control, resolved.allowedOrigins)
+          registerCors(control, resolved.allowedOrigins)
           if (resolved.httpRateLimit !== undefined) {
             await control.register(fastifyRateLimit, { max: resolved.httpRateLimit, timeWindow: 60_000 })
           }
@@ -114,6 +115,7 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
           })
           eventStreamRoutes(control, { bridge, verifyToken, options: resolved, paths: [...paths] })
           await control.register(sdkEmulationRoutes, { bridge, options: resolved })
+          if (resolved.allowedOrigins !== undefined) preflightRoutes(control, paths)
         })
         await routes.register(async (channels) => {
           const named = [SDK_ADDRESS, ...resolved.endpoints.map(({ path }) => path)]

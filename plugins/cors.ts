@@ -1,19 +1,41 @@
-import fastifyCors from '@fastify/cors'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyReply } from 'fastify'
 import { isAllowedOrigin } from '../lib/origins.js'
 
+/** Of our HTTP routes. */
+const METHODS = 'GET, POST, DELETE'
+
+/** How long a browser need not ask again, in seconds. */
+const MAX_AGE = 600
+
 /**
- * Lets pages of the allowed origins ask the HTTP routes of this scope (https://fetch.spec.whatwg.org/#http-cors-protocol).
- * A host that answers preflight requests itself goes on doing so.
+ * Lets pages of the allowed origins ask the HTTP routes of this scope, and answers their preflight requests where it
+ * has routes for `OPTIONS` (https://fetch.spec.whatwg.org/#http-cors-protocol).
+ *
+ * @fastify/cors decorates requests and answers `OPTIONS` for the whole server, so it cannot be there twice, nor beside a
+ * host's catch-all route. What a host's own has answered stays.
+ * @param allowedOrigins undefined: nobody is told anything
  */
-export async function registerCors(
-  fastify: FastifyInstance,
-  allowedOrigins: readonly string[] | undefined
-): Promise<void> {
-  if (allowedOrigins === undefined || fastify.hasRoute({ method: 'OPTIONS', url: '*' })) return
-  await fastify.register(fastifyCors, {
-    origin: (origin, callback) => callback(null, isAllowedOrigin(origin, allowedOrigins)),
-    methods: ['GET', 'POST', 'DELETE'],
-    maxAge: 600
+export function registerCors(fastify: FastifyInstance, allowedOrigins: readonly string[] | undefined): void {
+  if (allowedOrigins === undefined) return
+  fastify.addHook('onRequest', async (request, reply) => {
+    const { origin } = request.headers
+    addVary(reply, 'Origin')
+    if (origin === undefined || !isAllowedOrigin(origin, allowedOrigins)) return
+    if (!reply.hasHeader('access-control-allow-origin')) reply.header('access-control-allow-origin', origin)
+    if (request.method !== 'OPTIONS') return
+    addVary(reply, 'Access-Control-Request-Headers')
+    const { 'access-control-request-headers': asked } = request.headers
+    if (asked !== undefined) reply.header('access-control-allow-headers', asked)
+    reply.header('access-control-allow-methods', METHODS).header('access-control-max-age', MAX_AGE)
+    return reply.code(204).send()
   })
+}
+
+function addVary(reply: FastifyReply, field: string): void {
+  const fields = String(reply.getHeader('vary') ?? '')
+    .split(',')
+    .map((name) => name.trim())
+    .filter(Boolean)
+  if (fields.some((name) => name === '*' || name.toLowerCase() === field.toLowerCase())) return
+  reply.header('vary', [...fields, field].join(', '))
 }

@@ -1,5 +1,5 @@
 import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
-import { holdsToken, isDecodable, maskAddress, maskTokens, queryOf } from '../lib/address.js'
+import { holdsToken, isDecodable, maskAddress, maskTokens, pathOf, queryOf } from '../lib/address.js'
 import type { Bridge } from '../lib/bridge.js'
 import type { Wishes } from '../lib/clients.js'
 import { errors } from '../lib/errors.js'
@@ -18,11 +18,17 @@ import { webSocketRoute } from './websocket-route.js'
 /** The name of our find-my-way constraint. */
 export const CONSTRAINT = 'pgws'
 
+/** Its values. */
+type Kind = 'upgrade' | 'events' | 'token' | 'preflight' | 'preflight-shared'
+
 /** The part of a request that a constraint sees. */
 interface ConstrainedRequest {
   method?: string
   url?: string
-  headers: { upgrade?: string | undefined; accept?: string | undefined }
+  headers: Record<string, string | string[] | undefined> & {
+    upgrade?: string | undefined
+    accept?: string | undefined
+  }
 }
 
 declare module 'fastify' {
@@ -182,9 +188,47 @@ export function plainHttpRoute(fastify: FastifyInstance): void {
   })
 }
 
+/**
+ * Routes for preflight requests (registerCors answers them): at our HTTP addresses; below a prefix at all; without one
+ * also at the root and what holds a token, unless the host answers for all addresses at once, before or after us. Others
+ * who answer `OPTIONS` at the same addresses keep what is no preflight request.
+ * @param paths the paths of our HTTP routes, below the prefix
+ */
+export function preflightRoutes(fastify: FastifyInstance, paths: Iterable<string>): void {
+  const host = hostOf(fastify)
+  const own = isRootPrefix(fastify.prefix) ? [] : ['/', '/*']
+  const routes: [kind: Kind, urls: Iterable<string>][] = [
+    ['preflight', new Set([...paths, ...own])],
+    ['preflight-shared', new Set([...paths, '/', '/*'])]
+  ]
+  for (const [kind, urls] of routes) {
+    for (const url of urls) {
+      fastify.route({
+        method: 'OPTIONS',
+        url,
+        constraints: { [CONSTRAINT]: kind },
+        schema: { hide: true } as object,
+        logSerializers: maskingSerializers,
+        async handler() {
+          throw new errors.OriginNotAllowed()
+        }
+      })
+    }
+  }
+  fastify.addHook('onReady', async () => {
+    host.answersPreflights = ['*', '/*'].some((url) => fastify.hasRoute({ method: 'OPTIONS', url }))
+  })
+}
+
+function isRootPrefix(prefix: string): boolean {
+  return prefix === '' || prefix === '/'
+}
+
 interface Host {
   /** The prefixes that we are registered with. */
   prefixes: Set<string>
+  /** Whether it answers `OPTIONS` for all addresses at once, as @fastify/cors does. */
+  answersPreflights: boolean
   /**
    * The methods with a route for what holds a token. Not `OPTIONS`, which a host may answer for all addresses at once
    * (CORS), and not what its router does not know: there the token is masked before anybody sees it.
@@ -197,7 +241,7 @@ const hosts = new WeakMap<object, Host>()
 function hostOf({ server, supportedMethods }: FastifyInstance): Host {
   // HEAD has the route of GET.
   const methods = supportedMethods.filter((method) => method !== 'OPTIONS' && method !== 'HEAD')
-  const host = hosts.get(server) ?? { prefixes: new Set(), methods }
+  const host = hosts.get(server) ?? { prefixes: new Set(), answersPreflights: false, methods }
   hosts.set(server, host)
   return host
 }
@@ -211,12 +255,18 @@ const malformed = new WeakSet<object>()
  */
 export function addConstraint(fastify: FastifyInstance): void {
   if (fastify.hasConstraintStrategy(CONSTRAINT)) return
-  const { prefixes, methods } = hostOf(fastify)
+  const host = hostOf(fastify)
+  const { prefixes, methods } = host
   const routed = new Set([...methods, 'HEAD'])
   const isOurs = (url: string) => {
     // RFC 9112, section 3.2.2: the whole address.
     const path = url.replace(/^[a-z]+:\/\/[^/?]*/i, '')
     return [...prefixes].some((prefix) => path.startsWith(prefix))
+  }
+  const preflightKind = (url: string): Kind | undefined => {
+    if (!holdsToken(url) && pathOf(url) !== '/') return 'preflight'
+    const prefixed = [...prefixes].some((prefix) => !isRootPrefix(prefix) && url.startsWith(prefix))
+    return prefixed || !host.answersPreflights ? 'preflight-shared' : undefined
   }
   fastify.addConstraintStrategy({
     name: CONSTRAINT,
@@ -231,7 +281,7 @@ export function addConstraint(fastify: FastifyInstance): void {
     },
     deriveConstraint(request: ConstrainedRequest) {
       const { url = '', method = '', headers } = request
-      const kind =
+      const kind: Kind | undefined =
         method !== 'GET'
           ? undefined
           : headers.upgrade?.toLowerCase() === 'websocket'
@@ -246,11 +296,15 @@ export function addConstraint(fastify: FastifyInstance): void {
         }
         return kind
       }
-      if (!holdsToken(url)) return undefined
+      const preflight =
+        method === 'OPTIONS' && headers.origin && headers['access-control-request-method']
+          ? preflightKind(url)
+          : undefined
+      if (!holdsToken(url)) return preflight
       if (!isDecodable(url)) request.url = maskTokens(url)
       if (routed.has(method)) return 'token'
       if (isOurs(url)) request.url = maskTokens(url)
-      return undefined
+      return preflight
     },
     validate() {}
   } as Parameters<FastifyInstance['addConstraintStrategy']>[0])
