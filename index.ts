@@ -9,6 +9,7 @@ import { parseKeys } from './lib/keys.js'
 import { type PgWebsocketsOptions, resolveOptions, variableOf } from './lib/options.js'
 import { registerCors } from './plugins/cors.js'
 import { registerDocumentation } from './plugins/documentation.js'
+import { endSessionsOnClose } from './plugins/http2.js'
 import { registerJwt } from './plugins/jwt.js'
 import { decorateBridge } from './plugins/listener.js'
 import { serveMetrics } from './plugins/metrics.js'
@@ -79,6 +80,7 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
     const pool = await registerPool(scope, targets, resolved.poolSize)
     const verifyToken = await registerJwt(scope, { ...resolved, keys })
     const bridge = decorateBridge(fastify, resolved, listenerTargets, pool, verifyToken)
+    endSessionsOnClose(fastify)
     const { metrics } = bridge
     if (resolved.metrics && resolved.metricsPort !== undefined) {
       serveMetrics(fastify, metrics, resolved.metricsPort)
