@@ -69,8 +69,12 @@ export function bringsToken(
   cookieName: string | undefined
 ): boolean {
   if (isRoot(path)) {
-    const { header, protocol, cookie } = offeredTokens(headers, cookieName)
-    return [header, protocol, cookie].some((token) => token !== undefined && isToken(token))
+    const { header, protocol, cookie, protocols } = offeredTokens(headers, cookieName)
+    // Browsers send a cookie with each handshake; who speaks another protocol (vite-hmr) may mean another server.
+    const other = headers['sec-websocket-protocol'] !== undefined && !protocols.includes(SUBPROTOCOL)
+    return [header, protocol, other ? undefined : cookie].some(
+      (token) => token !== undefined && isToken(token)
+    )
   }
   try {
     return isToken(parseAddress(path).token)

@@ -34,6 +34,24 @@ const others: Record<
       })
     }
   },
+  'Socket.IO that begins with polling': {
+    use(fastify) {
+      const server = new Server(fastify.server)
+      // What is said before the transport changes does not count.
+      server.on('connection', (socket) => {
+        socket.conn.once('upgrade', () => socket.emit('hello', 'from the other'))
+      })
+      fastify.addHook('preClose', async () => void server.disconnectSockets(true))
+    },
+    async hear(t, ws) {
+      const socket = io(ws.replace('ws:', 'http:'), { reconnection: false })
+      t.teardown(() => socket.disconnect())
+      return new Promise((resolve, reject) => {
+        socket.on('hello', resolve)
+        socket.on('connect_error', reject)
+      })
+    }
+  },
   'a server of ws with a path': {
     use(fastify) {
       const server = new WebSocketServer({ server: fastify.server, path: '/other' })
@@ -52,7 +70,8 @@ const others: Record<
         )
       })
     },
-    hear: (t, ws) => greeting(t, `${ws}/?token=dev`, 'vite-hmr')
+    // The browser sends our cookie, too.
+    hear: (t, ws) => greeting(t, `${ws}/?token=dev`, 'vite-hmr', { headers: { cookie: `token=${rw}` } })
   },
   'one that looks first whether it may': {
     use(fastify) {
@@ -86,8 +105,8 @@ function greet(fastify: FastifyInstance, server: WebSocketServer): void {
   })
 }
 
-async function greeting(t: Test, url: string, protocol?: string): Promise<string> {
-  const webSocket = new WebSocket(url, protocol)
+async function greeting(t: Test, url: string, protocol?: string, options?: ClientOptions): Promise<string> {
+  const webSocket = new WebSocket(url, protocol, options)
   t.teardown(() => webSocket.terminate())
   const [data] = await once(webSocket, 'message')
   return String(data)
