@@ -54,6 +54,17 @@ let broken = false
 let failed
 let current
 
+/** The end of a process, where there was one, says more than what failed without it. */
+async function causeOf(error) {
+  await new Promise((resolve) => setTimeout(resolve, 200))
+  try {
+    target.check()
+    return error
+  } catch (ended) {
+    return ended
+  }
+}
+
 async function holds(batch) {
   if (broken) await startAgain()
   broken = false
@@ -69,8 +80,8 @@ async function holds(batch) {
     broken = true
     deadline.milliseconds = 5000
     // The last one is the smallest.
-    failed = { error, batch }
-    throw error
+    failed = { error: await causeOf(error), batch }
+    throw failed.error
   }
   batches++
   actions += batch.length

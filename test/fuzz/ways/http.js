@@ -1,6 +1,6 @@
 // Requests, several on one connection, upgrades among them.
 import fc from 'fast-check'
-import { anyChannel, anyText, anyToken, anyValue, nearly, tokens } from '../values.js'
+import { anyChannel, anyText, anyToken, anyValue, CHANNELS, nearly, tokens } from '../values.js'
 import { anyEnd, converse, head, UPGRADE } from './sockets.js'
 
 const encoded = (text) =>
@@ -13,7 +13,12 @@ const encoded = (text) =>
   })
 const anyPart = anyText.chain(encoded)
 const channelPart = anyChannel.chain(encoded)
+/** A stranger's own channel, with a token that opens it. */
+const anyDoor = fc
+  .tuple(fc.constantFrom(...CHANNELS), fc.constantFrom('r', 'w', 'rw'))
+  .map(([channel, name]) => `/${encodeURIComponent(channel)}/${tokens[name]}`)
 const anyPath = fc.oneof(
+  { weight: 3, arbitrary: anyDoor },
   fc
     .tuple(channelPart, anyToken, fc.constantFrom('', '?', '/more', '?since=earliest', '?presence=true'))
     .map(([channel, name, rest]) => `/${channel}/${tokens[name]}${rest}`),
@@ -84,11 +89,12 @@ const HEADERS = {
   Expect: fc.constantFrom('100-continue', 'nothing'),
   Cookie: fc.constantFrom('token=eyJ.eyJ.x', ';;;=', '__proto__=1')
 }
-const anyHeaders = fc
+const someHeaders = fc
   .array(fc.oneof(...Object.entries(HEADERS).map(([name, value]) => fc.tuple(fc.constant(name), value))), {
     maxLength: 3
   })
   .map((entries) => Object.fromEntries(entries))
+const anyHeaders = fc.oneof(fc.constant({}), someHeaders)
 const anyRequest = fc.record({
   method: fc.constantFrom(
     'GET',

@@ -9,7 +9,7 @@ const PATIENCE = 50
 
 export const anyEnd = fc.record({
   pause: fc.integer({ min: 0, max: 20 }),
-  how: fc.constantFrom('answer', 'answer', 'end', 'reset', 'destroy', 'patience')
+  how: fc.constantFrom('answer', 'answer', 'end', 'reset', 'reset', 'destroy', 'patience')
 })
 
 /**
