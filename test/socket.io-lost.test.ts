@@ -193,3 +193,29 @@ t.test('a kept packet that holds no message is a gap, and ends no replay', async
   node!.io.emit('n', 3)
   t.same(await client.received('n', 4), [0, 1, 2, 3])
 })
+
+t.test('what is no event for clients is reported, and disconnects none of them', async (t) => {
+  const dbUri = await database()
+  // Two, so that they listen when they know each other.
+  const [node] = await startNodes(t, dbUri, 2)
+  const client = await open(t, node!)
+  const left: string[] = []
+  client.socket.on('disconnect', (reason) => left.push(reason))
+  const broken = [
+    // Packets of Socket.IO's protocol that no server sends to all.
+    ...[0, 1, 3, 4, 5, 6, 7, -1, '2', null].map((type) => ({ type, data: ['n', 1] })),
+    { type: 0, data: { sid: 'another' } },
+    ...['connect', 'disconnect', 'newListener', null, {}, []].map((name) => ({ type: 2, data: [name] })),
+    ...[5, 'text', {}, null, []].map((data) => ({ type: 2, data })),
+    ...['1', -1, 0.5, '[["a"]]', {}].map((id) => ({ type: 2, id, data: ['n', 1] }))
+  ]
+  for (const packet of broken) {
+    const message = { uid: 'stranger', nsp: '/', type: 3, data: { packet, opts: { rooms: [], except: [] } } }
+    await query(dbUri, 'select pg_notify($1, $2)', ['socket.io#/', JSON.stringify(message)])
+  }
+  node!.io.emit('next')
+  await client.received('next', 1)
+  t.same(client.events, [['next']])
+  t.same(left, [])
+  t.equal(node!.failures.length, broken.length, String(node!.failures))
+})

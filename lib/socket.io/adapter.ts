@@ -13,7 +13,7 @@ import { type Offset, readOffset, writeOffset } from './offset.js'
 import { type AdapterOptions, resolveAdapterOptions } from './options.js'
 import type { SavedSession, Session } from './recovery.js'
 import { type Member, Transport } from './transport.js'
-import { type BroadcastData, EVENT, isRecoverable, type Message, types } from './wire.js'
+import { type BroadcastData, checkEvent, EVENT, isRecoverable, type Message, types } from './wire.js'
 
 /** How long the restoration of a session waits for packets that are under way, in milliseconds. */
 const CATCH_UP_TIMEOUT = 2000
@@ -254,6 +254,7 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
     this.#transport.heard(this.nsp.name, uid)
     if (message === undefined || this.#closed) return
     let offset: string | undefined
+    if (message.type === types.BROADCAST) checkEvent((message.data as BroadcastData).packet)
     if (this.#transport.recovery !== undefined && message.type === types.BROADCAST) {
       offset = this.#offset()
       const { packet, opts } = message.data as BroadcastData

@@ -5,7 +5,7 @@ import { Publisher } from '../publisher.js'
 import { classify, guardPool, queryPool } from './database.js'
 import { type AdapterOptions, resolveAdapterOptions } from './options.js'
 import { publishStatement } from './statement.js'
-import { channelOf, EVENT, type Message, type Packet, packetOf, types } from './wire.js'
+import { channelOf, EVENT, type Message, type Packet, packetOf, RESERVED_EVENTS, types } from './wire.js'
 
 /** How long packets wait for a database that is away, in milliseconds. */
 const PUBLISH_TIMEOUT = 10_000
@@ -29,16 +29,6 @@ export type EmitterOptions = Pick<
 type EventsMap = Record<string, any>
 type DefaultEvents = Record<string, (...args: unknown[]) => void>
 type Parameters_<Events extends EventsMap, Name extends keyof Events> = Parameters<Events[Name]>
-
-/** Socket.IO keeps these for itself. */
-const RESERVED = new Set([
-  'connect',
-  'connect_error',
-  'disconnect',
-  'disconnecting',
-  'newListener',
-  'removeListener'
-])
 
 /** Publishes in order: through a pool, many at once; or on the caller's client, within its transaction. */
 class Sender {
@@ -275,7 +265,7 @@ export class BroadcastOperator<EmitEvents extends EventsMap, ServerSideEvents ex
 
   /** @throws Error for an event that Socket.IO keeps for itself, and for an acknowledgement */
   emit<Name extends keyof EmitEvents & string>(event: Name, ...args: Parameters_<EmitEvents, Name>): true {
-    if (RESERVED.has(event)) throw new Error(`"${event}" is a reserved event name`)
+    if (RESERVED_EVENTS.has(event)) throw new Error(`"${event}" is a reserved event name`)
     refuseAcknowledgement(args)
     const packet = { type: EVENT, data: [event, ...args], nsp: this.#nsp }
     this.#send(types.BROADCAST, { packet, opts: this.#opts }).catch(() => {})

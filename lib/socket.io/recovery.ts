@@ -4,6 +4,7 @@ import type { Tables } from './tables.js'
 import {
   attempt,
   type BroadcastData,
+  checkEvent,
   checkMessage,
   type Message,
   readAttachment,
@@ -178,8 +179,9 @@ export class Recovery {
     const away = Date.now() - disconnectedAt
     if (position < trimmed.position && trimmed.ago * 1000 < away + noticeTime) return undefined
     return rows.map((row) => {
-      const message = messageOf(row)
-      return { position: row.position, data: (message.data as BroadcastData).packet.data }
+      const { packet } = messageOf(row).data as BroadcastData
+      checkEvent(packet)
+      return { position: row.position, data: packet.data }
     })
   }
 

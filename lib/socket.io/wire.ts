@@ -37,6 +37,33 @@ export interface BroadcastData {
   requestId?: string
 }
 
+/** The names of events that Socket.IO keeps for itself. */
+export const RESERVED_EVENTS = new Set([
+  'connect',
+  'connect_error',
+  'disconnect',
+  'disconnecting',
+  'newListener',
+  'removeListener'
+])
+
+/**
+ * Checks a packet for clients: anything but an event (socket.io-parser's `isPacketValid`) ends the connection of each that
+ * gets it, and whoever has SQL may send some.
+ * @throws TypeError
+ */
+export function checkEvent(packet: BroadcastData['packet']): void {
+  const { type, id, data } = packet
+  if (type !== EVENT || !Array.isArray(data)) throw new TypeError('a packet for clients is no event')
+  const name: unknown = data[0]
+  if (typeof name !== 'number' && (typeof name !== 'string' || RESERVED_EVENTS.has(name))) {
+    throw new TypeError('an event for clients has no name')
+  }
+  if (id !== undefined && !(Number.isSafeInteger(id) && id >= 0)) {
+    throw new TypeError('an event for clients has no number')
+  }
+}
+
 /** What nodes send each other. */
 export interface Message {
   uid: string
