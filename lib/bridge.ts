@@ -63,6 +63,7 @@ export interface Log {
 
 type OptionsUsed =
   | 'listenChannel'
+  | 'checkListenerInterval'
   | 'metaChannel'
   | 'rawChannels'
   | 'presenceChannels'
@@ -238,6 +239,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       listenChannel,
       deliver: (message) => this.#hub.deliver(message),
       wanted: (channel) => this.#hub.hasListeners(channel),
+      replays: options.checkListenerInterval > 0,
       resolve: (references) => this.#history.resolve(references),
       onMessage: (sentAt) => {
         this.metrics.notifications.inc()
@@ -669,6 +671,14 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    */
   commandsOfSdk(session: string, node: string, commands: string): Promise<boolean> {
     return this.#emulation.receive(session, node, commands)
+  }
+
+  /**
+   * To be called when the listener is about to prove that it is alive.
+   * @returns to be called when it has
+   */
+  listenerProbed(): () => void {
+    return this.#replay.probe()
   }
 
   /** To be called when the listener was lost: something may be missing before what comes next. */

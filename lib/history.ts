@@ -57,11 +57,15 @@ export interface ListOptions {
   reverse?: boolean
 }
 
-/** What is left of a channel. */
-export interface ChannelState {
+/** What is gone of a channel. */
+export interface Trimmed {
   channel: string
   /** Up to which position its messages are gone. */
   trimmed: number
+}
+
+/** What is left of a channel. */
+export interface ChannelState extends Trimmed {
   /** The first position that is there. */
   oldest: number | null
 }
@@ -233,14 +237,17 @@ export class History {
   }
 
   /** Channels whose messages after a position are partly gone; null: it is not known which. */
-  async trimmedSince(position: number): Promise<string[] | null> {
+  async trimmedSince(position: number): Promise<Trimmed[] | null> {
     const { rows } = await this.#query(
       `select (select pg_catalog.max(position) from pgws.forgotten) operator(pg_catalog.>) $1 as forgotten,
-        (select coalesce(pg_catalog.json_agg(channel), '[]') from pgws.trimmed
+        (select coalesce(pg_catalog.json_agg(pg_catalog.json_build_object('channel', channel, 'trimmed', position)), '[]') from pgws.trimmed
           where position operator(pg_catalog.>) $1) as channels`,
       [position]
     )
-    const { forgotten, channels } = rows[0] as { forgotten: boolean; channels: string[] }
+    const { forgotten, channels } = rows[0] as {
+      forgotten: boolean
+      channels: Trimmed[]
+    }
     return forgotten ? null : channels
   }
 

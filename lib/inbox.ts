@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { Delivered } from './delivered.js'
 import { errors, isPermanent, sqlstateOf } from './errors.js'
 import type { LossReason } from './losses.js'
 import { type Message, type Reference, readNotification } from './message.js'
@@ -34,6 +35,8 @@ export interface InboxOptions {
    * @param reference what it was; undefined: nothing that anybody could have got
    */
   onLost: (reason: LossReason, reference?: Reference, error?: unknown) => void
+  /** Whether what is missed will be replayed: only then is it kept what was delivered. */
+  replays: boolean
 }
 
 /** Counts what is delivered of one publication. */
@@ -73,8 +76,7 @@ export class Inbox {
   #closed = false
   /** Durable messages up to here were replayed; their notifications may still come. */
   #replayedTo = 0
-  /** The last durable message's position. */
-  #seen: number | undefined
+  readonly #delivered = new Delivered()
   /** Of the publication that is coming in, where its publisher wants to know. */
   #tally: Tally | undefined
   /** How many references are read at once: one, where one of several was at fault. */
@@ -84,13 +86,37 @@ export class Inbox {
     this.#options = options
   }
 
-  /** The position of the last durable message that was delivered, or that was there before us. */
-  get seen(): number | undefined {
-    return this.#seen
+  /** Where a replay begins: durable messages up to this position have arrived, or were there before us. */
+  get floor(): number | undefined {
+    return this.#delivered.floor
   }
 
-  set seen(position: number | undefined) {
-    this.#seen = position
+  /** The database has said what was there before us. */
+  startAt(position: number): void {
+    this.#delivered.raise(position)
+  }
+
+  /** The positions of durable messages that were delivered beyond the floor. */
+  get delivered(): Set<number> {
+    return this.#delivered.positions()
+  }
+
+  /** The database is about to be asked for its last position. */
+  mark(): void {
+    this.#delivered.mark()
+  }
+
+  /**
+   * All notifications up to the position that the database answered after the mark have come.
+   * @returns false where one of them still waits: then it is too early
+   */
+  prove(latest: number): boolean {
+    if (this.#held) return false
+    for (const item of this.#queue) {
+      if (!('counted' in item) && positionOf(item) <= latest) return false
+    }
+    this.#delivered.prove(latest)
+    return true
   }
 
   receive(payload: string): void {
@@ -135,21 +161,28 @@ export class Inbox {
   /** From now on what comes has to wait: the listener was lost, and something may be missing before it. */
   hold(): void {
     this.#held = true
+    // What comes on another connection proves nothing for this one.
+    this.#delivered.unmark()
     // The end of a publication may be among what was lost.
     this.#tally = undefined
   }
 
-  /** Delivers a message that was read instead of heard. Its notification may still come, and is passed over. */
+  /**
+   * Delivers a message that was read instead of heard, unless it was heard before. Its notification may still come, and
+   * is passed over.
+   */
   replay(message: Message): void {
-    this.#replayedTo = message.position!
-    this.#seen = message.position!
-    this.#options.deliver(message)
+    const position = message.position!
+    const known = this.#delivered.has(position, message.text)
+    this.#replayedTo = position
+    this.#delivered.raise(position)
+    if (!known) this.#options.deliver(message)
   }
 
   /** The database is another one: positions begin anew. */
   restart(position: number): void {
     this.#replayedTo = position
-    this.#seen = position
+    this.#delivered.restart(position)
   }
 
   /** Goes on, after a replay. */
@@ -236,8 +269,7 @@ export class Inbox {
     const { position } = message
     if (position !== undefined) {
       if (position <= this.#replayedTo) return
-      // A notification that any role may send must not take us back.
-      this.#seen = Math.max(this.#seen ?? 0, position)
+      if (this.#options.replays) this.#delivered.add(position, message.text)
     }
     const delivered = this.#options.deliver(message)
     if (tally !== undefined) tally.delivered += delivered
@@ -246,6 +278,12 @@ export class Inbox {
 
 function isUnread(item: Arrival | Count): item is Arrival {
   return !('counted' in item) && item.outcome === undefined
+}
+
+/** Of a durable message; others have none that counts. */
+function positionOf({ reference, outcome }: Arrival): number {
+  if (reference?.table === 'message') return reference.position
+  return (typeof outcome === 'object' ? outcome.position : undefined) ?? Number.POSITIVE_INFINITY
 }
 
 function giveUp(arrivals: readonly Arrival[], error: unknown): void {

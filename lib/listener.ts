@@ -32,6 +32,11 @@ export interface ListenerOptions {
   checkInterval: number
   /** How many times a first connection is tried without supervision. */
   retries: number
+  /**
+   * A probe is about to be sent. Returns what to call when it has arrived: then all notifications of what was committed
+   * before it was sent have been passed on.
+   */
+  onProbe?: () => () => void
   /** Told of each change, for the log. */
   onEvent: (event: ListenerEvent) => void
 }
@@ -293,6 +298,7 @@ export class Listener {
     if (this.#probe !== undefined) return
     const expected = [...this.#listening]
     const nonce = randomUUID()
+    const onArrived = this.#options.onProbe?.()
     try {
       await deadline(
         (async () => {
@@ -311,6 +317,7 @@ export class Listener {
       )
       this.#lastProvenAlive = Date.now()
       this.#lastHeard = performance.now()
+      onArrived?.()
     } finally {
       this.#probe = undefined
     }

@@ -22,6 +22,9 @@ export interface MembersOptions {
 /** At most so many other nodes are known: whoever has SQL may say that it is one. */
 const MAX_MEMBERS = 1000
 
+/** At most so many of our own timeouts a node stays that is silent: whoever has SQL may say any of its own. */
+const MAX_TIMEOUTS = 10
+
 /** So many heartbeats make a timeout. */
 export const BEATS = 4
 
@@ -72,10 +75,11 @@ export class Members {
 
   /** A heartbeat of our own has come back: who has been silent for too many of them is gone. */
   beat(): void {
-    const interval = this.#options.timeout / BEATS
+    const { timeout } = this.#options
     for (const entry of this.#entries.values()) {
       // It may have been told another timeout, and is heard accordingly.
-      if (++entry.missed * interval >= Math.max(this.#options.timeout, entry.timeout)) this.delete(entry.id)
+      const allowed = Math.min(Math.max(timeout, entry.timeout), timeout * MAX_TIMEOUTS)
+      if ((++entry.missed * timeout) / BEATS >= allowed) this.delete(entry.id)
     }
   }
 

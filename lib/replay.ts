@@ -34,6 +34,9 @@ export class Replay {
   readonly #log: ReplayOptions['log']
   /** How often the listener was lost. */
   #outages = 0
+  /** The last position, as the database has said after the inbox was marked, and before the next probe. */
+  #latest: number | undefined
+  #asking = false
   #replaying: Promise<void> = Promise.resolve()
   #stopped = false
   /** What is durable may have changed since the database was asked. */
@@ -52,7 +55,9 @@ export class Replay {
   /** Asks the database again what is durable. */
   async refresh(): Promise<void> {
     await this.#durable.refresh()
-    if (this.#durable.installed) this.#inbox.seen ??= await this.#history.latest()
+    if (this.#durable.installed && this.#inbox.floor === undefined) {
+      this.#inbox.startAt(await this.#history.latest())
+    }
   }
 
   /**
@@ -94,7 +99,37 @@ export class Replay {
   /** Something may be missing before what comes next. */
   listenerLost(): void {
     this.#outages++
+    this.#latest = undefined
     this.#inbox.hold()
+  }
+
+  /**
+   * A probe of the listener is about to be sent.
+   * @returns to be called when it has arrived: all notifications of earlier commits have, too
+   */
+  probe(): () => void {
+    const outage = this.#outages
+    const latest = this.#latest
+    return () => {
+      if (outage !== this.#outages) return
+      if (latest !== undefined && this.#inbox.prove(latest)) this.#latest = undefined
+      // Its answer is for the next probe, so that none has to wait for the pool.
+      if (this.#latest === undefined && !this.#asking) this.#askLatest(outage)
+    }
+  }
+
+  /** Never rejects: a failure is made good by the next probe. */
+  async #askLatest(outage: number): Promise<void> {
+    if (!this.#durable.installed) return
+    this.#asking = true
+    this.#inbox.mark()
+    try {
+      const latest = await this.#history.latest()
+      if (outage === this.#outages) this.#latest = latest
+    } catch {
+    } finally {
+      this.#asking = false
+    }
   }
 
   /** Begins to replay what was missed. */
@@ -178,18 +213,18 @@ export class Replay {
       try {
         const { epoch } = this.#durable
         await this.refresh()
-        const { seen } = inbox
-        if (seen === undefined || !this.#durable.installed) {
+        const { floor } = inbox
+        if (floor === undefined || !this.#durable.installed) {
           if (outage === this.#outages) inbox.release()
           return
         }
         const latest = await this.#history.latest()
-        if (this.#durable.epoch !== epoch || latest < seen) {
+        if (this.#durable.epoch !== epoch || latest < floor) {
           this.#tellHistoryGap(null, latest)
           inbox.restart(latest)
-        } else this.#tellHistoryGap(await this.#history.trimmedSince(seen), latest)
+        } else this.#tellHistoryGap(await this.#trimmedSince(floor), latest)
         for (let more = true; more && outage === this.#outages; ) {
-          const page: Page = await this.#history.readAll(inbox.seen!)
+          const page: Page = await this.#history.readAll(inbox.floor!)
           for (const { message } of page.messages) inbox.replay(message)
           deadline = undefined
           more = page.more
@@ -206,6 +241,14 @@ export class Replay {
         await sleep(wait)
       }
     }
+  }
+
+  /** Channels of which something is gone that was not delivered; null: it is not known which. */
+  async #trimmedSince(position: number): Promise<string[] | null> {
+    const channels = await this.#history.trimmedSince(position)
+    if (channels === null) return null
+    const { delivered } = this.#inbox
+    return channels.filter(({ trimmed }) => !delivered.has(trimmed)).map(({ channel }) => channel)
   }
 
   /** Tells the readers of a durable message that it is given up. */

@@ -55,9 +55,10 @@ export function decorateBridge(
     prepare,
     checkInterval: options.checkListenerInterval,
     retries: options.retries,
+    onProbe: (): (() => void) => bridge.listenerProbed(),
     onEvent
   })
-  const bridge = new Bridge({
+  const bridge: Bridge = new Bridge({
     ...options,
     query: pool.query,
     call: pool.call,
