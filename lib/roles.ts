@@ -4,7 +4,16 @@ import { errors } from './errors.js'
 /** What each role of the schema `pgws` may do; the migrations grant it to those that are there. */
 const ROLES = {
   pgws_publisher: {
-    functions: ['publish', 'publish_text', 'publish_bytes', 'watch', 'unwatch', 'tell'],
+    functions: [
+      'publish',
+      'publish_text',
+      'publish_bytes',
+      'watch',
+      'unwatch',
+      'tell',
+      'move',
+      'tell_partitioned'
+    ],
     tables: []
   },
   pgws_server: {
