@@ -4,7 +4,7 @@ import pg from 'pg'
 import t from 'tap'
 import { WebSocket } from 'ws'
 import { FaultProxy } from './fault-proxy.js'
-import { build, LISTEN_CHANNEL, open, query, sqlListener, token, until } from './helper.js'
+import { build, DEADLINE, LISTEN_CHANNEL, open, query, sqlListener, token, until } from './helper.js'
 import { createDatabase, testPostgres } from './postgres.js'
 
 const postgres = await testPostgres(t)
@@ -35,7 +35,7 @@ class Wanderer {
     this.#over = true
     this.#webSocket?.terminate()
     await sleep(50)
-    await this.#visit(`${this.#url}?since=${this.#last ?? 'earliest'}`, 20_000, count)
+    await this.#visit(`${this.#url}?since=${this.#last ?? 'earliest'}`, DEADLINE, count)
   }
 
   async #visit(url: string, time: number, count = Number.POSITIVE_INFINITY): Promise<void> {
