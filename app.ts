@@ -11,18 +11,25 @@ import fastifyStatic from '@fastify/static'
 import type { FastifyInstance, FastifyReply, FastifyRequest, FastifyServerOptions } from 'fastify'
 import pgWebsockets, { type PgWebsocketsOptions } from './index.js'
 import { maskTokens } from './lib/address.js'
-import { tokenReader } from './lib/claims.js'
-import { connect } from './lib/connect.js'
-import { parseConninfo } from './lib/conninfo.js'
-import { startEmbeddedPostgres } from './lib/embedded-postgres.js'
-import { originHost } from './lib/host.js'
-import { parseKeys, type VerificationKey } from './lib/keys.js'
-import { optionSpecs, type ResolvedOptions, resolveOptions } from './lib/options.js'
-import { readOwnFile, writeOwnFile } from './lib/own-file.js'
-import { authorize } from './lib/permissions.js'
-import { migrate } from './lib/schema.js'
-import { type SigningKey, signingKeyOf, signToken } from './lib/token.js'
-import { readTrustProxy } from './lib/trust-proxy.js'
+import {
+  authorize,
+  parseKeys,
+  type SigningKey,
+  signingKeyOf,
+  signToken,
+  tokenReader,
+  type VerificationKey
+} from './lib/auth/index.js'
+import {
+  optionSpecs,
+  originHost,
+  type ResolvedOptions,
+  readTrustProxy,
+  resolveOptions
+} from './lib/config/index.js'
+import { readOwnFile, startEmbeddedPostgres, writeOwnFile } from './lib/embedded-postgres/index.js'
+import { connect, parseConninfo } from './lib/postgres/index.js'
+import { migrate } from './lib/schema/index.js'
 import { type Config, registerEnv } from './plugins/env.js'
 import { registerJwt } from './plugins/jwt.js'
 import { tokenRoute } from './routes/token.js'

@@ -5,9 +5,8 @@ import { join } from 'node:path'
 import { duplexPair } from 'node:stream'
 import type { FastifyInstance } from 'fastify'
 import { type ClientOptions, WebSocket } from 'ws'
-import { startEmbeddedPostgres } from './lib/embedded-postgres.js'
-import { parseKeys } from './lib/keys.js'
-import * as tokens from './lib/token.js'
+import { parseKeys, signToken as sign, signingKeyOf } from './lib/auth/index.js'
+import { startEmbeddedPostgres } from './lib/embedded-postgres/index.js'
 
 /** Data that does not outlive its tests need not survive a crash (https://www.postgresql.org/docs/current/non-durability.html). */
 const NON_DURABLE = { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off' }
@@ -56,9 +55,9 @@ export const embedded = {
  * @throws Error where the secret only verifies tokens (a public key)
  */
 export function signToken(claims: Record<string, unknown>, jwtSecret: string): string {
-  const key = tokens.signingKeyOf(parseKeys(jwtSecret))
+  const key = signingKeyOf(parseKeys(jwtSecret))
   if (key === undefined) throw new Error('jwtSecret must be a secret: a public key signs no tokens')
-  return tokens.signToken(claims, key)
+  return sign(claims, key)
 }
 
 /**

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { startEmbeddedPostgres } from '../dist/lib/embedded-postgres.js'
+import { startEmbeddedPostgres } from '../dist/lib/embedded-postgres/server.js'
 import { CASES } from './cases.js'
 import { median } from './harness.js'
 

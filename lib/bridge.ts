@@ -2,42 +2,51 @@ import { EventEmitter } from 'node:events'
 import type { ServerResponse } from 'node:http'
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import type { WebSocket } from 'ws'
-import { audienceChannel, audienceMessage, isPublicChannel, readAudienceMessage } from './audiences.js'
-import { Authorizer, type Mode } from './authorizer.js'
+import {
+  type Access,
+  Authorizer,
+  type Caller,
+  type Claims,
+  callerOf,
+  callsFunctions,
+  type Mode,
+  type Token
+} from './auth/index.js'
 import { checkChannel } from './channel-name.js'
-import type { Claims, Token } from './claims.js'
-import { Clients, type Wishes } from './clients.js'
-import type { Closing, ConnectionFilter, ConnectionSummary } from './connection-list.js'
-import { type Leaving, SHUTTING_DOWN } from './connections.js'
-import { DurableChannels, type SchemaState } from './durable-channels.js'
-import { senderOf } from './envelope.js'
+import {
+  audienceChannel,
+  audienceMessage,
+  type ChannelSummary,
+  Hub,
+  Inbox,
+  isPublicChannel,
+  Losses,
+  RawChannels,
+  readAudienceMessage
+} from './channels/index.js'
+import {
+  Clients,
+  type Closing,
+  type ConnectionFilter,
+  type ConnectionSummary,
+  HeldAnswer,
+  type Leaving,
+  SHUTTING_DOWN,
+  type Transport,
+  type Wishes,
+  whenGone
+} from './clients/index.js'
+import { type Delivery, type Disconnected, type NodeSummary, Nodes, type Scope } from './cluster/index.js'
+import type { ResolvedOptions } from './config/index.js'
+import { DurableChannels, History, Replay, Retention, type SchemaState } from './durable/index.js'
 import { asBadMessage, errors, fullMessageOf } from './errors.js'
-import { HeldAnswer } from './held-answer.js'
-import { History } from './history.js'
-import { type ChannelSummary, Hub } from './hub.js'
-import { Inbox } from './inbox.js'
-import type { Listener, ListenerState } from './listener.js'
-import { Losses } from './losses.js'
-import { type Message, parseMessageId } from './message.js'
+import { isReserved, type Message, parseMessageId, senderOf } from './messages/index.js'
 import { Metrics } from './metrics.js'
-import { type Delivery, type Disconnected, type NodeSummary, Nodes, type Scope } from './nodes.js'
-import { NotificationQueue } from './notification-queue.js'
-import type { ResolvedOptions } from './options.js'
-import { Outbox } from './outbox.js'
-import type { Access } from './permissions.js'
-import { type ChannelPresence, Presence } from './presence.js'
-import { PresenceEvents } from './presence-events.js'
-import type { Notification } from './publisher.js'
-import { RawChannels } from './raw-channels.js'
-import { Replay } from './replay.js'
-import { Retention } from './retention.js'
-import { SETTINGS_CHANNEL } from './schema.js'
-import { Emulation } from './sdk/emulation.js'
-import type { SdkFormat } from './sdk/publication.js'
-import { SdkClients } from './sdk/sdk-clients.js'
-import { isReserved } from './server-events.js'
-import { type Caller, callerOf, callsFunctions } from './sql-functions.js'
-import { type Transport, whenGone } from './transport.js'
+import { type Listener, type ListenerState, NotificationQueue } from './postgres/index.js'
+import { type ChannelPresence, Presence, PresenceEvents } from './presence/index.js'
+import { Emulation, SdkClients, type SdkFormat } from './protocols/centrifugo/index.js'
+import { type Notification, Outbox } from './publishing/index.js'
+import { SETTINGS_CHANNEL } from './schema/index.js'
 import { VERSION } from './version.js'
 
 /** How long the pool may take to answer a health check, in milliseconds. */

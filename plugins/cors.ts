@@ -1,5 +1,5 @@
 import type { FastifyInstance, FastifyReply } from 'fastify'
-import { isAllowedOrigin } from '../lib/origins.js'
+import { isAllowedOrigin } from '../lib/config/index.js'
 
 /** Of our HTTP routes. */
 const METHODS = 'GET, POST, DELETE'

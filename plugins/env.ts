@@ -2,17 +2,19 @@ import { existsSync, readFileSync } from 'node:fs'
 import { parseEnv } from 'node:util'
 import fastifyEnv from '@fastify/env'
 import type { FastifyInstance } from 'fastify'
-import { messageOf } from '../lib/errors.js'
 import {
   boundsOf,
   expectation,
+  isServiceUrl,
   optionSpecs,
   type PgWebsocketsOptions,
   type PluginOnly,
+  readTrustProxy,
+  serviceUrlProblem,
+  unknownVariables,
   variableOf
-} from '../lib/options.js'
-import { readTrustProxy } from '../lib/trust-proxy.js'
-import { isServiceUrl, serviceUrlProblem, unknownVariables } from '../lib/variable-names.js'
+} from '../lib/config/index.js'
+import { messageOf } from '../lib/errors.js'
 
 /** What the app reads from its environment beside the plugin's options. */
 interface AppConfig {

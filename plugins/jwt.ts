@@ -1,10 +1,16 @@
 import { randomBytes } from 'node:crypto'
 import fastifyJwt from '@fastify/jwt'
 import type { FastifyInstance } from 'fastify'
-import { type Claims, type Token, type TokenRules, tokenReader } from '../lib/claims.js'
+import {
+  type Claims,
+  keysFor,
+  RemoteKeys,
+  type Token,
+  type TokenRules,
+  tokenReader,
+  type VerificationKey
+} from '../lib/auth/index.js'
 import { errors } from '../lib/errors.js'
-import { keysFor, type VerificationKey } from '../lib/keys.js'
-import { RemoteKeys } from '../lib/remote-keys.js'
 
 /**
  * Verifies a token, and reads its claims.
@@ -29,7 +35,7 @@ export interface JwtOptions extends TokenRules {
 /**
  * Registers @fastify/jwt, once for each key (its fast path verifies with one static key) and once for keys that are
  * fetched, under names of our own beside the host's. The times of a token are checked where its claims are
- * read (lib/claims.ts), with other tolerances.
+ * read (lib/auth/claims.ts), with other tolerances.
  */
 export async function registerJwt(fastify: FastifyInstance, options: JwtOptions): Promise<VerifyToken> {
   const keys: VerifyingKey[] = []

@@ -1,18 +1,20 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type pg from 'pg'
+import { callsFunctions, checkFunctions } from '../lib/auth/index.js'
 import { Bridge } from '../lib/bridge.js'
-import { connect } from '../lib/connect.js'
-import { OUTDATED } from '../lib/connections.js'
-import type { ConnectionTarget } from '../lib/conninfo.js'
-import type { SchemaState } from '../lib/durable-channels.js'
+import { OUTDATED } from '../lib/clients/index.js'
+import type { ResolvedOptions } from '../lib/config/index.js'
+import type { SchemaState } from '../lib/durable/index.js'
 import { errors, isRefusal, messageOf } from '../lib/errors.js'
-import { checkCanListen } from '../lib/listen-check.js'
-import { Listener, type ListenerEvent } from '../lib/listener.js'
-import type { ResolvedOptions } from '../lib/options.js'
-import { completeRoles, excessOf } from '../lib/roles.js'
-import { migrate } from '../lib/schema.js'
-import { callsFunctions, checkFunctions } from '../lib/sql-functions.js'
+import {
+  type ConnectionTarget,
+  checkCanListen,
+  connect,
+  Listener,
+  type ListenerEvent
+} from '../lib/postgres/index.js'
+import { completeRoles, excessOf, migrate } from '../lib/schema/index.js'
 import type { VerifyToken } from './jwt.js'
 import type { Pool } from './postgres.js'
 

@@ -2,12 +2,18 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import fastifyPostgres from '@fastify/postgres'
 import type { FastifyInstance } from 'fastify'
 import pg from 'pg'
-import { PoolConnector } from '../lib/connect.js'
-import type { ConnectionTarget } from '../lib/conninfo.js'
+import { become, type Caller, LEAVE_NOTHING } from '../lib/auth/index.js'
 import { errors } from '../lib/errors.js'
-import { away, isInTheWay, outcomeOf, refused } from '../lib/outcome.js'
-import { type SessionSettings, settingsOf } from '../lib/session-settings.js'
-import { become, type Caller, LEAVE_NOTHING } from '../lib/sql-functions.js'
+import {
+  away,
+  type ConnectionTarget,
+  isInTheWay,
+  outcomeOf,
+  PoolConnector,
+  refused,
+  type SessionSettings,
+  settingsOf
+} from '../lib/postgres/index.js'
 
 /** The name of our pool beside the host's: `fastify.pg.pgws`. */
 const POOL_NAME = 'pgws'

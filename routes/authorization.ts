@@ -1,5 +1,5 @@
 import type { FastifyRequest } from 'fastify'
-import type { Token } from '../lib/claims.js'
+import type { Token } from '../lib/auth/index.js'
 import { errors } from '../lib/errors.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 

@@ -1,6 +1,6 @@
 import type { FastifyInstance } from 'fastify'
+import { authorizeAdmin } from '../lib/auth/index.js'
 import type { Bridge } from '../lib/bridge.js'
-import { authorizeAdmin } from '../lib/permissions.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { verifyBearer } from './authorization.js'
 import { bearer, errorSchema } from './schemas.js'

@@ -1,6 +1,6 @@
 import { STATUS_CODES } from 'node:http'
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
-import type { Rejection } from '../lib/handlers.js'
+import type { Rejection } from '../lib/publishing/index.js'
 
 /**
  * Answers with Fastify's own error shape, whatever a host's error handler does with the host's errors: clients

@@ -1,4 +1,4 @@
-import { MAX_LISTED } from '../lib/presence.js'
+import { MAX_LISTED } from '../lib/presence/index.js'
 import type { ChannelRead } from './channel-read.js'
 import { errorSchema } from './schemas.js'
 

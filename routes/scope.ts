@@ -1,6 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { Scope } from '../lib/cluster/index.js'
 import { errors } from '../lib/errors.js'
-import type { Scope } from '../lib/nodes.js'
 
 /** The header that names the nodes which did not answer in time. */
 const MISSING = 'x-pgws-missing-nodes'

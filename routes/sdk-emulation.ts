@@ -1,12 +1,16 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import { queryOf } from '../lib/address.js'
 import type { Bridge } from '../lib/bridge.js'
+import { isAllowedOrigin, type ResolvedOptions } from '../lib/config/index.js'
 import { errors } from '../lib/errors.js'
-import type { ResolvedOptions } from '../lib/options.js'
-import { isAllowedOrigin } from '../lib/origins.js'
-import { PROTOBUF_TYPE, protobufDisconnect } from '../lib/sdk/protobuf.js'
-import { DISCONNECT } from '../lib/sdk/protocol.js'
-import { type SdkFormat, sdkEventStreamFrames, sdkLineFrames } from '../lib/sdk/publication.js'
+import {
+  DISCONNECT,
+  PROTOBUF_TYPE,
+  protobufDisconnect,
+  type SdkFormat,
+  sdkEventStreamFrames,
+  sdkLineFrames
+} from '../lib/protocols/centrifugo/index.js'
 import { CONSTRAINT, describe, refused } from './channel.js'
 import { openStream, requireTurn } from './stream.js'
 

@@ -1,5 +1,5 @@
 import type { FastifyInstance } from 'fastify'
-import type { Claims } from '../lib/claims.js'
+import type { Claims } from '../lib/auth/index.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { verifyBearer } from './authorization.js'
 import { errorHandler } from './error-handler.js'

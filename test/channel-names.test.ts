@@ -1,8 +1,8 @@
 import pg from 'pg'
 import t from 'tap'
 import { publish } from '../emitter.js'
-import { audienceChannel } from '../lib/audiences.js'
 import { channelNameProblem, checkChannel, MAX_CHANNEL_BYTES } from '../lib/channel-name.js'
+import { audienceChannel } from '../lib/channels/audience-channels.js'
 import { build, notify, open, query, refusal, token, until, withPostgres } from './helper.js'
 
 const { database } = await withPostgres(t)

@@ -1,9 +1,9 @@
 import t, { type Test } from 'tap'
 import type { PgWebsocketsOptions } from '../index.js'
-import { type Claims, tokenReader } from '../lib/claims.js'
+import { type Claims, tokenReader } from '../lib/auth/claims.js'
+import { callerOf } from '../lib/auth/owner-functions.js'
+import { resolveOptions } from '../lib/config/options.js'
 import { errors } from '../lib/errors.js'
-import { resolveOptions } from '../lib/options.js'
-import { callerOf } from '../lib/sql-functions.js'
 import { build, type Client, open, refusal, token, until, withPostgres } from './helper.js'
 
 const { database } = await withPostgres(t)

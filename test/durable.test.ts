@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import t, { type Test } from 'tap'
-import { migrate, SCHEMA_VERSION } from '../lib/schema.js'
+import { migrate, SCHEMA_VERSION } from '../lib/schema/migrate.js'
 import {
   build,
   type Client,

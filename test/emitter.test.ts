@@ -3,7 +3,7 @@ import { createAdapter as createOriginal } from '@socket.io/postgres-adapter'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { Emitter, publish } from '../emitter.js'
-import { migrate } from '../lib/schema.js'
+import { migrate } from '../lib/schema/migrate.js'
 import {
   build,
   LISTEN_CHANNEL,

@@ -2,8 +2,8 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import t from 'tap'
-import { publish } from '../lib/publish.js'
-import { migrate } from '../lib/schema.js'
+import { publish } from '../lib/publishing/publish-from-script.js'
+import { migrate } from '../lib/schema/migrate.js'
 import { build, install, LISTEN_CHANNEL, open, query, token, until, withPostgres } from './helper.js'
 import { createDatabase } from './postgres.js'
 import { sdk, subscribed } from './sdk/sdk.js'
@@ -142,22 +142,21 @@ for (const [encoding, { held, refused }] of Object.entries(ENCODINGS)) {
 }
 
 t.test('SQL that we send is ASCII', (t) => {
-  const folders = ['.', 'lib', 'lib/sdk', 'lib/socket.io', 'plugins', 'routes']
+  const sources = ['lib', 'plugins', 'routes'].flatMap((folder) =>
+    readdirSync(`${root}${folder}`, { recursive: true }).map((file) => `${folder}/${file}`)
+  )
   let count = 0
-  for (const folder of folders) {
-    for (const file of readdirSync(`${root}${folder}`).filter((name) => name.endsWith('.ts'))) {
-      const path = `${folder}/${file}`
-      for (const { line, sql } of statementsOf(path, readFileSync(`${root}${path}`, 'utf8'))) {
-        count++
-        if (!/^\p{ASCII}*$/u.test(sql)) t.fail(`${path}:${line}`)
-      }
+  for (const path of [...readdirSync(root), ...sources].filter((name) => name.endsWith('.ts'))) {
+    for (const { line, sql } of statementsOf(path, readFileSync(`${root}${path}`, 'utf8'))) {
+      count++
+      if (!/^\p{ASCII}*$/u.test(sql)) t.fail(`${path}:${line}`)
     }
   }
   t.ok(count > 50, 'they are found')
-  for (const file of readdirSync(`${root}lib/migrations`)) {
-    const sql = readFileSync(`${root}lib/migrations/${file}`, 'utf8')
+  for (const file of readdirSync(`${root}lib/schema/sql`)) {
+    const sql = readFileSync(`${root}lib/schema/sql/${file}`, 'utf8')
     const line = sql.split('\n').findIndex((text) => !/^\p{ASCII}*$/u.test(text))
-    t.equal(line, -1, `lib/migrations/${file}`)
+    t.equal(line, -1, `lib/schema/sql/${file}`)
   }
   t.end()
 })

@@ -3,7 +3,7 @@ import { writeFileSync } from 'node:fs'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { startEmbeddedPostgres } from '../lib/embedded-postgres.js'
+import { startEmbeddedPostgres } from '../lib/embedded-postgres/server.js'
 import { build, notify, open, token } from './helper.js'
 import { createDatabase, folderOf, testPostgres } from './postgres.js'
 

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t from 'tap'
-import { optionSpecs, variableOf } from '../lib/options.js'
+import { optionSpecs, variableOf } from '../lib/config/options.js'
 import { SECRET, until, withPostgres } from './helper.js'
 
 const run = promisify(execFile)
@@ -37,7 +37,7 @@ t.test(
     t.match(readFileSync(join(installed, 'public/centrifuge.LICENSE.txt'), 'utf8'), /Centrifugal Labs/)
     t.equal(existsSync(join(project, 'node_modules/centrifuge')), false)
 
-    t.ok(existsSync(join(installed, 'dist/lib/migrations/001-durable-channels.sql')))
+    t.ok(existsSync(join(installed, 'dist/lib/schema/sql/001-durable-channels.sql')))
 
     const [plugin, decorator] = blocks('js')
     // What was published is on its way back when publish() has resolved.

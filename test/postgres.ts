@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import pg from 'pg'
 import type { Test } from 'tap'
-import { type EmbeddedPostgres, startEmbeddedPostgres } from '../lib/embedded-postgres.js'
+import { type EmbeddedPostgres, startEmbeddedPostgres } from '../lib/embedded-postgres/server.js'
 
 const FAST = {
   fsync: 'off',

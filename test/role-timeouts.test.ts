@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import pg from 'pg'
 import t from 'tap'
-import { migrate } from '../lib/schema.js'
+import { migrate } from '../lib/schema/migrate.js'
 import { build, LISTEN_CHANNEL, notify, open, query, token, until, withPostgres } from './helper.js'
 import { startNodes } from './socket-io.js'
 

@@ -1,6 +1,6 @@
 import pg from 'pg'
 import t, { type Test } from 'tap'
-import { migrate } from '../lib/schema.js'
+import { migrate } from '../lib/schema/migrate.js'
 import { build, LISTEN_CHANNEL, open, query, token, until, withPostgres } from './helper.js'
 
 const { database } = await withPostgres(t)

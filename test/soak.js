@@ -12,7 +12,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import { WebSocket } from 'ws'
-import { startEmbeddedPostgres } from '../dist/lib/embedded-postgres.js'
+import { startEmbeddedPostgres } from '../dist/lib/embedded-postgres/server.js'
 
 const minutes = Number(process.argv[2] ?? 1)
 let seed = Number(process.argv[3] ?? Date.now() % 1e9)

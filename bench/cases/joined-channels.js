@@ -1,5 +1,5 @@
-import { webSocketFrames } from '../../dist/lib/frame.js'
-import { Hub } from '../../dist/lib/hub.js'
+import { Hub } from '../../dist/lib/channels/hub.js'
+import { webSocketFrames } from '../../dist/lib/transports/frames.js'
 
 const ROUNDS = 100_000
 

@@ -8,12 +8,12 @@ import {
   type Room,
   type SocketId
 } from 'socket.io-adapter'
-import { Inbox, type Received } from './inbox.js'
+import { Inbox, type Received } from './namespace-inbox.js'
 import { type Offset, readOffset, writeOffset } from './offset.js'
 import { type AdapterOptions, resolveAdapterOptions } from './options.js'
-import type { SavedSession, Session } from './recovery.js'
-import { type Member, Transport } from './transport.js'
-import { type BroadcastData, checkEvent, EVENT, isRecoverable, type Message, types } from './wire.js'
+import { type BroadcastData, checkEvent, EVENT, isRecoverable, type Message, types } from './packet.js'
+import { type Member, Transport } from './shared-link.js'
+import type { SavedSession, Session } from './state-recovery.js'
 
 /** How long the restoration of a session waits for packets that are under way, in milliseconds. */
 const CATCH_UP_TIMEOUT = 2000

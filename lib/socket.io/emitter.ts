@@ -1,11 +1,11 @@
 import { randomBytes } from 'node:crypto'
 import type pg from 'pg'
 import { errors, messageOf } from '../errors.js'
-import { Publisher } from '../publisher.js'
-import { classify, guardPool, queryPool } from './database.js'
+import { Publisher } from '../publishing/index.js'
 import { type AdapterOptions, resolveAdapterOptions } from './options.js'
-import { publishStatement } from './statement.js'
-import { channelOf, EVENT, type Message, type Packet, packetOf, RESERVED_EVENTS, types } from './wire.js'
+import { channelOf, EVENT, type Message, type Packet, packetOf, RESERVED_EVENTS, types } from './packet.js'
+import { publishStatement } from './publish-statement.js'
+import { classify, guardPool, queryPool } from './user-pool.js'
 
 /** How long packets wait for a database that is away, in milliseconds. */
 const PUBLISH_TIMEOUT = 10_000

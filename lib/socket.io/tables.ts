@@ -1,6 +1,6 @@
 import pg from 'pg'
-import { CHANNEL_NAME_LIMIT } from '../database-channel.js'
 import { errors } from '../errors.js'
+import { CHANNEL_NAME_LIMIT } from '../postgres/index.js'
 
 /** The tables' names, as SQL identifiers. */
 export interface Tables {

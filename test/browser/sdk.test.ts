@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import pg from 'pg'
 import { chromium, type Page } from 'playwright-core'
 import t, { type Test } from 'tap'
-import { migrate } from '../../lib/schema.js'
+import { migrate } from '../../lib/schema/migrate.js'
 import { freePort } from '../app.js'
 import { build, LISTEN_CHANNEL, query, token, until, withPostgres } from '../helper.js'
 

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
-import { startEmbeddedPostgres } from '../../dist/lib/embedded-postgres.js'
+import { startEmbeddedPostgres } from '../../dist/lib/embedded-postgres/server.js'
 import { AUDIENCE_CHANNEL, SECRET } from './values.js'
 
 /** Only ends what hangs, in milliseconds; less once something is wrong, so that it can be made smaller soon. */

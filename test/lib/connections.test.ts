@@ -1,6 +1,6 @@
 import t from 'tap'
-import type { Connection } from '../../lib/connection.js'
-import { Connections } from '../../lib/connections.js'
+import type { Connection } from '../../lib/clients/connection.js'
+import { Connections } from '../../lib/clients/registry.js'
 import { stoppedClock } from '../clock.js'
 
 /** What `Connections` uses of a connection, which keeps what it was told. */

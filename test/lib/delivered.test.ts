@@ -1,5 +1,5 @@
 import t from 'tap'
-import { Delivered } from '../../lib/delivered.js'
+import { Delivered } from '../../lib/channels/delivered.js'
 
 t.test('the floor is what the database says, and no delivery raises it', async (t) => {
   const delivered = new Delivered()

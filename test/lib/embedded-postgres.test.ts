@@ -17,13 +17,13 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import t, { type Test } from 'tap'
-import { connect } from '../../lib/connect.js'
-import { parseConninfo } from '../../lib/conninfo.js'
-import { findRunningEmbedded, startEmbeddedPostgres } from '../../lib/embedded-postgres.js'
-import { runSql } from '../../lib/sql.js'
+import { findRunningEmbedded, startEmbeddedPostgres } from '../../lib/embedded-postgres/server.js'
+import { connect } from '../../lib/postgres/connect.js'
+import { parseConninfo } from '../../lib/postgres/connection-string.js'
+import { runSql } from '../../lib/postgres/run-sql.js'
 import { until } from '../helper.js'
 
-const COMPILED = fileURLToPath(new URL('../../dist/lib/embedded-postgres.js', import.meta.url))
+const COMPILED = fileURLToPath(new URL('../../dist/lib/embedded-postgres/server.js', import.meta.url))
 const NO_SYNC = { fsync: 'off' }
 
 function newFolder(t: Test): string {

@@ -2,8 +2,8 @@ import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
 import { WebSocket, WebSocketServer } from 'ws'
-import { FlowControl } from '../../lib/flow-control.js'
-import { WebSocketConnection } from '../../lib/websocket.js'
+import { FlowControl } from '../../lib/clients/flow-control.js'
+import { WebSocketConnection } from '../../lib/transports/websocket.js'
 import { until } from '../helper.js'
 
 const access = { channels: ['a'], read: true, write: false, expiresAt: undefined, claims: {} }

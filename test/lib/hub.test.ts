@@ -1,7 +1,7 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import { messageIn, webSocketFrames } from '../../lib/frame.js'
-import { Hub, type Subscriber } from '../../lib/hub.js'
+import { Hub, type Subscriber } from '../../lib/channels/hub.js'
+import { messageIn, webSocketFrames } from '../../lib/transports/frames.js'
 
 const read = { read: true, write: false }
 

@@ -1,6 +1,6 @@
 import t from 'tap'
-import { Inbox } from '../../lib/inbox.js'
-import { type Message, messageId, type Reference, storedMessage } from '../../lib/message.js'
+import { Inbox } from '../../lib/channels/incoming-queue.js'
+import { type Message, messageId, type Reference, storedMessage } from '../../lib/messages/message.js'
 
 t.test('the floor stays below a message that waits for its row', async (t) => {
   const delivered: (number | undefined)[] = []

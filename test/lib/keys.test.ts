@@ -1,7 +1,7 @@
 import { generateKeyPairSync, type KeyObject, randomBytes } from 'node:crypto'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
-import { keysFor, parseKeys } from '../../lib/keys.js'
+import { keysFor, parseKeys } from '../../lib/auth/keys.js'
 
 const rsa = generateKeyPairSync('rsa', { modulusLength: 2048 })
 const rsaJwk = rsa.publicKey.export({ format: 'jwk' })

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { BEATS, Members } from '../../lib/members.js'
+import { BEATS, Members } from '../../lib/cluster/peers.js'
 
 t.test('a silent node leaves after its timeout, and after ten of ours whatever it has claimed', async (t) => {
   const left: string[] = []

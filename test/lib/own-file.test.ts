@@ -2,7 +2,7 @@ import { execFileSync } from 'node:child_process'
 import { chmodSync, chownSync, closeSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { appendToOwnFile, readOwnFile, writeOwnFile } from '../../lib/own-file.js'
+import { appendToOwnFile, readOwnFile, writeOwnFile } from '../../lib/embedded-postgres/own-file.js'
 
 t.test('a file is read back by its owner, and by nobody else', async (t) => {
   const file = join(t.testdir(), 'secret')

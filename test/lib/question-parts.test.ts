@@ -1,5 +1,5 @@
 import t from 'tap'
-import { QuestionParts } from '../../lib/question-parts.js'
+import { QuestionParts } from '../../lib/cluster/multipart.js'
 
 t.test('a question is there once its last part is, whatever others ask meanwhile', async (t) => {
   const parts = new QuestionParts()

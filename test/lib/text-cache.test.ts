@@ -1,9 +1,9 @@
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import t from 'tap'
-import { Answers } from '../../lib/answers.js'
-import { DurableChannels } from '../../lib/durable-channels.js'
-import { QuestionParts } from '../../lib/question-parts.js'
+import { Answers } from '../../lib/cluster/answers.js'
+import { QuestionParts } from '../../lib/cluster/multipart.js'
+import { DurableChannels } from '../../lib/durable/retention-rules.js'
 import { textCache } from '../../lib/text-cache.js'
 import { build, query, withPostgres } from '../helper.js'
 

@@ -1,7 +1,7 @@
 import { createVerifier } from 'fast-jwt'
 import t from 'tap'
-import { parseKeys } from '../../lib/keys.js'
-import { signingKeyOf, signToken } from '../../lib/token.js'
+import { parseKeys } from '../../lib/auth/keys.js'
+import { signingKeyOf, signToken } from '../../lib/auth/sign-token.js'
 
 t.test('a token is signed with the algorithm of its key', async (t) => {
   const secret = Buffer.from('a secret of at least sixty-four bytes, as HS512 wants it, for tests only')

@@ -1,6 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import t from 'tap'
-import { Turns } from '../../lib/turns.js'
+import { Turns } from '../../lib/durable/turns.js'
 
 t.test('a few jobs run at a time, one of each who waits after the other', async (t) => {
   const turns = new Turns(2)

@@ -2,7 +2,7 @@ import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
 import { WebSocket, WebSocketServer } from 'ws'
-import { WebSocketConnection } from '../../lib/websocket.js'
+import { WebSocketConnection } from '../../lib/transports/websocket.js'
 import { flowControl, until } from '../helper.js'
 
 /** Both ends of a websocket; the client answers pings or not. */

@@ -1,8 +1,8 @@
 import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
-import { originHost } from '../../lib/host.js'
-import { resolveOptions } from '../../lib/options.js'
-import { readTrustProxy } from '../../lib/trust-proxy.js'
+import { originHost } from '../../lib/config/listen-address.js'
+import { resolveOptions } from '../../lib/config/options.js'
+import { readTrustProxy } from '../../lib/config/trust-proxy.js'
 import { registerEnv } from '../../plugins/env.js'
 
 function read(t: Test, environment: NodeJS.ProcessEnv) {

@@ -1,8 +1,8 @@
 import t, { type Test } from 'tap'
-import { MAX_INFO_BYTES, MAX_USER_BYTES } from '../../lib/attendance.js'
-import { encodePresence } from '../../lib/cluster-message.js'
-import { MAX_LISTED } from '../../lib/presence.js'
-import { encodeState } from '../../lib/presence-message.js'
+import { MAX_INFO_BYTES, MAX_USER_BYTES } from '../../lib/clients/presence-membership.js'
+import { encodePresence } from '../../lib/cluster/node-message.js'
+import { encodeState } from '../../lib/presence/node-sync-message.js'
+import { MAX_LISTED } from '../../lib/presence/presence.js'
 import { build, type Client, LISTEN_CHANNEL, open, query, token, until, withPostgres } from '../helper.js'
 
 const { database } = await withPostgres(t)

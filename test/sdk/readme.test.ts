@@ -4,7 +4,7 @@ import { Centrifuge } from 'centrifuge'
 import pg from 'pg'
 import t from 'tap'
 import { WebSocket } from 'ws'
-import { migrate } from '../../lib/schema.js'
+import { migrate } from '../../lib/schema/migrate.js'
 import { build, LISTEN_CHANNEL, SECRET, until, withPostgres } from '../helper.js'
 
 const { database } = await withPostgres(t)

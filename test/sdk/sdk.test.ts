@@ -1,7 +1,7 @@
 import pg from 'pg'
 import t from 'tap'
 import { WebSocket } from 'ws'
-import { migrate } from '../../lib/schema.js'
+import { migrate } from '../../lib/schema/migrate.js'
 import { FaultProxy } from '../fault-proxy.js'
 import {
   build,

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import pg from 'pg'
 import t, { type Test } from 'tap'
-import { migrate } from '../../lib/schema.js'
+import { migrate } from '../../lib/schema/migrate.js'
 import { FaultProxy } from '../fault-proxy.js'
 import { build, LISTEN_CHANNEL, notify, open, token, until, withPostgres } from '../helper.js'
 

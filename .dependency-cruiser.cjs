@@ -1,0 +1,68 @@
+/** Which folder may import what: docs/architecture.md says why. From the ground up; each may import those before it. */
+const rooms = [
+  'postgres',
+  'embedded-postgres',
+  'auth',
+  'schema',
+  'config',
+  'messages',
+  'channels',
+  'durable',
+  'publishing',
+  'presence',
+  'clients',
+  'transports',
+  'protocols',
+  'cluster',
+  'socket.io'
+]
+const folder = (name) => `^lib/${name.replace('.', '\\.')}/`
+
+/** @type {import('dependency-cruiser').IConfiguration} */
+module.exports = {
+  forbidden: [
+    {
+      name: 'no-cycle',
+      comment: 'No file imports itself by way of others, types included.',
+      severity: 'error',
+      from: {},
+      to: { circular: true }
+    },
+    {
+      name: 'by-the-face',
+      comment:
+        'A room is imported through its index.ts. (The emitter works where socket.io-adapter is not installed.)',
+      severity: 'error',
+      from: { path: '^lib/((?:protocols/)?[^/]+)/|^(?:plugins|routes)/|^[^/]+\\.ts$' },
+      to: { path: '^lib/[^/]+/', pathNot: ['^lib/$1/', '/index\\.ts$', '^lib/socket\\.io/emitter\\.ts$'] }
+    },
+    ...rooms.map((room, index) => ({
+      name: `${room}-imports-below`,
+      comment: 'A room imports rooms below it, and the leaves.',
+      severity: 'error',
+      from: { path: folder(room) },
+      to: {
+        path: ['^lib/[^/]+/', '^(plugins|routes)/', '^[^/]+\\.ts$', '^lib/bridge'],
+        pathNot: rooms.slice(0, index + 1).map(folder)
+      }
+    })),
+    {
+      name: 'leaves-import-leaves',
+      comment: 'The files of lib/ that everybody may import know no room.',
+      severity: 'error',
+      from: { path: '^lib/[^/]+\\.ts$', pathNot: '^lib/(bridge|build-bridge|health)' },
+      to: { path: ['^lib/[^/]+/', '^(plugins|routes)/'] }
+    },
+    {
+      name: 'lib-knows-no-fastify',
+      severity: 'error',
+      from: { path: '^lib/' },
+      to: { path: '^node_modules/(?:@?fastify)' }
+    }
+  ],
+  options: {
+    tsPreCompilationDeps: true,
+    tsConfig: { fileName: 'tsconfig.json' },
+    doNotFollow: { path: 'node_modules' }
+  }
+}

@@ -1,0 +1,281 @@
+import { channelNameProblem } from '../channel-name.js'
+import type { ResolvedOptions } from '../config/index.js'
+import { errors } from '../errors.js'
+import { type ClaimPath, parseClaimPath, valueAt } from './claim-path.js'
+
+/** The claims of a verified token: a JSON object. */
+export type Claims = Record<string, unknown>
+
+/** What a mode allows. */
+export interface Mode {
+  readonly read: boolean
+  readonly write: boolean
+}
+
+/** The channels that a token names: it allows no others. */
+export interface NamedChannels {
+  /** Those of the claim `channel` first. */
+  readonly names: ReadonlySet<string>
+  readonly patterns: readonly string[]
+}
+
+/** A token whose signature holds, as it was read once: what else is asked about it is asked of this. */
+export interface Token {
+  /** As they were issued. */
+  readonly claims: Claims
+  /** When it ends (`exp`), in milliseconds since the epoch; undefined: never. */
+  readonly expiresAt: number | undefined
+  readonly issuer: string | undefined
+  readonly subject: string | undefined
+  /** Undefined: it has none. */
+  readonly mode: Mode | 'unknown' | undefined
+  /** Undefined: it names none at all, and so allows any. */
+  readonly channels: NamedChannels | undefined
+  readonly admin: boolean
+  /** The database role; undefined: it names none. */
+  readonly role: string | undefined
+  /** What an SDK's client is subscribed to by it, and with what. */
+  readonly subs: Readonly<Record<string, unknown>>
+  /** Why it is no subscription's own token; undefined: it is one. */
+  readonly notSubscription: string | undefined
+  /** The client that a subscription's token is for; undefined: any. */
+  readonly client: string | undefined
+  /** What a subscription's token allows beside reading. */
+  readonly allow: readonly string[]
+  /** What its mode and its admin's right are called, for errors. */
+  readonly called: { readonly mode: string; readonly admin: string }
+}
+
+type Rule =
+  | 'jwtAudience'
+  | 'jwtIssuer'
+  | 'modeClaim'
+  | 'defaultMode'
+  | 'channelsClaim'
+  | 'channelPatternsClaim'
+  | 'adminClaim'
+  | 'roleClaim'
+
+/** What a token must have beside a signature, and where its claims are. */
+export type TokenRules = Partial<Pick<ResolvedOptions, Rule>>
+
+export const MODES: ReadonlyMap<unknown, Mode> = new Map([
+  ['r', { read: true, write: false }],
+  ['w', { read: false, write: true }],
+  ['rw', { read: true, write: true }]
+])
+
+/** How far the clocks of the token's issuer and of this server may differ, in seconds. */
+const CLOCK_TOLERANCE = 30
+
+/** Claims of a connection's token, which allow more or less than reading one channel. */
+const OF_CONNECTIONS = ['mode', 'channels', 'channel_patterns', 'subs']
+
+/** Where a claim is, and how errors call it. */
+interface Place {
+  called: string
+  path: ClaimPath
+}
+
+/**
+ * Makes what reads the claims of verified tokens. A claim of the wrong type is refused, not passed over: its owner would
+ * be somebody else, or nobody.
+ * @param rules checked options
+ * @returns throws InvalidToken, TokenExpired (401), MalformedClaims (403)
+ */
+export function tokenReader(rules: TokenRules): (claims: Claims) => Token {
+  const modePlace = placeOf(rules.modeClaim)
+  const channelsPlace = placeOf(rules.channelsClaim)
+  const patternsPlace = placeOf(rules.channelPatternsClaim)
+  const adminPlace = placeOf(rules.adminClaim)
+  const rolePlace = placeOf(rules.roleClaim)
+  const defaultMode = MODES.get(rules.defaultMode)
+  const called = {
+    mode: rules.modeClaim ?? 'mode',
+    admin:
+      rules.adminClaim === undefined ? '"admin": true' : `"${rules.adminClaim}": true, or a list with "admin"`
+  }
+  const places = [modePlace, channelsPlace, patternsPlace].filter((place) => place !== undefined)
+
+  return function readToken(claims) {
+    checkParties(claims, rules)
+    checkDepth(claims)
+    const expiresAt = checkTimes(claims)
+    const notSubscription = whyNoSubscription(claims)
+    return {
+      claims,
+      expiresAt,
+      issuer: optionalText(claims, 'iss'),
+      subject: optionalText(claims, 'sub'),
+      // A subscription's token allows what it says, and that must not become more where a connection's is expected.
+      mode: readMode(claims) ?? (notSubscription === undefined ? undefined : defaultMode),
+      channels: readChannels(claims),
+      admin: readAdmin(claims),
+      role: readRole(claims),
+      subs: readSubs(claims),
+      notSubscription,
+      client: notSubscription === undefined ? optionalText(claims, 'client') : undefined,
+      allow: notSubscription === undefined ? (optionalTexts(claims.allow, 'allow') ?? []) : [],
+      called
+    }
+  }
+
+  function readMode(claims: Claims): Token['mode'] {
+    const value = modePlace === undefined ? claims.mode : valueAt(claims, modePlace.path)
+    if (value === undefined) return undefined
+    if (modePlace === undefined || !Array.isArray(value)) return MODES.get(value) ?? 'unknown'
+    const members = optionalTexts(value, modePlace.called)!.flatMap((member) => MODES.get(member) ?? [])
+    if (members.length === 0) return undefined
+    return { read: members.some(({ read }) => read), write: members.some(({ write }) => write) }
+  }
+
+  function readChannels(claims: Claims): NamedChannels | undefined {
+    const names =
+      channelsPlace === undefined
+        ? namesOf(claims)
+        : textOrTexts(valueAt(claims, channelsPlace.path), channelsPlace.called)
+    const patterns =
+      patternsPlace === undefined
+        ? optionalTexts(claims.channel_patterns, 'channel_patterns')
+        : textOrTexts(valueAt(claims, patternsPlace.path), patternsPlace.called)
+    for (const name of names ?? []) {
+      const problem = channelNameProblem(name)
+      if (problem !== undefined) throw new errors.MalformedClaims(problem)
+    }
+    const configured = channelsPlace !== undefined || patternsPlace !== undefined
+    // A provider's user of whom nobody has said anything must not have all channels.
+    if (names === undefined && patterns === undefined && !configured) return undefined
+    return { names: new Set(names), patterns: patterns ?? [] }
+  }
+
+  function readAdmin(claims: Claims): boolean {
+    if (adminPlace === undefined) return claims.admin === true
+    const value = valueAt(claims, adminPlace.path)
+    return value === true || (Array.isArray(value) && value.includes('admin'))
+  }
+
+  function readRole(claims: Claims): string | undefined {
+    const role = rolePlace === undefined ? undefined : valueAt(claims, rolePlace.path)
+    return typeof role === 'string' && role !== '' && isPossible(role) ? role : undefined
+  }
+
+  function whyNoSubscription(claims: Claims): string | undefined {
+    const foreign =
+      OF_CONNECTIONS.find((name) => claims[name] !== undefined) ??
+      places.find(({ path }) => valueAt(claims, path) !== undefined)?.called
+    if (foreign !== undefined) return `is a connection's: it has "${foreign}"`
+    return typeof claims.channel === 'string' ? undefined : 'has no claim "channel"'
+  }
+}
+
+function placeOf(called: string | undefined): Place | undefined {
+  return called === undefined ? undefined : { called, path: parseClaimPath(called)! }
+}
+
+/**
+ * Checks whom a token is for, and whom it is from.
+ * @throws InvalidToken (401)
+ */
+function checkParties({ aud, iss }: Claims, { jwtAudience, jwtIssuer }: TokenRules): void {
+  if (jwtAudience !== undefined && ![aud].flat().includes(jwtAudience)) {
+    throw new errors.InvalidToken('the token is for another audience ("aud")')
+  }
+  if (jwtIssuer !== undefined && iss !== jwtIssuer) {
+    throw new errors.InvalidToken('the token comes from another issuer ("iss")')
+  }
+}
+
+/** How deep claims may be nested. They are written again with each message, which JSON.stringify does by recursion. */
+const MAX_DEPTH = 100
+
+/** @throws MalformedClaims (403) for claims that are nested too deep */
+function checkDepth(claims: Claims): void {
+  if (isDeeper(claims, MAX_DEPTH)) {
+    throw new errors.MalformedClaims(`they are nested deeper than ${MAX_DEPTH} levels`)
+  }
+}
+
+function isDeeper(value: unknown, levels: number): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  return levels === 0 || Object.values(value).some((member) => isDeeper(member, levels - 1))
+}
+
+/**
+ * Checks a token's times (RFC 7519, sections 4.1.4 to 4.1.6): `exp` has not passed, `nbf` and `iat` are not
+ * in the future by more than 30 s.
+ * @param now milliseconds since the epoch
+ * @returns when the token expires, in milliseconds since the epoch, or undefined
+ * @throws TokenExpired, InvalidToken (401)
+ */
+function checkTimes(claims: Claims, now: number = Date.now()): number | undefined {
+  const exp = numericDate(claims, 'exp')
+  const nbf = numericDate(claims, 'nbf')
+  const iat = numericDate(claims, 'iat')
+  if (exp !== undefined && exp * 1000 <= now) throw new errors.TokenExpired()
+  const latest = now / 1000 + CLOCK_TOLERANCE
+  if (nbf !== undefined && nbf > latest) throw new errors.InvalidToken('the token is not valid yet ("nbf")')
+  if (iat !== undefined && iat > latest) {
+    throw new errors.InvalidToken('the token was issued in the future ("iat")')
+  }
+  return exp === undefined ? undefined : exp * 1000
+}
+
+function numericDate(claims: Claims, name: string): number | undefined {
+  const value = claims[name]
+  if (value === undefined) return undefined
+  if (typeof value !== 'number' || !Number.isFinite(value)) {
+    throw new errors.InvalidToken(`the claim "${name}" must be a number of seconds`)
+  }
+  return value
+}
+
+function namesOf({ channel, channels }: Claims): string[] | undefined {
+  if (channel !== undefined && typeof channel !== 'string') {
+    throw new errors.MalformedClaims('"channel" must be a string')
+  }
+  const list = optionalTexts(channels, 'channels')
+  return channel === undefined ? list : [channel, ...(list ?? [])]
+}
+
+function readSubs({ subs }: Claims): Readonly<Record<string, unknown>> {
+  if (subs === undefined) return {}
+  if (typeof subs !== 'object' || subs === null || Array.isArray(subs)) {
+    throw new errors.MalformedClaims('"subs" must be an object whose keys are channels')
+  }
+  for (const channel of Object.keys(subs)) {
+    const problem = channelNameProblem(channel)
+    if (problem !== undefined) throw new errors.MalformedClaims(`"subs": ${problem}`)
+  }
+  return subs as Record<string, unknown>
+}
+
+/** A claim that says who somebody is (RFC 7519, sections 4.1.1 and 4.1.2: StringOrURI). */
+function optionalText(claims: Claims, name: string): string | undefined {
+  const value = claims[name]
+  if (value === undefined) return undefined
+  if (typeof value !== 'string') {
+    throw new errors.MalformedClaims(`"${name}" must be a string`)
+  }
+  // No database could hold it.
+  if (!isPossible(value)) {
+    throw new errors.MalformedClaims(`"${name}" has a NUL character or a lone surrogate`)
+  }
+  return value
+}
+
+/** Whether PostgreSQL's text can hold a text. */
+function isPossible(text: string): boolean {
+  return !text.includes('\0') && text.isWellFormed()
+}
+
+function optionalTexts(value: unknown, called: string): string[] | undefined {
+  if (value === undefined) return undefined
+  if (!Array.isArray(value) || !value.every((item) => typeof item === 'string')) {
+    throw new errors.MalformedClaims(`"${called}" must be a list of strings`)
+  }
+  return value
+}
+
+function textOrTexts(value: unknown, called: string): string[] | undefined {
+  return optionalTexts(typeof value === 'string' ? [value] : value, called)
+}

@@ -1,0 +1,25 @@
+export { Authorizer, type Mode } from './authorize-function.js'
+export { parseClaimPath } from './claim-path.js'
+export { type Claims, type Token, type TokenRules, tokenReader } from './claims.js'
+export { RemoteKeys } from './jwks.js'
+export { keysFor, parseKeys, type VerificationKey } from './keys.js'
+export {
+  become,
+  type Caller,
+  callerOf,
+  callsFunctions,
+  checkFunctions,
+  LEAVE_NOTHING,
+  parseFunctionName,
+  quoteFunctionName,
+  type SqlFunctions
+} from './owner-functions.js'
+export {
+  type Access,
+  authorize,
+  authorizeAdmin,
+  authorizeWrite,
+  permissionsIn,
+  requireMode
+} from './permissions.js'
+export { type SigningKey, signingKeyOf, signToken } from './sign-token.js'

@@ -1,0 +1,149 @@
+import { createPublicKey, type JsonWebKey, type KeyObject } from 'node:crypto'
+import { errors } from '../errors.js'
+import { mistakenSecret } from './mistaken-secret.js'
+
+/** One key that tokens may be signed with. */
+export interface VerificationKey {
+  /** The `kid` of the key in its set (RFC 7517, section 4.5). */
+  kid: string | undefined
+  /** The algorithms (RFC 7518, section 3.1; RFC 8037) that belong to this type of key. */
+  algorithms: string[]
+  /** HMAC: the secret's bytes. All others: the public key. */
+  secret: Buffer | undefined
+  publicKey: string | undefined
+}
+
+const HMAC = ['HS256', 'HS384', 'HS512']
+const RSA = ['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512']
+const EC = new Map([
+  ['P-256', ['ES256']],
+  ['P-384', ['ES384']],
+  ['P-521', ['ES512']]
+])
+const EDDSA = ['EdDSA']
+
+const PRIVATE =
+  'holds a private key: tokens are verified with the public one (openssl pkey -pubout), so keep this one where they are signed'
+
+/**
+ * Reads what `PGWS_JWT_SECRET` holds: a JWK set, else one JWK, else a public key in PEM, else the text of an
+ * HMAC secret. What looks like a key, or like the name of one, and is none is refused: it is no secret.
+ * @param text the variable's value; `@file` is already resolved
+ * @param base64 the text is base64 (`PGWS_JWT_SECRET_BASE64`); the URL-safe alphabet is accepted, with `.`
+ *   for `=`, as postgres-websockets does
+ * @throws InvalidOption where it is none of these; the message never holds the secret
+ */
+export function parseKeys(text: string, base64 = false): VerificationKey[] {
+  const bytes = base64 ? decodeBase64(text) : Buffer.from(text, 'utf8')
+  if (bytes.length === 0) throw invalid('must not be empty')
+  const decoded = bytes.toString('utf8')
+  const jwk = parseObject(decoded)
+  if (jwk !== undefined && 'keys' in jwk) return keysOfSet(jwk.keys)
+  if (jwk !== undefined && 'kty' in jwk) {
+    const key = keyOfJwk(jwk)
+    if (key === undefined) throw invalid('is a JWK whose type is not supported')
+    return [key]
+  }
+  // A public key taken for the text of a secret would let anyone who knows that public key sign tokens.
+  if (decoded.includes('-----BEGIN ')) return [keyOfPem(decoded)]
+  const mistake = mistakenSecret(bytes)
+  if (mistake !== undefined) throw invalid(mistake)
+  return [{ kid: undefined, algorithms: HMAC, secret: bytes, publicKey: undefined }]
+}
+
+/**
+ * The keys that may have signed a token, by its header.
+ * @param keys all keys
+ * @param header the token's header: `kid` selects, a token without one is tried on every key of its type
+ */
+export function keysFor<Key extends VerificationKey>(
+  keys: readonly Key[],
+  header: { alg?: unknown; kid?: unknown }
+): Key[] {
+  const fitting = keys.filter((key) => key.algorithms.includes(header.alg as string))
+  if (header.kid === undefined) return fitting
+  const named = fitting.filter((key) => key.kid === header.kid)
+  return named.length > 0 ? named : fitting.filter((key) => key.kid === undefined)
+}
+
+function decodeBase64(text: string): Buffer {
+  const standard = text.trim().replaceAll('-', '+').replaceAll('_', '/').replaceAll('.', '=')
+  if (!/^[A-Za-z0-9+/]*={0,2}$/.test(standard)) {
+    throw invalid('is not base64, though jwtSecretBase64 (PGWS_JWT_SECRET_BASE64) says so')
+  }
+  return Buffer.from(standard, 'base64')
+}
+
+function parseObject(text: string): Record<string, unknown> | undefined {
+  if (!text.trimStart().startsWith('{')) return undefined
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}
+
+/**
+ * The keys of a JWK set.
+ * @param members its `keys`
+ * @throws InvalidOption where none of them could verify a signature
+ */
+export function keysOfSet(members: unknown): VerificationKey[] {
+  if (!Array.isArray(members)) throw invalid('is a JWK set whose "keys" is no list')
+  // RFC 7517, section 5: keys of a type that is not understood are passed over.
+  const keys = members.map(keyOfJwk).filter((key) => key !== undefined)
+  if (keys.length === 0) throw invalid('is a JWK set without a key that could verify a signature')
+  return keys
+}
+
+function keyOfJwk(jwk: unknown): VerificationKey | undefined {
+  if (typeof jwk !== 'object' || jwk === null) throw invalid('holds a JWK that is no object')
+  const { kty, kid, alg, use, crv, k, d } = jwk as Record<string, unknown>
+  if (use !== undefined && use !== 'sig') return undefined
+  const allowed = algorithmsOf(kty, crv)
+  if (allowed === undefined) return undefined
+  const algorithms = alg === undefined ? allowed : allowed.filter((name) => name === alg)
+  if (algorithms.length === 0) return undefined
+  const key = { kid: typeof kid === 'string' ? kid : undefined, algorithms }
+  if (kty === 'oct') {
+    if (typeof k !== 'string' || k === '') throw invalid('holds a JWK of type "oct" without "k"')
+    return { ...key, secret: Buffer.from(k, 'base64url'), publicKey: undefined }
+  }
+  // RFC 7518, sections 6.2.2 and 6.3.2; RFC 8037, section 2.
+  if (d !== undefined) throw invalid(PRIVATE)
+  return { ...key, secret: undefined, publicKey: toPem(publicKey({ key: jwk as JsonWebKey, format: 'jwk' })) }
+}
+
+function algorithmsOf(kty: unknown, crv: unknown): string[] | undefined {
+  if (kty === 'oct') return HMAC
+  if (kty === 'RSA') return RSA
+  if (kty === 'EC') return EC.get(String(crv))
+  if (kty === 'OKP' && (crv === 'Ed25519' || crv === 'Ed448')) return EDDSA
+  return undefined
+}
+
+function keyOfPem(pem: string): VerificationKey {
+  if (/-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY/.test(pem)) throw invalid(PRIVATE)
+  const key = publicKey(pem)
+  const { crv, kty } = key.export({ format: 'jwk' })
+  const algorithms = algorithmsOf(kty, crv)
+  if (algorithms === undefined) throw invalid('is a key in PEM whose type is not supported')
+  return { kid: undefined, algorithms, secret: undefined, publicKey: toPem(key) }
+}
+
+function publicKey(input: Parameters<typeof createPublicKey>[0]): KeyObject {
+  try {
+    return createPublicKey(input)
+  } catch {
+    // The message of the failure may repeat parts of the key.
+    throw invalid('holds a key that cannot be read: expected a JWK set, a JWK, a PEM or the text of a secret')
+  }
+}
+
+function toPem(key: KeyObject): string {
+  return key.export({ type: 'spki', format: 'pem' }) as string
+}
+
+function invalid(what: string): Error {
+  return new errors.InvalidOption('jwtSecret', `(PGWS_JWT_SECRET) ${what}`)
+}

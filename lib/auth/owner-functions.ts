@@ -1,0 +1,120 @@
+import pg from 'pg'
+import type { ResolvedOptions } from '../config/index.js'
+import { errors } from '../errors.js'
+import { withPossibleCharacters } from '../json-text.js'
+import type { Token } from './claims.js'
+
+type OptionsUsed =
+  | 'onMessageFunction'
+  | 'onConnectFunction'
+  | 'onDisconnectFunction'
+  | 'authorizeFunction'
+  | 'roleClaim'
+
+/** The functions of the database's owner that the server calls: `schema.function`; undefined: none. */
+export type SqlFunctions = Pick<ResolvedOptions, OptionsUsed>
+
+/** As whom a function is called. */
+export interface Caller {
+  /**
+   * The JSON text of the token's claims, which functions see as `request.jwt.claims`, as with PostgREST; what jsonb cannot
+   * hold is replaced.
+   */
+  readonly claims: string
+  /** The database role; undefined: the server's own, since no claim names one. */
+  readonly role: string | undefined
+}
+
+/** Each option's function: its arguments, and what it returns. */
+const SIGNATURES: Record<Exclude<OptionsUsed, 'roleClaim'>, readonly [args: string, result: string]> = {
+  onMessageFunction: ['jsonb', 'jsonb'],
+  onConnectFunction: ['jsonb, text[], text', 'anything'],
+  onDisconnectFunction: ['jsonb, text[], text, text', 'anything'],
+  authorizeFunction: ['text, text, jsonb', 'boolean']
+}
+
+/** `schema.function`, each part as SQL writes an identifier (sql-syntax-lexical.html). */
+const NAME = /^(?:([a-z_][\w$]*)|"((?:[^"]|"")+)")\.(?:([a-z_][\w$]*)|"((?:[^"]|"")+)")$/i
+
+/**
+ * Reads a function's name.
+ * @returns its schema and its own name, as the database has them; undefined where it is no `schema.function`
+ */
+export function parseFunctionName(text: string): [schema: string, name: string] | undefined {
+  const match = NAME.exec(text)
+  if (match === null) return undefined
+  const [, plainSchema, quotedSchema, plainName, quotedName] = match
+  const part = (plain: string | undefined, quoted: string | undefined) =>
+    plain?.toLowerCase() ?? quoted!.replaceAll('""', '"')
+  return [part(plainSchema, quotedSchema), part(plainName, quotedName)]
+}
+
+/** A function's name as it stands in a statement. */
+export function quoteFunctionName(text: string): string {
+  return parseFunctionName(text)!
+    .map((part) => pg.escapeIdentifier(part))
+    .join('.')
+}
+
+/** Whether any of the functions needs to know its caller. */
+export function callsFunctions(functions: SqlFunctions): boolean {
+  return Object.keys(SIGNATURES).some((option) => functions[option as keyof typeof SIGNATURES] !== undefined)
+}
+
+/**
+ * As whom the functions are called for a token.
+ * @throws RoleNotAllowed (403) where the token names no role, and a claim must
+ */
+export function callerOf({ claims, role }: Token, roleClaim: string | undefined): Caller {
+  if (roleClaim !== undefined && role === undefined) throw new errors.RoleNotAllowed()
+  return { claims: withPossibleCharacters(JSON.stringify(claims)), role }
+}
+
+/**
+ * Checks that the functions are there: otherwise each message, or each client, would be refused.
+ * @throws FunctionMissing, NotInstalled
+ */
+export async function checkFunctions(client: pg.Client, functions: SqlFunctions): Promise<void> {
+  let handled = false
+  for (const [option, [args, result]] of Object.entries(SIGNATURES)) {
+    const name = functions[option as keyof typeof SIGNATURES]
+    if (name === undefined) continue
+    const found = await resultsOf(client, parseFunctionName(name)!, args)
+    if (found.length === 0 || (result !== 'anything' && !found.includes(result))) {
+      throw new errors.FunctionMissing(`${name}(${args})`, result, option)
+    }
+    handled ||= option !== 'authorizeFunction'
+  }
+  if (handled && (await resultsOf(client, ['pgws', 'handle'])).length === 0) throw new errors.NotInstalled()
+}
+
+/** What the functions of a name return. The catalog says it to roles that may not use the schema, too. */
+async function resultsOf(
+  client: pg.Client,
+  [schema, name]: [string, string],
+  args?: string
+): Promise<string[]> {
+  const { rows } = await client.query<{ result: string }>(
+    `select pg_catalog.pg_get_function_result(p.oid) as result from pg_catalog.pg_proc p
+     join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) p.pronamespace
+     where n.nspname operator(pg_catalog.=) $1 and p.proname operator(pg_catalog.=) $2
+     and ($3::pg_catalog.text is null or pg_catalog.oidvectortypes(p.proargtypes) operator(pg_catalog.=) $3)`,
+    [schema, name, args ?? null]
+  )
+  return rows.map(({ result }) => result)
+}
+
+/** The statements that make a transaction a caller's. Fails where the server may not take the role. */
+export function become({ claims, role }: Caller): string {
+  const setClaims = `select pg_catalog.set_config('request.jwt.claims', ${pg.escapeLiteral(claims)}, true)`
+  if (role === undefined) return setClaims
+  const name = pg.escapeLiteral(role)
+  // No role has an empty name; 'none' is what RESET ROLE is made of.
+  return `${setClaims}; select pg_catalog.set_config('role',
+    case when ${name} operator(pg_catalog.=) any (array['none', current_user, session_user]::pg_catalog.text[])
+      then '' else ${name} end, true)`
+}
+
+/** The statements after which nothing of a caller, or of a function, is left in the session. */
+export const LEAVE_NOTHING =
+  'reset role; reset all; discard temporary; select pg_catalog.pg_advisory_unlock_all()'

@@ -1,0 +1,88 @@
+import { matchesPattern } from '../channel-pattern.js'
+import { errors } from '../errors.js'
+import type { Claims, Mode, NamedChannels, Token } from './claims.js'
+import type { Caller } from './owner-functions.js'
+
+/** What a token allows on the channels that were asked for. */
+export interface Access {
+  /** The channels to join, without duplicates. */
+  channels: string[]
+  read: boolean
+  write: boolean
+  /** When the token ends, in milliseconds since the epoch; undefined: never. */
+  expiresAt: number | undefined
+  /** The token's claim `sub`. */
+  subject?: string | undefined
+  claims: Claims
+  /** As whom functions of the database's owner are called for it; undefined: none is. */
+  caller?: Caller | undefined
+}
+
+const NOTHING: Mode = { read: false, write: false }
+
+/**
+ * What a token allows.
+ * @param requested the channels that were asked for, or undefined for all channels that the token names
+ * @param maxChannels how many channels one socket may join
+ * @throws MissingMode, UnknownMode, NoAllowedChannels, TooManyChannels (403)
+ */
+export function authorize(
+  token: Token,
+  requested: readonly string[] | undefined,
+  maxChannels = Number.POSITIVE_INFINITY
+): Access {
+  const { read, write } = requireMode(token)
+  const { channels: named, claims, expiresAt, subject } = token
+  if (requested === undefined && (named === undefined || named.names.size === 0)) {
+    throw new errors.NoAllowedChannels('the token names none; name one in the address, or in the token')
+  }
+  const channels = [...new Set(requested ?? named!.names)]
+  if (!channels.every((channel) => allowsChannel(named, channel))) {
+    throw new errors.NoAllowedChannels('the token names others than the one of the address')
+  }
+  if (channels.length > maxChannels) throw new errors.TooManyChannels(maxChannels)
+  return { channels, read, write, expiresAt, subject, claims }
+}
+
+/**
+ * Checks that a token may write each of some channels.
+ * @throws as authorize does; WriteNotAllowed (403)
+ */
+export function authorizeWrite(token: Token, channels: Iterable<string>): void {
+  if (!requireMode(token).write) throw new errors.WriteNotAllowed()
+  for (const channel of channels) {
+    if (!allowsChannel(token.channels, channel)) {
+      throw new errors.NoAllowedChannels('the token does not name every channel of the request')
+    }
+  }
+}
+
+/**
+ * What a token allows in one channel, where a token without a mode allows nothing.
+ * @throws UnknownMode (403)
+ */
+export function permissionsIn(token: Token, channel: string): Mode {
+  if (token.mode === undefined) return NOTHING
+  const mode = requireMode(token)
+  return allowsChannel(token.channels, channel) ? mode : NOTHING
+}
+
+/**
+ * Checks that a token is an admin's.
+ * @throws AdminOnly (403)
+ */
+export function authorizeAdmin({ admin, called }: Token): void {
+  if (!admin) throw new errors.AdminOnly(called.admin)
+}
+
+/** @throws MissingMode, UnknownMode (403) */
+export function requireMode({ mode, called }: Token): Mode {
+  if (mode === undefined) throw new errors.MissingMode(called.mode)
+  if (mode === 'unknown') throw new errors.UnknownMode(called.mode)
+  return mode
+}
+
+function allowsChannel(named: NamedChannels | undefined, channel: string): boolean {
+  if (named === undefined || named.names.has(channel)) return true
+  return named.patterns.some((pattern) => matchesPattern(pattern, channel))
+}

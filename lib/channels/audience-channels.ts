@@ -1,0 +1,63 @@
+import { randomUUID } from 'node:crypto'
+import { channelNameProblem } from '../channel-name.js'
+import { errors } from '../errors.js'
+
+/** pgws' limit for the name of an audience, in characters. */
+const MAX_AUDIENCE = 36
+
+/** Who gets everything where nobody says otherwise; as in pgws. */
+export const DEFAULT_AUDIENCE = 'default'
+
+/**
+ * Reads a notification `audience,{json object}`.
+ * @returns the audience, and the text of the object; undefined for anything else
+ */
+export function readAudienceMessage(payload: string): { audience: string; object: string } | undefined {
+  const comma = payload.indexOf(',{')
+  if (comma === -1 || comma > MAX_AUDIENCE) return undefined
+  const object = payload.slice(comma + 1)
+  try {
+    JSON.parse(object)
+  } catch {
+    return undefined
+  }
+  return { audience: payload.slice(0, comma), object }
+}
+
+/** What clients get: the audience is not revealed, the id is the same for all of them. */
+export function audienceMessage(databaseChannel: string, object: string): string {
+  return `{"payload":${object},"channel":${JSON.stringify(databaseChannel)},"id":"${randomUUID()}"}`
+}
+
+/** The hub's channel of an endpoint's audience. No channel of an address can have this name: it begins with NUL. */
+export function audienceChannel(endpoint: number, audience: string): string {
+  return `\0audience ${endpoint} ${audience}`
+}
+
+/** Whether a channel of the hub is one of a name that clients know. */
+export function isPublicChannel(channel: string): boolean {
+  return !channel.startsWith('\0')
+}
+
+/**
+ * Checks what an endpoint's function returned.
+ * @throws NoAudience (403) for anything but a list of at least one text that could be the name of a channel
+ */
+export function checkAudiences(audiences: unknown): readonly string[] {
+  const fits =
+    Array.isArray(audiences) &&
+    audiences.length > 0 &&
+    // They become part of the name of a channel of the hub.
+    audiences.every((item) => typeof item === 'string' && channelNameProblem(item) === undefined)
+  if (!fits) throw new errors.NoAudience()
+  return [...new Set(audiences as string[])]
+}
+
+/**
+ * The audiences of a token: its claim `audiences`.
+ * @throws NoAudience (403)
+ */
+export function audiencesOf({ audiences }: { audiences?: unknown }, isPublic: boolean): readonly string[] {
+  if (audiences === undefined && isPublic) return [DEFAULT_AUDIENCE]
+  return checkAudiences(audiences)
+}

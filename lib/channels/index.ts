@@ -1,0 +1,22 @@
+export {
+  audienceChannel,
+  audienceMessage,
+  audiencesOf,
+  checkAudiences,
+  DEFAULT_AUDIENCE,
+  isPublicChannel,
+  readAudienceMessage
+} from './audience-channels.js'
+export {
+  type ChannelSummary,
+  encodeSafely,
+  type Format,
+  type Frame,
+  Hub,
+  type OnUnencodable,
+  type Permissions,
+  type Subscriber
+} from './hub.js'
+export { Inbox } from './incoming-queue.js'
+export { Losses, type LossReason } from './losses.js'
+export { RawChannels } from './raw-channels.js'

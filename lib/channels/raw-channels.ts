@@ -1,0 +1,92 @@
+import { matchesPattern } from '../channel-pattern.js'
+import { isClusterChannel } from '../cluster/index.js'
+import { errors } from '../errors.js'
+import { databaseChannelProblem } from '../postgres/index.js'
+import { SETTINGS_CHANNEL } from '../schema/index.js'
+
+/** Listens to a database channel now; see Listener.listen. */
+type Listen = (channel: string, handler: (payload: string) => void) => Promise<() => Promise<void>>
+
+export interface RawChannelsOptions {
+  patterns: readonly string[] | undefined
+  /** Never a raw one: its notifications are envelopes. */
+  listenChannel: string
+  /** Never a raw one: the server tells there who comes and goes. */
+  metaChannel: string | undefined
+  listen: Listen
+  deliver: (channel: string, payload: string) => void
+}
+
+interface Listening {
+  count: number
+  stop: Promise<() => Promise<void>>
+}
+
+/**
+ * Channels that are database channels of the same name: listened to while somebody has joined them, once whatever
+ * the number of sockets, and their payloads pass as they are.
+ */
+export class RawChannels {
+  readonly #options: RawChannelsOptions
+  readonly #listening = new Map<string, Listening>()
+
+  constructor(options: RawChannelsOptions) {
+    this.#options = options
+  }
+
+  has(channel: string): boolean {
+    const { patterns, listenChannel, metaChannel } = this.#options
+    if (patterns === undefined || isClusterChannel(channel)) return false
+    if ([listenChannel, metaChannel, SETTINGS_CHANNEL].includes(channel)) return false
+    return patterns.some((pattern) => matchesPattern(pattern, channel))
+  }
+
+  /**
+   * Listens to those of some channels that are raw.
+   * @returns once LISTEN has committed, what ends it again; undefined where none of them is raw
+   * @throws BadAddress (400) for a name that PostgreSQL cannot have, ChannelRefused (400) for one that this database
+   *   does not take, ListenerUnavailable (503)
+   */
+  async join(channels: readonly string[]): Promise<(() => void) | undefined> {
+    if (this.#options.patterns === undefined) return undefined
+    const raw = channels.filter((channel) => this.has(channel))
+    if (raw.length === 0) return undefined
+    for (const channel of raw) {
+      const problem = databaseChannelProblem(channel)
+      if (problem !== undefined) throw new errors.BadAddress(problem)
+    }
+    const joined = raw.map((channel) => this.#acquire(channel))
+    let left = false
+    const leave = () => {
+      if (left) return
+      left = true
+      for (const channel of raw) this.#release(channel)
+    }
+    try {
+      await Promise.all(joined)
+    } catch (error) {
+      leave()
+      throw error
+    }
+    return leave
+  }
+
+  #acquire(channel: string): Promise<unknown> {
+    let listening = this.#listening.get(channel)
+    if (listening === undefined) {
+      const { listen, deliver } = this.#options
+      const stop = listen(channel, (payload) => deliver(channel, payload))
+      listening = { count: 0, stop }
+      this.#listening.set(channel, listening)
+    }
+    listening.count++
+    return listening.stop
+  }
+
+  #release(channel: string): void {
+    const listening = this.#listening.get(channel)!
+    if (--listening.count > 0) return
+    this.#listening.delete(channel)
+    listening.stop.then((stop) => stop()).catch(() => {})
+  }
+}

@@ -1,0 +1,214 @@
+import type { Access, Caller } from '../auth/index.js'
+import type { Format, Frame, Subscriber } from '../channels/index.js'
+import type { Sender } from '../messages/index.js'
+import type { FlowControl, Receiver, Waiting } from './flow-control.js'
+
+/** Close codes of this project (RFC 6455, section 7.4.2: 3000 to 3999 are for frameworks). */
+export const CLOSE = {
+  GOING_AWAY: 1001,
+  INVALID_DATA: 1007,
+  TOO_BIG: 1009,
+  NOT_PUBLISHED: 1011,
+  SERVICE_RESTART: 1012,
+  DISCONNECTED: 3000,
+  JWT_EXPIRED: 3001,
+  SLOW: 3008
+} as const
+
+/** What all connections of a server share. */
+export interface ConnectionContext {
+  /** Says how much may wait for each of them. */
+  readonly flow: FlowControl
+  /** Told of each client that has gone, with the code and the reason for it. */
+  onGone: (connection: Connection, code: number, reason: string) => void
+  /** What has been sent to all of them. */
+  sent: { messages: number; bytes: number }
+}
+
+export interface ConnectionOptions {
+  /** Its number on this server. */
+  id: number
+  /** Its client's IP address. */
+  address: string
+  /** What others are told of it; undefined where nothing is ever told. */
+  sender: Sender | undefined
+  /** As whom functions of the database's owner are called for it; undefined where none ever is. */
+  caller: Caller | undefined
+  /** One object for all connections. */
+  context: ConnectionContext
+}
+
+/** What comes while older messages are still being replayed. */
+interface Held {
+  frames: Frame[]
+  bytes: number
+  /** There were more durable ones than may wait: they must be read again. */
+  dropped: boolean
+}
+
+/**
+ * One client, whatever language it speaks. Servers hold many thousands of them, so it keeps no more of the token
+ * than it needs.
+ */
+export abstract class Connection implements Subscriber, Receiver {
+  abstract readonly format: Format
+  readonly id: number
+  readonly channels: readonly string[]
+  readonly read: boolean
+  readonly write: boolean
+  /** When its token expires, in milliseconds since the epoch. */
+  expiresAt: number | undefined
+  /** The claim `sub` of its token. */
+  readonly subject: string | undefined
+  readonly address: string
+  sender: Sender | undefined
+  caller: Caller | undefined
+  /** Milliseconds since the epoch. */
+  readonly openedAt = Date.now()
+  /** Which of the groups of pings it is in. */
+  pingGroup = 0
+  writtenBytes = 0
+  waiting: Waiting | undefined
+  #held: Held | undefined
+  /** Durable messages up to this position were replayed, and may still come once more. */
+  #replayedTo: number | undefined
+  readonly #context: ConnectionContext
+
+  constructor(access: Access, { id, address, sender, caller, context }: ConnectionOptions) {
+    const { channels, read, write, expiresAt, subject } = access
+    this.id = id
+    this.address = address
+    this.subject = subject
+    this.channels = channels
+    this.read = read
+    this.write = write
+    this.expiresAt = expiresAt
+    this.sender = sender
+    this.caller = caller
+    this.#context = context
+  }
+
+  /** False once it is being closed: nothing can be sent any more. */
+  abstract get open(): boolean
+  /** How many bytes wait for the client. */
+  abstract get bufferedBytes(): number
+  abstract get unsentBytes(): number
+  abstract get copiedBytes(): number
+  /** Writes frames; `joined` is the same in one piece. */
+  protected abstract send(frames: readonly Frame[], joined: Buffer): void
+  /** Resolves when no more waits for the client than should, or it is gone. */
+  abstract drained(): Promise<void>
+  /** Shows the client, and whatever is in between, that we are there. */
+  abstract ping(): void
+  /** Closes with a code and a reason (RFC 6455, section 5.5.1: at most 123 bytes). */
+  abstract close(code: number, reason: string): void
+  /** Ends the connection without a word. */
+  abstract terminate(): void
+
+  /** To be called when the transport has ended: the connection leaves all that it has entered. */
+  gone(code: number, reason: string): void {
+    this.#context.onGone(this, code, reason)
+  }
+
+  /** Closes since somebody wants it so, with a code that applications may send. */
+  disconnect(code: number, reason: string): void {
+    this.close(code, reason)
+  }
+
+  deliver(frames: readonly Frame[], joined: Buffer): void {
+    if (!this.open) return
+    if (this.#held !== undefined) {
+      this.#hold(this.#held, frames)
+      return
+    }
+    if (this.#replayedTo !== undefined) {
+      const fresh = this.#fresh(frames)
+      if (fresh.length < frames.length) {
+        if (fresh.length > 0) this.deliver(fresh, join(fresh))
+        return
+      }
+    }
+    // A message of any size is accepted while nothing waits.
+    const { bufferedBytes } = this
+    const { flow } = this.#context
+    if (bufferedBytes > 0 && bufferedBytes + joined.length > flow.maxBufferedBytes) {
+      if (!flow.mayWait(this, joined.length)) return
+    }
+    this.#sendAll(frames, joined)
+  }
+
+  closeSlow(): void {
+    this.close(CLOSE.SLOW, 'slow')
+  }
+
+  /** From now on what comes is held, while older messages are replayed. */
+  hold(): void {
+    this.#held = { frames: [], bytes: 0, dropped: false }
+  }
+
+  /** Sends older messages, past what is held. */
+  replay(frames: readonly Frame[]): void {
+    if (this.open && frames.length > 0) this.#sendAll(frames, join(frames))
+  }
+
+  /**
+   * Sends what was held, but for durable messages that were replayed.
+   * @param position up to which they were
+   * @returns false where some were dropped, since too many came: then the replay has to go on
+   */
+  release(position: number): boolean {
+    const held = this.#held!
+    if (held.dropped) {
+      this.hold()
+      this.#held!.frames = held.frames.filter((frame) => frame.position === undefined)
+      return false
+    }
+    this.#held = undefined
+    this.#replayedTo = position
+    if (held.frames.length > 0) this.#sendHeld(this.#fresh(held.frames))
+    return true
+  }
+
+  #sendHeld(frames: Frame[]): void {
+    if (this.open && frames.length > 0) this.#sendAll(frames, join(frames))
+  }
+
+  /** Positions grow, so the first that is new ends the filter. */
+  #fresh(frames: readonly Frame[]): Frame[] {
+    const limit = this.#replayedTo!
+    return frames.filter(({ position }) => {
+      if (position === undefined) return true
+      if (position <= limit) return false
+      this.#replayedTo = undefined
+      return true
+    })
+  }
+
+  #hold(held: Held, frames: readonly Frame[]): void {
+    for (const frame of frames) {
+      if (held.dropped && frame.position !== undefined) continue
+      held.frames.push(frame)
+      held.bytes += frame.bytes.length
+    }
+    const { flow } = this.#context
+    if (held.bytes <= flow.maxBufferedBytes) return
+    // Durable messages can be read again.
+    held.dropped = true
+    held.frames = held.frames.filter((frame) => frame.position === undefined)
+    held.bytes = held.frames.reduce((bytes, frame) => bytes + frame.bytes.length, 0)
+    if (held.bytes > flow.maxBufferedBytes) flow.close(this, 'limit')
+  }
+
+  #sendAll(frames: readonly Frame[], joined: Buffer): void {
+    const { sent, flow } = this.#context
+    sent.messages += frames.length
+    sent.bytes += joined.length
+    this.writtenBytes += joined.length
+    this.send(frames, joined)
+    if (this.bufferedBytes > 0) flow.wrote(this, joined)
+  }
+}
+
+function join(frames: readonly Frame[]): Buffer {
+  return frames.length === 1 ? frames[0]!.bytes : Buffer.concat(frames.map(({ bytes }) => bytes))
+}

@@ -1,0 +1,20 @@
+export { CLOSE, Connection, type ConnectionOptions } from './connection.js'
+export { Expiry } from './expiry.js'
+export {
+  type Closing,
+  type ConnectionFilter,
+  type ConnectionSummary,
+  nodeOf,
+  readClosing,
+  readClosingFilter,
+  readFilter,
+  select,
+  summaryOf
+} from './filter.js'
+export { unsentBytesOf } from './flow-control.js'
+export { HeldAnswer } from './held-answer.js'
+export { Intake, type Pace } from './intake.js'
+export { Clients, type Wishes } from './lifecycle.js'
+export { MAX_INFO_BYTES } from './presence-membership.js'
+export { type Leaving, OUTDATED, SHUTTING_DOWN } from './registry.js'
+export { isGone, type Transport, whenGone } from './transport.js'

@@ -1,0 +1,323 @@
+import { hostname } from 'node:os'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import type { ChannelSummary } from '../channels/index.js'
+import {
+  type Closing,
+  type Connection,
+  type ConnectionFilter,
+  type ConnectionSummary,
+  nodeOf,
+  readClosing,
+  readClosingFilter,
+  readFilter,
+  select,
+  summaryOf
+} from '../clients/index.js'
+import type { Query } from '../durable/index.js'
+import { errors } from '../errors.js'
+import { NOTIFY_PAYLOAD_LIMIT } from '../messages/index.js'
+import { type Presence, PresenceExchange } from '../presence/index.js'
+import { type Notification, Publisher } from '../publishing/index.js'
+import { VERSION } from '../version.js'
+import { isBoolean, isChannels, isConnections, isCount } from './answer-checks.js'
+import { Cluster } from './node-channel.js'
+import { clusterChannel } from './node-message.js'
+import { BEATS } from './peers.js'
+
+/** So many connections are closed in one turn of the event loop, so that a crowd does not hold up deliveries. */
+const CLOSES_A_TURN = 100
+
+/** A node, as the control plane shows it. */
+export interface NodeSummary {
+  id: string
+  hostname: string
+  pid: number
+  version: string
+  /** ISO 8601, as `lastSeen`. */
+  startedAt: string
+  lastSeen: string
+  /** Open sockets and event streams, as last told. */
+  connections: number
+  /** The node that answers. */
+  self: boolean
+}
+
+/** Who is asked: this node, or all of them. */
+export interface Scope {
+  scope?: 'local' | 'cluster' | undefined
+  /** Told which nodes did not answer in time, if any. */
+  onMissing?: ((nodes: string[]) => void) | undefined
+}
+
+/** How many connections were closed. */
+export interface Disconnected {
+  closed: number
+  /** The nodes that did not answer in time; their connections may be closed, too. */
+  missing: string[]
+}
+
+/** Who got a publication. */
+export interface Delivery {
+  /** To how many clients it was written, on all nodes; of several messages, or channels, the sum. */
+  delivered: number
+  /** How many nodes answered. */
+  nodes: number
+  /** Those that did not in time. */
+  missing: string[]
+}
+
+export interface NodesOptions {
+  listenChannel: string
+  /** After how much silence a node is gone, in milliseconds. */
+  nodeTimeout: number
+  query: Query
+  /** Whether this node listens. */
+  ready: () => boolean
+  connections: Iterable<Connection> & { readonly size: number }
+  channels: () => ChannelSummary[]
+  presence: Presence
+  /** What shows that a session is one of this node; see Emulation. */
+  sessions: string
+  /** Takes what another node hands to a session of this one; returns whether there is such a session. */
+  commands: (args: unknown) => boolean
+  /** See ClusterOptions. */
+  begin: (publication: string) => void
+  end: (publication: string, counted: (delivered: number) => void) => void
+  log: {
+    debug(fields: object, message: string): void
+    info(fields: object, message: string): void
+  }
+}
+
+/** The nodes behind one database as one: what is connected to them, and who got a message. */
+export class Nodes {
+  /** The database channel to listen to. */
+  readonly channel: string
+  readonly #options: NodesOptions
+  readonly #cluster: Cluster
+  readonly #presence: PresenceExchange | undefined
+  readonly #startedAt = Date.now()
+
+  constructor(options: NodesOptions) {
+    this.#options = options
+    const { query, ready, nodeTimeout, presence, begin, end, log } = options
+    this.channel = clusterChannel(options.listenChannel)
+    const publisher = new Publisher({
+      send: async (groups) => {
+        const payloads = groups.flatMap((group) => group.map(({ payload }) => payload))
+        await query(
+          'select pg_catalog.count(pg_catalog.pg_notify($1, payload)) from pg_catalog.unnest($2::pg_catalog.text[]) as payload',
+          [this.channel, payloads]
+        )
+        return groups.map(() => undefined)
+      },
+      limit: () => NOTIFY_PAYLOAD_LIMIT - 1,
+      repeatable: () => false,
+      ready,
+      timeout: 0,
+      onBatch() {}
+    })
+    if (presence.enabled) {
+      this.#presence = new PresenceExchange({
+        presence,
+        accompanied: () => this.#cluster.members.length > 0,
+        tell: (message) => this.#cluster.tellPresence(message),
+        ask: (node) => this.#cluster.askPresence(node),
+        // Less than a heartbeat, so that each of them may lead to a question.
+        interval: nodeTimeout / BEATS / 2
+      })
+    }
+    this.#cluster = new Cluster({
+      timeout: nodeTimeout,
+      state: () => this.#state(),
+      publish: async (payloads) => {
+        // Each for itself, so that a large answer goes in several statements. Their order stays.
+        await Promise.all(payloads.map((payload) => publisher.publish([this.#notification(payload)])))
+      },
+      ready,
+      answer: (question, args) => this.#answer(question, args),
+      begin,
+      end,
+      presence: this.#presence,
+      log
+    })
+  }
+
+  /** This node's id. */
+  get id(): string {
+    return this.#cluster.id
+  }
+
+  /** Takes what came on the channel. */
+  receive(payload: string): void {
+    this.#cluster.receive(payload)
+  }
+
+  /** To be called whenever this node begins to listen. */
+  hello(): Promise<void> {
+    return this.#cluster.hello()
+  }
+
+  /** Says that this node is gone. */
+  goodbye(): Promise<void> {
+    return this.#cluster.goodbye()
+  }
+
+  /** @throws NodesUnavailable (503) while this node does not listen */
+  nodes(): NodeSummary[] {
+    this.#cluster.requireReady()
+    const self = { id: this.#cluster.id, lastSeen: Date.now(), ...this.#state() }
+    return [self, ...this.#cluster.members].map((node) => ({
+      id: node.id,
+      hostname: node.hostname,
+      pid: node.pid,
+      version: node.version,
+      startedAt: new Date(node.startedAt).toISOString(),
+      lastSeen: new Date(node.lastSeen).toISOString(),
+      connections: node.connections,
+      self: node.id === this.#cluster.id
+    }))
+  }
+
+  /** The channels that clients of all nodes are connected to. */
+  async channels({ onMissing }: Scope): Promise<ChannelSummary[]> {
+    const answers = await this.#cluster.ask('channels', {})
+    const others = answers.read<ChannelSummary[]>(isChannels, onMissing)
+    const merged = new Map<string, ChannelSummary>()
+    for (const summary of [this.#options.channels(), ...others].flat()) {
+      const { channel, connections, readers, writers } = summary
+      const sum = merged.get(channel)
+      if (sum === undefined) merged.set(channel, { channel, connections, readers, writers })
+      else {
+        sum.connections += connections
+        sum.readers += readers
+        sum.writers += writers
+      }
+    }
+    return [...merged.values()]
+  }
+
+  /** @throws BadQuery (400), NodesUnavailable (503) */
+  async connections(filter: ConnectionFilter, { scope, onMissing }: Scope): Promise<ConnectionSummary[]> {
+    const wanted = readFilter(filter)
+    if (scope !== 'cluster') return this.#list(wanted)
+    const answers = await this.#cluster.ask('connections', wanted)
+    return [this.#list(wanted), ...answers.read<ConnectionSummary[]>(isConnections, onMissing)].flat()
+  }
+
+  /** @throws BadQuery (400), NodesUnavailable (503) */
+  async disconnect(filter: ConnectionFilter, closing: Partial<Closing>): Promise<Disconnected> {
+    const wanted = readClosingFilter(filter)
+    const { code, reason } = readClosing(closing)
+    const node = wanted.id === undefined ? undefined : nodeOf(wanted.id)
+    if (node === this.#cluster.id) return { closed: this.#disconnect(wanted, code, reason), missing: [] }
+    this.#cluster.requireReady()
+    if (wanted.id !== undefined && (node === undefined || !this.#cluster.has(node))) {
+      return { closed: 0, missing: [] }
+    }
+    const asked = this.#cluster.ask('disconnect', { ...wanted, code, reason }, node)
+    // Whatever the others do, ours are closed at once.
+    const own = this.#disconnect(wanted, code, reason)
+    const answers = await asked
+    const missing: string[] = []
+    const counts = answers.read<number>(isCount, (nodes) => missing.push(...nodes))
+    return { closed: counts.reduce((sum, count) => sum + count, own), missing }
+  }
+
+  /** What shows that a session is one of another node; undefined where it is not known. */
+  sessionsOf(node: string): string | undefined {
+    return this.#cluster.member(node)?.sessions
+  }
+
+  /** Whether there are nodes of an older version, which do not number what they hand to sessions. */
+  get outdated(): boolean {
+    return this.#cluster.members.some(({ sessions }) => sessions === undefined)
+  }
+
+  /**
+   * Hands commands to a session of another node.
+   * @returns whether there is such a node, with such a session
+   * @throws NodesUnavailable (503)
+   */
+  async commands(node: string, args: object): Promise<boolean> {
+    this.#cluster.requireReady()
+    if (!this.#cluster.has(node)) return false
+    const answers = await this.#cluster.ask('commands', args, node)
+    const [found] = answers.read<boolean>(isBoolean, () => {
+      throw new errors.NodesUnavailable('the one that has the session does not answer')
+    })
+    return found ?? false
+  }
+
+  /**
+   * Publishes so that all nodes count to how many clients they deliver it.
+   * @param publish publishes notifications in one transaction that has no others
+   */
+  async confirm(
+    notifications: readonly Notification[],
+    publish: (notifications: Notification[]) => Promise<void>
+  ): Promise<Delivery> {
+    const answers = await this.#cluster.count((begin, end) =>
+      publish([this.#notification(begin), ...notifications, this.#notification(end)])
+    )
+    const missing: string[] = []
+    const counts = answers.read<number>(isCount, (nodes) => missing.push(...nodes))
+    return { delivered: counts.reduce((sum, count) => sum + count, 0), nodes: counts.length, missing }
+  }
+
+  #state() {
+    const { nodeTimeout, connections, sessions } = this.#options
+    return {
+      hostname: hostname(),
+      pid: process.pid,
+      version: VERSION,
+      startedAt: this.#startedAt,
+      connections: connections.size,
+      timeout: nodeTimeout,
+      presence: this.#presence?.version,
+      sessions
+    }
+  }
+
+  #notification(payload: string): Notification {
+    return { channel: '', payload, databaseChannel: this.channel }
+  }
+
+  /** @throws for what is no question */
+  #answer(question: string, args: unknown): unknown {
+    switch (question) {
+      case 'channels':
+        return this.#options.channels()
+      case 'connections':
+        return this.#list(readFilter(args))
+      case 'disconnect': {
+        const filter = readClosingFilter(args)
+        const { code, reason } = readClosing(args as object)
+        return this.#disconnect(filter, code, reason)
+      }
+      case 'commands':
+        return this.#options.commands(args)
+      default:
+        throw new errors.BadQuery('an unknown question')
+    }
+  }
+
+  #list(filter: ConnectionFilter): ConnectionSummary[] {
+    const { id } = this.#cluster
+    return [...select(this.#options.connections, id, filter)].map((connection) => summaryOf(id, connection))
+  }
+
+  /** @returns how many are closed: the first at once, the others within the next turns of the event loop */
+  #disconnect(filter: ConnectionFilter, code: number, reason: string): number {
+    const connections = [...select(this.#options.connections, this.#cluster.id, filter)]
+    closeAll(connections, code, reason)
+    return connections.length
+  }
+}
+
+async function closeAll(connections: Connection[], code: number, reason: string): Promise<void> {
+  for (const [index, connection] of connections.entries()) {
+    if (connection.open) connection.disconnect(code, reason)
+    if (index % CLOSES_A_TURN === CLOSES_A_TURN - 1) await nextTurn()
+  }
+}

@@ -1,0 +1,280 @@
+import { randomBytes } from 'node:crypto'
+import { errors, messageOf } from '../errors.js'
+import type { PresenceExchange } from '../presence/index.js'
+import { Answers } from './answers.js'
+import { QuestionParts } from './multipart.js'
+import {
+  type ClusterMessage,
+  decode,
+  encode,
+  encodeAnswer,
+  encodePresence,
+  encodeQuestion,
+  type NodeState
+} from './node-message.js'
+import { BEATS, type Member, Members } from './peers.js'
+
+export interface ClusterOptions {
+  /** After how much silence a node is gone, in milliseconds. */
+  timeout: number
+  /** What the others are told of this node. */
+  state: () => NodeState
+  /** Notifies payloads, in order, on the database channel that the nodes share. */
+  publish: (payloads: readonly string[]) => Promise<void>
+  /** Whether this node listens: while it does not, it has no part in anything. */
+  ready: () => boolean
+  /** Answers another node's question. Whoever has SQL may ask: throws for what is none. */
+  answer: (question: string, args: unknown) => unknown
+  /** A publication begins whose publisher wants to know how many clients got it. */
+  begin: (publication: string) => void
+  /** It has ended; to be called back with the number once all of it was delivered. */
+  end: (publication: string, counted: (delivered: number) => void) => void
+  /** Told what the others say of their members in presence channels; undefined: nobody wants to know. */
+  presence: Pick<PresenceExchange, 'heard' | 'receive' | 'asked' | 'gone'> | undefined
+  log: {
+    debug(fields: object, message: string): void
+    info(fields: object, message: string): void
+  }
+}
+
+/**
+ * The nodes that share a database channel: who is there, questions to them, and the marks around a publication that
+ * lets each node count. All they say goes through the database, so it keeps its order among the messages.
+ */
+export class Cluster {
+  /** This node's id: 16 hexadecimal digits. */
+  readonly id = randomBytes(8).toString('hex')
+  readonly #options: ClusterOptions
+  readonly #members: Members
+  readonly #pending = new Map<string, Answers>()
+  readonly #parts = new QuestionParts()
+  #lastId = 0
+  #lastPresence = 0
+  #timer: NodeJS.Timeout | undefined
+  #beating = false
+  #closed = false
+
+  constructor(options: ClusterOptions) {
+    this.#options = options
+    const { timeout, presence, log } = options
+    const shown = ({ id, hostname, pid }: Member) => ({ node: id, hostname, pid })
+    this.#members = new Members({
+      timeout,
+      onJoin: (member) => log.info(shown(member), 'another node is there'),
+      onLeave: (member) => {
+        log.info(shown(member), 'another node is gone')
+        for (const answers of this.#pending.values()) answers.forget(member.id)
+        presence?.gone(member.id)
+      }
+    })
+  }
+
+  /** The other nodes. */
+  get members(): Member[] {
+    return this.#members.all
+  }
+
+  /** Another node. */
+  member(node: string): Member | undefined {
+    return this.#members.get(node)
+  }
+
+  has(node: string): boolean {
+    return this.#members.has(node)
+  }
+
+  /** Makes this node known, and the others known to it. To be called whenever it begins to listen. */
+  async hello(): Promise<void> {
+    if (this.#closed) return
+    this.#timer ??= setInterval(() => this.#beat(), this.#options.timeout / BEATS).unref()
+    await this.#tell('hello')
+  }
+
+  /** Says that this node is gone. Nothing is heard or said after it. */
+  async goodbye(): Promise<void> {
+    const known = this.#timer !== undefined
+    clearInterval(this.#timer)
+    this.#closed = true
+    if (!known || !this.#options.ready()) return
+    await this.#options.publish([encode({ from: this.id, type: 'goodbye' })]).catch(() => {})
+  }
+
+  /** @throws NodesUnavailable (503) while this node does not listen */
+  requireReady(): void {
+    if (!this.#options.ready()) {
+      throw new errors.NodesUnavailable('this server does not listen to the database at the moment')
+    }
+  }
+
+  /**
+   * Asks the other nodes, or one of them. Questions arrive in the order of the calls.
+   * @throws NodesUnavailable (503)
+   */
+  async ask(question: string, args: unknown, to?: string): Promise<Answers> {
+    this.requireReady()
+    const answers = new Answers(to === undefined ? this.#members.ids : [to])
+    if (answers.missing.length === 0) return answers
+    return this.#await(answers, async (id) => {
+      try {
+        await this.#options.publish(encodeQuestion(this.id, to, id, question, args))
+      } catch (error) {
+        throw new errors.NodesUnavailable(messageOf(error))
+      }
+    })
+  }
+
+  /**
+   * Has all nodes count what they deliver of a publication.
+   * @param publish publishes it in one transaction, between two payloads for the channel that the nodes share
+   * @returns how many clients got it, by node
+   * @throws what `publish` throws
+   */
+  count(publish: (begin: string, end: string) => Promise<void>): Promise<Answers> {
+    return this.#await(new Answers([this.id, ...this.#members.ids]), (id) =>
+      publish(encode({ from: this.id, type: 'begin', id }), encode({ from: this.id, type: 'end', id }))
+    )
+  }
+
+  /**
+   * Tells the others of this node's members in presence channels.
+   * @throws what `publish` throws
+   */
+  async tellPresence(message: object): Promise<void> {
+    if (this.#closed) return
+    await this.#options.publish(encodePresence(this.id, ++this.#lastPresence, message))
+  }
+
+  /** Asks a node for all of its members in presence channels. */
+  askPresence(to: string): void {
+    this.#say([encode({ from: this.id, type: 'presence-question', to })])
+  }
+
+  /** Takes what came on the database channel. */
+  receive(payload: string): void {
+    const message = decode(payload)
+    if (message === undefined || this.#closed) return
+    const { from } = message
+    if (from === this.id) this.#receiveOwn(message)
+    else {
+      this.#members.heard(from)
+      this.#receiveOther(message)
+    }
+  }
+
+  #receiveOwn(message: ClusterMessage): void {
+    switch (message.type) {
+      case 'heartbeat':
+        this.#members.beat()
+        break
+      case 'begin':
+        this.#options.begin(keyOf(message))
+        break
+      case 'end':
+        this.#options.end(keyOf(message), (delivered) =>
+          this.#pending.get(message.id)?.add(this.id, delivered)
+        )
+        break
+    }
+  }
+
+  #receiveOther(message: ClusterMessage): void {
+    const { from } = message
+    const { presence } = this.#options
+    switch (message.type) {
+      case 'hello':
+        this.#members.update(from, message.node)
+        this.#tell('here')
+        if (this.#members.has(from)) presence?.heard(from, message.node.presence)
+        break
+      case 'here':
+      case 'heartbeat':
+        this.#members.update(from, message.node)
+        if (this.#members.has(from)) presence?.heard(from, message.node.presence)
+        break
+      case 'goodbye':
+        this.#members.delete(from)
+        break
+      case 'question':
+        if (message.to === undefined || message.to === this.id) this.#answer(message)
+        break
+      case 'part': {
+        const { id, to, question, part, text, last } = message
+        if (to !== undefined && to !== this.id) break
+        const args = this.#parts.add(keyOf(message), part, text, last)
+        if (args !== undefined) this.#answer({ from, type: 'question', id, question, args })
+        break
+      }
+      case 'answer': {
+        const { id, to, part, text, last } = message
+        if (to === this.id) this.#pending.get(id)?.addPart(from, part, text, last)
+        break
+      }
+      case 'begin':
+        this.#options.begin(keyOf(message))
+        break
+      case 'end':
+        this.#options.end(keyOf(message), (delivered) => this.#reply(from, message.id, delivered))
+        break
+      case 'presence':
+        if (this.#members.has(from)) presence?.receive(from, message)
+        break
+      case 'presence-question':
+        if (message.to === this.id) presence?.asked()
+        break
+    }
+  }
+
+  #answer({ from, id, question, args }: ClusterMessage & { type: 'question' }): void {
+    let value: unknown
+    try {
+      value = this.#options.answer(question, args)
+    } catch (error) {
+      this.#options.log.debug({ err: error, node: from }, "another node's question was not answered")
+      return
+    }
+    this.#reply(from, id, value)
+  }
+
+  #reply(to: string, id: string, value: unknown): void {
+    if (this.#closed) return
+    this.#say(encodeAnswer(this.id, to, id, value))
+  }
+
+  async #await(answers: Answers, send: (id: string) => Promise<void>): Promise<Answers> {
+    const id = (++this.#lastId).toString(36)
+    // Answers may come before the commit has been told.
+    this.#pending.set(id, answers)
+    try {
+      await send(id)
+      return await answers.wait()
+    } finally {
+      this.#pending.delete(id)
+    }
+  }
+
+  /** While this node does not listen it is silent: the others must not count on it. */
+  async #beat(): Promise<void> {
+    if (this.#beating || !this.#options.ready()) return
+    this.#beating = true
+    await this.#tell('heartbeat')
+    this.#beating = false
+  }
+
+  #tell(type: 'hello' | 'here' | 'heartbeat'): Promise<void> {
+    return this.#say([encode({ from: this.id, type, node: this.#options.state() })])
+  }
+
+  /** What is lost of this is made good by the next heartbeat, or missed by who asked. */
+  async #say(payloads: readonly string[]): Promise<void> {
+    try {
+      await this.#options.publish(payloads)
+    } catch (error) {
+      this.#options.log.debug({ err: error }, 'the other nodes could not be told')
+    }
+  }
+}
+
+/** Two nodes may have the same number for a publication. */
+function keyOf({ from, id }: { from: string; id: string }): string {
+  return `${from} ${id}`
+}

@@ -1,0 +1,47 @@
+import type { DurableChannels, Query } from './retention-rules.js'
+
+/** How often old messages are deleted, in milliseconds, and how many at once. */
+const INTERVAL = 10_000
+const ROWS = 5000
+
+export interface RetentionOptions {
+  query: Query
+  durable: DurableChannels
+  log: { warn(fields: object, message: string): void }
+}
+
+/** Deletes old messages, some at a time; of several servers, one at a time does it. */
+export class Retention {
+  readonly #options: RetentionOptions
+  #timer: NodeJS.Timeout | undefined
+  #working = false
+
+  constructor(options: RetentionOptions) {
+    this.#options = options
+  }
+
+  start(): void {
+    this.#timer ??= setInterval(() => this.#clean(), INTERVAL).unref()
+  }
+
+  stop(): void {
+    clearInterval(this.#timer)
+    this.#timer = undefined
+  }
+
+  async #clean(): Promise<void> {
+    const { query, durable, log } = this.#options
+    if (!durable.installed || this.#working) return
+    this.#working = true
+    try {
+      for (let removed = ROWS; removed >= ROWS && this.#timer !== undefined; ) {
+        const { rows } = await query('select pgws.clean($1) as removed', [ROWS])
+        removed = (rows[0]!.removed as number | null) ?? 0
+      }
+    } catch (error) {
+      log.warn({ err: error }, 'old messages could not be deleted')
+    } finally {
+      this.#working = false
+    }
+  }
+}

@@ -1,0 +1,382 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import {
+  encodeSafely,
+  type Format,
+  type Frame,
+  type LossReason,
+  type OnUnencodable
+} from '../channels/index.js'
+import { largeMessage, type Message, type Reference, storedMessage } from '../messages/index.js'
+import { type DurableChannels, LATEST, type Query } from './retention-rules.js'
+import { Turns } from './turns.js'
+
+/** At most so many messages, or so many bytes, are read at once; a larger message is read alone. */
+const PAGE_ROWS = 500
+const PAGE_BYTES = 1024 * 1024
+
+/** Each channel's part is read from its own end of the index, however much there is of others. */
+const BY_CHANNEL = `select m.* from pg_catalog.unnest($2::pg_catalog.text[]) c (name), lateral (
+    select position, channel, body from pgws.messages
+    where channel operator(pg_catalog.=) c.name and position operator(pg_catalog.>) $1
+    order by position limit ${PAGE_ROWS}
+  ) m`
+
+/** A message that was read; encoded once for all who replay it. */
+export class StoredMessage {
+  readonly message: Message
+  readonly position: number
+  readonly #frames = new Map<Format, Frame>()
+  readonly #onUnencodable: OnUnencodable
+
+  constructor(message: Message, onUnencodable: OnUnencodable) {
+    this.message = message
+    this.position = message.position!
+    this.#onUnencodable = onUnencodable
+  }
+
+  frame(format: Format): Frame {
+    let frame = this.#frames.get(format)
+    if (frame === undefined) {
+      // A durable message has a frame in any case.
+      frame = encodeSafely(format, this.message, this.#onUnencodable)!
+      this.#frames.set(format, frame)
+    }
+    return frame
+  }
+}
+
+export interface Page {
+  messages: StoredMessage[]
+  /** Whether there are more. */
+  more: boolean
+}
+
+/** Which messages of a channel are listed. */
+export interface ListOptions {
+  /** Only those after this position (in reverse: before it); undefined: from the first (in reverse: the last). */
+  after: number | undefined
+  /** The most messages. */
+  limit: number
+  /** The most bytes; the first message is listed whatever its size. */
+  maxBytes: number
+  reverse?: boolean
+}
+
+/** What is gone of a channel. */
+export interface Trimmed {
+  channel: string
+  /** Up to which position its messages are gone. */
+  trimmed: number
+}
+
+/** What is left of a channel. */
+export interface ChannelState extends Trimmed {
+  /** The first position that is there. */
+  oldest: number | null
+}
+
+interface Reader {
+  after: number
+  resolve: (page: Page) => void
+  reject: (error: unknown) => void
+}
+
+export interface States {
+  /** The last position of all. */
+  latest: number
+  channels: ChannelState[]
+}
+
+/** While many ask, the next query waits for so long after the last, in milliseconds, so that they share it. */
+const GATHER = 25
+
+/**
+ * Runs one job at a time for all who ask: those who ask while it runs share the next. Nobody gets an answer that is
+ * older than the question.
+ */
+class Shared<Request> {
+  readonly #run: (requests: Request[]) => Promise<Request[]>
+  readonly #onIdle: () => void
+  #waiting: Request[] = []
+  #working = false
+
+  /**
+   * @param run answers requests; resolves with those that have to go another round
+   * @param onIdle called when nobody asks any more
+   */
+  constructor(run: (requests: Request[]) => Promise<Request[]>, onIdle: () => void) {
+    this.#run = run
+    this.#onIdle = onIdle
+  }
+
+  ask(request: Request): void {
+    this.#waiting.push(request)
+    if (!this.#working) this.#work()
+  }
+
+  async #work(): Promise<void> {
+    this.#working = true
+    // All who come in this turn of the event loop share the first one.
+    await new Promise((resolve) => setImmediate(resolve))
+    while (this.#waiting.length > 0) {
+      const requests = this.#waiting
+      this.#waiting = []
+      const [again] = await Promise.all([this.#run(requests), sleep(GATHER)])
+      this.#waiting.push(...again)
+    }
+    this.#working = false
+    this.#onIdle()
+  }
+}
+
+/**
+ * Reads stored messages. Those who ask for the same channels at the same time share one query; others take turns, so
+ * that neither this process's memory nor the pool fills up with what many read at once.
+ */
+export class History {
+  readonly #query: Query
+  readonly #durable: DurableChannels
+  readonly #turns: Turns
+  readonly #onLost: (reason: LossReason, fields: object) => void
+  readonly #readers = new Map<string, Shared<Reader>>()
+  readonly #states = new Map<
+    string,
+    Shared<{ resolve: (states: States) => void; reject: Reader['reject'] }>
+  >()
+
+  /**
+   * @param readsAtOnce how many statements read messages at the same time
+   * @param onLost told of rows that hold no message, and of messages that a format cannot encode
+   */
+  constructor(
+    query: Query,
+    durable: DurableChannels,
+    readsAtOnce: number,
+    onLost: (reason: LossReason, fields: object) => void
+  ) {
+    this.#query = query
+    this.#onLost = onLost
+    this.#durable = durable
+    this.#turns = new Turns(readsAtOnce)
+  }
+
+  /**
+   * Messages of some channels, in order.
+   * @param after the position before the first
+   */
+  read(channels: readonly string[], after: number): Promise<Page> {
+    const key = JSON.stringify(channels)
+    let shared = this.#readers.get(key)
+    if (shared === undefined) {
+      shared = new Shared(
+        (readers) => this.#serve(key, channels, readers),
+        () => this.#readers.delete(key)
+      )
+      this.#readers.set(key, shared)
+    }
+    return new Promise((resolve, reject) => shared.ask({ after, resolve, reject }))
+  }
+
+  /** What is left of some channels, and the last position of all. */
+  state(channels: readonly string[]): Promise<States> {
+    const key = JSON.stringify(channels)
+    let shared = this.#states.get(key)
+    if (shared === undefined) {
+      shared = new Shared(
+        async (waiting) => {
+          await this.#state(channels).then(
+            (states) => {
+              for (const { resolve } of waiting) resolve(states)
+            },
+            (error) => {
+              for (const { reject } of waiting) reject(error)
+            }
+          )
+          return []
+        },
+        () => this.#states.delete(key)
+      )
+      this.#states.set(key, shared)
+    }
+    return new Promise((resolve, reject) => shared.ask({ resolve, reject }))
+  }
+
+  /**
+   * Messages of one channel that have not expired, from its beginning or its end.
+   * @param reader whoever asks; readers take turns, however much each of them asks for
+   */
+  async list(
+    channel: string,
+    reader: string,
+    { after, limit, maxBytes, reverse = false }: ListOptions
+  ): Promise<Page> {
+    const [beyond, direction] = reverse ? ['<', 'desc'] : ['>', 'asc']
+    const left = `channel operator(pg_catalog.=) $1 and position is not null
+      and expires_at operator(pg_catalog.>) pg_catalog.clock_timestamp()`
+    const { rows } = await this.#turns.take(reader, () =>
+      this.#query(
+        sized(
+          `select position, channel, body from pgws.messages
+           where ${left} and ($2::bigint is null or position operator(pg_catalog.${beyond}) $2)
+           order by position ${direction} limit $3`,
+          direction,
+          4
+        ),
+        [channel, after ?? null, limit, maxBytes]
+      )
+    )
+    const { messages, found } = this.#pageOf(rows)
+    if (found < limit || messages.length < found) return { messages, more: messages.length < found }
+    const { rows: next } = await this.#query(
+      `select exists (select from pgws.messages where ${left} and position operator(pg_catalog.${beyond}) $2) as more`,
+      [channel, messages.at(-1)!.position]
+    )
+    return { messages, more: next[0]!.more as boolean }
+  }
+
+  /** Messages of all channels, in order. */
+  async readAll(after: number): Promise<Page> {
+    const source = `select position, channel, body from pgws.messages
+      where position operator(pg_catalog.>) $1 order by position limit ${PAGE_ROWS}`
+    return this.#page(source, [after])
+  }
+
+  /** Channels whose messages after a position are partly gone; null: it is not known which. */
+  async trimmedSince(position: number): Promise<Trimmed[] | null> {
+    const { rows } = await this.#query(
+      `select (select pg_catalog.max(position) from pgws.forgotten) operator(pg_catalog.>) $1 as forgotten,
+        (select coalesce(pg_catalog.json_agg(pg_catalog.json_build_object('channel', channel, 'trimmed', position)), '[]') from pgws.trimmed
+          where position operator(pg_catalog.>) $1) as channels`,
+      [position]
+    )
+    const { forgotten, channels } = rows[0] as {
+      forgotten: boolean
+      channels: Trimmed[]
+    }
+    return forgotten ? null : channels
+  }
+
+  /** The last position of all. */
+  async latest(): Promise<number> {
+    const { rows } = await this.#query(`select ${LATEST} as latest`)
+    return rows[0]!.latest as number
+  }
+
+  /**
+   * The messages that references to one table stand for, or why there is none. Where all of them take more than a page,
+   * some are left out, to be asked for again.
+   */
+  async resolve(references: readonly Reference[]): Promise<Map<Reference, Message | LossReason>> {
+    const table = references[0]!.table
+    const [rowsOf, key] = table === 'message' ? ['messages', 'position'] : ['large', 'id']
+    const { rows } = await this.#query(
+      `select pg_catalog.to_json(position) as position, channel,
+         case when total operator(pg_catalog.<=) $2::pg_catalog.int8
+           or total operator(pg_catalog.=) pg_catalog.octet_length(body) then body end as body
+       from (
+         select ${key} as position, channel, body,
+           pg_catalog.sum(pg_catalog.octet_length(body)::pg_catalog.int8) over (order by ${key}) as total
+         from pgws.${rowsOf} where ${key} operator(pg_catalog.=) any($1::pg_catalog.int8[])
+       ) sized`,
+      [references.map(({ position }) => position), PAGE_BYTES]
+    )
+    const byPosition = new Map(rows.map((row) => [row.position as number, row as unknown as Row]))
+    const found = new Map<Reference, Message | LossReason>()
+    for (const reference of references) {
+      const row = byPosition.get(reference.position)
+      if (row === undefined) found.set(reference, 'gone')
+      else if (row.body !== null) found.set(reference, this.#referred(table, row))
+    }
+    return found
+  }
+
+  /** @returns those whose part is behind the end of the page */
+  async #serve(key: string, channels: readonly string[], readers: Reader[]): Promise<Reader[]> {
+    const again: Reader[] = []
+    const after = Math.min(...readers.map((reader) => reader.after))
+    try {
+      const source = `${BY_CHANNEL} order by position limit ${PAGE_ROWS}`
+      const { messages, more } = await this.#turns.take(key, () => this.#page(source, [after, channels]))
+      const last = messages.at(-1)?.position ?? after
+      for (const reader of readers) {
+        if (more && reader.after >= last) again.push(reader)
+        else reader.resolve({ messages: messages.filter(({ position }) => position > reader.after), more })
+      }
+    } catch (error) {
+      for (const reader of readers) reader.reject(error)
+    }
+    return again
+  }
+
+  async #page(source: string, values: unknown[]): Promise<Page> {
+    const { rows } = await this.#query(sized(source, 'asc', values.length + 1), [...values, PAGE_BYTES])
+    const { messages, found } = this.#pageOf(rows)
+    return { messages, more: found === PAGE_ROWS || messages.length < found }
+  }
+
+  #pageOf(rows: Record<string, unknown>[]): { messages: StoredMessage[]; found: number } {
+    const messages = (rows as unknown as Row[]).map((row) => this.#stored(row))
+    return { messages, found: (rows[0]?.found as number | undefined) ?? 0 }
+  }
+
+  async #state(channels: readonly string[]): Promise<States> {
+    const { rows } = await this.#query(
+      `select ${LATEST} as latest, (select pg_catalog.to_json(pg_catalog.max(position)) from pgws.forgotten) as forgotten,
+        (select pg_catalog.json_agg(pg_catalog.json_build_object('channel', c, 'trimmed', coalesce(t.position, 0), 'oldest',
+          (select pg_catalog.min(m.position) from pgws.messages m
+            where m.channel operator(pg_catalog.=) c and m.position is not null)))
+        from pg_catalog.unnest($1::pg_catalog.text[]) c
+        left join pgws.trimmed t on t.channel operator(pg_catalog.=) c) as channels`,
+      [channels]
+    )
+    const {
+      latest,
+      forgotten,
+      channels: states
+    } = rows[0] as {
+      latest: number
+      forgotten: number
+      channels: ChannelState[]
+    }
+    return {
+      latest,
+      channels: states.map((state) => ({ ...state, trimmed: Math.max(state.trimmed, forgotten) }))
+    }
+  }
+
+  #referred(table: Reference['table'], { position, channel, body }: Row): Message | LossReason {
+    if (table === 'large') return largeMessage(channel, body) ?? 'malformed'
+    return this.#message(position, channel, body)
+  }
+
+  #stored({ position, channel, body }: Row): StoredMessage {
+    const onUnencodable: OnUnencodable = (_, error) => this.#onLost('unencodable', { err: error, position })
+    return new StoredMessage(this.#message(position, channel, body), onUnencodable)
+  }
+
+  #message(position: number, channel: string, body: string): Message {
+    const message = storedMessage(this.#durable.epoch, position, channel, body)
+    if (message.serverEvent !== undefined) this.#onLost('malformed', { position })
+    return message
+  }
+}
+
+interface Row {
+  position: number
+  channel: string
+  /** Null where it is left out. */
+  body: string
+}
+
+/**
+ * The first of the messages that a query selects, up to a number of bytes, though at least one. A body that is stored
+ * out of line is not read for its size (TOAST, https://www.postgresql.org/docs/current/storage-toast.html).
+ * @param maxBytes the number of the parameter
+ */
+function sized(source: string, direction: string, maxBytes: number): string {
+  return `select pg_catalog.to_json(position) as position, channel, body, found::int as found from (
+      select position, channel, body, pg_catalog.count(*) over () as found,
+        pg_catalog.sum(pg_catalog.octet_length(body)::bigint) over (order by position ${direction}) as total
+      from (${source}) page
+    ) sized where total operator(pg_catalog.<=) $${maxBytes} or total operator(pg_catalog.=) pg_catalog.octet_length(body) order by sized.position ${direction}`
+}

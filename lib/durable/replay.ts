@@ -1,0 +1,283 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Hub, Inbox, Losses } from '../channels/index.js'
+import type { Connection } from '../clients/index.js'
+import { errors, isPermanent, messageOf } from '../errors.js'
+import { historyGap, type Message, messageId, parseMessageId, type Reference } from '../messages/index.js'
+import type { History, Page } from './message-store.js'
+import type { DurableChannels } from './retention-rules.js'
+
+export interface ReplayOptions {
+  history: History
+  durable: DurableChannels
+  inbox: Inbox
+  hub: Hub
+  losses: Losses
+  log: { warn(fields: object, message: string): void }
+}
+
+/** For how long what the listener missed is asked for, where the database does not answer, in milliseconds. */
+const PATIENCE = 10_000
+
+/** A name of more bytes is not in references (pgws.short). */
+const SHORT_NAME = 1000
+
+/** Catches up: a client with what it missed while it was away, and this server with what its listener missed. */
+export class Replay {
+  readonly #history: History
+  readonly #durable: DurableChannels
+  readonly #inbox: Inbox
+  readonly #hub: Hub
+  readonly #losses: Losses
+  readonly #log: ReplayOptions['log']
+  /** How often the listener was lost. */
+  #outages = 0
+  /** The last position, as the database has said after the inbox was marked, and before the next probe. */
+  #latest: number | undefined
+  #asking = false
+  #replaying: Promise<void> = Promise.resolve()
+  #stopped = false
+  /** What is durable may have changed since the database was asked. */
+  #stale = false
+  #refreshing: Promise<void> | undefined
+
+  constructor({ history, durable, inbox, hub, losses, log }: ReplayOptions) {
+    this.#history = history
+    this.#durable = durable
+    this.#inbox = inbox
+    this.#hub = hub
+    this.#losses = losses
+    this.#log = log
+  }
+
+  /** Asks the database again what is durable. */
+  async refresh(): Promise<void> {
+    await this.#durable.refresh()
+    if (this.#durable.installed && this.#inbox.floor === undefined) {
+      this.#inbox.startAt(await this.#history.latest())
+    }
+  }
+
+  /**
+   * @returns why the database did not say it; undefined where it did
+   * @throws SchemaTooNew
+   */
+  async tryRefresh(): Promise<Error | undefined> {
+    try {
+      await this.refresh()
+      return undefined
+    } catch (error) {
+      if (error instanceof errors.SchemaTooNew) throw error
+      return error as Error
+    }
+  }
+
+  /** Asks the database as soon as it answers: one question at a time, however often any role notifies us. */
+  refreshLater(): Promise<void> {
+    this.#stale = true
+    this.#refreshing ??= this.#refreshStale().finally(() => {
+      this.#refreshing = undefined
+    })
+    return this.#refreshing
+  }
+
+  async #refreshStale(): Promise<void> {
+    try {
+      while (this.#stale && !this.#stopped) {
+        this.#stale = false
+        if ((await this.tryRefresh()) === undefined) continue
+        this.#stale = true
+        await sleep(1000, undefined, { ref: false })
+      }
+    } catch (error) {
+      this.#log.warn({ err: error }, `durable channels cannot be used: ${messageOf(error)}`)
+    }
+  }
+
+  /** Something may be missing before what comes next. */
+  listenerLost(): void {
+    this.#outages++
+    this.#latest = undefined
+    this.#inbox.hold()
+  }
+
+  /**
+   * A probe of the listener is about to be sent.
+   * @returns to be called when it has arrived: all notifications of earlier commits have, too
+   */
+  probe(): () => void {
+    const outage = this.#outages
+    const latest = this.#latest
+    return () => {
+      if (outage !== this.#outages) return
+      if (latest !== undefined && this.#inbox.prove(latest)) this.#latest = undefined
+      // Its answer is for the next probe, so that none has to wait for the pool.
+      if (this.#latest === undefined && !this.#asking) this.#askLatest(outage)
+    }
+  }
+
+  /** Never rejects: a failure is made good by the next probe. */
+  async #askLatest(outage: number): Promise<void> {
+    if (!this.#durable.installed) return
+    this.#asking = true
+    this.#inbox.mark()
+    try {
+      const latest = await this.#history.latest()
+      if (outage === this.#outages) this.#latest = latest
+    } catch {
+    } finally {
+      this.#asking = false
+    }
+  }
+
+  /** Begins to replay what was missed. */
+  listenerReconnected(): void {
+    const outage = this.#outages
+    // One after the other: where the listener was lost again during a replay, the next goes on where that ended.
+    this.#replaying = this.#replaying.then(() => this.#replayMissed(outage))
+  }
+
+  stop(): void {
+    this.#stopped = true
+  }
+
+  /** Sends a client what it missed, then what was held meanwhile. What can never be read is told to be missing. */
+  async resume(connection: Connection, since: string): Promise<void> {
+    try {
+      await this.#resume(connection, since)
+    } catch (error) {
+      if (!isPermanent(error)) throw error
+      this.#losses.add('unreplayed', { err: error })
+      const missing = connection.channels.filter((channel) => this.#durable.ageOf(channel) !== undefined)
+      connection.replay(
+        missing.map((channel) => connection.format.encode(this.#historyGap(channel, since, null, 0)))
+      )
+      while (connection.open && !connection.release(0)) {}
+    }
+  }
+
+  async #resume(connection: Connection, since: string): Promise<void> {
+    const { format } = connection
+    const channels = connection.read ? connection.channels : []
+    if (channels.length === 0) {
+      connection.release(0)
+      return
+    }
+    const { latest, channels: states } = await this.#history.state(channels)
+    const start = since === 'earliest' ? { position: 0, epoch: this.#durable.epoch } : parseMessageId(since)
+    const foreign = start === undefined || start.epoch !== this.#durable.epoch || start.position > latest
+    const gaps = states.filter(({ trimmed }) => foreign || (since !== 'earliest' && start.position < trimmed))
+    const skipped = new Set(gaps.map(({ channel }) => channel))
+    connection.replay(
+      gaps
+        .filter(({ oldest, trimmed, channel }) => {
+          return oldest !== null || trimmed > 0 || this.#durable.ageOf(channel) !== undefined
+        })
+        .map(({ channel, oldest }) => format.encode(this.#historyGap(channel, since, oldest, latest)))
+    )
+    let after = foreign || skipped.size === channels.length ? latest : start.position
+    do {
+      for (let more = true; more && connection.open; ) {
+        const page = await this.#history.read(channels, after)
+        const frames = page.messages
+          .filter(({ position, message }) => position > latest || !skipped.has(message.channel))
+          .map((message) => message.frame(format))
+        connection.replay(frames)
+        await connection.drained()
+        after = page.messages.at(-1)?.position ?? after
+        more = page.more
+      }
+    } while (connection.open && !connection.release(after))
+  }
+
+  #historyGap(channel: string, requested: string | null, oldest: number | null, latest: number): Message {
+    const { epoch } = this.#durable
+    return historyGap(channel, {
+      requested,
+      oldest: oldest === null ? null : messageId(epoch, oldest),
+      latest: latest === 0 ? null : messageId(epoch, latest)
+    })
+  }
+
+  /**
+   * After the listener was away: what durable channels missed goes to the open sockets, before anything newer.
+   * What cannot be read within some time is given up: all wait for it, those of other channels, too.
+   * @param outage which one: where the listener is lost again meanwhile, the next replay goes on from here
+   */
+  async #replayMissed(outage: number): Promise<void> {
+    const inbox = this.#inbox
+    let deadline: number | undefined
+    for (let wait = 100; outage === this.#outages && !this.#stopped; wait = Math.min(wait * 2, 2000)) {
+      try {
+        const { epoch } = this.#durable
+        await this.refresh()
+        const { floor } = inbox
+        if (floor === undefined || !this.#durable.installed) {
+          if (outage === this.#outages) inbox.release()
+          return
+        }
+        const latest = await this.#history.latest()
+        if (this.#durable.epoch !== epoch || latest < floor) {
+          this.#tellHistoryGap(null, latest)
+          inbox.restart(latest)
+        } else this.#tellHistoryGap(await this.#trimmedSince(floor), latest)
+        for (let more = true; more && outage === this.#outages; ) {
+          const page: Page = await this.#history.readAll(inbox.floor!)
+          for (const { message } of page.messages) inbox.replay(message)
+          deadline = undefined
+          more = page.more
+        }
+        if (outage === this.#outages) inbox.release()
+        return
+      } catch (error) {
+        deadline ??= performance.now() + PATIENCE
+        if (isPermanent(error) || performance.now() >= deadline) {
+          this.#giveUp(outage, error)
+          return
+        }
+        this.#log.warn({ err: error }, 'what durable channels missed could not be read, trying again')
+        await sleep(wait)
+      }
+    }
+  }
+
+  /** Channels of which something is gone that was not delivered; null: it is not known which. */
+  async #trimmedSince(position: number): Promise<string[] | null> {
+    const channels = await this.#history.trimmedSince(position)
+    if (channels === null) return null
+    const { delivered } = this.#inbox
+    return channels.filter(({ trimmed }) => !delivered.has(trimmed)).map(({ channel }) => channel)
+  }
+
+  /** Tells the readers of a durable message that it is given up. */
+  tellLost({ channel, position }: Reference): void {
+    const concerned = channel === undefined ? this.#durableChannels().filter(isLong) : [channel]
+    for (const name of concerned) {
+      if (this.#durable.ageOf(name) === undefined) continue
+      this.#hub.deliver(this.#historyGap(name, null, null, position))
+    }
+  }
+
+  #giveUp(outage: number, error: unknown): void {
+    if (outage !== this.#outages) return
+    this.#losses.add('unreplayed', { err: error })
+    this.#tellHistoryGap(null, 0)
+    this.#inbox.release()
+  }
+
+  /** @param channels null: all that are durable */
+  #tellHistoryGap(channels: readonly string[] | null, latest: number): void {
+    const concerned =
+      channels?.filter((channel) => this.#hub.hasListeners(channel)) ?? this.#durableChannels()
+    for (const channel of concerned) this.#hub.deliver(this.#historyGap(channel, null, null, latest))
+  }
+
+  /** Those that somebody has joined. */
+  #durableChannels(): string[] {
+    const joined = this.#hub.summary().map(({ channel }) => channel)
+    return joined.filter((channel) => this.#durable.ageOf(channel) !== undefined)
+  }
+}
+
+function isLong(channel: string): boolean {
+  return Buffer.byteLength(channel) > SHORT_NAME
+}

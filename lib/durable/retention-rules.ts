@@ -1,0 +1,160 @@
+import { matchesPattern } from '../channel-pattern.js'
+import { errors } from '../errors.js'
+import { ENCODING, isPartial } from '../postgres/index.js'
+import {
+  appliedExpression,
+  checkServerRole,
+  type Permission,
+  permissionOf,
+  SCHEMA_VERSION,
+  THERE
+} from '../schema/index.js'
+import { textCache } from '../text-cache.js'
+
+const settingsStatement = (
+  counted: boolean
+) => `select s.version, ${appliedExpression(counted)} as applied, s.epoch,
+  s.retention_version::pg_catalog.text as retention_version,
+  (select coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(r.pattern,
+      extract(epoch from least(r.max_age, '100 years'))::pg_catalog.numeric)), '[]')
+    from pgws.retention r) as patterns
+  from pgws.settings s`
+
+/**
+ * The last position of all; that of a message which is gone already counts, too. As JSON, as all large numbers that we read:
+ * where extra_float_digits is low, a float8 comes with few of its digits.
+ */
+export const LATEST = `pg_catalog.to_json(greatest((select coalesce(pg_catalog.max(position), 0) from pgws.messages),
+  (select coalesce(pg_catalog.max(position), 0) from pgws.trimmed), (select pg_catalog.max(position) from pgws.forgotten)))`
+
+export type Query = (text: string, values?: unknown[]) => Promise<{ rows: Record<string, unknown>[] }>
+
+/** Whether a server and the schema fit each other: without a schema, all else works. */
+export type SchemaState =
+  | { status: 'ok' | 'missing'; error?: undefined }
+  | { status: 'too old' | 'too new'; error: Error }
+
+function stateOf(settings: { version: number; applied: number } | undefined): SchemaState {
+  if (settings === undefined) return { status: 'missing' }
+  const { version, applied } = settings
+  if (version > SCHEMA_VERSION) {
+    return { status: 'too new', error: new errors.SchemaTooNew(version, SCHEMA_VERSION) }
+  }
+  // What this server sends would not be stored.
+  if (applied < SCHEMA_VERSION) {
+    return { status: 'too old', error: new errors.SchemaTooOld(applied, SCHEMA_VERSION) }
+  }
+  return { status: 'ok' }
+}
+
+/** What the database says about durable channels: whether there can be any, and which they are. */
+export class DurableChannels {
+  readonly #query: Query
+  readonly #onState: (state: SchemaState) => void
+  #state: SchemaState = { status: 'missing' }
+  /** Stays as it was where the two do not fit: then a message is refused rather than sent without being stored. */
+  #installed = false
+  #partial = false
+  #epoch = ''
+  #retentionVersion = '0'
+  #patterns: (readonly [pattern: string, seconds: number])[] = []
+  #checking: Promise<Permission> | undefined
+  readonly #ages = textCache<{ seconds: number | undefined }>()
+
+  /** @param onState told of the schema's state whenever that changes */
+  constructor(query: Query, onState: (state: SchemaState) => void = () => {}) {
+    this.#query = query
+    this.#onState = onState
+  }
+
+  /** Whether this server and the schema `pgws` fit each other, as far as is known. */
+  get state(): SchemaState {
+    return this.#state
+  }
+
+  /** Whether the schema `pgws` is there, as far as is known. */
+  get installed(): boolean {
+    return this.#installed
+  }
+
+  /** Whether the database's encoding has not every character: see isPartial. */
+  get partial(): boolean {
+    return this.#partial
+  }
+
+  /** The part of every id that changes when the database was restored. */
+  get epoch(): string {
+    return this.#epoch
+  }
+
+  /** What the database must still have when a message is sent by what is known here. */
+  get retentionVersion(): string {
+    return this.#retentionVersion
+  }
+
+  /**
+   * For how long messages of a channel are kept.
+   * @returns seconds; undefined: it is not durable
+   */
+  ageOf(channel: string): number | undefined {
+    if (this.#patterns.length === 0) return undefined
+    const known = this.#ages.get(channel)
+    if (known !== undefined) return known.seconds
+    let age: number | undefined
+    for (const [pattern, seconds] of this.#patterns) {
+      if ((age === undefined || seconds > age) && matchesPattern(pattern, channel)) age = seconds
+    }
+    this.#ages.set(channel, { seconds: age })
+    return age
+  }
+
+  /**
+   * Asks the database.
+   * @throws SchemaTooNew, SchemaTooOld, MissingGrant; and what the query throws
+   */
+  async refresh(): Promise<void> {
+    const { rows: found } = await this.#query(`${THERE}, ${ENCODING} as encoding`)
+    const { there, counted, encoding } = found[0] as { there: boolean; counted: boolean; encoding: string }
+    this.#partial = isPartial(encoding)
+    if (there) await checkServerRole(this.#query)
+    const { rows } = there ? await this.#query(settingsStatement(counted)) : { rows: [] }
+    const [settings] = rows as {
+      version: number
+      applied: number
+      epoch: string
+      retention_version: string
+      patterns: []
+    }[]
+    this.#enter(stateOf(settings))
+    if (this.#state.error !== undefined) throw this.#state.error
+    this.#installed = this.#state.status === 'ok'
+    this.#epoch = settings?.epoch ?? ''
+    this.#retentionVersion = settings?.retention_version ?? '0'
+    this.#patterns = settings?.patterns ?? []
+    this.#ages.clear()
+  }
+
+  /**
+   * Asks the database what our role may do with the schema; one answer for all who ask at once.
+   * @returns `all` also where it does not answer: that is another failure
+   */
+  permission(): Promise<Permission> {
+    this.#checking ??= permissionOf(this.#query)
+      .catch(() => 'all' as const)
+      .finally(() => {
+        this.#checking = undefined
+      })
+    return this.#checking
+  }
+
+  #enter(state: SchemaState): void {
+    const changed = state.status !== this.#state.status
+    this.#state = state
+    if (changed) this.#onState(state)
+  }
+
+  /** @throws NotInstalled (501) */
+  require(): void {
+    if (!this.#installed) throw new errors.NotInstalled()
+  }
+}

@@ -1,0 +1,133 @@
+import { spawnSync } from 'node:child_process'
+import {
+  closeSync,
+  openSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  rmSync,
+  statSync,
+  writeFileSync
+} from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { readOwnFile } from './own-file.js'
+import type { Places, User } from './places.js'
+
+/** How long a PostgreSQL has to end before it is ended with more force, in milliseconds. */
+export const STOP_DEADLINE = 10_000
+
+/** The server whose database it is. */
+interface Owner {
+  pid: number
+  started: string
+  uri: string
+}
+
+/** Writes down that the data is ours, unless another living server's it is. */
+export async function takeOwnership(places: Places, log: (line: string) => void): Promise<void> {
+  const own: Owner = { pid: process.pid, started: startTime(process.pid) ?? '', uri: places.uri }
+  for (let attempt = 0; ; attempt++) {
+    try {
+      const file = openSync(places.owner, 'wx', 0o600)
+      writeFileSync(file, JSON.stringify(own))
+      closeSync(file)
+      return
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST' || attempt === 10) throw error
+    }
+    const owner = readOwner(places.owner)
+    if (owner !== undefined && isAlive(owner)) {
+      throw new Error(
+        `Another server (process ${owner.pid}) runs on the embedded database in ${places.home}: end it, or set PGWS_EMBEDDED_FOLDER to another folder`
+      )
+    }
+    if (owner !== undefined) log(`taking over the embedded database of process ${owner.pid}, which is gone`)
+    // A file without contents is just being written.
+    else if (attempt < 5) await sleep(50)
+    rmSync(places.owner, { force: true })
+  }
+}
+
+/** What a server has written down; undefined where there is nothing, or nothing of ours. */
+export function readOwner(file: string): Owner | undefined {
+  try {
+    return JSON.parse(readOwnFile(file) ?? 'null') ?? undefined
+  } catch {
+    return undefined
+  }
+}
+
+/** A process id is given again to another process; with the time of its start it is one process's alone. */
+export function isAlive({ pid, started }: Owner): boolean {
+  return startTime(pid) === started
+}
+
+function startTime(pid: number): string | undefined {
+  try {
+    // proc(5): fields 3 and 22, counted behind the command's name, which may hold spaces.
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+    // A zombie has ended; only its parent has not asked yet.
+    return fields[0] === 'Z' ? undefined : fields[19]
+  } catch {
+    if (process.platform === 'linux') return undefined
+    const { stdout, status } = spawnSync('ps', ['-o', 'lstart=', '-p', String(pid)], { encoding: 'utf8' })
+    return status === 0 ? stdout.trim() : undefined
+  }
+}
+
+/** Ends the postmaster of a server that was killed together with the watchdog. */
+export async function endLeftover(places: Places, log: (line: string) => void): Promise<void> {
+  const deadline = performance.now() + STOP_DEADLINE + 4000
+  for (let round = 0; ; round++) {
+    const pid = postmaster(places)
+    if (pid === undefined) return
+    if (round === 0) log(`ending a PostgreSQL (process ${pid}) that was left on the embedded database`)
+    const waited = STOP_DEADLINE + 4000 - (deadline - performance.now())
+    try {
+      if (round === 0) signal(pid, 'SIGINT', places.user)
+      else if (waited > STOP_DEADLINE)
+        signal(pid, waited > STOP_DEADLINE + 2000 ? 'SIGKILL' : 'SIGQUIT', places.user)
+    } catch {}
+    if (performance.now() > deadline)
+      throw new Error(`a PostgreSQL (process ${pid}) on ${places.data} does not end`)
+    await sleep(50)
+  }
+}
+
+/** The process that runs on our data, if it is one; another may have got the same number. */
+function postmaster({ data, user }: Places): number | undefined {
+  let pid: number
+  try {
+    pid = Number(readOwnFile(join(data, 'postmaster.pid'), user?.uid)?.split('\n')[0])
+  } catch {
+    return undefined
+  }
+  if (!Number.isInteger(pid) || pid <= 1) return undefined
+  if (process.platform === 'linux') {
+    try {
+      // A postmaster's working folder is its data, and it is its user's: that one has written the file.
+      const runs = readlinkSync(`/proc/${pid}/cwd`) === realpathSync(data)
+      return runs && statSync(`/proc/${pid}`).uid === (user?.uid ?? process.getuid?.()) ? pid : undefined
+    } catch {
+      return undefined
+    }
+  }
+  const { stdout } = spawnSync('ps', ['-o', 'command=', '-p', String(pid)], { encoding: 'utf8' })
+  return stdout.includes('postgres') && stdout.includes(data) ? pid : undefined
+}
+
+/**
+ * Signals a process as PostgreSQL's user, who may signal none but its own: the number comes from that user.
+ * @throws Error where there is no such process
+ */
+export function signal(pid: number, name: NodeJS.Signals, user: User | undefined): void {
+  if (user === undefined) {
+    process.kill(pid, name)
+    return
+  }
+  const args = ['-c', 'kill -s "$1" "$2"', 'kill', name.replace('SIG', ''), String(pid)]
+  const { status } = spawnSync('/bin/sh', args, { cwd: '/', stdio: 'ignore', ...user })
+  if (status !== 0) throw new Error(`process ${pid} could not be signalled`)
+}

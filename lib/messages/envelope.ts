@@ -1,0 +1,77 @@
+import type { Claims } from '../auth/index.js'
+import { jsonOf, toAscii, withPossibleCharacters } from '../json-text.js'
+
+/**
+ * PostgreSQL refuses a notification whose payload has this many bytes or more
+ * (https://www.postgresql.org/docs/current/sql-notify.html, and NOTIFY_PAYLOAD_MAX_LENGTH in async.c).
+ */
+export const NOTIFY_PAYLOAD_LIMIT = 8000
+
+/** A message that is sent again with other words: what all envelopes of one sender share. */
+export interface Sender {
+  /** The JSON text of the sender's claims up to where `message_delivered_at` goes. */
+  readonly claimsPrefix: string
+}
+
+/**
+ * Prepares a sender's part of its envelopes once, not for each message.
+ * @param claims the claims of the sender's token; a `message_delivered_at` of its own is replaced
+ * @param shown which of them others see: `['all']`, `['none']`, or names
+ */
+export function senderOf(claims: Claims, shown: readonly string[] = ['all']): Sender {
+  const { message_delivered_at: _, ...rest } = claims
+  const visible = Object.fromEntries(Object.entries(rest).filter(([name]) => showsClaim(shown, name)))
+  // What a token says must not keep its owner from publishing.
+  const text = withPossibleCharacters(JSON.stringify(visible))
+  return { claimsPrefix: text === '{}' ? '{' : `${text.slice(0, -1)},` }
+}
+
+/** Whether others see a claim; `shown` is as for `senderOf`. */
+export function showsClaim(shown: readonly string[], name: string): boolean {
+  return shown[0] === 'all' || (shown[0] !== 'none' && shown.includes(name))
+}
+
+/**
+ * The JSON text of a message, as postgres-websockets writes it.
+ * @param event `WebsocketMessage`, `ConnectionOpen`, …
+ * @param channel the websocket channel
+ * @param payload the message; any JSON value, or its text
+ * @param sender made by senderOf
+ * @param ascii whether all but the payload is to be ASCII: for a database whose encoding has not every character
+ */
+export function envelope(
+  event: string,
+  channel: string,
+  payload: unknown,
+  sender: Sender,
+  ascii = false
+): string {
+  return `${upToClaims(event, channel, payload, sender, ascii)}}`
+}
+
+/** The envelope of a binary message: its payload is base64, and says so. */
+export function binaryEnvelope(channel: string, payload: Buffer, sender: Sender, ascii = false): string {
+  return `${upToClaims('Bytes', channel, payload.toString('base64'), sender, ascii)},"encoding":"base64"}`
+}
+
+function upToClaims(
+  event: string,
+  channel: string,
+  payload: unknown,
+  { claimsPrefix }: Sender,
+  ascii: boolean
+): string {
+  const name = JSON.stringify(channel)
+  return `{"event":${JSON.stringify(event)},"channel":${ascii ? toAscii(name) : name},"payload":${jsonOf(payload)},"claims":${ascii ? toAscii(claimsPrefix) : claimsPrefix}"message_delivered_at":${timestamp()}}`
+}
+
+let last = 0
+
+/**
+ * Unix seconds, never the same twice in one process: PostgreSQL folds notifications of one transaction whose
+ * texts are equal into one (sql-notify.html), so equal messages must differ in something.
+ */
+function timestamp(): number {
+  last = Math.max(Date.now() * 1000, last + 1)
+  return last / 1e6
+}

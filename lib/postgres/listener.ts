@@ -1,0 +1,426 @@
+import { randomUUID } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
+import { errors, isRefusal, messageOf } from '../errors.js'
+import { reconnectBackoff, startBackoff } from './backoff.js'
+import { checkDatabaseChannel } from './database-channel.js'
+import { type ListeningSession, listenTo, openSession, sqlstateOfStatement } from './listening-session.js'
+
+/** How long connecting, LISTEN and a probe may take, in milliseconds. */
+const DEADLINE = 5000
+
+/** Errors that no further try would mend. */
+const FOR_GOOD = [
+  errors.CannotListen,
+  errors.ChannelRefused,
+  errors.SchemaTooNew,
+  errors.FunctionMissing,
+  errors.NotInstalled
+]
+
+export interface ListenerOptions {
+  /** Opens the dedicated connection. */
+  connect: () => Promise<pg.Client>
+  /** Checks, at the start, that the connection can LISTEN at all; rejects with CannotListen. */
+  check?: (client: pg.Client) => Promise<void>
+  /** What must be done once, on the first connection, before LISTEN. */
+  prepare?: (client: pg.Client) => Promise<void>
+  /**
+   * How often the connection must prove that it is alive, in milliseconds. 0: not supervised; a first
+   * connection is tried `retries` times, and a lost one is not replaced.
+   */
+  checkInterval: number
+  /** How many times a first connection is tried without supervision. */
+  retries: number
+  /**
+   * A probe is about to be sent. Returns what to call when it has arrived: then all notifications of what was committed
+   * before it was sent have been passed on.
+   */
+  onProbe?: () => () => void
+  /** Told of each change, for the log. */
+  onEvent: (event: ListenerEvent) => void
+}
+
+export type ListenerEvent =
+  | { type: 'listening' }
+  /** `gap`: milliseconds within which notifications may have been lost. */
+  | { type: 'relistening'; gap: number }
+  | { type: 'attempt failed'; error: Error; attempt: number; wait: number | undefined }
+  | { type: 'connection lost'; error: Error }
+  /** The listener has ended for good: it is not supervised, or can never LISTEN. */
+  | { type: 'lost'; error: Error }
+  /** The database no longer takes a channel: a new connection does not listen to it. */
+  | { type: 'channel refused'; channel: string; error: Error }
+  | { type: 'handler failed'; error: unknown }
+
+/** The state that health checks show. Times are milliseconds since the epoch. */
+export interface ListenerState {
+  up: boolean
+  /** Since when it has been listening without a break. */
+  upSince: number | undefined
+  /** When it was last proven that notifications arrive. */
+  lastProvenAlive: number | undefined
+  reconnects: number
+  /** For how long, in all, notifications may have been lost. */
+  gapMilliseconds: number
+}
+
+type Handler = (payload: string) => void
+
+export interface ListenOptions {
+  /** Reject where LISTEN cannot commit now, and do not listen when the connection is back. */
+  now?: boolean
+  /** Nothing works without it: where the database refuses it, the listener ends. */
+  required?: boolean
+}
+
+/** The connection was open, as it seemed, and yet nothing came through it. */
+class Silence extends Error {}
+
+/**
+ * One dedicated connection that LISTENs. Supervised, it proves at an interval that notifications arrive on
+ * this very connection, and is replaced when they do not; all channels are listened to again.
+ */
+export class Listener {
+  readonly #options: ListenerOptions
+  readonly #handlers = new Map<string, Set<Handler>>()
+  readonly #probeChannel = `pgws_probe_${randomUUID()}`
+  readonly #stop = new AbortController()
+  readonly #required = new Set<string>()
+  /** Channels whose LISTEN has committed on the connection that is there. */
+  #listening = new Set<string>()
+  #session: ListeningSession | undefined
+  #ready = withResolvers<void>()
+  #run: Promise<void> | undefined
+  #probe: { nonce: string; arrived: () => void } | undefined
+  #upSince: number | undefined
+  /** Since when notifications may have been lost. This, and what it is made of, is as `performance.now()` has it. */
+  #downSince: number | undefined
+  #connectedAt = 0
+  #lastProvenAlive: number | undefined
+  /** When anything last came from the database. */
+  #lastHeard = 0
+  #reconnects = 0
+  #gapMilliseconds = 0
+  #checked = false
+
+  constructor(options: ListenerOptions) {
+    this.#options = options
+    // Whoever waits gets the rejection; nobody waiting must not end the process.
+    this.#ready.promise.catch(() => {})
+  }
+
+  get state(): ListenerState {
+    return {
+      up: this.#upSince !== undefined,
+      upSince: this.#upSince,
+      lastProvenAlive: this.#lastProvenAlive,
+      reconnects: this.#reconnects,
+      gapMilliseconds: this.#gapMilliseconds
+    }
+  }
+
+  /**
+   * Starts the supervisor.
+   * @returns a promise that resolves when the first LISTEN has committed; it rejects when, without
+   *   supervision, every try has failed, or when the listener was closed before
+   */
+  start(): Promise<void> {
+    this.#run ??= this.#supervise()
+    return this.#ready.promise
+  }
+
+  /**
+   * Calls a function with the payload of each notification on a database channel.
+   * @param channel at most 63 bytes; may hold any character but NUL
+   * @returns once LISTEN has committed (or, while the connection is away, at once: it is listened to with the
+   *   others when it is back), a function that ends it
+   * @throws BadMessage for an impossible name; ChannelRefused (400) for one that this database does not take;
+   *   ListenerUnavailable (503) where it refuses for another reason, and with `now` where it is away
+   */
+  async listen(
+    channel: string,
+    handler: Handler,
+    { now = false, required = false }: ListenOptions = {}
+  ): Promise<() => Promise<void>> {
+    checkDatabaseChannel(channel)
+    if (now && !this.state.up) throw new errors.ListenerUnavailable('it is away at the moment')
+    if (required) this.#required.add(channel)
+    const own: Handler = (payload) => handler(payload)
+    const handlers = this.#handlers.get(channel)
+    if (handlers !== undefined) {
+      handlers.add(own)
+    } else {
+      this.#handlers.set(channel, new Set([own]))
+    }
+    try {
+      // Also for a second handler: the LISTEN of the first may still be under way, and is then before this one.
+      await this.#listenTo(channel, now)
+    } catch (error) {
+      this.#forget(channel, own)
+      throw error
+    }
+    return async () => {
+      if (this.#forget(channel, own)) await this.#unlisten(channel)
+    }
+  }
+
+  /** Ends the connection; no handler is called any more. */
+  async close(): Promise<void> {
+    this.#stop.abort()
+    this.#handlers.clear()
+    this.#ready.reject(new errors.ShuttingDown())
+    destroy(this.#session?.client, new Error('closed'))
+    // A connection attempt that is under way ends by itself at its deadline; nobody has to wait for that.
+    await Promise.race([this.#run, sleep(500, undefined, { ref: false })])
+  }
+
+  async #supervise(): Promise<void> {
+    const { checkInterval, retries, onEvent } = this.#options
+    let failures = 0
+    while (!this.#stop.signal.aborted) {
+      try {
+        const client = await this.#connect()
+        failures = 0
+        const error = await this.#watch(client)
+        const now = performance.now()
+        // A connection that has gone silent may have lost everything since it was last heard.
+        this.#downSince = error instanceof Silence ? this.#lastHeard : now
+        this.#upSince = undefined
+        if (this.#stop.signal.aborted) return
+        if (checkInterval === 0) {
+          onEvent({ type: 'lost', error })
+          return
+        }
+        onEvent({ type: 'connection lost', error })
+        // One that is cut again and again must not make us a busy loop.
+        if (now - this.#connectedAt < 1000) await this.#pause(reconnectBackoff(1))
+      } catch (error) {
+        if (this.#stop.signal.aborted) return
+        failures++
+        const never = FOR_GOOD.some((kind) => error instanceof kind) || (!this.#checked && isRefusal(error))
+        const last = never || (checkInterval === 0 && failures >= retries)
+        const wait = this.#downSince === undefined ? startBackoff(failures) : reconnectBackoff(failures)
+        onEvent({
+          type: 'attempt failed',
+          error: error as Error,
+          attempt: failures,
+          wait: last ? undefined : wait
+        })
+        if (last) {
+          const reason = never ? (error as Error) : new errors.ListenerUnavailable(messageOf(error))
+          this.#ready.reject(reason)
+          onEvent({ type: 'lost', error: reason })
+          return
+        }
+        await this.#pause(wait)
+      }
+    }
+  }
+
+  async #pause(milliseconds: number): Promise<void> {
+    await sleep(milliseconds, undefined, { signal: this.#stop.signal }).catch(() => {})
+  }
+
+  async #connect(): Promise<pg.Client> {
+    const client = await this.#options.connect()
+    client.on('error', () => {})
+    try {
+      client.on('notification', ({ channel, payload }) => this.#receive(client, channel, payload ?? ''))
+      const { check, prepare } = this.#options
+      // First of all: nothing may be set in a session that a pooler shares with others.
+      if (!this.#checked && check !== undefined) await deadline(check(client))
+      const session = await deadline(openSession(client))
+      if (!this.#checked) await prepare?.(client)
+      this.#checked = true
+      this.#session = session
+      // What is listened to from here on, while all others still are to be, counts, too.
+      this.#listening = new Set()
+      const channels = [...this.#handlers.keys()]
+      const refused = await deadline(listenTo(session, [this.#probeChannel, ...channels]))
+      this.#noteRefused(refused)
+      for (const name of channels) {
+        if (this.#handlers.has(name) && !refused.has(name)) this.#listening.add(name)
+      }
+      if (this.#stop.signal.aborted) throw new Error('closed')
+    } catch (error) {
+      destroy(client, error as Error)
+      throw error
+    }
+    const now = performance.now()
+    this.#upSince = Date.now()
+    this.#lastProvenAlive = this.#upSince
+    this.#connectedAt = now
+    this.#lastHeard = now
+    if (this.#downSince === undefined) {
+      this.#options.onEvent({ type: 'listening' })
+    } else {
+      // Rather too long than too short.
+      const gap = Math.ceil(now - this.#downSince)
+      this.#reconnects++
+      this.#gapMilliseconds += gap
+      this.#options.onEvent({ type: 'relistening', gap })
+    }
+    this.#ready.resolve()
+    return client
+  }
+
+  /** Resolves with the reason when the connection is lost, or can no longer prove that it is alive. */
+  async #watch(client: pg.Client): Promise<Error> {
+    let onEnd = (_error: Error) => {}
+    const ended = new Promise<Error>((resolve) => {
+      onEnd = resolve
+      client.once('error', (error: NodeJS.ErrnoException) =>
+        // TCP's keep-alive has had no answer.
+        resolve(error.code === 'ETIMEDOUT' ? new Silence(error.message) : error)
+      )
+      client.once('end', () => resolve(new Error('the connection ended')))
+    })
+    const { checkInterval } = this.#options
+    let timer: NodeJS.Timeout | undefined
+    if (checkInterval > 0) {
+      timer = setInterval(() => {
+        this.#prove(client).catch((error) => {
+          onEnd(error)
+          destroy(client, error)
+        })
+      }, checkInterval)
+    }
+    const error = await ended
+    clearInterval(timer)
+    if (this.#session?.client === client) this.#session = undefined
+    destroy(client, error)
+    return error
+  }
+
+  /** Proves that this connection listens to every channel, and that a notification arrives on it in time. */
+  async #prove(client: pg.Client): Promise<void> {
+    if (this.#probe !== undefined) return
+    const expected = [...this.#listening]
+    const nonce = randomUUID()
+    const onArrived = this.#options.onProbe?.()
+    try {
+      await deadline(
+        (async () => {
+          const arrived = new Promise<void>((resolve) => {
+            this.#probe = { nonce, arrived: resolve }
+          })
+          await client.query('select pg_catalog.pg_notify($1, $2)', [this.#probeChannel, nonce])
+          const { rows } = await client.query<{ channel: string }>(
+            'select pg_catalog.pg_listening_channels() as channel'
+          )
+          const listening = new Set(rows.map(({ channel }) => channel))
+          const missing = expected.find((name) => this.#listening.has(name) && !listening.has(name))
+          if (missing !== undefined) throw new Silence('the connection no longer listens to every channel')
+          await arrived
+        })()
+      )
+      this.#lastProvenAlive = Date.now()
+      this.#lastHeard = performance.now()
+      onArrived?.()
+    } finally {
+      this.#probe = undefined
+    }
+  }
+
+  #receive(client: pg.Client, channel: string, payload: string): void {
+    // A connection that was given up may still have notifications in its buffers.
+    if (client !== this.#session?.client) return
+    if (channel === this.#probeChannel) {
+      if (payload === this.#probe?.nonce) this.#probe.arrived()
+      return
+    }
+    this.#lastHeard = performance.now()
+    for (const handler of this.#handlers.get(channel) ?? []) {
+      try {
+        handler(payload)
+      } catch (error) {
+        this.#options.onEvent({ type: 'handler failed', error })
+      }
+    }
+  }
+
+  /** What is refused is left out, unless nothing works without it. */
+  #noteRefused(refused: Map<string, Error>): void {
+    for (const [channel, error] of refused) {
+      if (this.#required.has(channel)) throw error
+      this.#options.onEvent({ type: 'channel refused', channel, error })
+    }
+  }
+
+  async #listenTo(channel: string, now: boolean): Promise<void> {
+    const session = this.#session
+    if (session === undefined) {
+      if (now) throw new errors.ListenerUnavailable('it was lost')
+      return
+    }
+    let refusal: Error | undefined
+    try {
+      refusal = (await deadline(listenTo(session, [channel]))).get(channel)
+    } catch (error) {
+      // The session goes on, and so do the others.
+      const sqlstate = sqlstateOfStatement(error)
+      if (sqlstate !== undefined) {
+        throw new errors.ListenerUnavailable(`it answered with SQLSTATE ${sqlstate}`, {
+          cause: error as Error
+        })
+      }
+      // The supervisor listens to all channels again; a connection that does not answer is none.
+      destroy(session.client, error as Error)
+      if (now) throw new errors.ListenerUnavailable('it was lost')
+      return
+    }
+    if (refusal !== undefined) throw refusal
+    if (session === this.#session && this.#handlers.has(channel)) this.#listening.add(channel)
+  }
+
+  async #unlisten(channel: string): Promise<void> {
+    const client = this.#session?.client
+    if (client === undefined) return
+    try {
+      await deadline(client.query(`UNLISTEN ${pg.escapeIdentifier(channel)}`))
+    } catch (error) {
+      destroy(client, error as Error)
+    }
+  }
+
+  /** @returns whether nobody listens to the channel any more */
+  #forget(channel: string, own: Handler): boolean {
+    const handlers = this.#handlers.get(channel)
+    if (!handlers?.delete(own) || handlers.size > 0) return false
+    this.#handlers.delete(channel)
+    this.#listening.delete(channel)
+    return true
+  }
+}
+
+function deadline<Value>(promise: Promise<Value>): Promise<Value> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    const error = () => reject(new Silence(`the database did not answer within ${DEADLINE} ms`))
+    // Where this process was busy itself, an answer that is there already is read first.
+    timer = setTimeout(() => setImmediate(error), DEADLINE)
+  })
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer))
+}
+
+/** Drops a connection without waiting for its other end, which may be unreachable. */
+function destroy(client: pg.Client | undefined, error: Error): void {
+  if (client === undefined) return
+  client.end().catch(() => {})
+  const { stream } = (client as unknown as { connection: { stream: { destroy(error?: Error): void } } })
+    .connection
+  // Let the Terminate message out where the other end is there; an unreachable one must not hold us.
+  if (error.message === 'closed') setTimeout(() => stream.destroy(), 100).unref()
+  else stream.destroy()
+}
+
+function withResolvers<Value>() {
+  let resolve!: (value: Value | PromiseLike<Value>) => void
+  let reject!: (reason: unknown) => void
+  const promise = new Promise<Value>((onResolve, onReject) => {
+    resolve = onResolve
+    reject = onReject
+  })
+  return { promise, resolve, reject }
+}

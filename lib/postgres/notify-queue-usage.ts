@@ -1,0 +1,105 @@
+import { messageOf } from '../errors.js'
+
+/** How often the queue is looked at, in milliseconds. */
+const INTERVAL = 10_000
+
+/** Above this part, somebody does not read. PostgreSQL itself warns from here on (sql-notify.html). */
+const CROWDED = 0.5
+
+const USAGE = `select pg_catalog.to_json(pg_catalog.pg_notification_queue_usage()::pg_catalog.numeric) as usage,
+  pg_catalog.current_setting('transaction_read_only') as readonly`
+
+/** A session in a transaction has not read what was notified since it began, if it listens. */
+const OLDEST = `select pid, usename, application_name, state,
+    extract(epoch from pg_catalog.now() operator(pg_catalog.-) xact_start)::float as seconds
+  from pg_catalog.pg_stat_activity where xact_start is not null and pid operator(pg_catalog.<>) pg_catalog.pg_backend_pid()
+  order by xact_start limit 3`
+
+export interface NotificationQueueOptions {
+  query: (text: string) => Promise<{ rows: Record<string, unknown>[] }>
+  log: { warn(fields: object, message: string): void; info(fields: object, message: string): void }
+}
+
+/**
+ * Watches the queue in which PostgreSQL keeps notifications until every listening session has read them. When it
+ * is full, NOTIFY fails at commit (https://www.postgresql.org/docs/current/sql-notify.html).
+ */
+export class NotificationQueue {
+  readonly #options: NotificationQueueOptions
+  #timer: NodeJS.Timeout | undefined
+  #checking: Promise<number | undefined> | undefined
+  #usage: number | undefined
+  #readOnly = false
+
+  constructor(options: NotificationQueueOptions) {
+    this.#options = options
+  }
+
+  /** 0 to 1, as last seen; undefined where the database does not answer. */
+  get usage(): number | undefined {
+    return this.#usage
+  }
+
+  /** Whether the database refuses writes: then nothing is stored. */
+  get readOnly(): boolean {
+    return this.#readOnly
+  }
+
+  get crowded(): boolean {
+    return (this.#usage ?? 0) > CROWDED
+  }
+
+  start(): void {
+    this.#timer ??= setInterval(() => this.check(), INTERVAL).unref()
+  }
+
+  stop(): void {
+    clearInterval(this.#timer)
+  }
+
+  /** @returns 0 to 1, or undefined where the database does not answer */
+  check(): Promise<number | undefined> {
+    this.#checking ??= this.#check().finally(() => {
+      this.#checking = undefined
+    })
+    return this.#checking
+  }
+
+  #noteReadOnly(readOnly: boolean): void {
+    if (readOnly === this.#readOnly) return
+    this.#readOnly = readOnly
+    const { log } = this.#options
+    if (readOnly) {
+      log.warn(
+        {},
+        'the database refuses writes (default_transaction_read_only, or a standby): messages to durable channels wait, or are refused'
+      )
+    } else log.info({}, 'the database takes writes again')
+  }
+
+  async #check(): Promise<number | undefined> {
+    const { query, log } = this.#options
+    const before = this.crowded
+    try {
+      const { rows } = await query(USAGE)
+      this.#usage = Number(rows[0]!.usage)
+      this.#noteReadOnly(rows[0]!.readonly === 'on')
+    } catch {
+      this.#usage = undefined
+      return undefined
+    }
+    const usage = this.#usage
+    if (this.crowded && !before) {
+      const sessions = await query(OLDEST).then(
+        ({ rows }) => rows,
+        (error) => messageOf(error)
+      )
+      log.warn(
+        { usage, sessions },
+        'the database\'s notification queue fills up: a session that listens is in a transaction; the oldest that this role may see are in "sessions"'
+      )
+    } else if (before && !this.crowded)
+      log.info({ usage }, "the database's notification queue has room again")
+    return usage
+  }
+}

@@ -1,0 +1,10 @@
+export { PresenceEvents } from './join-leave-push.js'
+export { PresenceExchange, type PresencePart } from './node-sync.js'
+export {
+  type ChannelPresence,
+  isSameMember,
+  MAX_LISTED,
+  Presence,
+  type PresenceMember,
+  type PresenceSummary
+} from './presence.js'

@@ -1,0 +1,5 @@
+export { Emulation } from './emulation.js'
+export { PROTOBUF_TYPE, protobufDisconnect } from './protobuf.js'
+export { DISCONNECT } from './protocol.js'
+export { type SdkFormat, sdkEventStreamFrames, sdkLineFrames } from './publication.js'
+export { SdkClients } from './server.js'

@@ -1,0 +1,87 @@
+import type { Connection } from '../../clients/index.js'
+import { MAX_LISTED, type Presence, type PresenceEvents, type PresenceMember } from '../../presence/index.js'
+import { CommandError, ERRORS } from './protocol.js'
+import { Settling } from './settling.js'
+import type { Subscription } from './subscription.js'
+
+export interface SdkPresenceOptions {
+  presence: Presence
+  presenceEvents: PresenceEvents
+  /** What others see of a connection. */
+  memberOf: (connection: Connection) => PresenceMember
+}
+
+/** Presence in the words of the protocol. */
+export class SdkPresence {
+  readonly #options: SdkPresenceOptions
+  readonly #settling: Settling
+
+  constructor(options: SdkPresenceOptions) {
+    this.#options = options
+    this.#settling = new Settling(options.presence)
+  }
+
+  /**
+   * A client is in a channel, if that is a presence channel.
+   * @param told whether it is told who comes and goes
+   * @param info what its token says of it to others
+   */
+  enter(
+    subscription: Subscription,
+    connection: Connection,
+    { told, info }: { told: boolean; info: unknown }
+  ): void {
+    const { presence, presenceEvents, memberOf } = this.#options
+    const { channel } = subscription
+    if (!presence.has(channel)) return
+    if (told) {
+      subscription.toldOfPresence = true
+      presenceEvents.add(subscription, channel)
+    }
+    this.#settling.join(channel, { ...memberOf(connection), ...(info !== undefined && { info }) })
+  }
+
+  /**
+   * Undoes it.
+   * @param gone the connection has ended: it cannot come back
+   */
+  leave(subscription: Subscription, connection: Connection, gone: boolean): void {
+    const { presence, presenceEvents, memberOf } = this.#options
+    const { channel, toldOfPresence } = subscription
+    if (!presence.has(channel)) return
+    if (toldOfPresence) presenceEvents.remove(subscription, channel)
+    this.#settling.leave(channel, memberOf(connection).client, gone)
+  }
+
+  /** The answer to `presence`, as JSON. @throws CommandError */
+  list(channel: string): string {
+    const { presence } = this.#options
+    if (!presence.has(channel)) throw new CommandError(ERRORS.NOT_AVAILABLE)
+    if (presence.isLarge(channel)) {
+      throw new CommandError(
+        ERRORS.LIMIT_EXCEEDED,
+        `more than ${MAX_LISTED} clients are in the channel: ask for presence_stats`
+      )
+    }
+    const infos = presence.members(channel).map((member) => [member.client, clientInfo(member)])
+    return JSON.stringify({ presence: Object.fromEntries(infos) })
+  }
+
+  /** The answer to `presence_stats`, as JSON. @throws CommandError */
+  stats(channel: string): string {
+    const { presence } = this.#options
+    if (!presence.has(channel)) throw new CommandError(ERRORS.NOT_AVAILABLE)
+    const { count, users } = presence.summary(channel)
+    return JSON.stringify({ num_clients: count, num_users: users })
+  }
+
+  /** To be called when the server ends. */
+  stop(): void {
+    this.#settling.stop()
+  }
+}
+
+/** A member, as the protocol has it. */
+export function clientInfo({ client, user, info }: PresenceMember): object {
+  return { user, client, ...(info !== undefined && { conn_info: info }) }
+}

@@ -1,0 +1,62 @@
+import type { Caller, Token } from '../../auth/index.js'
+import type { Hub } from '../../channels/index.js'
+import type { Connection, Pace } from '../../clients/index.js'
+import type { Pausable } from '../../transports/index.js'
+import type { SdkPresence } from './presence.js'
+import type { SdkFormat } from './publication.js'
+import type { Recovery } from './recovery.js'
+import type { Session, SessionAccess } from './session.js'
+import type { Subscription } from './subscription.js'
+
+/** A connection of the SDK, whatever its transport. */
+export interface SdkConnection extends Connection, Pausable {
+  readonly format: SdkFormat
+  /** How many pings have had no answer yet. */
+  unanswered: number
+}
+
+/** What sessions are given. */
+export interface SdkServices {
+  hub: Hub
+  /** How fast each client may send commands. */
+  pace: Pace
+  recovery: Recovery
+  presence: SdkPresence
+  version: string
+  /** How many channels a client may be in. */
+  maxChannels: number
+  maxBufferedBytes: number
+  /** @throws InvalidToken, TokenExpired, MalformedClaims, KeysUnavailable */
+  verifyToken: (token: string) => Token | Promise<Token>
+  /** See Bridge.authorize. */
+  authorize: (token: Token, channels: readonly string[], mode: 'r' | 'w') => Promise<Caller | undefined>
+  /** See RawChannels.join. */
+  joinRaw: (channels: readonly string[]) => Promise<(() => void) | undefined>
+  isDurable: (channel: string) => boolean
+  /** The id that others know a connection by. */
+  idOf: (connection: Connection) => string
+  /** Counts a connection that has just been made. */
+  enter: (connection: Connection, access: SessionAccess) => void
+  /** A connection's token has been replaced; it ends at another time, in milliseconds since the epoch. */
+  renew: (connection: Connection, access: SessionAccess, expiresAt: number | undefined) => void
+  /** Publishes what a client sends; resolves when the database has accepted it. */
+  publish: (
+    connection: SdkConnection,
+    channel: string,
+    data: unknown,
+    caller: Caller | undefined
+  ) => Promise<void>
+  /** Sends a line to a client. */
+  deliver: (connection: SdkConnection, json: string) => void
+  /** A client has answered a ping. */
+  onPong: (connection: SdkConnection | undefined) => void
+  /** Ends subscriptions whose tokens end. */
+  expiry: {
+    add: (session: Session, subscription: Subscription) => void
+    delete: (subscription: Subscription) => void
+  }
+  log: {
+    warn(fields: object, message: string): void
+    error(fields: object, message: string): void
+  }
+}

@@ -1,0 +1,60 @@
+import type { ServerResponse } from 'node:http'
+import type { Access } from '../../auth/index.js'
+import type { Format, Frame } from '../../channels/index.js'
+import { CLOSE, type ConnectionOptions } from '../../clients/index.js'
+import type { Message } from '../../messages/index.js'
+import { StreamConnection } from '../../transports/index.js'
+
+/**
+ * Messages as server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream).
+ * Text has no `event:` line, so that `onmessage` gets it; bytes come as base64 in an event `Bytes`.
+ */
+export const eventStreamFrames: Format = {
+  encode({ text, bytes, id, position }: Message): Frame {
+    const data =
+      bytes === undefined
+        ? `data: ${text.replace(/\r\n|\r|\n/g, '\ndata: ')}`
+        : `event: Bytes\ndata: ${bytes.toString('base64')}`
+    return { bytes: Buffer.from(`${id === undefined ? '' : `id: ${id}\n`}${data}\n\n`), position }
+  }
+}
+
+/** A comment, which keeps the connection, and whatever is in between, awake. */
+const HEARTBEAT = ':\n\n'
+
+/** How long a client that does not read may take to see the end, in milliseconds. */
+const END_TIMEOUT = 10_000
+
+/** A client that reads server-sent events; it cannot write. */
+export class EventStream extends StreamConnection {
+  readonly format = eventStreamFrames
+
+  /** @param response its head has been written */
+  constructor(response: ServerResponse, access: Access, options: ConnectionOptions) {
+    super(response, { ...access, write: false }, options)
+  }
+
+  ping(): void {
+    if (this.open && this.bufferedBytes === 0) this.response.write(HEARTBEAT)
+  }
+
+  close(code: number, reason: string): void {
+    if (!this.open) return
+    this.closeCode = code
+    this.closeReason = reason
+    if (code === CLOSE.JWT_EXPIRED) this.response.write(`event: Expired\ndata: ${reason}\n\n`)
+    this.response.end()
+    // A client that does not read would never see the end.
+    if (code === CLOSE.SLOW) this.response.destroy()
+    else {
+      const late = setTimeout(() => this.terminate(), END_TIMEOUT).unref()
+      this.response.once('close', () => clearTimeout(late))
+    }
+  }
+
+  /** The code and the reason come as an event: a stream has no other word for them, and browsers would come back. */
+  override disconnect(code: number, reason: string): void {
+    this.response.write(`event: Disconnected\ndata: ${JSON.stringify({ code, reason })}\n\n`)
+    this.close(code, reason)
+  }
+}

@@ -1,0 +1,57 @@
+import type pg from 'pg'
+import type { Claims } from '../auth/index.js'
+import { checkChannel } from '../channel-name.js'
+import { optionSpecs } from '../config/index.js'
+import { errors } from '../errors.js'
+import { binaryEnvelope, envelope, NOTIFY_PAYLOAD_LIMIT, senderOf } from '../messages/index.js'
+import { checkDatabaseChannel, ENCODING, isPartial } from '../postgres/index.js'
+
+export interface PublishOptions {
+  /** The database channel of the servers. Default: theirs, `postgres-websockets-listener`. */
+  listenChannel?: string | undefined
+  /** What clients see as the sender's claims. Default: none. */
+  claims?: Claims | undefined
+}
+
+/**
+ * Publishes to a websocket channel of servers of this package, from a process that runs none.
+ * @param target a pool of `pg`, or a client: then it is part of the client's transaction
+ * @param payload any JSON value, or bytes, which clients get as a binary frame
+ * @throws BadMessage; PayloadTooLarge where the schema `pgws` is not installed; what the database says
+ */
+export async function publish(
+  target: pg.Pool | pg.ClientBase,
+  channel: string,
+  payload: unknown,
+  options: PublishOptions = {}
+): Promise<void> {
+  const { listenChannel = optionSpecs.listenChannel.default as string, claims } = options
+  if (typeof channel !== 'string') throw new errors.BadMessage('the channel must be a text')
+  checkChannel(channel, 'the channel')
+  if (payload === undefined) throw new errors.BadMessage('the payload must be a JSON value or bytes')
+  checkDatabaseChannel(listenChannel)
+  const query = (text: string, values: unknown[]) => (target as pg.ClientBase).query(text, values)
+  const bytes = payload instanceof Uint8Array ? Buffer.from(payload) : undefined
+  const { rows } = await query(
+    `select pg_catalog.to_regclass('pgws.settings') is not null as installed, ${ENCODING} as encoding`,
+    []
+  )
+  const ascii = isPartial(rows[0].encoding)
+  const body = () => {
+    const sender = senderOf(claims ?? {})
+    return bytes === undefined
+      ? envelope('WebsocketMessage', channel, payload, sender, ascii)
+      : binaryEnvelope(channel, bytes, sender, ascii)
+  }
+  if (rows[0].installed) {
+    if (claims !== undefined) await query('select pgws.send($1, $2)', [channel, body()])
+    else if (bytes !== undefined) await query('select pgws.publish_bytes($1, $2)', [channel, bytes])
+    else if (typeof payload === 'string') await query('select pgws.publish_text($1, $2)', [channel, payload])
+    else await query('select pgws.publish($1, $2)', [channel, JSON.stringify(payload)])
+    return
+  }
+  const text = body()
+  const length = Buffer.byteLength(text)
+  if (length >= NOTIFY_PAYLOAD_LIMIT) throw new errors.PayloadTooLarge(length, NOTIFY_PAYLOAD_LIMIT - 1)
+  await query('select pg_catalog.pg_notify($1, $2)', [listenChannel, text])
+}

@@ -1,0 +1,146 @@
+import { randomBytes } from 'node:crypto'
+import type { DurableChannels, Query } from '../durable/index.js'
+import { NOTIFY_PAYLOAD_LIMIT } from '../messages/index.js'
+import { withLargeArrays } from '../postgres/index.js'
+import type { Notification, Outcome } from './batch-queue.js'
+import type { Handlers } from './message-function.js'
+
+/** The largest message with the schema installed, in bytes: as pgws.max_bytes(). */
+const MAX_STORED_BYTES = 64 * 1024 * 1024
+
+export interface RelayOptions {
+  listenChannel: string
+  query: Query
+  durable: DurableChannels
+  /** Takes what functions of the database's owner are called for. */
+  handlers: Handlers
+}
+
+/** The statements that publish: plain notifications, or by way of the schema what must be stored. */
+export class Relay {
+  readonly #options: RelayOptions
+  /** Makes the keys of this server's durable messages unlike all others. */
+  readonly #keyPrefix = randomBytes(9).toString('base64url')
+  #lastKey = 0
+
+  constructor(options: RelayOptions) {
+    this.#options = options
+  }
+
+  /** The largest payload, in bytes. */
+  limit({ databaseChannel, call }: Notification): number {
+    if (call !== undefined && call.kind !== 'message') return Number.POSITIVE_INFINITY
+    const stored = this.#options.durable.installed && databaseChannel === undefined
+    return stored ? MAX_STORED_BYTES : NOTIFY_PAYLOAD_LIMIT - 1
+  }
+
+  /** Whether sending it a second time does nothing. */
+  repeatable({ channel, databaseChannel, call }: Notification): boolean {
+    // A function is called once for each message.
+    if (databaseChannel !== undefined || call !== undefined) return false
+    return this.#options.durable.ageOf(channel) !== undefined
+  }
+
+  /** Sends groups of notifications, all or the first of them, in one transaction; see PublisherOptions. */
+  async send(groups: readonly (readonly Notification[])[]): Promise<readonly Outcome[]> {
+    const called = groups.some((group) => group.some(({ call }) => call !== undefined))
+    if (called) return this.#options.handlers.send(groups, (notification) => this.#keyOf(notification))
+    await this.#send(groups.flat())
+    return groups.map(() => undefined)
+  }
+
+  /** Sends notifications, and stores those of durable channels. */
+  async #send(notifications: readonly Notification[]): Promise<void> {
+    const { query, listenChannel, durable } = this.#options
+    for (;;) {
+      const version = durable.installed ? durable.retentionVersion : null
+      const stored = notifications.filter((one) => version !== null && this.#mustBeStored(one))
+      let sent: unknown
+      if (stored.length === 0) {
+        const payloads = notifications.map(({ payload }) => payload)
+        const channels = notifications.some(({ databaseChannel }) => databaseChannel !== undefined)
+          ? notifications.map(({ databaseChannel }) => databaseChannel ?? listenChannel)
+          : listenChannel
+        const { rows } = await query(...plainStatement(channels, payloads, version))
+        sent = rows[0]!.sent === payloads.length ? payloads.length : null
+      } else {
+        // Raw channels' payloads pass as they are; all others, in order, by way of the schema. The raw ones at the
+        // beginning go first: what encloses a publication must enclose all of it.
+        const start = notifications.findIndex(({ databaseChannel }) => databaseChannel === undefined)
+        const before = notifications.slice(0, start)
+        const raw = notifications.slice(start).filter(({ databaseChannel }) => databaseChannel !== undefined)
+        const rest = notifications.filter(({ databaseChannel }) => databaseChannel === undefined)
+        const ages = rest.map(({ channel }) => durable.ageOf(channel))
+        const [text, values] = withLargeArrays(
+          `select (${rawPart('$9', '$10')}) as before,
+            pgws.relay($1, $2, $3::pg_catalog.text[], $4::pg_catalog.text[], $5::interval[], $6::pg_catalog.text[]) as sent,
+            (${rawPart('$7', '$8')}) as raw`,
+          [
+            version,
+            listenChannel,
+            rest.map(({ channel }) => channel),
+            rest.map(({ payload }) => payload),
+            ages.map((age) => (age === undefined ? null : `${age} seconds`)),
+            rest.map((notification, i) => (ages[i] === undefined ? null : this.#keyOf(notification))),
+            raw.map(({ databaseChannel }) => databaseChannel),
+            raw.map(({ payload }) => payload),
+            before.map(({ databaseChannel }) => databaseChannel),
+            before.map(({ payload }) => payload)
+          ]
+        )
+        const { rows } = await query(text, values)
+        sent = rows[0]!.sent
+      }
+      if (sent !== null) return
+      // What is retained has changed since we looked.
+      await durable.refresh()
+    }
+  }
+
+  #mustBeStored(notification: Notification): boolean {
+    const { channel, payload, databaseChannel } = notification
+    if (databaseChannel !== undefined) return false
+    return this.#options.durable.ageOf(channel) !== undefined || !fitsNotification(payload)
+  }
+
+  /** The same for the same message, however often it is sent. */
+  #keyOf(notification: Notification): string {
+    notification.key ??= `${this.#keyPrefix}${(++this.#lastKey).toString(36).padStart(9, '0')}`
+    return notification.key
+  }
+}
+
+/**
+ * @param channels the database channel of each, or of all
+ * @param version what pgws.retention must still have, or null where there is none
+ */
+function plainStatement(
+  channels: string | readonly string[],
+  payloads: readonly string[],
+  version: string | null
+): [text: string, values: unknown[]] {
+  const one = typeof channels === 'string'
+  // count(): one row comes back, not one for each message.
+  const text = one
+    ? 'select pg_catalog.count(pg_catalog.pg_notify($1, payload))::int as sent from pg_catalog.unnest($2::pg_catalog.text[]) as payload'
+    : `select pg_catalog.count(pg_catalog.pg_notify(channel, payload))::int as sent
+       from rows from (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) as n (channel, payload)`
+  return version === null
+    ? withLargeArrays(text, [channels, payloads])
+    : withLargeArrays(
+        `${text} where $3 operator(pg_catalog.=) (select retention_version from pgws.settings)`,
+        [channels, payloads, version]
+      )
+}
+
+/** Notifies payloads of raw channels, where pgws.retention is still what we know. */
+function rawPart(channels: string, payloads: string): string {
+  return `select pg_catalog.count(pg_catalog.pg_notify(r.channel, r.payload))
+    from rows from (pg_catalog.unnest(${channels}::pg_catalog.text[]), pg_catalog.unnest(${payloads}::pg_catalog.text[]))
+      r (channel, payload)
+    where $1 operator(pg_catalog.=) (select retention_version from pgws.settings)`
+}
+
+function fitsNotification(payload: string): boolean {
+  return Buffer.byteLength(payload) < NOTIFY_PAYLOAD_LIMIT
+}

@@ -1,0 +1,127 @@
+import pg from 'pg'
+import { errors } from '../errors.js'
+import { TIMEOUTS } from '../postgres/index.js'
+import { type Migration, readMigrations } from './migrations.js'
+
+const migrations = readMigrations()
+
+/** The number of the last migration that this server knows. */
+export const SCHEMA_VERSION = migrations.length
+
+/** The database channel that tells of changed settings. */
+export const SETTINGS_CHANNEL = 'pgws'
+
+/** The first migration that the database itself counts. */
+const FIRST_COUNTED = 3
+
+/** Whether the schema is there, and since when it counts its migrations. */
+export const THERE = `select pg_catalog.to_regclass('pgws.settings') is not null as there,
+  pg_catalog.to_regclass('pgws.migrations') is not null as counted`
+
+/** The number of the last migration that a database has, of a row `s` of pgws.settings. */
+export function appliedExpression(counted: boolean): string {
+  return counted ? '(select pg_catalog.max(m.number) from pgws.migrations m)' : 's.version'
+}
+
+/** SQLSTATEs with which the slower of two that create the schema at once fails. */
+const CREATED_MEANWHILE = new Set(['23505', '42P06'])
+
+/**
+ * Whatever the role or the database has set: SQL is read as it is written here, and may write. Only what a migration was
+ * asked for writes where all else may only read.
+ */
+const BEGIN = `begin isolation level read committed, read write;
+  set local standard_conforming_strings = on; set local array_nulls = on; set local check_function_bodies = on`
+
+const UNTIMED = `select pg_catalog.set_config(s.name, '0', true) from pg_catalog.pg_settings s
+  where s.name operator(pg_catalog.=) any ($1::pg_catalog.text[])`
+
+/**
+ * Installs the schema `pgws`, or upgrades it, in one transaction.
+ * @param client a connection that may create schemas in its database
+ * @param listenChannel the database channel on which `pgws.publish` notifies
+ * @returns from which migration, 0 for none, to which
+ * @throws SchemaTooNew where this server is too old for the schema
+ */
+export async function migrate(
+  client: pg.Client,
+  listenChannel: string
+): Promise<{ from: number; to: number }> {
+  let from: number | undefined
+  await client.query(BEGIN)
+  try {
+    // What waits for its turn to migrate waits as long as it takes.
+    await client.query(UNTIMED, [TIMEOUTS])
+    const { applied, required } = await lockSchema(client)
+    if (required > SCHEMA_VERSION) throw new errors.SchemaTooNew(required, SCHEMA_VERSION)
+    from = applied
+    const missing = migrations.slice(from)
+    for (const migration of missing) await apply(client, migration, listenChannel)
+    if (missing.length > 0) {
+      await client.query('select pg_catalog.pg_notify($1, $2)', [SETTINGS_CHANNEL, 'installed'])
+    }
+    await client.query(
+      'update pgws.settings set listen_channel = $1 where listen_channel operator(pg_catalog.<>) $1',
+      [listenChannel]
+    )
+    await client.query('commit')
+    return { from, to: from + missing.length }
+  } catch (error) {
+    await client.query('rollback')
+    const lostRace = from === 0 && error instanceof pg.DatabaseError && CREATED_MEANWHILE.has(error.code!)
+    if (lostRace) return migrate(client, listenChannel)
+    if (error instanceof pg.DatabaseError && error.code === '42501') {
+      throw new Error(
+        'the schema "pgws" cannot be installed or upgraded: the role needs CREATE on the database, or must own the schema; or run "fastify-pg-websockets migrate" as a role that may',
+        { cause: error }
+      )
+    }
+    throw error
+  }
+}
+
+async function apply(
+  client: pg.Client,
+  { number, name, sql, oldestServer }: Migration,
+  listenChannel: string
+): Promise<void> {
+  await client.query(sql)
+  await client.query(
+    `insert into pgws.settings (version, listen_channel) values ($1, $2)
+     on conflict (only_row) do update set version = excluded.version`,
+    [oldestServer, listenChannel]
+  )
+  if (number < FIRST_COUNTED) return
+  await client.query('insert into pgws.migrations (number, name, oldest_server) values ($1, $2, $3)', [
+    number,
+    name,
+    oldestServer
+  ])
+}
+
+/** What a database has, for a server to judge. */
+export interface InstalledSchema {
+  /** The number of the last migration; 0: the schema is not there. */
+  applied: number
+  /** The last migration that a server must know to use it. */
+  required: number
+}
+
+/**
+ * Lets one session at a time migrate, until the end of its transaction: a table of our own is locked, because any role
+ * may take an advisory lock and keep it.
+ */
+async function lockSchema(client: pg.Client): Promise<InstalledSchema> {
+  // What a migration does not qualify is PostgreSQL's own, whatever others have created in `public`.
+  await client.query('set local search_path = pg_catalog, pg_temp')
+  const { rows: found } = await client.query<{ there: boolean }>(THERE)
+  // Of two that create it at once, the slower waits for the other's commit, and fails.
+  if (!found[0]!.there) return { applied: 0, required: 0 }
+  // Nobody who publishes waits for it.
+  await client.query('lock table pgws.settings in share row exclusive mode')
+  const { rows: now } = await client.query<{ counted: boolean }>(THERE)
+  const { rows: settings } = await client.query<InstalledSchema>(
+    `select s.version as required, ${appliedExpression(now[0]!.counted)} as applied from pgws.settings s`
+  )
+  return settings[0] ?? { applied: 0, required: 0 }
+}

@@ -1,0 +1,157 @@
+import pg from 'pg'
+import { errors } from '../errors.js'
+
+/** What each role of the schema `pgws` may do; the migrations grant it to those that are there. */
+const ROLES = {
+  pgws_publisher: {
+    functions: [
+      'publish',
+      'publish_text',
+      'publish_bytes',
+      'watch',
+      'unwatch',
+      'tell',
+      'move',
+      'tell_partitioned'
+    ],
+    tables: []
+  },
+  pgws_server: {
+    functions: ['relay', 'clean', 'message_id', 'history', 'max_age', 'handle'],
+    tables: ['settings', 'migrations', 'retention', 'messages', 'large', 'positions', 'trimmed', 'forgotten']
+  }
+}
+
+type Query = (text: string, values?: unknown[]) => Promise<{ rows: Record<string, unknown>[] }>
+
+/** Without these the server can publish nothing, or does not know what is durable. */
+const NEEDED = {
+  functions: ['relay'],
+  tables: ['settings', 'migrations', 'retention', 'messages', 'large', 'trimmed', 'forgotten']
+}
+
+/** What a role, or our own, lacks of some functions and tables, as `grant` names them. */
+const LACKING = `select 'function pgws.' operator(pg_catalog.||) p.proname::pg_catalog.text as object
+    from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) p.pronamespace
+    where n.nspname operator(pg_catalog.=) 'pgws' and p.proname::pg_catalog.text operator(pg_catalog.=) any ($2::pg_catalog.text[])
+      and not pg_catalog.has_function_privilege(coalesce($1::pg_catalog.name, current_user), p.oid, 'execute')
+  union all
+  select 'table pgws.' operator(pg_catalog.||) c.relname::pg_catalog.text
+    from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) c.relnamespace
+    where n.nspname operator(pg_catalog.=) 'pgws' and c.relname::pg_catalog.text operator(pg_catalog.=) any ($3::pg_catalog.text[])
+      and not pg_catalog.has_table_privilege(coalesce($1::pg_catalog.name, current_user), c.oid, 'select')
+  order by object`
+
+/** Without these nothing at all can be published. */
+const PUBLISHING = new Set(['function pgws.relay', 'table pgws.settings', 'table pgws.retention'])
+
+/** What our role may do with the schema: all that it must, publish and deliver only, or nothing that is of use. */
+export type Permission = 'all' | 'some' | 'none'
+
+/** Asks the database what our role may do with the schema, where it is there. */
+export async function permissionOf(query: Query): Promise<Permission> {
+  const { rows } = await query(LACKING, [null, NEEDED.functions, NEEDED.tables])
+  if (rows.length === 0) return 'all'
+  return rows.some(({ object }) => PUBLISHING.has(object as string)) ? 'none' : 'some'
+}
+
+/**
+ * Checks that our role may use the schema, where it is there.
+ * @throws MissingGrant whose cause says what to grant
+ */
+export async function checkServerRole(query: Query): Promise<void> {
+  const { rows: lacking } = await query(LACKING, [null, NEEDED.functions, NEEDED.tables])
+  if (lacking.length === 0) return
+  const { rows } = await query(
+    "select current_user::pg_catalog.text as role, pg_catalog.to_regrole('pgws_server') is not null as grantable"
+  )
+  const { role, grantable } = rows[0] as { role: string; grantable: boolean }
+  const grant = `grant pgws_server to ${pg.escapeIdentifier(role)}`
+  const advice = grantable
+    ? `run "${grant}"`
+    : `run "create role pgws_server nologin", "fastify-pg-websockets migrate", and "${grant}"`
+  const objects = lacking.map(({ object }) => object).join(', ')
+  throw new errors.MissingGrant({
+    cause: new Error(`the role ${pg.escapeIdentifier(role)} lacks ${objects}: ${advice}`)
+  })
+}
+
+/** Tables that our role, or one whose rights it has without SET ROLE, owns; at most three are named. */
+const POWER = `select current_user::pg_catalog.text as role, r.rolsuper as superuser, array(
+    select pg_catalog.format('%I.%I', n.nspname, c.relname)
+    from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) c.relnamespace
+    where c.relkind::pg_catalog.text operator(pg_catalog.=) any (array['r', 'p'])
+      and n.nspname operator(pg_catalog.!~) '^(?:pg_|information_schema$)'
+      and pg_catalog.pg_has_role(c.relowner, 'usage')
+    order by 1 limit 3
+  ) as tables
+  from pg_catalog.pg_roles r where r.rolname operator(pg_catalog.=) current_user`
+
+/**
+ * What our role has beyond what the server needs. Functions of the database's owner run in our session, and whatever code
+ * they set off can leave the sender's role (`set role none`): it then has the rights of ours.
+ * @returns a sentence for the log; undefined where there is nothing to say
+ */
+export async function excessOf(query: Query): Promise<string | undefined> {
+  const { rows } = await query(POWER)
+  const { role, superuser, tables } = rows[0] as { role: string; superuser: boolean; tables: string[] }
+  if (!superuser && tables.length === 0) return undefined
+  const what = superuser ? 'is a superuser' : `owns tables (${tables.join(', ')})`
+  return `the server's role ${pg.escapeIdentifier(role)} ${what}, and so can be whatever code the functions that it calls set off: give it a role that has pgws_server, may take the roles of tokens, and owns nothing`
+}
+
+/**
+ * Creates the roles of the schema that are missing, and grants them what they lack, where our own role may do that.
+ * @param client a connection that has migrated the schema
+ * @returns the statements that somebody else must run, in order
+ */
+export async function completeRoles(client: pg.Client): Promise<string[]> {
+  const missing: string[] = []
+  for (const [role, { functions, tables }] of Object.entries(ROLES)) {
+    const { rows } = await client.query('select pg_catalog.to_regrole($1) is not null as there', [role])
+    if (!rows[0].there && !(await allowed(client, `create role ${role} nologin`))) {
+      missing.push(
+        `create role ${role} nologin`,
+        ...grants(functions, tables).map((grant) => `${grant} to ${role}`)
+      )
+      continue
+    }
+    const lacking = async () => {
+      const { rows } = await client.query<{ object: string }>(LACKING, [role, functions, tables])
+      return rows.map(
+        ({ object }) => `grant ${object.startsWith('table') ? 'select' : 'execute'} on ${object} to ${role}`
+      )
+    }
+    for (const statement of await lacking()) await allowed(client, statement)
+    // PostgreSQL only warns where a role may use something, and not hand it on.
+    missing.push(...(await lacking()))
+  }
+  return missing
+}
+
+function grants(functions: readonly string[], tables: readonly string[]): string[] {
+  const list = (names: readonly string[]) => names.map((name) => `pgws.${name}`).join(', ')
+  return [
+    `grant execute on function ${list(functions)}`,
+    ...(tables.length > 0 ? [`grant select on table ${list(tables)}`] : [])
+  ]
+}
+
+/**
+ * SQLSTATEs (errcodes-appendix.html): another server has just done the same (a role that is there, a catalog's row that
+ * was updated at once).
+ */
+const DONE_MEANWHILE = new Set(['42710', '23505', 'XX000'])
+
+/** Runs a statement, unless our role may not. */
+async function allowed(client: pg.Client, statement: string): Promise<boolean> {
+  try {
+    await client.query(statement)
+    return true
+  } catch (error) {
+    const { code } = error as pg.DatabaseError
+    if (DONE_MEANWHILE.has(code!)) return true
+    if (code === '42501') return false
+    throw error
+  }
+}

@@ -1,0 +1,2 @@
+export { createAdapter, PostgresAdapter } from './adapter.js'
+export type { AdapterOptions } from './options.js'

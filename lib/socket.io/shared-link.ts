@@ -1,0 +1,466 @@
+import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import pg from 'pg'
+import { errors, isPermanent, messageOf } from '../errors.js'
+import { NOTIFY_PAYLOAD_LIMIT } from '../messages/index.js'
+import { checkCanListen, Listener, type ListenerEvent } from '../postgres/index.js'
+import { Publisher } from '../publishing/index.js'
+import { Nodes } from './attachment-cleanup.js'
+import type { Inbox } from './namespace-inbox.js'
+import type { ResolvedAdapterOptions } from './options.js'
+import { attempt, channelOf, type Message, type Packet, packetOf, readAttachment } from './packet.js'
+import { publishStatement } from './publish-statement.js'
+import { Recovery, type SavedSession } from './state-recovery.js'
+import { createTables } from './tables.js'
+import { classify, guardPool, queryPool } from './user-pool.js'
+
+/** How long packets wait for a database that is away, in milliseconds. */
+const PUBLISH_TIMEOUT = 10_000
+
+/** The largest packet, in bytes of base64. */
+const MAX_ATTACHMENT = 128 * 1024 * 1024
+
+/** How long other nodes are waited for, once the database is back, before it is published again; and how often they are called. */
+const REUNION_TIMEOUT = 5000
+const REUNION_INTERVAL = 200
+
+/** How long the end may take where the database answers, and where it does not. */
+const CLOSE_TIMEOUT = 5000
+const AWAY_CLOSE_TIMEOUT = 500
+
+/** A namespace's adapter, as the transport sees it. */
+export interface Member {
+  readonly nsp: string
+  readonly uid: string
+  readonly inbox: Inbox
+  /** The other nodes that are known there. */
+  peers(): Iterable<string>
+  /** Says that this node is there, and asks the others to say so. */
+  hello(): void
+  /** Something may be lost: for so many milliseconds nothing was heard. */
+  gap(milliseconds: number): void
+  /** The place in the order of packets up to which all were delivered. */
+  readonly position: number | undefined
+  /** Where it begins. */
+  begin(position: number): void
+}
+
+/** Until when a database that does not answer is asked for what was missed, of all namespaces. */
+interface Patience {
+  until: number | undefined
+}
+
+/** What connection state recovery needs to know of a server's options. */
+export type RecoveryTimes = Pick<
+  ConstructorParameters<typeof Recovery>[0],
+  'maxDisconnectionDuration' | 'noticeTime'
+>
+
+/** What the adapters of all namespaces share: one connection that listens, and one order of what is published. */
+export class Transport {
+  readonly recovery: Recovery | undefined
+  readonly #pool: pg.Pool
+  readonly #options: ResolvedAdapterOptions
+  readonly #listener: Listener
+  readonly #publisher: Publisher
+  readonly #nodes: Nodes
+  readonly #members = new Map<Member, { stop?: () => Promise<void> }>()
+  /** Namespaces whose names the database does not take: they are this node's alone. */
+  readonly #refused = new Map<string, Error>()
+  /** Numbers of packets grow over restarts, since a node may have a fixed name. */
+  #lastNumber: number
+  #settled: Promise<void> = Promise.resolve()
+  readonly #beats = new Set<Promise<unknown>>()
+  #sessions: SavedSession[] = []
+  #saving: Promise<void> | undefined
+  /** Nodes that were there before the listener was lost, and were not heard since. */
+  readonly #missing = new Set<string>()
+  #missingUntil = 0
+  #recoverable = false
+  #lostAt = 0
+  #cleaner: NodeJS.Timeout | undefined
+  #closed = false
+  readonly #onPoolError = (error: Error) => this.#options.errorHandler(error)
+
+  constructor(pool: pg.Pool, options: ResolvedAdapterOptions, times: RecoveryTimes | undefined) {
+    this.#pool = pool
+    this.#options = options
+    const { tables, heartbeatInterval } = options
+    const query = this.query.bind(this)
+    this.recovery = times && new Recovery({ tables, query, ...times })
+    this.#lastNumber = times ? Date.now() * 1000 : 0
+    this.#listener = new Listener({
+      connect: () => this.#connect(),
+      check: (client) => checkCanListen(client, () => this.#connect()),
+      prepare: (client) => this.#prepare(client),
+      checkInterval: heartbeatInterval,
+      retries: Number.POSITIVE_INFINITY,
+      onEvent: (event) => this.#onListener(event)
+    })
+    this.#publisher = new Publisher({
+      send: async (groups) => {
+        await this.query(...publishStatement(tables, groups.flat() as readonly Packet[]))
+        return groups.map(() => undefined)
+      },
+      limit: (packet) =>
+        (packet as Packet).header === undefined ? NOTIFY_PAYLOAD_LIMIT - 1 : MAX_ATTACHMENT,
+      repeatable: (packet) => (packet as Packet).kept !== undefined,
+      // What is published before the others listen again reaches nobody. At the end nothing waits any more.
+      ready: () => this.#closed || (this.#listener.state.up && !this.#awaitsNodes),
+      timeout: PUBLISH_TIMEOUT,
+      onBatch: () => {}
+    })
+    this.#nodes = new Nodes({
+      ...options,
+      uid: randomBytes(8).toString('hex'),
+      query,
+      drained: () => Promise.all([...this.#members.keys()].map(({ inbox }) => inbox.drained())),
+      onError: options.errorHandler
+    })
+    // Idle connections die with the database, and an error that nobody hears ends the process.
+    guardPool(pool)
+    pool.on('error', this.#onPoolError)
+    this.#listener
+      .listen(this.#nodes.channel, (payload) => this.#nodes.receive(payload))
+      .catch(options.errorHandler)
+    this.#listener.start().catch(() => {})
+    this.#nodes.start()
+    if (this.recovery) {
+      const clean = () => this.#recoverable && this.recovery!.clean().catch(options.errorHandler)
+      this.#cleaner = setInterval(clean, options.cleanupInterval).unref()
+    }
+  }
+
+  /** Whether the database has said where its packets are. */
+  get recoverable(): boolean {
+    return this.#recoverable && !this.#closed
+  }
+
+  /** Whether what other nodes send is heard. */
+  get listening(): boolean {
+    return this.#listener.state.up
+  }
+
+  get size(): number {
+    return this.#members.size
+  }
+
+  /** Runs one statement on the user's pool; rejects as queryPool. */
+  query(text: string, values?: unknown[]): Promise<pg.QueryResult> {
+    if (this.#closed) return Promise.reject(new errors.NotAccepted('the adapter is closed'))
+    return queryPool(this.#pool, text, values)
+  }
+
+  /**
+   * Resolves when the namespace is listened to, or at once where the database is away.
+   * @throws ChannelRefused for a name that the database does not take
+   */
+  async add(member: Member): Promise<void> {
+    const own: { stop?: () => Promise<void> } = {}
+    this.#members.set(member, own)
+    const channel = channelOf(this.#options.channelPrefix, member.nsp)
+    let stop: () => Promise<void>
+    try {
+      stop = await this.#listener.listen(channel, (payload) => member.inbox.receive(payload))
+    } catch (error) {
+      if (error instanceof errors.ChannelRefused) this.#refused.set(member.nsp, error)
+      throw error
+    }
+    if (!this.#members.has(member)) return stop()
+    own.stop = stop
+    if (this.#listener.state.up) await this.#begin(member)
+  }
+
+  /** Ends a namespace; with the last one, everything. */
+  async remove(member: Member): Promise<void> {
+    const own = this.#members.get(member)
+    if (own === undefined) return
+    const patience = this.#listener.state.up && !this.#pool.ending ? CLOSE_TIMEOUT : AWAY_CLOSE_TIMEOUT
+    // Sessions are saved behind the last packets.
+    const ended = Promise.all([this.#settled, this.#saving])
+    await Promise.race([ended, sleep(patience, undefined, { ref: false })])
+    this.#members.delete(member)
+    this.#refused.delete(member.nsp)
+    member.inbox.close()
+    if (this.#members.size > 0) return own.stop?.()
+    clearInterval(this.#cleaner)
+    this.#nodes.stop()
+    if (patience === CLOSE_TIMEOUT) await this.#nodes.tell({ leaving: true })
+    this.#closed = true
+    await this.#listener.close()
+    this.#pool.off('error', this.#onPoolError)
+  }
+
+  /**
+   * Publishes a message behind all before it; failures go to the error handler.
+   * @param volatile whether it may be lost: it does not wait for a database that is away
+   * @returns its number, where it is kept
+   */
+  publish(message: Message, volatile = false): number | undefined {
+    const { channelPrefix, payloadThreshold } = this.#options
+    const refusal = this.#refused.get(message.nsp)
+    if (refusal !== undefined) {
+      this.#failed(refusal)
+      return undefined
+    }
+    let packet: Packet
+    try {
+      const origin = this.#recoverable ? message.uid : undefined
+      packet = packetOf(channelPrefix, message, ++this.#lastNumber, payloadThreshold, origin)
+    } catch (error) {
+      this.#failed(error)
+      return undefined
+    }
+    const published = this.#publisher.publish([packet], !volatile)
+    // What may not wait says nothing about what does.
+    if (volatile) published.catch(() => {})
+    else {
+      const before = this.#settled
+      this.#settled = published.catch((error) => {
+        if (!this.#closed) this.#failed(error)
+        return before
+      })
+    }
+    return packet.kept?.seq
+  }
+
+  /**
+   * Says that a node is there: at once, since that waits for nothing. The next one will do where it fails. Nothing is said
+   * while it does not listen: others would send it what it cannot hear.
+   */
+  async beat({ uid, nsp, type }: Message): Promise<void> {
+    if (!this.#listener.state.up || this.#refused.has(nsp)) return
+    const channel = channelOf(this.#options.channelPrefix, nsp)
+    const beat = this.query('select pg_catalog.pg_notify($1, $2)', [
+      channel,
+      JSON.stringify({ uid, nsp, type })
+    ]).catch(() => {})
+    this.#beats.add(beat)
+    await beat
+    this.#beats.delete(beat)
+  }
+
+  /** Resolves when what was published so far has been accepted by the database, or has failed. */
+  settled(): Promise<void> {
+    return this.#settled
+  }
+
+  /** Resolves when the heartbeats that are under way have been sent, in a bounded time. */
+  async beaten(): Promise<void> {
+    await Promise.race([Promise.all(this.#beats), sleep(AWAY_CLOSE_TIMEOUT, undefined, { ref: false })])
+  }
+
+  /** A message of another node has come. */
+  heard(nsp: string, uid: string): void {
+    if (this.#missing.size > 0) this.#missing.delete(nodeKey(nsp, uid))
+  }
+
+  /** Reads rows; one that holds no message is answered with what is wrong with it. */
+  async read(ids: readonly string[]): Promise<Map<string, Message | Error>> {
+    const { rows } = await this.query(
+      `select id::pg_catalog.text as id, payload from ${this.#options.tables.attachments} where id operator(pg_catalog.=) any($1::bigint[])`,
+      [ids]
+    )
+    return new Map(rows.map(({ id, payload }) => [id, attempt(() => readAttachment(payload))]))
+  }
+
+  /** Saves a session, behind all that was published before it: who finds it, finds those packets. */
+  save(session: SavedSession): void {
+    // One that the database does not take would take the others of its statement with it.
+    if (this.#refused.has(session.nsp)) return
+    this.#sessions.push(session)
+    this.#saving ??= this.#save()
+  }
+
+  async #save(): Promise<void> {
+    while (this.#sessions.length > 0) {
+      await this.#settled
+      const batch = this.#sessions.splice(0, 500)
+      const deadline = performance.now() + PUBLISH_TIMEOUT
+      for (;;) {
+        try {
+          await this.recovery!.save(batch)
+          break
+        } catch (error) {
+          if (this.#closed) return
+          if (error instanceof errors.NotAccepted || performance.now() > deadline) {
+            this.#options.errorHandler(error as Error)
+            break
+          }
+          await sleep(REUNION_INTERVAL)
+        }
+      }
+    }
+    this.#saving = undefined
+  }
+
+  get #awaitsNodes(): boolean {
+    return this.#missing.size > 0 && performance.now() < this.#missingUntil
+  }
+
+  #failed(error: unknown): void {
+    this.#options.errorHandler(new errors.SocketIoNotPublished(messageOf(error)))
+  }
+
+  async #connect(): Promise<pg.Client> {
+    const { options, Client = pg.Client } = this.#pool as unknown as {
+      options: pg.PoolConfig
+      Client?: typeof pg.Client
+    }
+    const client = new Client({
+      connectionTimeoutMillis: 5000,
+      application_name: 'fastify-pg-websockets socket.io listener',
+      ...options,
+      // pg-pool hides it from copies.
+      password: options.password,
+      keepAlive: true,
+      keepAliveInitialDelayMillis: 10_000
+    })
+    client.on('error', () => {})
+    try {
+      await client.connect()
+    } catch (error) {
+      client.end().catch(() => {})
+      throw error
+    }
+    return client
+  }
+
+  /** Where the tables cannot be made, packets that need none pass all the same. */
+  async #prepare(client: pg.Client): Promise<void> {
+    const query = (text: string, values?: unknown[]) => client.query(text, values)
+    try {
+      await createTables(query, this.#options.tables, this.recovery !== undefined)
+      await this.recovery?.refresh()
+      this.#recoverable = this.recovery !== undefined
+    } catch (error) {
+      if (!(classify(error) instanceof errors.NotAccepted)) throw error
+      this.#options.errorHandler(error as Error)
+    }
+  }
+
+  #onListener(event: ListenerEvent): void {
+    const { errorHandler } = this.#options
+    switch (event.type) {
+      case 'connection lost':
+        this.#lostAt = performance.now()
+        this.#awaitNodes()
+        if (this.#recoverable) for (const { inbox } of this.#members.keys()) inbox.hold()
+        errorHandler(event.error)
+        break
+      case 'attempt failed':
+        // One report for each outage, and for the start.
+        if (event.attempt === 1 && event.wait !== undefined) errorHandler(event.error)
+        break
+      case 'lost':
+        // Its words are about an option that there is not here.
+        errorHandler(
+          event.error instanceof errors.CannotListen
+            ? new errors.ListenerUnavailable(
+                'the pool leads to a hot standby or a pooler in transaction mode, where nobody can LISTEN; createAdapter needs one that leads to the database itself'
+              )
+            : event.error
+        )
+        break
+      case 'channel refused':
+      case 'handler failed':
+        errorHandler(event.error as Error)
+        break
+      case 'listening':
+        this.#nodes.tell({ hello: true })
+        for (const [member, { stop }] of this.#members) if (stop) this.#begin(member).catch(errorHandler)
+        break
+      case 'relistening':
+        this.#missingUntil = performance.now() + Math.min(REUNION_TIMEOUT, this.#options.heartbeatTimeout)
+        this.#nodes.tell({ hello: true })
+        this.#reunite()
+        this.#replay(event.gap)
+        break
+    }
+  }
+
+  /** The namespace is listened to: from here on nothing is missed. */
+  async #begin(member: Member): Promise<void> {
+    member.hello()
+    while (this.#recoverable && member.position === undefined && this.#members.has(member)) {
+      try {
+        member.begin(await this.recovery!.last(member.nsp))
+      } catch (error) {
+        if (error instanceof errors.NotAccepted) throw error
+        await sleep(REUNION_INTERVAL, undefined, { ref: false })
+      }
+    }
+  }
+
+  #awaitNodes(): void {
+    for (const { nsp, peers } of this.#members.keys()) {
+      for (const uid of peers()) this.#missing.add(nodeKey(nsp, uid))
+    }
+  }
+
+  /** Calls the other nodes until each has answered: each may need some time to listen again. */
+  async #reunite(): Promise<void> {
+    do {
+      for (const member of this.#members.keys()) member.hello()
+      await sleep(REUNION_INTERVAL, undefined, { ref: false })
+    } while (this.#awaitsNodes && this.#listener.state.up && !this.#closed)
+    if (this.#listener.state.up) this.#missing.clear()
+  }
+
+  /** Delivers what was missed, where it is kept; otherwise says that something may be lost. */
+  async #replay(gap: number): Promise<void> {
+    const lostAt = this.#lostAt
+    const patience: Patience = { until: undefined }
+    let lost = !this.#recoverable
+    for (const member of [...this.#members.keys()]) {
+      if (this.#refused.has(member.nsp)) continue
+      try {
+        if (this.#recoverable && (await this.#replayMember(member, lostAt, gap, patience))) lost = true
+      } catch (error) {
+        lost = true
+        this.#options.errorHandler(error as Error)
+      }
+      // Lost again meanwhile: the next replay goes on from where this one has ended.
+      if (lostAt !== this.#lostAt || this.#closed) return
+      member.inbox.release()
+      if (lost) member.gap(gap)
+    }
+    if (lost) this.#options.errorHandler(new errors.SocketIoGap(gap))
+  }
+
+  /** @returns whether some of it is gone; @throws where it cannot be read */
+  async #replayMember(member: Member, lostAt: number, gap: number, patience: Patience): Promise<boolean> {
+    let gone = false
+    if (member.position === undefined) {
+      // What is behind it waits for that, though not for ever.
+      await Promise.race([this.#begin(member), sleep(PUBLISH_TIMEOUT, undefined, { ref: false })])
+      return false
+    }
+    for (let more = true; more && lostAt === this.#lostAt && this.#members.has(member); ) {
+      try {
+        const page = await this.recovery!.page(member.nsp, member.position!, gap + PUBLISH_TIMEOUT)
+        gone ||= page.trimmed
+        for (const { position, origin, seq, message } of page.packets) {
+          if (message instanceof Error) {
+            gone = true
+            const packet = `the packet ${position} of the node ${origin} cannot be read: ${message.message}`
+            this.#options.errorHandler(new errors.SocketIoPacketLost(packet))
+          }
+          const read = message instanceof Error ? undefined : message
+          member.inbox.replay({ uid: read?.uid ?? origin, message: read, position, n: seq })
+        }
+        more = page.more
+        patience.until = undefined
+      } catch (error) {
+        patience.until ??= performance.now() + PUBLISH_TIMEOUT
+        if (isPermanent(error) || performance.now() >= patience.until) throw error
+        await sleep(REUNION_INTERVAL, undefined, { ref: false })
+      }
+    }
+    return gone
+  }
+}
+
+function nodeKey(nsp: string, uid: string): string {
+  return `${uid}\n${nsp}`
+}

@@ -1,0 +1,56 @@
+import type { ServerResponse } from 'node:http'
+import { TLSSocket } from 'node:tls'
+import type { Access } from '../auth/index.js'
+import type { Frame } from '../channels/index.js'
+import { CLOSE, Connection, type ConnectionOptions, isGone, unsentBytesOf } from '../clients/index.js'
+
+/** A client that reads the answer to an HTTP request, which does not end. */
+export abstract class StreamConnection extends Connection {
+  /** With what we closed it, for the log. */
+  closeCode: number = CLOSE.GOING_AWAY
+  closeReason = ''
+  protected readonly response: ServerResponse
+
+  /** @param response its head has been written */
+  constructor(response: ServerResponse, access: Access, options: ConnectionOptions) {
+    super(access, options)
+    this.response = response
+    response.on('close', () => this.gone(this.closeCode, this.closeReason))
+  }
+
+  get open(): boolean {
+    return !this.response.writableEnded && !isGone(this.response)
+  }
+
+  get bufferedBytes(): number {
+    return this.response.writableLength
+  }
+
+  get unsentBytes(): number {
+    return unsentBytesOf(this.response.socket)
+  }
+
+  get copiedBytes(): number {
+    return this.response.socket instanceof TLSSocket ? this.unsentBytes : 0
+  }
+
+  protected send(_frames: readonly Frame[], joined: Buffer): void {
+    this.response.write(joined)
+  }
+
+  drained(): Promise<void> {
+    const { response } = this
+    if (!this.open || !response.writableNeedDrain) return Promise.resolve()
+    return new Promise((resolve) => {
+      const done = () => {
+        response.off('drain', done).off('close', done)
+        resolve()
+      }
+      response.on('drain', done).on('close', done)
+    })
+  }
+
+  terminate(): void {
+    this.response.destroy()
+  }
+}

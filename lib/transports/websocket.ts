@@ -1,0 +1,182 @@
+import type { Socket } from 'node:net'
+import { TLSSocket } from 'node:tls'
+import type { WebSocket } from 'ws'
+import type { Access } from '../auth/index.js'
+import type { Format, Frame } from '../channels/index.js'
+import { CLOSE, Connection, type ConnectionOptions, type Intake, unsentBytesOf } from '../clients/index.js'
+import { messageIn, webSocketFrames } from './frames.js'
+
+/** How many pings may go without a pong. */
+const MAX_UNANSWERED = 2
+
+/** Why a socket is not read: the database is behind, or what it has sent waits to be taken (see Intake). */
+export const PAUSED = { DATABASE: 1, INTAKE: 2 } as const
+
+/** A client that can be kept from sending for a while. */
+export interface Pausable {
+  /** Why it is not read for the moment: bits of PAUSED. */
+  paused: number
+  /** Stops to read it, for a reason (a bit of PAUSED). */
+  pause(reason: number): void
+  /** Reads it again, unless there is another reason. */
+  resume(reason: number): void
+}
+
+/** What a raw client has sent. */
+export interface RawMessage {
+  data: Buffer
+  isBinary: boolean
+}
+
+const kConnection = Symbol('pgws connection')
+
+type ConnectedWebSocket = WebSocket & { [kConnection]: WebSocketConnection }
+
+/**
+ * A client on a websocket. Frames that were built once for many sockets are written past `ws`'s own sender; that
+ * is safe as long as `ws` writes each of its own frames (ping, pong, close) at once, which it does unless it
+ * compresses.
+ */
+export class WebSocketConnection extends Connection implements Pausable {
+  readonly format: Format = webSocketFrames
+  readonly webSocket: WebSocket
+  /** Whether what it sends as binary stays binary. */
+  readonly binary: boolean
+  /** Whether it is told of its messages that were rejected. */
+  readonly rejections: boolean
+  /** How many pings have had no pong yet. */
+  unanswered = 0
+  paused = 0
+  /** What it has sent; made with its first message. */
+  intake: Intake<RawMessage | undefined> | undefined
+  /** With what we have closed it. */
+  #closedWith: number | undefined
+
+  /**
+   * @param webSocket an open socket; its listeners find the connection with `of`
+   * @param wishes what its client asked for
+   */
+  constructor(
+    webSocket: WebSocket,
+    access: Access,
+    options: ConnectionOptions,
+    {
+      binary = false,
+      rejections = false
+    }: { binary?: boolean | undefined; rejections?: boolean | undefined } = {}
+  ) {
+    super(access, options)
+    this.webSocket = webSocket
+    this.binary = binary
+    this.rejections = rejections
+    ;(webSocket as ConnectedWebSocket)[kConnection] = this
+    webSocket.on('close', onClose)
+  }
+
+  /** The connection of a socket: listeners that all sockets share have no other way to it. */
+  static of(webSocket: WebSocket): WebSocketConnection {
+    return (webSocket as ConnectedWebSocket)[kConnection]
+  }
+
+  /**
+   * Whether what comes from it still counts. When the server ends, all that a client has sent before it sees our
+   * close does; after a fault of its own nothing does.
+   */
+  get listening(): boolean {
+    return this.open || this.#closedWith === CLOSE.GOING_AWAY
+  }
+
+  /** Whether we have closed it for a reason of its own: what it has sent, and nobody has taken yet, is dropped. */
+  get faulted(): boolean {
+    return this.#closedWith !== undefined && this.#closedWith !== CLOSE.GOING_AWAY
+  }
+
+  get open(): boolean {
+    return this.webSocket.readyState === this.webSocket.OPEN
+  }
+
+  get bufferedBytes(): number {
+    return this.webSocket.bufferedAmount
+  }
+
+  get unsentBytes(): number {
+    return unsentBytesOf(this.#socket)
+  }
+
+  get copiedBytes(): number {
+    if (this.webSocket.extensions !== '') return this.bufferedBytes
+    return this.#socket instanceof TLSSocket ? this.unsentBytes : 0
+  }
+
+  protected send(frames: readonly Frame[], joined: Buffer): void {
+    if (this.webSocket.extensions === '') {
+      this.#socket.write(joined)
+    } else {
+      for (const frame of frames) {
+        const { data, binary } = messageIn(frame)
+        this.webSocket.send(data, { binary })
+      }
+    }
+  }
+
+  drained(): Promise<void> {
+    const socket = this.#socket
+    if (!this.open || !socket.writableNeedDrain) return Promise.resolve()
+    return new Promise((resolve) => {
+      const done = () => {
+        socket.off('drain', done).off('close', done)
+        resolve()
+      }
+      socket.on('drain', done).on('close', done)
+    })
+  }
+
+  /**
+   * Pings. A client that has answered neither of the last two pings is gone, and its socket is ended; one that we
+   * have stopped to read cannot be heard.
+   */
+  ping(): void {
+    if (this.webSocket.isPaused) this.unanswered = 0
+    else if (this.unanswered === MAX_UNANSWERED) {
+      this.terminate()
+      return
+    }
+    this.unanswered++
+    this.webSocket.ping()
+  }
+
+  pause(reason: number): void {
+    // The client's answer to our close must be read.
+    if (this.paused === 0 && this.#closedWith === undefined) this.webSocket.pause()
+    this.paused |= reason
+  }
+
+  resume(reason: number): void {
+    this.paused &= ~reason
+    if (this.paused === 0) this.webSocket.resume()
+  }
+
+  close(code: number, reason: string): void {
+    this.#closedWith = this.#closedWith === undefined && this.open ? code : CLOSE.NOT_PUBLISHED
+    this.webSocket.close(code, reason)
+    // The client's answer must be read.
+    this.webSocket.resume()
+  }
+
+  terminate(): void {
+    this.webSocket.terminate()
+  }
+
+  get #socket(): Socket {
+    return (this.webSocket as unknown as { _socket: Socket })._socket
+  }
+}
+
+/** One for all sockets, of which there are many. */
+function onClose(this: WebSocket, code: number, reason: Buffer): void {
+  const connection = WebSocketConnection.of(this)
+  const gone = () => connection.gone(code, reason.toString())
+  // What it sent before its end comes before its end.
+  if (connection.intake?.busy) connection.intake.finish().then(gone)
+  else gone()
+}
