@@ -379,10 +379,10 @@ t.test('what is too old or too many is gone within 30 s', async (t) => {
   t.same(rows, [{ n: 5 }])
 })
 
-t.test("the README's SQL and its client work as they stand", async (t) => {
-  const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8')
+t.test("docs/durable-channels.md's SQL and its client work as they stand", async (t) => {
+  const page = readFileSync(new URL('../docs/durable-channels.md', import.meta.url), 'utf8')
   const blocks = (language: string) =>
-    [...readme.matchAll(new RegExp(`^\`\`\`${language}\n(.*?)^\`\`\``, 'gms'))].map(([, code]) => code!)
+    [...page.matchAll(new RegExp(`^\`\`\`${language}\n(.*?)^\`\`\``, 'gms'))].map(([, code]) => code!)
   const example = blocks('sql').find((code) => code.includes('pgws.retain'))!
   const browser = blocks('js').find((code) => code.includes('onmessage'))!
   const { sql, fastify, port, ws } = await durable(t)

@@ -686,9 +686,9 @@ t.test('a function that is not there, or not installed, is a clear refusal at th
   t.same(payloadsOf(await client.received(1)), ['hello'])
 })
 
-t.test("the README's functions work as they stand", async (t) => {
-  const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8')
-  const [, sql] = /```sql\n(create function app.on_message.*?)```/s.exec(readme)!
+t.test("docs/sql-functions.md's functions work as they stand", async (t) => {
+  const page = readFileSync(new URL('../docs/sql-functions.md', import.meta.url), 'utf8')
+  const [, sql] = /```sql\n(create function app.on_message.*?)```/s.exec(page)!
   const { ws, dbUri } = await withFunctions(
     t,
     `create table app.messages (channel text, author text, body text);

@@ -13,14 +13,14 @@ import { sdk, subscribed } from './sdk/sdk.js'
 
 const { database } = await withPostgres(t)
 const dbUri = await database()
-const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8')
+const page = readFileSync(new URL('../docs/identity-providers.md', import.meta.url), 'utf8')
 const AsyncFunction = (async () => {}).constructor as FunctionConstructor
 
-/** The code of a provider's recipe in the README. */
+/** The code of a provider's recipe in docs/identity-providers.md. */
 function recipe(provider: string): string {
-  const [, section] = readme.split(`\n#### ${provider}\n`)
+  const [, section] = page.split(`\n## ${provider}\n`)
   const [, code] = /```js\n(.*?)^```/ms.exec(section ?? '') ?? []
-  if (code === undefined) throw new Error(`README has no recipe for ${provider}`)
+  if (code === undefined) throw new Error(`docs/identity-providers.md has no recipe for ${provider}`)
   return code
 }
 
@@ -177,7 +177,7 @@ const providers: Record<string, Issued> = {
 }
 
 for (const [name, { alg, stranger, member, admin, own }] of Object.entries(providers)) {
-  t.test(`the README's recipe for ${name} takes the tokens that it issues`, async (t) => {
+  t.test(`the recipe for ${name} takes the tokens that it issues`, async (t) => {
     const options = await optionsOf(name)
     const { url, sign } = await provider(t, options.jwksUrl!, alg)
     const { ws, http, fastify } = await build(t, { jwtSecret: undefined, ...options, jwksUrl: url })
@@ -208,7 +208,7 @@ for (const [name, { alg, stranger, member, admin, own }] of Object.entries(provi
   })
 }
 
-t.test("the README's recipe for a login of your own works as it stands", async (t) => {
+t.test('the recipe for a login of your own works as it stands', async (t) => {
   process.env.JWT_SECRET = SECRET
   const fastify = Fastify()
   t.teardown(() => fastify.close())

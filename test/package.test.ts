@@ -11,11 +11,11 @@ import { SECRET, until, withPostgres } from './helper.js'
 
 const run = promisify(execFile)
 const root = fileURLToPath(new URL('..', import.meta.url))
-const readme = readFileSync(join(root, 'README.md'), 'utf8')
+const page = (path: string) => readFileSync(join(root, path), 'utf8')
 
-/** The contents of a README's code blocks of a language. */
-const blocks = (language: string) =>
-  [...readme.matchAll(new RegExp(`^\`\`\`${language}\n(.*?)^\`\`\``, 'gms'))].map(([, code]) => code!)
+/** The contents of a page's code blocks of a language. */
+const blocks = (path: string, language: string) =>
+  [...page(path).matchAll(new RegExp(`^\`\`\`${language}\n(.*?)^\`\`\``, 'gms'))].map(([, code]) => code!)
 
 t.test(
   'npm pack installs into an empty project and works there, from import, require and TypeScript',
@@ -39,7 +39,7 @@ t.test(
 
     t.ok(existsSync(join(installed, 'dist/lib/schema/sql/001-durable-channels.sql')))
 
-    const [plugin, decorator] = blocks('js')
+    const [plugin, decorator] = blocks('docs/plugin.md', 'js')
     // What was published is on its way back when publish() has resolved.
     const shown = decorator!.replace('unsubscribe()', 'await seen; unsubscribe()')
     const seeing = `const { log } = console
@@ -132,7 +132,7 @@ await import('fastify-pg-websockets/socket.io').catch(({ message }) => console.l
   }
 )
 
-t.test('README and .env.example explain every option and variable', async (t) => {
+t.test('docs/options.md and .env.example explain every option and variable', async (t) => {
   const example = readFileSync(join(root, '.env.example'), 'utf8')
   const app = [
     'PGWS_HOST',
@@ -147,12 +147,13 @@ t.test('README and .env.example explain every option and variable', async (t) =>
     'PGWS_AUDIENCE_PUBLIC',
     'PGWS_TRUST_PROXY'
   ]
-  const table = readme.replace(/ +/g, ' ')
+  const reference = page('docs/options.md')
+  const table = reference.replace(/ +/g, ' ')
   for (const name of Object.keys(optionSpecs)) {
     t.ok(table.includes(`| \`${name}\` | \`${variableOf(name)}\` |`), name)
   }
   for (const variable of [...Object.keys(optionSpecs).map(variableOf), ...app]) {
-    t.ok(readme.includes(`\`${variable}`), variable)
+    t.ok(reference.includes(`\`${variable}`), variable)
     t.match(example, new RegExp(`^#?${variable}=`, 'm'))
   }
 })

@@ -16,10 +16,10 @@ import t from 'tap'
 
 const run = promisify(execFile)
 const root = fileURLToPath(new URL('..', import.meta.url))
-const readme = readFileSync(join(root, 'README.md'), 'utf8')
+const page = readFileSync(join(root, 'docs/plugin.md'), 'utf8')
 
-t.test("README's test of an application runs in a project of its own", async (t) => {
-  const [example] = [...readme.matchAll(/^```js\n(.*?)^```/gms)]
+t.test("docs/plugin.md's test of an application runs in a project of its own", async (t) => {
+  const [example] = [...page.matchAll(/^```js\n(.*?)^```/gms)]
     .map(([, code]) => code!)
     .filter((code) => code.includes('fastify-pg-websockets/testing'))
   const folder = mkdtempSync(join(tmpdir(), 'pgws-testing-'))

@@ -462,7 +462,7 @@ begin
         execute format('create role %I nologin', role);
       end if;
     exception when insufficient_privilege or duplicate_object or unique_violation then
-      raise notice 'pgws: role % was not created; create it, and run the grants of the README', role;
+      raise notice 'pgws: role % was not created; create it, then run "fastify-pg-websockets migrate" again', role;
     end;
   end loop;
   if exists (select from pg_roles where rolname = 'pgws_publisher') then

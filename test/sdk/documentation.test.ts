@@ -8,11 +8,11 @@ import { migrate } from '../../lib/schema/migrate.js'
 import { build, LISTEN_CHANNEL, SECRET, until, withPostgres } from '../helper.js'
 
 const { database } = await withPostgres(t)
-const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8')
-const blocks = [...readme.matchAll(/^```js\n(.*?)^```/gms)].map(([, code]) => code!)
+const page = readFileSync(new URL('../../docs/client-sdks.md', import.meta.url), 'utf8')
+const blocks = [...page.matchAll(/^```js\n(.*?)^```/gms)].map(([, code]) => code!)
 const AsyncFunction = (async () => {}).constructor as FunctionConstructor
 
-t.test("the README's browser and token endpoint work as they stand", async (t) => {
+t.test("docs/client-sdks.md's browser and token endpoint work as they stand", async (t) => {
   const browser = blocks.find((code) => code.includes('new Centrifuge'))!.replace(/^import .*\n/, '')
   const endpoint = blocks.find((code) => code.includes("get('/token'"))!
   const dbUri = await database()
