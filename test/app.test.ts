@@ -5,10 +5,10 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'no
 import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { CLI, freePort, run, started } from './app.js'
 import { notify, open, query, SECRET, sqlListener, token, until, withPostgres } from './helper.js'
+import { root } from './root.js'
 
 const { database } = await withPostgres(t)
 const dbUri = await database()
@@ -63,8 +63,7 @@ t.test('row 4: a request that is no upgrade gets files from PGWS_ROOT_PATH, else
 })
 
 t.test('row 5: TLS with certificate and key; only one of them is an error that names both', async (t) => {
-  const folder = new URL('./fixtures/', import.meta.url)
-  const file = (name: string) => fileURLToPath(new URL(name, folder))
+  const file = (name: string) => join(root, 'test/fixtures', name)
   const app = await started(
     await run(t, { ...base, PGWS_CERTIFICATE_FILE: file('certificate.pem'), PGWS_KEY_FILE: file('key.pem') })
   )
@@ -82,7 +81,7 @@ t.test('row 5: TLS with certificate and key; only one of them is an error that n
 })
 
 t.test('a start that cannot succeed ends with an error that names the variable', async (t) => {
-  const file = (name: string) => fileURLToPath(new URL(`./fixtures/${name}`, import.meta.url))
+  const file = (name: string) => join(root, `test/fixtures/${name}`)
   const taken = createServer().listen(0, '127.0.0.1')
   await once(taken, 'listening')
   t.teardown(() => taken.close())
@@ -370,8 +369,8 @@ t.test('an error that nobody caught is logged, and the server ends in order with
 
 t.test('`fastify start` runs the app', async (t) => {
   const port = await freePort()
-  const fastifyCli = fileURLToPath(new URL('../node_modules/fastify-cli/cli.js', import.meta.url))
-  const appFile = fileURLToPath(new URL('../dist/app.js', import.meta.url))
+  const fastifyCli = join(root, 'node_modules/fastify-cli/cli.js')
+  const appFile = join(root, 'dist/app.js')
   const child = spawn(
     process.execPath,
     [fastifyCli, 'start', '--options', '-a', '127.0.0.1', '-p', String(port), appFile],

@@ -4,12 +4,12 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
 import { until } from './helper.js'
+import { root } from './root.js'
 
 /** The command, as built. */
-export const CLI = fileURLToPath(new URL('../dist/cli.js', import.meta.url))
+export const CLI = join(root, 'dist/cli.js')
 
 /** A free port below those that the system gives to outgoing connections, which would take it meanwhile. */
 export async function freePort(): Promise<number> {

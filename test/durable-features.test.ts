@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
@@ -6,6 +7,7 @@ import { SCHEMA_VERSION } from '../lib/schema/migrate.js'
 import { run } from './app.js'
 import { build, type Client, open, query, SECRET, token, until } from './helper.js'
 import { createDatabase, testPostgres } from './postgres.js'
+import { root } from './root.js'
 
 const postgres = await testPostgres(t)
 const reader = token({ mode: 'r' })
@@ -380,7 +382,7 @@ t.test('what is too old or too many is gone within 30 s', async (t) => {
 })
 
 t.test("docs/durable-channels.md's SQL and its client work as they stand", async (t) => {
-  const page = readFileSync(new URL('../docs/durable-channels.md', import.meta.url), 'utf8')
+  const page = readFileSync(join(root, 'docs/durable-channels.md'), 'utf8')
   const blocks = (language: string) =>
     [...page.matchAll(new RegExp(`^\`\`\`${language}\n(.*?)^\`\`\``, 'gms'))].map(([, code]) => code!)
   const example = blocks('sql').find((code) => code.includes('pgws.retain'))!

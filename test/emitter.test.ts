@@ -1,4 +1,6 @@
 import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import { createAdapter as createOriginal } from '@socket.io/postgres-adapter'
 import pg from 'pg'
 import t, { type Test } from 'tap'
@@ -14,6 +16,7 @@ import {
   until,
   withPostgres
 } from './helper.js'
+import { root } from './root.js'
 import { open, startNode, startNodes } from './socket-io.js'
 
 const { database } = await withPostgres(t)
@@ -209,7 +212,7 @@ t.test('the emitter needs neither Fastify nor the adapter', async (t) => {
       else packages.add(name!)
     }
   }
-  follow(new URL('../dist/emitter.js', import.meta.url))
+  follow(pathToFileURL(join(root, 'dist/emitter.js')))
   t.ok(packages.has('@msgpack/msgpack'))
   t.same([...packages].filter((name) => !name.startsWith('node:')).sort(), [
     '@fastify/error',

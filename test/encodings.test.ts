@@ -1,16 +1,15 @@
 import { readdirSync, readFileSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import t from 'tap'
 import { publish } from '../lib/publishing/publish-from-script.js'
 import { migrate } from '../lib/schema/migrate.js'
 import { build, install, LISTEN_CHANNEL, open, query, token, until, withPostgres } from './helper.js'
 import { createDatabase } from './postgres.js'
+import { root } from './root.js'
 import { sdk, subscribed } from './sdk/sdk.js'
 import { statementsOf } from './sql-lint.js'
 
 const { postgres } = await withPostgres(t)
-const root = fileURLToPath(new URL('..', import.meta.url))
 const FACE = '\u{1f600}'
 
 /** Characters beyond ASCII that an encoding has; and one that it has not. */

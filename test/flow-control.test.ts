@@ -1,17 +1,19 @@
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
+import { join } from 'node:path'
 import { connect as connectTls } from 'node:tls'
 import type { FastifyServerOptions } from 'fastify'
 import t, { type Test } from 'tap'
 import { build, LISTEN_CHANNEL, open, query, token, until, withPostgres } from './helper.js'
+import { root } from './root.js'
 
 const { database } = await withPostgres(t)
 const dbUri = await database()
 const reader = token({ mode: 'r' })
 const rw = token({ mode: 'rw' })
 
-const file = (name: string) => readFileSync(new URL(`fixtures/${name}`, import.meta.url))
+const file = (name: string) => readFileSync(join(root, `test/fixtures/${name}`))
 const tls = { https: { cert: file('certificate.pem'), key: file('key.pem') } }
 
 /** Notifies messages in one transaction: they come as fast as PostgreSQL sends them. */

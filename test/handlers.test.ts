@@ -1,10 +1,12 @@
 import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { PgWebsocketsOptions } from '../index.js'
 import { run } from './app.js'
 import { FaultProxy } from './fault-proxy.js'
 import { build, open, query, refusal, SECRET, sqlListener, token, until, withPostgres } from './helper.js'
 import { createDatabase } from './postgres.js'
+import { root } from './root.js'
 
 const { postgres, database } = await withPostgres(t)
 const rw = (claims: object = {}) => token({ mode: 'rw', ...claims })
@@ -687,7 +689,7 @@ t.test('a function that is not there, or not installed, is a clear refusal at th
 })
 
 t.test("docs/sql-functions.md's functions work as they stand", async (t) => {
-  const page = readFileSync(new URL('../docs/sql-functions.md', import.meta.url), 'utf8')
+  const page = readFileSync(join(root, 'docs/sql-functions.md'), 'utf8')
   const [, sql] = /```sql\n(create function app.on_message.*?)```/s.exec(page)!
   const { ws, dbUri } = await withFunctions(
     t,

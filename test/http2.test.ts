@@ -6,15 +6,17 @@ import {
   type IncomingHttpHeaders,
   type OutgoingHttpHeaders
 } from 'node:http2'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyServerOptions } from 'fastify'
 import t, { type Test } from 'tap'
 import { build, DEADLINE, open, token, until, withPostgres } from './helper.js'
+import { root } from './root.js'
 
 const { database } = await withPostgres(t)
 const dbUri = await database()
 const rw = token({ mode: 'rw', channels: ['chat'] })
-const fixture = (name: string) => readFileSync(new URL(`./fixtures/${name}`, import.meta.url))
+const fixture = (name: string) => readFileSync(join(root, `test/fixtures/${name}`))
 
 /** Without end, so that nothing but us ends them. */
 const http2 = { http2: true, http2SessionTimeout: 0 }

@@ -3,17 +3,19 @@ import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { join } from 'node:path'
 import fastifyJwt from '@fastify/jwt'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import pgWebsockets, { type PgWebsocketsOptions } from '../index.js'
 import { build, open, refusal, SECRET, until, withPostgres } from './helper.js'
+import { root } from './root.js'
 import { sdk, subscribed } from './sdk/sdk.js'
 
 const { database } = await withPostgres(t)
 const dbUri = await database()
-const page = readFileSync(new URL('../docs/identity-providers.md', import.meta.url), 'utf8')
+const page = readFileSync(join(root, 'docs/identity-providers.md'), 'utf8')
 const AsyncFunction = (async () => {}).constructor as FunctionConstructor
 
 /** The code of a provider's recipe in docs/identity-providers.md. */

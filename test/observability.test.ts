@@ -1,11 +1,13 @@
 import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import t from 'tap'
 import { freePort, run, started } from './app.js'
 import { build, notify, open, refusal, SECRET, token, until, withPostgres } from './helper.js'
+import { root } from './root.js'
 
 const { database } = await withPostgres(t)
 const dbUri = await database()
-const dashboard = readFileSync(new URL('../docs/grafana-dashboard.json', import.meta.url), 'utf8')
+const dashboard = readFileSync(join(root, 'docs/grafana-dashboard.json'), 'utf8')
 
 /** The samples of Prometheus' text format. */
 async function scrape(url: string): Promise<Map<string, number>> {

@@ -3,14 +3,13 @@ import { once } from 'node:events'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t from 'tap'
 import { optionSpecs, variableOf } from '../lib/config/options.js'
 import { SECRET, until, withPostgres } from './helper.js'
+import { root } from './root.js'
 
 const run = promisify(execFile)
-const root = fileURLToPath(new URL('..', import.meta.url))
 const page = (path: string) => readFileSync(join(root, path), 'utf8')
 
 /** The contents of a page's code blocks of a language. */

@@ -1,8 +1,10 @@
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import fastifyWebsocket from '@fastify/websocket'
 import t from 'tap'
 import { build, LISTEN_CHANNEL, open, query, token, until, withPostgres } from './helper.js'
+import { root } from './root.js'
 
 const { database } = await withPostgres(t)
 const dbUri = await database()
@@ -44,7 +46,7 @@ t.test('one message larger than the bound is delivered while nothing waits', asy
   t.equal((await client.received(1))[0]!.length > 7800, true)
 })
 
-const file = (name: string) => readFileSync(new URL(`fixtures/${name}`, import.meta.url))
+const file = (name: string) => readFileSync(join(root, `test/fixtures/${name}`))
 const tls = { https: { cert: file('certificate.pem'), key: file('key.pem') } }
 
 for (const [scheme, server] of Object.entries({ ws: {}, wss: tls })) {

@@ -1,13 +1,13 @@
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { createAdapter as createOriginal } from '@socket.io/postgres-adapter'
 import t, { type Test } from 'tap'
 import { createAdapter } from '../socket.io.js'
 import { FaultProxy } from './fault-proxy.js'
 import { query, sqlListener, until, withPostgres } from './helper.js'
 import { createDatabase, restartPostgres, testPostgres } from './postgres.js'
+import { root } from './root.js'
 import { acquainted, type Client, type Node, open, startNode, startNodes } from './socket-io.js'
 
 const { postgres, database } = await withPostgres(t)
@@ -278,7 +278,7 @@ t.test('a node that is killed is counted out, and acknowledgements go on', async
   const dbUri = await database()
   const adapter = { heartbeatInterval: 200, heartbeatTimeout: 600 }
   const nodes = await startNodes(t, dbUri, 2, { adapter })
-  const child = fork(fileURLToPath(new URL('socket-io-node.js', import.meta.url)), {
+  const child = fork(join(root, 'test/socket-io-node.js'), {
     env: { ...process.env, DB_URI: dbUri, OPTIONS: JSON.stringify(adapter) },
     execArgv: []
   })
@@ -420,7 +420,7 @@ t.test('rows are kept until every node has read them, and removed then', async (
 t.test('closing leaves nothing behind, also where the pool has ended first', async (t) => {
   const dbUri = await database()
   for (const order of ['io first', 'pool first']) {
-    const child = fork(fileURLToPath(new URL('socket-io-node.js', import.meta.url)), {
+    const child = fork(join(root, 'test/socket-io-node.js'), {
       env: { ...process.env, DB_URI: dbUri, OPTIONS: '{}' },
       execArgv: []
     })

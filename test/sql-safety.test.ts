@@ -1,14 +1,13 @@
 import { readdirSync, readFileSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { migrate } from '../lib/schema/migrate.js'
 import { build, LISTEN_CHANNEL, open, query, token, until, withPostgres } from './helper.js'
 import { createDatabase } from './postgres.js'
+import { root } from './root.js'
 import { statementsOf, unqualified } from './sql-lint.js'
 
 const { postgres } = await withPostgres(t)
-const root = fileURLToPath(new URL('..', import.meta.url))
 
 /** Roles are the cluster's: each test has its own. */
 let roles = 0

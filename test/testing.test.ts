@@ -10,12 +10,11 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t from 'tap'
+import { root } from './root.js'
 
 const run = promisify(execFile)
-const root = fileURLToPath(new URL('..', import.meta.url))
 const page = readFileSync(join(root, 'docs/plugin.md'), 'utf8')
 
 t.test("docs/plugin.md's test of an application runs in a project of its own", async (t) => {

@@ -1,6 +1,7 @@
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
+import { join } from 'node:path'
 import type { Duplex } from 'node:stream'
 import { connect as connectTls } from 'node:tls'
 import fastifyWebsocket from '@fastify/websocket'
@@ -8,6 +9,7 @@ import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import { run, started } from './app.js'
 import { build, open, SECRET, sqlListener, token, until, withPostgres } from './helper.js'
+import { root } from './root.js'
 
 const { database } = await withPostgres(t)
 const dbUri = await database()
@@ -136,7 +138,7 @@ t.test('an upgrade does not wait for ever for what was asked for before', async 
   t.same(fastify.pgws.channels(), [])
 })
 
-const file = (name: string) => readFileSync(new URL(`fixtures/${name}`, import.meta.url))
+const file = (name: string) => readFileSync(join(root, `test/fixtures/${name}`))
 const tls = { https: { cert: file('certificate.pem'), key: file('key.pem') } }
 
 for (const [scheme, server] of Object.entries({ http: {}, https: tls })) {

@@ -4,14 +4,14 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { chromium, type Page } from 'playwright-core'
 import t, { type Test } from 'tap'
 import { FaultProxy } from '../fault-proxy.js'
 import { query, token, until } from '../helper.js'
+import { root } from '../root.js'
 
-const CLI = fileURLToPath(new URL('../../dist/cli.js', import.meta.url))
+const CLI = join(root, 'dist/cli.js')
 const folder = mkdtempSync(join(tmpdir(), 'pgws-page-'))
 const server = createServer().listen(0, '127.0.0.1')
 await once(server, 'listening')

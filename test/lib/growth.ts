@@ -1,12 +1,10 @@
 import { once } from 'node:events'
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import type { Test } from 'tap'
 import ts from 'typescript'
-
-const ROOT = fileURLToPath(new URL('../..', import.meta.url))
+import { root } from '../root.js'
 
 /** A regular expression as it stands in a file. */
 export interface Literal {
@@ -21,7 +19,7 @@ export function regularExpressions(): { literals: Literal[]; computed: string[] 
   const literals: Literal[] = []
   const computed: string[] = []
   for (const path of ownFiles()) {
-    const text = readFileSync(join(ROOT, path), 'utf8')
+    const text = readFileSync(join(root, path), 'utf8')
     for (const [code, line] of path.endsWith('.html') ? scriptsOf(text) : [[text, 0] as const]) {
       const file = ts.createSourceFile(path, code, ts.ScriptTarget.Latest, true)
       const visit = (node: ts.Node): void => {
@@ -44,9 +42,9 @@ export function regularExpressions(): { literals: Literal[]; computed: string[] 
 
 function ownFiles(): string[] {
   const below = ['lib', 'plugins', 'routes', 'public'].flatMap((folder) =>
-    readdirSync(join(ROOT, folder), { recursive: true }).map((name) => join(folder, String(name)))
+    readdirSync(join(root, folder), { recursive: true }).map((name) => join(folder, String(name)))
   )
-  return [...readdirSync(ROOT), ...below].filter(
+  return [...readdirSync(root), ...below].filter(
     (path) => /\.(?:[jt]s|html)$/.test(path) && !path.endsWith('centrifuge.js')
   )
 }

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import fastifyJwt from '@fastify/jwt'
 import { Centrifuge } from 'centrifuge'
 import pg from 'pg'
@@ -6,9 +7,10 @@ import t from 'tap'
 import { WebSocket } from 'ws'
 import { migrate } from '../../lib/schema/migrate.js'
 import { build, LISTEN_CHANNEL, SECRET, until, withPostgres } from '../helper.js'
+import { root } from '../root.js'
 
 const { database } = await withPostgres(t)
-const page = readFileSync(new URL('../../docs/client-sdks.md', import.meta.url), 'utf8')
+const page = readFileSync(join(root, 'docs/client-sdks.md'), 'utf8')
 const blocks = [...page.matchAll(/^```js\n(.*?)^```/gms)].map(([, code]) => code!)
 const AsyncFunction = (async () => {}).constructor as FunctionConstructor
 
