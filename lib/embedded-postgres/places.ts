@@ -30,8 +30,11 @@ export interface Places {
   former: string | undefined
 }
 
-/** Says where things are, and touches nothing. */
-export function findPlaces(wanted: string): Places {
+/**
+ * Says where things are, and touches nothing.
+ * @param port of the server, where it is not PostgreSQL's own
+ */
+export function findPlaces(wanted: string, port?: string): Places {
   const folder = resolve(wanted)
   const user = process.getuid?.() === 0 ? unprivilegedUser() : undefined
   const id = createHash('sha256').update(folder).digest('hex').slice(0, 16)
@@ -47,7 +50,7 @@ export function findPlaces(wanted: string): Places {
     log: join(home, 'postgres.log'),
     owner: join(home, 'owner.json'),
     sockets,
-    uri: `postgresql://postgres@/postgres?host=${encodeURIComponent(sockets)}`,
+    uri: `postgresql://postgres@/postgres?host=${encodeURIComponent(sockets)}${port ? `&port=${port}` : ''}`,
     user,
     former: user && join('/var/tmp', `fastify-pg-websockets-${id}`)
   }

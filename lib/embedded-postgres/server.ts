@@ -13,13 +13,13 @@ export interface EmbeddedPostgresOptions {
   folder: string
   /** Told, in a sentence, where things are and what was done. */
   log?: (line: string) => void
-  /** Further settings, as in postgresql.conf. */
+  /** Further settings, as in postgresql.conf. `port` names the socket, too, and is in the URI. */
   settings?: Record<string, string>
 }
 
 /** A running PostgreSQL of our own. */
 export interface EmbeddedPostgres {
-  /** A libpq URI over its Unix socket; it has no TCP port. */
+  /** A libpq URI over its Unix socket; it has no TCP port unless the settings say so. */
   readonly uri: string
   /** Everything is in it but the socket; nobody else may write to it. */
   readonly home: string
@@ -75,7 +75,7 @@ exit 0
 export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
   const { settings = {}, log = () => {} } = options
   const binaries = findBinaries()
-  const places = findPlaces(options.folder)
+  const places = findPlaces(options.folder, settings.port)
   prepareHome(places)
   if (places.home !== resolve(options.folder)) {
     log(`PostgreSQL does not run as root: its data is in ${places.home}`)

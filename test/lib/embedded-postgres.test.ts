@@ -123,6 +123,15 @@ t.test('is real PostgreSQL on a Unix socket only, and keeps its data', async (t)
   await second.stop()
 })
 
+t.test('a port that its settings name is in its URI', async (t) => {
+  const folder = newFolder(t)
+  const server = await startEmbeddedPostgres({ folder, settings: { ...NO_SYNC, port: '6543' } })
+  removeHome(t, server)
+  t.teardown(() => server.stop())
+  t.equal(await one(server.uri, 'show port'), '6543')
+  t.equal(findRunningEmbedded(folder), server.uri)
+})
+
 t.test('never are there two on one data folder', async (t) => {
   const folder = newFolder(t)
   const first = await owner(t, folder)
