@@ -16,12 +16,17 @@ const FAST = {
 /** What a PostgreSQL was started with, by its data folder. */
 const starts = new Map<string, { folder: string; settings: Record<string, string> }>()
 
-/** A PostgreSQL for one test file, ended and removed with it. */
+/**
+ * A PostgreSQL for one test file, ended and removed with it.
+ * @param prepare may put data into its folder, before it starts
+ */
 export async function testPostgres(
   t: Test,
-  settings: Record<string, string> = {}
+  settings: Record<string, string> = {},
+  prepare: (folder: string) => void = () => {}
 ): Promise<EmbeddedPostgres> {
   const folder = mkdtempSync(join(tmpdir(), 'pgws-test-'))
+  prepare(folder)
   const start = { folder, settings: { ...FAST, ...settings } }
   const postgres = await startEmbeddedPostgres(start)
   starts.set(postgres.dataFolder, start)
