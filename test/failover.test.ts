@@ -212,7 +212,8 @@ t.test('the primary is found among the hosts', async (t) => {
   const cases: [string, (EmbeddedPostgres | string)[], string][] = [
     ['first', [primary, standby], 'read-write'],
     ['last', [standby, primary], 'read-write'],
-    ['behind one that is gone, and one that may only be read', [gone, readOnly, primary], 'read-write']
+    ['behind one that is gone, and one that may only be read', [gone, readOnly, primary], 'read-write'],
+    ['last, where nothing says which one is wanted', [standby, primary], '']
   ]
   for (const [title, hosts, attributes] of cases) {
     await t.test(title, async (t) => {
@@ -230,6 +231,29 @@ t.test('the primary is found among the hosts', async (t) => {
     })
   }
 })
+
+t.test(
+  'a primary that is away for a while is gone back to, though nothing says which host is wanted',
+  async (t) => {
+    const { replication, dbUri } = await replicated(t)
+    const { primary, standby } = replication
+    const { fastify, http, ws } = await build(t, {
+      dbUri: replication.uri(dbUri, [primary, standby], ''),
+      checkListenerInterval
+    })
+    const client = await open(t, `${ws}/kept/${rw}`)
+    await replication.killPrimary('SIGKILL')
+    await until(async () => (await healthOf({ http })).code === 503)
+    client.send('x')
+    await primary.restart()
+    await client.received(1)
+    await until(async () => (await healthOf({ http })).body.status === 'ok')
+    await fastify.pgws.publish('kept', 'y')
+    await client.received(2)
+    t.same(payloadsOf(client), ['x', 'y'])
+    t.equal(await sessionsOn(standby, dbUri), 0)
+  }
+)
 
 t.test('started while there is only a standby, the server waits for its promotion', async (t) => {
   const { replication, dbUri } = await replicated(t)

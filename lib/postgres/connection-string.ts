@@ -93,7 +93,8 @@ const CONNECT_TIMEOUT = 5000
 /**
  * Reads a connection string as libpq does: a URI or a keyword string, with several hosts, `sslmode` in libpq's
  * meaning, and `PG*` variables and the password file for what is missing. (node-postgres by itself takes one
- * host, no keyword strings, and reads `sslmode` otherwise.)
+ * host, no keyword strings, and reads `sslmode` otherwise.) Unlike libpq, it wants the primary where there are several
+ * hosts, unless `target_session_attrs` says something else.
  * @param onIgnored told of the names that have no meaning here, where there are any
  * @returns the attempts to make, in order
  * @throws Error that says what was expected; it never repeats the string, which may hold a password
@@ -210,11 +211,9 @@ function targetsOf(parameters: Parameters, env: NodeJS.ProcessEnv): ConnectionTa
     'channel_binding',
     parameters.get('channel_binding') ?? 'disable'
   )
-  const sessionAttrs = oneOf(
-    SESSION_ATTRS,
-    'target_session_attrs',
-    parameters.get('target_session_attrs') ?? 'any'
-  )
+  // On a hot standby nobody can LISTEN or NOTIFY (https://www.postgresql.org/docs/current/hot-standby.html).
+  const wantedAttrs = parameters.get('target_session_attrs') ?? (count > 1 ? 'primary' : 'any')
+  const sessionAttrs = oneOf(SESSION_ATTRS, 'target_session_attrs', wantedAttrs)
   const seconds = wholeNumber('connect_timeout', parameters.get('connect_timeout') ?? '0', 0, 2 ** 31 / 1000)
 
   const targets: ConnectionTarget[] = []

@@ -219,6 +219,15 @@ t.test('when no host answers, the error names the last', async (t) => {
   })
 })
 
+t.test('of several hosts the primary is wanted, unless target_session_attrs says otherwise', async (t) => {
+  const wanted = (text: string) =>
+    parseConninfo(`${text} sslmode=disable`, {}).map((target) => target.sessionAttrs)
+  t.same(wanted('host=a,b'), ['primary', 'primary'])
+  t.same(wanted('host=a,b target_session_attrs=any'), ['any', 'any'])
+  t.same(wanted('host=a,b target_session_attrs=read-write'), ['read-write', 'read-write'])
+  t.same(wanted('host=a'), ['any'])
+})
+
 t.test('target_session_attrs chooses the session', async (t) => {
   const uri = (attrs: string) => parseConninfo(`${postgres.uri}&target_session_attrs=${attrs}`, {})
   const client = await connect(uri('read-write'))
