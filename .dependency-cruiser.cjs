@@ -57,7 +57,7 @@ module.exports = {
       name: 'lib-knows-no-fastify',
       severity: 'error',
       from: { path: '^lib/' },
-      to: { path: '^node_modules/(?:@?fastify)' }
+      to: { path: '^node_modules/@?fastify', pathNot: '@fastify/error' }
     }
   ],
   options: {

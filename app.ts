@@ -10,7 +10,6 @@ import fastifyRateLimit from '@fastify/rate-limit'
 import fastifyStatic from '@fastify/static'
 import type { FastifyInstance, FastifyReply, FastifyRequest, FastifyServerOptions } from 'fastify'
 import pgWebsockets, { type PgWebsocketsOptions } from './index.js'
-import { maskTokens } from './lib/address.js'
 import {
   authorize,
   parseKeys,
@@ -32,6 +31,7 @@ import { connect, parseConninfo } from './lib/postgres/index.js'
 import { migrate } from './lib/schema/index.js'
 import { type Config, registerEnv } from './plugins/env.js'
 import { registerJwt } from './plugins/jwt.js'
+import { maskTokens } from './routes/handshake/address.js'
 import { tokenRoute } from './routes/token.js'
 
 /** The website of a first run. Compiled, this file is one folder deeper. */

@@ -1,7 +1,6 @@
 import fastifyRateLimit from '@fastify/rate-limit'
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
-import { pathOf } from './lib/address.js'
 import { parseKeys } from './lib/auth/index.js'
 import type { Bridge } from './lib/bridge.js'
 import { type PgWebsocketsOptions, resolveOptions, variableOf } from './lib/config/index.js'
@@ -16,22 +15,21 @@ import { serveMetrics } from './plugins/metrics.js'
 import { registerPool } from './plugins/postgres.js'
 import { registerWebsocket } from './plugins/websocket.js'
 import { audienceRoutes } from './routes/audience.js'
-import {
-  addConstraint,
-  channelRoutes,
-  eventStreamRoutes,
-  maskingSerializers,
-  plainHttpRoute,
-  preflightRoutes
-} from './routes/channel.js'
+import { channelRoutes } from './routes/channel.js'
 import { channelReadRoutes } from './routes/channel-read.js'
 import { channelsRoute } from './routes/channels.js'
 import { connectionsRoutes } from './routes/connections.js'
-import { bringsToken, selectProtocol } from './routes/credentials.js'
 import { errorHandler } from './routes/error-handler.js'
+import { eventStreamRoutes } from './routes/event-stream.js'
+import { pathOf } from './routes/handshake/address.js'
+import { bringsToken, selectProtocol } from './routes/handshake/credentials.js'
+import { maskingSerializers } from './routes/handshake/request-log.js'
+import { addConstraint } from './routes/handshake/router-constraint.js'
 import { healthRoutes } from './routes/health.js'
 import { metricsRoute } from './routes/metrics.js'
 import { nodesRoute } from './routes/nodes.js'
+import { plainHttpRoute } from './routes/plain-http.js'
+import { preflightRoutes } from './routes/preflight.js'
 import { publishRoute } from './routes/publish.js'
 import { SDK_ADDRESS, sdkRoute } from './routes/sdk.js'
 import { sdkEmulationRoutes } from './routes/sdk-emulation.js'
@@ -163,7 +161,8 @@ export type { ChannelSummary } from './lib/channels/index.js'
 export type { Closing, ConnectionFilter, ConnectionSummary } from './lib/clients/index.js'
 export type { Delivery, Disconnected, NodeSummary, Scope } from './lib/cluster/index.js'
 export type { AudienceEndpoint, PgWebsocketsOptions } from './lib/config/index.js'
+export type { PresenceMember } from './lib/messages/index.js'
 export type { ListenerState } from './lib/postgres/index.js'
-export type { ChannelPresence, PresenceMember } from './lib/presence/index.js'
+export type { ChannelPresence } from './lib/presence/index.js'
 // `require('fastify-pg-websockets')` gives the plugin itself (Node.js >= 20.19, "module.exports" export name).
 export { pgWebsockets as 'module.exports' }

@@ -25,6 +25,7 @@ import {
   readAudienceMessage
 } from './channels/index.js'
 import {
+  CatchUp,
   Clients,
   type Closing,
   type ConnectionFilter,
@@ -40,13 +41,22 @@ import { type Delivery, type Disconnected, type NodeSummary, Nodes, type Scope }
 import type { ResolvedOptions } from './config/index.js'
 import { DurableChannels, History, Replay, Retention, type SchemaState } from './durable/index.js'
 import { asBadMessage, errors, fullMessageOf } from './errors.js'
+import type { Log } from './log.js'
 import { isReserved, type Message, parseMessageId, senderOf } from './messages/index.js'
 import { Metrics } from './metrics.js'
-import { type Listener, type ListenerState, NotificationQueue } from './postgres/index.js'
+import {
+  type Listener,
+  type ListenerState,
+  NotificationQueue,
+  type Query,
+  type Rows,
+  SETTINGS_CHANNEL
+} from './postgres/index.js'
 import { type ChannelPresence, Presence, PresenceEvents } from './presence/index.js'
 import { Emulation, SdkClients, type SdkFormat } from './protocols/centrifugo/index.js'
+import { EventStreamServer } from './protocols/event-stream/index.js'
+import { WebSocketServer } from './protocols/websocket/index.js'
 import { type Notification, Outbox } from './publishing/index.js'
-import { SETTINGS_CHANNEL } from './schema/index.js'
 import { VERSION } from './version.js'
 
 /** How long the pool may take to answer a health check, in milliseconds. */
@@ -61,14 +71,6 @@ const SLICE = 10
 
 /** How long the start waits before it asks the pool again, in milliseconds. */
 const POOL_RETRY = 1000
-
-/** The part of a logger (pino's) that is used here. */
-export interface Log {
-  debug(fields: object, message: string): void
-  info(fields: object, message: string): void
-  warn(fields: object, message: string): void
-  error(fields: object, message: string): void
-}
 
 type OptionsUsed =
   | 'listenChannel'
@@ -103,12 +105,12 @@ export interface BridgeOptions extends Pick<ResolvedOptions, OptionsUsed> {
    * Runs one statement in the publishing pool. Rejects with DatabaseAway where it surely was not committed,
    * NotAccepted where the database refused it, OutcomeUnknown where it may have been committed.
    */
-  query: (text: string, values?: unknown[]) => Promise<{ rows: Record<string, unknown>[] }>
+  query: Query
   /**
    * Runs one statement in a transaction of its own, as a caller where one is given; rejects as `query`, and with
    * RoleNotAllowed.
    */
-  call: (text: string, values: unknown[], caller?: Caller) => Promise<{ rows: Record<string, unknown>[] }>
+  call: (text: string, values: unknown[], caller?: Caller) => Promise<Rows>
   /** Verifies a token's signature, audience and issuer; throws InvalidToken (401), KeysUnavailable (503). */
   verifyToken: (token: string) => Token | Promise<Token>
   /** Told whether this server and the schema `pgws` fit each other, whenever that changes. */
@@ -200,6 +202,8 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   readonly #outbox: Outbox
   readonly #authorizer: Authorizer
   readonly #clients: Clients
+  readonly #webSockets: WebSocketServer
+  readonly #eventStreams: EventStreamServer
   readonly #sdkClients: SdkClients
   readonly #emulation: Emulation
   readonly #nodes: Nodes
@@ -260,14 +264,10 @@ export class Bridge extends EventEmitter<BridgeEvents> {
         if (reference?.table === 'message') this.#replay.tellLost(reference)
       }
     })
-    this.#replay = new Replay({
-      history: this.#history,
-      durable: this.#durable,
-      inbox: this.#inbox,
-      hub: this.#hub,
-      losses: this.#losses,
-      log
-    })
+    const history = this.#history
+    const durable = this.#durable
+    const losses = this.#losses
+    this.#replay = new Replay({ history, durable, inbox: this.#inbox, hub: this.#hub, losses, log })
     this.#rawChannels = new RawChannels({
       patterns: options.rawChannels,
       listenChannel,
@@ -296,12 +296,15 @@ export class Bridge extends EventEmitter<BridgeEvents> {
       ...options,
       hub: this.#hub,
       outbox: this.#outbox,
-      replay: this.#replay,
+      catchUp: new CatchUp({ history, durable, losses }),
       presence: this.#presence,
       presenceEvents,
       metrics: this.metrics,
       node: () => this.#nodes.id
     })
+    const clients = { ...options, clients: this.#clients, outbox: this.#outbox, metrics: this.metrics }
+    this.#webSockets = new WebSocketServer(clients)
+    this.#eventStreams = new EventStreamServer(clients)
     this.#emulation = new Emulation({
       node: () => this.#nodes.id,
       sessionsOf: (node) => this.#nodes.sessionsOf(node),
@@ -642,7 +645,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    * @param ip its client's address
    */
   connect(webSocket: WebSocket, access: Access, ip: string, wishes?: Wishes): void {
-    this.#clients.connect(webSocket, access, ip, wishes)
+    this.#webSockets.connect(webSocket, access, ip, wishes)
   }
 
   /**
@@ -650,7 +653,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    * @param response its head has been written
    */
   stream(response: ServerResponse, access: Access, ip: string, wishes?: Wishes): void {
-    this.#clients.stream(response, access, ip, wishes)
+    this.#eventStreams.stream(response, access, ip, wishes)
   }
 
   /**

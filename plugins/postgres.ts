@@ -9,6 +9,7 @@ import {
   type ConnectionTarget,
   isInTheWay,
   outcomeOf,
+  type PgQuery,
   PoolConnector,
   refused,
   type SessionSettings,
@@ -24,18 +25,15 @@ const STATEMENT_DEADLINE = 5000
 /** How long a function of the database's owner may take, in milliseconds: less, so that PostgreSQL says so itself. */
 const FUNCTION_DEADLINE = 4000
 
-/** Runs one statement; rejects as BridgeOptions.query. */
-export type Query = (text: string, values?: unknown[]) => Promise<pg.QueryResult>
-
 /**
  * Runs one statement that calls functions of the database's owner, in a transaction of its own.
  * @param caller as whom; undefined: the statement sees to that itself
- * @throws as Query does, where OutcomeUnknown is left to a commit that was not answered; RoleNotAllowed
+ * @throws as PgQuery does, where OutcomeUnknown is left to a commit that was not answered; RoleNotAllowed
  */
 export type Call = (text: string, values: unknown[], caller?: Caller) => Promise<pg.QueryResult>
 
 export interface Pool {
-  query: Query
+  query: PgQuery
   call: Call
   /** Closes every connection that is there now: idle ones at once, others after their statement. */
   recycle: () => void

@@ -7,7 +7,7 @@ import { errors } from '../lib/errors.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { upgradeOf } from '../plugins/upgrades.js'
 import type { WebSockets } from '../plugins/websocket.js'
-import { findToken } from './credentials.js'
+import { findToken } from './handshake/credentials.js'
 import { webSocketRoute } from './websocket-route.js'
 
 export interface AudienceRoutesOptions {

@@ -1,27 +1,16 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { authorize, type Token } from '../lib/auth/index.js'
+import { authorize } from '../lib/auth/index.js'
 import type { Bridge } from '../lib/bridge.js'
 import { checkChannel } from '../lib/channel-name.js'
 import { errors } from '../lib/errors.js'
 import type { VerifyToken } from '../plugins/jwt.js'
-import { verifyBearer } from './authorization.js'
+import type { ChannelQuestion } from './channel-question.js'
+import { verifyBearer } from './handshake/bearer.js'
 import { history } from './history.js'
 import { presence } from './presence.js'
 import { bearer } from './schemas.js'
 
-/** What a token that may read a channel may ask about it. */
-export interface ChannelRead {
-  schema: { summary: string; querystring?: object; response: object }
-  answer: (
-    bridge: Bridge,
-    channel: string,
-    request: FastifyRequest,
-    reply: FastifyReply,
-    token: Token
-  ) => unknown
-}
-
-const reads = new Map<string, ChannelRead>([
+const reads = new Map<string, ChannelQuestion>([
   ['history', history],
   ['presence', presence]
 ])
@@ -33,7 +22,12 @@ export function channelReadRoutes(
 ): void {
   const validatorCompiler = () => () => true
 
-  async function answer(read: ChannelRead, channel: string, request: FastifyRequest, reply: FastifyReply) {
+  async function answer(
+    read: ChannelQuestion,
+    channel: string,
+    request: FastifyRequest,
+    reply: FastifyReply
+  ) {
     const token = await verifyBearer(request, verifyToken)
     if (channel === '') throw new errors.NotFound()
     checkChannel(channel, 'the channel of the address')

@@ -2,7 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import { authorizeAdmin } from '../lib/auth/index.js'
 import type { Bridge } from '../lib/bridge.js'
 import type { VerifyToken } from '../plugins/jwt.js'
-import { verifyBearer } from './authorization.js'
+import { verifyBearer } from './handshake/bearer.js'
 import { bearer, errorSchema } from './schemas.js'
 import { answeringScope, scopeSchema } from './scope.js'
 

@@ -4,7 +4,7 @@ import type { Bridge } from '../lib/bridge.js'
 import type { Closing } from '../lib/clients/index.js'
 import { errors } from '../lib/errors.js'
 import type { VerifyToken } from '../plugins/jwt.js'
-import { verifyBearer } from './authorization.js'
+import { verifyBearer } from './handshake/bearer.js'
 import { bearer, errorSchema } from './schemas.js'
 import { answeringScope, listMissing, scopeSchema } from './scope.js'
 

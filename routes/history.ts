@@ -1,5 +1,5 @@
 import { errors } from '../lib/errors.js'
-import type { ChannelRead } from './channel-read.js'
+import type { ChannelQuestion } from './channel-question.js'
 import { errorSchema } from './schemas.js'
 
 const DEFAULT_LIMIT = 100
@@ -9,7 +9,7 @@ const MAX_LIMIT = 1000
  * `GET /channels/:channel/history?since=&limit=`: what is stored of a durable channel, in pages. `next` is the `since` of
  * the next one, where there is one; `gap` says that messages after `since` have gone.
  */
-export const history: ChannelRead = {
+export const history: ChannelQuestion = {
   schema: {
     summary: 'The stored messages of a durable channel',
     querystring: {

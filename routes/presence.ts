@@ -1,9 +1,9 @@
 import { MAX_LISTED } from '../lib/presence/index.js'
-import type { ChannelRead } from './channel-read.js'
+import type { ChannelQuestion } from './channel-question.js'
 import { errorSchema } from './schemas.js'
 
 /** `GET /channels/:channel/presence`: who is in a presence channel, on all nodes. */
-export const presence: ChannelRead = {
+export const presence: ChannelQuestion = {
   schema: {
     summary: 'Who is in a presence channel, on all nodes',
     response: {

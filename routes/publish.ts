@@ -6,7 +6,7 @@ import { checkChannel } from '../lib/channel-name.js'
 import { errors } from '../lib/errors.js'
 import { elementsOf, JsonText, membersOf } from '../lib/json-text.js'
 import type { VerifyToken } from '../plugins/jwt.js'
-import { bearerToken, verifyBearer } from './authorization.js'
+import { bearerToken, verifyBearer } from './handshake/bearer.js'
 import { bearer, errorSchema, rejectionSchema } from './schemas.js'
 import { listMissing } from './scope.js'
 

@@ -1,5 +1,4 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
-import { queryOf } from '../lib/address.js'
 import type { Bridge } from '../lib/bridge.js'
 import { isAllowedOrigin, type ResolvedOptions } from '../lib/config/index.js'
 import { errors } from '../lib/errors.js'
@@ -11,7 +10,10 @@ import {
   sdkEventStreamFrames,
   sdkLineFrames
 } from '../lib/protocols/centrifugo/index.js'
-import { CONSTRAINT, describe, refused } from './channel.js'
+import { queryOf } from './handshake/address.js'
+import { refused } from './handshake/admit.js'
+import { describeRequestAs } from './handshake/request-log.js'
+import { CONSTRAINT } from './handshake/router-constraint.js'
 import { openStream, requireTurn } from './stream.js'
 
 export interface SdkEmulationOptions {
@@ -37,7 +39,7 @@ export async function sdkEmulationRoutes(
 
   const describeRequest = (request: FastifyRequest) => {
     const [path = ''] = request.raw.url!.split('?')
-    return describe(request, path)
+    return describeRequestAs(request, path)
   }
   const log = { error: fastify.log.error.bind(fastify.log), describeRequest }
   const common = {

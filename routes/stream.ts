@@ -1,7 +1,7 @@
 import type { ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
 import { errors } from '../lib/errors.js'
-import { type HandshakeLog, takeOver } from './take-over.js'
+import { type HandshakeLog, takeOver } from './handshake/take-over.js'
 
 /**
  * Begins an answer that does not end: its head goes out at once.

@@ -1,8 +1,8 @@
 import type { FastifyInstance } from 'fastify'
 import type { Claims } from '../lib/auth/index.js'
 import type { VerifyToken } from '../plugins/jwt.js'
-import { verifyBearer } from './authorization.js'
 import { errorHandler } from './error-handler.js'
+import { verifyBearer } from './handshake/bearer.js'
 
 /** How long a refreshed token is valid, in seconds. */
 const LIFETIME = 60 * 60

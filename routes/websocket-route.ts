@@ -4,8 +4,9 @@ import type { Bridge } from '../lib/bridge.js'
 import { errors } from '../lib/errors.js'
 import { endSoon, upgradeOf } from '../plugins/upgrades.js'
 import type { WebSockets } from '../plugins/websocket.js'
-import { CONSTRAINT, refused } from './channel.js'
-import { takeOver } from './take-over.js'
+import { refused } from './handshake/admit.js'
+import { CONSTRAINT } from './handshake/router-constraint.js'
+import { takeOver } from './handshake/take-over.js'
 
 export interface WebSocketRoute {
   /** Below the prefix. */

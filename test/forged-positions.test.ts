@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { messageId, parseMessageId } from '../lib/messages/message.js'
+import { messageId, parseMessageId } from '../lib/messages/notification-payload.js'
 import { FaultProxy } from './fault-proxy.js'
 import { build, install, notify, open, query, token, until, withPostgres } from './helper.js'
 

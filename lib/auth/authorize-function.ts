@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import type pg from 'pg'
 import { errors, sqlstateOf } from '../errors.js'
+import type { Rows } from '../postgres/index.js'
 import { textCache } from '../text-cache.js'
 import { type Caller, quoteFunctionName, type SqlFunctions } from './owner-functions.js'
 
@@ -14,7 +15,7 @@ export interface AuthorizerOptions extends Pick<SqlFunctions, 'authorizeFunction
   /** For how long an answer may be used again, in milliseconds. */
   authorizeTtl: number
   /** Runs one statement in a transaction of its own, as the caller. */
-  call: (text: string, values: unknown[], caller: Caller) => Promise<{ rows: Record<string, unknown>[] }>
+  call: (text: string, values: unknown[], caller: Caller) => Promise<Rows>
   /** Told where the function itself failed. */
   onError: (error: unknown) => void
 }

@@ -1,5 +1,3 @@
-import type { Claims } from './claims.js'
-
 /** Where a value is in a token's claims. */
 export type ClaimPath = readonly Step[]
 
@@ -40,12 +38,12 @@ export function parseClaimPath(text: string): ClaimPath | undefined {
 }
 
 /** The value at a place of a token's claims; undefined where there is none. */
-export function valueAt(claims: Claims, path: ClaimPath): unknown {
+export function valueAt(claims: Readonly<Record<string, unknown>>, path: ClaimPath): unknown {
   let value: unknown = claims
   for (const step of path) {
     if (typeof value !== 'object' || value === null) return undefined
     if (typeof step === 'string') {
-      value = Object.hasOwn(value, step) ? (value as Claims)[step] : undefined
+      value = Object.hasOwn(value, step) ? (value as Record<string, unknown>)[step] : undefined
       continue
     }
     if (!Array.isArray(value)) return undefined

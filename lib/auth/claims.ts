@@ -1,5 +1,4 @@
 import { channelNameProblem } from '../channel-name.js'
-import type { ResolvedOptions } from '../config/index.js'
 import { errors } from '../errors.js'
 import { type ClaimPath, parseClaimPath, valueAt } from './claim-path.js'
 
@@ -57,7 +56,7 @@ type Rule =
   | 'roleClaim'
 
 /** What a token must have beside a signature, and where its claims are. */
-export type TokenRules = Partial<Pick<ResolvedOptions, Rule>>
+export type TokenRules = { readonly [name in Rule]?: string | undefined }
 
 export const MODES: ReadonlyMap<unknown, Mode> = new Map([
   ['r', { read: true, write: false }],

@@ -1,5 +1,6 @@
 import { createRemoteJWKSet } from 'jose'
 import { errors, messageOf } from '../errors.js'
+import type { Log } from '../log.js'
 import { keysOfSet, type VerificationKey } from './keys.js'
 
 /** How often the set is fetched again, so that keys that were taken out end, in milliseconds. */
@@ -10,7 +11,7 @@ const COOLDOWN = 5000
 
 export interface RemoteKeysOptions {
   url: string
-  log: { warn(fields: object, message: string): void }
+  log: Log
 }
 
 /**

@@ -1,5 +1,4 @@
 import pg from 'pg'
-import type { ResolvedOptions } from '../config/index.js'
 import { errors } from '../errors.js'
 import { withPossibleCharacters } from '../json-text.js'
 import type { Token } from './claims.js'
@@ -12,7 +11,7 @@ type OptionsUsed =
   | 'roleClaim'
 
 /** The functions of the database's owner that the server calls: `schema.function`; undefined: none. */
-export type SqlFunctions = Pick<ResolvedOptions, OptionsUsed>
+export type SqlFunctions = { readonly [name in OptionsUsed]: string | undefined }
 
 /** As whom a function is called. */
 export interface Caller {

@@ -1,3 +1,4 @@
+import type { Log } from '../log.js'
 import type { Metrics } from '../metrics.js'
 
 /** Why messages are not delivered to readers of this server, and what the log says of it. */
@@ -23,13 +24,13 @@ const INTERVAL = 60_000
 /** Messages that are given up, so that they hold up none behind them: counted, and logged once a minute and reason. */
 export class Losses {
   readonly #metrics: Metrics
-  readonly #log: { warn(fields: object, message: string): void }
+  readonly #log: Log
   /** How many were not logged, since the line that was. */
   readonly #unlogged = new Map<LossReason, number>()
   readonly #lastAt = new Map<LossReason, number>()
   readonly #timers = new Set<NodeJS.Timeout>()
 
-  constructor(metrics: Metrics, log: { warn(fields: object, message: string): void }) {
+  constructor(metrics: Metrics, log: Log) {
     this.#metrics = metrics
     this.#log = log
   }

@@ -1,8 +1,6 @@
 import { matchesPattern } from '../channel-pattern.js'
-import { isClusterChannel } from '../cluster/index.js'
 import { errors } from '../errors.js'
-import { databaseChannelProblem } from '../postgres/index.js'
-import { SETTINGS_CHANNEL } from '../schema/index.js'
+import { databaseChannelProblem, isClusterChannel, SETTINGS_CHANNEL } from '../postgres/index.js'
 
 /** Listens to a database channel now; see Listener.listen. */
 type Listen = (channel: string, handler: (payload: string) => void) => Promise<() => Promise<void>>

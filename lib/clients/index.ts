@@ -1,3 +1,4 @@
+export { CatchUp } from './catch-up.js'
 export { CLOSE, Connection, type ConnectionOptions } from './connection.js'
 export { Expiry } from './expiry.js'
 export {
@@ -13,8 +14,9 @@ export {
 } from './filter.js'
 export { unsentBytesOf } from './flow-control.js'
 export { HeldAnswer } from './held-answer.js'
-export { Intake, type Pace } from './intake.js'
+export { Intake, Pace } from './intake.js'
 export { Clients, type Wishes } from './lifecycle.js'
+export { PAUSED, type Pausable } from './pausable.js'
 export { MAX_INFO_BYTES } from './presence-membership.js'
 export { type Leaving, OUTDATED, SHUTTING_DOWN } from './registry.js'
 export { isGone, type Transport, whenGone } from './transport.js'

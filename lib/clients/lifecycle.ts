@@ -1,27 +1,21 @@
-import type { ServerResponse } from 'node:http'
-import type { RawData, WebSocket } from 'ws'
 import type { Access } from '../auth/index.js'
 import { type Hub, isPublicChannel } from '../channels/index.js'
 import type { ResolvedOptions } from '../config/index.js'
-import type { Replay } from '../durable/index.js'
-import { errors, messageOf } from '../errors.js'
-import { senderOf, serverMessage, showsClaim } from '../messages/index.js'
+import type { Log } from '../log.js'
+import { senderOf, showsClaim } from '../messages/index.js'
 import type { Metrics } from '../metrics.js'
 import type { Presence, PresenceEvents } from '../presence/index.js'
-import { EventStream } from '../protocols/event-stream/index.js'
-import type { Notification, Outbox, Rejection } from '../publishing/index.js'
-import { PAUSED, type Pausable, type RawMessage, WebSocketConnection } from '../transports/index.js'
+import type { Outbox } from '../publishing/index.js'
+import type { CatchUp } from './catch-up.js'
 import { CLOSE, type Connection, type ConnectionContext, type ConnectionOptions } from './connection.js'
 import { Admission } from './connection-limit.js'
 import { connectionId } from './filter.js'
 import { FlowControl } from './flow-control.js'
-import { Intake, Pace } from './intake.js'
+import { Pace } from './intake.js'
+import { PAUSED, type Pausable } from './pausable.js'
 import { Attendance } from './presence-membership.js'
 import { Connections, type Leaving } from './registry.js'
 import { type Transport, whenGone } from './transport.js'
-
-/** The SQLSTATE of a role that cannot be taken (errcodes-appendix.html). */
-const INSUFFICIENT_PRIVILEGE = '42501'
 
 /** What a client asks for beside its channels. */
 export interface Wishes {
@@ -51,17 +45,13 @@ type OptionsUsed =
 export interface ClientsOptions extends Pick<ResolvedOptions, OptionsUsed> {
   hub: Hub
   outbox: Outbox
-  replay: Replay
+  catchUp: CatchUp
   presence: Presence
   presenceEvents: PresenceEvents
   metrics: Metrics
   /** This node's id. */
   node: () => string
-  log: {
-    debug(fields: object, message: string): void
-    info(fields: object, message: string): void
-    warn(fields: object, message: string): void
-  }
+  log: Log
 }
 
 /**
@@ -80,9 +70,6 @@ export class Clients {
   readonly attendance: Attendance
   /** How fast each of them may send. */
   readonly pace: Pace
-  readonly #onError: (error: Error) => void
-  readonly #onMessage: (this: WebSocket, data: RawData, isBinary: boolean) => void
-  readonly #onPing: (this: WebSocket) => void
   #lastId = 0
   #leaving: Leaving | undefined
 
@@ -107,15 +94,6 @@ export class Clients {
       ...options,
       showUsers: showsClaim(options.envelopeClaims, 'sub')
     })
-    const clients = this
-    // `ws` closes the socket with the code that fits (1007, 1009, 1002) before it emits the error.
-    this.#onError = (error) => log.debug({ err: error }, 'websocket error')
-    this.#onMessage = function (data, isBinary) {
-      clients.#receive(WebSocketConnection.of(this), { data: data as Buffer, isBinary })
-    }
-    this.#onPing = function () {
-      clients.#receive(WebSocketConnection.of(this), undefined)
-    }
   }
 
   /** True once the server has begun to end: no new client is taken. */
@@ -129,31 +107,6 @@ export class Clients {
    */
   admit(transport: Transport, address: string): void {
     whenGone(transport, this.#admission.admit(address))
-  }
-
-  /**
-   * Takes an accepted socket into its channels.
-   * @param webSocket an open socket; its errors are handled from here on
-   * @param access what its token allows
-   * @param address its client's IP address
-   */
-  connect(webSocket: WebSocket, access: Access, address: string, wishes: Wishes = {}): void {
-    const connection = new WebSocketConnection(webSocket, access, this.optionsFor(access, address), wishes)
-    webSocket.on('error', this.#onError)
-    webSocket.on('pong', onPong)
-    webSocket.on('ping', this.#onPing)
-    webSocket.on('message', this.#onMessage)
-    this.#join(connection, access, wishes)
-  }
-
-  /**
-   * Takes a client that reads server-sent events into its channels.
-   * @param response its head has been written
-   */
-  stream(response: ServerResponse, access: Access, address: string, wishes: Wishes = {}): void {
-    const connection = new EventStream(response, access, this.optionsFor(access, address))
-    response.on('error', this.#onError)
-    this.#join(connection, access, wishes)
   }
 
   /** What a new connection is made of beside its socket. */
@@ -232,68 +185,21 @@ export class Clients {
     }
   }
 
-  #join(connection: Connection, access: Access, { since, presence }: Wishes): void {
+  /**
+   * The same with what its client asks for: what it missed comes first, then who is there.
+   * @param requested what the client asks for beside its channels
+   */
+  join(connection: Connection, access: Access, { since, presence }: Wishes): void {
     // Before it joins, so that nothing comes in between.
     if (since !== undefined) connection.hold()
     if (!this.enter(connection, access)) return
     if (presence) this.attendance.tell(connection)
     if (since === undefined || this.closing) return
-    const { replay, log } = this.#options
-    replay.resume(connection, since).catch((error) => {
+    const { catchUp, log } = this.#options
+    catchUp.resume(connection, since).catch((error) => {
       log.warn({ err: error, connection: connection.id }, 'messages could not be replayed')
       connection.close(CLOSE.NOT_PUBLISHED, 'messages could not be replayed')
     })
-  }
-
-  /** @param message undefined for a ping, which counts, too: `ws` answers each at once */
-  #receive(connection: WebSocketConnection, message: RawMessage | undefined): void {
-    if (!connection.listening) return
-    connection.intake ??= new Intake(this.pace, {
-      take: (message) => {
-        if (message !== undefined && connection.write) this.#send(connection, message)
-      },
-      pause: () => connection.pause(PAUSED.INTAKE),
-      resume: () => connection.resume(PAUSED.INTAKE)
-    })
-    connection.intake.receive([message].values())
-  }
-
-  #send(connection: WebSocketConnection, { data, isBinary }: RawMessage): void {
-    const { outbox, metrics, maxMessageBytes, log } = this.#options
-    const { channels, sender, caller } = connection
-    if (connection.faulted) return
-    metrics.messagesReceived.inc()
-    metrics.bytesReceived.inc(data.length)
-    if (data.length > maxMessageBytes) {
-      connection.close(CLOSE.TOO_BIG, 'message too large')
-      return
-    }
-    const text = data.toString('utf8')
-    let notifications: Notification[]
-    try {
-      notifications = channels.map((channel) =>
-        isBinary && connection.binary
-          ? outbox.binaryNotification(channel, data, sender!, caller)
-          : outbox.notification(channel, text, sender!, caller)
-      )
-    } catch (error) {
-      connection.close(CLOSE.INVALID_DATA, messageOf(error))
-      return
-    }
-    outbox.publish(notifications, true).catch((error) => {
-      if (error instanceof errors.Rejected || error instanceof errors.RoleNotAllowed) {
-        this.#tellRejected(connection, text, error as Error as Rejection)
-        return
-      }
-      log.warn({ err: error, connection: connection.id }, 'a message was not published')
-      if (error instanceof errors.BadMessage) {
-        connection.close(CLOSE.INVALID_DATA, 'the database cannot hold the message')
-        return
-      }
-      if (error instanceof errors.PayloadTooLarge) connection.close(CLOSE.TOO_BIG, 'message too large')
-      else connection.close(CLOSE.NOT_PUBLISHED, 'message not published')
-    })
-    this.waitForDatabase(connection)
   }
 
   /** Does not read a socket while the database is behind: TCP slows its client down. */
@@ -303,22 +209,8 @@ export class Clients {
     connection.pause(PAUSED.DATABASE)
     outbox.onDrain(() => connection.resume(PAUSED.DATABASE))
   }
-
-  /** A message that a function refuses is its sender's affair; the connection goes on. */
-  #tellRejected(connection: WebSocketConnection, payload: string, { message, sqlstate }: Rejection): void {
-    this.#options.log.debug({ connection: connection.id, sqlstate }, 'a message was rejected')
-    if (!connection.rejections) return
-    const { channels } = connection
-    const told = { channels, message, sqlstate: sqlstate ?? INSUFFICIENT_PRIVILEGE, payload }
-    const frame = connection.format.encode(serverMessage(channels[0]!, { event: 'Rejected', payload: told }))
-    connection.deliver([frame], frame.bytes)
-  }
 }
 
 function shown(channels: readonly string[]): readonly string[] {
   return channels.filter(isPublicChannel)
-}
-
-function onPong(this: WebSocket): void {
-  WebSocketConnection.of(this).unanswered = 0
 }

@@ -1,4 +1,5 @@
-import type { Presence, PresenceEvents, PresenceMember } from '../presence/index.js'
+import type { PresenceMember } from '../messages/index.js'
+import type { Presence, PresenceEvents } from '../presence/index.js'
 import type { Connection } from './connection.js'
 import { connectionId } from './filter.js'
 

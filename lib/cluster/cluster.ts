@@ -13,15 +13,14 @@ import {
   select,
   summaryOf
 } from '../clients/index.js'
-import type { Query } from '../durable/index.js'
 import { errors } from '../errors.js'
-import { NOTIFY_PAYLOAD_LIMIT } from '../messages/index.js'
+import type { Log } from '../log.js'
+import { clusterChannel, NOTIFY_PAYLOAD_LIMIT, type Query } from '../postgres/index.js'
 import { type Presence, PresenceExchange } from '../presence/index.js'
 import { type Notification, Publisher } from '../publishing/index.js'
 import { VERSION } from '../version.js'
 import { isBoolean, isChannels, isConnections, isCount } from './answer-checks.js'
 import { Cluster } from './node-channel.js'
-import { clusterChannel } from './node-message.js'
 import { BEATS } from './peers.js'
 
 /** So many connections are closed in one turn of the event loop, so that a crowd does not hold up deliveries. */
@@ -83,10 +82,7 @@ export interface NodesOptions {
   /** See ClusterOptions. */
   begin: (publication: string) => void
   end: (publication: string, counted: (delivered: number) => void) => void
-  log: {
-    debug(fields: object, message: string): void
-    info(fields: object, message: string): void
-  }
+  log: Log
 }
 
 /** The nodes behind one database as one: what is connected to them, and who got a message. */

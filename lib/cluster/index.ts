@@ -1,2 +1,1 @@
 export { type Delivery, type Disconnected, type NodeSummary, Nodes, type Scope } from './cluster.js'
-export { isClusterChannel } from './node-message.js'

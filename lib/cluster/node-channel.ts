@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { errors, messageOf } from '../errors.js'
+import type { Log } from '../log.js'
 import type { PresenceExchange } from '../presence/index.js'
 import { Answers } from './answers.js'
 import { QuestionParts } from './multipart.js'
@@ -31,10 +32,7 @@ export interface ClusterOptions {
   end: (publication: string, counted: (delivered: number) => void) => void
   /** Told what the others say of their members in presence channels; undefined: nobody wants to know. */
   presence: Pick<PresenceExchange, 'heard' | 'receive' | 'asked' | 'gone'> | undefined
-  log: {
-    debug(fields: object, message: string): void
-    info(fields: object, message: string): void
-  }
+  log: Log
 }
 
 /**

@@ -1,13 +1,9 @@
-import { createHash } from 'node:crypto'
 import { toAscii } from '../json-text.js'
-import { NOTIFY_PAYLOAD_LIMIT } from '../messages/index.js'
-import { CHANNEL_NAME_LIMIT } from '../postgres/index.js'
+import { NOTIFY_PAYLOAD_LIMIT } from '../postgres/index.js'
 import type { PresencePart } from '../presence/index.js'
 
 /** What nodes say to each other changes with this number; they pass over what has another one. */
 const PROTOCOL = 1
-
-const PREFIX = 'pgws_nodes:'
 
 /** How much of a question, or an answer, goes into one notification, in bytes; the rest is for what stands before it. */
 const PART_BYTES = NOTIFY_PAYLOAD_LIMIT - 300
@@ -64,18 +60,6 @@ export type ClusterMessage = { from: string } & (
       to: string
     }
 )
-
-/** The database channel of the nodes that share a listen channel: its name can be read, unless it is too long. */
-export function clusterChannel(listenChannel: string): string {
-  const name = PREFIX + listenChannel
-  if (Buffer.byteLength(name) <= CHANNEL_NAME_LIMIT) return name
-  return PREFIX + createHash('sha256').update(listenChannel).digest('hex').slice(0, 32)
-}
-
-/** Whether nodes talk on a database channel, ours or others: no client may. */
-export function isClusterChannel(databaseChannel: string): boolean {
-  return databaseChannel.startsWith(PREFIX)
-}
 
 /**
  * The payload of a notification: a line of JSON, and behind it the text of a part. All of it is ASCII,

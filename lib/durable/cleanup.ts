@@ -1,4 +1,6 @@
-import type { DurableChannels, Query } from './retention-rules.js'
+import type { Log } from '../log.js'
+import type { Query } from '../postgres/index.js'
+import type { DurableChannels } from './retention-rules.js'
 
 /** How often old messages are deleted, in milliseconds, and how many at once. */
 const INTERVAL = 10_000
@@ -7,7 +9,7 @@ const ROWS = 5000
 export interface RetentionOptions {
   query: Query
   durable: DurableChannels
-  log: { warn(fields: object, message: string): void }
+  log: Log
 }
 
 /** Deletes old messages, some at a time; of several servers, one at a time does it. */

@@ -7,7 +7,8 @@ import {
   type OnUnencodable
 } from '../channels/index.js'
 import { largeMessage, type Message, type Reference, storedMessage } from '../messages/index.js'
-import { type DurableChannels, LATEST, type Query } from './retention-rules.js'
+import type { Query } from '../postgres/index.js'
+import { type DurableChannels, LATEST } from './retention-rules.js'
 import { Turns } from './turns.js'
 
 /** At most so many messages, or so many bytes, are read at once; a larger message is read alone. */

@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Hub, Inbox, Losses } from '../channels/index.js'
-import type { Connection } from '../clients/index.js'
 import { errors, isPermanent, messageOf } from '../errors.js'
-import { historyGap, type Message, messageId, parseMessageId, type Reference } from '../messages/index.js'
+import type { Log } from '../log.js'
+import type { Reference } from '../messages/index.js'
 import type { History, Page } from './message-store.js'
 import type { DurableChannels } from './retention-rules.js'
 
@@ -12,7 +12,7 @@ export interface ReplayOptions {
   inbox: Inbox
   hub: Hub
   losses: Losses
-  log: { warn(fields: object, message: string): void }
+  log: Log
 }
 
 /** For how long what the listener missed is asked for, where the database does not answer, in milliseconds. */
@@ -21,14 +21,14 @@ const PATIENCE = 10_000
 /** A name of more bytes is not in references (pgws.short). */
 const SHORT_NAME = 1000
 
-/** Catches up: a client with what it missed while it was away, and this server with what its listener missed. */
+/** Catches this server up with what its listener missed. A client's own catch-up is lib/clients/catch-up.ts. */
 export class Replay {
   readonly #history: History
   readonly #durable: DurableChannels
   readonly #inbox: Inbox
   readonly #hub: Hub
   readonly #losses: Losses
-  readonly #log: ReplayOptions['log']
+  readonly #log: Log
   /** How often the listener was lost. */
   #outages = 0
   /** The last position, as the database has said after the inbox was marked, and before the next probe. */
@@ -140,64 +140,6 @@ export class Replay {
     this.#stopped = true
   }
 
-  /** Sends a client what it missed, then what was held meanwhile. What can never be read is told to be missing. */
-  async resume(connection: Connection, since: string): Promise<void> {
-    try {
-      await this.#resume(connection, since)
-    } catch (error) {
-      if (!isPermanent(error)) throw error
-      this.#losses.add('unreplayed', { err: error })
-      const missing = connection.channels.filter((channel) => this.#durable.ageOf(channel) !== undefined)
-      connection.replay(
-        missing.map((channel) => connection.format.encode(this.#historyGap(channel, since, null, 0)))
-      )
-      while (connection.open && !connection.release(0)) {}
-    }
-  }
-
-  async #resume(connection: Connection, since: string): Promise<void> {
-    const { format } = connection
-    const channels = connection.read ? connection.channels : []
-    if (channels.length === 0) {
-      connection.release(0)
-      return
-    }
-    const { latest, channels: states } = await this.#history.state(channels)
-    const start = since === 'earliest' ? { position: 0, epoch: this.#durable.epoch } : parseMessageId(since)
-    const foreign = start === undefined || start.epoch !== this.#durable.epoch || start.position > latest
-    const gaps = states.filter(({ trimmed }) => foreign || (since !== 'earliest' && start.position < trimmed))
-    const skipped = new Set(gaps.map(({ channel }) => channel))
-    connection.replay(
-      gaps
-        .filter(({ oldest, trimmed, channel }) => {
-          return oldest !== null || trimmed > 0 || this.#durable.ageOf(channel) !== undefined
-        })
-        .map(({ channel, oldest }) => format.encode(this.#historyGap(channel, since, oldest, latest)))
-    )
-    let after = foreign || skipped.size === channels.length ? latest : start.position
-    do {
-      for (let more = true; more && connection.open; ) {
-        const page = await this.#history.read(channels, after)
-        const frames = page.messages
-          .filter(({ position, message }) => position > latest || !skipped.has(message.channel))
-          .map((message) => message.frame(format))
-        connection.replay(frames)
-        await connection.drained()
-        after = page.messages.at(-1)?.position ?? after
-        more = page.more
-      }
-    } while (connection.open && !connection.release(after))
-  }
-
-  #historyGap(channel: string, requested: string | null, oldest: number | null, latest: number): Message {
-    const { epoch } = this.#durable
-    return historyGap(channel, {
-      requested,
-      oldest: oldest === null ? null : messageId(epoch, oldest),
-      latest: latest === 0 ? null : messageId(epoch, latest)
-    })
-  }
-
   /**
    * After the listener was away: what durable channels missed goes to the open sockets, before anything newer.
    * What cannot be read within some time is given up: all wait for it, those of other channels, too.
@@ -253,7 +195,7 @@ export class Replay {
     const concerned = channel === undefined ? this.#durableChannels().filter(isLong) : [channel]
     for (const name of concerned) {
       if (this.#durable.ageOf(name) === undefined) continue
-      this.#hub.deliver(this.#historyGap(name, null, null, position))
+      this.#hub.deliver(this.#durable.historyGap(name, null, null, position))
     }
   }
 
@@ -268,7 +210,7 @@ export class Replay {
   #tellHistoryGap(channels: readonly string[] | null, latest: number): void {
     const concerned =
       channels?.filter((channel) => this.#hub.hasListeners(channel)) ?? this.#durableChannels()
-    for (const channel of concerned) this.#hub.deliver(this.#historyGap(channel, null, null, latest))
+    for (const channel of concerned) this.#hub.deliver(this.#durable.historyGap(channel, null, null, latest))
   }
 
   /** Those that somebody has joined. */

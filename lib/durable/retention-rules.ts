@@ -1,6 +1,7 @@
 import { matchesPattern } from '../channel-pattern.js'
 import { errors } from '../errors.js'
-import { ENCODING, isPartial } from '../postgres/index.js'
+import { historyGap, type Message, messageId } from '../messages/index.js'
+import { ENCODING, isPartial, type Query } from '../postgres/index.js'
 import {
   appliedExpression,
   checkServerRole,
@@ -26,8 +27,6 @@ const settingsStatement = (
  */
 export const LATEST = `pg_catalog.to_json(greatest((select coalesce(pg_catalog.max(position), 0) from pgws.messages),
   (select coalesce(pg_catalog.max(position), 0) from pgws.trimmed), (select pg_catalog.max(position) from pgws.forgotten)))`
-
-export type Query = (text: string, values?: unknown[]) => Promise<{ rows: Record<string, unknown>[] }>
 
 /** Whether a server and the schema fit each other: without a schema, all else works. */
 export type SchemaState =
@@ -80,6 +79,20 @@ export class DurableChannels {
   /** Whether the database's encoding has not every character: see isPartial. */
   get partial(): boolean {
     return this.#partial
+  }
+
+  /**
+   * The word that something of a channel is missing.
+   * @param requested the id after which the client asked to begin, or null
+   * @param oldest the first position that is there, or null
+   * @param latest the last position of all; 0: none
+   */
+  historyGap(channel: string, requested: string | null, oldest: number | null, latest: number): Message {
+    return historyGap(channel, {
+      requested,
+      oldest: oldest === null ? null : messageId(this.#epoch, oldest),
+      latest: latest === 0 ? null : messageId(this.#epoch, latest)
+    })
   }
 
   /** The part of every id that changes when the database was restored. */

@@ -1,28 +1,13 @@
 import { spawnSync } from 'node:child_process'
-import {
-  closeSync,
-  openSync,
-  readFileSync,
-  readlinkSync,
-  realpathSync,
-  rmSync,
-  statSync,
-  writeFileSync
-} from 'node:fs'
+import { closeSync, openSync, readlinkSync, realpathSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { readOwnFile } from './own-file.js'
+import { isAlive, type Owner, readOwner, startTime } from './owner.js'
 import type { Places, User } from './places.js'
 
 /** How long a PostgreSQL has to end before it is ended with more force, in milliseconds. */
 export const STOP_DEADLINE = 10_000
-
-/** The server whose database it is. */
-interface Owner {
-  pid: number
-  started: string
-  uri: string
-}
 
 /** Writes down that the data is ours, unless another living server's it is. */
 export async function takeOwnership(places: Places, log: (line: string) => void): Promise<void> {
@@ -46,34 +31,6 @@ export async function takeOwnership(places: Places, log: (line: string) => void)
     // A file without contents is just being written.
     else if (attempt < 5) await sleep(50)
     rmSync(places.owner, { force: true })
-  }
-}
-
-/** What a server has written down; undefined where there is nothing, or nothing of ours. */
-export function readOwner(file: string): Owner | undefined {
-  try {
-    return JSON.parse(readOwnFile(file) ?? 'null') ?? undefined
-  } catch {
-    return undefined
-  }
-}
-
-/** A process id is given again to another process; with the time of its start it is one process's alone. */
-export function isAlive({ pid, started }: Owner): boolean {
-  return startTime(pid) === started
-}
-
-function startTime(pid: number): string | undefined {
-  try {
-    // proc(5): fields 3 and 22, counted behind the command's name, which may hold spaces.
-    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
-    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-    // A zombie has ended; only its parent has not asked yet.
-    return fields[0] === 'Z' ? undefined : fields[19]
-  } catch {
-    if (process.platform === 'linux') return undefined
-    const { stdout, status } = spawnSync('ps', ['-o', 'lstart=', '-p', String(pid)], { encoding: 'utf8' })
-    return status === 0 ? stdout.trim() : undefined
   }
 }
 

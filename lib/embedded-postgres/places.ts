@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { chmodSync, lchownSync, lstatSync, mkdirSync, readFileSync, renameSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
-import { isAlive, readOwner } from './ownership.js'
+import { isAlive, readOwner } from './owner.js'
 
 /** Who runs PostgreSQL: a user that is not root. */
 export interface User {

@@ -5,7 +5,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { environment, findBinaries, runAs, usableBinaries } from './binaries.js'
 import { appendToOwnFile, readOwnFile } from './own-file.js'
-import { endLeftover, isAlive, readOwner, STOP_DEADLINE, signal, takeOwnership } from './ownership.js'
+import { isAlive, readOwner } from './owner.js'
+import { endLeftover, STOP_DEADLINE, signal, takeOwnership } from './ownership.js'
 import { findPlaces, type Places, prepareCluster, prepareHome } from './places.js'
 
 export interface EmbeddedPostgresOptions {

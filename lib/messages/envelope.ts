@@ -1,12 +1,6 @@
 import type { Claims } from '../auth/index.js'
 import { jsonOf, toAscii, withPossibleCharacters } from '../json-text.js'
 
-/**
- * PostgreSQL refuses a notification whose payload has this many bytes or more
- * (https://www.postgresql.org/docs/current/sql-notify.html, and NOTIFY_PAYLOAD_MAX_LENGTH in async.c).
- */
-export const NOTIFY_PAYLOAD_LIMIT = 8000
-
 /** A message that is sent again with other words: what all envelopes of one sender share. */
 export interface Sender {
   /** The JSON text of the sender's claims up to where `message_delivered_at` goes. */

@@ -1,18 +1,12 @@
-export {
-  binaryEnvelope,
-  envelope,
-  NOTIFY_PAYLOAD_LIMIT,
-  type Sender,
-  senderOf,
-  showsClaim
-} from './envelope.js'
+export { binaryEnvelope, envelope, type Sender, senderOf, showsClaim } from './envelope.js'
+export type { Message } from './message.js'
 export {
   largeMessage,
-  type Message,
   messageId,
   parseMessageId,
   type Reference,
   readNotification,
   storedMessage
-} from './message.js'
-export { historyGap, isReserved, serverMessage } from './server-events.js'
+} from './notification-payload.js'
+export { isReserved, type PresenceMember, type PresenceSummary } from './server-events.js'
+export { historyGap, serverMessage } from './server-message.js'

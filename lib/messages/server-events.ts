@@ -1,6 +1,22 @@
 import { membersOf } from '../json-text.js'
-import type { PresenceMember, PresenceSummary } from '../presence/index.js'
-import type { Message } from './message.js'
+
+/** A client that is in a presence channel. */
+export interface PresenceMember {
+  /** Its connection's id, as `GET /connections` shows it: `<node>-<number>`. */
+  client: string
+  /** The claim `sub` of its token; empty where it has none, or others may not see it. */
+  user: string
+  /** Any JSON value that others see of it. */
+  info?: unknown
+}
+
+/** How many are in a channel. */
+export interface PresenceSummary {
+  /** How many clients. */
+  count: number
+  /** How many different users; all without a name are one. */
+  users: number
+}
 
 /** What cannot be replayed: ids of messages, or null where there is none, or it is not known. */
 export interface HistoryGap {
@@ -27,21 +43,6 @@ export type ServerEvent =
   | { event: 'Presence'; payload: { clients: readonly PresenceMember[] } | PresenceSummary }
   | { event: 'Join' | 'Leave'; payload: PresenceMember }
   | { event: 'Rejected'; payload: RejectedMessage }
-
-/**
- * A message of the server itself. On the wires that carry texts it has the member `pgws`, which no other message has
- * there (see isReserved).
- */
-export function serverMessage(channel: string, serverEvent: ServerEvent): Message {
-  const { event, payload } = serverEvent
-  return { channel, text: JSON.stringify({ pgws: true, event, channel, payload }), serverEvent }
-}
-
-/** A message of the server itself: something of a channel is missing. */
-export function historyGap(channel: string, gap: Partial<HistoryGap> = {}): Message {
-  const payload = { requested: null, oldest: null, latest: null, ...gap }
-  return serverMessage(channel, { event: 'HistoryGap', payload })
-}
 
 /**
  * Whether a text could be taken for one of the server's own: an object with a member `pgws`. Such a text is not published,

@@ -4,6 +4,12 @@ import { errors } from '../errors.js'
 export const CHANNEL_NAME_LIMIT = 63
 
 /**
+ * PostgreSQL refuses a notification whose payload has this many bytes or more
+ * (https://www.postgresql.org/docs/current/sql-notify.html, and NOTIFY_PAYLOAD_MAX_LENGTH in async.c).
+ */
+export const NOTIFY_PAYLOAD_LIMIT = 8000
+
+/**
  * Says what is wrong with the name of a database channel, whatever the database's encoding: see `listenTo` for that.
  * @returns what is expected, for an error's text; undefined where the name is good
  */

@@ -1,4 +1,6 @@
 import { messageOf } from '../errors.js'
+import type { Log } from '../log.js'
+import type { Query } from './query.js'
 
 /** How often the queue is looked at, in milliseconds. */
 const INTERVAL = 10_000
@@ -16,8 +18,8 @@ const OLDEST = `select pid, usename, application_name, state,
   order by xact_start limit 3`
 
 export interface NotificationQueueOptions {
-  query: (text: string) => Promise<{ rows: Record<string, unknown>[] }>
-  log: { warn(fields: object, message: string): void; info(fields: object, message: string): void }
+  query: Query
+  log: Log
 }
 
 /**

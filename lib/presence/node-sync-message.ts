@@ -1,5 +1,6 @@
 import { channelNameProblem } from '../channel-name.js'
-import type { PresenceChange, PresenceMember } from './presence.js'
+import type { PresenceMember } from '../messages/index.js'
+import type { PresenceChange } from './presence.js'
 
 /** A client in a channel: the channel, the number behind the node's id, and, unless it has left, what is known of it. */
 type Entry = [channel: string, client: number, user?: string, info?: unknown]

@@ -1,23 +1,6 @@
 import { matchesPattern } from '../channel-pattern.js'
 import { isPublicChannel } from '../channels/index.js'
-
-/** A client that is in a presence channel. */
-export interface PresenceMember {
-  /** Its connection's id, as `GET /connections` shows it: `<node>-<number>`. */
-  client: string
-  /** The claim `sub` of its token; empty where it has none, or others may not see it. */
-  user: string
-  /** Any JSON value that others see of it. */
-  info?: unknown
-}
-
-/** How many are in a channel. */
-export interface PresenceSummary {
-  /** How many clients. */
-  count: number
-  /** How many different users; all without a name are one. */
-  users: number
-}
+import type { PresenceMember, PresenceSummary } from '../messages/index.js'
 
 /** Who is in a channel. */
 export interface ChannelPresence extends PresenceSummary {

@@ -1,7 +1,7 @@
 import type pg from 'pg'
 import { quoteFunctionName, type SqlFunctions } from '../auth/index.js'
 import { errors, isUntranslatable, messageOf } from '../errors.js'
-import { away, withLargeArrays } from '../postgres/index.js'
+import { away, type Rows, withLargeArrays } from '../postgres/index.js'
 import type { Notification, Outcome } from './batch-queue.js'
 
 /**
@@ -25,7 +25,7 @@ const IN_THE_WAY = /^(?:55P03|25006)/
 export interface HandlersOptions extends SqlFunctions {
   listenChannel: string
   /** Runs one statement in a transaction of its own; rejects as BridgeOptions.query. */
-  call: (text: string, values: unknown[]) => Promise<{ rows: Record<string, unknown>[] }>
+  call: (text: string, values: unknown[]) => Promise<Rows>
 }
 
 /** Its end resets what the transaction has set; until the commit, an idle session is still ours. */

@@ -3,8 +3,8 @@ import type { Claims } from '../auth/index.js'
 import { checkChannel } from '../channel-name.js'
 import { optionSpecs } from '../config/index.js'
 import { errors } from '../errors.js'
-import { binaryEnvelope, envelope, NOTIFY_PAYLOAD_LIMIT, senderOf } from '../messages/index.js'
-import { checkDatabaseChannel, ENCODING, isPartial } from '../postgres/index.js'
+import { binaryEnvelope, envelope, senderOf } from '../messages/index.js'
+import { checkDatabaseChannel, ENCODING, isPartial, NOTIFY_PAYLOAD_LIMIT } from '../postgres/index.js'
 
 export interface PublishOptions {
   /** The database channel of the servers. Default: theirs, `postgres-websockets-listener`. */

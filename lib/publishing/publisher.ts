@@ -4,8 +4,10 @@ import type { RawChannels } from '../channels/index.js'
 import type { DurableChannels } from '../durable/index.js'
 import { asBadMessage, errors } from '../errors.js'
 import { hasImpossibleCharacter, JsonText, jsonOf, withPossibleCharacters } from '../json-text.js'
+import type { Log } from '../log.js'
 import { binaryEnvelope, envelope, isReserved, type Sender } from '../messages/index.js'
 import type { Metrics } from '../metrics.js'
+import type { Query } from '../postgres/index.js'
 import {
   MAX_BATCH,
   MAX_BATCH_BYTES,
@@ -20,13 +22,13 @@ export interface OutboxOptions extends HandlersOptions {
   metaChannel: string | undefined
   /** How long what may wait waits for the database, in milliseconds. */
   publishTimeout: number
-  query: (text: string, values?: unknown[]) => Promise<{ rows: Record<string, unknown>[] }>
+  query: Query
   /** Whether this server listens, and knows what is durable. */
   ready: () => boolean
   durable: DurableChannels
   rawChannels: RawChannels
   metrics: Metrics
-  log: { warn(fields: object, message: string): void }
+  log: Log
 }
 
 /** All that this server sends to the database, in order: messages, and what it tells of its clients. */

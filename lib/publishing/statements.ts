@@ -1,7 +1,6 @@
 import { randomBytes } from 'node:crypto'
-import type { DurableChannels, Query } from '../durable/index.js'
-import { NOTIFY_PAYLOAD_LIMIT } from '../messages/index.js'
-import { withLargeArrays } from '../postgres/index.js'
+import type { DurableChannels } from '../durable/index.js'
+import { NOTIFY_PAYLOAD_LIMIT, type Query, withLargeArrays } from '../postgres/index.js'
 import type { Notification, Outcome } from './batch-queue.js'
 import type { Handlers } from './message-function.js'
 

@@ -1,15 +1,12 @@
 import pg from 'pg'
 import { errors } from '../errors.js'
-import { TIMEOUTS } from '../postgres/index.js'
+import { SETTINGS_CHANNEL, TIMEOUTS } from '../postgres/index.js'
 import { type Migration, readMigrations } from './migrations.js'
 
 const migrations = readMigrations()
 
 /** The number of the last migration that this server knows. */
 export const SCHEMA_VERSION = migrations.length
-
-/** The database channel that tells of changed settings. */
-export const SETTINGS_CHANNEL = 'pgws'
 
 /** The first migration that the database itself counts. */
 const FIRST_COUNTED = 3

@@ -1,5 +1,6 @@
 import pg from 'pg'
 import { errors } from '../errors.js'
+import type { Query } from '../postgres/index.js'
 
 /** What each role of the schema `pgws` may do; the migrations grant it to those that are there. */
 const ROLES = {
@@ -21,8 +22,6 @@ const ROLES = {
     tables: ['settings', 'migrations', 'retention', 'messages', 'large', 'positions', 'trimmed', 'forgotten']
   }
 }
-
-type Query = (text: string, values?: unknown[]) => Promise<{ rows: Record<string, unknown>[] }>
 
 /** Without these the server can publish nothing, or does not know what is durable. */
 const NEEDED = {

@@ -1,7 +1,7 @@
 import { errors } from '../errors.js'
+import type { PgQuery } from '../postgres/index.js'
 import { attempt, channelOf } from './packet.js'
 import type { Tables } from './tables.js'
-import type { Query } from './user-pool.js'
 
 /** How long a row's transaction may take after it has begun: its age counts from there, in milliseconds. */
 const MARGIN = 2000
@@ -13,7 +13,7 @@ export interface NodesOptions {
   heartbeatInterval: number
   heartbeatTimeout: number
   cleanupInterval: number
-  query: Query
+  query: PgQuery
   /** Resolves when every message that has come so far is delivered. */
   drained: () => Promise<unknown>
   onError: (error: Error) => void

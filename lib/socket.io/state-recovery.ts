@@ -1,3 +1,4 @@
+import type { PgQuery } from '../postgres/index.js'
 import type { Offset } from './offset.js'
 import {
   attempt,
@@ -10,7 +11,6 @@ import {
   textOf
 } from './packet.js'
 import type { Tables } from './tables.js'
-import type { Query } from './user-pool.js'
 
 /** How many packets are replayed at once. */
 const PAGE = 200
@@ -46,7 +46,7 @@ export interface KeptPacket {
 
 export interface RecoveryOptions {
   tables: Tables
-  query: Query
+  query: PgQuery
   /** How long a client may be away, in milliseconds. */
   maxDisconnectionDuration: number
   /** How long a connection may be dead before it is noticed, in milliseconds. */

@@ -8,8 +8,6 @@ const TICK = 500
 /** SQLSTATE classes with which the database says that it is not there for us at the moment (errcodes-appendix.html). */
 const AWAY = /^(?:08|57P|53300)/
 
-export type Query = (text: string, values?: unknown[]) => Promise<pg.QueryResult>
-
 /**
  * Runs one statement on a pool of the user's, in time.
  * @throws DatabaseAway: surely nothing was done; OutcomeUnknown; NotAccepted

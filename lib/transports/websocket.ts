@@ -3,24 +3,18 @@ import { TLSSocket } from 'node:tls'
 import type { WebSocket } from 'ws'
 import type { Access } from '../auth/index.js'
 import type { Format, Frame } from '../channels/index.js'
-import { CLOSE, Connection, type ConnectionOptions, type Intake, unsentBytesOf } from '../clients/index.js'
+import {
+  CLOSE,
+  Connection,
+  type ConnectionOptions,
+  type Intake,
+  type Pausable,
+  unsentBytesOf
+} from '../clients/index.js'
 import { messageIn, webSocketFrames } from './frames.js'
 
 /** How many pings may go without a pong. */
 const MAX_UNANSWERED = 2
-
-/** Why a socket is not read: the database is behind, or what it has sent waits to be taken (see Intake). */
-export const PAUSED = { DATABASE: 1, INTAKE: 2 } as const
-
-/** A client that can be kept from sending for a while. */
-export interface Pausable {
-  /** Why it is not read for the moment: bits of PAUSED. */
-  paused: number
-  /** Stops to read it, for a reason (a bit of PAUSED). */
-  pause(reason: number): void
-  /** Reads it again, unless there is another reason. */
-  resume(reason: number): void
-}
 
 /** What a raw client has sent. */
 export interface RawMessage {

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { holdsToken, maskTokens } from '../../lib/address.js'
+import { holdsToken, maskTokens } from '../../routes/handshake/address.js'
 
 t.test('what looks like a token is masked, and nothing else', async (t) => {
   for (const [url, masked] of [

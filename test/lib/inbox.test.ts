@@ -1,6 +1,7 @@
 import t from 'tap'
 import { Inbox } from '../../lib/channels/incoming-queue.js'
-import { type Message, messageId, type Reference, storedMessage } from '../../lib/messages/message.js'
+import type { Message } from '../../lib/messages/message.js'
+import { messageId, type Reference, storedMessage } from '../../lib/messages/notification-payload.js'
 
 t.test('the floor stays below a message that waits for its row', async (t) => {
   const delivered: (number | undefined)[] = []

@@ -1,5 +1,7 @@
 import type { Connection } from '../../clients/index.js'
-import { MAX_LISTED, type Presence, type PresenceEvents, type PresenceMember } from '../../presence/index.js'
+import type { PresenceMember } from '../../messages/index.js'
+import { MAX_LISTED, type Presence, type PresenceEvents } from '../../presence/index.js'
+import { clientInfo } from './client-info.js'
 import { CommandError, ERRORS } from './protocol.js'
 import { Settling } from './settling.js'
 import type { Subscription } from './subscription.js'
@@ -79,9 +81,4 @@ export class SdkPresence {
   stop(): void {
     this.#settling.stop()
   }
-}
-
-/** A member, as the protocol has it. */
-export function clientInfo({ client, user, info }: PresenceMember): object {
-  return { user, client, ...(info !== undefined && { conn_info: info }) }
 }

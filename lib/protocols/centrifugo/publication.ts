@@ -2,7 +2,7 @@ import type { Format, Frame } from '../../channels/index.js'
 import { eachMember, membersOf, oneLine, stringIn } from '../../json-text.js'
 import type { Message } from '../../messages/index.js'
 import { textFrame } from '../../transports/index.js'
-import { clientInfo } from './presence.js'
+import { clientInfo } from './client-info.js'
 import { UNSUBSCRIBE } from './protocol.js'
 
 /** A frame after which the subscription is over: the client has to subscribe again. */

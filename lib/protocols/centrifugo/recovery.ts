@@ -1,5 +1,6 @@
 import type { Connection } from '../../clients/index.js'
 import type { DurableChannels, History, StoredMessage } from '../../durable/index.js'
+import type { Log } from '../../log.js'
 import { CommandError, DISCONNECT, DisconnectError, ERRORS, isObject, textOf } from './protocol.js'
 import { type SdkFrame, sdkPublications } from './publication.js'
 import type { Subscription } from './subscription.js'
@@ -15,7 +16,7 @@ export interface RecoveryOptions {
   durable: DurableChannels
   /** How many bytes of messages one answer to `history` may have. */
   maxHistoryBytes: number
-  log: { warn(fields: object, message: string): void }
+  log: Log
 }
 
 /** Positions in durable channels: an offset is a message's position, the epoch that of the database. */

@@ -2,20 +2,21 @@ import type { ServerResponse } from 'node:http'
 import type { RawData, WebSocket } from 'ws'
 import type { Token } from '../../auth/index.js'
 import type { Hub } from '../../channels/index.js'
-import { type Clients, Expiry } from '../../clients/index.js'
+import { type Clients, Expiry, PAUSED } from '../../clients/index.js'
 import type { DurableChannels, History } from '../../durable/index.js'
+import type { Log } from '../../log.js'
 import type { Metrics } from '../../metrics.js'
 import type { Presence, PresenceEvents } from '../../presence/index.js'
 import type { Outbox } from '../../publishing/index.js'
-import { PAUSED } from '../../transports/index.js'
 import { SdkWebSocketConnection } from './connections.js'
 import type { Emulation } from './emulation.js'
 import { SdkPresence } from './presence.js'
 import { DISCONNECT, type Disconnect } from './protocol.js'
 import type { SdkFormat } from './publication.js'
 import { Recovery } from './recovery.js'
-import type { SdkConnection, SdkServices } from './services.js'
-import { CONNECT_TIMEOUT, type SdkTransport, Session } from './session.js'
+import type { ExpiringSession, SdkConnection, SdkServices } from './services.js'
+import { CONNECT_TIMEOUT, Session } from './session.js'
+import type { SdkTransport } from './session-transport.js'
 import { StreamTransport } from './stream-transport.js'
 import type { Subscription } from './subscription.js'
 
@@ -47,11 +48,7 @@ export interface SdkClientsOptions extends Pick<SdkServices, Given> {
   emulation: Emulation
   maxHistoryBytes: number
   verifyToken: (token: string) => Token | Promise<Token>
-  log: {
-    debug(fields: object, message: string): void
-    warn(fields: object, message: string): void
-    error(fields: object, message: string): void
-  }
+  log: Log
 }
 
 /** The clients that speak Centrifugo's client protocol. */
@@ -63,10 +60,10 @@ export class SdkClients {
   readonly #strangers = new Expiry<Session>((session) => {
     if (session.connection === undefined) session.close(DISCONNECT.STALE)
   })
-  readonly #expiry = new Expiry<{ session: Session; subscription: Subscription }>(
+  readonly #expiry = new Expiry<{ session: ExpiringSession; subscription: Subscription }>(
     ({ session, subscription }) => session.expire(subscription)
   )
-  readonly #expiring = new WeakMap<Subscription, { session: Session; subscription: Subscription }>()
+  readonly #expiring = new WeakMap<Subscription, { session: ExpiringSession; subscription: Subscription }>()
 
   constructor(options: SdkClientsOptions) {
     this.#options = options
@@ -192,7 +189,7 @@ export class SdkClients {
     await published
   }
 
-  #expire(session: Session, subscription: Subscription): void {
+  #expire(session: ExpiringSession, subscription: Subscription): void {
     if (subscription.expiresAt === undefined) return
     const entry = { session, subscription }
     this.#expiring.set(subscription, entry)

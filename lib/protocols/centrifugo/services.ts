@@ -1,11 +1,10 @@
-import type { Caller, Token } from '../../auth/index.js'
+import type { Caller, Claims, Token } from '../../auth/index.js'
 import type { Hub } from '../../channels/index.js'
-import type { Connection, Pace } from '../../clients/index.js'
-import type { Pausable } from '../../transports/index.js'
+import type { Connection, Pace, Pausable } from '../../clients/index.js'
+import type { Log } from '../../log.js'
 import type { SdkPresence } from './presence.js'
 import type { SdkFormat } from './publication.js'
 import type { Recovery } from './recovery.js'
-import type { Session, SessionAccess } from './session.js'
 import type { Subscription } from './subscription.js'
 
 /** A connection of the SDK, whatever its transport. */
@@ -13,6 +12,23 @@ export interface SdkConnection extends Connection, Pausable {
   readonly format: SdkFormat
   /** How many pings have had no answer yet. */
   unanswered: number
+}
+
+/** What a session's connection is made of. `channels` grows and shrinks with its subscriptions. */
+export interface SessionAccess {
+  channels: string[]
+  read: boolean
+  write: boolean
+  expiresAt: number | undefined
+  subject: string | undefined
+  claims: Claims
+  caller: Caller | undefined
+}
+
+/** A session whose subscriptions may end before it. */
+export interface ExpiringSession {
+  /** A subscription's token has ended. */
+  expire(subscription: Subscription): void
 }
 
 /** What sessions are given. */
@@ -52,11 +68,8 @@ export interface SdkServices {
   onPong: (connection: SdkConnection | undefined) => void
   /** Ends subscriptions whose tokens end. */
   expiry: {
-    add: (session: Session, subscription: Subscription) => void
+    add: (session: ExpiringSession, subscription: Subscription) => void
     delete: (subscription: Subscription) => void
   }
-  log: {
-    warn(fields: object, message: string): void
-    error(fields: object, message: string): void
-  }
+  log: Log
 }

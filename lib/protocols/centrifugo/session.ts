@@ -1,4 +1,4 @@
-import { type Caller, type Claims, permissionsIn, type Token } from '../../auth/index.js'
+import { type Claims, permissionsIn, type Token } from '../../auth/index.js'
 import { Intake, MAX_INFO_BYTES } from '../../clients/index.js'
 import { asBadMessage, errors } from '../../errors.js'
 import {
@@ -18,7 +18,8 @@ import {
   textOf,
   UNSUBSCRIBE
 } from './protocol.js'
-import type { SdkConnection, SdkServices } from './services.js'
+import type { SdkConnection, SdkServices, SessionAccess } from './services.js'
+import type { SdkTransport } from './session-transport.js'
 import { Subscription } from './subscription.js'
 import { connectionToken, GRACE, type Grant, lifetime, subscriptionToken } from './tokens.js'
 
@@ -27,34 +28,6 @@ export const CONNECT_TIMEOUT = 10_000
 
 /** How often clients are pinged (lib/clients/registry.ts), in seconds; the SDK waits for 10 s more. */
 const PING_SECONDS = 30
-
-/** How a session reaches its client. */
-export interface SdkTransport {
-  /** Its client's IP address. */
-  readonly address: string
-  /** What the reply to `connect` says beside. */
-  readonly details: object
-  /** Makes a connection of it. */
-  attach(access: SessionAccess): SdkConnection
-  /** Sends a reply before there is a connection. */
-  send(json: string): void
-  /** Ends it. */
-  close(disconnect: Disconnect): void
-  /** Stops to read commands, and reads them again. */
-  pause(): void
-  resume(): void
-}
-
-/** What a session's connection is made of. `channels` grows and shrinks with its subscriptions. */
-export interface SessionAccess {
-  channels: string[]
-  read: boolean
-  write: boolean
-  expiresAt: number | undefined
-  subject: string | undefined
-  claims: Claims
-  caller: Caller | undefined
-}
 
 /** One client of the SDK: its commands, and its subscriptions. */
 export class Session {

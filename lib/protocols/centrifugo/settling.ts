@@ -1,4 +1,5 @@
-import { isSameMember, type Presence, type PresenceMember } from '../../presence/index.js'
+import type { PresenceMember } from '../../messages/index.js'
+import { isSameMember, type Presence } from '../../presence/index.js'
 
 /** How long a client that has joined or left a channel stays what it is, in milliseconds. */
 const SETTLING = 1000

@@ -1,9 +1,9 @@
 import type { ServerResponse } from 'node:http'
-import type { Clients } from '../../clients/index.js'
-import { PAUSED } from '../../transports/index.js'
+import { type Clients, PAUSED } from '../../clients/index.js'
 import { DISCONNECT, type Disconnect } from './protocol.js'
 import type { SdkFormat } from './publication.js'
-import type { SdkTransport, Session } from './session.js'
+import type { Session } from './session.js'
+import type { SdkTransport } from './session-transport.js'
 import { endStream, SdkStreamConnection } from './stream-connection.js'
 
 export interface StreamTransportOptions {

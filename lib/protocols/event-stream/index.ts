@@ -1,1 +1,1 @@
-export { EventStream } from './event-stream.js'
+export { EventStreamServer } from './server.js'

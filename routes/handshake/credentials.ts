@@ -1,9 +1,9 @@
 import type { IncomingHttpHeaders } from 'node:http'
 import { parse as parseCookies } from 'cookie'
 import type { FastifyRequest } from 'fastify'
-import { channelsOfQuery, isToken, parseAddress } from '../lib/address.js'
-import { errors } from '../lib/errors.js'
-import { bearerToken } from './authorization.js'
+import { errors } from '../../lib/errors.js'
+import { channelsOfQuery, isToken, parseAddress } from './address.js'
+import { bearerToken } from './bearer.js'
 
 /** The subprotocol (RFC 6455, section 1.9) that we speak, and how a browser hands a token over beside it. */
 const SUBPROTOCOL = 'pgws'

@@ -1,7 +1,7 @@
 import type { FastifyRequest } from 'fastify'
-import type { Token } from '../lib/auth/index.js'
-import { errors } from '../lib/errors.js'
-import type { VerifyToken } from '../plugins/jwt.js'
+import type { Token } from '../../lib/auth/index.js'
+import { errors } from '../../lib/errors.js'
+import type { VerifyToken } from '../../plugins/jwt.js'
 
 /** The bearer token of a request (RFC 6750, section 2.1), if there is one. */
 export function bearerToken({ headers }: Pick<FastifyRequest, 'headers'>): string | undefined {

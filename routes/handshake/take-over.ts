@@ -1,5 +1,5 @@
 import type { FastifyRequest } from 'fastify'
-import { maskTokens } from '../lib/address.js'
+import { maskTokens } from './address.js'
 
 /** How what happens to a handshake is logged. */
 export interface HandshakeLog {

@@ -1,5 +1,5 @@
-import { channelNameProblem } from './channel-name.js'
-import { errors } from './errors.js'
+import { channelNameProblem } from '../../lib/channel-name.js'
+import { errors } from '../../lib/errors.js'
 
 /** What a websocket address asks for. */
 export interface Address {

@@ -1,0 +1,114 @@
+import { channelNameProblem } from '../channel-name.js'
+import { membersOf, stringIn } from '../json-text.js'
+import type { Message } from './message.js'
+import { isReserved } from './server-events.js'
+import { historyGap } from './server-message.js'
+
+/** `<epoch>-<position>`, both hexadecimal, of fixed length. */
+const ID = /^([0-9a-f]{8})-([0-9a-f]{16})$/
+
+/** The id of a position. */
+export function messageId(epoch: string, position: number): string {
+  return `${epoch}-${position.toString(16).padStart(16, '0')}`
+}
+
+/** The epoch and position of an id; undefined for what is none. */
+export function parseMessageId(id: string): { epoch: string; position: number } | undefined {
+  const [, epoch, digits] = ID.exec(id) ?? []
+  const position = Number.parseInt(digits ?? '', 16)
+  return Number.isSafeInteger(position) ? { epoch: epoch!, position } : undefined
+}
+
+/** A reference to a row, in place of a message that is too large for a notification. */
+export interface Reference {
+  table: 'message' | 'large'
+  position: number
+  /** Undefined where it is too long to stand in a notification. */
+  channel: string | undefined
+}
+
+const ENVELOPE = /^[ \t\r\n]*\{/
+
+/** What a notification's payload says of itself. */
+export type Received =
+  | { message: Message /** Unix seconds. */; sentAt: number | undefined }
+  | { reference: Reference }
+  | {
+      /** Why it is none of both: `reserved`, it could be taken for the server's own words (see isReserved). */
+      refused: 'malformed' | 'reserved'
+    }
+
+/**
+ * Reads a notification's payload. Any role of the database may send one.
+ * @param payload a JSON object with a string `channel`, or anything else
+ * @param otherwise the channel of anything else
+ */
+export function readNotification(payload: string, otherwise: string): Received {
+  let envelope: Record<string, unknown> | undefined
+  // Most payloads that are no envelope are told from their first character, with no exception thrown.
+  if (ENVELOPE.test(payload)) {
+    try {
+      envelope = JSON.parse(payload)
+    } catch {}
+  }
+  if (envelope === undefined) {
+    if (isReserved(payload)) return { refused: 'reserved' }
+    return { message: { channel: otherwise, text: payload }, sentAt: undefined }
+  }
+  const { channel, id } = envelope
+  if (Object.hasOwn(envelope, 'pgws')) return readReference(envelope)
+  if (typeof channel !== 'string') {
+    return { message: { channel: otherwise, text: payload }, sentAt: undefined }
+  }
+  // Nobody can have joined it, and some names are the hub's own.
+  if (channelNameProblem(channel) !== undefined) return { refused: 'malformed' }
+  const position = typeof id === 'string' ? parseMessageId(id)?.position : undefined
+  const sentAt = (envelope.claims as Record<string, unknown> | undefined | null)?.message_delivered_at
+  return {
+    message: {
+      channel,
+      text: payload,
+      ...(position !== undefined && { position, id: id as string }),
+      ...(envelope.encoding === 'base64' && { bytes: bytesOf(envelope.payload) })
+    },
+    sentAt: typeof sentAt === 'number' ? sentAt : undefined
+  }
+}
+
+function readReference({ pgws, position, channel }: Record<string, unknown>): Received {
+  if (pgws !== 'message' && pgws !== 'large') return { refused: 'reserved' }
+  if (!Number.isSafeInteger(position) || (position as number) <= 0) return { refused: 'malformed' }
+  const name = typeof channel === 'string' ? channel : undefined
+  return { reference: { table: pgws, position: position as number, channel: name } }
+}
+
+/**
+ * The message of a stored row; where the row holds none, the word that it is missing, in its place.
+ * @param body its envelope, without id
+ */
+export function storedMessage(epoch: string, position: number, channel: string, body: string): Message {
+  const id = messageId(epoch, position)
+  const members = envelopeMembers(body)
+  if (members === undefined) return { ...historyGap(channel, { latest: id }), position, id }
+  const text = `{"id":"${id}",${body.slice(body.indexOf('{') + 1)}`
+  return { channel, text, position, id, ...binaryPart(members) }
+}
+
+/** The message of a row that is kept only because it is large; undefined where the row holds none. */
+export function largeMessage(channel: string, body: string): Message | undefined {
+  const members = envelopeMembers(body)
+  return members && { channel, text: body, ...binaryPart(members) }
+}
+
+function envelopeMembers(body: string): Map<string, string> | undefined {
+  const members = membersOf(body)
+  return members === undefined || members.size === 0 || members.has('pgws') ? undefined : members
+}
+
+function binaryPart(members: Map<string, string>): { bytes?: Buffer | undefined } {
+  return stringIn(members, 'encoding') === 'base64' ? { bytes: bytesOf(stringIn(members, 'payload')) } : {}
+}
+
+function bytesOf(payload: unknown): Buffer | undefined {
+  return typeof payload === 'string' ? Buffer.from(payload, 'base64') : undefined
+}

@@ -1,0 +1,125 @@
+import type { RawData, WebSocket } from 'ws'
+import type { Access } from '../../auth/index.js'
+import { CLOSE, type Clients, Intake, PAUSED, type Wishes } from '../../clients/index.js'
+import { errors, messageOf } from '../../errors.js'
+import type { Log } from '../../log.js'
+import { serverMessage } from '../../messages/index.js'
+import type { Metrics } from '../../metrics.js'
+import type { Notification, Outbox, Rejection } from '../../publishing/index.js'
+import { type RawMessage, WebSocketConnection } from '../../transports/index.js'
+
+/** The SQLSTATE of a role that cannot be taken (errcodes-appendix.html). */
+const INSUFFICIENT_PRIVILEGE = '42501'
+
+export interface WebSocketServerOptions {
+  clients: Clients
+  outbox: Outbox
+  metrics: Metrics
+  /** How many bytes one message may have. */
+  maxMessageBytes: number
+  log: Log
+}
+
+/** The clients that speak no protocol but websocket messages: all that they send goes to all of their channels. */
+export class WebSocketServer {
+  readonly #options: WebSocketServerOptions
+  readonly #clients: Clients
+  readonly #onError: (error: Error) => void
+  readonly #onMessage: (this: WebSocket, data: RawData, isBinary: boolean) => void
+  readonly #onPing: (this: WebSocket) => void
+
+  constructor(options: WebSocketServerOptions) {
+    this.#options = options
+    this.#clients = options.clients
+    const server = this
+    // `ws` closes the socket with the code that fits (1007, 1009, 1002) before it emits the error.
+    this.#onError = (error) => options.log.debug({ err: error }, 'websocket error')
+    this.#onMessage = function (data, isBinary) {
+      server.#receive(WebSocketConnection.of(this), { data: data as Buffer, isBinary })
+    }
+    this.#onPing = function () {
+      server.#receive(WebSocketConnection.of(this), undefined)
+    }
+  }
+
+  /**
+   * Takes an accepted socket into its channels.
+   * @param webSocket an open socket; its errors are handled from here on
+   * @param access what its token allows
+   * @param address its client's IP address
+   */
+  connect(webSocket: WebSocket, access: Access, address: string, wishes: Wishes = {}): void {
+    const options = this.#clients.optionsFor(access, address)
+    const connection = new WebSocketConnection(webSocket, access, options, wishes)
+    webSocket.on('error', this.#onError)
+    webSocket.on('pong', onPong)
+    webSocket.on('ping', this.#onPing)
+    webSocket.on('message', this.#onMessage)
+    this.#clients.join(connection, access, wishes)
+  }
+
+  /** @param message undefined for a ping, which counts, too: `ws` answers each at once */
+  #receive(connection: WebSocketConnection, message: RawMessage | undefined): void {
+    if (!connection.listening) return
+    connection.intake ??= new Intake(this.#clients.pace, {
+      take: (message) => {
+        if (message !== undefined && connection.write) this.#send(connection, message)
+      },
+      pause: () => connection.pause(PAUSED.INTAKE),
+      resume: () => connection.resume(PAUSED.INTAKE)
+    })
+    connection.intake.receive([message].values())
+  }
+
+  #send(connection: WebSocketConnection, { data, isBinary }: RawMessage): void {
+    const { outbox, metrics, maxMessageBytes, log } = this.#options
+    const { channels, sender, caller } = connection
+    if (connection.faulted) return
+    metrics.messagesReceived.inc()
+    metrics.bytesReceived.inc(data.length)
+    if (data.length > maxMessageBytes) {
+      connection.close(CLOSE.TOO_BIG, 'message too large')
+      return
+    }
+    const text = data.toString('utf8')
+    let notifications: Notification[]
+    try {
+      notifications = channels.map((channel) =>
+        isBinary && connection.binary
+          ? outbox.binaryNotification(channel, data, sender!, caller)
+          : outbox.notification(channel, text, sender!, caller)
+      )
+    } catch (error) {
+      connection.close(CLOSE.INVALID_DATA, messageOf(error))
+      return
+    }
+    outbox.publish(notifications, true).catch((error) => {
+      if (error instanceof errors.Rejected || error instanceof errors.RoleNotAllowed) {
+        this.#tellRejected(connection, text, error as Error as Rejection)
+        return
+      }
+      log.warn({ err: error, connection: connection.id }, 'a message was not published')
+      if (error instanceof errors.BadMessage) {
+        connection.close(CLOSE.INVALID_DATA, 'the database cannot hold the message')
+        return
+      }
+      if (error instanceof errors.PayloadTooLarge) connection.close(CLOSE.TOO_BIG, 'message too large')
+      else connection.close(CLOSE.NOT_PUBLISHED, 'message not published')
+    })
+    this.#clients.waitForDatabase(connection)
+  }
+
+  /** A message that a function refuses is its sender's affair; the connection goes on. */
+  #tellRejected(connection: WebSocketConnection, payload: string, { message, sqlstate }: Rejection): void {
+    this.#options.log.debug({ connection: connection.id, sqlstate }, 'a message was rejected')
+    if (!connection.rejections) return
+    const { channels } = connection
+    const told = { channels, message, sqlstate: sqlstate ?? INSUFFICIENT_PRIVILEGE, payload }
+    const frame = connection.format.encode(serverMessage(channels[0]!, { event: 'Rejected', payload: told }))
+    connection.deliver([frame], frame.bytes)
+  }
+}
+
+function onPong(this: WebSocket): void {
+  WebSocketConnection.of(this).unanswered = 0
+}

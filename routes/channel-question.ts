@@ -1,0 +1,15 @@
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { Token } from '../lib/auth/index.js'
+import type { Bridge } from '../lib/bridge.js'
+
+/** What a token that may read a channel may ask about it. */
+export interface ChannelQuestion {
+  schema: { summary: string; querystring?: object; response: object }
+  answer: (
+    bridge: Bridge,
+    channel: string,
+    request: FastifyRequest,
+    reply: FastifyReply,
+    token: Token
+  ) => unknown
+}

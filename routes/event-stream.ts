@@ -1,0 +1,37 @@
+import type { FastifyInstance, RouteOptions } from 'fastify'
+import { handshake, refused } from './handshake/admit.js'
+import { ADDRESSES, type ChannelRoutesOptions } from './handshake/channel-addresses.js'
+import { CONSTRAINT } from './handshake/router-constraint.js'
+import { openStream, requireTurn } from './stream.js'
+
+/**
+ * Server-sent events on the same addresses, for `GET` with `Accept: text/event-stream`
+ * (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+ */
+export function eventStreamRoutes(
+  fastify: FastifyInstance,
+  { bridge, verifyToken, options, paths }: ChannelRoutesOptions
+): void {
+  fastify.decorateRequest('pgwsAccess', null)
+  const { admit, describeRequest, wishesOf } = handshake(fastify, { bridge, verifyToken, options })
+  const log = { error: fastify.log.error.bind(fastify.log), describeRequest }
+  const route: Omit<RouteOptions, 'url'> = {
+    method: 'GET',
+    exposeHeadRoute: false,
+    constraints: { [CONSTRAINT]: 'events' },
+    schema: { hide: true } as object,
+    logLevel: 'warn',
+    logSerializers: { req: describeRequest },
+    onError: refused(fastify, bridge, describeRequest),
+    async preValidation(request, reply) {
+      requireTurn(reply)
+      await admit(request, reply.raw)
+    },
+    handler(request, reply) {
+      openStream(reply, 'text/event-stream; charset=utf-8', log, (response) => {
+        bridge.stream(response, request.pgwsAccess!, request.ip, wishesOf(request))
+      })
+    }
+  }
+  for (const url of new Set([...ADDRESSES, ...paths])) fastify.route({ ...route, url } as RouteOptions)
+}

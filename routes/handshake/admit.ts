@@ -1,0 +1,78 @@
+import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
+import { type Access, authorize } from '../../lib/auth/index.js'
+import type { Bridge } from '../../lib/bridge.js'
+import type { Transport, Wishes } from '../../lib/clients/index.js'
+import { isAllowedOrigin } from '../../lib/config/index.js'
+import { errors } from '../../lib/errors.js'
+import { maskAddress, queryOf } from './address.js'
+import type { ChannelRoutesOptions } from './channel-addresses.js'
+import { readCredentials } from './credentials.js'
+import { describeRequestAs } from './request-log.js'
+import { malformed } from './router-constraint.js'
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** What the token of a websocket request allows; set before the upgrade. */
+    pgwsAccess: Access | null
+  }
+}
+
+/** What sockets and event streams have in common before they are accepted. */
+export function handshake(
+  fastify: FastifyInstance,
+  { bridge, verifyToken, options }: Omit<ChannelRoutesOptions, 'paths'>
+) {
+  const { prefix } = fastify
+  const pathBelowPrefix = (request: FastifyRequest) => request.raw.url!.slice(prefix.length)
+  return {
+    describeRequest: (request: FastifyRequest) =>
+      describeRequestAs(request, prefix + maskAddress(pathBelowPrefix(request))),
+
+    /** Sets `pgwsAccess`, or throws. */
+    async admit(request: FastifyRequest, transport: Transport): Promise<void> {
+      if (bridge.closing) throw new errors.ShuttingDown()
+      if (malformed.has(request.raw))
+        throw new errors.BadAddress('its percent-encoding cannot be decoded as UTF-8')
+      if (!isAllowedOrigin(request.headers.origin, options.allowedOrigins))
+        throw new errors.OriginNotAllowed()
+      const credentials = readCredentials(request, pathBelowPrefix(request), options.tokenCookie)
+      const token = await verifyToken(credentials.token)
+      const access = authorize(token, credentials.channels, options.maxChannelsPerConnection)
+      const { since, binary, presence } = wishesOf(request)
+      if (since !== undefined || binary) bridge.requireDurable()
+      if (presence) bridge.requirePresence(access.channels)
+      const stream = request.headers.upgrade === undefined
+      if (stream && !access.read) throw new errors.ReadNotAllowed()
+      const mode = stream || !access.write ? 'r' : access.read ? 'rw' : 'w'
+      access.caller = await bridge.authorize(token, access.channels, mode)
+      await bridge.admit(transport, request.ip, access.read ? access.channels : [])
+      request.pgwsAccess = access
+    },
+
+    wishesOf
+  }
+
+  function wishesOf(request: FastifyRequest): Wishes {
+    const query = queryOf(pathBelowPrefix(request))
+    const lastEventId = request.headers['last-event-id'] as string | undefined
+    return {
+      since: (lastEventId || query.get('since')) ?? undefined,
+      binary: query.get('binary') === 'true',
+      rejections: query.get('rejections') === 'true',
+      presence: query.get('presence') === 'true'
+    }
+  }
+}
+
+/** Counts and logs a handshake that was refused. */
+export function refused(
+  fastify: FastifyInstance,
+  bridge: Bridge,
+  describeRequest: (request: FastifyRequest) => object
+): NonNullable<RouteOptions['onError']> {
+  return (request, _reply, error, done) => {
+    bridge.metrics.refusals.inc({ reason: error.code ?? 'unknown' })
+    fastify.log.info({ req: describeRequest(request), code: error.code }, `socket refused: ${error.message}`)
+    done()
+  }
+}
