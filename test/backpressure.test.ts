@@ -1,10 +1,10 @@
 import t from 'tap'
-import { build, open, query, token, until, withPostgres } from './helper.js'
+import { build, open, query, token, until, withOwnPostgres } from './helper.js'
 
 t.test(
   'while the database is slow, reading from senders is paused; nothing is dropped, order is kept',
   async (t) => {
-    const { database } = await withPostgres(t)
+    const { database } = await withOwnPostgres(t)
     const dbUri = await database()
     const { ws, http, fastify } = await build(t, { dbUri })
     const reader = await open(t, `${ws}/a/${token({ mode: 'r' })}`)

@@ -5,7 +5,7 @@ import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import { type App, run, started } from './app.js'
 import { build, open, query, SECRET, token, until } from './helper.js'
-import { createDatabase, restartPostgres, testPostgres } from './postgres.js'
+import { createDatabase, restartPostgres, sharedPostgres, testPostgres } from './postgres.js'
 
 const reader = token({ mode: 'r' })
 const writer = token({ mode: 'w' })
@@ -119,7 +119,7 @@ async function account(t: Test, dbUri: string, senders: Sender[], followers: Fol
 }
 
 t.test('a server that is killed takes nothing with it', async (t) => {
-  const postgres = await testPostgres(t)
+  const postgres = await sharedPostgres(t)
   const dbUri = await createDatabase(postgres)
   const environment = { ...SERVER, PGWS_DB_URI: dbUri }
   const apps = await Promise.all([1, 2].map(async () => started(await run(t, environment))))
@@ -191,7 +191,7 @@ t.test('a full disk is an error for who publishes there, and for nobody else', a
 
 t.test('a message whose commit is in doubt is sent again, and stored once', async (t) => {
   const { FaultProxy } = await import('./fault-proxy.js')
-  const postgres = await testPostgres(t)
+  const postgres = await sharedPostgres(t)
   const dbUri = await createDatabase(postgres)
   const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
   const { ws } = await build(t, { dbUri: proxy.uri(dbUri), listenerUri: dbUri, migrate: true })

@@ -6,10 +6,10 @@ import { WebSocket } from 'ws'
 import { SCHEMA_VERSION } from '../lib/schema/migrate.js'
 import { run } from './app.js'
 import { build, type Client, open, query, SECRET, token, until } from './helper.js'
-import { createDatabase, testPostgres } from './postgres.js'
+import { createDatabase, sharedPostgres } from './postgres.js'
 import { root } from './root.js'
 
-const postgres = await testPostgres(t)
+const postgres = await sharedPostgres(t)
 const reader = token({ mode: 'r' })
 const writer = token({ mode: 'w' })
 

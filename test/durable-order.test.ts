@@ -5,9 +5,9 @@ import t from 'tap'
 import { WebSocket } from 'ws'
 import { FaultProxy } from './fault-proxy.js'
 import { build, DEADLINE, LISTEN_CHANNEL, open, query, sqlListener, token, until } from './helper.js'
-import { createDatabase, testPostgres } from './postgres.js'
+import { createDatabase, sharedPostgres } from './postgres.js'
 
-const postgres = await testPostgres(t)
+const postgres = await sharedPostgres(t)
 const reader = token({ mode: 'r' })
 const WRITERS = 16
 

@@ -13,9 +13,9 @@ import {
   token,
   until
 } from './helper.js'
-import { createDatabase, testPostgres } from './postgres.js'
+import { createDatabase, sharedPostgres } from './postgres.js'
 
-const postgres = await testPostgres(t)
+const postgres = await sharedPostgres(t)
 const reader = token({ mode: 'r' })
 const writer = token({ mode: 'w' })
 

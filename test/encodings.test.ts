@@ -1,4 +1,5 @@
 import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import pg from 'pg'
 import t from 'tap'
 import { publish } from '../lib/publishing/publish-from-script.js'
@@ -142,18 +143,18 @@ for (const [encoding, { held, refused }] of Object.entries(ENCODINGS)) {
 
 t.test('SQL that we send is ASCII', (t) => {
   const sources = ['lib', 'plugins', 'routes'].flatMap((folder) =>
-    readdirSync(`${root}${folder}`, { recursive: true }).map((file) => `${folder}/${file}`)
+    readdirSync(join(root, folder), { recursive: true }).map((file) => `${folder}/${file}`)
   )
   let count = 0
   for (const path of [...readdirSync(root), ...sources].filter((name) => name.endsWith('.ts'))) {
-    for (const { line, sql } of statementsOf(path, readFileSync(`${root}${path}`, 'utf8'))) {
+    for (const { line, sql } of statementsOf(path, readFileSync(join(root, path), 'utf8'))) {
       count++
       if (!/^\p{ASCII}*$/u.test(sql)) t.fail(`${path}:${line}`)
     }
   }
   t.ok(count > 50, 'they are found')
-  for (const file of readdirSync(`${root}lib/schema/sql`)) {
-    const sql = readFileSync(`${root}lib/schema/sql/${file}`, 'utf8')
+  for (const file of readdirSync(join(root, 'lib/schema/sql'))) {
+    const sql = readFileSync(join(root, 'lib/schema/sql', file), 'utf8')
     const line = sql.split('\n').findIndex((text) => !/^\p{ASCII}*$/u.test(text))
     t.equal(line, -1, `lib/schema/sql/${file}`)
   }

@@ -2,17 +2,16 @@ import dns from 'node:dns'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import type { EmbeddedPostgres } from '../lib/embedded-postgres/server.js'
 import { FaultProxy } from './fault-proxy.js'
 import { build, notify, open, query, sqlListener, token, until } from './helper.js'
-import { createDatabase, restartPostgres, testPostgres } from './postgres.js'
+import { type Cluster, createDatabase, restartPostgres, sharedPostgres, testPostgres } from './postgres.js'
 
 const reader = token({ mode: 'r' })
 const writer = token({ mode: 'w' })
 const checkListenerInterval = 300
 
-const postgres = await testPostgres(t)
-const socket = (server: EmbeddedPostgres) => join(server.socketFolder, '.s.PGSQL.5432')
+const postgres = await sharedPostgres(t)
+const socket = (server: Cluster) => join(server.socketFolder, '.s.PGSQL.5432')
 
 /** A server whose connections go through a proxy each. */
 async function faulty(t: Test, options: object = {}) {

@@ -8,7 +8,7 @@ import { type ClientOptions, WebSocket } from 'ws'
 import pgWebsockets, { type PgWebsocketsOptions } from '../index.js'
 import { FlowControl } from '../lib/clients/flow-control.js'
 import { migrate } from '../lib/schema/migrate.js'
-import { createDatabase, testPostgres } from './postgres.js'
+import { createDatabase, sharedPostgres, testPostgres } from './postgres.js'
 
 export const SECRET = 'reallyreallyreallyreallyverysafe'
 export const LISTEN_CHANNEL = 'postgres-websockets-listener'
@@ -27,8 +27,14 @@ export function token(
   return `${input}.${createHmac('sha256', secret).update(input).digest('base64url')}`
 }
 
-/** One PostgreSQL for a test file; each `database()` is a new one on it. */
+/** The run's PostgreSQL; each `database()` is a new one on it. */
 export async function withPostgres(t: Test) {
+  const postgres = await sharedPostgres(t)
+  return { postgres, database: () => createDatabase(postgres) }
+}
+
+/** The same on a PostgreSQL of the file's own, which it may stop. */
+export async function withOwnPostgres(t: Test) {
   const postgres = await testPostgres(t)
   return { postgres, database: () => createDatabase(postgres) }
 }

@@ -1,12 +1,12 @@
 import t, { type Test } from 'tap'
 import { FaultProxy } from './fault-proxy.js'
 import { build, query, token, until } from './helper.js'
-import { createDatabase, testPostgres } from './postgres.js'
+import { createDatabase, sharedPostgres } from './postgres.js'
 import { sdk } from './sdk/sdk.js'
 
 const MIB = 1024 * 1024
 
-const postgres = await testPostgres(t)
+const postgres = await sharedPostgres(t)
 const reader = token({ mode: 'r' })
 
 interface Answer {

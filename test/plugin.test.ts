@@ -4,9 +4,9 @@ import fastifyWebsocket from '@fastify/websocket'
 import Fastify, { type FastifyInstance } from 'fastify'
 import t from 'tap'
 import pgWebsockets from '../index.js'
-import { build, notify, open, query, refusal, SECRET, token, until, withPostgres } from './helper.js'
+import { build, notify, open, query, refusal, SECRET, token, until, withOwnPostgres } from './helper.js'
 
-const { postgres, database } = await withPostgres(t)
+const { postgres, database } = await withOwnPostgres(t)
 const dbUri = await database()
 const rw = token({ mode: 'rw' })
 const text = (channel: string, payload = 'test') => JSON.stringify({ channel, payload })

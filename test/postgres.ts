@@ -9,35 +9,69 @@ import { type EmbeddedPostgres, startEmbeddedPostgres } from '../lib/embedded-po
 const FAST = {
   fsync: 'off',
   synchronous_commit: 'off',
+  full_page_writes: 'off',
   autovacuum: 'off',
-  max_connections: '200'
+  max_connections: '300'
 }
+
+/** Where databases can be made. */
+export type Cluster = Pick<EmbeddedPostgres, 'uri' | 'socketFolder'>
 
 /** What a PostgreSQL was started with, by its data folder. */
 const starts = new Map<string, { folder: string; settings: Record<string, string> }>()
 
+/** The databases that were made for a test on a PostgreSQL that outlives it. */
+const databases = new Map<Cluster, string[]>()
+
 /**
- * A PostgreSQL for one test file, ended and removed with it.
+ * Starts a PostgreSQL that ends with this process, or earlier.
  * @param prepare may put data into its folder, before it starts
  */
-export async function testPostgres(
-  t: Test,
+export async function startPostgres(
   settings: Record<string, string> = {},
   prepare: (folder: string) => void = () => {}
-): Promise<EmbeddedPostgres> {
+) {
   const folder = mkdtempSync(join(tmpdir(), 'pgws-test-'))
   prepare(folder)
   const start = { folder, settings: { ...FAST, ...settings } }
   const postgres = await startEmbeddedPostgres(start)
   starts.set(postgres.dataFolder, start)
-  t.teardown(async () => {
+  async function stop() {
     await postgres.stop()
     // As root the data is elsewhere.
     for (const path of [folder, postgres.home, postgres.socketFolder]) {
       rmSync(path, { recursive: true, force: true })
     }
-  })
+  }
+  return { postgres, stop }
+}
+
+/** A PostgreSQL for one test file that stops it, or sets it up for itself; ended and removed with it. */
+export async function testPostgres(
+  t: Test,
+  ...options: Parameters<typeof startPostgres>
+): Promise<EmbeddedPostgres> {
+  const { postgres, stop } = await startPostgres(...options)
+  t.teardown(stop)
   return postgres
+}
+
+/**
+ * The PostgreSQL of the whole run, which test/run.ts starts; a file that runs by itself has its own. Roles are shared
+ * with the other files, so their names must be unique. Databases are dropped with the test.
+ */
+export async function sharedPostgres(t: Test): Promise<Cluster> {
+  const { PGWS_TEST_URI: uri } = process.env
+  if (uri === undefined) return testPostgres(t)
+  const cluster = { uri, socketFolder: new URL(uri.replace('@/', '@localhost/')).searchParams.get('host')! }
+  const names: string[] = []
+  databases.set(cluster, names)
+  t.teardown(() =>
+    administrate(uri, async (client) => {
+      for (const name of names) await client.query(`drop database ${name} with (force)`)
+    })
+  )
+  return cluster
 }
 
 /** The folder that a PostgreSQL was started with. */
@@ -54,12 +88,28 @@ export async function restartPostgres(t: Test, ended: EmbeddedPostgres): Promise
 }
 
 /** A new, empty database; in UTF8, unless another encoding is named. */
-export async function createDatabase(postgres: EmbeddedPostgres, encoding?: string): Promise<string> {
+export async function createDatabase(cluster: Cluster, encoding = 'UTF8'): Promise<string> {
   const name = `test_${randomUUID().replaceAll('-', '')}`
-  const client = new pg.Client(postgres.uri)
+  await administrate(cluster.uri, async (client) => {
+    const { rows } = await client.query<{ number: number }>(
+      `select current_setting('server_version_num')::int as number`
+    )
+    // Copying files takes a tenth of the time of logging each page, which is the default from 15 on.
+    const strategy = rows[0]!.number < 150_000 ? '' : 'strategy file_copy'
+    await client.query(
+      `create database ${name} template template0 encoding '${encoding}' lc_collate 'C' lc_ctype 'C' ${strategy}`
+    )
+  })
+  databases.get(cluster)?.push(name)
+  return cluster.uri.replace('/postgres?', `/${name}?`)
+}
+
+async function administrate(uri: string, action: (client: pg.Client) => Promise<void>): Promise<void> {
+  const client = new pg.Client(uri)
   await client.connect()
-  const locale = encoding && `encoding '${encoding}' template template0 lc_collate 'C' lc_ctype 'C'`
-  await client.query(`create database ${name} ${locale ?? ''}`)
-  await client.end()
-  return postgres.uri.replace('/postgres?', `/${name}?`)
+  try {
+    await action(client)
+  } finally {
+    await client.end()
+  }
 }

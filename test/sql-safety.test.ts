@@ -1,4 +1,5 @@
 import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { migrate } from '../lib/schema/migrate.js'
@@ -93,13 +94,13 @@ t.test('each function and table says what it is for, and each function for whom'
 t.test('the statements of the sources name everything in full', (t) => {
   const sources = ['lib', 'plugins', 'routes']
     .flatMap((folder) =>
-      readdirSync(`${root}${folder}`, { recursive: true }).map((file) => `${folder}/${file}`)
+      readdirSync(join(root, folder), { recursive: true }).map((file) => `${folder}/${file}`)
     )
     .concat('app.ts', 'cli.ts', 'emitter.ts', 'index.ts', 'socket.io.ts')
     .filter((file) => file.endsWith('.ts'))
   let statements = 0
   for (const file of sources) {
-    for (const { line, sql } of statementsOf(file, readFileSync(root + file, 'utf8'))) {
+    for (const { line, sql } of statementsOf(file, readFileSync(join(root, file), 'utf8'))) {
       // It is shown to a person, to be run with psql.
       if (sql.includes("'Hello from SQL'")) continue
       statements++

@@ -1,7 +1,7 @@
 import t from 'tap'
-import { build, open, query, sqlListener, token, until, withPostgres } from '../helper.js'
+import { build, open, query, sqlListener, token, until, withOwnPostgres } from '../helper.js'
 
-const { postgres, database } = await withPostgres(t)
+const { postgres, database } = await withOwnPostgres(t)
 const dbUri = await database()
 const { http, ws, fastify } = await build(t, { dbUri })
 const rw = token({ mode: 'rw', sub: 'me' })

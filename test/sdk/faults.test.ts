@@ -6,14 +6,14 @@ import { migrate } from '../../lib/schema/migrate.js'
 import { run, started } from '../app.js'
 import { FaultProxy } from '../fault-proxy.js'
 import { build, LISTEN_CHANNEL, open, query, SECRET, token, until } from '../helper.js'
-import { createDatabase, restartPostgres, testPostgres } from '../postgres.js'
+import { type Cluster, createDatabase, restartPostgres, sharedPostgres, testPostgres } from '../postgres.js'
 import { type Centrifuge, raw, SDKS, sdk, subscribed } from './sdk.js'
 
-const postgres = await testPostgres(t)
+const postgres = await sharedPostgres(t)
 const rw = token({ mode: 'rw', sub: 'me' })
 
 /** A database where the channel `kept` is durable. */
-async function retaining(server = postgres) {
+async function retaining(server: Cluster = postgres) {
   const dbUri = await createDatabase(server)
   const client = new pg.Client(dbUri)
   await client.connect()

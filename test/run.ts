@@ -1,0 +1,54 @@
+// Runs test files, each in a process of its own, on one PostgreSQL:
+//   node dist/test/run.js [test/durable.test.ts …]
+import { readdirSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { join, relative, resolve } from 'node:path'
+import t from 'tap'
+import { startPostgres } from './postgres.js'
+import { Reporter } from './reporter.js'
+import { root } from './root.js'
+
+/** Only ends what hangs. In seconds. */
+const TIMEOUT = 600
+
+/** What scripts of their own run, because it takes long or needs more than Node.js. */
+const APART: Record<string, (file: string) => boolean> = {
+  slow: (file) => SLOW.includes(file),
+  package: (file) => PACKAGE.includes(file),
+  browser: (file) => file.startsWith('test/browser/'),
+  services: (file) => file.startsWith('test/services/')
+}
+const SLOW = ['test/churn.test.ts', 'test/rolling-upgrade.test.ts']
+/** They install the package as users do. */
+const PACKAGE = ['beside-plugins', 'package', 'testing', 'typescript'].map((name) => `test/${name}.test.ts`)
+
+const { postgres, stop } = await startPostgres()
+t.teardown(stop)
+process.env.PGWS_TEST_URI = postgres.uri
+process.env.TAP_TIMEOUT = String(TIMEOUT)
+// Each file has its own.
+t.setTimeout(0)
+t.pipe(new Reporter()).pipe(process.stdout)
+t.jobs = Number(process.env.PGWS_TEST_JOBS) || availableParallelism() + 1
+for (const file of filesOf(process.argv.slice(2))) {
+  const compiled = join(root, 'dist', file.replace(/\.ts$/, '.js'))
+  void t.spawn(process.execPath, ['--enable-source-maps', compiled], {
+    name: file,
+    buffered: true,
+    cwd: root,
+    timeout: TIMEOUT * 1000
+  })
+}
+
+/** @param names files, or the name of a script's part; none for all that is in no such part */
+function filesOf(names: string[]): string[] {
+  const all = readdirSync(join(root, 'test'), { recursive: true, encoding: 'utf8' })
+    .filter((file) => file.endsWith('.test.ts'))
+    .map((file) => join('test', file))
+    .sort()
+  if (names.length === 0) return all.filter((file) => !Object.values(APART).some((holds) => holds(file)))
+  return names.flatMap((name) => {
+    const part = APART[name]
+    return part === undefined ? relative(root, resolve(name)) : all.filter(part)
+  })
+}
