@@ -93,9 +93,9 @@ for (const [kind, openOne] of Object.entries(KINDS)) {
       { dbUri, slowTimeout: 60_000 },
       { server: kind.includes('TLS') ? (tls as FastifyServerOptions) : {} }
     )
-    const readers = await Promise.all(Array.from({ length: 20 }, () => openOne(t, port)))
+    const readers = await Promise.all(Array.from({ length: 8 }, () => openOne(t, port)))
     const idle = await openOne(t, port)
-    await until(() => fastify.pgws.channels()[0]?.readers === 21)
+    await until(() => fastify.pgws.channels()[0]?.readers === 9)
     const slow = () => lines.filter((line) => line.includes('does not read'))
     const closed = () => readers.filter(({ closed }) => closed).length
     const got = (bytes: number) => () => closed() > 0 || readers.every((reader) => reader.bytes > bytes)
@@ -107,7 +107,7 @@ for (const [kind, openOne] of Object.entries(KINDS)) {
     for (const reader of readers) reader.hesitant = true
     const reading = setInterval(() => {
       for (const { socket } of readers) socket.resume()
-    }, 10)
+    }, 2)
     t.teardown(() => clearInterval(reading))
     await burst(20_000, 600)
     await until(got(20_000 * 600), 60_000)
@@ -125,7 +125,7 @@ for (const [kind, openOne] of Object.entries(KINDS)) {
     t.equal(slow().length, 1, `${slow()}`)
     t.equal(closed(), 0)
     idle.socket.destroy()
-    await until(() => fastify.pgws.channels()[0]!.readers === 20)
+    await until(() => fastify.pgws.channels()[0]!.readers === 8)
   })
 }
 

@@ -11,7 +11,7 @@ const FAST = {
   synchronous_commit: 'off',
   full_page_writes: 'off',
   autovacuum: 'off',
-  max_connections: '300'
+  max_connections: '200'
 }
 
 /** Where databases can be made. */

@@ -18,11 +18,11 @@ const APART: Record<string, (file: string) => boolean> = {
   browser: (file) => file.startsWith('test/browser/'),
   services: (file) => file.startsWith('test/services/')
 }
-const SLOW = ['test/churn.test.ts', 'test/rolling-upgrade.test.ts']
+const SLOW = ['churn', 'lib/regular-expressions', 'rolling-upgrade'].map((name) => `test/${name}.test.ts`)
 /** They install the package as users do. */
 const PACKAGE = ['beside-plugins', 'package', 'testing', 'typescript'].map((name) => `test/${name}.test.ts`)
 
-const { postgres, stop } = await startPostgres()
+const { postgres, stop } = await startPostgres({ max_connections: '400' })
 t.teardown(stop)
 process.env.PGWS_TEST_URI = postgres.uri
 process.env.TAP_TIMEOUT = String(TIMEOUT)
