@@ -164,6 +164,8 @@ export async function refusal(t: Test, url: string, options: ClientOptions = {})
 /** Runs one statement on a connection of its own. */
 export async function query(dbUri: string, text: string, values: unknown[] = []): Promise<pg.QueryResult> {
   const client = new pg.Client(dbUri)
+  // A connection that is lost is an error of its own, besides the statement's.
+  client.on('error', () => {})
   await client.connect()
   try {
     return await client.query(text, values)
@@ -204,12 +206,12 @@ export async function sqlListener(
   return { payloads }
 }
 
-/** Waits until a condition holds. */
+/** Waits until a condition holds. What takes long is asked for less often: to ask costs others' time. */
 export async function until(condition: () => unknown, timeout = DEADLINE): Promise<void> {
   const deadline = Date.now() + timeout
-  while (!(await condition())) {
+  for (let pause = 5; !(await condition()); pause = Math.min(1.2 * pause, 100)) {
     if (Date.now() > deadline) throw new Error(`did not come true within ${timeout} ms: ${condition}`)
-    await new Promise((resolve) => setTimeout(resolve, 10))
+    await new Promise((resolve) => setTimeout(resolve, pause))
   }
 }
 
