@@ -16,3 +16,4 @@ export { clusterChannel, isClusterChannel, SETTINGS_CHANNEL } from './own-channe
 export type { PgQuery, Query, Rows } from './query.js'
 export { runSql } from './run-sql.js'
 export { type SessionSettings, settingsOf, TIMEOUTS } from './session-settings.js'
+export { textArray } from './text-array.js'

@@ -1,7 +1,7 @@
 import type pg from 'pg'
 import { quoteFunctionName, type SqlFunctions } from '../auth/index.js'
 import { errors, isUntranslatable, messageOf } from '../errors.js'
-import { away, type Rows, withLargeArrays } from '../postgres/index.js'
+import { away, type Rows, textArray } from '../postgres/index.js'
 import type { Notification, Outcome } from './batch-queue.js'
 
 /**
@@ -31,7 +31,7 @@ export interface HandlersOptions extends SqlFunctions {
 /** Its end resets what the transaction has set; until the commit, an idle session is still ours. */
 const HANDLE = `select h.answer, pg_catalog.set_config('idle_in_transaction_session_timeout', '0', true)
   from (
-    select pgws.handle($1, $2::integer[], $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[],
+    select pgws.handle($1, $2::pg_catalog.text[]::integer[], $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[],
       $6::pg_catalog.text[], $7::pg_catalog.text[], $8::pg_catalog.text[], $9::pg_catalog.text[],
       $10::pg_catalog.text[]) as answer
     offset 0
@@ -92,21 +92,22 @@ export class Handlers {
   ): Promise<readonly Outcome[]> {
     const items = groups.flatMap((group, index) => group.map((notification) => ({ notification, index })))
     const callers = groups.map((group) => group.find(({ call }) => call !== undefined)?.call?.caller)
-    const [text, values] = withLargeArrays(HANDLE, [
+    const { rows } = await this.#options.call(HANDLE, [
       this.#options.listenChannel,
-      items.map(({ index }) => index + 1),
-      items.map(({ notification }) => notification.call?.kind ?? 'message'),
-      items.map(({ notification: { call } }) => (call === undefined ? null : this.#functions[call.kind])),
-      items.map(({ notification }) => notification.channel),
-      items.map(({ notification }) => notification.payload),
-      items.map(({ notification }) => notification.databaseChannel ?? null),
-      items.map(({ notification }) =>
-        notification.databaseChannel === undefined ? keyOf(notification) : null
+      textArray(items.map(({ index }) => `${index + 1}`)),
+      textArray(items.map(({ notification }) => notification.call?.kind ?? 'message')),
+      textArray(items.map(({ notification: { call } }) => (call && this.#functions[call.kind]) ?? null)),
+      textArray(items.map(({ notification }) => notification.channel)),
+      textArray(items.map(({ notification }) => notification.payload)),
+      textArray(items.map(({ notification }) => notification.databaseChannel ?? null)),
+      textArray(
+        items.map(({ notification }) =>
+          notification.databaseChannel === undefined ? keyOf(notification) : null
+        )
       ),
-      callers.map((caller) => caller?.claims ?? null),
-      callers.map((caller) => caller?.role ?? null)
+      textArray(callers.map((caller) => caller?.claims ?? null)),
+      textArray(callers.map((caller) => caller?.role ?? null))
     ])
-    const { rows } = await this.#options.call(text, values)
     const { done, failures } = rows[0]!.answer as Answer
     const outcomes = new Array<Outcome>(done).fill(undefined)
     for (const { group, sqlstate, message, role } of failures) {

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import type { DurableChannels } from '../durable/index.js'
-import { NOTIFY_PAYLOAD_LIMIT, type Query, withLargeArrays } from '../postgres/index.js'
+import { NOTIFY_PAYLOAD_LIMIT, type Query, textArray } from '../postgres/index.js'
 import type { Notification, Outcome } from './batch-queue.js'
 import type { Handlers } from './message-function.js'
 
@@ -70,24 +70,26 @@ export class Relay {
         const raw = notifications.slice(start).filter(({ databaseChannel }) => databaseChannel !== undefined)
         const rest = notifications.filter(({ databaseChannel }) => databaseChannel === undefined)
         const ages = rest.map(({ channel }) => durable.ageOf(channel))
-        const [text, values] = withLargeArrays(
+        const { rows } = await query(
           `select (${rawPart('$9', '$10')}) as before,
-            pgws.relay($1, $2, $3::pg_catalog.text[], $4::pg_catalog.text[], $5::interval[], $6::pg_catalog.text[]) as sent,
+            pgws.relay($1, $2, $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[]::interval[],
+              $6::pg_catalog.text[]) as sent,
             (${rawPart('$7', '$8')}) as raw`,
           [
             version,
             listenChannel,
-            rest.map(({ channel }) => channel),
-            rest.map(({ payload }) => payload),
-            ages.map((age) => (age === undefined ? null : `${age} seconds`)),
-            rest.map((notification, i) => (ages[i] === undefined ? null : this.#keyOf(notification))),
-            raw.map(({ databaseChannel }) => databaseChannel),
-            raw.map(({ payload }) => payload),
-            before.map(({ databaseChannel }) => databaseChannel),
-            before.map(({ payload }) => payload)
+            textArray(rest.map(({ channel }) => channel)),
+            textArray(rest.map(({ payload }) => payload)),
+            textArray(ages.map((age) => (age === undefined ? null : `${age} seconds`))),
+            textArray(
+              rest.map((notification, i) => (ages[i] === undefined ? null : this.#keyOf(notification)))
+            ),
+            textArray(raw.map(({ databaseChannel }) => databaseChannel!)),
+            textArray(raw.map(({ payload }) => payload)),
+            textArray(before.map(({ databaseChannel }) => databaseChannel!)),
+            textArray(before.map(({ payload }) => payload))
           ]
         )
-        const { rows } = await query(text, values)
         sent = rows[0]!.sent
       }
       if (sent !== null) return
@@ -124,12 +126,13 @@ function plainStatement(
     ? 'select pg_catalog.count(pg_catalog.pg_notify($1, payload))::int as sent from pg_catalog.unnest($2::pg_catalog.text[]) as payload'
     : `select pg_catalog.count(pg_catalog.pg_notify(channel, payload))::int as sent
        from rows from (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) as n (channel, payload)`
+  const values = [one ? channels : textArray(channels), textArray(payloads)]
   return version === null
-    ? withLargeArrays(text, [channels, payloads])
-    : withLargeArrays(
+    ? [text, values]
+    : [
         `${text} where $3 operator(pg_catalog.=) (select retention_version from pgws.settings)`,
-        [channels, payloads, version]
-      )
+        [...values, version]
+      ]
 }
 
 /** Notifies payloads of raw channels, where pgws.retention is still what we know. */
