@@ -68,8 +68,20 @@ export class Intake<Item> {
    */
   receive(items: Iterator<Item>): void {
     this.#sources.push(items)
-    if (!this.#working) this.#work()
+    if (!this.#working) this.#work(performance.now() + SLICE)
     else if (this.#sources.length - this.#taken > MAX_WAITING) this.#pause()
+  }
+
+  /** Takes one item, now or when it is its turn. */
+  receiveOne(item: Item): void {
+    if (this.#working) {
+      this.receive([item].values())
+      return
+    }
+    this.#working = true
+    const now = performance.now()
+    const end = now + SLICE
+    if (this.#take(item, now, end)) this.#work(end)
   }
 
   /** Takes what waits no longer at the client's pace: no more will come. Resolves when nothing waits. */
@@ -89,20 +101,11 @@ export class Intake<Item> {
     this.#wake?.()
   }
 
-  async #work(): Promise<void> {
+  /** Takes what waits. No promise is made where nothing has to wait, which is most often. */
+  #work(end: number): void {
     this.#working = true
-    let end = performance.now() + SLICE
     for (let next = this.#next(); next !== undefined; next = this.#next()) {
-      const now = performance.now()
-      const ahead = this.#draw(now)
-      if (ahead > 0 || now > end) {
-        this.#pause()
-        if (ahead > 0) await this.#wait(ahead)
-        await this.#pace.turns.next()
-        end = performance.now() + SLICE
-      }
-      const taken = this.#sender.take(next.value)
-      if (taken !== undefined) await taken
+      if (!this.#take(next.value, performance.now(), end)) return
     }
     this.#working = false
     this.#setThrottled(false)
@@ -110,10 +113,38 @@ export class Intake<Item> {
       this.#paused = false
       this.#sender.resume()
     }
-    for (const resolve of this.#onIdle.splice(0)) resolve()
+    if (this.#onIdle.length > 0) for (const resolve of this.#onIdle.splice(0)) resolve()
+  }
+
+  /**
+   * Takes one, now or later.
+   * @param end of the slice
+   * @returns false where the others have to wait for it: then they are taken after it
+   */
+  #take(item: Item, now: number, end: number): boolean {
+    const ahead = this.#draw(now)
+    if (ahead > 0 || now > end) {
+      this.#takeLater(item, ahead)
+      return false
+    }
+    const taken = this.#sender.take(item)
+    if (taken === undefined) return true
+    taken.then(() => this.#work(end))
+    return false
+  }
+
+  async #takeLater(item: Item, ahead: number): Promise<void> {
+    this.#pause()
+    if (ahead > 0) await this.#wait(ahead)
+    await this.#pace.turns.next()
+    const end = performance.now() + SLICE
+    const taken = this.#sender.take(item)
+    if (taken !== undefined) await taken
+    this.#work(end)
   }
 
   #next(): { value: Item } | undefined {
+    if (this.#sources.length === 0) return undefined
     while (this.#taken < this.#sources.length) {
       const { done, value } = this.#sources[this.#taken]!.next()
       if (!done) return { value }

@@ -64,15 +64,13 @@ export function readNotification(payload: string, otherwise: string): Received {
   if (channelNameProblem(channel) !== undefined) return { refused: 'malformed' }
   const position = typeof id === 'string' ? parseMessageId(id)?.position : undefined
   const sentAt = (envelope.claims as Record<string, unknown> | undefined | null)?.message_delivered_at
-  return {
-    message: {
-      channel,
-      text: payload,
-      ...(position !== undefined && { position, id: id as string }),
-      ...(envelope.encoding === 'base64' && { bytes: bytesOf(envelope.payload) })
-    },
-    sentAt: typeof sentAt === 'number' ? sentAt : undefined
+  const message: Message = { channel, text: payload }
+  if (position !== undefined) {
+    message.position = position
+    message.id = id as string
   }
+  if (envelope.encoding === 'base64') message.bytes = bytesOf(envelope.payload)
+  return { message, sentAt: typeof sentAt === 'number' ? sentAt : undefined }
 }
 
 function readReference({ pgws, position, channel }: Record<string, unknown>): Received {

@@ -211,18 +211,22 @@ export class Publisher {
   }
 
   /**
-   * The next groups. PostgreSQL folds equal notifications of one transaction into one, so a group that repeats
-   * a payload of the batch waits for the next.
+   * The next groups. PostgreSQL folds equal notifications of one transaction into one, so a group that repeats a raw
+   * payload of the batch waits for the next. Envelopes are never equal (see messages/envelope.ts).
    */
   #takeBatch(): Group[] {
     const seen = new Set<string>()
+    const isRaw = ({ databaseChannel }: Notification) => databaseChannel !== undefined
+    const isRepeated = (one: Notification) => isRaw(one) && seen.has(one.payload)
+    let size = 0
     let bytes = 0
     let end = 0
     for (const group of this.#queue) {
-      const full = seen.size + group.notifications.length > MAX_BATCH || bytes + group.bytes > MAX_BATCH_BYTES
-      const last = full || group.alone || group.notifications.some(({ payload }) => seen.has(payload))
-      if (end > 0 && last) break
-      for (const { payload } of group.notifications) seen.add(payload)
+      const { notifications } = group
+      const full = size + notifications.length > MAX_BATCH || bytes + group.bytes > MAX_BATCH_BYTES
+      if (end > 0 && (full || group.alone || notifications.some(isRepeated))) break
+      for (const one of notifications) if (isRaw(one)) seen.add(one.payload)
+      size += notifications.length
       bytes += group.bytes
       end++
       if (group.alone) break

@@ -78,7 +78,7 @@ export class Session {
 
   /** Its client has sent what is no command, but work all the same. */
   count(): void {
-    if (!this.#ended) this.#intake.receive([''].values())
+    if (!this.#ended) this.#intake.receiveOne('')
   }
 
   /** Ends it with a reason. */

@@ -68,7 +68,7 @@ export class WebSocketServer {
       pause: () => connection.pause(PAUSED.INTAKE),
       resume: () => connection.resume(PAUSED.INTAKE)
     })
-    connection.intake.receive([message].values())
+    connection.intake.receiveOne(message)
   }
 
   #send(connection: WebSocketConnection, { data, isBinary }: RawMessage): void {
