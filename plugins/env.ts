@@ -43,7 +43,7 @@ declare module 'fastify' {
 }
 
 /** The app's own variables, and where its defaults are not the plugin's. */
-const specs: typeof optionSpecs & Record<keyof AppConfig, (typeof optionSpecs)['dbUri']> = {
+export const variableSpecs: typeof optionSpecs & Record<keyof AppConfig, (typeof optionSpecs)['dbUri']> = {
   ...optionSpecs,
   // Without a database the app brings its own, and then makes a secret.
   dbUri: { type: 'string' },
@@ -65,7 +65,7 @@ const specs: typeof optionSpecs & Record<keyof AppConfig, (typeof optionSpecs)['
   trustProxy: { type: 'string' }
 }
 
-const names = Object.keys(specs) as (keyof Config)[]
+const names = Object.keys(variableSpecs) as (keyof Config)[]
 const variables = names.map(variableOf)
 
 /** Where to listen: the embedded database is for development, and the server prints a token for it. */
@@ -90,8 +90,8 @@ export async function registerEnv(
   const { misspelled, unknown } = unknownVariables(all, variables)
   const properties: Record<string, object> = {}
   for (const name of names) {
-    const { type, default: value } = specs[name]
-    const [minimum, maximum] = boundsOf(specs[name])
+    const { type, default: value } = variableSpecs[name]
+    const [minimum, maximum] = boundsOf(variableSpecs[name])
     properties[variableOf(name)] = {
       // Lists are split where the options are checked.
       type: type === 'list' ? 'string' : type,
@@ -115,13 +115,16 @@ export async function registerEnv(
       const name = names.find((candidate) => variableOf(candidate) === variable)
       if (name === undefined) problems.push(messageOf(error))
       else if (isServiceUrl(data[variable] ?? '')) problems.push(serviceUrlProblem(variable))
-      else problems.push(`${variable} must be ${expectation(specs[name])}`)
+      else problems.push(`${variable} must be ${expectation(variableSpecs[name])}`)
     }
   }
   for (const name of names) {
     // Ajv takes 1e400 for a whole number, and applies no bounds to infinity.
-    if (specs[name].type === 'integer' && Number(data[variableOf(name)]) === Number.POSITIVE_INFINITY) {
-      problems.push(`${variableOf(name)} must be ${expectation(specs[name])}`)
+    if (
+      variableSpecs[name].type === 'integer' &&
+      Number(data[variableOf(name)]) === Number.POSITIVE_INFINITY
+    ) {
+      problems.push(`${variableOf(name)} must be ${expectation(variableSpecs[name])}`)
     }
   }
   const keys = data.PGWS_JWT_SECRET ?? data.PGWS_JWKS_URL
@@ -134,7 +137,7 @@ export async function registerEnv(
     problems.push('PGWS_CERTIFICATE_FILE and PGWS_KEY_FILE belong together: set both, or neither')
   }
   if (data.PGWS_METRICS_PORT !== undefined && Number(data.PGWS_METRICS_PORT) !== 0) {
-    const port = Number(data.PGWS_PORT ?? specs.port.default)
+    const port = Number(data.PGWS_PORT ?? variableSpecs.port.default)
     if (Number(data.PGWS_METRICS_PORT) === port) {
       problems.push(`PGWS_METRICS_PORT is PGWS_PORT (${port}): metrics need a port of their own`)
     }
@@ -163,7 +166,7 @@ function normalize(environment: NodeJS.ProcessEnv): Record<string, string> {
     const variable = variableOf(name)
     const value = environment[variable]
     if (value === undefined || value.trim() === '') continue
-    normal[variable] = specs[name].type === 'boolean' ? value.trim().toLowerCase() : value
+    normal[variable] = variableSpecs[name].type === 'boolean' ? value.trim().toLowerCase() : value
   }
   return normal
 }

@@ -1,13 +1,12 @@
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import { SCHEMA_VERSION } from '../lib/schema/migrate.js'
 import { run } from './app.js'
+import { snippet } from './docs/pages.js'
+import { runFragment } from './docs/run-fragment.js'
 import { build, type Client, open, query, SECRET, token, until } from './helper.js'
 import { createDatabase, sharedPostgres } from './postgres.js'
-import { root } from './root.js'
 
 const postgres = await sharedPostgres(t)
 const reader = token({ mode: 'r' })
@@ -382,13 +381,9 @@ t.test('what is too old or too many is gone within 30 s', async (t) => {
 })
 
 t.test("docs/durable-channels.md's SQL and its client work as they stand", async (t) => {
-  const page = readFileSync(join(root, 'docs/durable-channels.md'), 'utf8')
-  const blocks = (language: string) =>
-    [...page.matchAll(new RegExp(`^\`\`\`${language}\n(.*?)^\`\`\``, 'gms'))].map(([, code]) => code!)
-  const example = blocks('sql').find((code) => code.includes('pgws.retain'))!
-  const browser = blocks('js').find((code) => code.includes('onmessage'))!
+  const example = snippet('docs/durable-channels.md', 'pgws.retain(')
+  const browser = snippet('docs/durable-channels.md', 'onmessage')
   const { sql, fastify, port, ws } = await durable(t)
-  await sql(`create table orders (id int, customer_id int); create table invoices (id int, total int)`)
   await sql(example)
 
   const shown: string[] = []
@@ -401,12 +396,12 @@ t.test("docs/durable-channels.md's SQL and its client work as they stand", async
       sockets.push(this)
     }
   }
-  new Function('WebSocket', 'token', 'reload', 'show', `${browser}\nconnect()`)(
-    Local,
-    reader,
-    () => reloads++,
-    (message: { payload: string }) => shown.push(message.payload)
-  )
+  await runFragment(browser, {
+    WebSocket: Local,
+    token: reader,
+    reload: () => reloads++,
+    show: (message: { payload: string }) => shown.push(message.payload)
+  })
   await until(() => fastify.pgws.channels().length === 1)
   await fastify.pgws.publish('orders:7', 'one')
   await until(() => shown.length === 1)

@@ -1,12 +1,10 @@
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import type { PgWebsocketsOptions } from '../index.js'
 import { run } from './app.js'
+import { snippet } from './docs/pages.js'
 import { FaultProxy } from './fault-proxy.js'
 import { build, open, query, refusal, SECRET, sqlListener, token, until, withPostgres } from './helper.js'
 import { createDatabase } from './postgres.js'
-import { root } from './root.js'
 
 const { postgres, database } = await withPostgres(t)
 const rw = (claims: object = {}) => token({ mode: 'rw', ...claims })
@@ -689,15 +687,14 @@ t.test('a function that is not there, or not installed, is a clear refusal at th
 })
 
 t.test("docs/sql-functions.md's functions work as they stand", async (t) => {
-  const page = readFileSync(join(root, 'docs/sql-functions.md'), 'utf8')
-  const [, sql] = /```sql\n(create function app.on_message.*?)```/s.exec(page)!
-  const { ws, dbUri } = await withFunctions(
-    t,
-    `create table app.messages (channel text, author text, body text);
-     create table app.members (channel text, name text);
-     insert into app.members values ('chat', 'me'); ${sql}`,
-    { onMessageFunction: 'app.on_message', authorizeFunction: 'app.authorize' }
+  const sql = snippet('docs/sql-functions.md', 'create function app.on_message').replace(
+    'create schema app;\n',
+    ''
   )
+  const { ws, dbUri } = await withFunctions(t, `${sql}; insert into app.members values ('chat', 'me')`, {
+    onMessageFunction: 'app.on_message',
+    authorizeFunction: 'app.authorize'
+  })
   t.equal((await refusal(t, `${ws}/other/${rw({ sub: 'me' })}`)).status, 403)
   const client = await open(t, `${ws}/chat/${rw({ sub: 'me' })}?rejections=true`)
   client.send('x'.repeat(501))

@@ -1,36 +1,33 @@
 import { generateKeyPairSync, sign as signBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { join } from 'node:path'
 import fastifyJwt from '@fastify/jwt'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import pgWebsockets, { type PgWebsocketsOptions } from '../index.js'
+import { blocksOf } from './docs/pages.js'
+import { runFragment } from './docs/run-fragment.js'
 import { build, open, refusal, SECRET, until, withPostgres } from './helper.js'
-import { root } from './root.js'
 import { sdk, subscribed } from './sdk/sdk.js'
 
 const { database } = await withPostgres(t)
 const dbUri = await database()
-const page = readFileSync(join(root, 'docs/identity-providers.md'), 'utf8')
-const AsyncFunction = (async () => {}).constructor as FunctionConstructor
+const blocks = blocksOf('docs/identity-providers.md')
 
 /** The code of a provider's recipe in docs/identity-providers.md. */
 function recipe(provider: string): string {
-  const [, section] = page.split(`\n## ${provider}\n`)
-  const [, code] = /```js\n(.*?)^```/ms.exec(section ?? '') ?? []
-  if (code === undefined) throw new Error(`docs/identity-providers.md has no recipe for ${provider}`)
-  return code
+  const [block, ...more] = blocks.filter(({ heading }) => heading === provider)
+  if (block === undefined || more.length > 0) throw new Error(`${provider} needs one recipe`)
+  return block.code
 }
 
 /** The options that a recipe registers the plugin with. */
 async function optionsOf(provider: string): Promise<PgWebsocketsOptions> {
   let given: PgWebsocketsOptions | undefined
   const fastify = { register: async (_: unknown, options: PgWebsocketsOptions) => (given = options) }
-  await AsyncFunction('fastify', 'pgWebsockets', 'dbUri', recipe(provider))(fastify, pgWebsockets, dbUri)
+  await runFragment(recipe(provider), { fastify, pgWebsockets, dbUri })
   return given!
 }
 
@@ -210,8 +207,14 @@ for (const [name, { alg, stranger, member, admin, own }] of Object.entries(provi
   })
 }
 
+t.test('each recipe is tried', async (t) => {
+  t.same(
+    blocks.map(({ heading }) => heading),
+    [...Object.keys(providers), 'A login of your own']
+  )
+})
+
 t.test('the recipe for a login of your own works as it stands', async (t) => {
-  process.env.JWT_SECRET = SECRET
   const fastify = Fastify()
   t.teardown(() => fastify.close())
   fastify.decorateRequest('session', null as never)
@@ -219,14 +222,8 @@ t.test('the recipe for a login of your own works as it stands', async (t) => {
     const user = request.headers['x-user']
     Object.assign(request, { session: { user: user && { id: Number(user), rooms: [7] } } })
   })
-  const code = recipe('A login of your own')
-  await AsyncFunction(
-    'fastify',
-    'fastifyJwt',
-    'pgWebsockets',
-    'dbUri',
-    code
-  )(fastify, fastifyJwt, pgWebsockets, dbUri)
+  const scope = { fastify, fastifyJwt, pgWebsockets, dbUri, jwtSecret: SECRET }
+  await runFragment(recipe('A login of your own'), scope)
   await fastify.listen({ port: 0, host: '127.0.0.1' })
   const { port } = fastify.server.address() as AddressInfo
   const http = `http://127.0.0.1:${port}`

@@ -20,7 +20,9 @@ const APART: Record<string, (file: string) => boolean> = {
 }
 const SLOW = ['churn', 'lib/regular-expressions', 'rolling-upgrade'].map((name) => `test/${name}.test.ts`)
 /** They install the package as users do. */
-const PACKAGE = ['beside-plugins', 'package', 'testing', 'typescript'].map((name) => `test/${name}.test.ts`)
+const PACKAGE = ['beside-plugins', 'docs/commands', 'docs/snippets', 'package', 'testing', 'typescript'].map(
+  (name) => `test/${name}.test.ts`
+)
 
 const { postgres, stop } = await startPostgres({ max_connections: '400' })
 t.teardown(stop)

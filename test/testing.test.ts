@@ -1,26 +1,16 @@
 import { execFile } from 'node:child_process'
-import {
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync
-} from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import t from 'tap'
+import { snippet } from './docs/pages.js'
 import { root } from './root.js'
 
 const run = promisify(execFile)
-const page = readFileSync(join(root, 'docs/plugin.md'), 'utf8')
 
 t.test("docs/plugin.md's test of an application runs in a project of its own", async (t) => {
-  const [example] = [...page.matchAll(/^```js\n(.*?)^```/gms)]
-    .map(([, code]) => code!)
-    .filter((code) => code.includes('fastify-pg-websockets/testing'))
+  const example = snippet('docs/plugin.md', 'fastify-pg-websockets/testing')
   const folder = mkdtempSync(join(tmpdir(), 'pgws-testing-'))
   t.teardown(() => rmSync(folder, { recursive: true, force: true }))
   const [installed, project, temporary] = ['installed', 'project', 't'].map((name) => join(folder, name))
@@ -30,7 +20,7 @@ t.test("docs/plugin.md's test of an application runs in a project of its own", a
   await run('npm', ['install', '--silent', '--prefer-offline', '../fastify-pg-websockets-0.1.0.tgz'], {
     cwd: installed!
   })
-  writeFileSync(join(installed!, 'example.test.mjs'), example!)
+  writeFileSync(join(installed!, 'example.test.mjs'), example)
 
   const env: NodeJS.ProcessEnv = { ...process.env, TMPDIR: temporary }
   // The test runner of this test is none of theirs.

@@ -1,33 +1,29 @@
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import fastifyJwt from '@fastify/jwt'
-import { Centrifuge } from 'centrifuge'
+import { Centrifuge, type TransportEndpoint } from 'centrifuge'
 import pg from 'pg'
 import t from 'tap'
 import { WebSocket } from 'ws'
 import { migrate } from '../../lib/schema/migrate.js'
-import { build, LISTEN_CHANNEL, SECRET, until, withPostgres } from '../helper.js'
-import { root } from '../root.js'
+import { snippet } from '../docs/pages.js'
+import { runFragment } from '../docs/run-fragment.js'
+import { build, LISTEN_CHANNEL, SECRET, token, until, withPostgres } from '../helper.js'
+import { BROWSER } from './streams.js'
 
 const { database } = await withPostgres(t)
-const page = readFileSync(join(root, 'docs/client-sdks.md'), 'utf8')
-const blocks = [...page.matchAll(/^```js\n(.*?)^```/gms)].map(([, code]) => code!)
-const AsyncFunction = (async () => {}).constructor as FunctionConstructor
 
 t.test("docs/client-sdks.md's browser and token endpoint work as they stand", async (t) => {
-  const browser = blocks.find((code) => code.includes('new Centrifuge'))!.replace(/^import .*\n/, '')
-  const endpoint = blocks.find((code) => code.includes("get('/token'"))!
+  const browser = snippet('docs/client-sdks.md', 'room.presence()')
+  const endpoint = snippet('docs/client-sdks.md', "get('/token'")
   const dbUri = await database()
   const client = new pg.Client(dbUri)
   await client.connect()
   t.teardown(() => client.end())
   await migrate(client, LISTEN_CHANNEL)
-  await client.query(`select pgws.retain('room:*', interval '1 day')`)
-  process.env.JWT_SECRET = SECRET
+  await client.query(snippet('docs/client-sdks.md', 'pgws.retain('))
   const { fastify, port } = await build(
     t,
     { dbUri, presenceChannels: 'room:*' },
-    { before: (fastify) => AsyncFunction('fastify', 'fastifyJwt', endpoint)(fastify, fastifyJwt) }
+    { before: (fastify) => runFragment(endpoint, { fastify, fastifyJwt, jwtSecret: SECRET }) }
   )
 
   const sockets: WebSocket[] = []
@@ -51,26 +47,17 @@ t.test("docs/client-sdks.md's browser and token endpoint work as they stand", as
   const shown: unknown[] = []
   let there = new Set<string>()
   let reloads = 0
-  await AsyncFunction(
-    'Centrifuge',
-    'fetch',
-    'show',
-    'reload',
-    'here',
-    'came',
-    'left',
-    browser
-  )(
-    Local,
-    (path: string) => fetch(`http://127.0.0.1:${port}${path}`),
-    (data: unknown) => shown.push(data),
-    () => reloads++,
-    (clients: { client: string }[]) => {
+  await runFragment(browser, {
+    Centrifuge: Local,
+    fetch: (path: string) => fetch(`http://127.0.0.1:${port}${path}`),
+    show: (data: unknown) => shown.push(data),
+    reload: () => reloads++,
+    setMembers: (clients: { client: string }[]) => {
       there = new Set(clients.map(({ client }) => client))
     },
-    ({ client }: { client: string }) => there.add(client),
-    ({ client }: { client: string }) => there.delete(client)
-  )
+    addMember: ({ client }: { client: string }) => there.add(client),
+    removeMember: ({ client }: { client: string }) => there.delete(client)
+  })
   await until(() => there.size === 1)
   await fastify.pgws.publish('room:7', 1)
   await until(() => shown.length === 1)
@@ -80,4 +67,31 @@ t.test("docs/client-sdks.md's browser and token endpoint work as they stand", as
   t.same(shown, [1, 2])
   t.equal(reloads, 0)
   await until(() => there.size === 1 && fastify.pgws.presence('room:7').count === 1)
+})
+
+t.test('docs/client-sdks.md: where websockets are blocked, the SDK falls back to HTTP', async (t) => {
+  const { port, fastify } = await build(t, { dbUri: await database() })
+  const code = snippet('docs/client-sdks.md', 'emulationEndpoint')
+    // A port that speaks no websocket.
+    .replace('wss://example.org', 'ws://127.0.0.1:1')
+    .replaceAll('https://example.org', `http://127.0.0.1:${port}`)
+  class Local extends Centrifuge {
+    constructor(transports: TransportEndpoint[], options: object) {
+      super(transports, { ...options, websocket: WebSocket, ...BROWSER })
+    }
+  }
+  const fallback = (await runFragment(
+    code,
+    { Centrifuge: Local, fetch: async () => new Response(token({ mode: 'rw', channels: ['chat'] })) },
+    'client'
+  )) as Centrifuge
+  t.teardown(() => fallback.disconnect())
+  const got: unknown[] = []
+  const chat = fallback.newSubscription('chat')
+  chat.on('publication', ({ data }) => got.push(data))
+  chat.subscribe()
+  await until(() => fastify.pgws.channels().length === 1)
+  await chat.publish('over HTTP')
+  await until(() => got.length === 1)
+  t.same(got, ['over HTTP'])
 })

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import WebSocket from 'ws'
+import { snippet } from '../docs/pages.js'
 import { build, notify, open, token, until, withPostgres } from '../helper.js'
 import { SDKS, subscribed } from '../sdk/sdk.js'
 import { BROWSER, end } from '../sdk/streams.js'
@@ -31,13 +32,16 @@ const accepts = (port: number) =>
     socket.on('error', () => resolve(false))
   })
 
-/** nginx before a server: buffering, timeouts and all else as it comes; what websockets need is nginx's own recipe. */
+/** nginx before a server, as docs/operations.md has it. */
 async function nginx(t: Test, upstream: number): Promise<number> {
   const folder = mkdtempSync(join(tmpdir(), 'pgws-nginx-'))
   t.teardown(() => rmSync(folder, { recursive: true, force: true }))
   // Its workers are another user's, where it is root that starts it.
   chmodSync(folder, 0o777)
   const port = await freePort()
+  const site = snippet('docs/operations.md', 'proxy_pass')
+    .replace('listen 80;', `listen 127.0.0.1:${port};`)
+    .replace('127.0.0.1:3000', `127.0.0.1:${upstream}`)
   const configuration = join(folder, 'nginx.conf')
   const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
   writeFileSync(
@@ -49,19 +53,7 @@ events {}
 http {
   access_log off;
   ${temporary.map((name) => `${name}_temp_path ${folder}/${name};`).join('\n  ')}
-  map $http_upgrade $connection_upgrade {
-    default upgrade;
-    '' close;
-  }
-  server {
-    listen 127.0.0.1:${port};
-    location / {
-      proxy_pass http://127.0.0.1:${upstream};
-      proxy_http_version 1.1;
-      proxy_set_header Upgrade $http_upgrade;
-      proxy_set_header Connection $connection_upgrade;
-    }
-  }
+  ${site}
 }
 `
   )

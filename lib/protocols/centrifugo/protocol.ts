@@ -9,7 +9,6 @@ import { JsonText, membersOf } from '../../json-text.js'
 /** Errors in replies. `temporary`: the SDK tries again. */
 export const ERRORS = {
   INTERNAL: { code: 100, message: 'internal server error', temporary: true },
-  UNAUTHORIZED: { code: 101, message: 'unauthorized' },
   PERMISSION_DENIED: { code: 103, message: 'permission denied' },
   ALREADY_SUBSCRIBED: { code: 105, message: 'already subscribed' },
   LIMIT_EXCEEDED: { code: 106, message: 'limit exceeded' },
