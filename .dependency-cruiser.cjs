@@ -42,7 +42,7 @@ module.exports = {
       severity: 'error',
       from: { path: folder(room) },
       to: {
-        path: ['^lib/[^/]+/', '^(plugins|routes)/', '^[^/]+\\.ts$', '^lib/bridge'],
+        path: ['^lib/[^/]+/', '^(plugins|routes)/', '^[^/]+\\.ts$', '^lib/(bridge|gateway|parts|health)'],
         pathNot: rooms.slice(0, index + 1).map(folder)
       }
     })),
@@ -50,7 +50,7 @@ module.exports = {
       name: 'leaves-import-leaves',
       comment: 'The files of lib/ that everybody may import know no room.',
       severity: 'error',
-      from: { path: '^lib/[^/]+\\.ts$', pathNot: '^lib/(bridge|build-bridge|health)' },
+      from: { path: '^lib/[^/]+\\.ts$', pathNot: '^lib/(bridge|gateway|parts|health)\\.ts$' },
       to: { path: ['^lib/[^/]+/', '^(plugins|routes)/'] }
     },
     {

@@ -10,7 +10,7 @@ import { registerCors } from './plugins/cors.js'
 import { registerDocumentation } from './plugins/documentation.js'
 import { endSessionsOnClose } from './plugins/http2.js'
 import { registerJwt } from './plugins/jwt.js'
-import { decorateBridge } from './plugins/listener.js'
+import { decorateGateway } from './plugins/listener.js'
 import { serveMetrics } from './plugins/metrics.js'
 import { registerPool } from './plugins/postgres.js'
 import { registerWebsocket } from './plugins/websocket.js'
@@ -77,9 +77,9 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
   await fastify.register(async (scope) => {
     const pool = await registerPool(scope, targets, resolved.poolSize)
     const verifyToken = await registerJwt(scope, { ...resolved, keys })
-    const bridge = decorateBridge(fastify, resolved, listenerTargets, pool, verifyToken)
+    const gateway = decorateGateway(fastify, resolved, listenerTargets, pool, verifyToken)
     endSessionsOnClose(fastify)
-    const { metrics } = bridge
+    const { bridge, metrics } = gateway
     if (resolved.metrics && resolved.metricsPort !== undefined) {
       serveMetrics(fastify, metrics, resolved.metricsPort)
     }
@@ -102,19 +102,19 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
           }
           if (resolved.documentation) await registerDocumentation(control)
           plainHttpRoute(control)
-          healthRoutes(control, { bridge })
+          healthRoutes(control, { gateway })
           if (resolved.metrics && resolved.metricsPort === undefined) metricsRoute(control, { metrics })
           channelsRoute(control, { bridge, verifyToken })
           nodesRoute(control, { bridge, verifyToken })
           connectionsRoutes(control, { bridge, verifyToken })
-          channelReadRoutes(control, { bridge, verifyToken })
+          channelReadRoutes(control, { gateway, verifyToken })
           await control.register(publishRoute, {
-            bridge,
+            gateway,
             verifyToken,
             maxChannels: resolved.maxChannelsPerConnection
           })
-          eventStreamRoutes(control, { bridge, verifyToken, options: resolved, paths: [...paths] })
-          await control.register(sdkEmulationRoutes, { bridge, options: resolved })
+          eventStreamRoutes(control, { gateway, verifyToken, options: resolved, paths: [...paths] })
+          await control.register(sdkEmulationRoutes, { gateway, options: resolved })
           if (resolved.allowedOrigins !== undefined) preflightRoutes(control, paths)
         })
         await routes.register(async (channels) => {
@@ -126,9 +126,9 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
             selectProtocol
           })
           channels.decorateRequest('pgwsAccess', null)
-          sdkRoute(channels, { bridge, webSockets, options: resolved })
-          audienceRoutes(channels, { bridge, verifyToken, webSockets, options: resolved })
-          channelRoutes(channels, { bridge, verifyToken, webSockets, options: resolved, paths })
+          sdkRoute(channels, { gateway, webSockets, options: resolved })
+          audienceRoutes(channels, { gateway, verifyToken, webSockets, options: resolved })
+          channelRoutes(channels, { gateway, verifyToken, webSockets, options: resolved, paths })
         })
       },
       { prefix: resolved.prefix }
@@ -156,11 +156,12 @@ export const pgWebsockets = Object.assign(registered, { pgWebsockets: registered
 export default pgWebsockets
 
 export type { Claims } from './lib/auth/index.js'
-export type { Bridge, Health, OutgoingMessage } from './lib/bridge.js'
+export type { Bridge, OutgoingMessage } from './lib/bridge.js'
 export type { ChannelSummary } from './lib/channels/index.js'
 export type { Closing, ConnectionFilter, ConnectionSummary } from './lib/clients/index.js'
 export type { Delivery, Disconnected, NodeSummary, Scope } from './lib/cluster/index.js'
 export type { AudienceEndpoint, PgWebsocketsOptions } from './lib/config/index.js'
+export type { Health } from './lib/health.js'
 export type { PresenceMember } from './lib/messages/index.js'
 export type { ListenerState } from './lib/postgres/index.js'
 export type { ChannelPresence } from './lib/presence/index.js'

@@ -2,11 +2,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type pg from 'pg'
 import { callsFunctions, checkFunctions } from '../lib/auth/index.js'
-import { Bridge } from '../lib/bridge.js'
 import { OUTDATED } from '../lib/clients/index.js'
 import type { ResolvedOptions } from '../lib/config/index.js'
 import type { SchemaState } from '../lib/durable/index.js'
 import { errors, isRefusal, messageOf } from '../lib/errors.js'
+import { Gateway } from '../lib/gateway.js'
 import {
   type ConnectionTarget,
   checkCanListen,
@@ -32,13 +32,13 @@ const HOOK_MARGIN = 500
  * @param pool publishes
  * @param verifyToken for clients that bring their token later than their request
  */
-export function decorateBridge(
+export function decorateGateway(
   fastify: FastifyInstance,
   options: ResolvedOptions,
   targets: ConnectionTarget[],
   pool: Pool,
   verifyToken: VerifyToken
-): Bridge {
+): Gateway {
   const { log } = fastify
   let lastFailure: string | undefined
   let reporter: NodeJS.Timeout | undefined
@@ -57,10 +57,10 @@ export function decorateBridge(
     prepare,
     checkInterval: options.checkListenerInterval,
     retries: options.retries,
-    onProbe: (): (() => void) => bridge.listenerProbed(),
+    onProbe: (): (() => void) => gateway.listenerProbed(),
     onEvent
   })
-  const bridge: Bridge = new Bridge({
+  const gateway: Gateway = new Gateway({
     ...options,
     query: pool.query,
     call: pool.call,
@@ -69,15 +69,15 @@ export function decorateBridge(
     listener,
     log
   })
-  fastify.decorate(options.decorator as 'pgws', bridge)
+  fastify.decorate(options.decorator as 'pgws', gateway.bridge)
 
   fastify.addHook('onReady', start)
   fastify.addHook('preClose', () => {
     clearInterval(reporter)
-    return bridge.close()
+    return gateway.close()
   })
   fastify.addHook('onClose', () => listener.close())
-  return bridge
+  return gateway
 
   async function prepare(client: pg.Client): Promise<void> {
     if (options.migrate) {
@@ -99,7 +99,7 @@ export function decorateBridge(
       refuse = reject
     })
     refused.catch(() => {})
-    const started = bridge.start((error) => {
+    const started = gateway.start((error) => {
       // Who we are does not change while we wait; what is away may come.
       if (starting && isRefusal(error)) refuse(asStartError(error))
     })
@@ -113,12 +113,12 @@ export function decorateBridge(
     )
     let told = ''
     reporter = setInterval(() => {
-      const awaited = bridge.awaited.join(' and ')
+      const awaited = gateway.awaited.join(' and ')
       if (awaited !== told && awaited !== '') log.warn(`the start waits for ${awaited}`)
       told = awaited
     }, REPORT_INTERVAL)
     try {
-      await Promise.race([refused, bridge.cancelled, waitFor(started)])
+      await Promise.race([refused, gateway.bridge.cancelled, waitFor(started)])
       starting = false
       if (outdated !== undefined) throw outdated
     } catch (error) {
@@ -143,7 +143,7 @@ export function decorateBridge(
     const late = sleep(pluginTimeout - HOOK_MARGIN, 'late' as const, { ref: false })
     if ((await Promise.race([started, late])) === 'late') {
       throw new Error(
-        `Could not listen to the database within Fastify's pluginTimeout (${pluginTimeout} ms): ${lastFailure ?? bridge.awaited.join(' and ')}`
+        `Could not listen to the database within Fastify's pluginTimeout (${pluginTimeout} ms): ${lastFailure ?? gateway.awaited.join(' and ')}`
       )
     }
   }
@@ -152,7 +152,7 @@ export function decorateBridge(
     if (error === undefined) return
     if (status === 'too new') leave(error)
     // Whoever waits for the start is told of it there.
-    else if (bridge.awaited.length === 0) log.error({ err: error }, messageOf(error))
+    else if (gateway.awaited.length === 0) log.error({ err: error }, messageOf(error))
   }
 
   /** Others go on with the new schema; this server makes room for them, and says why. */
@@ -162,12 +162,12 @@ export function decorateBridge(
     // The start itself fails then.
     if (starting) return
     log.fatal({ err: error }, `closing: ${messageOf(error)}`)
-    await bridge.close(OUTDATED)
+    await gateway.close(OUTDATED)
     end(error)
   }
 
   function end(error: Error): void {
-    bridge.emit('lost', error)
+    gateway.bridge.emit('lost', error)
     fastify.close().catch((error) => log.error({ err: error }, 'the server could not be closed in order'))
   }
 
@@ -181,7 +181,7 @@ export function decorateBridge(
           { gap: event.gap },
           `listening to the database again; what was sent within the last ${event.gap} ms may be lost`
         )
-        bridge.listenerReconnected(event.gap)
+        gateway.listenerReconnected(event.gap)
         break
       case 'attempt failed':
         lastFailure = messageOf(event.error)
@@ -196,7 +196,7 @@ export function decorateBridge(
         break
       case 'connection lost':
         log.error({ err: event.error }, `the listener's connection was lost: ${event.error.message}`)
-        bridge.listenerLost()
+        gateway.listenerLost()
         // The pool's connections took the same way.
         pool.recycle()
         break

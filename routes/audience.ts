@@ -1,9 +1,9 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Access } from '../lib/auth/index.js'
-import type { Bridge } from '../lib/bridge.js'
 import { audienceChannel, audiencesOf, checkAudiences, DEFAULT_AUDIENCE } from '../lib/channels/index.js'
 import { type AudienceEndpoint, isAllowedOrigin, type ResolvedOptions } from '../lib/config/index.js'
 import { errors } from '../lib/errors.js'
+import type { Gateway } from '../lib/gateway.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { upgradeOf } from '../plugins/upgrades.js'
 import type { WebSockets } from '../plugins/websocket.js'
@@ -11,7 +11,7 @@ import { findToken } from './handshake/credentials.js'
 import { webSocketRoute } from './websocket-route.js'
 
 export interface AudienceRoutesOptions {
-  bridge: Bridge
+  gateway: Gateway
   verifyToken: VerifyToken
   webSockets: WebSockets
   options: Pick<ResolvedOptions, 'allowedOrigins' | 'tokenCookie' | 'endpoints'>
@@ -23,26 +23,26 @@ export interface AudienceRoutesOptions {
  */
 export function audienceRoutes(
   fastify: FastifyInstance,
-  { bridge, verifyToken, webSockets, options }: AudienceRoutesOptions
+  { gateway, verifyToken, webSockets, options }: AudienceRoutesOptions
 ): void {
   for (const [index, endpoint] of options.endpoints.entries()) {
     webSocketRoute(fastify, {
       url: endpoint.path,
-      bridge,
+      gateway,
       webSockets,
       describeRequest: ({ ip }) => ({ url: fastify.prefix + endpoint.path, ip }),
       async admit(request) {
-        if (bridge.closing) throw new errors.ShuttingDown()
+        if (gateway.closing) throw new errors.ShuttingDown()
         if (!isAllowedOrigin(request.headers.origin, options.allowedOrigins)) {
           throw new errors.OriginNotAllowed()
         }
         const { audiences, expiresAt, subject } = await audiencesFor(request, endpoint)
-        await bridge.admit(upgradeOf(request.raw)!.socket, request.ip)
+        await gateway.admit(upgradeOf(request.raw)!.socket, request.ip)
         const channels = audiences.map((audience) => audienceChannel(index, audience))
         const access = { channels, read: true, write: false, expiresAt, subject, claims: {} }
         request.pgwsAccess = access satisfies Access
       },
-      connect: (webSocket, request) => bridge.connect(webSocket, request.pgwsAccess!, request.ip)
+      connect: (webSocket, request) => gateway.connect(webSocket, request.pgwsAccess!, request.ip)
     })
   }
 

@@ -1,12 +1,12 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Token } from '../lib/auth/index.js'
-import type { Bridge } from '../lib/bridge.js'
+import type { Gateway } from '../lib/gateway.js'
 
 /** What a token that may read a channel may ask about it. */
 export interface ChannelQuestion {
   schema: { summary: string; querystring?: object; response: object }
   answer: (
-    bridge: Bridge,
+    gateway: Gateway,
     channel: string,
     request: FastifyRequest,
     reply: FastifyReply,

@@ -1,8 +1,8 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { authorize } from '../lib/auth/index.js'
-import type { Bridge } from '../lib/bridge.js'
 import { checkChannel } from '../lib/channel-name.js'
 import { errors } from '../lib/errors.js'
+import type { Gateway } from '../lib/gateway.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import type { ChannelQuestion } from './channel-question.js'
 import { verifyBearer } from './handshake/bearer.js'
@@ -18,7 +18,7 @@ const reads = new Map<string, ChannelQuestion>([
 /** `GET /channels/:channel/history` and `GET /channels/:channel/presence`. */
 export function channelReadRoutes(
   fastify: FastifyInstance,
-  { bridge, verifyToken }: { bridge: Bridge; verifyToken: VerifyToken }
+  { gateway, verifyToken }: { gateway: Gateway; verifyToken: VerifyToken }
 ): void {
   const validatorCompiler = () => () => true
 
@@ -32,8 +32,8 @@ export function channelReadRoutes(
     if (channel === '') throw new errors.NotFound()
     checkChannel(channel, 'the channel of the address')
     if (!authorize(token, [channel]).read) throw new errors.ReadNotAllowed()
-    await bridge.authorize(token, [channel], 'r')
-    return read.answer(bridge, channel, request, reply, token)
+    await gateway.authorize(token, [channel], 'r')
+    return read.answer(gateway, channel, request, reply, token)
   }
 
   for (const [name, read] of reads) {

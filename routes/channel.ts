@@ -15,18 +15,18 @@ import { webSocketRoute } from './websocket-route.js'
  */
 export function channelRoutes(
   fastify: FastifyInstance,
-  { bridge, verifyToken, options, paths, webSockets }: ChannelRoutesOptions & { webSockets: WebSockets }
+  { gateway, verifyToken, options, paths, webSockets }: ChannelRoutesOptions & { webSockets: WebSockets }
 ): void {
-  const { admit, describeRequest, wishesOf } = handshake(fastify, { bridge, verifyToken, options })
+  const { admit, describeRequest, wishesOf } = handshake(fastify, { gateway, verifyToken, options })
   for (const url of new Set([...ADDRESSES, ...paths])) {
     webSocketRoute(fastify, {
       url,
-      bridge,
+      gateway,
       webSockets,
       describeRequest,
       admit: (request) => admit(request, upgradeOf(request.raw)!.socket),
       connect: (webSocket, request) =>
-        bridge.connect(webSocket, request.pgwsAccess!, request.ip, wishesOf(request))
+        gateway.connect(webSocket, request.pgwsAccess!, request.ip, wishesOf(request))
     })
   }
 }

@@ -10,10 +10,10 @@ import { openStream, requireTurn } from './stream.js'
  */
 export function eventStreamRoutes(
   fastify: FastifyInstance,
-  { bridge, verifyToken, options, paths }: ChannelRoutesOptions
+  { gateway, verifyToken, options, paths }: ChannelRoutesOptions
 ): void {
   fastify.decorateRequest('pgwsAccess', null)
-  const { admit, describeRequest, wishesOf } = handshake(fastify, { bridge, verifyToken, options })
+  const { admit, describeRequest, wishesOf } = handshake(fastify, { gateway, verifyToken, options })
   const log = { error: fastify.log.error.bind(fastify.log), describeRequest }
   const route: Omit<RouteOptions, 'url'> = {
     method: 'GET',
@@ -22,14 +22,14 @@ export function eventStreamRoutes(
     schema: { hide: true } as object,
     logLevel: 'warn',
     logSerializers: { req: describeRequest },
-    onError: refused(fastify, bridge, describeRequest),
+    onError: refused(fastify, gateway, describeRequest),
     async preValidation(request, reply) {
       requireTurn(reply)
       await admit(request, reply.raw)
     },
     handler(request, reply) {
       openStream(reply, 'text/event-stream; charset=utf-8', log, (response) => {
-        bridge.stream(response, request.pgwsAccess!, request.ip, wishesOf(request))
+        gateway.stream(response, request.pgwsAccess!, request.ip, wishesOf(request))
       })
     }
   }

@@ -1,9 +1,9 @@
 import type { FastifyInstance } from 'fastify'
-import type { Bridge } from '../lib/bridge.js'
+import type { Gateway } from '../lib/gateway.js'
 import { healthSchema } from './schemas.js'
 
 /** `GET /health`, and for orchestrators `GET /health/live` and `GET /health/ready`. None needs a token. */
-export function healthRoutes(fastify: FastifyInstance, { bridge }: { bridge: Bridge }): void {
+export function healthRoutes(fastify: FastifyInstance, { gateway }: { gateway: Gateway }): void {
   // Load balancers ask every few seconds; a line for each request would bury all others.
   const logLevel = 'warn'
   const config = { rateLimit: false }
@@ -18,7 +18,7 @@ export function healthRoutes(fastify: FastifyInstance, { bridge }: { bridge: Bri
     '/health',
     { logLevel, config, schema: { tags: ['health'], summary: 'The state of each part', response } },
     async (_request, reply) => {
-      const health = await bridge.health()
+      const health = await gateway.bridge.health()
       return reply.code(health.status === 'unavailable' ? 503 : 200).send(health)
     }
   )
@@ -55,8 +55,8 @@ export function healthRoutes(fastify: FastifyInstance, { bridge }: { bridge: Bri
       }
     },
     async (_request, reply) => {
-      const health = await bridge.health()
-      if (bridge.closing) health.status = 'unavailable'
+      const health = await gateway.bridge.health()
+      if (gateway.closing) health.status = 'unavailable'
       return reply.code(health.status === 'unavailable' ? 503 : 200).send(health)
     }
   )

@@ -30,15 +30,15 @@ export const history: ChannelQuestion = {
       501: errorSchema('Durable channels are not installed.')
     }
   },
-  async answer(bridge, channel, request, reply, token) {
+  async answer(gateway, channel, request, reply, token) {
     const { since, limit } = request.query as { since?: string; limit?: string }
     const reader = token.subject ?? request.ip
-    const { messages, gap, next } = await bridge.history(channel, since, readLimit(limit), reader)
+    const { messages, gap, next } = await gateway.bridge.history(channel, since, readLimit(limit), reader)
     // Each is the text of a JSON object already.
     reply.type('application/json; charset=utf-8')
     const more = `${gap ? ',"gap":true' : ''}${next === undefined ? '' : `,"next":"${next}"`}`
     const answer = Buffer.from(`{"messages":[${messages.map(({ text }) => text).join(',')}]${more}}`)
-    bridge.holdAnswer(reply.raw, answer)
+    gateway.holdAnswer(reply.raw, answer)
     return answer
   }
 }

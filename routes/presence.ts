@@ -32,8 +32,8 @@ export const presence: ChannelQuestion = {
       404: errorSchema('The channel is no presence channel.')
     }
   },
-  answer(bridge, channel) {
-    const { clients, count, users } = bridge.presence(channel)
+  answer(gateway, channel) {
+    const { clients, count, users } = gateway.bridge.presence(channel)
     return count > MAX_LISTED ? { count, users } : { clients, count, users }
   }
 }

@@ -1,9 +1,10 @@
 import { createHash } from 'node:crypto'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { authorizeWrite, type Token } from '../lib/auth/index.js'
-import type { Bridge, OutgoingMessage } from '../lib/bridge.js'
+import type { OutgoingMessage } from '../lib/bridge.js'
 import { checkChannel } from '../lib/channel-name.js'
 import { errors } from '../lib/errors.js'
+import type { Gateway } from '../lib/gateway.js'
 import { elementsOf, JsonText, membersOf } from '../lib/json-text.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { bearerToken, verifyBearer } from './handshake/bearer.js'
@@ -28,7 +29,7 @@ const messageSchema = {
 /** `POST /publish`: messages into channels, all or none, answered once the database has accepted them. */
 export async function publishRoute(
   fastify: FastifyInstance,
-  { bridge, verifyToken, maxChannels }: { bridge: Bridge; verifyToken: VerifyToken; maxChannels: number }
+  { gateway, verifyToken, maxChannels }: { gateway: Gateway; verifyToken: VerifyToken; maxChannels: number }
 ): Promise<void> {
   // A host's parser, or Fastify's own, would make values of payloads, which are to be passed on as they came.
   fastify.removeContentTypeParser('application/json')
@@ -106,10 +107,10 @@ export async function publishRoute(
       if (channels.length > maxChannels) throw new errors.TooManyPublishChannels(channels.length, maxChannels)
       authorizeWrite(token, channels)
       try {
-        const caller = await bridge.authorize(token, channels, 'w')
+        const caller = await gateway.authorize(token, channels, 'w')
         const key = keyOf(request, token)
         const confirm = readConfirm(request)
-        const delivery = await bridge.publishAll(messages, token.claims, { key, caller, confirm })
+        const delivery = await gateway.bridge.publishAll(messages, token.claims, { key, caller, confirm })
         if (delivery) return reply.code(200).send(listMissing(delivery))
       } catch (error) {
         if ((error as { statusCode?: number }).statusCode === 503) reply.header('retry-after', RETRY_AFTER)

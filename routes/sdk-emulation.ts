@@ -1,7 +1,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
-import type { Bridge } from '../lib/bridge.js'
 import { isAllowedOrigin, type ResolvedOptions } from '../lib/config/index.js'
 import { errors } from '../lib/errors.js'
+import type { Gateway } from '../lib/gateway.js'
 import {
   DISCONNECT,
   PROTOBUF_TYPE,
@@ -17,7 +17,7 @@ import { CONSTRAINT } from './handshake/router-constraint.js'
 import { openStream, requireTurn } from './stream.js'
 
 export interface SdkEmulationOptions {
-  bridge: Bridge
+  gateway: Gateway
   options: Pick<ResolvedOptions, 'allowedOrigins' | 'maxMessageBytes'>
 }
 
@@ -31,7 +31,7 @@ const CONSTRAINTS = [{}, { [CONSTRAINT]: 'events' }, { [CONSTRAINT]: 'token' }]
  */
 export async function sdkEmulationRoutes(
   fastify: FastifyInstance,
-  { bridge, options }: SdkEmulationOptions
+  { gateway, options }: SdkEmulationOptions
 ): Promise<void> {
   // Lines of JSON are no JSON, and the SDK says that they are.
   fastify.removeAllContentTypeParsers()
@@ -52,7 +52,7 @@ export async function sdkEmulationRoutes(
   } as const
 
   async function admit(request: FastifyRequest): Promise<void> {
-    if (bridge.closing) throw new errors.ShuttingDown()
+    if (gateway.closing) throw new errors.ShuttingDown()
     if (!isAllowedOrigin(request.headers.origin, options.allowedOrigins)) throw new errors.OriginNotAllowed()
   }
 
@@ -64,7 +64,7 @@ export async function sdkEmulationRoutes(
     routeAll({
       url,
       method,
-      onError: refused(fastify, bridge, describeRequest),
+      onError: refused(fastify, gateway, describeRequest),
       async preValidation(request, reply) {
         requireTurn(reply)
         await admit(request)
@@ -79,7 +79,7 @@ export async function sdkEmulationRoutes(
           const place = method === 'GET' ? 'the parameter "cf_connect"' : 'the body'
           throw new errors.BadQuery(`${place} must hold commands, a JSON object each, in lines`)
         }
-        await bridge.admit(reply.raw, request.ip)
+        await gateway.admit(reply.raw, request.ip)
         begin(reply, text)
         return reply
       }
@@ -90,7 +90,7 @@ export async function sdkEmulationRoutes(
     (contentType: string, format: SdkFormat, first: string) => (reply: FastifyReply, text: string) => {
       openStream(reply, contentType, log, (response) => {
         if (first !== '') response.write(first)
-        bridge.streamSdk(response, format, text, reply.request.ip)
+        gateway.streamSdk(response, format, text, reply.request.ip)
       })
     }
   const events = begin('text/event-stream; charset=utf-8', sdkEventStreamFrames, '\r\n')
@@ -113,7 +113,7 @@ export async function sdkEmulationRoutes(
     preValidation: admit,
     async handler(request, reply) {
       const { session, node, data } = readCommands(request.body)
-      if (!(await bridge.commandsOfSdk(session, node, data))) throw new errors.NoSuchSession()
+      if (!(await gateway.commandsOfSdk(session, node, data))) throw new errors.NoSuchSession()
       return reply.code(204).send()
     }
   })

@@ -1,7 +1,7 @@
 import type { FastifyInstance } from 'fastify'
-import type { Bridge } from '../lib/bridge.js'
 import { isAllowedOrigin, type ResolvedOptions } from '../lib/config/index.js'
 import { errors } from '../lib/errors.js'
+import type { Gateway } from '../lib/gateway.js'
 import { upgradeOf } from '../plugins/upgrades.js'
 import type { WebSockets } from '../plugins/websocket.js'
 import { webSocketRoute } from './websocket-route.js'
@@ -10,7 +10,7 @@ import { webSocketRoute } from './websocket-route.js'
 export const SDK_ADDRESS = '/connection/websocket'
 
 export interface SdkRoutesOptions {
-  bridge: Bridge
+  gateway: Gateway
   webSockets: WebSockets
   options: Pick<ResolvedOptions, 'allowedOrigins'>
 }
@@ -19,22 +19,22 @@ export interface SdkRoutesOptions {
  * `/connection/websocket`, where Centrifugo's client SDKs come to. Who they are they say in their first command: a
  * refused upgrade would have them come back for ever.
  */
-export function sdkRoute(fastify: FastifyInstance, { bridge, webSockets, options }: SdkRoutesOptions): void {
+export function sdkRoute(fastify: FastifyInstance, { gateway, webSockets, options }: SdkRoutesOptions): void {
   webSocketRoute(fastify, {
     url: SDK_ADDRESS,
-    bridge,
+    gateway,
     webSockets,
     describeRequest: ({ ip }) => ({ url: fastify.prefix + SDK_ADDRESS, ip }),
     async admit(request) {
-      if (bridge.closing) throw new errors.ShuttingDown()
+      if (gateway.closing) throw new errors.ShuttingDown()
       if (!isAllowedOrigin(request.headers.origin, options.allowedOrigins)) {
         throw new errors.OriginNotAllowed()
       }
       // Python's SDK sends an empty one, which `ws` refuses.
       const { headers } = request.raw
       if (headers['sec-websocket-protocol'] === '') delete headers['sec-websocket-protocol']
-      await bridge.admit(upgradeOf(request.raw)!.socket, request.ip)
+      await gateway.admit(upgradeOf(request.raw)!.socket, request.ip)
     },
-    connect: (webSocket, request) => bridge.connectSdk(webSocket, request.ip)
+    connect: (webSocket, request) => gateway.connectSdk(webSocket, request.ip)
   })
 }

@@ -1,7 +1,7 @@
 import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
 import type { WebSocket } from 'ws'
-import type { Bridge } from '../lib/bridge.js'
 import { errors } from '../lib/errors.js'
+import type { Gateway } from '../lib/gateway.js'
 import { endSoon, upgradeOf } from '../plugins/upgrades.js'
 import type { WebSockets } from '../plugins/websocket.js'
 import { refused } from './handshake/admit.js'
@@ -11,7 +11,7 @@ import { takeOver } from './handshake/take-over.js'
 export interface WebSocketRoute {
   /** Below the prefix. */
   url: string
-  bridge: Bridge
+  gateway: Gateway
   webSockets: WebSockets
   /** A request as it may be logged. */
   describeRequest: (request: FastifyRequest) => object
@@ -24,7 +24,7 @@ export interface WebSocketRoute {
 /** A route for upgrades to websockets, whoever dispatches them: our own dispatcher, or a host's @fastify/websocket. */
 export function webSocketRoute(
   fastify: FastifyInstance,
-  { url, bridge, webSockets, describeRequest, admit, connect }: WebSocketRoute
+  { url, gateway, webSockets, describeRequest, admit, connect }: WebSocketRoute
 ): void {
   const log = { error: fastify.log.error.bind(fastify.log), describeRequest }
   fastify.route({
@@ -36,7 +36,7 @@ export function webSocketRoute(
     // One line tells of each socket that is opened (lib/clients/lifecycle.ts) or refused (onError).
     logLevel: 'warn',
     logSerializers: { req: describeRequest },
-    onError: refused(fastify, bridge, describeRequest),
+    onError: refused(fastify, gateway, describeRequest),
     async preValidation(request) {
       if (upgradeOf(request.raw) === undefined) throw new errors.UpgradeRequired()
       await admit(request)

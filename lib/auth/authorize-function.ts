@@ -3,7 +3,14 @@ import type pg from 'pg'
 import { errors, sqlstateOf } from '../errors.js'
 import type { Rows } from '../postgres/index.js'
 import { textCache } from '../text-cache.js'
-import { type Caller, quoteFunctionName, type SqlFunctions } from './owner-functions.js'
+import type { Token } from './claims.js'
+import {
+  type Caller,
+  callerOf,
+  callsFunctions,
+  quoteFunctionName,
+  type SqlFunctions
+} from './owner-functions.js'
 
 /** What a client wants to do in a channel. */
 export type Mode = 'r' | 'w' | 'rw'
@@ -11,7 +18,7 @@ export type Mode = 'r' | 'w' | 'rw'
 /** How often a question is asked that fails with a conflict of transactions. */
 const MAX_ATTEMPTS = 5
 
-export interface AuthorizerOptions extends Pick<SqlFunctions, 'authorizeFunction' | 'roleClaim'> {
+export interface AuthorizerOptions extends SqlFunctions {
   /** For how long an answer may be used again, in milliseconds. */
   authorizeTtl: number
   /** Runs one statement in a transaction of its own, as the caller. */
@@ -40,10 +47,19 @@ export class Authorizer {
   }
 
   /**
-   * Checks that a client may do something in all of some channels, and that its role can be taken.
+   * Asks the database whether a client may do something in all of some channels, where a function for that is set.
+   * @returns as whom functions are called for it; undefined where none is set
    * @throws NotAuthorized, RoleNotAllowed (403); DatabaseAway (503)
    */
-  async check(caller: Caller, channels: readonly string[], mode: Mode): Promise<void> {
+  async authorize(token: Token, channels: readonly string[], mode: Mode): Promise<Caller | undefined> {
+    if (!callsFunctions(this.#options)) return undefined
+    const caller = callerOf(token, this.#options.roleClaim)
+    await this.#check(caller, channels, mode)
+    return caller
+  }
+
+  /** Checks that a client may do something in all of some channels, and that its role can be taken. */
+  async #check(caller: Caller, channels: readonly string[], mode: Mode): Promise<void> {
     const { authorizeFunction, authorizeTtl, roleClaim } = this.#options
     if (authorizeFunction === undefined && roleClaim === undefined) return
     const now = performance.now()

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { channelNameProblem } from '../channel-name.js'
 import { errors } from '../errors.js'
+import type { Message } from '../messages/index.js'
 
 /** pgws' limit for the name of an audience, in characters. */
 const MAX_AUDIENCE = 36
@@ -60,4 +61,43 @@ export function checkAudiences(audiences: unknown): readonly string[] {
 export function audiencesOf({ audiences }: { audiences?: unknown }, isPublic: boolean): readonly string[] {
   if (audiences === undefined && isPublic) return [DEFAULT_AUDIENCE]
   return checkAudiences(audiences)
+}
+
+export interface AudienceChannelsOptions {
+  endpoints: readonly { channels: readonly string[] }[]
+  deliver: (message: Message) => void
+  /** Told of each notification. */
+  onNotification: () => void
+  /** Told of a notification that is not `audience,{…}`. */
+  onMalformed: (databaseChannel: string) => void
+}
+
+/** Delivers what endpoints' database channels notify to the audiences that it names. */
+export class AudienceChannels {
+  readonly #options: AudienceChannelsOptions
+
+  constructor(options: AudienceChannelsOptions) {
+    this.#options = options
+  }
+
+  /** The database channels to listen to. */
+  get databaseChannels(): Set<string> {
+    return new Set(this.#options.endpoints.flatMap(({ channels }) => channels))
+  }
+
+  /** Takes a notification of one of them. */
+  receive(databaseChannel: string, payload: string): void {
+    const { endpoints, deliver, onNotification, onMalformed } = this.#options
+    onNotification()
+    const read = readAudienceMessage(payload)
+    if (read === undefined) {
+      onMalformed(databaseChannel)
+      return
+    }
+    const text = audienceMessage(databaseChannel, read.object)
+    for (const [index, { channels }] of endpoints.entries()) {
+      if (channels.includes(databaseChannel))
+        deliver({ channel: audienceChannel(index, read.audience), text })
+    }
+  }
 }

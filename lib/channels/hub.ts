@@ -1,4 +1,5 @@
 import { historyGap, type Message } from '../messages/index.js'
+import { isPublicChannel } from './audience-channels.js'
 
 /** One socket, or whatever else takes the messages of channels. */
 export interface Subscriber {
@@ -255,11 +256,12 @@ export class Hub {
     return this.#channels.size
   }
 
-  /** The channels that somebody is connected to. */
+  /** The channels of a name that clients know which somebody is connected to. */
   summary(): ChannelSummary[] {
     const summary: ChannelSummary[] = []
     for (const [channel, { connections, readers, writers }] of this.#channels) {
-      if (connections > 0) summary.push({ channel, connections, readers, writers })
+      if (connections > 0 && isPublicChannel(channel))
+        summary.push({ channel, connections, readers, writers })
     }
     return summary
   }

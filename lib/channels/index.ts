@@ -1,4 +1,5 @@
 export {
+  AudienceChannels,
   audienceChannel,
   audienceMessage,
   audiencesOf,

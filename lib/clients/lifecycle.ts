@@ -50,7 +50,7 @@ export interface ClientsOptions extends Pick<ResolvedOptions, OptionsUsed> {
   presenceEvents: PresenceEvents
   metrics: Metrics
   /** This node's id. */
-  node: () => string
+  node: string
   log: Log
 }
 
@@ -171,7 +171,7 @@ export class Clients {
 
   /** The id that others know a connection by. */
   idOf(connection: Connection): string {
-    return connectionId(this.#options.node(), connection)
+    return connectionId(this.#options.node, connection)
   }
 
   /** What others, and functions of the database's owner, see of a client. */

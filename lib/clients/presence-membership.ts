@@ -11,7 +11,7 @@ export interface AttendanceOptions {
   presence: Presence
   presenceEvents: PresenceEvents
   /** This node's id. */
-  node: () => string
+  node: string
   /** Whether others may see the claim `sub`. */
   showUsers: boolean
 }
@@ -35,7 +35,7 @@ export class Attendance {
     const { subject = '' } = connection
     // All others get it, each time: what is longer than any name is not shown.
     const shown = showUsers && Buffer.byteLength(subject) <= MAX_USER_BYTES
-    return { client: connectionId(node(), connection), user: shown ? subject : '' }
+    return { client: connectionId(node, connection), user: shown ? subject : '' }
   }
 
   /** A connection has entered its channels. */
@@ -53,7 +53,7 @@ export class Attendance {
     if (!presence.enabled) return
     for (const channel of this.#told.get(connection) ?? []) presenceEvents.remove(connection, channel)
     this.#told.delete(connection)
-    const client = connectionId(node(), connection)
+    const client = connectionId(node, connection)
     for (const channel of connection.channels) presence.leave(channel, client)
   }
 

@@ -1,6 +1,6 @@
 import { hostname } from 'node:os'
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import type { ChannelSummary } from '../channels/index.js'
+import type { ChannelSummary, Hub } from '../channels/index.js'
 import {
   type Closing,
   type Connection,
@@ -20,7 +20,7 @@ import { type Presence, PresenceExchange } from '../presence/index.js'
 import { type Notification, Publisher } from '../publishing/index.js'
 import { VERSION } from '../version.js'
 import { isBoolean, isChannels, isConnections, isCount } from './answer-checks.js'
-import { Cluster } from './node-channel.js'
+import { Cluster, type DeliveryCounts } from './node-channel.js'
 import { BEATS } from './peers.js'
 
 /** So many connections are closed in one turn of the event loop, so that a crowd does not hold up deliveries. */
@@ -65,7 +65,17 @@ export interface Delivery {
   missing: string[]
 }
 
+/** The sessions of this node whose commands may come to any node. */
+export interface NodeSessions {
+  /** What shows that a session is one of this node. */
+  readonly sessions: string
+  /** Takes what another node hands to a session of this one; returns whether there is such a session. */
+  answer(args: unknown): boolean
+}
+
 export interface NodesOptions {
+  /** This node's id: see newNodeId. */
+  node: string
   listenChannel: string
   /** After how much silence a node is gone, in milliseconds. */
   nodeTimeout: number
@@ -73,15 +83,10 @@ export interface NodesOptions {
   /** Whether this node listens. */
   ready: () => boolean
   connections: Iterable<Connection> & { readonly size: number }
-  channels: () => ChannelSummary[]
+  hub: Pick<Hub, 'summary'>
   presence: Presence
-  /** What shows that a session is one of this node; see Emulation. */
-  sessions: string
-  /** Takes what another node hands to a session of this one; returns whether there is such a session. */
-  commands: (args: unknown) => boolean
-  /** See ClusterOptions. */
-  begin: (publication: string) => void
-  end: (publication: string, counted: (delivered: number) => void) => void
+  sessions: NodeSessions
+  deliveries: DeliveryCounts
   log: Log
 }
 
@@ -96,7 +101,7 @@ export class Nodes {
 
   constructor(options: NodesOptions) {
     this.#options = options
-    const { query, ready, nodeTimeout, presence, begin, end, log } = options
+    const { node, query, ready, nodeTimeout, presence, deliveries, log } = options
     this.channel = clusterChannel(options.listenChannel)
     const publisher = new Publisher({
       send: async (groups) => {
@@ -124,6 +129,7 @@ export class Nodes {
       })
     }
     this.#cluster = new Cluster({
+      node,
       timeout: nodeTimeout,
       state: () => this.#state(),
       publish: async (payloads) => {
@@ -132,8 +138,7 @@ export class Nodes {
       },
       ready,
       answer: (question, args) => this.#answer(question, args),
-      begin,
-      end,
+      deliveries,
       presence: this.#presence,
       log
     })
@@ -180,7 +185,7 @@ export class Nodes {
     const answers = await this.#cluster.ask('channels', {})
     const others = answers.read<ChannelSummary[]>(isChannels, onMissing)
     const merged = new Map<string, ChannelSummary>()
-    for (const summary of [this.#options.channels(), ...others].flat()) {
+    for (const summary of [this.#options.hub.summary(), ...others].flat()) {
       const { channel, connections, readers, writers } = summary
       const sum = merged.get(channel)
       if (sum === undefined) merged.set(channel, { channel, connections, readers, writers })
@@ -271,7 +276,7 @@ export class Nodes {
       connections: connections.size,
       timeout: nodeTimeout,
       presence: this.#presence?.version,
-      sessions
+      sessions: sessions.sessions
     }
   }
 
@@ -283,7 +288,7 @@ export class Nodes {
   #answer(question: string, args: unknown): unknown {
     switch (question) {
       case 'channels':
-        return this.#options.channels()
+        return this.#options.hub.summary()
       case 'connections':
         return this.#list(readFilter(args))
       case 'disconnect': {
@@ -292,7 +297,7 @@ export class Nodes {
         return this.#disconnect(filter, code, reason)
       }
       case 'commands':
-        return this.#options.commands(args)
+        return this.#options.sessions.answer(args)
       default:
         throw new errors.BadQuery('an unknown question')
     }

@@ -16,6 +16,8 @@ import {
 import { BEATS, type Member, Members } from './peers.js'
 
 export interface ClusterOptions {
+  /** This node's id: see newNodeId. */
+  node: string
   /** After how much silence a node is gone, in milliseconds. */
   timeout: number
   /** What the others are told of this node. */
@@ -26,13 +28,23 @@ export interface ClusterOptions {
   ready: () => boolean
   /** Answers another node's question. Whoever has SQL may ask: throws for what is none. */
   answer: (question: string, args: unknown) => unknown
-  /** A publication begins whose publisher wants to know how many clients got it. */
-  begin: (publication: string) => void
-  /** It has ended; to be called back with the number once all of it was delivered. */
-  end: (publication: string, counted: (delivered: number) => void) => void
+  deliveries: DeliveryCounts
   /** Told what the others say of their members in presence channels; undefined: nobody wants to know. */
   presence: Pick<PresenceExchange, 'heard' | 'receive' | 'asked' | 'gone'> | undefined
   log: Log
+}
+
+/** Counts to how many clients of this node a publication is delivered. */
+export interface DeliveryCounts {
+  /** A publication begins whose publisher wants to know. */
+  begin(publication: string): void
+  /** It has ended; to be called back with the number once all of it was delivered. */
+  end(publication: string, counted: (delivered: number) => void): void
+}
+
+/** The id of a node that starts: 16 hexadecimal digits. */
+export function newNodeId(): string {
+  return randomBytes(8).toString('hex')
 }
 
 /**
@@ -41,7 +53,7 @@ export interface ClusterOptions {
  */
 export class Cluster {
   /** This node's id: 16 hexadecimal digits. */
-  readonly id = randomBytes(8).toString('hex')
+  readonly id: string
   readonly #options: ClusterOptions
   readonly #members: Members
   readonly #pending = new Map<string, Answers>()
@@ -53,6 +65,7 @@ export class Cluster {
   #closed = false
 
   constructor(options: ClusterOptions) {
+    this.id = options.node
     this.#options = options
     const { timeout, presence, log } = options
     const shown = ({ id, hostname, pid }: Member) => ({ node: id, hostname, pid })
@@ -165,10 +178,10 @@ export class Cluster {
         this.#members.beat()
         break
       case 'begin':
-        this.#options.begin(keyOf(message))
+        this.#options.deliveries.begin(keyOf(message))
         break
       case 'end':
-        this.#options.end(keyOf(message), (delivered) =>
+        this.#options.deliveries.end(keyOf(message), (delivered) =>
           this.#pending.get(message.id)?.add(this.id, delivered)
         )
         break
@@ -208,10 +221,10 @@ export class Cluster {
         break
       }
       case 'begin':
-        this.#options.begin(keyOf(message))
+        this.#options.deliveries.begin(keyOf(message))
         break
       case 'end':
-        this.#options.end(keyOf(message), (delivered) => this.#reply(from, message.id, delivered))
+        this.#options.deliveries.end(keyOf(message), (delivered) => this.#reply(from, message.id, delivered))
         break
       case 'presence':
         if (this.#members.has(from)) presence?.receive(from, message)

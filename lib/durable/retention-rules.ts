@@ -51,6 +51,8 @@ export class DurableChannels {
   readonly #query: Query
   readonly #onState: (state: SchemaState) => void
   #state: SchemaState = { status: 'missing' }
+  /** What is durable is known: nothing is published before, because it would not be stored. */
+  known = false
   /** Stays as it was where the two do not fit: then a message is refused rather than sent without being stored. */
   #installed = false
   #partial = false

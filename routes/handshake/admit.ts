@@ -1,9 +1,9 @@
 import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
 import { type Access, authorize } from '../../lib/auth/index.js'
-import type { Bridge } from '../../lib/bridge.js'
 import type { Transport, Wishes } from '../../lib/clients/index.js'
 import { isAllowedOrigin } from '../../lib/config/index.js'
 import { errors } from '../../lib/errors.js'
+import type { Gateway } from '../../lib/gateway.js'
 import { maskAddress, queryOf } from './address.js'
 import type { ChannelRoutesOptions } from './channel-addresses.js'
 import { readCredentials } from './credentials.js'
@@ -20,7 +20,7 @@ declare module 'fastify' {
 /** What sockets and event streams have in common before they are accepted. */
 export function handshake(
   fastify: FastifyInstance,
-  { bridge, verifyToken, options }: Omit<ChannelRoutesOptions, 'paths'>
+  { gateway, verifyToken, options }: Omit<ChannelRoutesOptions, 'paths'>
 ) {
   const { prefix } = fastify
   const pathBelowPrefix = (request: FastifyRequest) => request.raw.url!.slice(prefix.length)
@@ -30,7 +30,7 @@ export function handshake(
 
     /** Sets `pgwsAccess`, or throws. */
     async admit(request: FastifyRequest, transport: Transport): Promise<void> {
-      if (bridge.closing) throw new errors.ShuttingDown()
+      if (gateway.closing) throw new errors.ShuttingDown()
       if (malformed.has(request.raw))
         throw new errors.BadAddress('its percent-encoding cannot be decoded as UTF-8')
       if (!isAllowedOrigin(request.headers.origin, options.allowedOrigins))
@@ -39,13 +39,13 @@ export function handshake(
       const token = await verifyToken(credentials.token)
       const access = authorize(token, credentials.channels, options.maxChannelsPerConnection)
       const { since, binary, presence } = wishesOf(request)
-      if (since !== undefined || binary) bridge.requireDurable()
-      if (presence) bridge.requirePresence(access.channels)
+      if (since !== undefined || binary) gateway.requireDurable()
+      if (presence) gateway.requirePresence(access.channels)
       const stream = request.headers.upgrade === undefined
       if (stream && !access.read) throw new errors.ReadNotAllowed()
       const mode = stream || !access.write ? 'r' : access.read ? 'rw' : 'w'
-      access.caller = await bridge.authorize(token, access.channels, mode)
-      await bridge.admit(transport, request.ip, access.read ? access.channels : [])
+      access.caller = await gateway.authorize(token, access.channels, mode)
+      await gateway.admit(transport, request.ip, access.read ? access.channels : [])
       request.pgwsAccess = access
     },
 
@@ -67,11 +67,11 @@ export function handshake(
 /** Counts and logs a handshake that was refused. */
 export function refused(
   fastify: FastifyInstance,
-  bridge: Bridge,
+  gateway: Gateway,
   describeRequest: (request: FastifyRequest) => object
 ): NonNullable<RouteOptions['onError']> {
   return (request, _reply, error, done) => {
-    bridge.metrics.refusals.inc({ reason: error.code ?? 'unknown' })
+    gateway.metrics.refusals.inc({ reason: error.code ?? 'unknown' })
     fastify.log.info({ req: describeRequest(request), code: error.code }, `socket refused: ${error.message}`)
     done()
   }

@@ -1,9 +1,9 @@
-import type { Bridge } from '../../lib/bridge.js'
 import type { ResolvedOptions } from '../../lib/config/index.js'
+import type { Gateway } from '../../lib/gateway.js'
 import type { VerifyToken } from '../../plugins/jwt.js'
 
 export interface ChannelRoutesOptions {
-  bridge: Bridge
+  gateway: Gateway
   verifyToken: VerifyToken
   options: Pick<ResolvedOptions, 'allowedOrigins' | 'tokenCookie' | 'maxChannelsPerConnection'>
   /** The paths of our own HTTP routes, below the prefix. */

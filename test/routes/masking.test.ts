@@ -3,6 +3,7 @@ import { text } from 'node:stream/consumers'
 import fastifyCors from '@fastify/cors'
 import type { FastifyInstance } from 'fastify'
 import t from 'tap'
+import { WebSocketServer } from '../../lib/protocols/websocket/server.js'
 import { build, open, token, until, withPostgres } from '../helper.js'
 
 const { database } = await withPostgres(t)
@@ -115,13 +116,14 @@ t.test('what fails after a stream or a socket was accepted is logged without the
   await until(() => failures().length === 2)
 
   // A listener of the application that throws, in the turn in which a client comes in.
-  const { connect } = fastify.pgws
-  fastify.pgws.connect = () => {
+  const { connect } = WebSocketServer.prototype
+  WebSocketServer.prototype.connect = () => {
     throw new Error(`a mistake with ${rw}`)
   }
+  t.teardown(() => Object.assign(WebSocketServer.prototype, { connect }))
   const refused = await open(t, `${ws}/a/${rw}`)
   t.equal((await refused.closed()).code, 1006)
-  fastify.pgws.connect = connect
+  WebSocketServer.prototype.connect = connect
   await until(() => failures().length === 3)
   t.match(failures()[2], /a mistake with \*\*\*/)
   t.match(failures()[0], /"url":"\/a\/\*\*\*"/)

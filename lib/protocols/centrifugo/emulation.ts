@@ -20,19 +20,18 @@ interface EmulatedSession {
   last: Map<string, number>
 }
 
-export interface EmulationOptions {
-  /** This node's id. */
-  node: () => string
+/** The other nodes, as sessions need them. */
+export interface SessionNodes {
   /** What another node's sessions show; undefined where it is of an older version, or there is none. */
-  sessionsOf: (node: string) => string | undefined
+  sessionsOf(node: string): string | undefined
   /** Whether there are nodes that do not number what they send. */
-  outdated: () => boolean
+  readonly outdated: boolean
   /**
-   * Asks another node, with what its `answer` takes.
+   * Hands commands to another node, with what its `answer` takes.
    * @returns what that returns; false where there is no such node
    * @throws NodesUnavailable (503)
    */
-  ask: (node: string, args: object) => Promise<boolean>
+  commands(node: string, args: object): Promise<boolean>
 }
 
 /**
@@ -42,14 +41,21 @@ export interface EmulationOptions {
 export class Emulation {
   /** What shows that a session is one of this node: the others are told. */
   readonly sessions = newSessionsKey()
-  readonly #options: EmulationOptions
+  readonly #node: string
+  #nodes: SessionNodes | undefined
   readonly #sessions = new Map<string, EmulatedSession>()
   /** Large texts on their way, by session: what comes after them has to wait. */
   readonly #large = new Map<string, Promise<unknown>>()
   #lastNumber = 0
 
-  constructor(options: EmulationOptions) {
-    this.#options = options
+  /** @param node this node's id */
+  constructor(node: string) {
+    this.#node = node
+  }
+
+  /** Sessions of other nodes are reached by way of these. */
+  attach(nodes: SessionNodes): void {
+    this.#nodes = nodes
   }
 
   /**
@@ -61,7 +67,7 @@ export class Emulation {
     const session = newSession(this.sessions)
     const { id, key } = keysOf(session)
     this.#sessions.set(id, { key, receive, last: new Map() })
-    return { details: { session, node: this.#options.node() }, end: () => this.#sessions.delete(id) }
+    return { details: { session, node: this.#node }, end: () => this.#sessions.delete(id) }
   }
 
   /**
@@ -71,21 +77,21 @@ export class Emulation {
    */
   async receive(session: string, node: string, text: string): Promise<boolean> {
     const { id, key } = keysOf(session)
-    if (node === this.#options.node()) {
+    if (node === this.#node) {
       const known = this.#sessions.get(id)
       known?.receive(text)
       return known !== undefined
     }
-    const sessions = this.#options.sessionsOf(node)
+    const sessions = this.#nodes!.sessionsOf(node)
     // A stranger must not have the database say anything.
     if (sessions !== undefined && !isSessionOf(sessions, session)) return false
-    const ask = () => this.#options.ask(node, this.#seal(id, key, text, sessions !== undefined))
+    const ask = () => this.#nodes!.commands(node, this.#seal(id, key, text, sessions !== undefined))
     const before = this.#large.get(id)
     if (text.length <= LARGE && before === undefined) return ask()
     const asked = (async () => {
       await before?.catch(() => {})
       // The session may have ended: the database must not carry large texts for it.
-      if (text.length > LARGE && !(await this.#options.ask(node, { id, sealed: '' }))) return false
+      if (text.length > LARGE && !(await this.#nodes!.commands(node, { id, sealed: '' }))) return false
       return ask()
     })()
     this.#large.set(id, asked)
@@ -106,7 +112,7 @@ export class Emulation {
     if (known === undefined || typeof sealed !== 'string') return false
     if (sealed === '') return true
     const numbered = typeof from === 'string' && Number.isSafeInteger(number)
-    if (!numbered && !this.#options.outdated()) return false
+    if (!numbered && !this.#nodes!.outdated) return false
     const text = unseal(known.key, sealed, numbered ? `${from} ${number}` : '')
     if (text === undefined) return false
     if (numbered) {
@@ -119,7 +125,7 @@ export class Emulation {
 
   #seal(id: string, key: Buffer, text: string, numbered: boolean): SealedCommands {
     if (!numbered) return { id, sealed: seal(key, text, '') }
-    const from = this.#options.node()
+    const from = this.#node
     const number = ++this.#lastNumber
     return { id, sealed: seal(key, text, `${from} ${number}`), from, number }
   }

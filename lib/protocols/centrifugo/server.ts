@@ -32,9 +32,8 @@ type Given =
   | 'maxBufferedBytes'
   | 'version'
   | 'verifyToken'
-  | 'authorize'
-  | 'joinRaw'
-  | 'isDurable'
+  | 'authorizer'
+  | 'rawChannels'
 
 export interface SdkClientsOptions extends Pick<SdkServices, Given> {
   hub: Hub

@@ -1,6 +1,7 @@
-import type { Caller, Claims, Token } from '../../auth/index.js'
-import type { Hub } from '../../channels/index.js'
+import type { Authorizer, Caller, Claims, Token } from '../../auth/index.js'
+import type { Hub, RawChannels } from '../../channels/index.js'
 import type { Connection, Pace, Pausable } from '../../clients/index.js'
+import type { DurableChannels } from '../../durable/index.js'
 import type { Log } from '../../log.js'
 import type { SdkPresence } from './presence.js'
 import type { SdkFormat } from './publication.js'
@@ -44,11 +45,9 @@ export interface SdkServices {
   maxBufferedBytes: number
   /** @throws InvalidToken, TokenExpired, MalformedClaims, KeysUnavailable */
   verifyToken: (token: string) => Token | Promise<Token>
-  /** See Bridge.authorize. */
-  authorize: (token: Token, channels: readonly string[], mode: 'r' | 'w') => Promise<Caller | undefined>
-  /** See RawChannels.join. */
-  joinRaw: (channels: readonly string[]) => Promise<(() => void) | undefined>
-  isDurable: (channel: string) => boolean
+  authorizer: Pick<Authorizer, 'authorize'>
+  rawChannels: Pick<RawChannels, 'join'>
+  durable: Pick<DurableChannels, 'ageOf'>
   /** The id that others know a connection by. */
   idOf: (connection: Connection) => string
   /** Counts a connection that has just been made. */

@@ -186,7 +186,7 @@ export class Session {
     const { claims, subject, expiresAt: exp } = token
     const serverSide = Object.entries(token.subs)
     if (serverSide.length > services.maxChannels) throw new errors.TooManyChannels(services.maxChannels)
-    const caller = await services.authorize(token, [], 'r')
+    const caller = await services.authorizer.authorize(token, [], 'r')
     if (this.#ended) return
     this.#token = token
     this.#access = {
@@ -288,7 +288,7 @@ export class Session {
       leaveRaw?.()
       throw new DisconnectError(DISCONNECT.STALE)
     }
-    const recoverable = services.isDurable(channel)
+    const recoverable = services.durable.ageOf(channel) !== undefined
     const subscription = new Subscription({
       channel,
       connection: this.#connection!,
@@ -328,8 +328,8 @@ export class Session {
    */
   async #admit(token: Token, channel: string, allowed: boolean): Promise<(() => void) | undefined> {
     if (!allowed && !permissionsIn(token, channel).read) throw new CommandError(ERRORS.PERMISSION_DENIED)
-    await this.#services.authorize(token, [channel], 'r')
-    return this.#services.joinRaw([channel])
+    await this.#services.authorizer.authorize(token, [channel], 'r')
+    return this.#services.rawChannels.join([channel])
   }
 
   async #leave(channel: string): Promise<string> {
@@ -348,7 +348,7 @@ export class Session {
     const allowed = this.#subscriptions.get(channel)?.write || permissionsIn(token, channel).write
     if (!allowed) throw new CommandError(ERRORS.PERMISSION_DENIED)
     if (!this.#writable.has(channel)) {
-      await this.#services.authorize(token, [channel], 'w')
+      await this.#services.authorizer.authorize(token, [channel], 'w')
       if (this.#writable.size >= this.#services.maxChannels) this.#writable.clear()
       this.#writable.add(channel)
     }
@@ -370,7 +370,7 @@ export class Session {
     if (this.#subscriptions.has(channel)) return
     const token = this.#token!
     if (!permissionsIn(token, channel).read) throw new CommandError(ERRORS.PERMISSION_DENIED)
-    await this.#services.authorize(token, [channel], 'r')
+    await this.#services.authorizer.authorize(token, [channel], 'r')
   }
 
   /** A new token for the connection: of the same user, and not for less. */
@@ -387,7 +387,7 @@ export class Session {
     if (token.subject !== access.subject) {
       throw new DisconnectError(DISCONNECT.INVALID_TOKEN, 'it is of another user')
     }
-    access.caller = await this.#services.authorize(token, [], 'r')
+    access.caller = await this.#services.authorizer.authorize(token, [], 'r')
     if (this.#ended) return '{}'
     this.#token = token
     access.claims = claims

@@ -1,0 +1,244 @@
+import { Authorizer, type Caller, type Token } from './auth/index.js'
+import { AudienceChannels, Hub, Inbox, Losses, RawChannels } from './channels/index.js'
+import { CatchUp, Clients } from './clients/index.js'
+import { Nodes, newNodeId } from './cluster/index.js'
+import type { ResolvedOptions } from './config/index.js'
+import { DurableChannels, History, Replay, Retention, type SchemaState } from './durable/index.js'
+import type { Log } from './log.js'
+import { isReserved, type Message } from './messages/index.js'
+import { Metrics } from './metrics.js'
+import { type Listener, NotificationQueue, type Query, type Rows } from './postgres/index.js'
+import { Presence, PresenceEvents } from './presence/index.js'
+import { Emulation, SdkClients } from './protocols/centrifugo/index.js'
+import { EventStreamServer } from './protocols/event-stream/index.js'
+import { WebSocketServer } from './protocols/websocket/index.js'
+import { Outbox } from './publishing/index.js'
+import { VERSION } from './version.js'
+
+type OptionsUsed =
+  | 'listenChannel'
+  | 'checkListenerInterval'
+  | 'metaChannel'
+  | 'rawChannels'
+  | 'presenceChannels'
+  | 'endpoints'
+  | 'envelopeClaims'
+  | 'maxBufferedBytes'
+  | 'maxTotalBufferedBytes'
+  | 'slowTimeout'
+  | 'maxHistoryBytes'
+  | 'maxMessageBytes'
+  | 'maxConnections'
+  | 'maxConnectionsPerIp'
+  | 'messageRate'
+  | 'nodeTimeout'
+  | 'poolSize'
+  | 'publishTimeout'
+  | 'shutdownTimeout'
+  | 'onMessageFunction'
+  | 'authorizeFunction'
+  | 'authorizeTtl'
+  | 'onConnectFunction'
+  | 'onDisconnectFunction'
+  | 'roleClaim'
+  | 'maxChannelsPerConnection'
+
+export interface GatewayOptions extends Pick<ResolvedOptions, OptionsUsed> {
+  /**
+   * Runs one statement in the publishing pool. Rejects with DatabaseAway where it surely was not committed,
+   * NotAccepted where the database refused it, OutcomeUnknown where it may have been committed.
+   */
+  query: Query
+  /**
+   * Runs one statement in a transaction of its own, as a caller where one is given; rejects as `query`, and with
+   * RoleNotAllowed.
+   */
+  call: (text: string, values: unknown[], caller?: Caller) => Promise<Rows>
+  /** Verifies a token's signature, audience and issuer; throws InvalidToken (401), KeysUnavailable (503). */
+  verifyToken: (token: string) => Token | Promise<Token>
+  /** Told whether this server and the schema `pgws` fit each other, whenever that changes. */
+  onSchema: (state: SchemaState) => void
+  listener: Listener
+  log: Log
+}
+
+/** What a running server is made of. */
+export interface Parts {
+  readonly options: GatewayOptions
+  readonly metrics: Metrics
+  readonly losses: Losses
+  readonly hub: Hub
+  readonly inbox: Inbox
+  readonly durable: DurableChannels
+  readonly history: History
+  readonly replay: Replay
+  readonly retention: Retention
+  readonly presence: Presence
+  readonly outbox: Outbox
+  readonly authorizer: Authorizer
+  readonly rawChannels: RawChannels
+  readonly audiences: AudienceChannels
+  readonly clients: Clients
+  readonly webSockets: WebSocketServer
+  readonly eventStreams: EventStreamServer
+  readonly emulation: Emulation
+  readonly sdkClients: SdkClients
+  readonly nodes: Nodes
+  readonly notificationQueue: NotificationQueue
+}
+
+/** Builds the parts of a server, from the ground up: each is given those that it needs. */
+export function buildParts(options: GatewayOptions): Parts {
+  const { query, listenChannel, listener, log } = options
+  const node = newNodeId()
+  const metrics = new Metrics(() => gaugesOf(parts))
+  const notificationQueue = new NotificationQueue({ query, log })
+  const losses = new Losses(metrics, log)
+  const onUnencodable = (_message: Message, error: unknown) => losses.add('unencodable', { err: error })
+  const hub = new Hub(
+    (error) => log.error({ err: error }, 'a function that was subscribed to a channel threw'),
+    onUnencodable
+  )
+  const presence = new Presence({
+    patterns: options.presenceChannels,
+    onError: (error) => log.error({ err: error }, 'a function that watches a presence channel threw')
+  })
+  const durable = new DurableChannels(query, options.onSchema)
+  const history = new History(
+    query,
+    durable,
+    Math.max(1, Math.floor(options.poolSize / 2)),
+    (reason, fields) => losses.add(reason, fields)
+  )
+  const inbox = new Inbox({
+    listenChannel,
+    deliver: (message) => hub.deliver(message),
+    wanted: (channel) => hub.hasListeners(channel),
+    replays: options.checkListenerInterval > 0,
+    resolve: (references) => history.resolve(references),
+    onMessage: (sentAt) => {
+      metrics.notifications.inc()
+      if (sentAt === undefined) return
+      metrics.deliverySeconds.observe(Math.max(0, Date.now() / 1000 - sentAt))
+    },
+    onLost: (reason, reference, error) => {
+      losses.add(reason, { err: error, table: reference?.table, position: reference?.position })
+      if (reference?.table === 'message') replay.tellLost(reference)
+    }
+  })
+  const replay = new Replay({ history, durable, inbox, hub, losses, log })
+  const rawChannels = new RawChannels({
+    patterns: options.rawChannels,
+    listenChannel,
+    metaChannel: options.metaChannel,
+    listen: (channel, handler) => listener.listen(channel, handler, { now: true }),
+    deliver: (channel, text) => {
+      metrics.notifications.inc()
+      if (isReserved(text)) losses.add('reserved')
+      else inbox.count(hub.deliver({ channel, text, raw: true }))
+    }
+  })
+  const retention = new Retention({ query, durable, log })
+  const authorizer = new Authorizer({
+    ...options,
+    onError: (error) => log.warn({ err: error }, 'the function that authorizes failed')
+  })
+  const outbox = new Outbox({
+    ...options,
+    ready: () => durable.known && listener.state.up,
+    durable,
+    rawChannels,
+    metrics
+  })
+  const presenceEvents = new PresenceEvents(presence, onUnencodable)
+  const clients = new Clients({
+    ...options,
+    hub,
+    outbox,
+    catchUp: new CatchUp({ history, durable, losses }),
+    presence,
+    presenceEvents,
+    metrics,
+    node
+  })
+  const webSockets = new WebSocketServer({ ...options, clients, outbox, metrics })
+  const eventStreams = new EventStreamServer({ clients, log })
+  const emulation = new Emulation(node)
+  const sdkClients = new SdkClients({
+    ...options,
+    emulation,
+    hub,
+    clients,
+    outbox,
+    history,
+    durable,
+    presence,
+    presenceEvents,
+    metrics,
+    version: `fastify-pg-websockets ${VERSION}`,
+    maxChannels: options.maxChannelsPerConnection,
+    authorizer,
+    rawChannels
+  })
+  const nodes = new Nodes({
+    node,
+    ...options,
+    ready: () => listener.state.up,
+    connections: clients.connections,
+    hub,
+    presence,
+    sessions: emulation,
+    deliveries: inbox
+  })
+  emulation.attach(nodes)
+  const audiences = new AudienceChannels({
+    endpoints: options.endpoints,
+    deliver: (message) => hub.deliver(message),
+    onNotification: () => metrics.notifications.inc(),
+    onMalformed: (databaseChannel) => losses.add('malformed', { databaseChannel })
+  })
+  const parts: Parts = {
+    options,
+    metrics,
+    losses,
+    hub,
+    inbox,
+    durable,
+    history,
+    replay,
+    retention,
+    presence,
+    outbox,
+    authorizer,
+    rawChannels,
+    audiences,
+    clients,
+    webSockets,
+    eventStreams,
+    emulation,
+    sdkClients,
+    nodes,
+    notificationQueue
+  }
+  return parts
+}
+
+/** What metrics show as it is. */
+function gaugesOf(parts: Parts) {
+  const { clients, hub, outbox, notificationQueue } = parts
+  const { up, reconnects, gapMilliseconds, lastProvenAlive } = parts.options.listener.state
+  return {
+    connections: clients.connections.size,
+    channels: hub.joinedChannels,
+    pausedSockets: outbox.pausedSenders + clients.pace.throttled,
+    publishQueueBytes: outbox.queuedBytes,
+    messagesSent: clients.sent.messages,
+    bytesSent: clients.sent.bytes,
+    bufferedBytes: clients.flow.totalBytes,
+    listenerUp: up,
+    listenerReconnects: reconnects,
+    listenerGap: gapMilliseconds / 1000,
+    listenerHeartbeat: lastProvenAlive === undefined ? undefined : lastProvenAlive / 1000,
+    notificationQueueUsage: notificationQueue.usage
+  }
+}
