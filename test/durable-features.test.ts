@@ -6,7 +6,7 @@ import { run } from './app.js'
 import { snippet } from './docs/pages.js'
 import { runFragment } from './docs/run-fragment.js'
 import { build, type Client, open, query, SECRET, token, until } from './helper.js'
-import { createDatabase, sharedPostgres } from './postgres.js'
+import { createDatabase, migratedDatabase, sharedPostgres } from './postgres.js'
 
 const postgres = await sharedPostgres(t)
 const reader = token({ mode: 'r' })
@@ -15,9 +15,9 @@ const writer = token({ mode: 'w' })
 const payloads = ({ messages }: Client) => messages.map((text) => JSON.parse(text).payload)
 
 async function durable(t: Test, options: object = {}, before?: string) {
-  const dbUri = await createDatabase(postgres)
+  const dbUri = await migratedDatabase(postgres)
   if (before !== undefined) await query(dbUri, before)
-  const app = await build(t, { dbUri, migrate: true, ...options })
+  const app = await build(t, { dbUri, ...options })
   const sql = (text: string, values: unknown[] = []) => query(dbUri, text, values)
   return { ...app, dbUri, sql }
 }

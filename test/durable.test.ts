@@ -13,7 +13,7 @@ import {
   token,
   until
 } from './helper.js'
-import { createDatabase, sharedPostgres } from './postgres.js'
+import { createDatabase, migratedDatabase, sharedPostgres } from './postgres.js'
 
 const postgres = await sharedPostgres(t)
 const reader = token({ mode: 'r' })
@@ -21,8 +21,8 @@ const writer = token({ mode: 'w' })
 
 /** A database with the schema, and a server on it. */
 async function durable(t: Test, options: object = {}) {
-  const dbUri = await createDatabase(postgres)
-  const app = await build(t, { dbUri, migrate: true, checkListenerInterval: 500, ...options })
+  const dbUri = await migratedDatabase(postgres)
+  const app = await build(t, { dbUri, checkListenerInterval: 500, ...options })
   const sql = (text: string, values: unknown[] = []) => query(dbUri, text, values)
   return { ...app, dbUri, sql }
 }

@@ -2,15 +2,14 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { messageId, parseMessageId } from '../lib/messages/notification-payload.js'
 import { FaultProxy } from './fault-proxy.js'
-import { build, install, notify, open, query, token, until, withPostgres } from './helper.js'
+import { build, notify, open, query, token, until, withPostgres } from './helper.js'
 
-const { postgres, database } = await withPostgres(t)
+const { postgres, migrated } = await withPostgres(t)
 const reader = token({ mode: 'r' })
 
 /** A reader of a durable channel, a listener that can be cut off, and a role that has no rights but to connect. */
 async function setUp(t: Test, checkListenerInterval: number) {
-  const dbUri = await database()
-  await install(dbUri, 'durable')
+  const dbUri = await migrated('durable')
   const { rows } = await query(dbUri, 'select current_database() as name')
   const stranger = `stranger_${rows[0].name.slice(-8)}`
   await query(dbUri, `create role ${stranger} login`)

@@ -6,14 +6,14 @@ import { FaultProxy } from './fault-proxy.js'
 import { build, open, query, refusal, SECRET, sqlListener, token, until, withPostgres } from './helper.js'
 import { createDatabase } from './postgres.js'
 
-const { postgres, database } = await withPostgres(t)
+const { postgres, database, migrated } = await withPostgres(t)
 const rw = (claims: object = {}) => token({ mode: 'rw', ...claims })
 
 /** A server on a database with functions of its owner. */
 async function withFunctions(t: Test, sql: string, options: Partial<PgWebsocketsOptions>) {
-  const dbUri = await database()
+  const dbUri = await migrated()
   await query(dbUri, `create schema app; ${sql}`)
-  const app = await build(t, { dbUri, migrate: true, ...options })
+  const app = await build(t, { dbUri, ...options })
   return { ...app, dbUri }
 }
 

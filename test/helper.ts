@@ -8,10 +8,10 @@ import { type ClientOptions, WebSocket } from 'ws'
 import pgWebsockets, { type PgWebsocketsOptions } from '../index.js'
 import { FlowControl } from '../lib/clients/flow-control.js'
 import { migrate } from '../lib/schema/migrate.js'
-import { createDatabase, sharedPostgres, testPostgres } from './postgres.js'
+import { createDatabase, LISTEN_CHANNEL, migratedDatabase, sharedPostgres, testPostgres } from './postgres.js'
 
 export const SECRET = 'reallyreallyreallyreallyverysafe'
-export const LISTEN_CHANNEL = 'postgres-websockets-listener'
+export { LISTEN_CHANNEL }
 
 /** Only ends what hangs: no test is about how long something takes. In milliseconds. */
 export const DEADLINE = 60_000
@@ -27,10 +27,21 @@ export function token(
   return `${input}.${createHmac('sha256', secret).update(input).digest('base64url')}`
 }
 
-/** The run's PostgreSQL; each `database()` is a new one on it. */
+/**
+ * The run's PostgreSQL; each `database()` is a new one on it, and each `migrated()` one that has the schema and retains
+ * channels.
+ */
 export async function withPostgres(t: Test) {
   const postgres = await sharedPostgres(t)
-  return { postgres, database: () => createDatabase(postgres) }
+  return {
+    postgres,
+    database: () => createDatabase(postgres),
+    async migrated(...patterns: string[]): Promise<string> {
+      const dbUri = await migratedDatabase(postgres)
+      for (const pattern of patterns) await query(dbUri, 'select pgws.retain($1, $2)', [pattern, '1 hour'])
+      return dbUri
+    }
+  }
 }
 
 /** The same on a PostgreSQL of the file's own, which it may stop. */

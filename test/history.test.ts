@@ -1,7 +1,7 @@
 import t, { type Test } from 'tap'
 import { FaultProxy } from './fault-proxy.js'
 import { build, query, token, until } from './helper.js'
-import { createDatabase, sharedPostgres } from './postgres.js'
+import { migratedDatabase, sharedPostgres } from './postgres.js'
 import { sdk } from './sdk/sdk.js'
 
 const MIB = 1024 * 1024
@@ -17,9 +17,9 @@ interface Answer {
 
 /** A server behind a proxy that counts what it reads. */
 async function durable(t: Test, options: object = {}) {
-  const dbUri = await createDatabase(postgres)
+  const dbUri = await migratedDatabase(postgres)
   const proxy = await FaultProxy.start(t, `${postgres.socketFolder}/.s.PGSQL.5432`)
-  const app = await build(t, { dbUri: proxy.uri(dbUri), migrate: true, ...options })
+  const app = await build(t, { dbUri: proxy.uri(dbUri), ...options })
   const sql = (text: string, values: unknown[] = []) => query(dbUri, text, values)
   await sql(`select pgws.retain('a', '1 hour')`)
   const fetchPage = (search = '') =>

@@ -5,11 +5,10 @@ import t, { type Test } from 'tap'
 import type { WebSocket } from 'ws'
 import pgWebsockets, { type PgWebsocketsOptions } from '../index.js'
 import { injectWS } from '../testing.js'
-import { install, notify, SECRET, sqlListener, token, until, withPostgres } from './helper.js'
+import { notify, SECRET, sqlListener, token, until, withPostgres } from './helper.js'
 
-const { database } = await withPostgres(t)
-const dbUri = await database()
-await install(dbUri)
+const { migrated } = await withPostgres(t)
+const dbUri = await migrated()
 const rw = token({ mode: 'rw', channels: ['chat'], sub: 'ann' })
 
 /** A host that does not listen, as in its users' tests. */

@@ -4,16 +4,15 @@ import t, { type Test } from 'tap'
 import { type Format, type Frame, Hub, type Subscriber } from '../lib/channels/hub.js'
 import type { Message } from '../lib/messages/message.js'
 import { FaultProxy } from './fault-proxy.js'
-import { build, type Client, install, notify, open, query, token, until, withPostgres } from './helper.js'
+import { build, type Client, notify, open, query, token, until, withPostgres } from './helper.js'
 import { sdk, subscribed } from './sdk/sdk.js'
 
-const { postgres, database } = await withPostgres(t)
+const { postgres, migrated } = await withPostgres(t)
 const reader = token({ mode: 'r' })
 
 /** A database with the schema and a durable channel, and a role for the server that owns nothing: what it may read can be taken from it. */
 async function installed(t: Test) {
-  const dbUri = await database()
-  await install(dbUri, 'durable')
+  const dbUri = await migrated('durable')
   const admin = new pg.Client(dbUri)
   await admin.connect()
   t.teardown(() => admin.end())

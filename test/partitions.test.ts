@@ -1,7 +1,7 @@
 import t, { type Test } from 'tap'
-import { build, install, open, query, sqlListener, token, until, withPostgres } from './helper.js'
+import { build, open, query, sqlListener, token, until, withPostgres } from './helper.js'
 
-const { postgres, database } = await withPostgres(t)
+const { postgres, database, migrated } = await withPostgres(t)
 
 interface Change {
   operation: string
@@ -13,8 +13,7 @@ interface Change {
 
 /** A database with partitioned `parts`, and what becomes messages there. */
 async function partitioned(t: Test, watch = "select pgws.watch('parts', 'parts')") {
-  const dbUri = await database()
-  await install(dbUri)
+  const dbUri = await migrated()
   await query(
     dbUri,
     `create table parts (id int, region text, note text) partition by list (region);

@@ -4,7 +4,7 @@ import { readdirSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join, relative, resolve } from 'node:path'
 import t from 'tap'
-import { startPostgres } from './postgres.js'
+import { prepareTemplate, startPostgres } from './postgres.js'
 import { Reporter } from './reporter.js'
 import { root } from './root.js'
 
@@ -26,6 +26,7 @@ const PACKAGE = ['beside-plugins', 'docs/commands', 'docs/snippets', 'package', 
 
 const { postgres, stop } = await startPostgres({ max_connections: '400' })
 t.teardown(stop)
+await prepareTemplate(postgres)
 process.env.PGWS_TEST_URI = postgres.uri
 process.env.TAP_TIMEOUT = String(TIMEOUT)
 // Each file has its own.

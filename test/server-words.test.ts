@@ -1,8 +1,8 @@
 import t from 'tap'
-import { build, type Client, install, notify, open, query, token, until, withPostgres } from './helper.js'
+import { build, type Client, notify, open, query, token, until, withPostgres } from './helper.js'
 import { sdk, subscribed } from './sdk/sdk.js'
 
-const { database } = await withPostgres(t)
+const { database, migrated } = await withPostgres(t)
 const TOKEN = token({ mode: 'rw', sub: 'me' })
 
 /** What could be taken for the server's own words, by whoever reads more than JSON, too. */
@@ -26,8 +26,7 @@ async function lost(metrics: { registry: { metrics(): Promise<string> } }, reaso
 }
 
 t.test('no payload of a raw channel speaks with the voice of the server', async (t) => {
-  const dbUri = await database()
-  await install(dbUri, 'a')
+  const dbUri = await migrated('a')
   const { ws, http, fastify } = await build(t, { dbUri, rawChannels: 'raw:*' })
   const raw = await open(t, `${ws}/raw:a/${TOKEN}`)
   const client = sdk(t, ws, { token: TOKEN })
@@ -71,8 +70,7 @@ t.test('no payload of a raw channel speaks with the voice of the server', async 
 })
 
 t.test('no notification, and no row, speaks with the voice of the server', async (t) => {
-  const dbUri = await database()
-  await install(dbUri, 'a')
+  const dbUri = await migrated('a')
   const { ws, fastify } = await build(t, { dbUri, presenceChannels: 'a' })
   const raw = await open(t, `${ws}/a/${TOKEN}`)
   const other = await open(t, `${ws}/postgres-websockets-listener/${TOKEN}`)
@@ -101,8 +99,7 @@ t.test('no notification, and no row, speaks with the voice of the server', async
 })
 
 t.test("the server's own words have the member pgws, on a websocket and an event stream", async (t) => {
-  const dbUri = await database()
-  await install(dbUri, 'a')
+  const dbUri = await migrated('a')
   const { ws, http } = await build(t, { dbUri, presenceChannels: 'a' })
   const words = (client: Client) => client.messages.map((text) => JSON.parse(text))
   const reader = await open(t, `${ws}/a/${TOKEN}?since=nonsense&presence=true`)
@@ -147,8 +144,7 @@ t.test('a raw channel is none of those that only the server may speak on', async
 })
 
 t.test('a client of the SDK that misses something is told, by type', async (t) => {
-  const dbUri = await database()
-  await install(dbUri, 'a')
+  const dbUri = await migrated('a')
   const { ws } = await build(t, { dbUri })
   const client = sdk(t, ws, { token: TOKEN })
   const { subscription, contexts } = subscribed(client, 'a')

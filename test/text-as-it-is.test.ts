@@ -4,10 +4,10 @@ import { once } from 'node:events'
 import { type IncomingMessage, request } from 'node:http'
 import fc from 'fast-check'
 import t from 'tap'
-import { build, install, notify, open, query, refusal, SECRET, token, until, withPostgres } from './helper.js'
+import { build, notify, open, query, refusal, SECRET, token, until, withPostgres } from './helper.js'
 import { jsonText } from './json.js'
 
-const { database } = await withPostgres(t)
+const { database, migrated } = await withPostgres(t)
 const TOKEN = token({ mode: 'rw', sub: 'me' })
 
 /** The lines that an SDK reads, from a socket that speaks its protocol. */
@@ -68,8 +68,7 @@ const inOneLine = (text: string) => text.replace(/[\r\n]/g, ' ')
 
 for (const channel of ['plain', 'durable']) {
   t.test(`JSON arrives as it was, on every way in and out, in a ${channel} channel`, async (t) => {
-    const dbUri = await database()
-    await install(dbUri, 'durable')
+    const dbUri = await migrated('durable')
     const { ws, http, port } = await build(t, { dbUri })
     const historyOf = async (since = 'earliest') => {
       const response = await fetch(`${http}/channels/durable/history?since=${since}`, {
@@ -185,8 +184,7 @@ t.test('a token with claims that are nested too deep is refused, whatever brings
 })
 
 t.test('no depth of nesting is too much', async (t) => {
-  const dbUri = await database()
-  await install(dbUri, 'durable')
+  const dbUri = await migrated('durable')
   const { ws, http, fastify } = await build(t, { dbUri })
   const nested = (depth: number) => `${'['.repeat(depth)}${']'.repeat(depth)}`
   for (const channel of ['plain', 'durable']) {

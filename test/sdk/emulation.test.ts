@@ -1,13 +1,11 @@
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import pg from 'pg'
 import t, { type Test } from 'tap'
 import WebSocket from 'ws'
 import { clusterChannel } from '../../lib/postgres/own-channels.js'
 import { sdkLineFrames } from '../../lib/protocols/centrifugo/publication.js'
 import { SdkStreamConnection } from '../../lib/protocols/centrifugo/stream-connection.js'
-import { migrate } from '../../lib/schema/migrate.js'
 import { FaultProxy } from '../fault-proxy.js'
 import {
   build,
@@ -23,7 +21,7 @@ import {
 import { type Centrifuge, SDKS, subscribed } from './sdk.js'
 import { BROWSER, end, post, Stream, streaming, TRANSPORTS } from './streams.js'
 
-const { postgres, database } = await withPostgres(t)
+const { postgres, database, migrated } = await withPostgres(t)
 
 const rw = (claims: object = {}) => token({ mode: 'rw', sub: 'me', ...claims })
 const inSeconds = (seconds: number) => Math.floor(Date.now() / 1000) + seconds
@@ -31,17 +29,6 @@ const connect = (claims: object = {}) => JSON.stringify({ id: 1, connect: { toke
 
 const next = <Context>(emitter: unknown, event: string) =>
   new Promise<Context>((resolve) => (emitter as Centrifuge).once(event as 'connected', resolve as never))
-
-/** A database where one channel is kept. */
-async function retaining(channel: string) {
-  const dbUri = await database()
-  const client = new pg.Client(dbUri)
-  await client.connect()
-  await migrate(client, LISTEN_CHANNEL)
-  await client.query(`select pgws.retain($1, interval '1 hour')`, [channel])
-  await client.end()
-  return dbUri
-}
 
 /** Two servers that know each other. */
 async function two(test: Test, options: Parameters<typeof build>[1], second: object = {}) {
@@ -53,7 +40,7 @@ async function two(test: Test, options: Parameters<typeof build>[1], second: obj
 for (const version of ['5.3', '5.7', '5.8']) {
   for (const transport of TRANSPORTS) {
     t.test(`the SDK ${version} over ${transport}, with all commands to the other node`, async (t) => {
-      const dbUri = await retaining('kept')
+      const dbUri = await migrated('kept')
       const [here, other] = await two(t, { dbUri })
       const proxy = await FaultProxy.start(t, here.port)
       const client = streaming(
@@ -330,7 +317,7 @@ t.test('requests that are refused', async (t) => {
 })
 
 t.test('between nodes nobody sees or forges commands, large ones included', async (t) => {
-  const dbUri = await retaining('kept')
+  const dbUri = await migrated('kept')
   const [here, other] = await two(t, { dbUri })
   const channel = clusterChannel(LISTEN_CHANNEL)
   const { payloads } = await sqlListener(t, dbUri, channel)
@@ -369,7 +356,7 @@ t.test('between nodes nobody sees or forges commands, large ones included', asyn
 })
 
 t.test('what was handed from node to node is not taken again', async (t) => {
-  const dbUri = await retaining('kept')
+  const dbUri = await migrated('kept')
   const [here, other] = await two(t, { dbUri })
   const channel = clusterChannel(LISTEN_CHANNEL)
   const { payloads } = await sqlListener(t, dbUri, channel)

@@ -2,11 +2,17 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
-import { migrate } from '../../lib/schema/migrate.js'
 import { run, started } from '../app.js'
 import { FaultProxy } from '../fault-proxy.js'
-import { build, LISTEN_CHANNEL, open, query, SECRET, token, until } from '../helper.js'
-import { type Cluster, createDatabase, restartPostgres, sharedPostgres, testPostgres } from '../postgres.js'
+import { build, open, query, SECRET, token, until } from '../helper.js'
+import {
+  type Cluster,
+  createDatabase,
+  migratedDatabase,
+  restartPostgres,
+  sharedPostgres,
+  testPostgres
+} from '../postgres.js'
 import { type Centrifuge, raw, SDKS, sdk, subscribed } from './sdk.js'
 
 const postgres = await sharedPostgres(t)
@@ -14,12 +20,8 @@ const rw = token({ mode: 'rw', sub: 'me' })
 
 /** A database where the channel `kept` is durable. */
 async function retaining(server: Cluster = postgres) {
-  const dbUri = await createDatabase(server)
-  const client = new pg.Client(dbUri)
-  await client.connect()
-  await migrate(client, LISTEN_CHANNEL)
-  await client.query(`select pgws.retain('kept', interval '1 hour')`)
-  await client.end()
+  const dbUri = await migratedDatabase(server)
+  await query(dbUri, `select pgws.retain('kept', interval '1 hour')`)
   return dbUri
 }
 

@@ -1,31 +1,15 @@
-import pg from 'pg'
 import t from 'tap'
 import { WebSocket } from 'ws'
-import { migrate } from '../../lib/schema/migrate.js'
 import { FaultProxy } from '../fault-proxy.js'
-import {
-  build,
-  LISTEN_CHANNEL,
-  notify,
-  open,
-  query,
-  sqlListener,
-  token,
-  until,
-  withPostgres
-} from '../helper.js'
+import { build, notify, open, query, sqlListener, token, until, withPostgres } from '../helper.js'
 import { type Centrifuge, raw, SDKS, sdk, subscribed } from './sdk.js'
 
-const { postgres, database } = await withPostgres(t)
+const { postgres, database, migrated } = await withPostgres(t)
 
 /** A database where what matches a pattern is kept, before any server is there. */
 async function retaining(pattern: string, maxMessages: number | null = null) {
-  const dbUri = await database()
-  const client = new pg.Client(dbUri)
-  await client.connect()
-  await migrate(client, LISTEN_CHANNEL)
-  await client.query(`select pgws.retain($1, interval '1 hour', $2)`, [pattern, maxMessages])
-  await client.end()
+  const dbUri = await migrated()
+  await query(dbUri, `select pgws.retain($1, interval '1 hour', $2)`, [pattern, maxMessages])
   return dbUri
 }
 
