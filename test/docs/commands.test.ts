@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process'
 import { mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import pg from 'pg'
 import t, { type Test } from 'tap'
@@ -174,7 +175,7 @@ async function runPage(t: Test, blocks: Block[]): Promise<void> {
       const asked = code.includes('localhost:3000')
       if (asked) await server.start('npx fastify-pg-websockets', LISTENING)
       const terminal = new Terminal(t, project, env)
-      if (code.startsWith('curl -N')) await readStream(t, terminal, text, dbUri)
+      if (code.startsWith('curl -N')) await readStream(terminal, text, dbUri)
       else await terminal.run(text)
       if (!asked) {
         t.pass(name)
@@ -187,11 +188,17 @@ async function runPage(t: Test, blocks: Block[]): Promise<void> {
 }
 
 /** Reads a stream, which does not end by itself, until it has brought a message. */
-async function readStream(t: Test, terminal: Terminal, code: string, dbUri: string): Promise<void> {
+async function readStream(terminal: Terminal, code: string, dbUri: string): Promise<void> {
   const message = JSON.stringify({ channel: 'chat', payload: 'for the stream' })
-  const sending = setInterval(() => query(dbUri, `select pg_notify('${LISTEN_CHANNEL}', '${message}')`), 500)
-  t.teardown(() => clearInterval(sending))
-  await terminal.start(code, 'for the stream')
-  clearInterval(sending)
+  let arrived = false
+  const reading = terminal.start(code, 'for the stream').finally(() => {
+    arrived = true
+  })
+  // Nobody says when the stream has joined its channel.
+  while (!arrived) {
+    await query(dbUri, `select pg_notify('${LISTEN_CHANNEL}', '${message}')`)
+    await sleep(200)
+  }
+  await reading
   await terminal.end()
 }

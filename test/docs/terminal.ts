@@ -14,11 +14,11 @@ export class Terminal {
 
   constructor(t: Test, folder: string, env: NodeJS.ProcessEnv) {
     this.#shell = spawn('bash', ['-e'], { cwd: folder, env, detached: true })
-    for (const stream of [this.#shell.stdout, this.#shell.stderr]) {
-      stream.on('data', (chunk) => {
-        this.#output += chunk
-      })
-    }
+    // One pipe for both, which keeps their order.
+    this.#shell.stdin.write('exec 2>&1\n')
+    this.#shell.stdout.on('data', (chunk) => {
+      this.#output += chunk
+    })
     t.teardown(() => this.end())
   }
 
