@@ -2,7 +2,7 @@ import t, { type Test } from 'tap'
 import type { PgWebsocketsOptions } from '../index.js'
 import { type Claims, tokenReader } from '../lib/auth/claims.js'
 import { callerOf } from '../lib/auth/owner-functions.js'
-import { resolveOptions } from '../lib/config/options.js'
+import { resolveOptions } from '../lib/config/resolve-options.js'
 import { errors } from '../lib/errors.js'
 import { build, type Client, open, refusal, token, until, withPostgres } from './helper.js'
 

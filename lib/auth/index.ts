@@ -6,7 +6,6 @@ export { keysFor, parseKeys, type VerificationKey } from './keys.js'
 export {
   become,
   type Caller,
-  callerOf,
   callsFunctions,
   checkFunctions,
   LEAVE_NOTHING,

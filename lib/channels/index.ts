@@ -1,12 +1,10 @@
 export {
   AudienceChannels,
   audienceChannel,
-  audienceMessage,
   audiencesOf,
   checkAudiences,
   DEFAULT_AUDIENCE,
-  isPublicChannel,
-  readAudienceMessage
+  isPublicChannel
 } from './audience-channels.js'
 export {
   type ChannelSummary,

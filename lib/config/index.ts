@@ -1,16 +1,8 @@
 export { readCertificate } from './certificate.js'
 export { listenError, listenTargets, originHost } from './listen-address.js'
-export {
-  type AudienceEndpoint,
-  boundsOf,
-  expectation,
-  optionSpecs,
-  type PgWebsocketsOptions,
-  type PluginOnly,
-  type ResolvedOptions,
-  resolveOptions,
-  variableOf
-} from './options.js'
+export { boundsOf, expectation, optionSpecs, type PluginOnly, variableOf } from './option-specs.js'
+export type { AudienceEndpoint, PgWebsocketsOptions, ResolvedOptions } from './options.js'
 export { isAllowedOrigin } from './origins.js'
+export { resolveOptions } from './resolve-options.js'
 export { readTrustProxy } from './trust-proxy.js'
 export { isServiceUrl, serviceUrlProblem, unknownVariables } from './variable-names.js'

@@ -8,6 +8,7 @@ import {
   type Room,
   type SocketId
 } from 'socket.io-adapter'
+import type { Internals, Namespace } from './internals.js'
 import { Inbox, type Received } from './namespace-inbox.js'
 import { type Offset, readOffset, writeOffset } from './offset.js'
 import { type AdapterOptions, resolveAdapterOptions } from './options.js'
@@ -23,33 +24,6 @@ const JOIN_TIMEOUT = 60_000
 
 /** An offset that no session can be restored from: positions are not known yet. */
 const NO_OFFSET = '-'
-
-/** What the base class keeps to itself. */
-interface Internals {
-  uid: string
-  nodesMap: Map<string, number>
-  customRequests: Map<
-    string,
-    {
-      timeout: NodeJS.Timeout
-      resolve: (error: Error, responses: unknown[]) => void
-      missingUids: Set<string>
-      responses: unknown[]
-    }
-  >
-}
-
-interface Namespace {
-  name: string
-  sockets: Map<string, { packet(packet: object, opts?: object): void }>
-  server: {
-    opts: {
-      connectionStateRecovery?: { maxDisconnectionDuration?: number }
-      pingInterval?: number
-      pingTimeout?: number
-    }
-  }
-}
 
 type Options = ReturnType<typeof resolveAdapterOptions>
 

@@ -1,14 +1,16 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
-import { errors, isPermanent, messageOf } from '../errors.js'
+import { errors, messageOf } from '../errors.js'
 import { checkCanListen, Listener, type ListenerEvent, NOTIFY_PAYLOAD_LIMIT } from '../postgres/index.js'
 import { Publisher } from '../publishing/index.js'
 import { Nodes } from './attachment-cleanup.js'
+import { type Patience, replayMissed } from './missed-packets.js'
 import type { Inbox } from './namespace-inbox.js'
 import type { ResolvedAdapterOptions } from './options.js'
 import { attempt, channelOf, type Message, type Packet, packetOf, readAttachment } from './packet.js'
 import { publishStatement } from './publish-statement.js'
+import { SessionSaver } from './session-saver.js'
 import { Recovery, type SavedSession } from './state-recovery.js'
 import { createTables } from './tables.js'
 import { classify, guardPool, queryPool } from './user-pool.js'
@@ -44,11 +46,6 @@ export interface Member {
   begin(position: number): void
 }
 
-/** Until when a database that does not answer is asked for what was missed, of all namespaces. */
-interface Patience {
-  until: number | undefined
-}
-
 /** What connection state recovery needs to know of a server's options. */
 export type RecoveryTimes = Pick<
   ConstructorParameters<typeof Recovery>[0],
@@ -70,8 +67,7 @@ export class Transport {
   #lastNumber: number
   #settled: Promise<void> = Promise.resolve()
   readonly #beats = new Set<Promise<unknown>>()
-  #sessions: SavedSession[] = []
-  #saving: Promise<void> | undefined
+  readonly #sessions: SessionSaver | undefined
   /** Nodes that were there before the listener was lost, and were not heard since. */
   readonly #missing = new Set<string>()
   #missingUntil = 0
@@ -87,6 +83,14 @@ export class Transport {
     const { tables, heartbeatInterval } = options
     const query = this.query.bind(this)
     this.recovery = times && new Recovery({ tables, query, ...times })
+    this.#sessions =
+      this.recovery &&
+      new SessionSaver({
+        recovery: this.recovery,
+        settled: () => this.#settled,
+        closed: () => this.#closed,
+        onError: options.errorHandler
+      })
     this.#lastNumber = times ? Date.now() * 1000 : 0
     this.#listener = new Listener({
       connect: () => this.#connect(),
@@ -176,7 +180,7 @@ export class Transport {
     if (own === undefined) return
     const patience = this.#listener.state.up && !this.#pool.ending ? CLOSE_TIMEOUT : AWAY_CLOSE_TIMEOUT
     // Sessions are saved behind the last packets.
-    const ended = Promise.all([this.#settled, this.#saving])
+    const ended = Promise.all([this.#settled, this.#sessions?.idle()])
     await Promise.race([ended, sleep(patience, undefined, { ref: false })])
     this.#members.delete(member)
     this.#refused.delete(member.nsp)
@@ -266,31 +270,7 @@ export class Transport {
   /** Saves a session, behind all that was published before it: who finds it, finds those packets. */
   save(session: SavedSession): void {
     // One that the database does not take would take the others of its statement with it.
-    if (this.#refused.has(session.nsp)) return
-    this.#sessions.push(session)
-    this.#saving ??= this.#save()
-  }
-
-  async #save(): Promise<void> {
-    while (this.#sessions.length > 0) {
-      await this.#settled
-      const batch = this.#sessions.splice(0, 500)
-      const deadline = performance.now() + PUBLISH_TIMEOUT
-      for (;;) {
-        try {
-          await this.recovery!.save(batch)
-          break
-        } catch (error) {
-          if (this.#closed) return
-          if (error instanceof errors.NotAccepted || performance.now() > deadline) {
-            this.#options.errorHandler(error as Error)
-            break
-          }
-          await sleep(REUNION_INTERVAL)
-        }
-      }
-    }
-    this.#saving = undefined
+    if (!this.#refused.has(session.nsp)) this.#sessions!.save(session)
   }
 
   get #awaitsNodes(): boolean {
@@ -429,34 +409,21 @@ export class Transport {
 
   /** @returns whether some of it is gone; @throws where it cannot be read */
   async #replayMember(member: Member, lostAt: number, gap: number, patience: Patience): Promise<boolean> {
-    let gone = false
     if (member.position === undefined) {
       // What is behind it waits for that, though not for ever.
       await Promise.race([this.#begin(member), sleep(PUBLISH_TIMEOUT, undefined, { ref: false })])
       return false
     }
-    for (let more = true; more && lostAt === this.#lostAt && this.#members.has(member); ) {
-      try {
-        const page = await this.recovery!.page(member.nsp, member.position!, gap + PUBLISH_TIMEOUT)
-        gone ||= page.trimmed
-        for (const { position, origin, seq, message } of page.packets) {
-          if (message instanceof Error) {
-            gone = true
-            const packet = `the packet ${position} of the node ${origin} cannot be read: ${message.message}`
-            this.#options.errorHandler(new errors.SocketIoPacketLost(packet))
-          }
-          const read = message instanceof Error ? undefined : message
-          member.inbox.replay({ uid: read?.uid ?? origin, message: read, position, n: seq })
-        }
-        more = page.more
-        patience.until = undefined
-      } catch (error) {
-        patience.until ??= performance.now() + PUBLISH_TIMEOUT
-        if (isPermanent(error) || performance.now() >= patience.until) throw error
-        await sleep(REUNION_INTERVAL, undefined, { ref: false })
-      }
-    }
-    return gone
+    return replayMissed({
+      recovery: this.recovery!,
+      nsp: member.nsp,
+      position: () => member.position!,
+      maxAge: gap + PUBLISH_TIMEOUT,
+      inbox: member.inbox,
+      patience,
+      wanted: () => lostAt === this.#lostAt && this.#members.has(member),
+      onError: this.#options.errorHandler
+    })
   }
 }
 

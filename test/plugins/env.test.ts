@@ -1,7 +1,7 @@
 import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import { originHost } from '../../lib/config/listen-address.js'
-import { resolveOptions } from '../../lib/config/options.js'
+import { resolveOptions } from '../../lib/config/resolve-options.js'
 import { readTrustProxy } from '../../lib/config/trust-proxy.js'
 import { registerEnv } from '../../plugins/env.js'
 

@@ -1,0 +1,84 @@
+import type { PgWebsocketsOptions } from './options.js'
+
+export interface OptionSpec {
+  type: 'string' | 'boolean' | 'integer' | 'list'
+  minimum?: number
+  maximum?: number
+  default?: string | boolean | number
+  required?: boolean
+}
+
+/** The longest time that a timer can take, in milliseconds: setInterval fires at once for more. */
+const MAX_INTEGER = 2 ** 31 - 1
+
+/** Options that no variable sets. */
+export const PLUGIN_ONLY = ['prefix', 'endpoints', 'decorator'] as const
+export type PluginOnly = (typeof PLUGIN_ONLY)[number]
+
+/** Each option once: type, default, bounds. The app's `PGWS_SOME_NAME` is the option `someName`. */
+export const optionSpecs: Record<Exclude<keyof PgWebsocketsOptions, PluginOnly>, OptionSpec> = {
+  dbUri: { type: 'string', required: true },
+  listenerUri: { type: 'string' },
+  jwtSecret: { type: 'string' },
+  jwtSecretBase64: { type: 'boolean', default: false },
+  jwksUrl: { type: 'string' },
+  jwtAudience: { type: 'string' },
+  jwtIssuer: { type: 'string' },
+  modeClaim: { type: 'string' },
+  defaultMode: { type: 'string' },
+  channelsClaim: { type: 'string' },
+  channelPatternsClaim: { type: 'string' },
+  adminClaim: { type: 'string' },
+  tokenCookie: { type: 'string' },
+  allowedOrigins: { type: 'list' },
+  listenChannel: { type: 'string', default: 'postgres-websockets-listener' },
+  rawChannels: { type: 'list' },
+  presenceChannels: { type: 'list' },
+  metaChannel: { type: 'string' },
+  envelopeClaims: { type: 'list', default: 'all' },
+  poolSize: { type: 'integer', minimum: 1, default: 10 },
+  retries: { type: 'integer', minimum: 1, default: 5 },
+  checkListenerInterval: { type: 'integer', minimum: 0, default: 10_000 },
+  readyTimeout: { type: 'integer', minimum: 0, default: 5000 },
+  publishTimeout: { type: 'integer', minimum: 0, default: 10_000 },
+  shutdownTimeout: { type: 'integer', minimum: 100, default: 5000 },
+  nodeTimeout: { type: 'integer', minimum: 100, default: 10_000 },
+  migrate: { type: 'boolean', default: false },
+  maxBufferedBytes: { type: 'integer', minimum: 1, default: 1024 * 1024 },
+  maxTotalBufferedBytes: { type: 'integer', minimum: 1, default: 256 * 1024 * 1024 },
+  slowTimeout: { type: 'integer', minimum: 0, default: 5000 },
+  maxMessageBytes: { type: 'integer', minimum: 1, default: 1024 * 1024 },
+  maxHistoryBytes: { type: 'integer', minimum: 1, default: 8 * 1024 * 1024 },
+  maxConnections: { type: 'integer', minimum: 1 },
+  maxConnectionsPerIp: { type: 'integer', minimum: 1 },
+  maxChannelsPerConnection: { type: 'integer', minimum: 1, default: 100 },
+  messageRate: { type: 'integer', minimum: 1, default: 5000 },
+  httpRateLimit: { type: 'integer', minimum: 1 },
+  metrics: { type: 'boolean', default: true },
+  metricsPort: { type: 'integer', maximum: 65535 },
+  documentation: { type: 'boolean', default: true },
+  onMessageFunction: { type: 'string' },
+  authorizeFunction: { type: 'string' },
+  authorizeTtl: { type: 'integer', minimum: 0, default: 0 },
+  onConnectFunction: { type: 'string' },
+  onDisconnectFunction: { type: 'string' },
+  roleClaim: { type: 'string' }
+}
+
+/** The variable of an option: `someName` → `PGWS_SOME_NAME`. */
+export function variableOf(option: string): string {
+  return `PGWS_${option.replace(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase()}`
+}
+
+/** The least and the most that an integer may be. */
+export function boundsOf({ minimum = 0, maximum = MAX_INTEGER }: OptionSpec): [number, number] {
+  return [minimum, maximum]
+}
+
+/** What a value must be, in words. */
+export function expectation(spec: OptionSpec): string {
+  if (spec.type === 'boolean') return 'true or false'
+  if (spec.type === 'integer') return `a whole number from ${boundsOf(spec).join(' to ')}`
+  if (spec.type === 'list') return 'a list of texts, or one text with commas'
+  return 'a text'
+}
