@@ -149,10 +149,16 @@ export class UpgradeDispatcher {
     const alone = this.#server.listenerCount('upgrade') === 1
     const asked = isWebSocket(request)
     const scope = [...this.#scopes].find((one) => asked && (alone ? one.covers(request) : one.owns(request)))
-    const free = isFree(request, socket)
     if (scope !== undefined) {
-      this.#whenFree(request, socket, free, () => this.#enqueue(() => route(scope, request, socket)))
-    } else if (!alone) {
+      const answer = (response: ServerResponse) =>
+        this.#enqueue(() => route(scope, request, socket, response))
+      const response = assignedTo(socket, request)
+      if (response !== undefined) answer(response)
+      else this.#whenFree(request, socket, false, () => answer(assignedTo(socket, request)!))
+      return true
+    }
+    const free = isFree(request, socket)
+    if (!alone) {
       const written = bytesWritten(socket)
       this.#leave(socket, () => !isRead(socket) && (!free || bytesWritten(socket) === written))
       return false
@@ -232,10 +238,13 @@ function isWebSocket({ method, headers, httpVersion }: IncomingMessage): boolean
   return method === 'GET' && headers.upgrade?.toLowerCase() === 'websocket' && httpVersion === '1.1'
 }
 
-function route(scope: UpgradeScope, request: IncomingMessage, socket: Duplex): void {
+function route(
+  scope: UpgradeScope,
+  request: IncomingMessage,
+  socket: Duplex,
+  response: ServerResponse
+): void {
   if (socket.destroyed) return
-  const response = new ServerResponse(request)
-  response.assignSocket(socket as Socket)
   response.setHeader('connection', 'close')
   response.once('finish', () => endSoon(socket))
   try {
@@ -246,17 +255,26 @@ function route(scope: UpgradeScope, request: IncomingMessage, socket: Duplex): v
   }
 }
 
-/** Whether no answer to a request is assigned to a connection: Node.js refuses a second one. */
+/** Whether no answer to a request is assigned to a connection. */
 function isFree(request: IncomingMessage, socket: Duplex): boolean {
-  if (socket.destroyed || socket.writableEnded) return false
-  const probe = new ServerResponse(request)
+  const probe = assignedTo(socket, request)
+  probe?.detachSocket(socket as Socket)
+  return probe !== undefined
+}
+
+/**
+ * The answer to a request, assigned to its connection.
+ * @returns undefined where the connection ends, or another answer is assigned to it: Node.js refuses a second one
+ */
+function assignedTo(socket: Duplex, request: IncomingMessage): ServerResponse | undefined {
+  if (socket.destroyed || socket.writableEnded) return undefined
+  const response = new ServerResponse(request)
   try {
-    probe.assignSocket(socket as Socket)
+    response.assignSocket(socket as Socket)
+    return response
   } catch {
-    return false
+    return undefined
   }
-  probe.detachSocket(socket as Socket)
-  return true
 }
 
 /** Whoever has taken a connection reads it. */

@@ -43,10 +43,12 @@ export function channelsOfQuery(url: string): string[] | undefined {
   return names.length === 0 ? undefined : names
 }
 
-/** The parameters after the `?` of a URL. */
-export function queryOf(url: string): URLSearchParams {
+const NO_PARAMETERS: Pick<URLSearchParams, 'get' | 'getAll'> = new URLSearchParams()
+
+/** The parameters after the `?` of a URL. Most addresses of channels have none. */
+export function queryOf(url: string): Pick<URLSearchParams, 'get' | 'getAll'> {
   const start = url.indexOf('?')
-  return new URLSearchParams(start === -1 ? '' : url.slice(start))
+  return start === -1 ? NO_PARAMETERS : new URLSearchParams(url.slice(start))
 }
 
 /** Whether a path can be percent-decoded (RFC 3986, section 2.1; UTF-8). */
