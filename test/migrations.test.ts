@@ -28,7 +28,10 @@ t.test('a database of the first two migrations is upgraded, and old servers go o
 
   const clients = await Promise.all(Array.from({ length: 4 }, () => connected(t, dbUri)))
   const results = await Promise.all(clients.map((client) => migrate(client, LISTEN_CHANNEL)))
-  t.same(results.map(({ from }) => from).sort(), [2, ...Array(3).fill(SCHEMA_VERSION)])
+  t.same(
+    results.map(({ from }) => from).sort((a, b) => a - b),
+    [2, ...Array(3).fill(SCHEMA_VERSION)]
+  )
 
   const { rows } = await query(
     dbUri,

@@ -1,46 +1,8 @@
-import t, { type Test } from 'tap'
-import { build, open, query, sqlListener, token, until, withPostgres } from './helper.js'
+import t from 'tap'
+import { build, open, query, token, withPostgres } from './helper.js'
+import { partitioned } from './partitioned.js'
 
 const { postgres, database, migrated } = await withPostgres(t)
-
-interface Change {
-  operation: string
-  table: string
-  partition: string | null
-  record: Record<string, unknown> | null
-  old_record: Record<string, unknown> | null
-}
-
-/** A database with partitioned `parts`, and what becomes messages there. */
-async function partitioned(t: Test, watch = "select pgws.watch('parts', 'parts')") {
-  const dbUri = await migrated()
-  await query(
-    dbUri,
-    `create table parts (id int, region text, note text) partition by list (region);
-     create table north partition of parts for values in ('n');
-     create table south (note text, gone int, region text, id int);
-     alter table south drop column gone;
-     alter table parts attach partition south for values in ('s');
-     ${watch}`
-  )
-  const { payloads } = await sqlListener(t, dbUri)
-  let ends = 0
-  /** What statements, in one transaction, are told of: `channel operation table.partition old -> new`. */
-  const told = async (...statements: string[]) => {
-    const from = payloads.length
-    const end = `end ${++ends}`
-    await query(dbUri, statements.join(';'))
-    await query(dbUri, `select pgws.publish_text('end', $1)`, [end])
-    await until(() => payloads.length > from && JSON.parse(payloads.at(-1)!).payload === end)
-    const row = (record: Change['record']) => record && Object.values(record).join('')
-    return payloads.slice(from, -1).map((text) => {
-      const { channel, payload } = JSON.parse(text) as { channel: string; payload: Change }
-      const place = `${channel} ${payload.operation} ${payload.table}.${payload.partition}`
-      return `${place} ${row(payload.old_record)} -> ${row(payload.record)}`
-    })
-  }
-  return { dbUri, told }
-}
 
 t.test('a watch on a partitioned table names it, and the partition beside it', async (t) => {
   const dbUri = await database()
@@ -81,7 +43,7 @@ t.test('a watch on a partitioned table names it, and the partition beside it', a
 })
 
 t.test('who writes a watched partitioned table needs no right of ours', async (t) => {
-  const { told } = await partitioned(t)
+  const { told } = await partitioned(t, await migrated())
   const writer = `writer_${postgres.uri.length}`
   t.same(
     await told(
@@ -89,14 +51,19 @@ t.test('who writes a watched partitioned table needs no right of ours', async (t
       `grant select, insert, update on parts to ${writer}`,
       `set role ${writer}`,
       `insert into parts values (1, 'n', 'a')`,
-      `update parts set note = 'b'`
+      `update parts set note = 'b'`,
+      `update parts set region = 's'`
     ),
-    ['parts INSERT parts.north null -> 1an', 'parts UPDATE parts.north 1an -> 1bn']
+    [
+      'parts INSERT parts.north null -> 1an',
+      'parts UPDATE parts.north 1an -> 1bn',
+      'parts UPDATE parts.south 1bn -> 1bs'
+    ]
   )
 })
 
 t.test('the last watch that ends leaves nothing at the table', async (t) => {
-  const { told, dbUri } = await partitioned(t)
+  const { told, dbUri } = await partitioned(t, await migrated())
   const triggers = async () =>
     (await query(dbUri, `select from pg_trigger where tgname like 'pgws%'`)).rowCount
   await query(dbUri, `select pgws.watch('parts', 'other'); select pgws.unwatch('parts', 'parts')`)
@@ -114,6 +81,7 @@ t.test('the last watch that ends leaves nothing at the table', async (t) => {
 t.test('what cannot be watched is refused with what to watch instead', async (t) => {
   const { dbUri } = await partitioned(
     t,
+    await migrated(),
     `create extension if not exists plpgsql; create foreign data wrapper none; create server elsewhere foreign data wrapper none;
      create foreign table remote (id int) server elsewhere; create view seen as select 1 as id;
      create materialized view kept as select 1 as id; create sequence numbers;
@@ -150,6 +118,7 @@ t.test('what cannot be watched is refused with what to watch instead', async (t)
 t.test('a watch on a partitioned table that is older than this goes on as it was', async (t) => {
   const { told, dbUri } = await partitioned(
     t,
+    await migrated(),
     `create trigger pgws_insert_old after insert on parts for each row execute function pgws.tell('old', 'null')`
   )
   t.same(await told(`insert into parts values (1, 'n', 'a')`), ['old INSERT north.undefined null -> 1an'])

@@ -12,8 +12,10 @@ const ROLES = {
       'watch',
       'unwatch',
       'tell',
+      'tell_partitioned',
+      'updating',
       'move',
-      'tell_partitioned'
+      'follow_moves'
     ],
     tables: []
   },
