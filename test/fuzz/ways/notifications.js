@@ -171,7 +171,7 @@ export const notifications = fc.record({
 export async function runNotifications({ sent }, { pool }) {
   const short = sent.map(({ channel, payload }) => {
     const text = forDatabase(payload)
-    return { channel, payload: Buffer.byteLength(text) < 8000 ? text : text.slice(0, 2600) }
+    return { channel, payload: Buffer.byteLength(text) < 8000 ? text : text.slice(0, 2600).toWellFormed() }
   })
   await pool.query(
     'select pg_notify(channel, payload) from json_to_recordset($1) as n (channel text, payload text)',
