@@ -8,8 +8,8 @@ import { prepareTemplate, startPostgres } from './postgres.js'
 import { Reporter } from './reporter.js'
 import { root } from './root.js'
 
-/** Only ends what hangs. In seconds. */
-const TIMEOUT = 600
+/** Only ends a file that hangs, however busy the machine is. In seconds. */
+const TIMEOUT = 1200
 
 /** What scripts of their own run, because it takes long or needs more than Node.js. */
 const APART: Record<string, (file: string) => boolean> = {
@@ -24,6 +24,7 @@ const PACKAGE = ['beside-plugins', 'docs/commands', 'docs/snippets', 'package', 
   (name) => `test/${name}.test.ts`
 )
 
+const { NODE_OPTIONS = '' } = process.env
 const { postgres, stop } = await startPostgres({ max_connections: '400' })
 t.teardown(stop)
 await prepareTemplate(postgres)
@@ -31,16 +32,33 @@ process.env.PGWS_TEST_URI = postgres.uri
 process.env.TAP_TIMEOUT = String(TIMEOUT)
 // Each file has its own.
 t.setTimeout(0)
+// Without it, nothing sets the exit code: what is piped to standard output is not tap's own.
+t.register()
 t.pipe(new Reporter()).pipe(process.stdout)
 t.jobs = Number(process.env.PGWS_TEST_JOBS) || availableParallelism() + 1
-for (const file of filesOf(process.argv.slice(2))) {
+/** What each file wrote to standard error. */
+const errors = new Map<string, string>()
+t.on('spawn', (file) => {
+  file.on('process', ({ stderr }) => {
+    stderr?.on('data', (chunk) => errors.set(file.name, `${errors.get(file.name) ?? ''}${chunk}`))
+  })
+})
+await Promise.all(filesOf(process.argv.slice(2)).map(run))
+
+async function run(file: string): Promise<void> {
   const compiled = join(root, 'dist', file.replace(/\.ts$/, '.js'))
-  void t.spawn(process.execPath, ['--enable-source-maps', compiled], {
+  // tap hands a module loader to its children, which nothing here needs.
+  const command = [`NODE_OPTIONS=${NODE_OPTIONS}`, process.execPath, '--enable-source-maps', compiled]
+  const results = await t.spawn('/usr/bin/env', command, {
     name: file,
     buffered: true,
     cwd: root,
+    stdio: ['ignore', 'pipe', 'pipe'],
     timeout: TIMEOUT * 1000
   })
+  // Of tests that pass, these are warnings that they cause on purpose.
+  if (!results?.ok) process.stderr.write(`standard error of ${file}:\n${errors.get(file) ?? ''}`)
+  errors.delete(file)
 }
 
 /** @param names files, or the name of a script's part; none for all that is in no such part */
