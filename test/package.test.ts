@@ -1,6 +1,6 @@
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -22,7 +22,11 @@ t.test(
 
     await run('npm', ['pack', '--silent', '--ignore-scripts', '--pack-destination', project], { cwd: root })
     writeFileSync(join(project, 'package.json'), '{"private":true}')
-    await npm('install', '--silent', '--prefer-offline', './fastify-pg-websockets-0.1.0.tgz')
+    // Each package that comes with us takes this Node.js; of those that come with Fastify we are not in charge.
+    const quiet = ['--silent', '--prefer-offline']
+    const ours = ['--engine-strict', '--legacy-peer-deps', './fastify-pg-websockets-0.1.0.tgz']
+    await npm('install', ...quiet, ...ours)
+    await npm('install', ...quiet, 'fastify@5')
 
     // The page's SDK comes with us, for those who install us need none.
     const installed = join(project, 'node_modules/fastify-pg-websockets')
@@ -31,6 +35,13 @@ t.test(
     t.equal(existsSync(join(project, 'node_modules/centrifuge')), false)
 
     t.ok(existsSync(join(installed, 'dist/lib/schema/sql/001-durable-channels.sql')))
+    // Source maps are of no use without the sources.
+    const files = readdirSync(join(installed, 'dist'), { recursive: true, encoding: 'utf8' })
+    t.same(
+      files.filter((file) => file.endsWith('.map')),
+      []
+    )
+    t.notMatch(readFileSync(join(installed, 'dist/index.js'), 'utf8'), 'sourceMappingURL')
 
     const plugin = snippet('docs/plugin.md', 'if (!DATABASE_URL')
     const decorator = snippet('docs/plugin.md', 'pgws.subscribe(')
