@@ -1,7 +1,14 @@
 import { randomInt } from 'node:crypto'
 
-/** At most so many deliveries are kept in each of two parts: some 10 MB in all. */
+/** At most so many deliveries are kept in each of two parts: some 15 MB in all. */
 const MAX_PART = 125_000
+
+/** What is known of a message that was delivered. */
+interface Delivery {
+  readonly position: number
+  /** A hash of its text. */
+  readonly hash: number
+}
 
 /**
  * The durable messages that have arrived. Up to a floor all of them have: the database has said so, and no notification
@@ -13,9 +20,10 @@ const MAX_PART = 125_000
  */
 export class Delivered {
   #floor: number | undefined
-  /** Of both parts: the position, by a number that is made of position and text. */
-  #earlier = new Map<number, number>()
-  #later = new Map<number, number>()
+  #earlier: Delivery[] = []
+  #later: Delivery[] = []
+  /** Both parts, by a number that is made of position and text; made when it is asked for, as a replay does. */
+  #keys: Set<number> | undefined
   #leastLater = Number.POSITIVE_INFINITY
   /** The earlier part is what was delivered before the mark. */
   #marked = false
@@ -35,8 +43,9 @@ export class Delivered {
   /** Positions begin anew. */
   restart(position: number): void {
     this.#floor = position
-    this.#earlier.clear()
-    this.#later.clear()
+    this.#earlier = []
+    this.#later = []
+    this.#keys = undefined
     this.#leastLater = Number.POSITIVE_INFINITY
     this.#marked = false
   }
@@ -44,27 +53,29 @@ export class Delivered {
   /** A message was delivered. */
   add(position: number, text: string): void {
     if (this.#floor !== undefined && position <= this.#floor) return
-    if (this.#later.size >= MAX_PART) this.#overflow()
-    this.#later.set(this.#keyOf(position, text), position)
+    if (this.#later.length >= MAX_PART) this.#overflow()
+    this.#later.push({ position, hash: this.#hash(text) })
+    this.#keys = undefined
     if (position < this.#leastLater) this.#leastLater = position
   }
 
   /** Whether a message was delivered beyond the floor, with that text. */
   has(position: number, text: string): boolean {
-    if (this.#earlier.size === 0 && this.#later.size === 0) return false
-    const key = this.#keyOf(position, text)
-    return this.#earlier.has(key) || this.#later.has(key)
+    this.#keys ??= new Set(
+      [...this.#earlier, ...this.#later].map(({ position, hash }) => keyOf(position, hash))
+    )
+    return this.#keys.size > 0 && this.#keys.has(keyOf(position, this.#hash(text)))
   }
 
   /** The positions of what was delivered beyond the floor; some may be forged. */
   positions(): Set<number> {
-    return new Set([...this.#earlier.values(), ...this.#later.values()])
+    return new Set([...this.#earlier, ...this.#later].map(({ position }) => position))
   }
 
   /** The database is about to be asked for its last position. */
   mark(): void {
     // Those of a mark that was never proven are proven by this one.
-    if (this.#earlier.size === 0) this.#rotate()
+    if (this.#earlier.length === 0) this.#rotate()
     this.#marked = true
   }
 
@@ -81,13 +92,14 @@ export class Delivered {
   prove(latest: number): void {
     if (!this.#marked) return
     this.#marked = false
-    for (const position of this.#earlier.values()) if (position <= latest) this.raise(position)
-    this.#earlier = new Map()
+    for (const { position } of this.#earlier) if (position <= latest) this.raise(position)
+    this.#earlier = []
+    this.#keys = undefined
   }
 
   /** Too many are kept. Those to come are behind the first of the later part, unless all of that is forged. */
   #overflow(): void {
-    if (this.#earlier.size > 0 && this.#floor !== undefined) this.raise(this.#leastLater - 1)
+    if (this.#earlier.length > 0 && this.#floor !== undefined) this.raise(this.#leastLater - 1)
     this.#rotate()
     // What was asked before is not for these.
     this.#marked = false
@@ -95,13 +107,9 @@ export class Delivered {
 
   #rotate(): void {
     this.#earlier = this.#later
-    this.#later = new Map()
+    this.#later = []
+    this.#keys = undefined
     this.#leastLater = Number.POSITIVE_INFINITY
-  }
-
-  /** One text has another number at each of 2^21 positions in a row: more than are kept. */
-  #keyOf(position: number, text: string): number {
-    return (position % 2 ** 21) * 2 ** 32 + this.#hash(text)
   }
 
   /** FNV-1a (http://www.isthe.com/chongo/tech/comp/fnv/), of UTF-16 code units, with a seed of our own. */
@@ -110,4 +118,9 @@ export class Delivered {
     for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193)
     return hash >>> 0
   }
+}
+
+/** One text has another number at each of 2^21 positions in a row: more than are kept. */
+function keyOf(position: number, hash: number): number {
+  return (position % 2 ** 21) * 2 ** 32 + hash
 }
