@@ -76,6 +76,17 @@ t.test('docs/plugin.md: two registrations beside each other', async (t) => {
   t.match(await stock.received(1), [/"of stock"/])
 })
 
+t.test('docs/plugin.md: history, and several messages at once under a key', async (t) => {
+  const { fastify, ws } = await build(t, { dbUri: await database(), migrate: true })
+  const stock = await open(t, `${ws}/stock/${token({ mode: 'r' })}`)
+  const code = snippet('docs/plugin.md', 'publishAll(')
+  const counts: unknown[] = []
+  const scope = { fastify, console: { log: (...all: unknown[]) => counts.push(...all) } }
+  await runFragment(code, scope)
+  t.same(counts, [0, undefined])
+  t.match(JSON.parse((await stock.received(1))[0]!), { payload: 3, claims: { sub: 'shop' } })
+})
+
 t.test('docs/several-nodes.md: a plugin asks and ends all nodes', async (t) => {
   const dbUri = await database()
   const [one, other] = [await build(t, { dbUri }), await build(t, { dbUri })]

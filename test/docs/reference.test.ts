@@ -1,6 +1,7 @@
 import { existsSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import t from 'tap'
+import { Bridge } from '../../lib/bridge.js'
 import { CLOSE } from '../../lib/clients/connection.js'
 import { optionSpecs, variableOf } from '../../lib/config/option-specs.js'
 import { errors } from '../../lib/errors.js'
@@ -91,6 +92,13 @@ t.test('docs/messages.md has each close code, and each error of the SDKs', async
   for (const { code, reason } of Object.values(DISCONNECT)) has(code, reason.split(':')[0])
   for (const { code, reason } of Object.values(UNSUBSCRIBE)) {
     t.ok(textOf('docs/messages.md').includes(`${code} (\`${reason}\`)`), String(code))
+  }
+})
+
+t.test('docs/plugin.md has each member of the decorator', async (t) => {
+  const text = textOf('docs/plugin.md')
+  for (const name of Object.getOwnPropertyNames(Bridge.prototype)) {
+    if (name !== 'constructor') t.match(text, new RegExp(`^\\| .*\`${name}[(\`]`, 'm'), name)
   }
 })
 
