@@ -1,0 +1,1385 @@
+-- The schema that the migrations in sql/ make, to read: nothing runs it, and a test compares it.
+-- After a new migration: npm run schema:snapshot
+
+set check_function_bodies = off;
+
+create schema pgws;
+
+create sequence pgws.ordinals as bigint increment by 1 minvalue 1 maxvalue 9223372036854775807 start with 1 cache 1;
+
+create sequence pgws.positions as bigint increment by 1 minvalue 1 maxvalue 9223372036854775807 start with 1 cache 1;
+
+create table pgws.cleaning (
+  only_row boolean default true not null,
+  constraint cleaning_only_row_check CHECK (only_row),
+  constraint cleaning_pkey PRIMARY KEY (only_row)
+);
+
+create table pgws.commit_lock (
+);
+
+create table pgws.flushes (
+  transaction bigint not null
+) with (autovacuum_vacuum_threshold=1000, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_cost_delay=0);
+
+create table pgws.forgotten (
+  "position" bigint not null
+);
+
+create table pgws.large (
+  id bigint generated always as identity not null,
+  channel text not null,
+  body text not null,
+  created_at timestamp with time zone default clock_timestamp() not null,
+  constraint large_pkey PRIMARY KEY (id)
+);
+
+create table pgws.messages (
+  "position" bigint,
+  channel text not null,
+  body text not null,
+  created_at timestamp with time zone default clock_timestamp() not null,
+  expires_at timestamp with time zone not null,
+  key text,
+  transaction bigint,
+  ordinal bigint
+) with (autovacuum_vacuum_scale_factor=0.05, autovacuum_vacuum_insert_scale_factor=0.2, autovacuum_vacuum_cost_delay=0);
+
+create table pgws.migrations (
+  number integer not null,
+  name text not null,
+  applied_at timestamp with time zone default clock_timestamp() not null,
+  oldest_server integer not null,
+  constraint migrations_check CHECK ((oldest_server <= number)),
+  constraint migrations_pkey PRIMARY KEY (number)
+);
+
+create table pgws.moves (
+  transaction bigint not null,
+  watched oid not null,
+  relation oid not null,
+  place tid not null,
+  old_record jsonb not null,
+  deletions jsonb default '[]'::jsonb not null
+);
+
+create table pgws.retention (
+  pattern text not null,
+  expression text not null,
+  max_age interval not null,
+  max_messages bigint,
+  constraint retention_max_age_check CHECK ((max_age > '00:00:00'::interval)),
+  constraint retention_max_messages_check CHECK ((max_messages > 0)),
+  constraint retention_pkey PRIMARY KEY (pattern)
+);
+
+create table pgws.settings (
+  only_row boolean default true not null,
+  version integer not null,
+  epoch text default lpad(to_hex((EXTRACT(epoch FROM clock_timestamp()))::bigint), 8, '0'::text) not null,
+  listen_channel text not null,
+  retention_version bigint default 1 not null,
+  constraint settings_only_row_check CHECK (only_row),
+  constraint settings_pkey PRIMARY KEY (only_row)
+);
+
+create table pgws.trimmed (
+  channel text not null,
+  "position" bigint not null,
+  trimmed_at timestamp with time zone default now() not null,
+  constraint trimmed_pkey PRIMARY KEY (channel)
+);
+
+CREATE INDEX large_created ON pgws.large USING btree (created_at);
+
+CREATE INDEX messages_channel ON pgws.messages USING btree (channel, "position") WHERE ("position" IS NOT NULL);
+
+CREATE INDEX messages_expires ON pgws.messages USING btree (expires_at) WHERE ("position" IS NOT NULL);
+
+CREATE UNIQUE INDEX messages_key ON pgws.messages USING btree (key) WHERE (key IS NOT NULL);
+
+CREATE UNIQUE INDEX messages_position ON pgws.messages USING btree ("position") WHERE ("position" IS NOT NULL);
+
+CREATE INDEX messages_transaction ON pgws.messages USING btree (transaction) WHERE ("position" IS NULL);
+
+CREATE OR REPLACE FUNCTION pgws.changed()
+ RETURNS void
+ LANGUAGE sql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  update pgws.settings set retention_version = retention_version + 1;
+  select pg_notify('pgws', 'settings');
+$function$;
+
+CREATE OR REPLACE FUNCTION pgws.clean(rows integer DEFAULT 5000)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  old_rows integer;
+  large_rows integer;
+  surplus integer := 0;
+  busy record;
+  removed integer;
+begin
+  perform 1 from pgws.cleaning for update skip locked;
+  if not found then return null; end if;
+  with gone as (
+    delete from pgws.messages m where m.position in (
+      select e.position from pgws.messages e
+      where e.position is not null and e.expires_at <= clock_timestamp() order by e.expires_at limit rows
+    ) returning m.channel, m.position
+  ), noted as (
+    insert into pgws.trimmed as t (channel, position) select g.channel, max(g.position) from gone g group by g.channel
+    on conflict (channel) do update set position = greatest(t.position, excluded.position), trimmed_at = now()
+  )
+  select count(*) into old_rows from gone;
+  delete from pgws.large l where l.id in (
+    select o.id from pgws.large o where o.created_at < clock_timestamp() - interval '1 minute' order by o.created_at limit rows
+  );
+  get diagnostics large_rows = row_count;
+  for busy in
+    select c.channel, (
+      select min(r.max_messages) from pgws.retention r where c.channel ~ r.expression
+    ) as keep
+    from (
+      -- A loose index scan: one step for each channel, not for each message.
+      with recursive names as (
+        (select m.channel from pgws.messages m where m.position is not null order by m.channel limit 1)
+        union all
+        select (select m.channel from pgws.messages m where m.position is not null and m.channel > n.channel order by m.channel limit 1)
+        from names n where n.channel is not null
+      )
+      select channel from names where channel is not null
+    ) c
+    where exists (select from pgws.retention r where r.max_messages is not null)
+  loop
+    continue when busy.keep is null;
+    with gone as (
+      delete from pgws.messages m where m.position in (
+        select o.position from pgws.messages o
+        where o.channel = busy.channel and o.position is not null and o.position <= (
+          select p.position from pgws.messages p where p.channel = busy.channel and p.position is not null
+          order by p.position desc offset busy.keep limit 1
+        ) order by o.position limit rows
+      ) returning m.channel, m.position
+    ), noted as (
+      insert into pgws.trimmed as t (channel, position) select g.channel, max(g.position) from gone g group by g.channel
+      on conflict (channel) do update set position = greatest(t.position, excluded.position), trimmed_at = now()
+    )
+    select count(*) into removed from gone;
+    surplus := surplus + removed;
+  end loop;
+  with stale as (
+    delete from pgws.trimmed t where t.trimmed_at < now() - interval '7 days' returning t.position
+  )
+  update pgws.forgotten f set position = greatest(f.position, (select max(position) from stale))
+  where exists (select from pgws.trimmed t where t.trimmed_at < now() - interval '7 days');
+  return old_rows + large_rows + surplus;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.defer_deletion(watched oid, relation oid, place tid, deletion jsonb)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_tidscan TO 'on'
+AS $function$
+#variable_conflict use_variable
+declare
+  moving tid := pgws.moving();
+begin
+  update pgws.moves m set deletions = m.deletions || jsonb_build_array(deletion)
+    where m.ctid = moving and m.transaction = txid_current() and m.watched = watched and m.relation = relation
+      and m.place = place
+    returning m.ctid into moving;
+  if not found then return false; end if;
+  perform set_config('pgws.moving_' || pg_trigger_depth(), moving::text, true);
+  return true;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.end_move()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform pgws.lose_move(new.ctid);
+  return null;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.envelope(channel text, payload text, event text, more text DEFAULT ''::text)
+ RETURNS text
+ LANGUAGE sql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select '{"event":' || to_json(coalesce(event, 'Message')) || ',"channel":' || to_json(channel)
+    || ',"payload":' || coalesce(payload, 'null')
+    || ',"claims":{"message_delivered_at":' || round(extract(epoch from clock_timestamp())::numeric, 6) || '}' || more || '}'
+$function$;
+
+CREATE OR REPLACE FUNCTION pgws.fill(template text, record jsonb)
+ RETURNS text
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  filled text := '';
+  rest text := template;
+  start integer;
+  stop integer;
+begin
+  loop
+    start := strpos(rest, '{');
+    stop := strpos(substr(rest, start + 1), '}');
+    exit when start = 0 or stop = 0;
+    filled := filled || left(rest, start - 1)
+      || coalesce(record ->> substr(rest, start + 1, stop - 1), '');
+    rest := substr(rest, start + stop + 1);
+  end loop;
+  return filled || rest;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.flush()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform set_config('pgws.flushing', '', true);
+  delete from pgws.flushes f where f.transaction = new.transaction;
+  lock table pgws.commit_lock in exclusive mode;
+  with mine as materialized (
+    select own.row_id, nextval('pgws.positions') as position from (
+      select m.ctid as row_id from pgws.messages m
+      where m.transaction = new.transaction and m.position is null order by m.ordinal
+    ) own
+  ), placed as (
+    update pgws.messages m set position = mine.position, transaction = null, ordinal = null
+    from mine where m.ctid = mine.row_id
+    returning m.position, m.channel, m.body
+  )
+  select count(pg_notify(s.listen_channel, pgws.notification(s.epoch, p.position, p.channel, p.body))) into strict new.transaction
+  from (select * from placed order by position) p, pgws.settings s;
+  return null;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.flush_later()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if current_setting('pgws.flushing', true) is distinct from txid_current()::text then
+    perform set_config('pgws.flushing', txid_current()::text, true);
+    insert into pgws.flushes (transaction) values (txid_current());
+  end if;
+  return null;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.follow_moves(target regclass)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  updating constant text := $condition$current_setting('pgws.updating_' || pg_trigger_depth()::text, true)$condition$;
+begin
+  if exists (
+    select from pg_trigger t where t.tgrelid = target and t.tgparentid = 0 and t.tgfoid = 'pgws.move()'::regprocedure
+  ) then
+    return;
+  end if;
+  execute format('create trigger %I before update on %s for each row execute function pgws.updating()',
+    'pgws_before_' || target::oid, target);
+  execute format('create trigger %I after delete on %s for each row when (%s = old.tableoid::text || old.ctid::text)
+    execute function pgws.move()', 'pgws_begin_' || target::oid, target, updating);
+  execute format('create trigger %I after insert on %s for each row when (%s <> %L) execute function pgws.move()',
+    'pgws_moved_' || target::oid, target, updating, '');
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.handle(listen_channel text, groups integer[], kinds text[], functions text[], channels text[], bodies text[], database_channels text[], keys text[], claims text[], roles text[])
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+declare
+  began constant timestamptz := clock_timestamp();
+  version constant bigint := (select s.retention_version from pgws.settings s);
+  me constant text := current_user;
+  items constant integer := cardinality(groups);
+  first integer := 1;
+  last integer;
+  g integer;
+  taking_role boolean;
+  sent_before boolean[];
+  answer jsonb;
+  told jsonb;
+  more jsonb;
+  statement text;
+  who jsonb;
+  joined text[];
+  connection text;
+  body text;
+  group_bodies text[];
+  group_channels text[];
+  out_channels text[] := '{}';
+  out_bodies text[] := '{}';
+  out_database text[] := '{}';
+  out_keys text[] := '{}';
+  done integer := 0;
+  begin_at integer;
+  failures jsonb := '[]';
+  state text;
+  reason text;
+begin
+  while first <= items loop
+    -- The rest is for the next transaction: no sender waits for all others' functions.
+    exit when done > 0 and clock_timestamp() > began + interval '1 second';
+    g := groups[first];
+    last := first;
+    while last < items and groups[last + 1] = g loop last := last + 1; end loop;
+    taking_role := false;
+    begin
+      group_bodies := bodies[first:last];
+      group_channels := channels[first:last];
+      if cardinality(array_remove(functions[first:last], null)) > 0 then
+        -- A key that its sender chose: only then may the message have been here before, or be here twice.
+        sent_before := null;
+        if array_to_string(keys[first:last], ' ') like '%http:%' then
+          sent_before := array(
+            select k like 'http:%' and (exists (select from pgws.messages m where m.key = k) or exists (
+              select from unnest(out_keys, out_channels) as o (key, channel)
+              where o.key = k and pgws.max_age(o.channel) is not null
+            ))
+            from unnest(keys[first:last]) with ordinality as u (k, n) order by n
+          );
+        end if;
+        if roles[g] is not null then
+          taking_role := true;
+          -- 'none' is what RESET ROLE is made of.
+          if roles[g] in ('none', me, session_user) then
+            raise insufficient_privilege using message = 'it is the role of the server itself';
+          end if;
+          perform set_config('role', roles[g], true);
+          taking_role := false;
+        end if;
+        perform set_config('request.jwt.claims', claims[g], true);
+        for i in first .. last loop
+          continue when functions[i] is null;
+          if sent_before[i - first + 1] then
+            group_bodies[i - first + 1] := null;
+            continue;
+          end if;
+          statement := 'select ' || functions[i] || case kinds[i]
+            when 'message' then '($1)' when 'connect' then '($1, $2, $3)' else '($1, $2, $3, $4)' end;
+          if kinds[i] = 'message' then
+            told := case when database_channels[i] is null then bodies[i]::jsonb else jsonb_build_object(
+              'event', 'WebsocketMessage', 'channel', channels[i], 'payload', bodies[i], 'claims', claims[g]::jsonb) end;
+            -- Here, and below: the function finds what the session's own search path names; we go on with ours.
+            reset search_path;
+            execute statement into answer using told;
+            set local search_path = pg_catalog, pg_temp;
+            if answer is null or answer = 'null' then
+              body := null;
+            elsif answer = told then
+              body := bodies[i];
+            elsif jsonb_typeof(answer) <> 'object' or not answer ? 'payload' then
+              raise invalid_parameter_value
+                using message = functions[i] || ' must return a message, an object with "payload", or null';
+            else
+              told := told || answer;
+              if database_channels[i] is null then
+                -- What makes it unlike all others of this transaction stays: PostgreSQL folds equal notifications.
+                -- "id" and "pgws" are the server's own words.
+                more := told - '{event,channel,payload,claims,encoding,id,pgws}'::text[];
+                body := format('{"event":%s,"channel":%s,"payload":%s,"claims":%s%s%s}',
+                  told -> 'event', told -> 'channel', told -> 'payload',
+                  coalesce(nullif(told -> 'claims', 'null'), '{}')
+                    || jsonb_build_object('message_delivered_at', bodies[i]::jsonb #> '{claims,message_delivered_at}'),
+                  case when more <> '{}' then ',' || substr(more::text, 2, length(more::text) - 2) end,
+                  case when told ? 'encoding' then ',"encoding":"base64"' end);
+              else
+                body := told ->> 'payload';
+              end if;
+              if told ->> 'channel' is null or database_channels[i] is not null and told ->> 'channel' <> channels[i] then
+                raise invalid_parameter_value using message = functions[i] || ' returned a message for no channel, or moved one of a raw channel';
+              end if;
+              if octet_length(body) > (case when database_channels[i] is null then 64 * 1024 * 1024 else 7999 end) then
+                raise invalid_parameter_value using message = functions[i] || ' returned a message that is too large';
+              end if;
+              group_channels[i - first + 1] := told ->> 'channel';
+            end if;
+            group_bodies[i - first + 1] := body;
+          else
+            told := bodies[i]::jsonb;
+            who := claims[g]::jsonb;
+            joined := array(select jsonb_array_elements_text(told -> 'channels'));
+            connection := told ->> 'connection';
+            reason := told ->> 'reason';
+            reset search_path;
+            if kinds[i] = 'connect' then
+              execute statement using who, joined, connection;
+            else
+              execute statement using who, joined, connection, reason;
+            end if;
+            set local search_path = pg_catalog, pg_temp;
+          end if;
+        end loop;
+        reset role;
+        reset all;
+        set local search_path = pg_catalog, pg_temp;
+        discard temporary;
+        perform pg_advisory_unlock_all();
+        -- A raw payload that a function made may be another's, too; then it is the next transaction's turn.
+        if cardinality(array_remove(database_channels[first:last], null)) > 0 then
+          if done > 0 and exists (
+            select from unnest(group_bodies, database_channels[first:last]) as n (b, d)
+            join unnest(out_bodies, out_database) as o (b, d) using (b, d) where d is not null
+          ) then
+            raise exception using errcode = 'PGWS1';
+          end if;
+        end if;
+      end if;
+      for i in first .. last loop
+        continue when kinds[i] <> 'message' or group_bodies[i - first + 1] is null;
+        out_channels := out_channels || group_channels[i - first + 1];
+        out_bodies := out_bodies || group_bodies[i - first + 1];
+        out_database := out_database || database_channels[i];
+        out_keys := out_keys || keys[i];
+      end loop;
+    exception when others then
+      get stacked diagnostics state = returned_sqlstate, reason = message_text;
+      exit when state = 'PGWS1';
+      -- Serialization and deadlocks, resources, the operator, the system: not what a sender can mend.
+      if not taking_role and left(state, 2) in ('40', '53', '57', '58', 'XX') then raise; end if;
+      -- Its rollback does not give these back.
+      perform pg_advisory_unlock_all();
+      failures := failures || jsonb_build_object('group', g, 'sqlstate', state, 'message', reason, 'role', taking_role);
+    end;
+    done := done + 1;
+    first := last + 1;
+  end loop;
+
+  if exists (
+    select from unnest(out_channels, out_bodies, out_database) as o (channel, body, database_channel)
+    where database_channel is null and (octet_length(o.body) >= 8000 or pgws.max_age(o.channel) is not null)
+  ) then
+    -- Raw channels' payloads pass as they are. Those at the beginning go first: what encloses a publication must enclose
+    -- all of it.
+    begin_at := coalesce(array_position(array(select d is null from unnest(out_database) d), true), 1);
+    perform pg_notify(o.channel, o.body) from unnest(out_database, out_bodies) with ordinality as o (channel, body, n)
+      where n < begin_at order by n;
+    if (
+      select pgws.relay(version, listen_channel, array_agg(channel order by n), array_agg(o.body order by n),
+        array_agg(pgws.max_age(channel) order by n), array_agg(case when pgws.max_age(channel) is not null then key end order by n))
+      from unnest(out_channels, out_bodies, out_database, out_keys) with ordinality as o (channel, body, database_channel, key, n)
+      where database_channel is null
+    ) is null then
+      raise exception 'what is retained has changed meanwhile' using errcode = '40001';
+    end if;
+    perform pg_notify(o.channel, o.body) from unnest(out_database, out_bodies) with ordinality as o (channel, body, n)
+      where n > begin_at and o.channel is not null order by n;
+  else
+    for i in 1 .. cardinality(out_bodies) loop
+      perform pg_notify(coalesce(out_database[i], listen_channel), out_bodies[i]);
+    end loop;
+  end if;
+  return jsonb_build_object('done', done, 'failures', failures);
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.history(channel text, since text DEFAULT NULL::text, limit_ integer DEFAULT 100)
+ RETURNS TABLE(id text, message text, created_at timestamp with time zone)
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select pgws.message_id(m.position), m.body, m.created_at from pgws.messages m
+  where m.channel = $1 and m.position is not null and m.expires_at > clock_timestamp()
+    and (since is null or pgws.message_id(m.position) > since)
+  order by m.position limit limit_
+$function$;
+
+CREATE OR REPLACE FUNCTION pgws.is_foreign(type oid)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  with recursive parts (id) as (
+    select type where type >= 16384
+    union
+    select next.id from parts p join pg_type t on t.oid = p.id, lateral (
+      select t.typbasetype as id where t.typtype = 'd'
+      union all select t.typelem where t.typcategory = 'A' and t.typtype = 'b'
+      union all select a.atttypid from pg_attribute a
+        where t.typtype = 'c' and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
+    ) next where next.id >= 16384
+  )
+  select exists (
+    select from parts p join pg_type t on t.oid = p.id join pg_roles r on r.oid = t.typowner
+    where t.typtype not in ('c', 'd') and not (t.typcategory = 'A' and t.typtype = 'b') and not r.rolsuper
+      and t.typowner <> (select n.nspowner from pg_namespace n where n.nspname = 'pgws')
+  )
+$function$;
+
+CREATE OR REPLACE FUNCTION pgws.lose_move(moving tid)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_tidscan TO 'on'
+AS $function$
+#variable_conflict use_variable
+declare
+  lost pgws.moves;
+  deletion jsonb;
+begin
+  delete from pgws.moves m where m.ctid = moving and m.transaction = txid_current() returning m.* into lost;
+  for deletion in select jsonb_array_elements(lost.deletions) loop
+    perform pgws.send_change(deletion ->> 0, deletion -> 1, lost.watched, deletion ->> 2, 'DELETE', null, lost.old_record);
+  end loop;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.max_age(channel text)
+ RETURNS interval
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select pg_catalog.max(least(r.max_age, '100 years')) from pgws.retention r
+  where $1 operator(pg_catalog.~) r.expression
+$function$;
+
+CREATE OR REPLACE FUNCTION pgws.max_bytes()
+ RETURNS integer
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$select 67108864$function$;
+
+CREATE OR REPLACE FUNCTION pgws.message_id(place bigint)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select s.epoch operator(pg_catalog.||) '-' operator(pg_catalog.||) pg_catalog.lpad(pg_catalog.to_hex($1), 16, '0') from pgws.settings s
+$function$;
+
+CREATE OR REPLACE FUNCTION pgws.move()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_tidscan TO 'on'
+AS $function$
+declare
+  setting text := 'pgws.moving_' || pg_trigger_depth();
+  parent oid;
+  moving tid := pgws.moving();
+begin
+  if tg_op = 'INSERT' then
+    if moving is null or pgws.moved_record(pgws.watched_table(tg_relid, tg_name), new.cmin) is null then return null; end if;
+    delete from pgws.moves m where m.ctid = moving and m.transaction = txid_current();
+    perform set_config(setting, '', true);
+    return null;
+  end if;
+  parent := pgws.watched_table(tg_relid, tg_name);
+  -- A row may leave a table that is a partition itself, and arrive where none of its triggers are: not to be told from a
+  -- row that the same command deletes.
+  if (select c.relispartition from pg_class c where c.oid = parent) then return null; end if;
+  if moving is not null then perform pgws.lose_move(moving); end if;
+  -- Even after SET CONSTRAINTS ALL IMMEDIATE.
+  set constraints pgws.end_move deferred;
+  insert into pgws.moves as m (transaction, watched, relation, place, old_record)
+    values (txid_current(), parent, tg_relid, old.ctid, pgws.row_json(old, tg_relid)) returning m.ctid into moving;
+  perform set_config(setting, moving::text, true);
+  return null;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.moved_record(watched oid, command cid)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_tidscan TO 'on'
+AS $function$
+#variable_conflict use_variable
+declare
+  moving tid := pgws.moving();
+  old_record jsonb;
+  earlier boolean;
+begin
+  select m.old_record, m.cmin::text::bigint <= command::text::bigint into old_record, earlier from pgws.moves m
+    where m.ctid = moving and m.transaction = txid_current() and m.watched = watched;
+  if earlier then
+    perform set_config('pgws.moving_' || pg_trigger_depth(), '', true);
+    perform pgws.lose_move(moving);
+    return null;
+  end if;
+  return old_record;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.moving()
+ RETURNS tid
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  return nullif(current_setting('pgws.moving_' || pg_trigger_depth(), true), '')::tid;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.new_epoch()
+ RETURNS text
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  fresh text;
+begin
+  update pgws.settings set epoch = greatest(
+    lpad(to_hex(extract(epoch from clock_timestamp())::bigint), 8, '0'),
+    lpad(to_hex(('x' || epoch)::bit(32)::bigint + 1), 8, '0')
+  ) returning epoch into fresh;
+  perform pgws.changed();
+  return fresh;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.notification(epoch text, place bigint, channel text, body text)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select case
+    when pg_catalog.octet_length(body) operator(pg_catalog.<) 7964
+      then '{"id":"' operator(pg_catalog.||) epoch operator(pg_catalog.||) '-'
+        operator(pg_catalog.||) pg_catalog.lpad(pg_catalog.to_hex(place), 16, '0')
+        operator(pg_catalog.||) '",' operator(pg_catalog.||) pg_catalog.substr(body, 2)
+    else pg_catalog.json_build_object('pgws', 'message', 'position', place, 'channel', pgws.short(channel))::pg_catalog.text
+  end
+$function$;
+
+CREATE OR REPLACE FUNCTION pgws.pattern_expression(pattern text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET standard_conforming_strings TO 'on'
+AS $function$
+  select '^(?:' || replace(replace(replace(
+    regexp_replace(pattern, '([.\\+?^$(){}|\[\]])', '\\\1', 'g'),
+    '**', E'\x01'), '*', '[^:]*'), E'\x01', '.*') || ')$'
+$function$;
+
+CREATE OR REPLACE FUNCTION pgws.publish(channel text, payload jsonb, event text DEFAULT 'Message'::text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform pgws.send(channel, pgws.envelope(channel, payload::text, event));
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.publish_bytes(channel text, payload bytea)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform pgws.send(channel, pgws.envelope(channel,
+    to_json(replace(encode(payload, 'base64'), E'\n', ''))::text, 'Bytes', ',"encoding":"base64"'));
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.publish_text(channel text, payload text, event text DEFAULT 'Message'::text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform pgws.send(channel, pgws.envelope(channel, to_json(payload)::text, event));
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.relay(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[])
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET lock_timeout TO '4s'
+AS $function$
+declare
+  stored_count bigint;
+  notified bigint;
+  epoch text;
+begin
+  select s.epoch into epoch from pgws.settings s where s.retention_version = relay.retention_version;
+  if epoch is null then return null; end if;
+  if exists (select from unnest(ages) age where age is not null) then
+    lock table pgws.commit_lock in exclusive mode;
+  end if;
+  -- A key that its sender chose may be here twice, and is one message then.
+  if array_to_string(keys, ' ') like '%http:%' then
+    select array_agg(u.channel order by u.n), array_agg(u.body order by u.n), array_agg(u.age order by u.n), array_agg(u.key order by u.n)
+    into channels, bodies, ages, keys
+    from (
+      select i.*, row_number() over (partition by i.key order by i.n) as occurrence
+      from unnest(channels, bodies, ages, keys) with ordinality as i (channel, body, age, key, n)
+    ) u
+    where u.key is null or u.occurrence = 1;
+  end if;
+  with input as materialized (
+    select * from unnest(channels, bodies, ages, keys) with ordinality as i (channel, body, age, key, n)
+  ), durable as (
+    insert into pgws.messages (position, channel, body, expires_at, key)
+    select nextval('pgws.positions'), d.channel, d.body, clock_timestamp() + d.age, d.key
+    from (select * from input where age is not null order by n) d
+    on conflict (key) where key is not null do nothing
+    returning position, key
+  ), large as (
+    insert into pgws.large (channel, body)
+    select i.channel, i.body from input i where i.age is null and octet_length(i.body) >= 8000 order by i.n
+    returning id, channel, body
+  ), numbered_large as (
+    select l.id, i.n from (select id, row_number() over (order by id) as k from large) l
+    join (select n, row_number() over (order by n) as k from input where age is null and octet_length(body) >= 8000) i using (k)
+  )
+  -- Ordered past the joins, which keep no order of their own.
+  select count(position), count(pg_notify(relay.listen_channel, notification)) into stored_count, notified
+  from (
+    select d.position, case
+      when d.position is not null then pgws.notification(epoch, d.position, i.channel, i.body)
+      when l.id is not null then json_build_object('pgws', 'large', 'position', l.id, 'channel', pgws.short(i.channel))::text
+      else i.body end as notification
+    from input i left join durable d on d.key = i.key left join numbered_large l on l.n = i.n
+    where i.age is null or d.position is not null
+    order by i.n
+  ) ordered;
+  return stored_count;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.retain(pattern text, max_age interval, max_messages bigint DEFAULT NULL::bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+begin
+  insert into pgws.retention as r values (pattern, pgws.pattern_expression(pattern), max_age, max_messages)
+    on conflict on constraint retention_pkey do update
+    set max_age = excluded.max_age, max_messages = excluded.max_messages;
+  -- What was stored under another age.
+  update pgws.messages m set expires_at = m.created_at + pgws.max_age(m.channel)
+    where m.channel ~ pgws.pattern_expression(pattern)
+    and m.expires_at is distinct from m.created_at + pgws.max_age(m.channel);
+  perform pgws.changed();
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.row_expression(target oid)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select case when bool_or(a.is_foreign) then 'select to_jsonb(r) from (select ' || string_agg(
+    case
+      when not a.is_foreign then format('($1).%1$I as %1$I', a.attname)
+      -- A list of one dimension stays a list.
+      when a.is_list then format(
+        'case when array_ndims(($1).%1$I) = 1 then to_jsonb(array(
+          select case when not u.e is null then format(''%%s'', u.e) end from unnest(($1).%1$I) with ordinality as u (e, n) order by u.n
+        )) when ($1).%1$I is not null then to_jsonb(format(''%%s'', ($1).%1$I)) end as %1$I', a.attname)
+      else format('case when not ($1).%1$I is null then format(''%%s'', ($1).%1$I) end as %1$I', a.attname)
+    end, ', ' order by a.attnum) || ') r' end
+  from (
+    select a.attname, a.attnum, t.typcategory = 'A' and t.typtype = 'b' as is_list,
+      a.atttypid >= 16384 and pgws.is_foreign(a.atttypid) as is_foreign
+    from pg_attribute a join pg_type t on t.oid = a.atttypid
+    where a.attrelid = target and a.attnum > 0 and not a.attisdropped offset 0
+  ) a
+$function$;
+
+CREATE OR REPLACE FUNCTION pgws.row_json(r anyelement, relation oid)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET "DateStyle" TO 'ISO, MDY'
+ SET "IntervalStyle" TO 'postgres'
+ SET bytea_output TO 'hex'
+ SET extra_float_digits TO '1'
+AS $function$
+declare
+  expression text;
+  made jsonb;
+begin
+  if exists (
+    select from pg_attribute a join pg_type t on t.oid = a.atttypid
+    where a.attrelid = relation and a.attnum > 0 and a.atttypid >= 16384
+      and (t.typtype <> 'e' or pg_get_userbyid(t.typowner) <> current_user)
+  ) then
+    expression := pgws.row_expression(relation);
+  end if;
+  if expression is null then return to_jsonb(r); end if;
+  execute expression into made using r;
+  return made;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.send(channel text, body text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  age interval;
+  large_id bigint;
+begin
+  if channel is null then return; end if;
+  if octet_length(body) > pgws.max_bytes() then
+    body := pgws.envelope(channel, json_build_object('bytes', octet_length(body), 'limit', pgws.max_bytes())::text, 'TooLarge');
+  end if;
+  age := pgws.max_age(channel);
+  if age is not null then
+    insert into pgws.messages (channel, body, expires_at, transaction, ordinal)
+      values (channel, body, clock_timestamp() + age, txid_current(), nextval('pgws.ordinals'));
+  elsif octet_length(body) < 8000 then
+    perform pg_notify(s.listen_channel, body) from pgws.settings s;
+  else
+    insert into pgws.large (channel, body) values (channel, body) returning id into large_id;
+    perform pg_notify(s.listen_channel,
+      json_build_object('pgws', 'large', 'position', large_id, 'channel', pgws.short(channel))::text)
+      from pgws.settings s;
+  end if;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.send_change(template text, columns jsonb, watched oid, partition text, operation text, record jsonb, old_record jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+declare
+  one text := pgws.fill(template, coalesce(record, old_record));
+  other text := pgws.fill(template, coalesce(old_record, record));
+  body text;
+begin
+  if jsonb_typeof(columns) = 'array' then
+    record := (select jsonb_object_agg(key, value) from jsonb_each(record) where columns ? key);
+    old_record := (select jsonb_object_agg(key, value) from jsonb_each(old_record) where columns ? key);
+    if operation = 'UPDATE' and record is not distinct from old_record and one = other then return; end if;
+  end if;
+  select json_build_object('operation', operation, 'schema', n.nspname, 'table', c.relname, 'partition', partition,
+    'record', record, 'old_record', old_record)::text into strict body
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = watched;
+  perform pgws.send(one, pgws.envelope(one, body, 'Change'));
+  if other is distinct from one then
+    perform pgws.send(other, pgws.envelope(other, body, 'Change'));
+  end if;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.short(channel text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+AS $function$
+  select case when pg_catalog.octet_length(channel) operator(pg_catalog.<=) 1000 then channel end
+$function$;
+
+CREATE OR REPLACE FUNCTION pgws.tell()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET "DateStyle" TO 'ISO, MDY'
+ SET "IntervalStyle" TO 'postgres'
+ SET bytea_output TO 'hex'
+ SET extra_float_digits TO '1'
+AS $function$
+declare
+  columns jsonb := tg_argv[1]::jsonb;
+  fresh jsonb;
+  old_record jsonb;
+  body text;
+  one text;
+  other text;
+  expression text;
+begin
+  if tg_level = 'ROW' then
+    -- For each row, so quickly: nearly all tables have types of PostgreSQL's own, and enums of our owner, alone.
+    if exists (
+      select from pg_attribute a join pg_type t on t.oid = a.atttypid
+      where a.attrelid = tg_relid and a.attnum > 0 and a.atttypid >= 16384
+        and (t.typtype <> 'e' or pg_get_userbyid(t.typowner) <> current_user)
+    ) then
+      expression := pgws.row_expression(tg_relid);
+    end if;
+    if expression is null then
+      if tg_op in ('INSERT', 'UPDATE') then fresh := to_jsonb(new); end if;
+      if tg_op in ('UPDATE', 'DELETE') then old_record := to_jsonb(old); end if;
+    else
+      if tg_op in ('INSERT', 'UPDATE') then execute expression into fresh using new; end if;
+      if tg_op in ('UPDATE', 'DELETE') then execute expression into old_record using old; end if;
+    end if;
+  end if;
+  one := pgws.fill(tg_argv[0], coalesce(fresh, old_record));
+  other := pgws.fill(tg_argv[0], coalesce(old_record, fresh));
+  if columns <> 'null' then
+    fresh := (select jsonb_object_agg(key, value) from jsonb_each(fresh) where columns ? key);
+    old_record := (select jsonb_object_agg(key, value) from jsonb_each(old_record) where columns ? key);
+    if tg_op = 'UPDATE' and fresh is not distinct from old_record and one = other then return null; end if;
+  end if;
+  body := json_build_object('operation', tg_op, 'schema', tg_table_schema, 'table', tg_table_name,
+    'record', fresh, 'old_record', old_record)::text;
+  perform pgws.send(one, pgws.envelope(one, body, 'Change'));
+  if other is distinct from one then
+    perform pgws.send(other, pgws.envelope(other, body, 'Change'));
+  end if;
+  return null;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.tell_partitioned()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  operation text := tg_op;
+  fresh jsonb;
+  old_record jsonb;
+  parent oid := pgws.watched_table(tg_relid, tg_name);
+begin
+  if tg_level = 'ROW' and tg_op <> 'UPDATE'
+    and coalesce(current_setting('pgws.moving_' || pg_trigger_depth(), true), '') <> ''
+  then
+    if tg_op = 'DELETE' then
+      if pgws.defer_deletion(parent, tg_relid, old.ctid, jsonb_build_array(tg_argv[0], tg_argv[1]::jsonb, tg_table_name)) then
+        return null;
+      end if;
+    else
+      old_record := pgws.moved_record(parent, new.cmin);
+      if old_record is not null then
+        operation := 'UPDATE';
+        -- Only who is told of updates.
+        if not exists (
+          select from pg_trigger t where t.tgrelid = tg_relid and t.tgname = 'pgws_update_' || substr(tg_name, length('pgws_insert_') + 1)
+        ) then
+          return null;
+        end if;
+      end if;
+    end if;
+  end if;
+  if operation = 'INSERT' and tg_nargs > 2 then return null; end if;
+
+  if tg_op in ('INSERT', 'UPDATE') then fresh := pgws.row_json(new, tg_relid); end if;
+  if tg_op in ('UPDATE', 'DELETE') then old_record := pgws.row_json(old, tg_relid); end if;
+  perform pgws.send_change(tg_argv[0], tg_argv[1]::jsonb, parent, case when tg_level = 'ROW' then tg_table_name end,
+    operation, fresh, old_record);
+  return null;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.unretain(pattern text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+begin
+  delete from pgws.retention r where r.pattern = pattern;
+  update pgws.messages m set expires_at = '-infinity'
+    where m.channel ~ pgws.pattern_expression(pattern) and pgws.max_age(m.channel) is null;
+  perform pgws.changed();
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.unwatch(target regclass, channel text DEFAULT NULL::text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET standard_conforming_strings TO 'on'
+AS $function$
+#variable_conflict use_variable
+declare
+  name text;
+begin
+  for name in
+    select t.tgname from pg_trigger t
+    where t.tgrelid = target and not t.tgisinternal and t.tgparentid = 0 and t.tgname like 'pgws\_%'
+      and (channel is null or t.tgname like '%\_' || md5(channel))
+  loop
+    execute format('drop trigger %I on %s', name, target);
+  end loop;
+  -- The last watch takes with it what all of them share.
+  if not exists (
+    select from pg_trigger t
+    where t.tgrelid = target and t.tgparentid = 0 and t.tgfoid = 'pgws.tell_partitioned()'::regprocedure
+  ) then
+    for name in
+      select t.tgname from pg_trigger t
+      where t.tgrelid = target and t.tgparentid = 0
+        and t.tgfoid in ('pgws.updating()'::regprocedure, 'pgws.move()'::regprocedure)
+    loop
+      execute format('drop trigger %I on %s', name, target);
+    end loop;
+  end if;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.updating()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform set_config('pgws.updating_' || (pg_trigger_depth() - 1), tg_relid::text || old.ctid::text, true);
+  return new;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.watch(target regclass, channel text, events text[] DEFAULT '{INSERT,UPDATE,DELETE}'::text[], columns text[] DEFAULT NULL::text[], condition text DEFAULT NULL::text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET standard_conforming_strings TO 'on'
+AS $function$
+#variable_conflict use_variable
+declare
+  event text;
+  row_name text;
+  missing text;
+  kind "char" := (select c.relkind from pg_class c where c.oid = target);
+  is_partition boolean := (select c.relispartition from pg_class c where c.oid = target);
+  children text;
+  arguments text;
+begin
+  if kind not in ('r', 'p') then
+    raise exception 'pgws.watch: % is %, expected a table', target, case kind when 'v' then 'a view'
+      when 'm' then 'a materialized view' when 'f' then 'a foreign table' else 'something else' end
+      using errcode = 'wrong_object_type', hint = case kind when 'v' then 'Watch the tables that it reads.'
+        when 'm' then 'Watch the tables that it reads.'
+        when 'f' then 'Its rows change on another server: watch the table there.'
+        else 'Tables and partitioned tables can be watched.' end;
+  end if;
+  select string_agg(i.inhrelid::regclass::text, ', ' order by i.inhrelid) into children
+    from pg_inherits i where i.inhparent = target and kind = 'r';
+  if children is not null then
+    raise exception 'pgws.watch: % has tables that inherit from it: %', target, children
+      using errcode = 'wrong_object_type',
+        hint = 'They do not inherit its triggers. Make it a partitioned table, or watch those of them that hold the rows.';
+  end if;
+  select string_agg(distinct quote_ident(n.name), ', ') into missing
+  from (
+    select unnest(columns) as name
+    union all select (regexp_matches(channel, '\{([^}]*)\}', 'g'))[1]
+  ) n
+  where not exists (
+    select from pg_attribute a where a.attrelid = target and a.attname = n.name and a.attnum > 0 and not a.attisdropped
+  );
+  if missing is not null then
+    raise exception 'pgws.watch: the table % has no column %', target, missing
+      using errcode = 'undefined_column', hint = format('Its columns are %s.', (
+        select string_agg(quote_ident(a.attname), ', ' order by a.attnum) from pg_attribute a
+        where a.attrelid = target and a.attnum > 0 and not a.attisdropped));
+  end if;
+  if exists (
+    select from pg_trigger t where t.tgrelid = target and t.tgparentid <> 0 and t.tgname like 'pgws\_%\_' || md5(channel)
+  ) then
+    raise exception 'pgws.watch: % is a partition, and its parent is watched with the channel %', target, channel
+      using errcode = 'duplicate_object', hint = 'Changes of its rows are already sent there.';
+  end if;
+  events := (select array_agg(distinct upper(e) order by upper(e)) from unnest(events) e);
+  if events is null then
+    raise exception 'pgws.watch: expected at least one event' using errcode = 'invalid_parameter_value',
+      hint = 'Known are INSERT, UPDATE, DELETE and TRUNCATE.';
+  end if;
+  foreach event in array events loop
+    if event not in ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE') then
+      raise exception 'pgws.watch: unknown event %', event using hint = 'Known are INSERT, UPDATE, DELETE and TRUNCATE.';
+    end if;
+  end loop;
+  perform pgws.unwatch(target, channel);
+  arguments := format('%L, %L', channel, coalesce(to_json(columns), 'null'));
+  foreach event in array events loop
+    row_name := case event when 'DELETE' then 'OLD' else 'NEW' end;
+    execute format('create trigger %I after %s on %s for each %s %s execute function pgws.%s(%s)',
+      'pgws_' || lower(event) || '_' || md5(channel), event, target,
+      case event when 'TRUNCATE' then 'statement' else 'row' end,
+      case when condition is null or event = 'TRUNCATE' then ''
+        else 'when (' || regexp_replace(condition, '\mrecord\.', row_name || '.', 'gi') || ')' end,
+      case kind when 'p' then 'tell_partitioned' else 'tell' end, arguments);
+  end loop;
+  -- Rows leave and arrive at a table that is a partition itself.
+  if kind = 'p' and not is_partition and events && '{INSERT,UPDATE,DELETE}' then
+    perform pgws.follow_moves(target);
+    -- (An INSERT has no old row: a condition that needs it is for rows that stay where they are.)
+    if 'UPDATE' = any (events) and not 'INSERT' = any (events) and coalesce(condition !~* '\mold\.', true) then
+      execute format('create trigger %I after insert on %s for each row %s execute function pgws.tell_partitioned(%s, %L)',
+        'pgws_insert_' || md5(channel), target,
+        'when (' || regexp_replace(condition, '\mrecord\.', 'NEW.', 'gi') || ')', arguments, 'moves');
+    end if;
+  end if;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.watched_table(relation oid, trigger_name name)
+ RETURNS oid
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+declare
+  watched oid;
+begin
+  with recursive triggers as (
+    select t.tgrelid, t.tgparentid from pg_trigger t where t.tgrelid = relation and t.tgname = trigger_name
+    union all
+    select p.tgrelid, p.tgparentid from triggers t join pg_trigger p on p.oid = t.tgparentid
+  )
+  select t.tgrelid into strict watched from triggers t where t.tgparentid = 0;
+  return watched;
+end $function$;
+
+CREATE CONSTRAINT TRIGGER flush AFTER INSERT ON pgws.flushes DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pgws.flush();
+
+CREATE CONSTRAINT TRIGGER flush_later AFTER INSERT ON pgws.messages DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ((new."position" IS NULL)) EXECUTE FUNCTION pgws.flush_later();
+
+CREATE CONSTRAINT TRIGGER end_move AFTER INSERT OR UPDATE ON pgws.moves DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pgws.end_move();
+
+alter table pgws.flushes enable always trigger flush;
+
+alter table pgws.messages enable always trigger flush_later;
+
+comment on function pgws.changed() is 'Tells servers that pgws.retention has changed. For: the owner.';
+
+comment on function pgws.clean(rows integer) is 'Deletes some of the messages that are too old or too many. For: pgws_server.';
+
+comment on function pgws.defer_deletion(watched oid, relation oid, place tid, deletion jsonb) is 'Keeps a DELETE until its row has arrived elsewhere. For: the owner.';
+
+comment on function pgws.end_move() is 'Trigger function of pgws.moves. For: the owner.';
+
+comment on function pgws.envelope(channel text, payload text, event text, more text) is 'The envelope of a payload. For: the owner.';
+
+comment on function pgws.fill(template text, record jsonb) is 'Fills the channel of pgws.watch() with a row''s values. For: the owner.';
+
+comment on function pgws.flush() is 'Trigger function of pgws.flushes. For: the owner.';
+
+comment on function pgws.flush_later() is 'Trigger function of pgws.messages. For: the owner.';
+
+comment on function pgws.follow_moves(target regclass) is 'Creates the triggers that notice moves. For: pgws_publisher.';
+
+comment on function pgws.handle(listen_channel text, groups integer[], kinds text[], functions text[], channels text[], bodies text[], database_channels text[], keys text[], claims text[], roles text[]) is 'Passes messages and connections to functions of the database''s owner. For: pgws_server.';
+
+comment on function pgws.history(channel text, since text, limit_ integer) is 'The stored messages of a channel after an id. For: pgws_server.';
+
+comment on function pgws.is_foreign(type oid) is 'Whether to_jsonb() of a type may call a function of a stranger. For: the owner.';
+
+comment on function pgws.lose_move(moving tid) is 'Ends the move of a row that has not arrived. For: the owner.';
+
+comment on function pgws.max_age(channel text) is 'How long messages of a channel are kept; null: it is not durable. For: pgws_server.';
+
+comment on function pgws.max_bytes() is 'The size of the largest message, in bytes. For: the owner.';
+
+comment on function pgws.message_id(place bigint) is 'The id of a position. For: pgws_server.';
+
+comment on function pgws.move() is 'The trigger function of rows that move. For: pgws_publisher.';
+
+comment on function pgws.moved_record(watched oid, command cid) is 'What a row was before it moved. For: the owner.';
+
+comment on function pgws.moving() is 'Where the row is that moves now. For: the owner.';
+
+comment on function pgws.new_epoch() is 'To be called after a restore: old ids are gaps from then on. For: the owner.';
+
+comment on function pgws.notification(epoch text, place bigint, channel text, body text) is 'How a stored message is notified: whole, or as a reference. For: the owner.';
+
+comment on function pgws.pattern_expression(pattern text) is 'The regular expression of a pattern. For: the owner.';
+
+comment on function pgws.publish(channel text, payload jsonb, event text) is 'Publishes a JSON payload, in your transaction. For: pgws_publisher.';
+
+comment on function pgws.publish_bytes(channel text, payload bytea) is 'Publishes bytes, in your transaction. For: pgws_publisher.';
+
+comment on function pgws.publish_text(channel text, payload text, event text) is 'Publishes a text, in your transaction. For: pgws_publisher.';
+
+comment on function pgws.relay(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[]) is 'Publishes what servers send. For: pgws_server.';
+
+comment on function pgws.retain(pattern text, max_age interval, max_messages bigint) is 'Keeps the messages of the channels that match a pattern. For: the owner.';
+
+comment on function pgws.row_expression(target oid) is 'The statement that makes JSON of a table''s row. For: the owner.';
+
+comment on function pgws.row_json(r anyelement, relation oid) is 'A row as JSON. For: the owner.';
+
+comment on function pgws.send(channel text, body text) is 'Sends an envelope. For: the owner.';
+
+comment on function pgws.send_change(template text, columns jsonb, watched oid, partition text, operation text, record jsonb, old_record jsonb) is 'Sends a change of a partitioned table. For: the owner.';
+
+comment on function pgws.short(channel text) is 'A channel''s name, where it fits into a reference. For: the owner.';
+
+comment on function pgws.tell() is 'The trigger function of pgws.watch(). For: pgws_publisher.';
+
+comment on function pgws.tell_partitioned() is 'The trigger function of pgws.watch() on partitioned tables. For: pgws_publisher.';
+
+comment on function pgws.unretain(pattern text) is 'Ends pgws.retain(), and deletes what it kept. For: the owner.';
+
+comment on function pgws.unwatch(target regclass, channel text) is 'Ends pgws.watch(), of one channel or of all. For: pgws_publisher.';
+
+comment on function pgws.updating() is 'The trigger function that notes which row is updated. For: pgws_publisher.';
+
+comment on function pgws.watch(target regclass, channel text, events text[], columns text[], condition text) is 'Sends a table''s changes to a channel; {column} in it is the row''s value. For: pgws_publisher.';
+
+comment on function pgws.watched_table(relation oid, trigger_name name) is 'The watched table of a trigger. For: the owner.';
+
+comment on schema pgws is 'Durable channels of fastify-pg-websockets.';
+
+comment on table pgws.cleaning is 'Locked by the session that deletes old messages.';
+
+comment on table pgws.commit_lock is 'Locked from the positions of a transaction''s messages to the end of its commit.';
+
+comment on table pgws.flushes is 'Transactions that get positions at their commit.';
+
+comment on table pgws.forgotten is 'Up to which position messages of channels are gone that pgws.trimmed has no more.';
+
+comment on table pgws.large is 'Messages that are too large for a notification, until every server has read them.';
+
+comment on table pgws.messages is 'The messages of durable channels.';
+
+comment on table pgws.migrations is 'Which migrations the schema has.';
+
+comment on table pgws.moves is 'Rows that a transaction is moving between partitions.';
+
+comment on table pgws.retention is 'Which channels are durable: see pgws.retain().';
+
+comment on table pgws.settings is 'One row: the epoch, the listen channel, and which servers the schema is for.';
+
+comment on table pgws.trimmed is 'Up to which position a channel''s messages are gone.';
+
+revoke execute on function pgws.changed() from public;
+
+revoke execute on function pgws.clean(rows integer) from public;
+
+revoke execute on function pgws.defer_deletion(watched oid, relation oid, place tid, deletion jsonb) from public;
+
+revoke execute on function pgws.end_move() from public;
+
+revoke execute on function pgws.envelope(channel text, payload text, event text, more text) from public;
+
+revoke execute on function pgws.fill(template text, record jsonb) from public;
+
+revoke execute on function pgws.flush() from public;
+
+revoke execute on function pgws.flush_later() from public;
+
+revoke execute on function pgws.follow_moves(target regclass) from public;
+
+revoke execute on function pgws.handle(listen_channel text, groups integer[], kinds text[], functions text[], channels text[], bodies text[], database_channels text[], keys text[], claims text[], roles text[]) from public;
+
+revoke execute on function pgws.history(channel text, since text, limit_ integer) from public;
+
+revoke execute on function pgws.is_foreign(type oid) from public;
+
+revoke execute on function pgws.lose_move(moving tid) from public;
+
+revoke execute on function pgws.max_age(channel text) from public;
+
+revoke execute on function pgws.max_bytes() from public;
+
+revoke execute on function pgws.message_id(place bigint) from public;
+
+revoke execute on function pgws.move() from public;
+
+revoke execute on function pgws.moved_record(watched oid, command cid) from public;
+
+revoke execute on function pgws.moving() from public;
+
+revoke execute on function pgws.new_epoch() from public;
+
+revoke execute on function pgws.notification(epoch text, place bigint, channel text, body text) from public;
+
+revoke execute on function pgws.pattern_expression(pattern text) from public;
+
+revoke execute on function pgws.publish(channel text, payload jsonb, event text) from public;
+
+revoke execute on function pgws.publish_bytes(channel text, payload bytea) from public;
+
+revoke execute on function pgws.publish_text(channel text, payload text, event text) from public;
+
+revoke execute on function pgws.relay(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[]) from public;
+
+revoke execute on function pgws.retain(pattern text, max_age interval, max_messages bigint) from public;
+
+revoke execute on function pgws.row_expression(target oid) from public;
+
+revoke execute on function pgws.row_json(r anyelement, relation oid) from public;
+
+revoke execute on function pgws.send(channel text, body text) from public;
+
+revoke execute on function pgws.send_change(template text, columns jsonb, watched oid, partition text, operation text, record jsonb, old_record jsonb) from public;
+
+revoke execute on function pgws.short(channel text) from public;
+
+revoke execute on function pgws.tell() from public;
+
+revoke execute on function pgws.tell_partitioned() from public;
+
+revoke execute on function pgws.unretain(pattern text) from public;
+
+revoke execute on function pgws.unwatch(target regclass, channel text) from public;
+
+revoke execute on function pgws.updating() from public;
+
+revoke execute on function pgws.watch(target regclass, channel text, events text[], columns text[], condition text) from public;
+
+revoke execute on function pgws.watched_table(relation oid, trigger_name name) from public;
+
+grant execute on function pgws.clean(rows integer) to pgws_server;
+
+grant execute on function pgws.follow_moves(target regclass) to pgws_publisher;
+
+grant execute on function pgws.handle(listen_channel text, groups integer[], kinds text[], functions text[], channels text[], bodies text[], database_channels text[], keys text[], claims text[], roles text[]) to pgws_server;
+
+grant execute on function pgws.history(channel text, since text, limit_ integer) to pgws_server;
+
+grant execute on function pgws.max_age(channel text) to pgws_server;
+
+grant execute on function pgws.message_id(place bigint) to pgws_server;
+
+grant execute on function pgws.move() to pgws_publisher;
+
+grant execute on function pgws.publish(channel text, payload jsonb, event text) to pgws_publisher;
+
+grant execute on function pgws.publish_bytes(channel text, payload bytea) to pgws_publisher;
+
+grant execute on function pgws.publish_text(channel text, payload text, event text) to pgws_publisher;
+
+grant execute on function pgws.relay(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[]) to pgws_server;
+
+grant execute on function pgws.tell() to pgws_publisher;
+
+grant execute on function pgws.tell_partitioned() to pgws_publisher;
+
+grant execute on function pgws.unwatch(target regclass, channel text) to pgws_publisher;
+
+grant execute on function pgws.updating() to pgws_publisher;
+
+grant execute on function pgws.watch(target regclass, channel text, events text[], columns text[], condition text) to pgws_publisher;
+
+grant usage on schema pgws to public;
+
+grant select on sequence pgws.positions to pgws_server;
+
+grant select on table pgws.forgotten to pgws_server;
+
+grant select on table pgws.large to pgws_server;
+
+grant select on table pgws.messages to pgws_server;
+
+grant select on table pgws.migrations to pgws_server;
+
+grant select on table pgws.retention to pgws_server;
+
+grant select on table pgws.settings to pgws_server;
+
+grant select on table pgws.trimmed to pgws_server;
