@@ -132,7 +132,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     for (const { channels, payload } of messages) {
       for (const channel of channels) {
         checkChannel(channel, 'the channel')
-        const notification = this.#parts.outbox.notification(channel, payload, sender, caller)
+        const notification = this.#parts.publisher.notification(channel, payload, sender, caller)
         notifications.push({ ...notification, key: key && `${key}:${notifications.length}` })
         bytes += notification.payload.length
         if (bytes > MAX_PUBLISHED_BYTES && count > 1) {
@@ -143,8 +143,10 @@ export class Bridge extends EventEmitter<BridgeEvents> {
         slice = performance.now() + SLICE
       }
     }
-    if (!confirm) return this.#parts.outbox.publish(notifications)
-    return this.#parts.nodes.confirm(notifications, (all) => this.#parts.outbox.publish(all, false, true))
+    if (!confirm) return this.#parts.publisher.publish(notifications)
+    return this.#parts.cluster.confirm(notifications, (all) =>
+      this.#parts.publisher.publish(all, { alone: true })
+    )
   }
 
   /**
@@ -187,7 +189,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   channels(options?: { scope?: 'local' | undefined }): ChannelSummary[]
   channels(options: Scope & { scope: 'cluster' }): Promise<ChannelSummary[]>
   channels(options: Scope = {}): ChannelSummary[] | Promise<ChannelSummary[]> {
-    if (options.scope === 'cluster') return this.#parts.nodes.channels(options)
+    if (options.scope === 'cluster') return this.#parts.cluster.channels(options)
     return this.#parts.hub.summary()
   }
 
@@ -206,7 +208,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    * @throws NodesUnavailable (503) while the database is away
    */
   nodes(): NodeSummary[] {
-    return this.#parts.nodes.nodes()
+    return this.#parts.cluster.nodes()
   }
 
   /**
@@ -214,7 +216,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    * @throws BadQuery (400); NodesUnavailable (503) for the scope `cluster` while the database is away
    */
   connections(filter: ConnectionFilter & Scope = {}): Promise<ConnectionSummary[]> {
-    return this.#parts.nodes.connections(filter, filter)
+    return this.#parts.cluster.connections(filter, filter)
   }
 
   /**
@@ -223,7 +225,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    * @throws BadQuery (400), NodesUnavailable (503) while the database is away
    */
   disconnect(filter: ConnectionFilter, closing: Partial<Closing> = {}): Promise<Disconnected> {
-    return this.#parts.nodes.disconnect(filter, closing)
+    return this.#parts.cluster.disconnect(filter, closing)
   }
 
   /** The state of the listener's connection. */

@@ -5,10 +5,10 @@ import type { Access, Caller, Mode, Token } from './auth/index.js'
 import { Bridge } from './bridge.js'
 import {
   HeldAnswer,
+  type JoinOptions,
   type Leaving,
   SHUTTING_DOWN,
   type Transport,
-  type Wishes,
   whenGone
 } from './clients/index.js'
 import { errors, fullMessageOf } from './errors.js'
@@ -61,14 +61,14 @@ export class Gateway {
       this.#require(SETTINGS_CHANNEL, () => {
         this.#parts.replay.refreshLater()
       }),
-      this.#require(listenChannel, (payload) => this.#parts.inbox.receive(payload)),
-      this.#require(this.#parts.nodes.channel, (payload) => this.#parts.nodes.receive(payload)),
+      this.#require(listenChannel, (payload) => this.#parts.incoming.receive(payload)),
+      this.#require(this.#parts.cluster.channel, (payload) => this.#parts.cluster.receive(payload)),
       ...[...audiences.databaseChannels].map((name) =>
         this.#require(name, (payload) => audiences.receive(name, payload))
       ),
       listener.start()
     ])
-    await this.#parts.nodes.hello()
+    await this.#parts.cluster.hello()
     // The schema may have been installed by the start.
     while (!(await this.#askPool(onFailure))) {
       if (this.closing) throw new errors.ShuttingDown()
@@ -134,16 +134,16 @@ export class Gateway {
    * @param access what its token allows
    * @param ip its client's address
    */
-  connect(webSocket: WebSocket, access: Access, ip: string, wishes?: Wishes): void {
-    this.#parts.webSockets.connect(webSocket, access, ip, wishes)
+  connect(webSocket: WebSocket, access: Access, ip: string, joinOptions?: JoinOptions): void {
+    this.#parts.webSockets.connect(webSocket, access, ip, joinOptions)
   }
 
   /**
    * Takes a client that reads server-sent events into its channels.
    * @param response its head has been written
    */
-  stream(response: ServerResponse, access: Access, ip: string, wishes?: Wishes): void {
-    this.#parts.eventStreams.stream(response, access, ip, wishes)
+  stream(response: ServerResponse, access: Access, ip: string, joinOptions?: JoinOptions): void {
+    this.#parts.eventStreams.stream(response, access, ip, joinOptions)
   }
 
   /**
@@ -152,7 +152,7 @@ export class Gateway {
    * @param ip its client's address
    */
   connectSdk(webSocket: WebSocket, ip: string): void {
-    this.#parts.sdkClients.connect(webSocket, ip)
+    this.#parts.centrifugo.connect(webSocket, ip)
   }
 
   /**
@@ -162,7 +162,7 @@ export class Gateway {
    * @param ip its address
    */
   streamSdk(response: ServerResponse, format: SdkFormat, commands: string, ip: string): void {
-    this.#parts.sdkClients.stream(response, format, commands, ip)
+    this.#parts.centrifugo.stream(response, format, commands, ip)
   }
 
   /**
@@ -191,10 +191,10 @@ export class Gateway {
   /** To be called when the listener is back: replays what durable channels missed, and tells of the gap. */
   listenerReconnected(gap: number): void {
     this.#parts.replay.listenerReconnected()
-    this.#parts.nodes.hello()
-    this.#parts.sdkClients.listenerReconnected()
+    this.#parts.cluster.hello()
+    this.#parts.centrifugo.listenerReconnected()
     this.bridge.emit('reconnected', { gap })
-    this.#parts.outbox.tellMeta('ListenerReconnected', { gap }, senderOf({}))
+    this.#parts.publisher.tellMeta('ListenerReconnected', { gap }, senderOf({}))
   }
 
   /**
@@ -211,14 +211,17 @@ export class Gateway {
     this.#parts.retention.stop()
     this.#parts.replay.stop()
     this.#parts.hub.flush()
-    this.#parts.sdkClients.close()
+    this.#parts.centrifugo.close()
     await this.#parts.clients.close(shutdownTimeout * 0.6, leaving)
-    await this.#parts.outbox.idle(shutdownTimeout * 0.2)
-    const { queuedBytes } = this.#parts.outbox
+    await this.#parts.publisher.idle(shutdownTimeout * 0.2)
+    const { queuedBytes } = this.#parts.publisher
     if (queuedBytes > 0) log.error({ queuedBytes }, 'the database did not take all messages before the end')
-    await Promise.race([this.#parts.nodes.goodbye(), sleep(shutdownTimeout * 0.1, undefined, { ref: false })])
+    await Promise.race([
+      this.#parts.cluster.goodbye(),
+      sleep(shutdownTimeout * 0.1, undefined, { ref: false })
+    ])
     this.#parts.notificationQueue.stop()
-    this.#parts.inbox.close()
+    this.#parts.incoming.close()
     this.#parts.losses.stop()
   }
 

@@ -1,18 +1,18 @@
 import { Authorizer, type Caller, type Token } from './auth/index.js'
-import { AudienceChannels, Hub, Inbox, Losses, RawChannels } from './channels/index.js'
+import { AudienceChannels, Hub, IncomingQueue, Losses, RawChannels } from './channels/index.js'
 import { CatchUp, Clients } from './clients/index.js'
-import { Nodes, newNodeId } from './cluster/index.js'
+import { Cluster, newNodeId } from './cluster/index.js'
 import type { ResolvedOptions } from './config/index.js'
-import { DurableChannels, History, Replay, Retention, type SchemaState } from './durable/index.js'
+import { Cleanup, MessageStore, Replay, RetentionRules, type SchemaState } from './durable/index.js'
 import type { Log } from './log.js'
 import { isReserved, type Message } from './messages/index.js'
 import { Metrics } from './metrics.js'
-import { type Listener, NotificationQueue, type Query, type Rows } from './postgres/index.js'
-import { Presence, PresenceEvents } from './presence/index.js'
-import { Emulation, SdkClients } from './protocols/centrifugo/index.js'
+import { type Listener, NotificationQueueUsage, type Query, type Rows } from './postgres/index.js'
+import { JoinLeavePush, Presence } from './presence/index.js'
+import { CentrifugoServer, Emulation } from './protocols/centrifugo/index.js'
 import { EventStreamServer } from './protocols/event-stream/index.js'
 import { WebSocketServer } from './protocols/websocket/index.js'
-import { Outbox } from './publishing/index.js'
+import { Publisher } from './publishing/index.js'
 import { VERSION } from './version.js'
 
 type OptionsUsed =
@@ -68,13 +68,13 @@ export interface Parts {
   readonly metrics: Metrics
   readonly losses: Losses
   readonly hub: Hub
-  readonly inbox: Inbox
-  readonly durable: DurableChannels
-  readonly history: History
+  readonly incoming: IncomingQueue
+  readonly durable: RetentionRules
+  readonly history: MessageStore
   readonly replay: Replay
-  readonly retention: Retention
+  readonly retention: Cleanup
   readonly presence: Presence
-  readonly outbox: Outbox
+  readonly publisher: Publisher
   readonly authorizer: Authorizer
   readonly rawChannels: RawChannels
   readonly audiences: AudienceChannels
@@ -82,9 +82,9 @@ export interface Parts {
   readonly webSockets: WebSocketServer
   readonly eventStreams: EventStreamServer
   readonly emulation: Emulation
-  readonly sdkClients: SdkClients
-  readonly nodes: Nodes
-  readonly notificationQueue: NotificationQueue
+  readonly centrifugo: CentrifugoServer
+  readonly cluster: Cluster
+  readonly notificationQueue: NotificationQueueUsage
 }
 
 /** Builds the parts of a server, from the ground up: each is given those that it needs. */
@@ -92,7 +92,7 @@ export function buildParts(options: GatewayOptions): Parts {
   const { query, listenChannel, listener, log } = options
   const node = newNodeId()
   const metrics = new Metrics(() => gaugesOf(parts))
-  const notificationQueue = new NotificationQueue({ query, log })
+  const notificationQueue = new NotificationQueueUsage({ query, log })
   const losses = new Losses(metrics, log)
   const onUnencodable = (_message: Message, error: unknown) => losses.add('unencodable', { err: error })
   const hub = new Hub(
@@ -103,14 +103,14 @@ export function buildParts(options: GatewayOptions): Parts {
     patterns: options.presenceChannels,
     onError: (error) => log.error({ err: error }, 'a function that watches a presence channel threw')
   })
-  const durable = new DurableChannels(query, options.onSchema)
-  const history = new History(
+  const durable = new RetentionRules(query, options.onSchema)
+  const history = new MessageStore(
     query,
     durable,
     Math.max(1, Math.floor(options.poolSize / 2)),
     (reason, fields) => losses.add(reason, fields)
   )
-  const inbox = new Inbox({
+  const incoming = new IncomingQueue({
     listenChannel,
     deliver: (message) => hub.deliver(message),
     wanted: (channel) => hub.hasListeners(channel),
@@ -126,7 +126,7 @@ export function buildParts(options: GatewayOptions): Parts {
       if (reference?.table === 'message') replay.tellLost(reference)
     }
   })
-  const replay = new Replay({ history, durable, inbox, hub, losses, log })
+  const replay = new Replay({ history, durable, incoming, hub, losses, log })
   const rawChannels = new RawChannels({
     patterns: options.rawChannels,
     listenChannel,
@@ -135,52 +135,52 @@ export function buildParts(options: GatewayOptions): Parts {
     deliver: (channel, text) => {
       metrics.notifications.inc()
       if (isReserved(text)) losses.add('reserved')
-      else inbox.count(hub.deliver({ channel, text, raw: true }))
+      else incoming.count(hub.deliver({ channel, text, raw: true }))
     }
   })
-  const retention = new Retention({ query, durable, log })
+  const retention = new Cleanup({ query, durable, log })
   const authorizer = new Authorizer({
     ...options,
     onError: (error) => log.warn({ err: error }, 'the function that authorizes failed')
   })
-  const outbox = new Outbox({
+  const publisher = new Publisher({
     ...options,
     ready: () => durable.known && listener.state.up,
     durable,
     rawChannels,
     metrics
   })
-  const presenceEvents = new PresenceEvents(presence, onUnencodable)
+  const joinLeavePush = new JoinLeavePush(presence, onUnencodable)
   const clients = new Clients({
     ...options,
     hub,
-    outbox,
+    publisher,
     catchUp: new CatchUp({ history, durable, losses }),
     presence,
-    presenceEvents,
+    joinLeavePush,
     metrics,
     node
   })
-  const webSockets = new WebSocketServer({ ...options, clients, outbox, metrics })
+  const webSockets = new WebSocketServer({ ...options, clients, publisher, metrics })
   const eventStreams = new EventStreamServer({ clients, log })
   const emulation = new Emulation(node)
-  const sdkClients = new SdkClients({
+  const centrifugo = new CentrifugoServer({
     ...options,
     emulation,
     hub,
     clients,
-    outbox,
+    publisher,
     history,
     durable,
     presence,
-    presenceEvents,
+    joinLeavePush,
     metrics,
     version: `fastify-pg-websockets ${VERSION}`,
     maxChannels: options.maxChannelsPerConnection,
     authorizer,
     rawChannels
   })
-  const nodes = new Nodes({
+  const cluster = new Cluster({
     node,
     ...options,
     ready: () => listener.state.up,
@@ -188,9 +188,9 @@ export function buildParts(options: GatewayOptions): Parts {
     hub,
     presence,
     sessions: emulation,
-    deliveries: inbox
+    deliveries: incoming
   })
-  emulation.attach(nodes)
+  emulation.attach(cluster)
   const audiences = new AudienceChannels({
     endpoints: options.endpoints,
     deliver: (message) => hub.deliver(message),
@@ -202,13 +202,13 @@ export function buildParts(options: GatewayOptions): Parts {
     metrics,
     losses,
     hub,
-    inbox,
+    incoming,
     durable,
     history,
     replay,
     retention,
     presence,
-    outbox,
+    publisher,
     authorizer,
     rawChannels,
     audiences,
@@ -216,8 +216,8 @@ export function buildParts(options: GatewayOptions): Parts {
     webSockets,
     eventStreams,
     emulation,
-    sdkClients,
-    nodes,
+    centrifugo,
+    cluster,
     notificationQueue
   }
   return parts
@@ -225,13 +225,13 @@ export function buildParts(options: GatewayOptions): Parts {
 
 /** What metrics show as it is. */
 function gaugesOf(parts: Parts) {
-  const { clients, hub, outbox, notificationQueue } = parts
+  const { clients, hub, publisher, notificationQueue } = parts
   const { up, reconnects, gapMilliseconds, lastProvenAlive } = parts.options.listener.state
   return {
     connections: clients.connections.size,
     channels: hub.joinedChannels,
-    pausedSockets: outbox.pausedSenders + clients.pace.throttled,
-    publishQueueBytes: outbox.queuedBytes,
+    pausedSockets: publisher.pausedSenders + clients.pace.throttled,
+    publishQueueBytes: publisher.queuedBytes,
     messagesSent: clients.sent.messages,
     bytesSent: clients.sent.bytes,
     bufferedBytes: clients.flow.totalBytes,

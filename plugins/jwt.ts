@@ -4,7 +4,7 @@ import type { FastifyInstance } from 'fastify'
 import {
   type Claims,
   keysFor,
-  RemoteKeys,
+  RemoteKeySet,
   type Token,
   type TokenRules,
   tokenReader,
@@ -75,7 +75,7 @@ async function registerRemote(
   fastify: FastifyInstance,
   url: string
 ): Promise<(token: string, header: TokenHeader) => Promise<Claims>> {
-  const remote = new RemoteKeys({ url, log: fastify.log })
+  const remote = new RemoteKeySet({ url, log: fastify.log })
   // No token is ever verified with this one.
   const jwt = await register(fastify, 'pgwsRemote', ['HS256'], randomBytes(32))
   await remote.start()

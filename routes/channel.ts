@@ -17,7 +17,7 @@ export function channelRoutes(
   fastify: FastifyInstance,
   { gateway, verifyToken, options, paths, webSockets }: ChannelRoutesOptions & { webSockets: WebSockets }
 ): void {
-  const { admit, describeRequest, wishesOf } = handshake(fastify, { gateway, verifyToken, options })
+  const { admit, describeRequest, joinOptionsOf } = handshake(fastify, { gateway, verifyToken, options })
   for (const url of new Set([...ADDRESSES, ...paths])) {
     webSocketRoute(fastify, {
       url,
@@ -26,7 +26,7 @@ export function channelRoutes(
       describeRequest,
       admit: (request) => admit(request, upgradeOf(request.raw)!.socket),
       connect: (webSocket, request) =>
-        gateway.connect(webSocket, request.pgwsAccess!, request.ip, wishesOf(request))
+        gateway.connect(webSocket, request.pgwsAccess!, request.ip, joinOptionsOf(request))
     })
   }
 }

@@ -13,7 +13,7 @@ export function eventStreamRoutes(
   { gateway, verifyToken, options, paths }: ChannelRoutesOptions
 ): void {
   fastify.decorateRequest('pgwsAccess', null)
-  const { admit, describeRequest, wishesOf } = handshake(fastify, { gateway, verifyToken, options })
+  const { admit, describeRequest, joinOptionsOf } = handshake(fastify, { gateway, verifyToken, options })
   const log = { error: fastify.log.error.bind(fastify.log), describeRequest }
   const route: Omit<RouteOptions, 'url'> = {
     method: 'GET',
@@ -29,7 +29,7 @@ export function eventStreamRoutes(
     },
     handler(request, reply) {
       openStream(reply, 'text/event-stream; charset=utf-8', log, (response) => {
-        gateway.stream(response, request.pgwsAccess!, request.ip, wishesOf(request))
+        gateway.stream(response, request.pgwsAccess!, request.ip, joinOptionsOf(request))
       })
     }
   }

@@ -33,7 +33,7 @@ export function webSocketRoute(
     exposeHeadRoute: false,
     constraints: { [CONSTRAINT]: 'upgrade' },
     schema: { hide: true } as object,
-    // One line tells of each socket that is opened (lib/clients/lifecycle.ts) or refused (onError).
+    // One line tells of each socket that is opened (lib/clients/clients.ts) or refused (onError).
     logLevel: 'warn',
     logSerializers: { req: describeRequest },
     onError: refused(fastify, gateway, describeRequest),

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import pg from 'pg'
 import type { Test } from 'tap'
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../lib/embedded-postgres/server.js'
-import { migrate } from '../lib/schema/index.js'
+import { migrate } from '../lib/schema/migrate.js'
 
 export const LISTEN_CHANNEL = 'postgres-websockets-listener'
 

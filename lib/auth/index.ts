@@ -1,7 +1,7 @@
-export { Authorizer, type Mode } from './authorize-function.js'
+export { Authorizer, type Mode } from './authorizer.js'
 export { parseClaimPath } from './claim-path.js'
 export { type Claims, type Token, type TokenRules, tokenReader } from './claims.js'
-export { RemoteKeys } from './jwks.js'
+export { RemoteKeySet } from './jwks.js'
 export { keysFor, parseKeys, type VerificationKey } from './keys.js'
 export {
   become,

@@ -18,7 +18,7 @@ export interface RemoteKeysOptions {
  * The JWK set (RFC 7517, section 5) of an identity provider, fetched by `jose`. The last good set serves while the
  * provider is away.
  */
-export class RemoteKeys {
+export class RemoteKeySet {
   readonly #log: RemoteKeysOptions['log']
   readonly #set: ReturnType<typeof createRemoteJWKSet>
   #timer: NodeJS.Timeout | undefined

@@ -61,7 +61,7 @@ export interface ChannelSummary {
 }
 
 /** The readers of one channel that share a wire format. */
-interface Audience {
+interface FormatGroup {
   format: Format
   /** In this channel only: they get the frames of a turn in one piece made for all of them. */
   single: Set<Subscriber>
@@ -74,7 +74,7 @@ interface Audience {
 }
 
 interface Channel {
-  audiences: Map<Format, Audience>
+  groups: Map<Format, FormatGroup>
   listeners: Set<(text: string) => void>
   connections: number
   readers: number
@@ -94,7 +94,7 @@ const SLICE = 10
  */
 export class Hub {
   readonly #channels = new Map<string, Channel>()
-  #dirty: Audience[] = []
+  #dirty: FormatGroup[] = []
   #gathered = new Map<Subscriber, Frame[]>()
   /** The gathered frames of the round under way. */
   #leaving = new Map<Subscriber, Frame[]>()
@@ -117,13 +117,13 @@ export class Hub {
       if (write) channel.writers++
       if (!read) continue
       channel.readers++
-      const audience = audienceOf(channel, subscriber.format)
+      const group = groupOf(channel, subscriber.format)
       if (channels.length > 1) {
-        audience.multiple.add(subscriber)
+        group.multiple.add(subscriber)
         continue
       }
-      audience.single.add(subscriber)
-      if (audience.pending.length > 0) audience.late.set(subscriber, audience.pending.length)
+      group.single.add(subscriber)
+      if (group.pending.length > 0) group.late.set(subscriber, group.pending.length)
     }
   }
 
@@ -138,12 +138,12 @@ export class Hub {
       if (write) channel.writers--
       if (read) {
         channel.readers--
-        const audience = channel.audiences.get(subscriber.format)
-        audience?.single.delete(subscriber)
-        audience?.late.delete(subscriber)
-        audience?.multiple.delete(subscriber)
-        if (audience?.single.size === 0 && audience.multiple.size === 0) {
-          channel.audiences.delete(subscriber.format)
+        const group = channel.groups.get(subscriber.format)
+        group?.single.delete(subscriber)
+        group?.late.delete(subscriber)
+        group?.multiple.delete(subscriber)
+        if (group?.single.size === 0 && group.multiple.size === 0) {
+          channel.groups.delete(subscriber.format)
         }
       }
       this.#closeIfEmpty(name, channel)
@@ -177,15 +177,15 @@ export class Hub {
     const channel = this.#channels.get(message.channel)
     if (channel === undefined) return 0
     let subscribers = 0
-    for (const audience of channel.audiences.values()) {
-      const frame = encodeSafely(audience.format, message, this.#onUnencodable)
+    for (const group of channel.groups.values()) {
+      const frame = encodeSafely(group.format, message, this.#onUnencodable)
       if (frame === undefined) continue
-      subscribers += audience.single.size + audience.multiple.size
-      if (audience.single.size > 0) {
-        if (audience.pending.length === 0) this.#dirty.push(audience)
-        audience.pending.push(frame)
+      subscribers += group.single.size + group.multiple.size
+      if (group.single.size > 0) {
+        if (group.pending.length === 0) this.#dirty.push(group)
+        group.pending.push(frame)
       }
-      for (const subscriber of audience.multiple) {
+      for (const subscriber of group.multiple) {
         const frames = this.#gathered.get(subscriber)
         if (frames === undefined) this.#gathered.set(subscriber, [frame])
         else frames.push(frame)
@@ -235,10 +235,10 @@ export class Hub {
   }
 
   *#deliverAll(batches: ReturnType<typeof takePending>[]): Generator<void> {
-    for (const { audience, frames, late, members } of batches) {
+    for (const { group, frames, late, members } of batches) {
       const joined = join(frames)
       for (const subscriber of members) {
-        if (!audience.single.has(subscriber)) continue
+        if (!group.single.has(subscriber)) continue
         const older = late?.get(subscriber)
         if (older === undefined) subscriber.deliver(frames, joined)
         else if (older < frames.length) subscriber.deliver(frames.slice(older), join(frames.slice(older)))
@@ -269,7 +269,7 @@ export class Hub {
   #open(name: string): Channel {
     let channel = this.#channels.get(name)
     if (channel === undefined) {
-      channel = { audiences: new Map(), listeners: new Set(), connections: 0, readers: 0, writers: 0 }
+      channel = { groups: new Map(), listeners: new Set(), connections: 0, readers: 0, writers: 0 }
       this.#channels.set(name, channel)
     }
     return channel
@@ -280,20 +280,20 @@ export class Hub {
   }
 }
 
-function audienceOf(channel: Channel, format: Format): Audience {
-  let audience = channel.audiences.get(format)
-  if (audience === undefined) {
-    audience = { format, single: new Set(), multiple: new Set(), pending: [], late: new Map() }
-    channel.audiences.set(format, audience)
+function groupOf(channel: Channel, format: Format): FormatGroup {
+  let group = channel.groups.get(format)
+  if (group === undefined) {
+    group = { format, single: new Set(), multiple: new Set(), pending: [], late: new Map() }
+    channel.groups.set(format, group)
   }
-  return audience
+  return group
 }
 
-function takePending(audience: Audience) {
-  const { pending: frames, late, single } = audience
-  audience.pending = []
-  if (late.size > 0) audience.late = new Map()
-  return { audience, frames, late: late.size > 0 ? late : undefined, members: [...single] }
+function takePending(group: FormatGroup) {
+  const { pending: frames, late, single } = group
+  group.pending = []
+  if (late.size > 0) group.late = new Map()
+  return { group, frames, late: late.size > 0 ? late : undefined, members: [...single] }
 }
 
 function join(frames: readonly Frame[]): Buffer {

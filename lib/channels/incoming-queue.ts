@@ -16,7 +16,7 @@ const ABOUT_THE_TABLE = /^42/
 /** At most so many references are read at once. */
 const MAX_READ = 100
 
-export interface InboxOptions {
+export interface IncomingQueueOptions {
   /** The channel of notifications that name none. */
   listenChannel: string
   /** Returns to how many clients. */
@@ -67,8 +67,8 @@ interface Count {
  * listener was away, the replay of what it missed before anything newer. None waits for longer than the tries to read
  * those before it take.
  */
-export class Inbox {
-  readonly #options: InboxOptions
+export class IncomingQueue {
+  readonly #options: IncomingQueueOptions
   #queue: (Arrival | Count)[] = []
   /** Something must come first: a reference's row, or the replay. */
   #waiting = false
@@ -82,7 +82,7 @@ export class Inbox {
   /** How many references are read at once: one, where one of several was at fault. */
   #most = MAX_READ
 
-  constructor(options: InboxOptions) {
+  constructor(options: IncomingQueueOptions) {
     this.#options = options
   }
 
@@ -144,7 +144,7 @@ export class Inbox {
     this.#tally = { id, delivered: 0 }
   }
 
-  /** Counts what was delivered past the inbox. */
+  /** Counts what was delivered past the incoming. */
   count(delivered: number): void {
     if (this.#tally !== undefined) this.#tally.delivered += delivered
   }

@@ -16,6 +16,6 @@ export {
   type Permissions,
   type Subscriber
 } from './hub.js'
-export { Inbox } from './incoming-queue.js'
+export { IncomingQueue } from './incoming-queue.js'
 export { Losses, type LossReason } from './losses.js'
 export { RawChannels } from './raw-channels.js'

@@ -1,6 +1,6 @@
 import { matchesPattern } from '../channel-pattern.js'
 import { errors } from '../errors.js'
-import { databaseChannelProblem, isClusterChannel, SETTINGS_CHANNEL } from '../postgres/index.js'
+import { databaseChannelProblem, isNodeChannel, SETTINGS_CHANNEL } from '../postgres/index.js'
 
 /** Listens to a database channel now; see Listener.listen. */
 type Listen = (channel: string, handler: (payload: string) => void) => Promise<() => Promise<void>>
@@ -34,7 +34,7 @@ export class RawChannels {
 
   has(channel: string): boolean {
     const { patterns, listenChannel, metaChannel } = this.#options
-    if (patterns === undefined || isClusterChannel(channel)) return false
+    if (patterns === undefined || isNodeChannel(channel)) return false
     if ([listenChannel, metaChannel, SETTINGS_CHANNEL].includes(channel)) return false
     return patterns.some((pattern) => matchesPattern(pattern, channel))
   }

@@ -1,19 +1,19 @@
 import type { Losses } from '../channels/index.js'
-import type { DurableChannels, History } from '../durable/index.js'
+import type { MessageStore, RetentionRules } from '../durable/index.js'
 import { isPermanent } from '../errors.js'
 import { parseMessageId } from '../messages/index.js'
 import type { Connection } from './connection.js'
 
 export interface CatchUpOptions {
-  history: History
-  durable: DurableChannels
+  history: MessageStore
+  durable: RetentionRules
   losses: Losses
 }
 
 /** Catches a client up with what it missed while it was away. */
 export class CatchUp {
-  readonly #history: History
-  readonly #durable: DurableChannels
+  readonly #history: MessageStore
+  readonly #durable: RetentionRules
   readonly #losses: Losses
 
   constructor({ history, durable, losses }: CatchUpOptions) {

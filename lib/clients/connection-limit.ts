@@ -1,18 +1,18 @@
 import { errors } from '../errors.js'
 
 /** How many sockets may be open at once, in all and from one address. */
-export interface AdmissionLimits {
+export interface ConnectionLimits {
   maxConnections: number | undefined
   maxConnectionsPerIp: number | undefined
 }
 
 /** Counts the sockets that are open or about to be. */
-export class Admission {
-  readonly #limits: AdmissionLimits
+export class ConnectionLimit {
+  readonly #limits: ConnectionLimits
   readonly #byAddress = new Map<string, number>()
   #count = 0
 
-  constructor(limits: AdmissionLimits) {
+  constructor(limits: ConnectionLimits) {
     this.#limits = limits
   }
 

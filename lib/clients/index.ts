@@ -1,4 +1,5 @@
 export { CatchUp } from './catch-up.js'
+export { Clients, type JoinOptions } from './clients.js'
 export { CLOSE, Connection, type ConnectionOptions } from './connection.js'
 export { Expiry } from './expiry.js'
 export {
@@ -15,7 +16,6 @@ export {
 export { unsentBytesOf } from './flow-control.js'
 export { HeldAnswer } from './held-answer.js'
 export { Intake, Pace } from './intake.js'
-export { Clients, type Wishes } from './lifecycle.js'
 export { PAUSED, type Pausable } from './pausable.js'
 export { MAX_INFO_BYTES } from './presence-membership.js'
 export { type Leaving, OUTDATED, SHUTTING_DOWN } from './registry.js'

@@ -21,7 +21,7 @@ export class Pace {
 }
 
 /** Whose messages are taken. */
-export interface Sender<Item> {
+export interface Source<Item> {
   /** Takes one. It does not throw or reject; what it returns is waited for before the next one. */
   take(item: Item): Promise<void> | void
   /** Stops to read the client, and reads it again. */
@@ -37,7 +37,7 @@ export interface Sender<Item> {
  */
 export class Intake<Item> {
   readonly #pace: Pace
-  readonly #sender: Sender<Item>
+  readonly #sender: Source<Item>
   #sources: Iterator<Item>[] = []
   /** How many of the sources have been taken. */
   #taken = 0
@@ -51,7 +51,7 @@ export class Intake<Item> {
   #wake: (() => void) | undefined
   #onIdle: (() => void)[] = []
 
-  constructor(pace: Pace, sender: Sender<Item>) {
+  constructor(pace: Pace, sender: Source<Item>) {
     this.#pace = pace
     this.#sender = sender
     this.#allowance = pace.rate

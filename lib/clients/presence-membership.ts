@@ -1,5 +1,5 @@
 import type { PresenceMember } from '../messages/index.js'
-import type { Presence, PresenceEvents } from '../presence/index.js'
+import type { JoinLeavePush, Presence } from '../presence/index.js'
 import type { Connection } from './connection.js'
 import { connectionId } from './filter.js'
 
@@ -7,9 +7,9 @@ import { connectionId } from './filter.js'
 export const MAX_USER_BYTES = 4096
 export const MAX_INFO_BYTES = 1024
 
-export interface AttendanceOptions {
+export interface PresenceMembershipOptions {
   presence: Presence
-  presenceEvents: PresenceEvents
+  joinLeavePush: JoinLeavePush
   /** This node's id. */
   node: string
   /** Whether others may see the claim `sub`. */
@@ -20,12 +20,12 @@ export interface AttendanceOptions {
  * The part that connections have in presence: each is a member of the presence channels that it is in, and those that
  * ask for it are told who else is. Nothing is kept of connections that are in none.
  */
-export class Attendance {
-  readonly #options: AttendanceOptions
+export class PresenceMembership {
+  readonly #options: PresenceMembershipOptions
   /** Of which channels a connection is told. */
   readonly #told = new Map<Connection, string[]>()
 
-  constructor(options: AttendanceOptions) {
+  constructor(options: PresenceMembershipOptions) {
     this.#options = options
   }
 
@@ -49,9 +49,9 @@ export class Attendance {
 
   /** It has left them. */
   leave(connection: Connection): void {
-    const { presence, presenceEvents, node } = this.#options
+    const { presence, joinLeavePush, node } = this.#options
     if (!presence.enabled) return
-    for (const channel of this.#told.get(connection) ?? []) presenceEvents.remove(connection, channel)
+    for (const channel of this.#told.get(connection) ?? []) joinLeavePush.remove(connection, channel)
     this.#told.delete(connection)
     const client = connectionId(node, connection)
     for (const channel of connection.channels) presence.leave(channel, client)
@@ -66,7 +66,7 @@ export class Attendance {
     if (channels.length === 0) return
     this.#told.set(connection, channels)
     const lists = channels.map((channel) => {
-      return connection.format.encode(this.#options.presenceEvents.add(connection, channel))
+      return connection.format.encode(this.#options.joinLeavePush.add(connection, channel))
     })
     // Past what is held for a replay: the list is no part of it, and may be longer than what may wait.
     connection.replay(lists)

@@ -30,7 +30,7 @@ export const OUTDATED: Leaving = {
 }
 
 /** The open sockets of this server: pings, the expiry of their tokens, and how they end with the server. */
-export class Connections {
+export class ConnectionRegistry {
   readonly #groups = Array.from({ length: PING_GROUPS }, () => new Set<Connection>())
   readonly #pings: NodeJS.Timeout
   readonly #expiry = new Expiry<Connection>((connection) =>

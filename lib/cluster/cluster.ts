@@ -15,12 +15,12 @@ import {
 } from '../clients/index.js'
 import { errors } from '../errors.js'
 import type { Log } from '../log.js'
-import { clusterChannel, NOTIFY_PAYLOAD_LIMIT, type Query } from '../postgres/index.js'
-import { type Presence, PresenceExchange } from '../presence/index.js'
-import { type Notification, Publisher } from '../publishing/index.js'
+import { NOTIFY_PAYLOAD_LIMIT, nodeChannelOf, type Query } from '../postgres/index.js'
+import { NodeSync, type Presence } from '../presence/index.js'
+import { BatchQueue, type Notification } from '../publishing/index.js'
 import { VERSION } from '../version.js'
 import { isBoolean, isChannels, isConnections, isCount } from './answer-checks.js'
-import { Cluster, type DeliveryCounts } from './node-channel.js'
+import { type DeliveryCounts, NodeChannel } from './node-channel.js'
 import { BEATS } from './peers.js'
 
 /** So many connections are closed in one turn of the event loop, so that a crowd does not hold up deliveries. */
@@ -73,7 +73,7 @@ export interface NodeSessions {
   answer(args: unknown): boolean
 }
 
-export interface NodesOptions {
+export interface ClusterOptions {
   /** This node's id: see newNodeId. */
   node: string
   listenChannel: string
@@ -91,19 +91,19 @@ export interface NodesOptions {
 }
 
 /** The nodes behind one database as one: what is connected to them, and who got a message. */
-export class Nodes {
+export class Cluster {
   /** The database channel to listen to. */
   readonly channel: string
-  readonly #options: NodesOptions
-  readonly #cluster: Cluster
-  readonly #presence: PresenceExchange | undefined
+  readonly #options: ClusterOptions
+  readonly #channel: NodeChannel
+  readonly #presence: NodeSync | undefined
   readonly #startedAt = Date.now()
 
-  constructor(options: NodesOptions) {
+  constructor(options: ClusterOptions) {
     this.#options = options
     const { node, query, ready, nodeTimeout, presence, deliveries, log } = options
-    this.channel = clusterChannel(options.listenChannel)
-    const publisher = new Publisher({
+    this.channel = nodeChannelOf(options.listenChannel)
+    const queue = new BatchQueue({
       send: async (groups) => {
         const payloads = groups.flatMap((group) => group.map(({ payload }) => payload))
         await query(
@@ -119,22 +119,22 @@ export class Nodes {
       onBatch() {}
     })
     if (presence.enabled) {
-      this.#presence = new PresenceExchange({
+      this.#presence = new NodeSync({
         presence,
-        accompanied: () => this.#cluster.members.length > 0,
-        tell: (message) => this.#cluster.tellPresence(message),
-        ask: (node) => this.#cluster.askPresence(node),
+        accompanied: () => this.#channel.members.length > 0,
+        tell: (message) => this.#channel.tellPresence(message),
+        ask: (node) => this.#channel.askPresence(node),
         // Less than a heartbeat, so that each of them may lead to a question.
         interval: nodeTimeout / BEATS / 2
       })
     }
-    this.#cluster = new Cluster({
+    this.#channel = new NodeChannel({
       node,
       timeout: nodeTimeout,
       state: () => this.#state(),
       publish: async (payloads) => {
         // Each for itself, so that a large answer goes in several statements. Their order stays.
-        await Promise.all(payloads.map((payload) => publisher.publish([this.#notification(payload)])))
+        await Promise.all(payloads.map((payload) => queue.publish([this.#notification(payload)])))
       },
       ready,
       answer: (question, args) => this.#answer(question, args),
@@ -146,29 +146,29 @@ export class Nodes {
 
   /** This node's id. */
   get id(): string {
-    return this.#cluster.id
+    return this.#channel.id
   }
 
   /** Takes what came on the channel. */
   receive(payload: string): void {
-    this.#cluster.receive(payload)
+    this.#channel.receive(payload)
   }
 
   /** To be called whenever this node begins to listen. */
   hello(): Promise<void> {
-    return this.#cluster.hello()
+    return this.#channel.hello()
   }
 
   /** Says that this node is gone. */
   goodbye(): Promise<void> {
-    return this.#cluster.goodbye()
+    return this.#channel.goodbye()
   }
 
   /** @throws NodesUnavailable (503) while this node does not listen */
   nodes(): NodeSummary[] {
-    this.#cluster.requireReady()
-    const self = { id: this.#cluster.id, lastSeen: Date.now(), ...this.#state() }
-    return [self, ...this.#cluster.members].map((node) => ({
+    this.#channel.requireReady()
+    const self = { id: this.#channel.id, lastSeen: Date.now(), ...this.#state() }
+    return [self, ...this.#channel.members].map((node) => ({
       id: node.id,
       hostname: node.hostname,
       pid: node.pid,
@@ -176,13 +176,13 @@ export class Nodes {
       startedAt: new Date(node.startedAt).toISOString(),
       lastSeen: new Date(node.lastSeen).toISOString(),
       connections: node.connections,
-      self: node.id === this.#cluster.id
+      self: node.id === this.#channel.id
     }))
   }
 
   /** The channels that clients of all nodes are connected to. */
   async channels({ onMissing }: Scope): Promise<ChannelSummary[]> {
-    const answers = await this.#cluster.ask('channels', {})
+    const answers = await this.#channel.ask('channels', {})
     const others = answers.read<ChannelSummary[]>(isChannels, onMissing)
     const merged = new Map<string, ChannelSummary>()
     for (const summary of [this.#options.hub.summary(), ...others].flat()) {
@@ -202,7 +202,7 @@ export class Nodes {
   async connections(filter: ConnectionFilter, { scope, onMissing }: Scope): Promise<ConnectionSummary[]> {
     const wanted = readFilter(filter)
     if (scope !== 'cluster') return this.#list(wanted)
-    const answers = await this.#cluster.ask('connections', wanted)
+    const answers = await this.#channel.ask('connections', wanted)
     return [this.#list(wanted), ...answers.read<ConnectionSummary[]>(isConnections, onMissing)].flat()
   }
 
@@ -211,12 +211,12 @@ export class Nodes {
     const wanted = readClosingFilter(filter)
     const { code, reason } = readClosing(closing)
     const node = wanted.id === undefined ? undefined : nodeOf(wanted.id)
-    if (node === this.#cluster.id) return { closed: this.#disconnect(wanted, code, reason), missing: [] }
-    this.#cluster.requireReady()
-    if (wanted.id !== undefined && (node === undefined || !this.#cluster.has(node))) {
+    if (node === this.#channel.id) return { closed: this.#disconnect(wanted, code, reason), missing: [] }
+    this.#channel.requireReady()
+    if (wanted.id !== undefined && (node === undefined || !this.#channel.has(node))) {
       return { closed: 0, missing: [] }
     }
-    const asked = this.#cluster.ask('disconnect', { ...wanted, code, reason }, node)
+    const asked = this.#channel.ask('disconnect', { ...wanted, code, reason }, node)
     // Whatever the others do, ours are closed at once.
     const own = this.#disconnect(wanted, code, reason)
     const answers = await asked
@@ -227,12 +227,12 @@ export class Nodes {
 
   /** What shows that a session is one of another node; undefined where it is not known. */
   sessionsOf(node: string): string | undefined {
-    return this.#cluster.member(node)?.sessions
+    return this.#channel.member(node)?.sessions
   }
 
   /** Whether there are nodes of an older version, which do not number what they hand to sessions. */
   get outdated(): boolean {
-    return this.#cluster.members.some(({ sessions }) => sessions === undefined)
+    return this.#channel.members.some(({ sessions }) => sessions === undefined)
   }
 
   /**
@@ -241,9 +241,9 @@ export class Nodes {
    * @throws NodesUnavailable (503)
    */
   async commands(node: string, args: object): Promise<boolean> {
-    this.#cluster.requireReady()
-    if (!this.#cluster.has(node)) return false
-    const answers = await this.#cluster.ask('commands', args, node)
+    this.#channel.requireReady()
+    if (!this.#channel.has(node)) return false
+    const answers = await this.#channel.ask('commands', args, node)
     const [found] = answers.read<boolean>(isBoolean, () => {
       throw new errors.NodesUnavailable('the one that has the session does not answer')
     })
@@ -258,7 +258,7 @@ export class Nodes {
     notifications: readonly Notification[],
     publish: (notifications: Notification[]) => Promise<void>
   ): Promise<Delivery> {
-    const answers = await this.#cluster.count((begin, end) =>
+    const answers = await this.#channel.count((begin, end) =>
       publish([this.#notification(begin), ...notifications, this.#notification(end)])
     )
     const missing: string[] = []
@@ -304,13 +304,13 @@ export class Nodes {
   }
 
   #list(filter: ConnectionFilter): ConnectionSummary[] {
-    const { id } = this.#cluster
+    const { id } = this.#channel
     return [...select(this.#options.connections, id, filter)].map((connection) => summaryOf(id, connection))
   }
 
   /** @returns how many are closed: the first at once, the others within the next turns of the event loop */
   #disconnect(filter: ConnectionFilter, code: number, reason: string): number {
-    const connections = [...select(this.#options.connections, this.#cluster.id, filter)]
+    const connections = [...select(this.#options.connections, this.#channel.id, filter)]
     closeAll(connections, code, reason)
     return connections.length
   }

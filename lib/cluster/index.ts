@@ -1,2 +1,2 @@
-export { type Delivery, type Disconnected, type NodeSummary, Nodes, type Scope } from './cluster.js'
+export { Cluster, type Delivery, type Disconnected, type NodeSummary, type Scope } from './cluster.js'
 export { newNodeId } from './node-channel.js'

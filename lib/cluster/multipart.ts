@@ -13,7 +13,7 @@ interface Gathered {
 }
 
 /** Puts questions together that took several notifications. Whoever has SQL may send some, so there are limits. */
-export class QuestionParts {
+export class Multipart {
   readonly #gathered = new Map<string, Gathered>()
   #length = 0
 

@@ -1,21 +1,21 @@
 import { randomBytes } from 'node:crypto'
 import { errors, messageOf } from '../errors.js'
 import type { Log } from '../log.js'
-import type { PresenceExchange } from '../presence/index.js'
+import type { NodeSync } from '../presence/index.js'
 import { Answers } from './answers.js'
-import { QuestionParts } from './multipart.js'
+import { Multipart } from './multipart.js'
 import {
-  type ClusterMessage,
   decode,
   encode,
   encodeAnswer,
   encodePresence,
   encodeQuestion,
+  type NodeMessage,
   type NodeState
 } from './node-message.js'
-import { BEATS, type Member, Members } from './peers.js'
+import { BEATS, type Peer, Peers } from './peers.js'
 
-export interface ClusterOptions {
+export interface NodeChannelOptions {
   /** This node's id: see newNodeId. */
   node: string
   /** After how much silence a node is gone, in milliseconds. */
@@ -30,7 +30,7 @@ export interface ClusterOptions {
   answer: (question: string, args: unknown) => unknown
   deliveries: DeliveryCounts
   /** Told what the others say of their members in presence channels; undefined: nobody wants to know. */
-  presence: Pick<PresenceExchange, 'heard' | 'receive' | 'asked' | 'gone'> | undefined
+  presence: Pick<NodeSync, 'heard' | 'receive' | 'asked' | 'gone'> | undefined
   log: Log
 }
 
@@ -51,25 +51,25 @@ export function newNodeId(): string {
  * The nodes that share a database channel: who is there, questions to them, and the marks around a publication that
  * lets each node count. All they say goes through the database, so it keeps its order among the messages.
  */
-export class Cluster {
+export class NodeChannel {
   /** This node's id: 16 hexadecimal digits. */
   readonly id: string
-  readonly #options: ClusterOptions
-  readonly #members: Members
+  readonly #options: NodeChannelOptions
+  readonly #members: Peers
   readonly #pending = new Map<string, Answers>()
-  readonly #parts = new QuestionParts()
+  readonly #parts = new Multipart()
   #lastId = 0
   #lastPresence = 0
   #timer: NodeJS.Timeout | undefined
   #beating = false
   #closed = false
 
-  constructor(options: ClusterOptions) {
+  constructor(options: NodeChannelOptions) {
     this.id = options.node
     this.#options = options
     const { timeout, presence, log } = options
-    const shown = ({ id, hostname, pid }: Member) => ({ node: id, hostname, pid })
-    this.#members = new Members({
+    const shown = ({ id, hostname, pid }: Peer) => ({ node: id, hostname, pid })
+    this.#members = new Peers({
       timeout,
       onJoin: (member) => log.info(shown(member), 'another node is there'),
       onLeave: (member) => {
@@ -81,12 +81,12 @@ export class Cluster {
   }
 
   /** The other nodes. */
-  get members(): Member[] {
+  get members(): Peer[] {
     return this.#members.all
   }
 
   /** Another node. */
-  member(node: string): Member | undefined {
+  member(node: string): Peer | undefined {
     return this.#members.get(node)
   }
 
@@ -172,7 +172,7 @@ export class Cluster {
     }
   }
 
-  #receiveOwn(message: ClusterMessage): void {
+  #receiveOwn(message: NodeMessage): void {
     switch (message.type) {
       case 'heartbeat':
         this.#members.beat()
@@ -188,7 +188,7 @@ export class Cluster {
     }
   }
 
-  #receiveOther(message: ClusterMessage): void {
+  #receiveOther(message: NodeMessage): void {
     const { from } = message
     const { presence } = this.#options
     switch (message.type) {
@@ -235,7 +235,7 @@ export class Cluster {
     }
   }
 
-  #answer({ from, id, question, args }: ClusterMessage & { type: 'question' }): void {
+  #answer({ from, id, question, args }: NodeMessage & { type: 'question' }): void {
     let value: unknown
     try {
       value = this.#options.answer(question, args)

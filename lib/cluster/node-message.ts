@@ -26,7 +26,7 @@ export interface NodeState {
 }
 
 /** What nodes say to each other. */
-export type ClusterMessage = { from: string } & (
+export type NodeMessage = { from: string } & (
   | {
       /** `hello`: who else is there? `here` is the answer to it. */
       type: 'hello' | 'here' | 'heartbeat'
@@ -65,7 +65,7 @@ export type ClusterMessage = { from: string } & (
  * The payload of a notification: a line of JSON, and behind it the text of a part. All of it is ASCII,
  * whatever the database's encoding.
  */
-export function encode(message: ClusterMessage): string {
+export function encode(message: NodeMessage): string {
   if (message.type !== 'answer' && message.type !== 'part' && message.type !== 'presence') {
     return asciiOf({ pgws: PROTOCOL, ...message })
   }
@@ -109,7 +109,7 @@ function cut(text: string): { part: number; last: boolean; text: string }[] {
 }
 
 /** Reads a payload; undefined for what is none of ours. Anyone who has SQL may notify the channel. */
-export function decode(payload: string): ClusterMessage | undefined {
+export function decode(payload: string): NodeMessage | undefined {
   const end = payload.indexOf('\n')
   let head: Record<string, unknown>
   try {
@@ -155,7 +155,7 @@ export function decode(payload: string): ClusterMessage | undefined {
     default:
       return undefined
   }
-  return message as unknown as ClusterMessage
+  return message as unknown as NodeMessage
 }
 
 /** Whether a text has the shape of a node's id. */

@@ -1,22 +1,22 @@
 import type { NodeState } from './node-message.js'
 
 /** Another node, as it was last heard. */
-export interface Member extends NodeState {
+export interface Peer extends NodeState {
   id: string
   /** Milliseconds since the epoch. */
   lastSeen: number
 }
 
-interface Entry extends Member {
+interface Entry extends Peer {
   /** How many heartbeats of our own have come since it was last heard. */
   missed: number
 }
 
-export interface MembersOptions {
+export interface PeersOptions {
   /** After how much silence a node is gone, in milliseconds. */
   timeout: number
-  onJoin: (member: Member) => void
-  onLeave: (member: Member) => void
+  onJoin: (member: Peer) => void
+  onLeave: (member: Peer) => void
 }
 
 /** At most so many other nodes are known: whoever has SQL may say that it is one. */
@@ -32,11 +32,11 @@ export const BEATS = 4
  * The other nodes. How long one has been silent is counted in heartbeats of our own that came back from the
  * database: where we hear nothing ourselves, or were stopped for a while, nobody is taken for dead.
  */
-export class Members {
-  readonly #options: MembersOptions
+export class Peers {
+  readonly #options: PeersOptions
   readonly #entries = new Map<string, Entry>()
 
-  constructor(options: MembersOptions) {
+  constructor(options: PeersOptions) {
     this.#options = options
   }
 
@@ -44,11 +44,11 @@ export class Members {
     return [...this.#entries.keys()]
   }
 
-  get all(): Member[] {
+  get all(): Peer[] {
     return [...this.#entries.values()].map(({ missed: _, ...member }) => member)
   }
 
-  get(id: string): Member | undefined {
+  get(id: string): Peer | undefined {
     return this.#entries.get(id)
   }
 

@@ -1,24 +1,24 @@
 import type { Log } from '../log.js'
 import type { Query } from '../postgres/index.js'
-import type { DurableChannels } from './retention-rules.js'
+import type { RetentionRules } from './retention-rules.js'
 
 /** How often old messages are deleted, in milliseconds, and how many at once. */
 const INTERVAL = 10_000
 const ROWS = 5000
 
-export interface RetentionOptions {
+export interface CleanupOptions {
   query: Query
-  durable: DurableChannels
+  durable: RetentionRules
   log: Log
 }
 
 /** Deletes old messages, some at a time; of several servers, one at a time does it. */
-export class Retention {
-  readonly #options: RetentionOptions
+export class Cleanup {
+  readonly #options: CleanupOptions
   #timer: NodeJS.Timeout | undefined
   #working = false
 
-  constructor(options: RetentionOptions) {
+  constructor(options: CleanupOptions) {
     this.#options = options
   }
 

@@ -1,4 +1,4 @@
-export { Retention } from './cleanup.js'
-export { History, StoredMessage } from './message-store.js'
+export { Cleanup } from './cleanup.js'
+export { MessageStore, StoredMessage } from './message-store.js'
 export { Replay } from './replay.js'
-export { DurableChannels, type SchemaState } from './retention-rules.js'
+export { RetentionRules, type SchemaState } from './retention-rules.js'

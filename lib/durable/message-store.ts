@@ -8,7 +8,7 @@ import {
 } from '../channels/index.js'
 import { largeMessage, type Message, type Reference, storedMessage } from '../messages/index.js'
 import type { Query } from '../postgres/index.js'
-import { type DurableChannels, LATEST } from './retention-rules.js'
+import { LATEST, type RetentionRules } from './retention-rules.js'
 import { Turns } from './turns.js'
 
 /** At most so many messages, or so many bytes, are read at once; a larger message is read alone. */
@@ -134,9 +134,9 @@ class Shared<Request> {
  * Reads stored messages. Those who ask for the same channels at the same time share one query; others take turns, so
  * that neither this process's memory nor the pool fills up with what many read at once.
  */
-export class History {
+export class MessageStore {
   readonly #query: Query
-  readonly #durable: DurableChannels
+  readonly #durable: RetentionRules
   readonly #turns: Turns
   readonly #onLost: (reason: LossReason, fields: object) => void
   readonly #readers = new Map<string, Shared<Reader>>()
@@ -151,7 +151,7 @@ export class History {
    */
   constructor(
     query: Query,
-    durable: DurableChannels,
+    durable: RetentionRules,
     readsAtOnce: number,
     onLost: (reason: LossReason, fields: object) => void
   ) {

@@ -1,15 +1,15 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Hub, Inbox, Losses } from '../channels/index.js'
+import type { Hub, IncomingQueue, Losses } from '../channels/index.js'
 import { errors, isPermanent, messageOf } from '../errors.js'
 import type { Log } from '../log.js'
 import type { Reference } from '../messages/index.js'
-import type { History, Page } from './message-store.js'
-import type { DurableChannels } from './retention-rules.js'
+import type { MessageStore, Page } from './message-store.js'
+import type { RetentionRules } from './retention-rules.js'
 
 export interface ReplayOptions {
-  history: History
-  durable: DurableChannels
-  inbox: Inbox
+  history: MessageStore
+  durable: RetentionRules
+  incoming: IncomingQueue
   hub: Hub
   losses: Losses
   log: Log
@@ -23,15 +23,15 @@ const SHORT_NAME = 1000
 
 /** Catches this server up with what its listener missed. A client's own catch-up is lib/clients/catch-up.ts. */
 export class Replay {
-  readonly #history: History
-  readonly #durable: DurableChannels
-  readonly #inbox: Inbox
+  readonly #history: MessageStore
+  readonly #durable: RetentionRules
+  readonly #incoming: IncomingQueue
   readonly #hub: Hub
   readonly #losses: Losses
   readonly #log: Log
   /** How often the listener was lost. */
   #outages = 0
-  /** The last position, as the database has said after the inbox was marked, and before the next probe. */
+  /** The last position, as the database has said after the incoming was marked, and before the next probe. */
   #latest: number | undefined
   #asking = false
   #replaying: Promise<void> = Promise.resolve()
@@ -40,10 +40,10 @@ export class Replay {
   #stale = false
   #refreshing: Promise<void> | undefined
 
-  constructor({ history, durable, inbox, hub, losses, log }: ReplayOptions) {
+  constructor({ history, durable, incoming, hub, losses, log }: ReplayOptions) {
     this.#history = history
     this.#durable = durable
-    this.#inbox = inbox
+    this.#incoming = incoming
     this.#hub = hub
     this.#losses = losses
     this.#log = log
@@ -52,8 +52,8 @@ export class Replay {
   /** Asks the database again what is durable. */
   async refresh(): Promise<void> {
     await this.#durable.refresh()
-    if (this.#durable.installed && this.#inbox.floor === undefined) {
-      this.#inbox.startAt(await this.#history.latest())
+    if (this.#durable.installed && this.#incoming.floor === undefined) {
+      this.#incoming.startAt(await this.#history.latest())
     }
   }
 
@@ -97,7 +97,7 @@ export class Replay {
   listenerLost(): void {
     this.#outages++
     this.#latest = undefined
-    this.#inbox.hold()
+    this.#incoming.hold()
   }
 
   /**
@@ -109,7 +109,7 @@ export class Replay {
     const latest = this.#latest
     return () => {
       if (outage !== this.#outages) return
-      if (latest !== undefined && this.#inbox.prove(latest)) this.#latest = undefined
+      if (latest !== undefined && this.#incoming.prove(latest)) this.#latest = undefined
       // Its answer is for the next probe, so that none has to wait for the pool.
       if (this.#latest === undefined && !this.#asking) this.#askLatest(outage)
     }
@@ -119,7 +119,7 @@ export class Replay {
   async #askLatest(outage: number): Promise<void> {
     if (!this.#durable.installed) return
     this.#asking = true
-    this.#inbox.mark()
+    this.#incoming.mark()
     try {
       const latest = await this.#history.latest()
       if (outage === this.#outages) this.#latest = latest
@@ -146,29 +146,29 @@ export class Replay {
    * @param outage which one: where the listener is lost again meanwhile, the next replay goes on from here
    */
   async #replayMissed(outage: number): Promise<void> {
-    const inbox = this.#inbox
+    const incoming = this.#incoming
     let deadline: number | undefined
     for (let wait = 100; outage === this.#outages && !this.#stopped; wait = Math.min(wait * 2, 2000)) {
       try {
         const { epoch } = this.#durable
         await this.refresh()
-        const { floor } = inbox
+        const { floor } = incoming
         if (floor === undefined || !this.#durable.installed) {
-          if (outage === this.#outages) inbox.release()
+          if (outage === this.#outages) incoming.release()
           return
         }
         const latest = await this.#history.latest()
         if (this.#durable.epoch !== epoch || latest < floor) {
           this.#tellHistoryGap(null, latest)
-          inbox.restart(latest)
+          incoming.restart(latest)
         } else this.#tellHistoryGap(await this.#trimmedSince(floor), latest)
         for (let more = true; more && outage === this.#outages; ) {
-          const page: Page = await this.#history.readAll(inbox.floor!)
-          for (const { message } of page.messages) inbox.replay(message)
+          const page: Page = await this.#history.readAll(incoming.floor!)
+          for (const { message } of page.messages) incoming.replay(message)
           deadline = undefined
           more = page.more
         }
-        if (outage === this.#outages) inbox.release()
+        if (outage === this.#outages) incoming.release()
         return
       } catch (error) {
         deadline ??= performance.now() + PATIENCE
@@ -186,7 +186,7 @@ export class Replay {
   async #trimmedSince(position: number): Promise<string[] | null> {
     const channels = await this.#history.trimmedSince(position)
     if (channels === null) return null
-    const { delivered } = this.#inbox
+    const { delivered } = this.#incoming
     return channels.filter(({ trimmed }) => !delivered.has(trimmed)).map(({ channel }) => channel)
   }
 
@@ -203,7 +203,7 @@ export class Replay {
     if (outage !== this.#outages) return
     this.#losses.add('unreplayed', { err: error })
     this.#tellHistoryGap(null, 0)
-    this.#inbox.release()
+    this.#incoming.release()
   }
 
   /** @param channels null: all that are durable */

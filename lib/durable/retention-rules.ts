@@ -47,7 +47,7 @@ function stateOf(settings: { version: number; applied: number } | undefined): Sc
 }
 
 /** What the database says about durable channels: whether there can be any, and which they are. */
-export class DurableChannels {
+export class RetentionRules {
   readonly #query: Query
   readonly #onState: (state: SchemaState) => void
   #state: SchemaState = { status: 'missing' }

@@ -26,7 +26,7 @@ export interface NotificationQueueOptions {
  * Watches the queue in which PostgreSQL keeps notifications until every listening session has read them. When it
  * is full, NOTIFY fails at commit (https://www.postgresql.org/docs/current/sql-notify.html).
  */
-export class NotificationQueue {
+export class NotificationQueueUsage {
   readonly #options: NotificationQueueOptions
   #timer: NodeJS.Timeout | undefined
   #checking: Promise<number | undefined> | undefined

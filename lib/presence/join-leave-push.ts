@@ -42,7 +42,7 @@ interface Told {
  * each format. Of a crowd, many events leave in one write, since each of n who come would else be n writes. Above
  * MAX_LISTED members they are told how many there are instead, once a second; and when there are fewer again, who.
  */
-export class PresenceEvents {
+export class JoinLeavePush {
   readonly #presence: Presence
   readonly #hub: Hub
   readonly #onUnencodable: OnUnencodable

@@ -15,7 +15,7 @@ const PART_LENGTH = 100
 /** How long what comes after something was told is gathered, in milliseconds. A lone change is told at once. */
 export const GATHERING = 50
 
-/** A part of what a node tells; see ClusterMessage. */
+/** A part of what a node tells; see NodeMessage. */
 export interface PresencePart {
   id: number
   part: number
@@ -54,7 +54,7 @@ interface Peer {
  * many there were, so that who missed some asks for all of its members. What is lost on the way, or while nobody
  * listens, so lasts until the next heartbeat.
  */
-export class PresenceExchange {
+export class NodeSync {
   readonly #options: PresenceExchangeOptions
   readonly #peers = new Map<string, Peer>()
   /** How many changes were told, or need not be. */

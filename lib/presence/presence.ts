@@ -34,7 +34,7 @@ export interface PresenceOptions {
 
 /**
  * Who is in which presence channel, on all nodes, answered from memory. Each node's members are known apart from
- * those of others, so that they can go, or be replaced, together (see PresenceExchange).
+ * those of others, so that they can go, or be replaced, together (see NodeSync).
  */
 export class Presence {
   readonly #patterns: readonly string[]

@@ -28,7 +28,7 @@ export interface Notification {
 /** What became of a group. */
 export type Outcome = Error | undefined
 
-export interface PublisherOptions {
+export interface BatchQueueOptions {
   /**
    * Sends groups of notifications in one transaction, in order. Resolves with what became of each, at least of the
    * first; those behind them are still to be sent. Rejects with DatabaseAway where it was surely not committed and the
@@ -58,6 +58,17 @@ interface Group {
   reject: (error: Error) => void
 }
 
+/** How notifications are published. */
+export interface PublishHow {
+  /** How long they may wait for a database that is away, in milliseconds, or as `timeout` says. Default: 0. */
+  wait?: number | 'timeout'
+  /** In a transaction that has no others. */
+  alone?: boolean
+}
+
+/** What may wait for a database that is away, as `timeout` says. One object for all. */
+export const MAY_WAIT: PublishHow = { wait: 'timeout' }
+
 /**
  * Sends notifications: one statement at a time, with all that has come while the last one was under way, so
  * that a lone message is not held back and many share a commit (commits with notifications are serialized in
@@ -66,8 +77,8 @@ interface Group {
  * While the database is away, what may wait waits in order. Nothing is sent twice: a statement whose outcome is
  * unknown is repeated only where a key for each message makes the second time do nothing.
  */
-export class Publisher {
-  readonly #options: PublisherOptions
+export class BatchQueue {
+  readonly #options: BatchQueueOptions
   #queue: Group[] = []
   #queuedBytes = 0
   /** The database did not take the last statement. */
@@ -75,7 +86,7 @@ export class Publisher {
   #running: Promise<void> | undefined
   readonly #paused = new Set<() => void>()
 
-  constructor(options: PublisherOptions) {
+  constructor(options: BatchQueueOptions) {
     this.#options = options
   }
 
@@ -102,16 +113,13 @@ export class Publisher {
 
   /**
    * Publishes notifications, all or none.
-   * @param patient whether they may wait for a database that is away; or for how long, in milliseconds
-   * @param alone in a transaction that has no others
    * @returns a promise that resolves when the database has committed them
    * @throws PayloadTooLarge (before anything is sent); DatabaseAway: not published; NotAccepted;
    *   OutcomeUnknown
    */
   publish(
     notifications: readonly Notification[],
-    patient: boolean | number = false,
-    alone = false
+    { wait = 0, alone = false }: PublishHow = {}
   ): Promise<void> {
     let bytes = 0
     for (const notification of notifications) {
@@ -120,12 +128,12 @@ export class Publisher {
       if (length > limit) return Promise.reject(new errors.PayloadTooLarge(length, limit))
       bytes += length
     }
-    if (patient === false && !this.#options.ready()) {
+    if (wait === 0 && !this.#options.ready()) {
       return Promise.reject(new errors.DatabaseAway('this server does not listen to it at the moment'))
     }
     return new Promise((resolve, reject) => {
-      const patience = patient === true ? this.#options.timeout : patient
-      const deadline = patience === false ? undefined : performance.now() + patience
+      const patience = wait === 'timeout' ? this.#options.timeout : wait
+      const deadline = wait === 0 ? undefined : performance.now() + patience
       this.#queue.push({ notifications, alone, bytes, deadline, resolve, reject })
       this.#queuedBytes += bytes
       this.#running ??= this.#run()

@@ -1,4 +1,4 @@
-export { type Notification, Publisher } from './batch-queue.js'
-export type { Rejection } from './message-function.js'
+export { BatchQueue, MAY_WAIT, type Notification } from './batch-queue.js'
+export type { Rejection } from './function-calls.js'
 export { type PublishOptions, publish } from './publish-from-script.js'
-export { Outbox } from './publisher.js'
+export { Publisher } from './publisher.js'

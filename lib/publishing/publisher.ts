@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Caller } from '../auth/index.js'
 import type { RawChannels } from '../channels/index.js'
-import type { DurableChannels } from '../durable/index.js'
+import type { RetentionRules } from '../durable/index.js'
 import { asBadMessage, errors } from '../errors.js'
 import { hasImpossibleCharacter, JsonText, jsonOf, withPossibleCharacters } from '../json-text.js'
 import type { Log } from '../log.js'
@@ -9,43 +9,45 @@ import { binaryEnvelope, envelope, isReserved, type Sender } from '../messages/i
 import type { Metrics } from '../metrics.js'
 import type { Query } from '../postgres/index.js'
 import {
+  BatchQueue,
+  type BatchQueueOptions,
   MAX_BATCH,
   MAX_BATCH_BYTES,
+  MAY_WAIT,
   type Notification,
-  Publisher,
-  type PublisherOptions
+  type PublishHow
 } from './batch-queue.js'
-import { Handlers, type HandlersOptions } from './message-function.js'
-import { Relay } from './statements.js'
+import { FunctionCalls, type FunctionCallsOptions } from './function-calls.js'
+import { Statements } from './statements.js'
 
-export interface OutboxOptions extends HandlersOptions {
+export interface PublisherOptions extends FunctionCallsOptions {
   metaChannel: string | undefined
   /** How long what may wait waits for the database, in milliseconds. */
   publishTimeout: number
   query: Query
   /** Whether this server listens, and knows what is durable. */
   ready: () => boolean
-  durable: DurableChannels
+  durable: RetentionRules
   rawChannels: RawChannels
   metrics: Metrics
   log: Log
 }
 
 /** All that this server sends to the database, in order: messages, and what it tells of its clients. */
-export class Outbox {
-  readonly #options: OutboxOptions
-  readonly #publisher: Publisher
+export class Publisher {
+  readonly #options: PublisherOptions
+  readonly #queue: BatchQueue
   /** Large requests, one after the other, beside all else: nobody waits for them. */
-  readonly #large: Publisher
+  readonly #large: BatchQueue
 
-  constructor(options: OutboxOptions) {
+  constructor(options: PublisherOptions) {
     this.#options = options
     const { metrics } = options
-    const relay = new Relay({ ...options, handlers: new Handlers(options) })
-    const publisherOptions: PublisherOptions = {
-      send: (groups) => relay.send(groups),
-      limit: (notification) => relay.limit(notification),
-      repeatable: (notification) => relay.repeatable(notification),
+    const statements = new Statements({ ...options, functionCalls: new FunctionCalls(options) })
+    const queueOptions: BatchQueueOptions = {
+      send: (groups) => statements.send(groups),
+      limit: (notification) => statements.limit(notification),
+      repeatable: (notification) => statements.repeatable(notification),
       ready: options.ready,
       timeout: options.publishTimeout,
       onBatch: (size, milliseconds) => {
@@ -53,28 +55,28 @@ export class Outbox {
         metrics.publishSeconds.observe(milliseconds / 1000)
       }
     }
-    this.#publisher = new Publisher(publisherOptions)
-    this.#large = new Publisher(publisherOptions)
+    this.#queue = new BatchQueue(queueOptions)
+    this.#large = new BatchQueue(queueOptions)
   }
 
   /** True when senders should wait (see `onDrain`). */
   get overloaded(): boolean {
-    return this.#publisher.overloaded
+    return this.#queue.overloaded
   }
 
   /** How many bytes wait for the database, or are on their way to it. */
   get queuedBytes(): number {
-    return this.#publisher.queuedBytes + this.#large.queuedBytes
+    return this.#queue.queuedBytes + this.#large.queuedBytes
   }
 
   /** How many senders are paused. */
   get pausedSenders(): number {
-    return this.#publisher.pausedSenders
+    return this.#queue.pausedSenders
   }
 
   /** Calls back once, when what waits has shrunk again. */
   onDrain(callback: () => void): void {
-    this.#publisher.onDrain(callback)
+    this.#queue.onDrain(callback)
   }
 
   /**
@@ -105,15 +107,14 @@ export class Outbox {
     return { channel, payload: text, call: this.#messageCall(caller) }
   }
 
-  /** See Publisher.publish; counts what fails, and throws BadMessage for what this database cannot hold. What may not wait and is large is in order with its like only. */
-  async publish(
-    notifications: readonly Notification[],
-    patient: boolean | number = false,
-    alone = false
-  ): Promise<void> {
+  /**
+   * See BatchQueue.publish; counts what fails, and throws BadMessage for what this database cannot hold. What may not
+   * wait and is large is in order with its like only.
+   */
+  async publish(notifications: readonly Notification[], how: PublishHow = {}): Promise<void> {
     try {
-      const publisher = patient === false && isLarge(notifications) ? this.#large : this.#publisher
-      await publisher.publish(notifications, patient, alone)
+      const queue = how.wait === undefined && isLarge(notifications) ? this.#large : this.#queue
+      await queue.publish(notifications, how)
     } catch (failure) {
       const error = asBadMessage(failure)
       const { code = '' } = error as { code?: string }
@@ -128,7 +129,7 @@ export class Outbox {
     if (metaChannel === undefined || sender === undefined) return
     const text = withPossibleCharacters(envelope(event, metaChannel, payload, sender, durable.partial))
     const notification = { channel: metaChannel, payload: text }
-    this.publish([notification], true).catch((error) => {
+    this.publish([notification], MAY_WAIT).catch((error) => {
       log.warn({ err: error }, `${event} could not be told on the meta channel`)
     })
   }
@@ -148,7 +149,7 @@ export class Outbox {
     const payload = withPossibleCharacters(JSON.stringify(told))
     const tell = (replaced: (json: string) => string) => {
       const as = { ...caller, claims: replaced(caller.claims) }
-      return this.publish([{ channel: '', payload: replaced(payload), call: { kind, caller: as } }], true)
+      return this.publish([{ channel: '', payload: replaced(payload), call: { kind, caller: as } }], MAY_WAIT)
     }
     tell((json) => json)
       .catch((error) => {
@@ -167,7 +168,7 @@ export class Outbox {
    */
   async idle(time: number): Promise<void> {
     await Promise.race([
-      Promise.all([this.#publisher.idle(), this.#large.idle()]),
+      Promise.all([this.#queue.idle(), this.#large.idle()]),
       sleep(time, undefined, { ref: false })
     ])
   }

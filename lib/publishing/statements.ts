@@ -1,28 +1,28 @@
 import { randomBytes } from 'node:crypto'
-import type { DurableChannels } from '../durable/index.js'
+import type { RetentionRules } from '../durable/index.js'
 import { NOTIFY_PAYLOAD_LIMIT, type Query, textArray } from '../postgres/index.js'
 import type { Notification, Outcome } from './batch-queue.js'
-import type { Handlers } from './message-function.js'
+import type { FunctionCalls } from './function-calls.js'
 
 /** The largest message with the schema installed, in bytes: as pgws.max_bytes(). */
 const MAX_STORED_BYTES = 64 * 1024 * 1024
 
-export interface RelayOptions {
+export interface StatementsOptions {
   listenChannel: string
   query: Query
-  durable: DurableChannels
+  durable: RetentionRules
   /** Takes what functions of the database's owner are called for. */
-  handlers: Handlers
+  functionCalls: FunctionCalls
 }
 
 /** The statements that publish: plain notifications, or by way of the schema what must be stored. */
-export class Relay {
-  readonly #options: RelayOptions
+export class Statements {
+  readonly #options: StatementsOptions
   /** Makes the keys of this server's durable messages unlike all others. */
   readonly #keyPrefix = randomBytes(9).toString('base64url')
   #lastKey = 0
 
-  constructor(options: RelayOptions) {
+  constructor(options: StatementsOptions) {
     this.#options = options
   }
 
@@ -40,10 +40,10 @@ export class Relay {
     return this.#options.durable.ageOf(channel) !== undefined
   }
 
-  /** Sends groups of notifications, all or the first of them, in one transaction; see PublisherOptions. */
+  /** Sends groups of notifications, all or the first of them, in one transaction; see BatchQueueOptions. */
   async send(groups: readonly (readonly Notification[])[]): Promise<readonly Outcome[]> {
     const called = groups.some((group) => group.some(({ call }) => call !== undefined))
-    if (called) return this.#options.handlers.send(groups, (notification) => this.#keyOf(notification))
+    if (called) return this.#options.functionCalls.send(groups, (notification) => this.#keyOf(notification))
     await this.#send(groups.flat())
     return groups.map(() => undefined)
   }

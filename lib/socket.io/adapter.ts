@@ -9,11 +9,11 @@ import {
   type SocketId
 } from 'socket.io-adapter'
 import type { Internals, Namespace } from './internals.js'
-import { Inbox, type Received } from './namespace-inbox.js'
+import { NamespaceInbox, type Received } from './namespace-inbox.js'
 import { type Offset, readOffset, writeOffset } from './offset.js'
 import { type AdapterOptions, resolveAdapterOptions } from './options.js'
 import { type BroadcastData, checkEvent, EVENT, isRecoverable, type Message, types } from './packet.js'
-import { type Member, Transport } from './shared-link.js'
+import { type Member, SharedLink } from './shared-link.js'
 import type { SavedSession, Session } from './state-recovery.js'
 
 /** How long the restoration of a session waits for packets that are under way, in milliseconds. */
@@ -59,7 +59,7 @@ export function createAdapter(
   options: AdapterOptions = {}
 ): (nsp: unknown) => PostgresAdapter {
   const resolved = resolveAdapterOptions(options)
-  let transport: Transport | undefined
+  let transport: SharedLink | undefined
   // Socket.IO calls it with `new`.
   return function adapterOf(nsp) {
     const {
@@ -68,7 +68,7 @@ export function createAdapter(
       pingTimeout = 20_000
     } = (nsp as Namespace).server.opts
     if (transport === undefined || transport.size === 0) {
-      transport = new Transport(
+      transport = new SharedLink(
         pool,
         resolved,
         connectionStateRecovery && {
@@ -89,9 +89,9 @@ export function createAdapter(
  */
 export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
   readonly #options: Options
-  readonly #transport: Transport
+  readonly #transport: SharedLink
   readonly #member: Member
-  readonly #inbox: Inbox
+  readonly #inbox: NamespaceInbox
   #joined: Promise<void> | undefined
   #closing = false
   #closed = false
@@ -102,13 +102,13 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
   readonly #joining = new Set<Joining>()
   readonly #letIn = new Map<SocketId, Joining>()
 
-  constructor(nsp: Namespace, options: Options, transport: Transport) {
+  constructor(nsp: Namespace, options: Options, transport: SharedLink) {
     super(nsp, options)
     const internals = this as unknown as Internals
     if (options.uid !== undefined) internals.uid = options.uid
     this.#options = options
     this.#transport = transport
-    this.#inbox = new Inbox({
+    this.#inbox = new NamespaceInbox({
       nsp: nsp.name,
       uid: this.uid,
       deliver: (received) => this.#receive(received),

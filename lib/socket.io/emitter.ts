@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import type pg from 'pg'
 import { errors, messageOf } from '../errors.js'
-import { Publisher } from '../publishing/index.js'
+import { BatchQueue, MAY_WAIT } from '../publishing/index.js'
 import { type AdapterOptions, resolveAdapterOptions } from './options.js'
 import { channelOf, EVENT, type Message, type Packet, packetOf, RESERVED_EVENTS, types } from './packet.js'
 import { publishStatement } from './publish-statement.js'
@@ -13,7 +13,7 @@ const PUBLISH_TIMEOUT = 10_000
 /** How long it is believed whether the servers keep packets for clients that come back, in milliseconds. */
 const DETECTION_TIME = 10_000
 
-/** Nodes do not count who has this name. */
+/** AttachmentCleanup do not count who has this name. */
 const EMITTER_UID = 'emitter'
 
 /** This process, and its packets, among all that are kept. */
@@ -34,7 +34,7 @@ type Parameters_<Events extends EventsMap, Name extends keyof Events> = Paramete
 class Sender {
   readonly options: ReturnType<typeof resolveAdapterOptions>
   readonly #target: pg.Pool | pg.ClientBase
-  readonly #publisher: Publisher | undefined
+  readonly #queue: BatchQueue | undefined
   #recovery = false
   #detected: number | undefined
   #waiting = 0
@@ -47,7 +47,7 @@ class Sender {
     this.#target = target
     if (!('totalCount' in target)) return
     guardPool(target)
-    this.#publisher = new Publisher({
+    this.#queue = new BatchQueue({
       send: async (groups) => {
         await this.#detect((text, values) => queryPool(target, text, values))
         await queryPool(target, ...this.#statement(groups.flat() as readonly Packet[]))
@@ -86,7 +86,7 @@ class Sender {
     const { channelPrefix, payloadThreshold } = this.options
     const whole = { uid: EMITTER_UID, ...message }
     const packet = packetOf(channelPrefix, whole, ++lastNumber, payloadThreshold, origin)
-    if (this.#publisher !== undefined) return this.#publisher.publish([packet], true)
+    if (this.#queue !== undefined) return this.#queue.publish([packet], MAY_WAIT)
     const client = this.#target as pg.ClientBase
     const send = () => client.query(...this.#statement([packet]))
     try {

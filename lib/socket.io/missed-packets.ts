@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { errors, isPermanent } from '../errors.js'
-import type { Inbox } from './namespace-inbox.js'
-import type { Recovery } from './state-recovery.js'
+import type { NamespaceInbox } from './namespace-inbox.js'
+import type { StateRecovery } from './state-recovery.js'
 
 /** How long the database may take to answer, and how often it is asked, in milliseconds. */
 const PATIENCE = 10_000
@@ -13,13 +13,13 @@ export interface Patience {
 }
 
 export interface MissedPackets {
-  recovery: Recovery
+  recovery: StateRecovery
   nsp: string
   /** The position after which they begin. */
   position: () => number
   /** How old the packets may be at most, in milliseconds: what was committed before that has come. */
   maxAge: number
-  inbox: Inbox
+  inbox: NamespaceInbox
   patience: Patience
   /** False once nobody wants them any more. */
   wanted: () => boolean

@@ -60,7 +60,7 @@ export interface InboxOptions {
  * A namespace's messages in the order of their notifications, although some must first be read from a table; and, after
  * the listener was away, the replay of what it missed before anything newer.
  */
-export class Inbox {
+export class NamespaceInbox {
   readonly #options: InboxOptions
   #queue: (Received | (() => void))[] = []
   #working = false

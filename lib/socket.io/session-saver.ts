@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { errors } from '../errors.js'
-import type { Recovery, SavedSession } from './state-recovery.js'
+import type { SavedSession, StateRecovery } from './state-recovery.js'
 
 /** How many sessions are saved at once. */
 const MAX_BATCH = 500
@@ -10,7 +10,7 @@ const TIMEOUT = 10_000
 const INTERVAL = 200
 
 export interface SessionSaverOptions {
-  recovery: Recovery
+  recovery: StateRecovery
   /** Resolves when what was published so far has been accepted by the database, or has failed. */
   settled: () => Promise<void>
   /** Whether nothing is tried again, because the node ends. */

@@ -3,15 +3,15 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { errors, messageOf } from '../errors.js'
 import { checkCanListen, Listener, type ListenerEvent, NOTIFY_PAYLOAD_LIMIT } from '../postgres/index.js'
-import { Publisher } from '../publishing/index.js'
-import { Nodes } from './attachment-cleanup.js'
+import { BatchQueue, MAY_WAIT } from '../publishing/index.js'
+import { AttachmentCleanup } from './attachment-cleanup.js'
 import { type Patience, replayMissed } from './missed-packets.js'
-import type { Inbox } from './namespace-inbox.js'
+import type { NamespaceInbox } from './namespace-inbox.js'
 import type { ResolvedAdapterOptions } from './options.js'
 import { attempt, channelOf, type Message, type Packet, packetOf, readAttachment } from './packet.js'
 import { publishStatement } from './publish-statement.js'
 import { SessionSaver } from './session-saver.js'
-import { Recovery, type SavedSession } from './state-recovery.js'
+import { type SavedSession, StateRecovery } from './state-recovery.js'
 import { createTables } from './tables.js'
 import { classify, guardPool, queryPool } from './user-pool.js'
 
@@ -33,7 +33,7 @@ const AWAY_CLOSE_TIMEOUT = 500
 export interface Member {
   readonly nsp: string
   readonly uid: string
-  readonly inbox: Inbox
+  readonly inbox: NamespaceInbox
   /** The other nodes that are known there. */
   peers(): Iterable<string>
   /** Says that this node is there, and asks the others to say so. */
@@ -48,18 +48,18 @@ export interface Member {
 
 /** What connection state recovery needs to know of a server's options. */
 export type RecoveryTimes = Pick<
-  ConstructorParameters<typeof Recovery>[0],
+  ConstructorParameters<typeof StateRecovery>[0],
   'maxDisconnectionDuration' | 'noticeTime'
 >
 
 /** What the adapters of all namespaces share: one connection that listens, and one order of what is published. */
-export class Transport {
-  readonly recovery: Recovery | undefined
+export class SharedLink {
+  readonly recovery: StateRecovery | undefined
   readonly #pool: pg.Pool
   readonly #options: ResolvedAdapterOptions
   readonly #listener: Listener
-  readonly #publisher: Publisher
-  readonly #nodes: Nodes
+  readonly #queue: BatchQueue
+  readonly #nodes: AttachmentCleanup
   readonly #members = new Map<Member, { stop?: () => Promise<void> }>()
   /** Namespaces whose names the database does not take: they are this node's alone. */
   readonly #refused = new Map<string, Error>()
@@ -68,7 +68,7 @@ export class Transport {
   #settled: Promise<void> = Promise.resolve()
   readonly #beats = new Set<Promise<unknown>>()
   readonly #sessions: SessionSaver | undefined
-  /** Nodes that were there before the listener was lost, and were not heard since. */
+  /** AttachmentCleanup that were there before the listener was lost, and were not heard since. */
   readonly #missing = new Set<string>()
   #missingUntil = 0
   #recoverable = false
@@ -82,7 +82,7 @@ export class Transport {
     this.#options = options
     const { tables, heartbeatInterval } = options
     const query = this.query.bind(this)
-    this.recovery = times && new Recovery({ tables, query, ...times })
+    this.recovery = times && new StateRecovery({ tables, query, ...times })
     this.#sessions =
       this.recovery &&
       new SessionSaver({
@@ -100,7 +100,7 @@ export class Transport {
       retries: Number.POSITIVE_INFINITY,
       onEvent: (event) => this.#onListener(event)
     })
-    this.#publisher = new Publisher({
+    this.#queue = new BatchQueue({
       send: async (groups) => {
         await this.query(...publishStatement(tables, groups.flat() as readonly Packet[]))
         return groups.map(() => undefined)
@@ -113,7 +113,7 @@ export class Transport {
       timeout: PUBLISH_TIMEOUT,
       onBatch: () => {}
     })
-    this.#nodes = new Nodes({
+    this.#nodes = new AttachmentCleanup({
       ...options,
       uid: randomBytes(8).toString('hex'),
       query,
@@ -214,7 +214,7 @@ export class Transport {
       this.#failed(error)
       return undefined
     }
-    const published = this.#publisher.publish([packet], !volatile)
+    const published = this.#queue.publish([packet], volatile ? {} : MAY_WAIT)
     // What may not wait says nothing about what does.
     if (volatile) published.catch(() => {})
     else {

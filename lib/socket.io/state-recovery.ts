@@ -54,7 +54,7 @@ export interface RecoveryOptions {
 }
 
 /** The tables of connection state recovery: packets in the order of their commits, and sessions. */
-export class Recovery {
+export class StateRecovery {
   readonly #options: RecoveryOptions
   #epoch = ''
 

@@ -48,7 +48,7 @@ export class WebSocketConnection extends Connection implements Pausable {
 
   /**
    * @param webSocket an open socket; its listeners find the connection with `of`
-   * @param wishes what its client asked for
+   * @param joinOptions what its client asked for
    */
   constructor(
     webSocket: WebSocket,

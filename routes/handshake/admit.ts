@@ -1,6 +1,6 @@
 import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
 import { type Access, authorize } from '../../lib/auth/index.js'
-import type { Transport, Wishes } from '../../lib/clients/index.js'
+import type { JoinOptions, Transport } from '../../lib/clients/index.js'
 import { isAllowedOrigin } from '../../lib/config/index.js'
 import { errors } from '../../lib/errors.js'
 import type { Gateway } from '../../lib/gateway.js'
@@ -38,7 +38,7 @@ export function handshake(
       const credentials = readCredentials(request, pathBelowPrefix(request), options.tokenCookie)
       const token = await verifyToken(credentials.token)
       const access = authorize(token, credentials.channels, options.maxChannelsPerConnection)
-      const { since, binary, presence } = wishesOf(request)
+      const { since, binary, presence } = joinOptionsOf(request)
       if (since !== undefined || binary) gateway.requireDurable()
       if (presence) gateway.requirePresence(access.channels)
       const stream = request.headers.upgrade === undefined
@@ -49,10 +49,10 @@ export function handshake(
       request.pgwsAccess = access
     },
 
-    wishesOf
+    joinOptionsOf
   }
 
-  function wishesOf(request: FastifyRequest): Wishes {
+  function joinOptionsOf(request: FastifyRequest): JoinOptions {
     const query = queryOf(pathBelowPrefix(request))
     const lastEventId = request.headers['last-event-id'] as string | undefined
     return {

@@ -1,14 +1,14 @@
 import t from 'tap'
 import type { Connection } from '../../lib/clients/connection.js'
-import { Connections } from '../../lib/clients/registry.js'
+import { ConnectionRegistry } from '../../lib/clients/registry.js'
 import { stoppedClock } from '../clock.js'
 
-/** What `Connections` uses of a connection, which keeps what it was told. */
+/** What `ConnectionRegistry` uses of a connection, which keeps what it was told. */
 function connection(
   told: string[],
   { answers = true, expiresAt }: { answers?: boolean; expiresAt?: number } = {}
 ) {
-  let all: Connections | undefined
+  let all: ConnectionRegistry | undefined
   const self = {
     pingGroup: 0,
     expiresAt,
@@ -23,7 +23,7 @@ function connection(
     }
   }
   return {
-    addTo(connections: Connections) {
+    addTo(connections: ConnectionRegistry) {
       all = connections
       connections.add(self as unknown as Connection)
     }
@@ -32,7 +32,7 @@ function connection(
 
 t.test('each connection is pinged every 30 seconds, and not all in the same second', async (t) => {
   const { forward } = stoppedClock(t)
-  const connections = new Connections()
+  const connections = new ConnectionRegistry()
   const all = Array.from({ length: 90 }, (): string[] => [])
   for (const told of all) connection(told).addTo(connections)
   const pings = () => all.map(({ length }) => length)
@@ -59,7 +59,7 @@ t.test('each connection is pinged every 30 seconds, and not all in the same seco
 
 t.test('the closes of a server that ends are spread; those that do not answer are ended', async (t) => {
   const { forward } = stoppedClock(t)
-  const connections = new Connections()
+  const connections = new ConnectionRegistry()
   const closes: string[] = []
   for (let i = 0; i < 599; i++) connection(closes).addTo(connections)
   const silent: string[] = []
@@ -87,7 +87,7 @@ t.test('the closes of a server that ends are spread; those that do not answer ar
 
 t.test('a connection ends in the second in which its token expires, however late that is', async (t) => {
   const { forward } = stoppedClock(t)
-  const connections = new Connections()
+  const connections = new ConnectionRegistry()
   const at = (seconds: number) => Date.now() + seconds * 1000
   const soon: string[] = []
   const later: string[] = []

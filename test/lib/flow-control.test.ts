@@ -8,7 +8,7 @@ import { until } from '../helper.js'
 
 const access = { channels: ['a'], read: true, write: false, expiresAt: undefined, claims: {} }
 
-/** Connections that share a flow control, of clients that read nothing until they are told to. */
+/** ConnectionRegistry that share a flow control, of clients that read nothing until they are told to. */
 async function clients(
   t: Test,
   count: number,

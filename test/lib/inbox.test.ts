@@ -1,5 +1,5 @@
 import t from 'tap'
-import { Inbox } from '../../lib/channels/incoming-queue.js'
+import { IncomingQueue } from '../../lib/channels/incoming-queue.js'
 import type { Message } from '../../lib/messages/message.js'
 import { messageId, type Reference, storedMessage } from '../../lib/messages/notification-payload.js'
 
@@ -10,7 +10,7 @@ t.test('the floor stays below a message that waits for its row', async (t) => {
     answer = resolve
   })
   const rowOf = (position: number) => storedMessage('0000000e', position, 'a', '{"payload":1}')
-  const inbox = new Inbox({
+  const inbox = new IncomingQueue({
     listenChannel: 'listen',
     deliver: ({ position }) => delivered.push(position),
     wanted: () => true,

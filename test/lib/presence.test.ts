@@ -4,8 +4,8 @@ import { decode, encodePresence } from '../../lib/cluster/node-message.js'
 import type { Message } from '../../lib/messages/message.js'
 import type { PresenceMember, ServerEvent } from '../../lib/messages/server-events.js'
 import { NOTIFY_PAYLOAD_LIMIT } from '../../lib/postgres/database-channel.js'
-import { PresenceEvents } from '../../lib/presence/join-leave-push.js'
-import { GATHERING, PresenceExchange } from '../../lib/presence/node-sync.js'
+import { JoinLeavePush } from '../../lib/presence/join-leave-push.js'
+import { GATHERING, NodeSync } from '../../lib/presence/node-sync.js'
 import { decodePresence } from '../../lib/presence/node-sync-message.js'
 import { MAX_LISTED, Presence } from '../../lib/presence/presence.js'
 import { stoppedClock } from '../clock.js'
@@ -30,7 +30,7 @@ function node(id: string, interval = 0) {
   const asks: string[] = []
   const sent: string[] = []
   let last = 0
-  const exchange = new PresenceExchange({
+  const exchange = new NodeSync({
     presence,
     accompanied: () => true,
     tell: async (message) => {
@@ -204,7 +204,7 @@ function countIn({ serverEvent }: Message): number | undefined {
 
 t.test('whoever comes and goes while events wait is told exactly what the list does not hold', async (t) => {
   const { presence } = node(A)
-  const events = new PresenceEvents(presence, (_message, error) => t.fail(String(error)))
+  const events = new JoinLeavePush(presence, (_message, error) => t.fail(String(error)))
   let encoded = 0
   const format: Format = {
     encode({ serverEvent }) {
@@ -252,7 +252,7 @@ t.test('whoever comes and goes while events wait is told exactly what the list d
 
 t.test('in a large channel it is told how many there are; when it is small again, who', async (t) => {
   const { presence } = node(A)
-  const events = new PresenceEvents(presence, (_message, error) => t.fail(String(error)))
+  const events = new JoinLeavePush(presence, (_message, error) => t.fail(String(error)))
   let encoded = 0
   class Reader implements Subscriber {
     readonly got: Message[]

@@ -1,8 +1,8 @@
 import t from 'tap'
-import { QuestionParts } from '../../lib/cluster/multipart.js'
+import { Multipart } from '../../lib/cluster/multipart.js'
 
 t.test('a question is there once its last part is, whatever others ask meanwhile', async (t) => {
-  const parts = new QuestionParts()
+  const parts = new Multipart()
   t.equal(parts.add('a 1', 0, '{"n":', false), undefined)
   t.equal(parts.add('b 1', 0, '[1', false), undefined)
   t.same(parts.add('a 1', 1, '1}', true), { n: 1 })
@@ -11,7 +11,7 @@ t.test('a question is there once its last part is, whatever others ask meanwhile
 })
 
 t.test('where a part was lost, or is of no JSON, there is no question', async (t) => {
-  const parts = new QuestionParts()
+  const parts = new Multipart()
   parts.add('a 1', 0, '[1', false)
   t.equal(parts.add('a 1', 2, ']', true), undefined)
   t.equal(parts.add('a 1', 1, ']', true), undefined)
@@ -19,7 +19,7 @@ t.test('where a part was lost, or is of no JSON, there is no question', async (t
 })
 
 t.test('what is never complete takes only so much memory: the oldest goes', async (t) => {
-  const parts = new QuestionParts()
+  const parts = new Multipart()
   parts.add('a 1', 0, '[1', false)
   for (let i = 0; i < 20; i++) parts.add(`b ${i}`, 0, `"${'x'.repeat(1024 * 1024)}`, false)
   t.equal(parts.add('a 1', 1, ']', true), undefined)

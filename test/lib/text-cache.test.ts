@@ -2,8 +2,8 @@ import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import t from 'tap'
 import { Answers } from '../../lib/cluster/answers.js'
-import { QuestionParts } from '../../lib/cluster/multipart.js'
-import { DurableChannels } from '../../lib/durable/retention-rules.js'
+import { Multipart } from '../../lib/cluster/multipart.js'
+import { RetentionRules } from '../../lib/durable/retention-rules.js'
 import { textCache } from '../../lib/text-cache.js'
 import { build, query, withPostgres } from '../helper.js'
 
@@ -39,14 +39,14 @@ t.test('names of channels, parts of questions and answers leave little behind', 
   const dbUri = await database()
   await build(t, { dbUri, migrate: true })
   await query(dbUri, `select pgws.retain('kept:*', '1 minute')`)
-  const durable = new DurableChannels((text, values) => query(dbUri, text, values))
+  const durable = new RetentionRules((text, values) => query(dbUri, text, values))
   await durable.refresh()
   const before = used()
   for (let n = 0; n < NAMES; n++) durable.ageOf(longName(n))
   t.ok(used() - before < 15 * MIB, 'names of channels')
   t.equal(durable.ageOf('kept:1'), 60)
 
-  const parts = new QuestionParts()
+  const parts = new Multipart()
   const without = used()
   for (let n = 0; n < 300_000; n++) parts.add(`${n}`, 0, '', false)
   t.ok(used() - without < 60 * MIB, 'questions')

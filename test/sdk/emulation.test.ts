@@ -3,7 +3,7 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
 import WebSocket from 'ws'
-import { clusterChannel } from '../../lib/postgres/own-channels.js'
+import { nodeChannelOf } from '../../lib/postgres/own-channels.js'
 import { sdkLineFrames } from '../../lib/protocols/centrifugo/publication.js'
 import { SdkStreamConnection } from '../../lib/protocols/centrifugo/stream-connection.js'
 import { FaultProxy } from '../fault-proxy.js'
@@ -319,7 +319,7 @@ t.test('requests that are refused', async (t) => {
 t.test('between nodes nobody sees or forges commands, large ones included', async (t) => {
   const dbUri = await migrated('kept')
   const [here, other] = await two(t, { dbUri })
-  const channel = clusterChannel(LISTEN_CHANNEL)
+  const channel = nodeChannelOf(LISTEN_CHANNEL)
   const { payloads } = await sqlListener(t, dbUri, channel)
   const stream = await Stream.open(t, `${here.http}/connection/http_stream`, connect())
   const [reply] = await stream.received(1)
@@ -358,7 +358,7 @@ t.test('between nodes nobody sees or forges commands, large ones included', asyn
 t.test('what was handed from node to node is not taken again', async (t) => {
   const dbUri = await migrated('kept')
   const [here, other] = await two(t, { dbUri })
-  const channel = clusterChannel(LISTEN_CHANNEL)
+  const channel = nodeChannelOf(LISTEN_CHANNEL)
   const { payloads } = await sqlListener(t, dbUri, channel)
   const stream = await Stream.open(t, `${here.http}/connection/http_stream`, connect())
   const publish = (id: number, data: string) =>
@@ -393,7 +393,7 @@ t.test('what was handed from node to node is not taken again', async (t) => {
 t.test('without a session nothing reaches the database', async (t) => {
   const dbUri = await database()
   const [here, other] = await two(t, { dbUri })
-  const { payloads } = await sqlListener(t, dbUri, clusterChannel(LISTEN_CHANNEL))
+  const { payloads } = await sqlListener(t, dbUri, nodeChannelOf(LISTEN_CHANNEL))
   const stream = await Stream.open(t, `${here.http}/connection/http_stream`, connect())
   const [reply] = await stream.received(1)
   const { session } = reply!.connect as { session: string }

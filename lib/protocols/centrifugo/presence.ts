@@ -1,6 +1,6 @@
 import type { Connection } from '../../clients/index.js'
 import type { PresenceMember } from '../../messages/index.js'
-import { MAX_LISTED, type Presence, type PresenceEvents } from '../../presence/index.js'
+import { type JoinLeavePush, MAX_LISTED, type Presence } from '../../presence/index.js'
 import { clientInfo } from './client-info.js'
 import { CommandError, ERRORS } from './protocol.js'
 import { Settling } from './settling.js'
@@ -8,7 +8,7 @@ import type { Subscription } from './subscription.js'
 
 export interface SdkPresenceOptions {
   presence: Presence
-  presenceEvents: PresenceEvents
+  joinLeavePush: JoinLeavePush
   /** What others see of a connection. */
   memberOf: (connection: Connection) => PresenceMember
 }
@@ -33,12 +33,12 @@ export class SdkPresence {
     connection: Connection,
     { told, info }: { told: boolean; info: unknown }
   ): void {
-    const { presence, presenceEvents, memberOf } = this.#options
+    const { presence, joinLeavePush, memberOf } = this.#options
     const { channel } = subscription
     if (!presence.has(channel)) return
     if (told) {
       subscription.toldOfPresence = true
-      presenceEvents.add(subscription, channel)
+      joinLeavePush.add(subscription, channel)
     }
     this.#settling.join(channel, { ...memberOf(connection), ...(info !== undefined && { info }) })
   }
@@ -48,10 +48,10 @@ export class SdkPresence {
    * @param gone the connection has ended: it cannot come back
    */
   leave(subscription: Subscription, connection: Connection, gone: boolean): void {
-    const { presence, presenceEvents, memberOf } = this.#options
+    const { presence, joinLeavePush, memberOf } = this.#options
     const { channel, toldOfPresence } = subscription
     if (!presence.has(channel)) return
-    if (toldOfPresence) presenceEvents.remove(subscription, channel)
+    if (toldOfPresence) joinLeavePush.remove(subscription, channel)
     this.#settling.leave(channel, memberOf(connection).client, gone)
   }
 

@@ -1,5 +1,5 @@
 import type { Connection } from '../../clients/index.js'
-import type { DurableChannels, History, StoredMessage } from '../../durable/index.js'
+import type { MessageStore, RetentionRules, StoredMessage } from '../../durable/index.js'
 import type { Log } from '../../log.js'
 import { CommandError, DISCONNECT, DisconnectError, ERRORS, isObject, textOf } from './protocol.js'
 import { type SdkFrame, sdkPublications } from './publication.js'
@@ -12,8 +12,8 @@ const MAX_HISTORY = 300
 const ERROR_WHERE_LOST = 2
 
 export interface RecoveryOptions {
-  history: History
-  durable: DurableChannels
+  history: MessageStore
+  durable: RetentionRules
   /** How many bytes of messages one answer to `history` may have. */
   maxHistoryBytes: number
   log: Log

@@ -3,11 +3,11 @@ import type { RawData, WebSocket } from 'ws'
 import type { Token } from '../../auth/index.js'
 import type { Hub } from '../../channels/index.js'
 import { type Clients, Expiry, PAUSED } from '../../clients/index.js'
-import type { DurableChannels, History } from '../../durable/index.js'
+import type { MessageStore, RetentionRules } from '../../durable/index.js'
 import type { Log } from '../../log.js'
 import type { Metrics } from '../../metrics.js'
-import type { Presence, PresenceEvents } from '../../presence/index.js'
-import type { Outbox } from '../../publishing/index.js'
+import type { JoinLeavePush, Presence } from '../../presence/index.js'
+import type { Publisher } from '../../publishing/index.js'
 import { SdkWebSocketConnection } from './connections.js'
 import type { Emulation } from './emulation.js'
 import { SdkPresence } from './presence.js'
@@ -35,14 +35,14 @@ type Given =
   | 'authorizer'
   | 'rawChannels'
 
-export interface SdkClientsOptions extends Pick<SdkServices, Given> {
+export interface CentrifugoServerOptions extends Pick<SdkServices, Given> {
   hub: Hub
   clients: Clients
-  outbox: Outbox
-  history: History
-  durable: DurableChannels
+  publisher: Publisher
+  history: MessageStore
+  durable: RetentionRules
   presence: Presence
-  presenceEvents: PresenceEvents
+  joinLeavePush: JoinLeavePush
   metrics: Metrics
   emulation: Emulation
   maxHistoryBytes: number
@@ -51,8 +51,8 @@ export interface SdkClientsOptions extends Pick<SdkServices, Given> {
 }
 
 /** The clients that speak Centrifugo's client protocol. */
-export class SdkClients {
-  readonly #options: SdkClientsOptions
+export class CentrifugoServer {
+  readonly #options: CentrifugoServerOptions
   readonly #services: SdkServices
   readonly #sessions = new Set<Session>()
   /** Those that have not said who they are. */
@@ -64,7 +64,7 @@ export class SdkClients {
   )
   readonly #expiring = new WeakMap<Subscription, { session: ExpiringSession; subscription: Subscription }>()
 
-  constructor(options: SdkClientsOptions) {
+  constructor(options: CentrifugoServerOptions) {
     this.#options = options
     const { clients } = options
     this.#services = {
@@ -73,7 +73,7 @@ export class SdkClients {
       recovery: new Recovery(options),
       presence: new SdkPresence({
         ...options,
-        memberOf: (connection) => clients.attendance.memberOf(connection)
+        memberOf: (connection) => clients.membership.memberOf(connection)
       }),
       idOf: (connection) => clients.idOf(connection),
       enter: (connection, access) => clients.enter(connection, access),
@@ -177,13 +177,13 @@ export class SdkClients {
     connection: SdkConnection,
     channel: string,
     data: unknown,
-    caller: Parameters<Outbox['notification']>[3]
+    caller: Parameters<Publisher['notification']>[3]
   ): Promise<void> {
-    const { outbox, clients, metrics } = this.#options
-    const notification = outbox.notification(channel, data, connection.sender!, caller)
+    const { publisher, clients, metrics } = this.#options
+    const notification = publisher.notification(channel, data, connection.sender!, caller)
     metrics.messagesReceived.inc()
     metrics.bytesReceived.inc(notification.payload.length)
-    const published = outbox.publish([notification], PATIENCE)
+    const published = publisher.publish([notification], { wait: PATIENCE })
     clients.waitForDatabase(connection)
     await published
   }

@@ -1,7 +1,7 @@
 import type { Authorizer, Caller, Claims, Token } from '../../auth/index.js'
 import type { Hub, RawChannels } from '../../channels/index.js'
 import type { Connection, Pace, Pausable } from '../../clients/index.js'
-import type { DurableChannels } from '../../durable/index.js'
+import type { RetentionRules } from '../../durable/index.js'
 import type { Log } from '../../log.js'
 import type { SdkPresence } from './presence.js'
 import type { SdkFormat } from './publication.js'
@@ -47,7 +47,7 @@ export interface SdkServices {
   verifyToken: (token: string) => Token | Promise<Token>
   authorizer: Pick<Authorizer, 'authorize'>
   rawChannels: Pick<RawChannels, 'join'>
-  durable: Pick<DurableChannels, 'ageOf'>
+  durable: Pick<RetentionRules, 'ageOf'>
   /** The id that others know a connection by. */
   idOf: (connection: Connection) => string
   /** Counts a connection that has just been made. */

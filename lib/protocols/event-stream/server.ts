@@ -1,6 +1,6 @@
 import type { ServerResponse } from 'node:http'
 import type { Access } from '../../auth/index.js'
-import type { Clients, Wishes } from '../../clients/index.js'
+import type { Clients, JoinOptions } from '../../clients/index.js'
 import type { Log } from '../../log.js'
 import { EventStream } from './connection.js'
 
@@ -25,9 +25,9 @@ export class EventStreamServer {
    * @param access what its token allows
    * @param address its client's IP address
    */
-  stream(response: ServerResponse, access: Access, address: string, wishes: Wishes = {}): void {
+  stream(response: ServerResponse, access: Access, address: string, joinOptions: JoinOptions = {}): void {
     const connection = new EventStream(response, access, this.#clients.optionsFor(access, address))
     response.on('error', this.#onError)
-    this.#clients.join(connection, access, wishes)
+    this.#clients.join(connection, access, joinOptions)
   }
 }

@@ -1,11 +1,11 @@
 import type { RawData, WebSocket } from 'ws'
 import type { Access } from '../../auth/index.js'
-import { CLOSE, type Clients, Intake, PAUSED, type Wishes } from '../../clients/index.js'
+import { CLOSE, type Clients, Intake, type JoinOptions, PAUSED } from '../../clients/index.js'
 import { errors, messageOf } from '../../errors.js'
 import type { Log } from '../../log.js'
 import { serverMessage } from '../../messages/index.js'
 import type { Metrics } from '../../metrics.js'
-import type { Notification, Outbox, Rejection } from '../../publishing/index.js'
+import { MAY_WAIT, type Notification, type Publisher, type Rejection } from '../../publishing/index.js'
 import { type RawMessage, WebSocketConnection } from '../../transports/index.js'
 
 /** The SQLSTATE of a role that cannot be taken (errcodes-appendix.html). */
@@ -13,7 +13,7 @@ const INSUFFICIENT_PRIVILEGE = '42501'
 
 export interface WebSocketServerOptions {
   clients: Clients
-  outbox: Outbox
+  publisher: Publisher
   metrics: Metrics
   /** How many bytes one message may have. */
   maxMessageBytes: number
@@ -48,14 +48,14 @@ export class WebSocketServer {
    * @param access what its token allows
    * @param address its client's IP address
    */
-  connect(webSocket: WebSocket, access: Access, address: string, wishes: Wishes = {}): void {
+  connect(webSocket: WebSocket, access: Access, address: string, joinOptions: JoinOptions = {}): void {
     const options = this.#clients.optionsFor(access, address)
-    const connection = new WebSocketConnection(webSocket, access, options, wishes)
+    const connection = new WebSocketConnection(webSocket, access, options, joinOptions)
     webSocket.on('error', this.#onError)
     webSocket.on('pong', onPong)
     webSocket.on('ping', this.#onPing)
     webSocket.on('message', this.#onMessage)
-    this.#clients.join(connection, access, wishes)
+    this.#clients.join(connection, access, joinOptions)
   }
 
   /** @param message undefined for a ping, which counts, too: `ws` answers each at once */
@@ -72,7 +72,7 @@ export class WebSocketServer {
   }
 
   #send(connection: WebSocketConnection, { data, isBinary }: RawMessage): void {
-    const { outbox, metrics, maxMessageBytes, log } = this.#options
+    const { publisher, metrics, maxMessageBytes, log } = this.#options
     const { channels, sender, caller } = connection
     if (connection.faulted) return
     metrics.messagesReceived.inc()
@@ -86,14 +86,14 @@ export class WebSocketServer {
     try {
       notifications = channels.map((channel) =>
         isBinary && connection.binary
-          ? outbox.binaryNotification(channel, data, sender!, caller)
-          : outbox.notification(channel, text, sender!, caller)
+          ? publisher.binaryNotification(channel, data, sender!, caller)
+          : publisher.notification(channel, text, sender!, caller)
       )
     } catch (error) {
       connection.close(CLOSE.INVALID_DATA, messageOf(error))
       return
     }
-    outbox.publish(notifications, true).catch((error) => {
+    publisher.publish(notifications, MAY_WAIT).catch((error) => {
       if (error instanceof errors.Rejected || error instanceof errors.RoleNotAllowed) {
         this.#tellRejected(connection, text, error as Error as Rejection)
         return

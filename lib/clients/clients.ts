@@ -4,21 +4,21 @@ import type { ResolvedOptions } from '../config/index.js'
 import type { Log } from '../log.js'
 import { senderOf, showsClaim } from '../messages/index.js'
 import type { Metrics } from '../metrics.js'
-import type { Presence, PresenceEvents } from '../presence/index.js'
-import type { Outbox } from '../publishing/index.js'
+import type { JoinLeavePush, Presence } from '../presence/index.js'
+import type { Publisher } from '../publishing/index.js'
 import type { CatchUp } from './catch-up.js'
 import { CLOSE, type Connection, type ConnectionContext, type ConnectionOptions } from './connection.js'
-import { Admission } from './connection-limit.js'
+import { ConnectionLimit } from './connection-limit.js'
 import { connectionId } from './filter.js'
 import { FlowControl } from './flow-control.js'
 import { Pace } from './intake.js'
 import { PAUSED, type Pausable } from './pausable.js'
-import { Attendance } from './presence-membership.js'
-import { Connections, type Leaving } from './registry.js'
+import { PresenceMembership } from './presence-membership.js'
+import { ConnectionRegistry, type Leaving } from './registry.js'
 import { type Transport, whenGone } from './transport.js'
 
 /** What a client asks for beside its channels. */
-export interface Wishes {
+export interface JoinOptions {
   /** The id of the last durable message that it has, or `earliest`: what came after it is replayed. */
   since?: string | undefined
   /** What it sends as binary stays binary. */
@@ -44,10 +44,10 @@ type OptionsUsed =
 
 export interface ClientsOptions extends Pick<ResolvedOptions, OptionsUsed> {
   hub: Hub
-  outbox: Outbox
+  publisher: Publisher
   catchUp: CatchUp
   presence: Presence
-  presenceEvents: PresenceEvents
+  joinLeavePush: JoinLeavePush
   metrics: Metrics
   /** This node's id. */
   node: string
@@ -59,15 +59,15 @@ export interface ClientsOptions extends Pick<ResolvedOptions, OptionsUsed> {
  * go by `leave`, which each is told of by its transport; one whose transport has ended already does not come in.
  */
 export class Clients {
-  readonly connections = new Connections()
+  readonly connections = new ConnectionRegistry()
   /** What has been sent to all of them. */
   readonly sent = { messages: 0, bytes: 0 }
   /** How much waits for each of them. */
   readonly flow: FlowControl
   readonly #options: ClientsOptions
   readonly #context: ConnectionContext
-  readonly #admission: Admission
-  readonly attendance: Attendance
+  readonly #admission: ConnectionLimit
+  readonly membership: PresenceMembership
   /** How fast each of them may send. */
   readonly pace: Pace
   #lastId = 0
@@ -75,7 +75,7 @@ export class Clients {
 
   constructor(options: ClientsOptions) {
     this.#options = options
-    this.#admission = new Admission(options)
+    this.#admission = new ConnectionLimit(options)
     const { messageRate, metrics, log } = options
     this.pace = new Pace(messageRate)
     this.flow = new FlowControl({
@@ -90,7 +90,7 @@ export class Clients {
       sent: this.sent,
       onGone: (connection, code, reason) => this.leave(connection, code, reason)
     }
-    this.attendance = new Attendance({
+    this.membership = new PresenceMembership({
       ...options,
       showUsers: showsClaim(options.envelopeClaims, 'sub')
     })
@@ -120,14 +120,14 @@ export class Clients {
    */
   enter(connection: Connection, access: Access): boolean {
     if (!connection.open) return false
-    const { hub, outbox, log } = this.#options
+    const { hub, publisher, log } = this.#options
     const { id, address, channels, sender } = connection
     this.connections.add(connection)
     hub.join(connection, channels, connection)
-    this.attendance.enter(connection)
+    this.membership.enter(connection)
     log.info({ connection: id, ip: address, channels: shown(channels) }, 'socket opened')
-    outbox.tellMeta('ConnectionOpen', shown(channels).join(','), sender)
-    outbox.tellFunction('connect', access.caller, { channels, connection: this.idOf(connection) })
+    publisher.tellMeta('ConnectionOpen', shown(channels).join(','), sender)
+    publisher.tellFunction('connect', access.caller, { channels, connection: this.idOf(connection) })
     if (this.#leaving !== undefined) connection.close(this.#leaving.code, this.#leaving.reason)
     return true
   }
@@ -144,16 +144,16 @@ export class Clients {
    * @param told the channels to tell of, where it has left them already
    */
   leave(connection: Connection, code: number, reason: string, told = connection.channels): void {
-    const { hub, outbox, metrics, log } = this.#options
+    const { hub, publisher, metrics, log } = this.#options
     const { id, channels, openedAt, sender, caller } = connection
     if (!this.connections.delete(connection)) return
     this.flow.forget(connection)
     hub.leave(connection, channels, connection)
-    this.attendance.leave(connection)
+    this.membership.leave(connection)
     metrics.closed(code)
     log.info({ connection: id, code, seconds: (Date.now() - openedAt) / 1000 }, 'socket closed')
-    outbox.tellMeta('ConnectionClose', shown(told).join(','), sender)
-    outbox.tellFunction('disconnect', caller, {
+    publisher.tellMeta('ConnectionClose', shown(told).join(','), sender)
+    publisher.tellFunction('disconnect', caller, {
       channels: told,
       connection: this.idOf(connection),
       reason: `${code} ${reason}`.trimEnd()
@@ -189,11 +189,11 @@ export class Clients {
    * The same with what its client asks for: what it missed comes first, then who is there.
    * @param requested what the client asks for beside its channels
    */
-  join(connection: Connection, access: Access, { since, presence }: Wishes): void {
+  join(connection: Connection, access: Access, { since, presence }: JoinOptions): void {
     // Before it joins, so that nothing comes in between.
     if (since !== undefined) connection.hold()
     if (!this.enter(connection, access)) return
-    if (presence) this.attendance.tell(connection)
+    if (presence) this.membership.tell(connection)
     if (since === undefined || this.closing) return
     const { catchUp, log } = this.#options
     catchUp.resume(connection, since).catch((error) => {
@@ -204,10 +204,10 @@ export class Clients {
 
   /** Does not read a socket while the database is behind: TCP slows its client down. */
   waitForDatabase(connection: Pausable): void {
-    const { outbox } = this.#options
-    if (!outbox.overloaded || (connection.paused & PAUSED.DATABASE) !== 0) return
+    const { publisher } = this.#options
+    if (!publisher.overloaded || (connection.paused & PAUSED.DATABASE) !== 0) return
     connection.pause(PAUSED.DATABASE)
-    outbox.onDrain(() => connection.resume(PAUSED.DATABASE))
+    publisher.onDrain(() => connection.resume(PAUSED.DATABASE))
   }
 }
 

@@ -22,7 +22,7 @@ const NOT_THE_SENDERS = /^(?:53|57P|58|XX)/
 /** A lock that is not to be had, a database that may only be read: it is tried again while the message may wait. */
 const IN_THE_WAY = /^(?:55P03|25006)/
 
-export interface HandlersOptions extends SqlFunctions {
+export interface FunctionCallsOptions extends SqlFunctions {
   listenChannel: string
   /** Runs one statement in a transaction of its own; rejects as BridgeOptions.query. */
   call: (text: string, values: unknown[]) => Promise<Rows>
@@ -44,11 +44,11 @@ interface Answer {
 }
 
 /** Passes messages and connections to functions of the database's owner, in the transaction that publishes. */
-export class Handlers {
-  readonly #options: HandlersOptions
+export class FunctionCalls {
+  readonly #options: FunctionCallsOptions
   readonly #functions: Record<string, string | undefined>
 
-  constructor(options: HandlersOptions) {
+  constructor(options: FunctionCallsOptions) {
     this.#options = options
     const { onMessageFunction, onConnectFunction, onDisconnectFunction } = options
     const quoted = (name: string | undefined) => name && quoteFunctionName(name)
@@ -60,7 +60,7 @@ export class Handlers {
   }
 
   /**
-   * Sends groups as PublisherOptions.send has it. A group that a function refuses comes out as Rejected or
+   * Sends groups as BatchQueueOptions.send has it. A group that a function refuses comes out as Rejected or
    * RoleNotAllowed, and takes no other with it.
    * @param keyOf what makes a durable message that is sent again the same one
    */
