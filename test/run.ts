@@ -18,7 +18,15 @@ const APART: Record<string, (file: string) => boolean> = {
   browser: (file) => file.startsWith('test/browser/'),
   services: (file) => file.startsWith('test/services/')
 }
-const SLOW = ['churn', 'lib/regular-expressions', 'rolling-upgrade'].map((name) => `test/${name}.test.ts`)
+/** What starts a PostgreSQL for each test, runs for a while to see what happens by chance, or measures. */
+const SLOW = [
+  'churn',
+  'durable-faults',
+  'failover',
+  'lib/embedded-postgres',
+  'lib/regular-expressions',
+  'rolling-upgrade'
+].map((name) => `test/${name}.test.ts`)
 /** They install the package as users do. */
 const PACKAGE = ['beside-plugins', 'docs/commands', 'docs/snippets', 'package', 'testing', 'typescript'].map(
   (name) => `test/${name}.test.ts`
@@ -57,7 +65,8 @@ async function run(file: string): Promise<void> {
     timeout: TIMEOUT * 1000
   })
   // Of tests that pass, these are warnings that they cause on purpose.
-  if (!results?.ok) process.stderr.write(`standard error of ${file}:\n${errors.get(file) ?? ''}`)
+  const text = errors.get(file)
+  if (!results?.ok && text) process.stderr.write(`standard error of ${file}:\n${text}`)
   errors.delete(file)
 }
 

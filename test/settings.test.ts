@@ -53,8 +53,9 @@ async function patiently(dbUri: string, text: string, values: unknown[] = []): P
     try {
       return await query(dbUri, text, values)
     } catch (error) {
-      const { code = '' } = error as { code?: string }
-      if (!/^(?:57014|25P04|40)/.test(code) || attempt === 100) throw error
+      const { code = '', message } = error as { code?: string; message: string }
+      const ended = /^(?:57014|25P04|40)/.test(code) || message.startsWith('Connection terminated')
+      if (!ended || attempt === 100) throw error
     }
   }
 }

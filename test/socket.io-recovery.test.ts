@@ -56,9 +56,11 @@ const reconnecting = { reconnection: true, reconnectionDelay: 20, reconnectionDe
 
 /** Cuts a client off, and lets it come to a node when that is told to. */
 async function leave({ socket }: Client, balancer: Balancer, from: Node) {
+  // It has none when it has left, and the node may not have noticed by then.
+  const id = socket.id!
   balancer.target = undefined
   balancer.cut()
-  await until(() => socket.disconnected && !from.io.of('/').sockets.has(socket.id ?? ''))
+  await until(() => socket.disconnected && !from.io.of('/').sockets.has(id))
 }
 
 async function comeBack({ socket }: Client, balancer: Balancer, to: Node): Promise<boolean> {

@@ -25,13 +25,13 @@ const CREATED_MEANWHILE = new Set(['23505', '42P06'])
 
 /**
  * Whatever the role or the database has set: SQL is read as it is written here, and may write. Only what a migration was
- * asked for writes where all else may only read.
+ * asked for writes where all else may only read. What waits for its turn to migrate waits as long as it takes; timeouts
+ * end with the same message, because a short one could end the session before the next.
  */
 const BEGIN = `begin isolation level read committed, read write;
-  set local standard_conforming_strings = on; set local array_nulls = on; set local check_function_bodies = on`
-
-const UNTIMED = `select pg_catalog.set_config(s.name, '0', true) from pg_catalog.pg_settings s
-  where s.name operator(pg_catalog.=) any ($1::pg_catalog.text[])`
+  set local standard_conforming_strings = on; set local array_nulls = on; set local check_function_bodies = on;
+  select pg_catalog.set_config(s.name, '0', true) from pg_catalog.pg_settings s
+    where s.name operator(pg_catalog.=) any ('{${TIMEOUTS}}'::pg_catalog.text[])`
 
 /**
  * Installs the schema `pgws`, or upgrades it, in one transaction.
@@ -45,10 +45,8 @@ export async function migrate(
   listenChannel: string
 ): Promise<{ from: number; to: number }> {
   let from: number | undefined
-  await client.query(BEGIN)
   try {
-    // What waits for its turn to migrate waits as long as it takes.
-    await client.query(UNTIMED, [TIMEOUTS])
+    await client.query(BEGIN)
     const { applied, required } = await lockSchema(client)
     if (required > SCHEMA_VERSION) throw new errors.SchemaTooNew(required, SCHEMA_VERSION)
     from = applied

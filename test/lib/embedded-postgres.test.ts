@@ -50,12 +50,10 @@ async function one(uri: string, text: string): Promise<string> {
 
 /** Copies the compiled module, and what it needs of ours, into a package. */
 function copyModule(folder: string): string {
-  for (const name of readdirSync(dirname(COMPILED)).filter((name) =>
-    /^(embedded-.*|own-file)\.js$/.test(name)
-  )) {
+  for (const name of readdirSync(dirname(COMPILED)).filter((name) => name.endsWith('.js'))) {
     cpSync(join(dirname(COMPILED), name), join(folder, name))
   }
-  return join(folder, 'embedded-postgres.js')
+  return join(folder, 'server.js')
 }
 
 interface Owner {
