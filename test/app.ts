@@ -76,3 +76,7 @@ export async function started(app: App): Promise<App> {
   if (app.child.exitCode !== null) throw new Error(app.output())
   return app
 }
+
+/** Asks for a fresh token, as our page does. */
+export const refresh = (http: string, token: string) =>
+  fetch(`${http}/token`, { method: 'POST', headers: { authorization: `Bearer ${token}` } })

@@ -23,6 +23,7 @@ const SLOW = [
   'churn',
   'durable-faults',
   'failover',
+  'fresh-tokens',
   'lib/embedded-postgres',
   'lib/regular-expressions',
   'rolling-upgrade'
