@@ -1,7 +1,7 @@
 import type pg from 'pg'
 import type { Claims } from '../auth/index.js'
 import { checkChannel } from '../channel-name.js'
-import { optionSpecs } from '../config/index.js'
+import { optionSpecs } from '../config/option-specs.js'
 import { errors } from '../errors.js'
 import { binaryEnvelope, envelope, senderOf } from '../messages/index.js'
 import { checkDatabaseChannel, ENCODING, isPartial, NOTIFY_PAYLOAD_LIMIT } from '../postgres/index.js'

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import type pg from 'pg'
 import { errors, messageOf } from '../errors.js'
-import { BatchQueue, MAY_WAIT } from '../publishing/index.js'
+import { BatchQueue, MAY_WAIT } from '../publishing/batch-queue.js'
 import { type AdapterOptions, resolveAdapterOptions } from './options.js'
 import { channelOf, EVENT, type Message, type Packet, packetOf, RESERVED_EVENTS, types } from './packet.js'
 import { publishStatement } from './publish-statement.js'

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { decode, encode } from '@msgpack/msgpack'
 import { errors } from '../errors.js'
 import { CHANNEL_NAME_LIMIT, databaseChannelProblem, NOTIFY_PAYLOAD_LIMIT } from '../postgres/index.js'
-import type { Notification } from '../publishing/index.js'
+import type { Notification } from '../publishing/batch-queue.js'
 
 /** The types of messages between nodes (MessageType of socket.io-adapter, which the emitter does without). */
 export const types = {
