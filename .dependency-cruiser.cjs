@@ -1,6 +1,7 @@
 /** Which folder may import what: docs/architecture.md says why. From the ground up; each may import those before it. */
 const rooms = [
   'postgres',
+  'listener',
   'embedded-postgres',
   'auth',
   'schema',

@@ -162,8 +162,8 @@ export type { Closing, ConnectionFilter, ConnectionSummary } from './lib/clients
 export type { Delivery, Disconnected, NodeSummary, Scope } from './lib/cluster/index.js'
 export type { AudienceEndpoint, PgWebsocketsOptions } from './lib/config/index.js'
 export type { Health } from './lib/health.js'
+export type { ListenerState } from './lib/listener/index.js'
 export type { PresenceMember } from './lib/messages/index.js'
-export type { ListenerState } from './lib/postgres/index.js'
 export type { ChannelPresence } from './lib/presence/index.js'
 // `require('fastify-pg-websockets')` gives the plugin itself (Node.js >= 20.19, "module.exports" export name).
 export { pgWebsockets as 'module.exports' }

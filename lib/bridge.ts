@@ -7,10 +7,10 @@ import type { Closing, ConnectionFilter, ConnectionSummary } from './clients/ind
 import type { Delivery, Disconnected, NodeSummary, Scope } from './cluster/index.js'
 import { asBadMessage, errors } from './errors.js'
 import { type Health, healthOf } from './health.js'
+import type { ListenerState } from './listener/index.js'
 import { type Message, parseMessageId, senderOf } from './messages/index.js'
 import type { Metrics } from './metrics.js'
 import type { Parts } from './parts.js'
-import type { ListenerState } from './postgres/index.js'
 import type { ChannelPresence } from './presence/index.js'
 import type { Notification } from './publishing/index.js'
 

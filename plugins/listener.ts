@@ -7,13 +7,8 @@ import type { ResolvedOptions } from '../lib/config/index.js'
 import type { SchemaState } from '../lib/durable/index.js'
 import { errors, isRefusal, messageOf } from '../lib/errors.js'
 import { Gateway } from '../lib/gateway.js'
-import {
-  type ConnectionTarget,
-  checkCanListen,
-  connect,
-  Listener,
-  type ListenerEvent
-} from '../lib/postgres/index.js'
+import { checkCanListen, Listener, type ListenerEvent } from '../lib/listener/index.js'
+import { type ConnectionTarget, connect } from '../lib/postgres/index.js'
 import { completeRoles, excessOf, migrate } from '../lib/schema/index.js'
 import type { VerifyToken } from './jwt.js'
 import type { Pool } from './postgres.js'

@@ -1,4 +1,3 @@
-export { checkCanListen } from './can-listen.js'
 export { connect, PoolConnector } from './connect.js'
 export { type ConnectionTarget, parseConninfo } from './connection-string.js'
 export {
@@ -9,9 +8,6 @@ export {
 } from './database-channel.js'
 export { ENCODING, isPartial } from './encoding.js'
 export { withLargeArrays } from './large-arrays.js'
-export { Listener } from './listener.js'
-export type { ListenerEvent, ListenerState } from './listener-options.js'
-export { NotificationQueueUsage } from './notify-queue-usage.js'
 export { away, isInTheWay, outcomeOf, refused } from './outcome.js'
 export { isNodeChannel, nodeChannelOf, SETTINGS_CHANNEL } from './own-channels.js'
 export type { PgQuery, Query, Rows } from './query.js'

@@ -1,6 +1,6 @@
 import { messageOf } from '../errors.js'
 import type { Log } from '../log.js'
-import type { Query } from './query.js'
+import type { Query } from '../postgres/index.js'
 
 /** How often the queue is looked at, in milliseconds. */
 const INTERVAL = 10_000

@@ -1,6 +1,6 @@
 import pg from 'pg'
 import { errors } from '../errors.js'
-import { TIMEOUTS } from './session-settings.js'
+import { TIMEOUTS } from '../postgres/index.js'
 
 /**
  * No timeout of a role or a database ends or disturbs a session that waits for notifications: our own deadlines say when
