@@ -1,3 +1,5 @@
+import { errors } from './errors.js'
+
 /**
  * JSON as text (RFC 8259): where its parts are, without values being made of them. What is passed on as the text that it
  * came as keeps the digits of its numbers, its keys' order and its escapes, and no depth of nesting is too much.
@@ -58,9 +60,21 @@ export function stringIn(members: Map<string, string> | undefined, name: string)
   return json?.startsWith('"') ? stringAt(json, 0, json.length) : undefined
 }
 
-/** The text of any value, JavaScript's or JSON's own. @throws TypeError, RangeError as JSON.stringify */
+/**
+ * The text of any value, JavaScript's or JSON's own.
+ * @throws BadMessage (400) for what JSON cannot hold: undefined, a function, a BigInt, a circle, or too many levels
+ */
 export function jsonOf(value: unknown): string {
-  return value instanceof JsonText ? value.text : JSON.stringify(value)
+  if (value instanceof JsonText) return value.text
+  let json: string | undefined
+  try {
+    json = JSON.stringify(value)
+  } catch (error) {
+    const [reason] = (error as Error).message.split('\n')
+    throw new errors.BadMessage(`it cannot be written as JSON: ${reason}`, { cause: error as Error })
+  }
+  if (json === undefined) throw new errors.BadMessage(`it must be a JSON value, not ${typeof value}`)
+  return json
 }
 
 /** JSON in ASCII (RFC 8259, section 7: any character of a text may be escaped). */

@@ -112,6 +112,13 @@ t.test('the decorator listens, subscribes, publishes, and shows what is connecte
   )
   await t.rejects(pgws.publish('chat', 'x'.repeat(8000)), { code: 'FST_PGWS_PAYLOAD_TOO_LARGE' })
   await t.rejects(pgws.publish('chat', '\0'), { code: 'FST_PGWS_BAD_MESSAGE' })
+  const circle: { self?: unknown } = {}
+  circle.self = circle
+  let deep: unknown = 'x'
+  for (let depth = 0; depth < 100_000; depth++) deep = [deep]
+  for (const payload of [undefined, () => 1, 1n, circle, deep]) {
+    await t.rejects(pgws.publish('chat', payload), { code: 'FST_PGWS_BAD_MESSAGE' })
+  }
 })
 
 t.test('options are checked, with an error that names the option and what it expects', async (t) => {
