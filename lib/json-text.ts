@@ -77,6 +77,18 @@ export function jsonOf(value: unknown): string {
   return json
 }
 
+/**
+ * The text of an object; each member's is that of `jsonOf`. One that is undefined is left out.
+ * @throws TypeError, RangeError as JSON.stringify
+ */
+export function jsonObjectOf(members: Record<string, unknown>): string {
+  let text = ''
+  for (const [name, value] of Object.entries(members)) {
+    if (value !== undefined) text += `${text === '' ? '' : ','}${JSON.stringify(name)}:${jsonOf(value)}`
+  }
+  return `{${text}}`
+}
+
 /** JSON in ASCII (RFC 8259, section 7: any character of a text may be escaped). */
 export function toAscii(json: string): string {
   return json.replace(

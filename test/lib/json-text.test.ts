@@ -1,7 +1,15 @@
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import t from 'tap'
-import { elementsOf, hasImpossibleCharacter, jsonOf, membersOf, oneLine } from '../../lib/json-text.js'
+import {
+  elementsOf,
+  hasImpossibleCharacter,
+  JsonText,
+  jsonObjectOf,
+  jsonOf,
+  membersOf,
+  oneLine
+} from '../../lib/json-text.js'
 import { jsonObject, jsonText } from '../json.js'
 
 t.test('finds the members of an object as JSON.parse does', async () => {
@@ -82,6 +90,15 @@ t.test('finds the elements of an array', async () => {
     }),
     { numRuns: 100 }
   )
+})
+
+t.test('writes an object, with members that are text already', async () => {
+  const number = membersOf('{"n":12345678901234567890.10}')!.get('n')!
+  const text = jsonObjectOf({ 'a "b"': 1, none: undefined, n: new JsonText(number), nested: { c: [null] } })
+  assert.equal(text, '{"a \\"b\\"":1,"n":12345678901234567890.10,"nested":{"c":[null]}}')
+  assert.equal(jsonObjectOf({}), '{}')
+  assert.equal(jsonObjectOf({ none: undefined }), '{}')
+  assert.equal(jsonObjectOf(Object.fromEntries([['__proto__', {}]])), '{"__proto__":{}}')
 })
 
 t.test('any depth', async (t) => {

@@ -2,7 +2,7 @@ import type { Connection } from '../../clients/index.js'
 import type { PresenceMember } from '../../messages/index.js'
 import { type JoinLeavePush, MAX_LISTED, type Presence } from '../../presence/index.js'
 import { clientInfo } from './client-info.js'
-import { CommandError, ERRORS } from './protocol.js'
+import { CommandError, ERRORS, type Result } from './protocol.js'
 import { Settling } from './settling.js'
 import type { Subscription } from './subscription.js'
 
@@ -55,8 +55,8 @@ export class SdkPresence {
     this.#settling.leave(channel, memberOf(connection).client, gone)
   }
 
-  /** The answer to `presence`, as JSON. @throws CommandError */
-  list(channel: string): string {
+  /** The answer to `presence`. @throws CommandError */
+  list(channel: string): Result {
     const { presence } = this.#options
     if (!presence.has(channel)) throw new CommandError(ERRORS.NOT_AVAILABLE)
     if (presence.isLarge(channel)) {
@@ -66,15 +66,15 @@ export class SdkPresence {
       )
     }
     const infos = presence.members(channel).map((member) => [member.client, clientInfo(member)])
-    return JSON.stringify({ presence: Object.fromEntries(infos) })
+    return { presence: Object.fromEntries(infos) }
   }
 
-  /** The answer to `presence_stats`, as JSON. @throws CommandError */
-  stats(channel: string): string {
+  /** The answer to `presence_stats`. @throws CommandError */
+  stats(channel: string): Result {
     const { presence } = this.#options
     if (!presence.has(channel)) throw new CommandError(ERRORS.NOT_AVAILABLE)
     const { count, users } = presence.summary(channel)
-    return JSON.stringify({ num_clients: count, num_users: users })
+    return { num_clients: count, num_users: users }
   }
 
   /** To be called when the server ends. */

@@ -90,6 +90,9 @@ export interface Command {
   params: Record<string, unknown>
 }
 
+/** The members of a reply's result: see `jsonObjectOf`. */
+export type Result = Record<string, unknown>
+
 /** The answer to a ping. */
 export const PONG = '{}'
 

@@ -1,7 +1,16 @@
 import type { Connection } from '../../clients/index.js'
 import type { MessageStore, RetentionRules, StoredMessage } from '../../durable/index.js'
+import { JsonText } from '../../json-text.js'
 import type { Log } from '../../log.js'
-import { CommandError, DISCONNECT, DisconnectError, ERRORS, isObject, textOf } from './protocol.js'
+import {
+  CommandError,
+  DISCONNECT,
+  DisconnectError,
+  ERRORS,
+  isObject,
+  type Result,
+  textOf
+} from './protocol.js'
 import { type SdkFrame, sdkPublications } from './publication.js'
 import type { Subscription } from './subscription.js'
 
@@ -30,14 +39,14 @@ export class Recovery {
   /**
    * What a client gets that subscribes to a durable channel, perhaps with the position of the last message it has.
    * @param subscription in the hub already, and holding what comes
-   * @returns the result for the reply, as JSON; `follow` sends what comes after it
+   * @returns the result for the reply; `follow` sends what comes after it
    * @throws CommandError
    */
   async recover(
     subscription: Subscription,
     connection: Connection,
     params: Record<string, unknown>
-  ): Promise<{ result: string; follow: () => void }> {
+  ): Promise<{ result: Result; follow: () => void }> {
     const { history, durable } = this.#options
     const { channel } = subscription
     const { latest, channels } = await history.state([channel])
@@ -45,7 +54,7 @@ export class Recovery {
     const here = { recoverable: true, positioned: true, epoch: durable.epoch }
     if (params.recover !== true) {
       return {
-        result: JSON.stringify({ ...here, ...offsetOf(latest) }),
+        result: { ...here, ...offsetOf(latest) },
         follow: () => subscription.release(latest)
       }
     }
@@ -54,7 +63,7 @@ export class Recovery {
         throw new CommandError(ERRORS.UNRECOVERABLE_POSITION)
       }
       return {
-        result: JSON.stringify({ ...here, ...offsetOf(latest), was_recovering: true }),
+        result: { ...here, ...offsetOf(latest), was_recovering: true },
         follow: () => subscription.release(latest)
       }
     }
@@ -64,10 +73,9 @@ export class Recovery {
     const publications = publicationsOf(page.messages)
     // One of them cannot be read, nor ever will be.
     if (publications === undefined) return fail()
-    const head = JSON.stringify({ ...here, ...offsetOf(offset), was_recovering: true, recovered: true })
     const last = page.messages.at(-1)?.position ?? offset
     return {
-      result: `${head.slice(0, -1)},"publications":[${publications.join(',')}]}`,
+      result: { ...here, ...offsetOf(offset), was_recovering: true, recovered: true, publications },
       follow: () => {
         if (page.more) this.#follow(subscription, connection, last)
         else subscription.release(last)
@@ -76,17 +84,17 @@ export class Recovery {
   }
 
   /**
-   * The answer to `history`, as JSON, once its client has taken what was sent before. It has fewer messages than asked
+   * The answer to `history`, once its client has taken what was sent before. It has fewer messages than asked
    * for where they are large: the last one's offset is where to go on.
    * @throws CommandError, DisconnectError
    */
-  async history(channel: string, params: Record<string, unknown>, connection: Connection): Promise<string> {
+  async history(channel: string, params: Record<string, unknown>, connection: Connection): Promise<Result> {
     const { history, durable, maxHistoryBytes: maxBytes } = this.#options
     if (durable.ageOf(channel) === undefined) throw new CommandError(ERRORS.NOT_AVAILABLE)
     const { limit = 0, reverse = false, since } = params
     if (!Number.isSafeInteger(limit)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'limit')
     const { latest } = await history.state([channel])
-    const head = JSON.stringify({ ...offsetOf(latest), epoch: durable.epoch })
+    const here = { ...offsetOf(latest), epoch: durable.epoch }
     let after: number | undefined
     if (since !== undefined) {
       if (!isObject(since)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'since')
@@ -96,7 +104,7 @@ export class Recovery {
       }
       after = position.offset
     }
-    if (limit === 0) return head
+    if (limit === 0) return here
     const most = (limit as number) < 0 ? MAX_HISTORY : Math.min(limit as number, MAX_HISTORY)
     await connection.drained()
     const { messages } = await history.list(channel, connection.subject ?? connection.address, {
@@ -105,8 +113,7 @@ export class Recovery {
       maxBytes,
       reverse: reverse === true
     })
-    const publications = framesOf(messages).filter(({ ends }) => !ends)
-    return `${head.slice(0, -1)},"publications":[${publications.map(({ bytes }) => bytes).join(',')}]}`
+    return { ...here, publications: arrayOf(framesOf(messages).filter(({ ends }) => !ends)) }
   }
 
   /** More than goes into one reply follows as pushes, as fast as the client reads them. */
@@ -168,8 +175,12 @@ function framesOf(messages: readonly StoredMessage[]): SdkFrame[] {
   return messages.map((message) => message.frame(sdkPublications))
 }
 
-/** The texts of publications; undefined where one of them is missing. */
-function publicationsOf(messages: readonly StoredMessage[]): Buffer[] | undefined {
+/** The array of publications; undefined where one of them is missing. */
+function publicationsOf(messages: readonly StoredMessage[]): JsonText | undefined {
   const frames = framesOf(messages)
-  return frames.some(({ ends }) => ends) ? undefined : frames.map(({ bytes }) => bytes)
+  return frames.some(({ ends }) => ends) ? undefined : arrayOf(frames)
+}
+
+function arrayOf(frames: readonly SdkFrame[]): JsonText {
+  return new JsonText(`[${frames.map(({ bytes }) => bytes).join(',')}]`)
 }

@@ -14,7 +14,7 @@ import { SdkPresence } from './presence.js'
 import { DISCONNECT, type Disconnect } from './protocol.js'
 import type { SdkFormat } from './publication.js'
 import { Recovery } from './recovery.js'
-import type { ExpiringSession, SdkConnection, SdkServices } from './services.js'
+import type { Expiring, SdkConnection, SdkServices } from './services.js'
 import { CONNECT_TIMEOUT, Session } from './session.js'
 import type { SdkTransport } from './session-transport.js'
 import { StreamTransport } from './stream-transport.js'
@@ -59,10 +59,10 @@ export class CentrifugoServer {
   readonly #strangers = new Expiry<Session>((session) => {
     if (session.connection === undefined) session.close(DISCONNECT.STALE)
   })
-  readonly #expiry = new Expiry<{ session: ExpiringSession; subscription: Subscription }>(
-    ({ session, subscription }) => session.expire(subscription)
+  readonly #expiry = new Expiry<{ owner: Expiring; subscription: Subscription }>(({ owner, subscription }) =>
+    owner.expire(subscription)
   )
-  readonly #expiring = new WeakMap<Subscription, { session: ExpiringSession; subscription: Subscription }>()
+  readonly #expiring = new WeakMap<Subscription, { owner: Expiring; subscription: Subscription }>()
 
   constructor(options: CentrifugoServerOptions) {
     this.#options = options
@@ -87,7 +87,7 @@ export class CentrifugoServer {
         if (connection !== undefined) connection.unanswered = 0
       },
       expiry: {
-        add: (session, subscription) => this.#expire(session, subscription),
+        add: (owner, subscription) => this.#expire(owner, subscription),
         delete: (subscription) => this.#keep(subscription)
       }
     }
@@ -188,9 +188,9 @@ export class CentrifugoServer {
     await published
   }
 
-  #expire(session: ExpiringSession, subscription: Subscription): void {
+  #expire(owner: Expiring, subscription: Subscription): void {
     if (subscription.expiresAt === undefined) return
-    const entry = { session, subscription }
+    const entry = { owner, subscription }
     this.#expiring.set(subscription, entry)
     this.#expiry.add(entry, subscription.expiresAt)
   }

@@ -4,6 +4,7 @@ import type { Connection, Pace, Pausable } from '../../clients/index.js'
 import type { RetentionRules } from '../../durable/index.js'
 import type { Log } from '../../log.js'
 import type { SdkPresence } from './presence.js'
+import type { Disconnect, Result } from './protocol.js'
 import type { SdkFormat } from './publication.js'
 import type { Recovery } from './recovery.js'
 import type { Subscription } from './subscription.js'
@@ -26,10 +27,27 @@ export interface SessionAccess {
   caller: Caller | undefined
 }
 
-/** A session whose subscriptions may end before it. */
-export interface ExpiringSession {
+/** Whose subscriptions may end before their client goes. */
+export interface Expiring {
   /** A subscription's token has ended. */
   expire(subscription: Subscription): void
+}
+
+/** A session, as what its client asks for sees it. */
+export interface SessionReplies {
+  /** True once the client has gone: nothing is sent any more. */
+  readonly ended: boolean
+  /** Answers a command. A result is sent even where it is empty: without it the SDK stops. */
+  reply(id: number, method: string, result: Result): void
+  /** Tells what was not asked for. */
+  push(push: object): void
+  /**
+   * Answers a command with an error, or ends the connection where the error says so.
+   * @param id the command's; without one, the connection ends
+   */
+  fail(error: unknown, id?: number): void
+  /** Ends the connection with a reason. */
+  close(disconnect: Disconnect): void
 }
 
 /** What sessions are given. */
@@ -67,7 +85,7 @@ export interface SdkServices {
   onPong: (connection: SdkConnection | undefined) => void
   /** Ends subscriptions whose tokens end. */
   expiry: {
-    add: (session: ExpiringSession, subscription: Subscription) => void
+    add: (owner: Expiring, subscription: Subscription) => void
     delete: (subscription: Subscription) => void
   }
   log: Log
