@@ -29,7 +29,7 @@ const CREATED_MEANWHILE = new Set(['23505', '42P06'])
  * end with the same message, because a short one could end the session before the next.
  */
 const BEGIN = `begin isolation level read committed, read write;
-  set local standard_conforming_strings = on; set local array_nulls = on; set local check_function_bodies = on;
+  set local standard_conforming_strings to on; set local array_nulls to on; set local check_function_bodies to on;
   select pg_catalog.set_config(s.name, '0', true) from pg_catalog.pg_settings s
     where s.name operator(pg_catalog.=) any ('{${TIMEOUTS}}'::pg_catalog.text[])`
 
