@@ -21,7 +21,7 @@ const FAST = {
 export type Cluster = Pick<EmbeddedPostgres, 'uri' | 'socketFolder'>
 
 /** What a PostgreSQL was started with, by its data folder. */
-const starts = new Map<string, { folder: string; settings: Record<string, string> }>()
+const starts = new Map<string, { folder: string; settings: Record<string, string>; binaries?: string }>()
 
 /** The databases that were made for a test on a PostgreSQL that outlives it. */
 const databases = new Map<Cluster, string[]>()
@@ -36,7 +36,9 @@ export async function startPostgres(
 ) {
   const folder = mkdtempSync(join(tmpdir(), 'pgws-test-'))
   prepare(folder)
-  const start = { folder, settings: { ...FAST, ...settings } }
+  // .ci/matrix.js names another version's.
+  const { PGWS_TEST_POSTGRES: binaries } = process.env
+  const start = { folder, settings: { ...FAST, ...settings }, ...(binaries !== undefined && { binaries }) }
   const postgres = await startEmbeddedPostgres(start)
   starts.set(postgres.dataFolder, start)
   async function stop() {
@@ -122,12 +124,19 @@ const templates = new WeakMap<Cluster, Promise<void>>()
 const TEMPLATE = 'pgws_template'
 const newName = () => `test_${randomUUID().replaceAll('-', '')}`
 
+/** Which PostgreSQL it is: 13, 14, … */
+export function majorVersion({ uri }: Cluster): Promise<number> {
+  return administrate(uri, majorOf)
+}
+
+async function majorOf(client: pg.Client): Promise<number> {
+  const { rows } = await client.query("select current_setting('server_version_num')::int / 10000 as major")
+  return rows[0].major
+}
+
 async function create(client: pg.Client, cluster: Cluster, name: string, options: string): Promise<string> {
-  const { rows } = await client.query<{ number: number }>(
-    `select current_setting('server_version_num')::int as number`
-  )
   // Copying files takes a tenth of the time of logging each page, which is the default from 15 on.
-  const strategy = rows[0]!.number < 150_000 ? '' : 'strategy file_copy'
+  const strategy = (await majorOf(client)) < 15 ? '' : 'strategy file_copy'
   await client.query(`create database ${name} ${options} ${strategy}`)
   databases.get(cluster)?.push(name)
   return cluster.uri.replace('/postgres?', `/${name}?`)

