@@ -1,37 +1,19 @@
 // Runs test files, each in a process of its own, on one PostgreSQL:
-//   node dist/test/run.js [test/durable.test.ts …]
+//   node dist/test/run.js [test/lib/durable/durable.test.ts …]
 import { readdirSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join, relative, resolve } from 'node:path'
 import t from 'tap'
-import { prepareTemplate, startPostgres } from './postgres.js'
 import { Reporter } from './reporter.js'
-import { root } from './root.js'
+import { prepareTemplate, startPostgres } from './support/postgres.js'
+import { root } from './support/root.js'
 
 /** Only ends a file that hangs, however busy the machine is. In seconds. */
 const TIMEOUT = 1200
 
-/** What scripts of their own run, because it takes long or needs more than Node.js. */
-const APART: Record<string, (file: string) => boolean> = {
-  slow: (file) => SLOW.includes(file),
-  package: (file) => PACKAGE.includes(file),
-  browser: (file) => file.startsWith('test/browser/'),
-  services: (file) => file.startsWith('test/services/')
-}
-/** What starts a PostgreSQL for each test, runs for a while to see what happens by chance, or measures. */
-const SLOW = [
-  'churn',
-  'durable-faults',
-  'failover',
-  'fresh-tokens',
-  'lib/embedded-postgres',
-  'lib/regular-expressions',
-  'rolling-upgrade'
-].map((name) => `test/${name}.test.ts`)
-/** They install the package as users do. */
-const PACKAGE = ['beside-plugins', 'docs/commands', 'docs/snippets', 'package', 'testing', 'typescript'].map(
-  (name) => `test/${name}.test.ts`
-)
+/** Folders that scripts of their own run, because they take long or need more than Node.js. */
+const APART = ['slow', 'package', 'browser', 'services', 'examples']
+const isIn = (folder: string) => (file: string) => file.startsWith(`test/${folder}/`)
 
 const { NODE_OPTIONS = '' } = process.env
 const { postgres, stop } = await startPostgres({ max_connections: '400' })
@@ -71,15 +53,16 @@ async function run(file: string): Promise<void> {
   errors.delete(file)
 }
 
-/** @param names files, or the name of a script's part; none for all that is in no such part */
+/** @param names files or folders of tests, or the names of folders that are apart; none for all that are not */
 function filesOf(names: string[]): string[] {
   const all = readdirSync(join(root, 'test'), { recursive: true, encoding: 'utf8' })
     .filter((file) => file.endsWith('.test.ts'))
     .map((file) => join('test', file))
     .sort()
-  if (names.length === 0) return all.filter((file) => !Object.values(APART).some((holds) => holds(file)))
+  if (names.length === 0) return all.filter((file) => !APART.some((folder) => isIn(folder)(file)))
   return names.flatMap((name) => {
-    const part = APART[name]
-    return part === undefined ? relative(root, resolve(name)) : all.filter(part)
+    if (APART.includes(name)) return all.filter(isIn(name))
+    const path = relative(root, resolve(name))
+    return path.endsWith('.ts') ? path : all.filter((file) => file.startsWith(`${path}/`))
   })
 }

@@ -7,9 +7,9 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { chromium, type Page } from 'playwright-core'
 import t, { type Test } from 'tap'
-import { FaultProxy } from '../fault-proxy.js'
-import { query, token, until } from '../helper.js'
-import { root } from '../root.js'
+import { FaultProxy } from '../support/fault-proxy.js'
+import { query, token, until } from '../support/helper.js'
+import { root } from '../support/root.js'
 
 const CLI = join(root, 'dist/cli.js')
 const folder = mkdtempSync(join(tmpdir(), 'pgws-page-'))

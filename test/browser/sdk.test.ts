@@ -4,9 +4,9 @@ import pg from 'pg'
 import { chromium, type Page } from 'playwright-core'
 import t, { type Test } from 'tap'
 import { migrate } from '../../lib/schema/migrate.js'
-import { freePort } from '../app.js'
-import { build, LISTEN_CHANNEL, query, token, until, withPostgres } from '../helper.js'
-import { root } from '../root.js'
+import { freePort } from '../support/app.js'
+import { build, LISTEN_CHANNEL, query, token, until, withPostgres } from '../support/helper.js'
+import { root } from '../support/root.js'
 
 const { database } = await withPostgres(t)
 const browser = await chromium.launch({

@@ -7,8 +7,8 @@ import { optionSpecs, variableOf } from '../../lib/config/option-specs.js'
 import { errors } from '../../lib/errors.js'
 import { DISCONNECT, ERRORS, REJECTED, UNSUBSCRIBE } from '../../lib/protocols/centrifugo/protocol.js'
 import { variableSpecs } from '../../plugins/env.js'
-import { root } from '../root.js'
-import { PAGES, textOf } from './pages.js'
+import { PAGES, textOf } from '../support/pages.js'
+import { root } from '../support/root.js'
 
 /** The cells of a page's tables, a row each. */
 const rowsOf = (page: string) =>

@@ -10,7 +10,7 @@ import {
   membersOf,
   oneLine
 } from '../../lib/json-text.js'
-import { jsonObject, jsonText } from '../json.js'
+import { jsonObject, jsonText } from '../support/json.js'
 
 t.test('finds the members of an object as JSON.parse does', async () => {
   fc.assert(

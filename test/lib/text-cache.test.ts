@@ -5,7 +5,7 @@ import { Answers } from '../../lib/cluster/answers.js'
 import { Multipart } from '../../lib/cluster/multipart.js'
 import { RetentionRules } from '../../lib/durable/retention-rules.js'
 import { textCache } from '../../lib/text-cache.js'
-import { build, query, withPostgres } from '../helper.js'
+import { build, query, withPostgres } from '../support/helper.js'
 
 const MIB = 1024 * 1024
 

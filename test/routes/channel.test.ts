@@ -13,7 +13,7 @@ import {
   token,
   until,
   withPostgres
-} from '../helper.js'
+} from '../support/helper.js'
 
 const { database } = await withPostgres(t)
 const dbUri = await database()

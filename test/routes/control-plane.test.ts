@@ -1,5 +1,5 @@
 import t from 'tap'
-import { build, open, query, sqlListener, token, until, withOwnPostgres } from '../helper.js'
+import { build, open, query, sqlListener, token, until, withOwnPostgres } from '../support/helper.js'
 
 const { postgres, database } = await withOwnPostgres(t)
 const dbUri = await database()

@@ -1,7 +1,7 @@
 import fastifyCors from '@fastify/cors'
 import type { FastifyInstance } from 'fastify'
 import t from 'tap'
-import { build, token, withPostgres } from '../helper.js'
+import { build, token, withPostgres } from '../support/helper.js'
 
 const { database } = await withPostgres(t)
 const dbUri = await database()

@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { Agent, type IncomingMessage, request } from 'node:http'
 import t, { type Test } from 'tap'
-import { build, notify, open, query, token, until, withPostgres } from '../helper.js'
+import { build, notify, open, query, token, until, withPostgres } from '../support/helper.js'
 
 const { database } = await withPostgres(t)
 const dbUri = await database()

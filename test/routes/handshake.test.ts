@@ -4,8 +4,8 @@ import { createServer } from 'node:http'
 import { type AddressInfo, connect } from 'node:net'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
-import { setForward } from '../clock.js'
-import { build, notify, open, refusal, sqlListener, token, until, withPostgres } from '../helper.js'
+import { setForward } from '../support/clock.js'
+import { build, notify, open, refusal, sqlListener, token, until, withPostgres } from '../support/helper.js'
 
 const { database } = await withPostgres(t)
 const dbUri = await database()

@@ -4,7 +4,7 @@ import fastifyCors from '@fastify/cors'
 import type { FastifyInstance } from 'fastify'
 import t from 'tap'
 import { WebSocketServer } from '../../lib/protocols/websocket/server.js'
-import { build, open, token, until, withPostgres } from '../helper.js'
+import { build, open, token, until, withPostgres } from '../support/helper.js'
 
 const { database } = await withPostgres(t)
 const dbUri = await database()

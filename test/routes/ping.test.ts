@@ -1,8 +1,8 @@
 import { once } from 'node:events'
 import t from 'tap'
-import { build, open, token, withPostgres } from '../helper.js'
+import { build, open, token, withPostgres } from '../support/helper.js'
 
-// That each is pinged every 30 seconds, test/lib/connections.test.ts shows.
+// That each is pinged every 30 seconds, test/lib/clients/registry.test.ts shows.
 t.test('row 26: the server pings', async (t) => {
   const { database } = await withPostgres(t)
   const { ws } = await build(t, { dbUri: await database() })

@@ -6,10 +6,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import WebSocket from 'ws'
-import { snippet } from '../docs/pages.js'
-import { build, notify, open, token, until, withPostgres } from '../helper.js'
-import { SDKS, subscribed } from '../sdk/sdk.js'
-import { BROWSER, end } from '../sdk/streams.js'
+import { build, notify, open, token, until, withPostgres } from '../support/helper.js'
+import { snippet } from '../support/pages.js'
+import { SDKS, subscribed } from '../support/sdk.js'
+import { BROWSER, end } from '../support/streams.js'
 
 const { database } = await withPostgres(t)
 const rw = token({ mode: 'rw' })

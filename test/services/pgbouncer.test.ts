@@ -7,8 +7,8 @@ import { join } from 'node:path'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { migrate } from '../../lib/schema/migrate.js'
-import { FaultProxy } from '../fault-proxy.js'
-import { build, LISTEN_CHANNEL, notify, open, token, until, withPostgres } from '../helper.js'
+import { FaultProxy } from '../support/fault-proxy.js'
+import { build, LISTEN_CHANNEL, notify, open, token, until, withPostgres } from '../support/helper.js'
 
 const { postgres, database } = await withPostgres(t)
 const rw = token({ mode: 'rw' })

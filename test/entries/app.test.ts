@@ -1,0 +1,429 @@
+import { execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { type AddressInfo, createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t from 'tap'
+import { CLI, freePort, refresh, run, started } from '../support/app.js'
+import { notify, open, query, SECRET, sqlListener, token, until, withPostgres } from '../support/helper.js'
+import { root } from '../support/root.js'
+
+const { database } = await withPostgres(t)
+const dbUri = await database()
+const rw = token({ mode: 'rw' })
+const base = { PGWS_DB_URI: dbUri, PGWS_JWT_SECRET: SECRET }
+
+/** Not every machine has curl; this understands what we print. */
+const CURL = join(tmpdir(), `pgws-curl-${process.pid}.cjs`)
+writeFileSync(
+  CURL,
+  `const args = process.argv.slice(2); const headers = {}; let method, body, url
+for (let i = 0; i < args.length; i++) {
+  if (args[i] === '-X') method = args[++i]
+  else if (args[i] === '-H') { const [name, value] = args[++i].split(/: (.*)/); headers[name] = value }
+  else if (args[i] === '-d') body = args[++i]
+  else url = args[i]
+}
+fetch(url, { method, headers, body }).then((response) => process.exit(response.status === 202 ? 0 : 1))`
+)
+t.teardown(() => rmSync(CURL))
+
+t.test(
+  'row 34: needs the database and the secret only; all else has the defaults of postgres-websockets',
+  async (t) => {
+    const app = await started(await run(t, { ...base, PGWS_META_CHANNEL: '', PGWS_POOL_SIZE: ' ' }))
+    const client = await open(t, `${app.ws}/a/${rw}`)
+    await notify(dbUri, '{"channel":"a"}', 'postgres-websockets-listener')
+    t.same(await client.received(1), ['{"channel":"a"}'])
+  }
+)
+
+t.test('row 4: a request that is no upgrade gets files from PGWS_ROOT_PATH, else 404', async (t) => {
+  const root = t.testdir({ 'index.html': '<p>the page</p>', 'health.txt': 'file' })
+  const served = await started(await run(t, { ...base, PGWS_ROOT_PATH: root }))
+  t.equal(await (await fetch(`${served.http}/`)).text(), '<p>the page</p>')
+  t.equal(await (await fetch(`${served.http}/health.txt`)).text(), 'file')
+  t.equal((await fetch(`${served.http}/missing`)).status, 404)
+  t.equal((await fetch(`${served.http}/%2e%2e/%2e%2e/etc/passwd`)).status, 404)
+  t.equal((await fetch(`${served.http}/index.html`, { method: 'POST' })).status, 404)
+  await open(t, `${served.ws}/index.html/${rw}`)
+  const bare = await started(await run(t, base))
+  t.equal((await fetch(`${bare.http}/`)).status, 404)
+  t.equal((await refresh(bare.http, rw)).status, 404)
+  t.equal((await refresh(served.http, rw)).status, 404)
+  const answer = await (await fetch(`${bare.http}/chat/${rw}`)).text()
+  t.notMatch(answer + bare.output(), rw.split('.')[2]!)
+  t.notMatch(await (await fetch(`${bare.http}/%zz/${rw}`)).text(), rw.split('.')[2]!)
+})
+
+t.test('row 5: TLS with certificate and key; only one of them is an error that names both', async (t) => {
+  const file = (name: string) => join(root, 'test/fixtures', name)
+  const app = await started(
+    await run(t, { ...base, PGWS_CERTIFICATE_FILE: file('certificate.pem'), PGWS_KEY_FILE: file('key.pem') })
+  )
+  const client = await open(t, `wss://127.0.0.1:${app.port}/a/${rw}`, { rejectUnauthorized: false })
+  await notify(dbUri, '{"channel":"a"}')
+  await client.received(1)
+  client.webSocket.ping()
+  await once(client.webSocket, 'pong')
+  const half = await run(t, { ...base, PGWS_KEY_FILE: file('key.pem') })
+  t.equal(await half.exit, 1)
+  t.match(half.output(), /PGWS_CERTIFICATE_FILE and PGWS_KEY_FILE belong together/)
+  const missing = await run(t, { ...base, PGWS_CERTIFICATE_FILE: '/none', PGWS_KEY_FILE: '/none' })
+  t.equal(await missing.exit, 1)
+  t.match(missing.output(), /PGWS_CERTIFICATE_FILE names a file that cannot be read/)
+})
+
+t.test('a start that cannot succeed ends with an error that names the variable', async (t) => {
+  const file = (name: string) => join(root, `test/fixtures/${name}`)
+  const taken = createServer().listen(0, '127.0.0.1')
+  await once(taken, 'listening')
+  t.teardown(() => taken.close())
+  const { port } = taken.address() as AddressInfo
+  const here = { ...base, PGWS_HOST: '127.0.0.1' }
+  const tls = (certificate: string, key: string) => ({
+    ...here,
+    PGWS_CERTIFICATE_FILE: file(certificate),
+    PGWS_KEY_FILE: file(key)
+  })
+  const cases: [string, Record<string, string>, RegExp][] = [
+    ['a taken port', { ...here, PGWS_PORT: String(port) }, /PGWS_PORT: another program listens/],
+    ['no address of ours', { ...here, PGWS_HOST: '192.0.2.1' }, /PGWS_HOST: "192\.0\.2\.1" is no address/],
+    [
+      'a taken metrics port',
+      { ...here, PGWS_METRICS_PORT: '*' },
+      /PGWS_METRICS_PORT=\d+\) is a port that is taken/
+    ],
+    [
+      'certificate and key swapped',
+      tls('key.pem', 'certificate.pem'),
+      /PGWS_CERTIFICATE_FILE holds a private key.*swap them/
+    ],
+    ['a certificate twice', tls('certificate.pem', 'certificate.pem'), /PGWS_KEY_FILE holds no private key/],
+    ['a key twice', tls('key.pem', 'key.pem'), /PGWS_CERTIFICATE_FILE holds no certificate/],
+    [
+      "another certificate's key",
+      tls('other.pem', 'key.pem'),
+      /PGWS_KEY_FILE holds the key of another certificate/
+    ],
+    [
+      'a folder that is not there',
+      { ...here, PGWS_ROOT_PATH: './none' },
+      /PGWS_ROOT_PATH names "\.\/none", which is not there/
+    ],
+    [
+      'a file for a folder',
+      { ...here, PGWS_ROOT_PATH: file('key.pem') },
+      /PGWS_ROOT_PATH names .*, which is no folder/
+    ],
+    [
+      'a mistaken list',
+      { ...here, PGWS_ENVELOPE_CLAIMS: 'None' },
+      /PGWS_ENVELOPE_CLAIMS\) must be all, none/
+    ],
+    [
+      'a misspelled name',
+      { ...here, PGWS_JWT_SECERT: 'geheim' },
+      /PGWS_JWT_SECERT is unknown: did you mean PGWS_JWT_SECRET\?/
+    ]
+  ]
+  for (const [what, environment, expected] of cases) {
+    if (environment.PGWS_METRICS_PORT === '*') {
+      const metrics = createServer().listen(0, '::')
+      await once(metrics, 'listening')
+      t.teardown(() => metrics.close())
+      environment.PGWS_METRICS_PORT = String((metrics.address() as AddressInfo).port)
+    }
+    const app = await run(t, environment)
+    t.equal(await app.exit, 1, what)
+    t.match(app.output(), expected, what)
+    t.notMatch(app.output(), /geheim/)
+  }
+})
+
+t.test(
+  'rows 6 and 29: @file is read for the secret and the database; base64 secrets are decoded',
+  async (t) => {
+    const folder = t.testdir({ secret: `${SECRET}\n`, uri: `  ${dbUri}\n\n` })
+    const app = await started(
+      await run(t, { PGWS_DB_URI: `@${join(folder, 'uri')}`, PGWS_JWT_SECRET: `@${join(folder, 'secret')}` })
+    )
+    await open(t, `${app.ws}/a/${rw}`)
+    const base64 = await started(
+      await run(t, {
+        PGWS_DB_URI: dbUri,
+        PGWS_JWT_SECRET: Buffer.from(`${SECRET}ÿ`)
+          .toString('base64')
+          .replaceAll('+', '-')
+          .replaceAll('/', '_')
+          .replaceAll('=', '.'),
+        PGWS_JWT_SECRET_BASE64: 'True'
+      })
+    )
+    await open(t, `${base64.ws}/a/${token({ mode: 'r' }, `${SECRET}ÿ`)}`)
+  }
+)
+
+t.test('row 30: PGWS_POOL_SIZE connections publish, the listener has one of its own', async (t) => {
+  const uri = await database()
+  const app = await started(await run(t, { PGWS_DB_URI: uri, PGWS_JWT_SECRET: SECRET, PGWS_POOL_SIZE: '2' }))
+  const body = JSON.stringify({ channel: 'a', payload: 'x' })
+  const headers = { authorization: `Bearer ${rw}`, 'content-type': 'application/json' }
+  let most = 0
+  await until(async () => {
+    const requests = Array.from({ length: 50 }, (_, i) =>
+      i % 2 ? fetch(`${app.http}/health`) : fetch(`${app.http}/publish`, { method: 'POST', headers, body })
+    )
+    for (const response of await Promise.all(requests)) await response.arrayBuffer()
+    const { rows } = await query(
+      uri,
+      'select application_name as name, count(*)::int as n from pg_stat_activity where datname = current_database() group by 1'
+    )
+    const count = Object.fromEntries(rows.map(({ name, n }) => [name, n]))
+    t.equal(count['fastify-pg-websockets listener'], 1)
+    most = Math.max(most, count['fastify-pg-websockets publisher'])
+    return most >= 2
+  })
+  t.equal(most, 2)
+})
+
+t.test('row 31: tries PGWS_RETRIES times with growing pauses, then exits with an error', async (t) => {
+  const app = await run(t, {
+    PGWS_DB_URI: 'postgresql://user:geheim@127.0.0.1:1/db',
+    PGWS_JWT_SECRET: SECRET,
+    PGWS_RETRIES: '3'
+  })
+  t.equal(await app.exit, 1)
+  const pauses = [...app.output().matchAll(/trying again in (\d+) ms/g)].map(([, pause]) => pause)
+  t.same(pauses, ['1000', '2000'])
+  t.match(app.output(), /in 3 attempts/)
+  t.match(app.output(), /could not start: Could not listen to the database.*127\.0\.0\.1:1/)
+  t.notMatch(app.output(), /geheim/)
+})
+
+t.test(
+  'row 32: with PGWS_CHECK_LISTENER_INTERVAL a lost listener is replaced, and sockets stay open',
+  async (t) => {
+    const uri = await database()
+    const app = await started(
+      await run(t, { PGWS_DB_URI: uri, PGWS_JWT_SECRET: SECRET, PGWS_CHECK_LISTENER_INTERVAL: '500' })
+    )
+    const client = await open(t, `${app.ws}/a/${rw}`)
+    await query(
+      uri,
+      "select pg_terminate_backend(pid) from pg_stat_activity where application_name like '%listener' and datname = current_database()"
+    )
+    await until(() => app.output().includes('listening to the database again'))
+    await notify(uri, '{"channel":"a"}')
+    await client.received(1)
+  }
+)
+
+// Without a bound of its own it would wait for ever.
+t.test('with the supervisor on and no database the app listens all the same', async (t) => {
+  const app = await started(
+    await run(t, {
+      PGWS_DB_URI: 'postgresql://127.0.0.1:1/db',
+      PGWS_JWT_SECRET: SECRET,
+      PGWS_CHECK_LISTENER_INTERVAL: '1000'
+    })
+  )
+  t.equal((await fetch(`${app.http}/health`)).status, 503)
+  t.equal((await fetch(`${app.http}/health/live`)).status, 200)
+})
+
+t.test('row 33: without it the server ends with a message and a non-zero exit', async (t) => {
+  const uri = await database()
+  const app = await started(await run(t, { PGWS_DB_URI: uri, PGWS_JWT_SECRET: SECRET }))
+  const client = await open(t, `${app.ws}/a/${rw}`)
+  const closed = client.closed()
+  await query(
+    uri,
+    "select pg_terminate_backend(pid) from pg_stat_activity where application_name like '%listener' and datname = current_database()"
+  )
+  t.equal(await app.exit, 1)
+  t.equal((await closed).code, 1001)
+  t.match(app.output(), /listener's connection was lost/)
+})
+
+t.test('row 35: PGWS_HOST follows Warp', async (t) => {
+  const cases: [string, string[], string[]][] = [
+    ['*', ['127.0.0.1'], []],
+    ['*4', ['127.0.0.1'], []],
+    ['!4', ['127.0.0.1'], ['[::1]']],
+    ['127.0.0.1', ['127.0.0.1'], ['[::1]']]
+  ]
+  const ipv6 = existsSync('/proc/net/if_inet6') && readFileSync('/proc/net/if_inet6', 'utf8') !== ''
+  if (ipv6)
+    cases.push(
+      ['*6', ['127.0.0.1', '[::1]'], []],
+      ['!6', ['[::1]'], ['127.0.0.1']],
+      ['::1', ['[::1]'], ['127.0.0.1']]
+    )
+  for (const [host, answers, silent] of cases) {
+    const { port, child } = await started(await run(t, { ...base, PGWS_HOST: host }))
+    for (const name of answers)
+      t.equal((await fetch(`http://${name}:${port}/health`)).status, 200, `${host} ${name}`)
+    for (const name of silent) await t.rejects(fetch(`http://${name}:${port}/health`), `${host} ${name}`)
+    child.kill()
+  }
+})
+
+t.test('row 36: one text names every variable that is missing or malformed', async (t) => {
+  const app = await run(t, {
+    PGWS_DB_URI: dbUri,
+    PGWS_PORT: 'http',
+    PGWS_POOL_SIZE: '-1',
+    PGWS_RETRIES: 'many',
+    PGWS_JWT_SECRET_BASE64: 'perhaps',
+    PGWS_CERTIFICATE_FILE: 'x'
+  })
+  t.equal(await app.exit, 1)
+  for (const name of [
+    'PORT',
+    'POOL_SIZE',
+    'RETRIES',
+    'JWT_SECRET_BASE64',
+    'JWT_SECRET ',
+    'CERTIFICATE_FILE'
+  ]) {
+    t.ok(app.output().includes(`PGWS_${name}`), name)
+  }
+  t.notMatch(app.output(), dbUri)
+})
+
+t.test('variables may stand in a file .env; the environment wins', async (t) => {
+  const app = await run(t, { ...base, PGWS_LISTEN_CHANNEL: 'from-environment' })
+  app.child.kill('SIGKILL')
+  const port = await freePort()
+  const cwd = t.testdir({
+    '.env': `PGWS_PORT=1\nPGWS_LISTEN_CHANNEL="from file"\nPGWS_JWT_SECRET=${SECRET}\n`
+  })
+  const child = spawn(process.execPath, [CLI], {
+    cwd,
+    env: { PATH: process.env.PATH, PGWS_DB_URI: dbUri, PGWS_PORT: String(port) }
+  })
+  t.teardown(() => child.kill('SIGKILL'))
+  await until(
+    async () => (await fetch(`http://127.0.0.1:${port}/health`).catch(() => undefined))?.status === 200
+  )
+  const client = await open(t, `ws://127.0.0.1:${port}/a/${rw}`)
+  await notify(dbUri, '{"channel":"a"}', 'from file')
+  await client.received(1)
+})
+
+t.test('row 37: on SIGTERM it closes sockets with 1001, publishes what it has, and exits 0', async (t) => {
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    const app = await started(await run(t, base))
+    const { payloads } = await sqlListener(t, dbUri)
+    const client = await open(t, `${app.ws}/a/${rw}`)
+    for (let i = 0; i < 50; i++) client.send('x')
+    await client.received(1)
+    const closed = client.closed()
+    app.child.kill(signal)
+    app.child.kill(signal)
+    t.equal((await closed).code, 1001)
+    t.equal(await app.exit, 0)
+    t.equal(payloads.length, 50)
+    await t.rejects(fetch(`${app.http}/health`))
+  }
+})
+
+t.test("row 39: what postgres-websockets' own sample page does works", async (t) => {
+  // Its page opens ws://host/<channel>/<token> with the token of its sample-env, and the meta channel with it.
+  const published =
+    'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJtb2RlIjoicncifQ.QKGnMJe41OFZcjz_qQSplmWAmVd_hmVjijKUNoJYpis'
+  const both =
+    'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJtb2RlIjoicnciLCJjaGFubmVsIjoiY2hhdCJ9.fEm6P7GHeJWZG8OtZhv3H0JdqPljE5dainvsoupM9pA'
+  const secret = 'auwhfdnskjhewfi34uwehdlaehsfkuaeiskjnfduierhfsiweskjcnzeiluwhskdewishdnpwe'
+  const app = await started(
+    await run(t, { ...base, PGWS_JWT_SECRET: secret, PGWS_META_CHANNEL: 'server-info' })
+  )
+  const meta = await open(t, `${app.ws}/server-info/${published}`)
+  const chat = await open(t, `${app.ws}/chat/${published}`)
+  const chats = await open(t, `${app.ws}/${both}`)
+  chat.send('hello')
+  t.equal(JSON.parse((await chats.received(1))[0]!).payload, 'hello')
+  t.match(JSON.parse((await meta.received(3))[1]!), { event: 'ConnectionOpen', payload: 'chat' })
+})
+
+t.test('an error that nobody caught is logged, and the server ends in order with exit code 1', async (t) => {
+  const preload = join(
+    t.testdir({ 'crash.cjs': "process.on('SIGUSR2', () => { throw new Error('a mistake') })" }),
+    'crash.cjs'
+  )
+  const app = await started(await run(t, { ...base, NODE_OPTIONS: `--require=${preload}` }))
+  const client = await open(t, `${app.ws}/a/${rw}`)
+  const closed = client.closed()
+  app.child.kill('SIGUSR2')
+  t.equal((await closed).code, 1001)
+  t.equal(await app.exit, 1)
+  t.match(app.output(), /a mistake/)
+})
+
+t.test('`fastify start` runs the app', async (t) => {
+  const port = await freePort()
+  const fastifyCli = join(root, 'node_modules/fastify-cli/cli.js')
+  const appFile = join(root, 'dist/app.js')
+  const child = spawn(
+    process.execPath,
+    [fastifyCli, 'start', '--options', '-a', '127.0.0.1', '-p', String(port), appFile],
+    {
+      cwd: t.testdir(),
+      env: { PATH: process.env.PATH, ...base }
+    }
+  )
+  t.teardown(() => child.kill('SIGKILL'))
+  await until(
+    async () => (await fetch(`http://127.0.0.1:${port}/health`).catch(() => undefined))?.status === 200,
+    20_000
+  )
+  const client = await open(t, `ws://127.0.0.1:${port}/a/${rw}`)
+  const closed = client.closed()
+  client.send('x')
+  await client.received(1)
+  child.kill('SIGTERM')
+  t.equal((await closed).code, 1001)
+  const [code] = await once(child, 'exit')
+  t.equal(code, 0)
+})
+
+t.test('without a database it brings its own: page, token, curl and SQL work as printed', async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'pgws-app-'))
+  const app = await run(t, { PGWS_EMBEDDED_FOLDER: folder })
+  t.teardown(() => rmSync(folder, { recursive: true, force: true }))
+  await until(() => /psql '/.test(app.output()) || app.child.exitCode !== null)
+  const address = /http:\/\/localhost:\d+\/#\S+/.exec(app.output())![0]
+  const page = await fetch(address.split('#')[0]!)
+  t.equal(page.status, 200)
+  // An address of this machine that is not what "localhost" means; macOS has no such one.
+  if (process.platform === 'linux') await t.rejects(fetch(`http://127.0.0.2:${app.port}/health/live`))
+  t.match(page.headers.get('content-type'), /html/)
+  const printed = new URLSearchParams(address.split('#')[1])
+  const client = await open(t, `${app.ws}/${printed.get('channel')}/${printed.get('token')}`)
+  const curl = /^ {4}(curl .*)$/m.exec(app.output())![1]!
+  execFileSync('/bin/sh', ['-c', curl.replace(/^curl /, `${process.execPath} ${CURL} `)])
+  const sql = /^ {4}npm run sql -- (".*")$/m.exec(app.output())![1]!
+  execFileSync('/bin/sh', ['-c', `"${process.execPath}" "${CLI}" sql ${sql}`], {
+    env: { PGWS_EMBEDDED_FOLDER: folder }
+  })
+  const payloads = (await client.received(2)).map((text) => JSON.parse(text).payload)
+  t.same(payloads, ['Hello from curl', 'Hello from SQL'])
+  app.child.kill('SIGTERM')
+  t.equal(await app.exit, 0)
+  await until(
+    () => !execFileSync('ps', ['-eo', 'args'], { encoding: 'utf8' }).includes(`${folder.slice(-6)}/data`)
+  )
+
+  // Started again, it takes the page that is still open.
+  const again = await run(t, { PGWS_EMBEDDED_FOLDER: folder, PGWS_HOST: '0.0.0.0' })
+  await until(() => /psql '/.test(again.output()) || again.child.exitCode !== null)
+  const channels = await fetch(`${again.http}/channels`, {
+    headers: { authorization: `Bearer ${printed.get('token')}` }
+  })
+  t.equal(channels.status, 200)
+  t.match(again.output(), `http://127.0.0.1:${again.port}/#`, 'prints an address that it listens on')
+  again.child.kill('SIGTERM')
+  t.equal(await again.exit, 0)
+})

@@ -1,0 +1,78 @@
+import t from 'tap'
+import { Delivered } from '../../../lib/channels/delivered.js'
+
+t.test('the floor is what the database says, and no delivery raises it', async (t) => {
+  const delivered = new Delivered()
+  delivered.raise(10)
+  delivered.add(11, 'a')
+  delivered.add(12, 'b')
+  delivered.add(1_000_000, 'forged')
+  t.equal(delivered.floor, 10)
+  t.ok(delivered.has(11, 'a'))
+  t.notOk(delivered.has(11, 'b'))
+  t.notOk(delivered.has(13, 'a'))
+  // At the distance at which numbers repeat.
+  t.notOk(delivered.has(11 + 2 ** 20, 'a'))
+  t.same([...delivered.positions()], [11, 12, 1_000_000])
+})
+
+t.test('what was delivered before a mark is dropped once it is proven', async (t) => {
+  const delivered = new Delivered()
+  delivered.raise(10)
+  delivered.add(11, 'a')
+  delivered.add(1_000_000, 'forged')
+  delivered.mark()
+  delivered.add(12, 'b')
+  delivered.add(13, 'c')
+  delivered.prove(12)
+  // What is after the mark is for the next.
+  t.equal(delivered.floor, 11)
+  t.same([...delivered.positions()], [12, 13])
+  delivered.prove(13)
+  t.equal(delivered.floor, 11)
+  delivered.mark()
+  delivered.unmark()
+  delivered.prove(13)
+  t.equal(delivered.floor, 11)
+  t.ok(delivered.has(12, 'b'))
+  delivered.add(14, 'd')
+  for (const floor of [13, 14]) {
+    delivered.mark()
+    delivered.prove(14)
+    t.equal(delivered.floor, floor)
+  }
+  t.equal(delivered.positions().size, 0)
+})
+
+t.test('a mark that is never proven keeps no more, and the next proves what was before it', async (t) => {
+  const delivered = new Delivered()
+  delivered.raise(0)
+  for (let position = 1; position <= 400_000; position++) {
+    if (position % 10 === 0) delivered.mark()
+    delivered.add(position, 'text')
+  }
+  t.ok(delivered.positions().size <= 250_000)
+  for (let n = 0; n < 2; n++) {
+    delivered.mark()
+    delivered.prove(400_000)
+  }
+  t.equal(delivered.floor, 400_000)
+  t.equal(delivered.positions().size, 0)
+})
+
+t.test('a bounded number is kept; beyond it the floor follows', async (t) => {
+  const delivered = new Delivered()
+  delivered.raise(0)
+  delivered.add(2 ** 40, 'forged')
+  for (let position = 1; position <= 1_000_000; position++) {
+    delivered.add(position, 'text')
+    if (position % 100_000 === 0 && delivered.positions().size > 250_000) t.fail('too many are kept')
+  }
+  const { floor } = delivered
+  t.ok(floor! > 700_000 && floor! < 1_000_000, `${floor}`)
+  const missing = []
+  for (let position = floor! + 1; position <= 1_000_000; position++) {
+    if (!delivered.has(position, 'text')) missing.push(position)
+  }
+  t.same(missing, [])
+})

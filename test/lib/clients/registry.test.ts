@@ -1,0 +1,111 @@
+import t from 'tap'
+import type { Connection } from '../../../lib/clients/connection.js'
+import { ConnectionRegistry } from '../../../lib/clients/registry.js'
+import { stoppedClock } from '../../support/clock.js'
+
+/** What `ConnectionRegistry` uses of a connection, which keeps what it was told. */
+function connection(
+  told: string[],
+  { answers = true, expiresAt }: { answers?: boolean; expiresAt?: number } = {}
+) {
+  let all: ConnectionRegistry | undefined
+  const self = {
+    pingGroup: 0,
+    expiresAt,
+    ping: () => told.push('ping'),
+    close(code: number, reason: string) {
+      told.push(`${code} ${reason}`)
+      if (answers) all!.delete(self as unknown as Connection)
+    },
+    terminate() {
+      told.push('terminated')
+      all!.delete(self as unknown as Connection)
+    }
+  }
+  return {
+    addTo(connections: ConnectionRegistry) {
+      all = connections
+      connections.add(self as unknown as Connection)
+    }
+  }
+}
+
+t.test('each connection is pinged every 30 seconds, and not all in the same second', async (t) => {
+  const { forward } = stoppedClock(t)
+  const connections = new ConnectionRegistry()
+  const all = Array.from({ length: 90 }, (): string[] => [])
+  for (const told of all) connection(told).addTo(connections)
+  const pings = () => all.map(({ length }) => length)
+  for (let second = 1; second <= 30; second++) {
+    await forward(1000)
+    t.equal(
+      pings().reduce((sum, count) => sum + count, 0),
+      3 * second
+    )
+  }
+  t.same(
+    pings(),
+    all.map(() => 1)
+  )
+  await forward(30_000)
+  t.same(
+    pings(),
+    all.map(() => 2)
+  )
+  const closing = connections.close(1000)
+  await forward(1100)
+  await closing
+})
+
+t.test('the closes of a server that ends are spread; those that do not answer are ended', async (t) => {
+  const { forward } = stoppedClock(t)
+  const connections = new ConnectionRegistry()
+  const closes: string[] = []
+  for (let i = 0; i < 599; i++) connection(closes).addTo(connections)
+  const silent: string[] = []
+  connection(silent, { answers: false }).addTo(connections)
+  let over = false
+  const closing = connections.close(5000).then(() => {
+    over = true
+  })
+  // A thousand in a second.
+  for (let time = 0; time < 500; time += 100) {
+    t.ok(closes.length <= time + 20, `${closes.length} after ${time} ms`)
+    t.ok(closes.length >= time, `${closes.length} after ${time} ms`)
+    await forward(100)
+  }
+  await forward(200)
+  t.same(new Set(closes), new Set(['1001 server shutting down']))
+  t.equal(closes.length, 599)
+  t.same(silent, ['1001 server shutting down'])
+  await forward(4200)
+  t.same([over, silent.length], [false, 1])
+  await forward(200)
+  t.same(silent, ['1001 server shutting down', 'terminated'])
+  await closing
+})
+
+t.test('a connection ends in the second in which its token expires, however late that is', async (t) => {
+  const { forward } = stoppedClock(t)
+  const connections = new ConnectionRegistry()
+  const at = (seconds: number) => Date.now() + seconds * 1000
+  const soon: string[] = []
+  const later: string[] = []
+  const never: string[] = []
+  connection(soon, { expiresAt: at(2) }).addTo(connections)
+  connection(later, { expiresAt: at(60) }).addTo(connections)
+  // More than a timer can have.
+  connection(never, { expiresAt: at(1000 * 365 * 86_400) }).addTo(connections)
+  await forward(1900)
+  t.same(soon, [])
+  await forward(1100)
+  t.same(soon, ['3001 JWT expired'])
+  await forward(10_000)
+  t.notOk(later.includes('3001 JWT expired'))
+  await forward(48_000)
+  t.ok(later.includes('3001 JWT expired'))
+  t.notOk(never.includes('3001 JWT expired'))
+  const closing = connections.close(1000)
+  await forward(1100)
+  await closing
+})

@@ -1,0 +1,156 @@
+import t, { type Test } from 'tap'
+import { FaultProxy } from '../../support/fault-proxy.js'
+import { build, query, token, until } from '../../support/helper.js'
+import { migratedDatabase, sharedPostgres } from '../../support/postgres.js'
+import { sdk } from '../../support/sdk.js'
+
+const MIB = 1024 * 1024
+
+const postgres = await sharedPostgres(t)
+const reader = token({ mode: 'r' })
+
+interface Answer {
+  messages: { id: string; payload: unknown }[]
+  gap?: boolean
+  next?: string
+}
+
+/** A server behind a proxy that counts what it reads. */
+async function durable(t: Test, options: object = {}) {
+  const dbUri = await migratedDatabase(postgres)
+  const proxy = await FaultProxy.start(t, `${postgres.socketFolder}/.s.PGSQL.5432`)
+  const app = await build(t, { dbUri: proxy.uri(dbUri), ...options })
+  const sql = (text: string, values: unknown[] = []) => query(dbUri, text, values)
+  await sql(`select pgws.retain('a', '1 hour')`)
+  const fetchPage = (search = '') =>
+    fetch(`${app.http}/channels/a/history${search}`, { headers: { authorization: `Bearer ${reader}` } })
+  const get = async (search = '') => {
+    const response = await fetchPage(search)
+    const text = await response.text()
+    const { status } = response
+    return { status, bytes: Buffer.byteLength(text), body: JSON.parse(text) as Answer }
+  }
+  return { ...app, proxy, sql, get }
+}
+
+/** Follows `next` to the end. */
+async function readAll(get: (search: string) => Promise<{ bytes: number; body: Answer }>, search: string) {
+  const pages = [await get(search)]
+  for (let next = pages[0]!.body.next; next !== undefined; next = pages.at(-1)!.body.next) {
+    pages.push(await get(`${search}&since=${next}`))
+  }
+  return pages
+}
+
+t.test('history of large messages comes in pages, and no more is read than is answered', async (t) => {
+  const { proxy, sql, get } = await durable(t)
+  // Random, so that nothing is compressed away; 1 MB each.
+  await sql(
+    `select pgws.publish_text('a', n || ' ' || repeat(md5(n::text), 31250)) from generate_series(1, 100) n`
+  )
+
+  const before = proxy.bytesFromServer
+  const requests = 6
+  const answers = await Promise.all(Array.from({ length: requests }, () => get('?limit=1000')))
+  for (const { status, bytes, body } of answers) {
+    t.equal(status, 200)
+    t.ok(bytes <= 8 * MIB + 1000, `an answer has ${bytes} bytes`)
+    t.equal(body.messages.length, 8)
+    t.equal(body.next, body.messages[7]!.id)
+  }
+  const read = proxy.bytesFromServer - before
+  t.ok(read <= requests * (8 * MIB + 100_000), `${read} bytes were read for ${requests} answers`)
+
+  const pages = await readAll(get, '?limit=1000')
+  t.same(
+    pages.flatMap(({ body }) => body.messages.map(({ payload }) => Number.parseInt(payload as string, 10))),
+    Array.from({ length: 100 }, (_, i) => i + 1)
+  )
+  t.equal(pages.length, 13)
+})
+
+t.test('a message larger than an answer may be is answered alone', async (t) => {
+  const { sql, get } = await durable(t, { maxHistoryBytes: 1000 })
+  await sql(`select pgws.publish_text('a', repeat('x', n)) from unnest('{10,10,5000,10}'::int[]) n`)
+  const pages = await readAll(get, '?limit=1000')
+  t.same(
+    pages.map(({ body }) => body.messages.map(({ payload }) => (payload as string).length)),
+    [[10, 10], [5000], [10]]
+  )
+})
+
+t.test('no more rows are read than asked for, and "next" is there only where there are more', async (t) => {
+  const { proxy, sql, get } = await durable(t)
+  await sql(`select pgws.publish_text('a', n || repeat('x', 10000)) from generate_series(1, 200) n`)
+  const before = proxy.bytesFromServer
+  const { body } = await get('?limit=3')
+  t.equal(body.messages.length, 3)
+  t.ok(proxy.bytesFromServer - before < 100_000, `${proxy.bytesFromServer - before} bytes were read`)
+  t.equal(body.next, body.messages[2]!.id)
+  t.equal((await get('?limit=200')).body.next, undefined)
+  t.equal((await get('?limit=201')).body.next, undefined)
+  t.type((await get('?limit=199')).body.next, 'string')
+})
+
+t.test('what has expired is left out, and what is gone is told', async (t) => {
+  const { sql, get } = await durable(t)
+  await sql(`select pgws.publish('a', to_jsonb(n)) from generate_series(1, 10) n`)
+  const first = (await get()).body.messages[0]!.id
+  t.equal((await get(`?since=${first}`)).body.gap, undefined)
+  await sql(
+    `update pgws.messages set expires_at = clock_timestamp() - interval '1 second' where (body::json ->> 'payload')::int <= 5`
+  )
+  t.same(
+    (await get()).body.messages.map(({ payload }) => payload),
+    [6, 7, 8, 9, 10]
+  )
+  await sql('select pgws.clean()')
+  t.same((await get(`?since=${first}`)).body, { ...(await get()).body, gap: true })
+  t.equal((await get('?since=earliest')).body.gap, undefined)
+})
+
+t.test('an id of another epoch, or of the future, is 409 and says what to do', async (t) => {
+  const { sql, get, fastify } = await durable(t)
+  await sql(`select pgws.publish('a', to_jsonb(n)) from generate_series(1, 3) n`)
+  const { messages } = (await get()).body
+  const last = messages[2]!.id
+  const [epoch] = last.split('-') as [string, string]
+  const future = await get(`?since=${epoch}-${'f'.padStart(16, '0')}`)
+  t.match(future, { status: 409, body: { code: 'FST_PGWS_UNKNOWN_POSITION', message: /since=earliest/ } })
+  await sql('select pgws.new_epoch()')
+  await until(async () => (await get(`?since=${last}`)).status === 409)
+  await t.rejects(fastify.pgws.history('a', last, 10), { code: 'FST_PGWS_UNKNOWN_POSITION' })
+  t.equal((await get()).body.messages.length, 3)
+})
+
+t.test("the SDK's history has the same bound, and goes on from an offset", async (t) => {
+  const { ws, sql, proxy } = await durable(t, { maxHistoryBytes: MIB })
+  await sql(
+    `select pgws.publish_text('a', n || ' ' || repeat(md5(n::text), 3125)) from generate_series(1, 40) n`
+  )
+  const client = sdk(t, ws, { token: reader })
+  client.connect()
+  await client.ready(5000)
+  const before = proxy.bytesFromServer
+  const got: number[] = []
+  let since: { offset: number; epoch: string } | undefined
+  let pages = 0
+  for (;;) {
+    const { publications, epoch } = await client.history('a', { limit: -1, ...(since && { since }) })
+    if (publications.length === 0) break
+    pages++
+    const bytes = publications.reduce((sum, { data }) => sum + (data as string).length, 0)
+    t.ok(bytes <= MIB, `a page has ${bytes} bytes`)
+    got.push(...publications.map(({ data }) => Number.parseInt(data as string, 10)))
+    since = { offset: publications.at(-1)!.offset!, epoch }
+  }
+  t.same(
+    got,
+    Array.from({ length: 40 }, (_, i) => i + 1)
+  )
+  t.equal(pages, 4)
+  t.ok(proxy.bytesFromServer - before < 4 * MIB + 200_000)
+  // Several at once follow one another: none of them closes the client as one that does not read.
+  const many = await Promise.all(Array.from({ length: 12 }, () => client.history('a', { limit: -1 })))
+  t.ok(many.every(({ publications }) => publications.length === 10))
+})

@@ -1,0 +1,34 @@
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import t from 'tap'
+import { Turns } from '../../../lib/durable/turns.js'
+
+t.test('a few jobs run at a time, one of each who waits after the other', async (t) => {
+  const turns = new Turns(2)
+  const begun: string[] = []
+  const ends: (() => void)[] = []
+  const take = (who: string, name: string) =>
+    turns.take(who, () => {
+      begun.push(name)
+      return new Promise<string>((resolve) => ends.push(() => resolve(name)))
+    })
+  const much = ['a1', 'a2', 'a3', 'a4', 'a5'].map((name) => take('a', name))
+  const little = [take('b', 'b1'), take('c', 'c1')]
+  t.same(begun, ['a1', 'a2'])
+  while (ends.length > 0) {
+    ends.shift()!()
+    await nextTurn()
+  }
+  t.same(begun, ['a1', 'a2', 'a3', 'b1', 'c1', 'a4', 'a5'])
+  t.same(await Promise.all([...much, ...little]), ['a1', 'a2', 'a3', 'a4', 'a5', 'b1', 'c1'])
+})
+
+t.test('a job that fails takes no place for ever', async (t) => {
+  const turns = new Turns(1)
+  for (let i = 0; i < 3; i++) {
+    await t.rejects(
+      turns.take('a', () => Promise.reject(new Error('failed'))),
+      { message: 'failed' }
+    )
+  }
+  t.equal(await turns.take('a', async () => 'done'), 'done')
+})

@@ -1,0 +1,306 @@
+import dns from 'node:dns'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { FaultProxy } from '../../support/fault-proxy.js'
+import { build, notify, open, query, sqlListener, token, until } from '../../support/helper.js'
+import {
+  type Cluster,
+  createDatabase,
+  restartPostgres,
+  sharedPostgres,
+  testPostgres
+} from '../../support/postgres.js'
+
+const reader = token({ mode: 'r' })
+const writer = token({ mode: 'w' })
+const checkListenerInterval = 300
+
+const postgres = await sharedPostgres(t)
+const socket = (server: Cluster) => join(server.socketFolder, '.s.PGSQL.5432')
+
+/** A server whose connections go through a proxy each. */
+async function faulty(t: Test, options: object = {}) {
+  const dbUri = await createDatabase(postgres)
+  const listenerProxy = await FaultProxy.start(t, socket(postgres))
+  const poolProxy = await FaultProxy.start(t, socket(postgres))
+  const app = await build(t, {
+    dbUri: poolProxy.uri(dbUri),
+    listenerUri: listenerProxy.uri(dbUri),
+    checkListenerInterval,
+    metaChannel: 'meta',
+    ...options
+  })
+  const gaps: number[] = []
+  app.fastify.pgws.on('reconnected', ({ gap }) => gaps.push(gap))
+  const client = await open(t, `${app.ws}/a/${reader}`)
+  const meta = await open(t, `${app.ws}/meta/${reader}`)
+  return { ...app, dbUri, listenerProxy, poolProxy, gaps, client, meta }
+}
+
+type Faulty = Awaited<ReturnType<typeof faulty>>
+
+/** Waits until the listener has passed a check more. */
+async function checked({ fastify }: Faulty) {
+  const before = fastify.pgws.listenerState.lastProvenAlive!
+  await until(() => fastify.pgws.listenerState.lastProvenAlive! > before)
+}
+
+/** Causes a fault, and sees it noticed and healed, with the sockets still open. */
+async function heals(t: Test, app: Faulty, fault: () => unknown) {
+  await fault()
+  await until(() => app.gaps.length > 0)
+  await notify(app.dbUri, '{"channel":"a","payload":"after"}')
+  t.same(await app.client.received(1), ['{"channel":"a","payload":"after"}'])
+  const isReconnect = (text: string) => text.includes('"ListenerReconnected"')
+  await until(() => app.meta.messages.some(isReconnect))
+  const { event, payload } = JSON.parse(app.meta.messages.find(isReconnect)!)
+  t.equal(event, 'ListenerReconnected')
+  t.equal(payload.gap, app.gaps[0])
+  t.ok(app.lines.some((line) => line.includes('may be lost')))
+  const metrics = await (await fetch(`${app.http}/metrics`)).text()
+  t.match(metrics, /pgws_listener_reconnects_total 1\n/)
+  t.match(metrics, new RegExp(`pgws_listener_gap_seconds_total ${app.gaps[0]! / 1000}\n`))
+}
+
+t.test(
+  'a half-open listener is noticed and replaced; the gap counts from when it was last heard',
+  async (t) => {
+    const app = await faulty(t)
+    await checked(app)
+    let silentSince = 0
+    await heals(t, app, () => {
+      app.listenerProxy.silence()
+      silentSince = Date.now()
+    })
+    const { upSince } = app.fastify.pgws.listenerState
+    t.ok(upSince! - app.gaps[0]! <= silentSince, 'it begins before the silence')
+  }
+)
+
+t.test('a terminated backend is replaced at once', async (t) => {
+  // No check is made meanwhile.
+  const app = await faulty(t, { checkListenerInterval: 3_600_000 })
+  await heals(t, app, () =>
+    query(
+      app.dbUri,
+      "select pg_terminate_backend(pid) from pg_stat_activity where application_name like '%listener' and datname = current_database()"
+    )
+  )
+})
+
+t.test('a listener whose registrations were lost (DISCARD ALL) is noticed and replaced', async (t) => {
+  const app = await faulty(t)
+  await heals(t, app, () => app.listenerProxy.inject('DISCARD ALL'))
+})
+
+t.test('a connection that is cut within a message is replaced', async (t) => {
+  const app = await faulty(t)
+  app.listenerProxy.cutAfter(20)
+  await heals(t, app, () => notify(app.dbUri, '{"channel":"b"}'))
+})
+
+t.test('a slow network is no fault', async (t) => {
+  const app = await faulty(t)
+  app.listenerProxy.delay = 150
+  app.poolProxy.delay = 150
+  for (let check = 0; check < 3; check++) await checked(app)
+  await app.fastify.pgws.publish('a', 1)
+  await app.client.received(1)
+  t.same(app.gaps, [])
+})
+
+t.test('a failover to another address behind the same name is followed', async (t) => {
+  const dbUri = await createDatabase(postgres)
+  const old = await FaultProxy.start(t, socket(postgres))
+  const next = await FaultProxy.start(t, socket(postgres), '127.0.0.2', old.port)
+  const { lookup } = dns
+  let address = '127.0.0.1'
+  dns.lookup = ((name: string, ...rest: never[]) =>
+    (lookup as (...all: unknown[]) => void)(name === 'db.test' ? address : name, ...rest)) as typeof lookup
+  t.teardown(() => {
+    dns.lookup = lookup
+  })
+  const { fastify, ws } = await build(t, { dbUri: old.uri(dbUri, 'db.test'), checkListenerInterval })
+  const client = await open(t, `${ws}/a/${reader}`)
+  await fastify.pgws.publish('a', 1)
+  await client.received(1)
+  const reconnected = new Promise((resolve) => fastify.pgws.once('reconnected', resolve))
+  address = '127.0.0.2'
+  old.mode = 'refuse'
+  old.silence()
+  await reconnected
+  // The pool's connections took the same way, and are not used again.
+  await fastify.pgws.publish('a', 2)
+  await client.received(2)
+  t.ok(next.connections >= 2)
+})
+
+for (const signal of ['SIGINT', 'SIGQUIT', 'SIGKILL'] as const) {
+  t.test(`a PostgreSQL that is ended with ${signal} and started again`, async (t) => {
+    let server = await testPostgres(t)
+    const dbUri = await createDatabase(server)
+    const { fastify, http, ws } = await build(t, { dbUri, checkListenerInterval })
+    const client = await open(t, `${ws}/a/${reader}`)
+    const sender = await open(t, `${ws}/a/${writer}`)
+    const pid = Number(readFileSync(join(server.dataFolder, 'postmaster.pid'), 'utf8').split('\n')[0])
+    process.kill(pid, signal)
+    await until(async () => (await fetch(`${http}/health`)).status === 503)
+    const refused = await fetch(`${http}/publish`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${writer}`, 'content-type': 'application/json' },
+      body: '{"channel":"a","payload":"lost"}'
+    })
+    t.equal(refused.status, 503)
+    t.ok(Number(refused.headers.get('retry-after')) > 0)
+    for (let i = 0; i < 100; i++) sender.send(`waiting ${i}`)
+    server = await restartPostgres(t, server)
+    await until(() => fastify.pgws.listenerState.up)
+    // What waited was sent, once and in order; then all goes on as before.
+    await client.received(100)
+    sender.send('after')
+    const got = (await client.received(101)).map((text) => JSON.parse(text).payload)
+    t.same(got, [...Array.from({ length: 100 }, (_, i) => `waiting ${i}`), 'after'])
+    t.equal((await fetch(`${http}/health`)).status, 200)
+    t.equal(client.webSocket.readyState, 1)
+    t.equal(sender.webSocket.readyState, 1)
+  })
+}
+
+t.test('what a socket sent is not sent for ever: 1011 after publishTimeout', async (t) => {
+  const app = await faulty(t, { publishTimeout: 500 })
+  const sender = await open(t, `${app.ws}/a/${writer}`)
+  for (const proxy of [app.listenerProxy, app.poolProxy]) {
+    proxy.mode = 'refuse'
+    proxy.cut()
+  }
+  await until(() => !app.fastify.pgws.listenerState.up)
+  sender.send('too late')
+  t.same(await sender.closed(), { code: 1011, reason: 'message not published' })
+  await t.rejects(app.fastify.pgws.publish('a', 1), { code: 'FST_PGWS_DATABASE_AWAY' })
+  t.equal(app.client.webSocket.readyState, 1)
+})
+
+t.test(
+  'while the database is away senders are paused, and the server keeps no more than it must',
+  async (t) => {
+    const app = await faulty(t)
+    const sender = await open(t, `${app.ws}/a/${writer}`)
+    for (const proxy of [app.listenerProxy, app.poolProxy]) {
+      proxy.mode = 'refuse'
+      proxy.cut()
+    }
+    await until(() => !app.fastify.pgws.listenerState.up)
+    const count = 10_000
+    for (let i = 0; i < count; i++) sender.send(`${i} ${'x'.repeat(2000)}`)
+    const metrics = async () => (await fetch(`${app.http}/metrics`)).text()
+    await until(async () => /pgws_paused_sockets 1\n/.test(await metrics()))
+    t.ok(sender.webSocket.bufferedAmount > 5_000_000, 'what is not read stays with the sender')
+    t.ok(Number(/pgws_messages_received_total (\d+)/.exec(await metrics())![1]) < count / 2)
+    for (const proxy of [app.listenerProxy, app.poolProxy]) proxy.mode = 'pass'
+    await app.client.received(count)
+    const numbers = app.client.messages.map((text) => Number.parseInt(JSON.parse(text).payload, 10))
+    t.same(
+      numbers,
+      Array.from({ length: count }, (_, i) => i)
+    )
+  }
+)
+
+t.test('a statement whose outcome is unknown is not repeated, and its sender is told', async (t) => {
+  const app = await faulty(t)
+  const { payloads } = await sqlListener(t, app.dbUri)
+  const sender = await open(t, `${app.ws}/a/${writer}`)
+  sender.send('first')
+  await until(() => payloads.some((text) => text.includes('first')))
+  // The statement reaches PostgreSQL, and its answer is lost.
+  app.poolProxy.cutAfter(0)
+  sender.send('second')
+  t.equal((await sender.closed()).code, 1011)
+  await app.fastify.pgws.publish('a', 'third')
+  await until(() => payloads.some((text) => text.includes('third')))
+  t.equal(payloads.filter((text) => text.includes('second')).length, 1)
+})
+
+t.test('publishing connections that die are replaced', async (t) => {
+  const app = await faulty(t)
+  const lost = () => app.lines.filter((line) => line.includes('a publishing connection was lost')).length
+  for (let i = 0; i < 5; i++) {
+    await app.fastify.pgws.publish('a', i)
+    const noticed = lost() + app.poolProxy.connections
+    app.poolProxy.cut()
+    await until(() => lost() === noticed)
+  }
+  t.same(
+    (await app.client.received(5)).map((text) => JSON.parse(text).payload),
+    [0, 1, 2, 3, 4]
+  )
+})
+
+t.test('a message that the database refuses takes no other with it', async (t) => {
+  const admin = await createDatabase(postgres)
+  const name = `latin_${Date.now()}`
+  await query(admin, `create database ${name} encoding latin1 locale 'C' template template0`)
+  const dbUri = admin.replace(/\/[^/?]+\?/, `/${name}?`)
+  const { ws } = await build(t, { dbUri })
+  const client = await open(t, `${ws}/a/${reader}`)
+  const senders = await Promise.all(Array.from({ length: 20 }, () => open(t, `${ws}/a/${writer}`)))
+  const refused = senders[7]!.closed()
+  // One of them has no place in LATIN1.
+  for (const [i, sender] of senders.entries()) sender.send(i === 7 ? 'five € please' : `number ${i}`)
+  t.equal((await refused).code, 1007)
+  const got = (await client.received(19)).map((text) => JSON.parse(text).payload)
+  t.equal(new Set(got).size, 19)
+  for (const [i, sender] of senders.entries()) if (i !== 7) t.equal(sender.webSocket.readyState, 1)
+})
+
+t.test(
+  'a notification queue that fills up degrades health; a full one is an error for the publisher',
+  async (t) => {
+    const crowded = await testPostgres(t, { max_notify_queue_pages: '64' })
+    const dbUri = await createDatabase(crowded)
+    const { fastify, http, ws, lines } = await build(t, { dbUri, checkListenerInterval })
+    const health = async () => {
+      const response = await fetch(`${http}/health`)
+      return {
+        code: response.status,
+        ...((await response.json()) as { status: string; notificationQueue: { usage: number } })
+      }
+    }
+    const sender = await open(t, `${ws}/a/${writer}`)
+    t.match(await health(), { code: 200, status: 'ok', notificationQueue: { usage: 0 } })
+    // A session that listens, and stays in a transaction, holds the queue up.
+    const { default: pg } = await import('pg')
+    const holder = new pg.Client({ connectionString: dbUri, application_name: 'the one that sleeps' })
+    await holder.connect()
+    t.teardown(() => holder.end())
+    await holder.query('listen something')
+    await holder.query('begin; select 1')
+    const fill = () =>
+      query(dbUri, "select count(pg_notify('other', n || repeat('x', 7900))) from generate_series(1, 8) n")
+    while ((await health()).notificationQueue.usage <= 0.5) await fill()
+    t.match(await health(), { code: 200, status: 'degraded' })
+    t.match(
+      lines.find((line) => line.includes('notification queue fills up')),
+      /the one that sleeps/
+    )
+    t.match(await (await fetch(`${http}/metrics`)).text(), /pgws_notification_queue_usage_ratio 0\.[5-9]/)
+    await t.rejects(
+      (async () => {
+        for (;;) await fill()
+      })(),
+      { message: /NOTIFY queue/ }
+    )
+    for (;;) {
+      const failure = await fastify.pgws.publish('a', 'x'.repeat(7000)).catch((error) => error)
+      if (failure === undefined) continue
+      t.match(failure, { code: 'FST_PGWS_NOT_ACCEPTED', statusCode: 503 })
+      break
+    }
+    sender.send('x'.repeat(7000))
+    t.equal((await sender.closed()).code, 1011)
+    await holder.query('commit')
+    await until(async () => (await health()).status === 'ok')
+    await fastify.pgws.publish('a', 'again')
+  }
+)

@@ -1,0 +1,221 @@
+import { join } from 'node:path'
+import { encode } from '@msgpack/msgpack'
+import t from 'tap'
+import { FaultProxy } from '../../support/fault-proxy.js'
+import { query, until, withPostgres } from '../../support/helper.js'
+import { type Node, open, startNode, startNodes } from '../../support/socket-io.js'
+
+const { postgres, database } = await withPostgres(t)
+
+/** What is no message of a node, in a row. */
+const BROKEN: Uint8Array[] = [
+  Buffer.from('no msgpack'),
+  // Ends too early; a map of four thousand millions; a type that there is not.
+  Buffer.from([0x82, 0xa3]),
+  Buffer.from([0xdf, 0xff, 0xff, 0xff, 0xff]),
+  Buffer.from([0xc1]),
+  Buffer.alloc(0),
+  encode(null),
+  encode(5),
+  encode('text'),
+  encode([1, 2]),
+  encode({}),
+  encode({ uid: 'stranger', nsp: '/', type: 'x' }),
+  // As messages are, but for what they are to do.
+  encode({ uid: 'stranger', nsp: '/', type: 3 }),
+  encode({ uid: 'stranger', nsp: '/', type: 3, data: {} }),
+  encode({ uid: 'stranger', nsp: '/', type: 3, data: { packet: 5, opts: { rooms: 5, except: null } } }),
+  encode({ uid: 'stranger', nsp: '/', type: 9, data: { packet: 5 } }),
+  encode({ uid: 'stranger', nsp: '/', type: 7, data: null })
+]
+
+const lost = ({ failures }: Node) => failures.filter(({ message }) => /is lost/.test(message)).length
+
+async function insertAndNotify(dbUri: string, payload: Uint8Array): Promise<void> {
+  await query(
+    dbUri,
+    `with row as (insert into socket_io_attachments (payload) values ($1) returning id)
+     select pg_notify('socket.io#/', json_build_object('uid', 'stranger', 'nsp', '/', 'type', 3, 'attachmentId', id::text)::text)
+     from row`,
+    [payload]
+  )
+}
+
+t.test('a row that holds no message is reported, and what follows is delivered', async (t) => {
+  const dbUri = await database()
+  const nodes = await startNodes(t, dbUri, 2)
+  const clients = await Promise.all(nodes.map((node) => open(t, node)))
+  for (const payload of BROKEN) await insertAndNotify(dbUri, payload)
+  nodes[0]!.io.emit('large', 'x'.repeat(9000))
+  nodes[0]!.io.emit('next')
+  for (const client of clients) {
+    await client.received('large', 1)
+    await client.received('next', 1)
+  }
+  for (const node of nodes) t.equal(node.failures.length, BROKEN.length, String(node.failures))
+  t.ok(lost(nodes[0]!) >= 11)
+})
+
+t.test('references to rows that cannot be take no other row with them', async (t) => {
+  const dbUri = await database()
+  const nodes = await startNodes(t, dbUri, 2)
+  const clients = await Promise.all(nodes.map((node) => open(t, node)))
+  const ids = [
+    '"abc"',
+    '1.5',
+    '-1',
+    '"9223372036854775808"',
+    '1e300',
+    '{}',
+    '[]',
+    'true',
+    '""',
+    '9223372036854775807'
+  ]
+  const notify = ids.map(
+    (id) => `pg_notify('socket.io#/', '{"uid":"stranger","nsp":"/","type":3,"attachmentId":${id}}')`
+  )
+  // In one turn, so that all of them are asked for together.
+  await query(
+    dbUri,
+    `with row as (insert into socket_io_attachments (payload) values ($1) returning id)
+     select ${notify}, pg_notify('socket.io#/', json_build_object('uid', 'stranger', 'nsp', '/', 'type', 3, 'attachmentId', id::text)::text)
+     from row`,
+    [
+      encode({
+        uid: 'stranger',
+        nsp: '/',
+        type: 3,
+        data: { packet: { type: 2, data: ['good'] }, opts: { rooms: [], except: [] } }
+      })
+    ]
+  )
+  for (const client of clients) await client.received('good', 1)
+  for (const node of nodes) t.equal(lost(node), ids.length, String(node.failures))
+})
+
+t.test('marks of nodes that are none end neither the node nor the cleaning', async (t) => {
+  const dbUri = await database()
+  const adapter = { cleanupInterval: 100, heartbeatInterval: 100, heartbeatTimeout: 60_000 }
+  // Two, since those that know each other listen.
+  const [node] = await startNodes(t, dbUri, 2, { adapter })
+  const marks = [
+    'no json',
+    'null',
+    '5',
+    '{}',
+    '{"uid":5}',
+    '{"uid":"x","at":"y","read":null}',
+    '{"uid":"x","at":5,"read":"z"}'
+  ]
+  for (const mark of marks) await query(dbUri, 'select pg_notify($1, $2)', ['socket.io#', mark])
+  await until(() => lost(node!) === marks.length)
+  await query(
+    dbUri,
+    "insert into socket_io_attachments (created_at, payload) values (now() - interval '1 hour', '')"
+  )
+  await until(async () => {
+    const { rows } = await query(dbUri, 'select count(*)::int as n from socket_io_attachments')
+    return rows[0].n === 0
+  })
+  t.equal(node!.failures.length, marks.length)
+})
+
+t.test('a table that may not be read, and a pool that is away, hold up nobody for ever', async (t) => {
+  const dbUri = await database()
+  const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
+  const [node] = await startNodes(t, dbUri, 1)
+  const other = await startNode(t, dbUri, { poolUri: proxy.uri(dbUri) })
+  await until(async () => (await other.io.sockets.adapter.serverCount()) === 2)
+  const client = await open(t, other)
+  await query(dbUri, 'alter table socket_io_attachments rename column payload to hidden')
+  await insertAndNotify(dbUri, BROKEN[0]!).catch(() => {})
+  await query(
+    dbUri,
+    `select pg_notify('socket.io#/', '{"uid":"stranger","nsp":"/","type":3,"attachmentId":"' || n || '"}') from generate_series(1, 50) n`
+  )
+  node!.io.emit('next', 1)
+  await client.received('next', 1)
+  t.equal(lost(other), 50)
+  await query(dbUri, 'alter table socket_io_attachments rename column hidden to payload')
+
+  // Its listener is there; its pool is not.
+  const connect = other.pool.connect
+  other.pool.connect = (() => Promise.reject(new Error('no connection'))) as never
+  node!.io.emit('large', 'x'.repeat(9000))
+  node!.io.emit('next', 2)
+  await client.received('next', 2)
+  t.equal(lost(other), 51)
+  other.pool.connect = connect
+  node!.io.emit('large', 'y'.repeat(9000))
+  t.same(await client.received('large', 1), ['y'.repeat(9000)])
+})
+
+t.test('a kept packet that holds no message is a gap, and ends no replay', async (t) => {
+  const dbUri = await database()
+  const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
+  const options = {
+    server: { connectionStateRecovery: { maxDisconnectionDuration: 60_000 } },
+    adapter: { heartbeatInterval: 300 }
+  }
+  const [node] = await startNodes(t, dbUri, 1, options)
+  const cut = await startNode(t, dbUri, { ...options, poolUri: proxy.uri(dbUri) })
+  await until(async () => (await cut.io.sockets.adapter.serverCount()) === 2)
+  const client = await open(t, cut)
+  let gaps = 0
+  cut.io.sockets.adapter.on('gap', () => gaps++)
+  node!.io.emit('n', 0)
+  await client.received('n', 1)
+  proxy.mode = 'refuse'
+  proxy.cut()
+  await until(() => cut.failures.length > 0)
+  node!.io.emit('n', 1)
+  await until(async () => {
+    const { rows } = await query(dbUri, 'select count(*)::int as n from socket_io_attachments_packets')
+    return rows[0].n >= 2
+  })
+  for (const [seq, body] of ['no json', 'null', '[]', '{"type":"x"}'].entries()) {
+    await query(
+      dbUri,
+      `insert into socket_io_attachments_packets (nsp, origin, seq, rooms, excluded, body) values ('/', 'stranger', $1, '{}', '{}', $2)`,
+      [seq, body]
+    )
+  }
+  await query(
+    dbUri,
+    `insert into socket_io_attachments_packets (nsp, origin, seq, rooms, excluded, attachment) values ('/', 'stranger', 9, '{}', '{}', 'no msgpack')`
+  )
+  node!.io.emit('n', 2)
+  proxy.mode = 'pass'
+  t.same(await client.received('n', 3), [0, 1, 2])
+  await until(() => gaps === 1)
+  t.equal(lost(cut), 5)
+  node!.io.emit('n', 3)
+  t.same(await client.received('n', 4), [0, 1, 2, 3])
+})
+
+t.test('what is no event for clients is reported, and disconnects none of them', async (t) => {
+  const dbUri = await database()
+  // Two, so that they listen when they know each other.
+  const [node] = await startNodes(t, dbUri, 2)
+  const client = await open(t, node!)
+  const left: string[] = []
+  client.socket.on('disconnect', (reason) => left.push(reason))
+  const broken = [
+    // Packets of Socket.IO's protocol that no server sends to all.
+    ...[0, 1, 3, 4, 5, 6, 7, -1, '2', null].map((type) => ({ type, data: ['n', 1] })),
+    { type: 0, data: { sid: 'another' } },
+    ...['connect', 'disconnect', 'newListener', null, {}, []].map((name) => ({ type: 2, data: [name] })),
+    ...[5, 'text', {}, null, []].map((data) => ({ type: 2, data })),
+    ...['1', -1, 0.5, '[["a"]]', {}].map((id) => ({ type: 2, id, data: ['n', 1] }))
+  ]
+  for (const packet of broken) {
+    const message = { uid: 'stranger', nsp: '/', type: 3, data: { packet, opts: { rooms: [], except: [] } } }
+    await query(dbUri, 'select pg_notify($1, $2)', ['socket.io#/', JSON.stringify(message)])
+  }
+  node!.io.emit('next')
+  await client.received('next', 1)
+  t.same(client.events, [['next']])
+  t.same(left, [])
+  t.equal(node!.failures.length, broken.length, String(node!.failures))
+})

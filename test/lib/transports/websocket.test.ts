@@ -1,0 +1,60 @@
+import { once } from 'node:events'
+import type { AddressInfo } from 'node:net'
+import t, { type Test } from 'tap'
+import { WebSocket, WebSocketServer } from 'ws'
+import { WebSocketConnection } from '../../../lib/transports/websocket.js'
+import { flowControl, until } from '../../support/helper.js'
+
+/** Both ends of a websocket; the client answers pings or not. */
+async function pair(t: Test, autoPong: boolean) {
+  const server = new WebSocketServer({ port: 0, host: '127.0.0.1' })
+  t.teardown(() => server.close())
+  await once(server, 'listening')
+  const accepted = once(server, 'connection')
+  const client = new WebSocket(`ws://127.0.0.1:${(server.address() as AddressInfo).port}`, { autoPong })
+  t.teardown(() => client.terminate())
+  const [webSocket] = (await accepted) as [WebSocket]
+  const access = { channels: ['a'], read: true, write: true, expiresAt: undefined, claims: {} }
+  const context = { flow: flowControl(1024), onGone() {}, sent: { messages: 0, bytes: 0 } }
+  const subscriber = new WebSocketConnection(webSocket, access, {
+    id: 1,
+    address: '127.0.0.1',
+    sender: undefined,
+    caller: undefined,
+    context
+  })
+  webSocket.on('pong', () => {
+    subscriber.unanswered = 0
+  })
+  await once(client, 'open')
+  return { client, webSocket, subscriber }
+}
+
+t.test('a client that has answered neither of two pings is ended at the third', async (t) => {
+  const { client, subscriber } = await pair(t, false)
+  subscriber.ping()
+  subscriber.ping()
+  t.equal(client.readyState, WebSocket.OPEN)
+  const closed = once(client, 'close')
+  subscriber.ping()
+  t.equal((await closed)[0], 1006)
+})
+
+t.test('a client that answers stays', async (t) => {
+  const { client, webSocket, subscriber } = await pair(t, true)
+  for (let i = 0; i < 5; i++) {
+    const pong = once(webSocket, 'pong')
+    subscriber.ping()
+    await pong
+  }
+  t.equal(client.readyState, WebSocket.OPEN)
+})
+
+t.test('a socket that we do not read is not held to its pongs', async (t) => {
+  const { client, webSocket, subscriber } = await pair(t, true)
+  webSocket.pause()
+  for (let i = 0; i < 5; i++) subscriber.ping()
+  webSocket.resume()
+  await until(() => subscriber.unanswered === 0)
+  t.equal(client.readyState, WebSocket.OPEN)
+})

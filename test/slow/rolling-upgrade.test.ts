@@ -1,0 +1,221 @@
+import t from 'tap'
+import { run, started } from '../support/app.js'
+import { build, type Client, open, query, SECRET, token, until, withPostgres } from '../support/helper.js'
+import { previousRelease } from '../support/previous-release.js'
+
+const { database } = await withPostgres(t)
+const rw = token({ mode: 'rw' })
+
+const payloadsOf = ({ messages }: Client) => messages.map((text) => JSON.parse(text).payload as string)
+
+t.test(
+  'the previous release and this one serve beside each other across the migration, and lose nothing',
+  async (t) => {
+    const cli = await previousRelease(t)
+    if (cli === undefined) {
+      t.pass('not tested', {
+        skip: 'the history of this clone does not have the previous release: git fetch --unshallow'
+      })
+      return
+    }
+    const dbUri = await database()
+    const environment = {
+      PGWS_DB_URI: dbUri,
+      PGWS_JWT_SECRET: SECRET,
+      PGWS_HOST: '127.0.0.1',
+      PGWS_MIGRATE: 'true'
+    }
+    const before = await started(await run(t, environment, [], cli))
+    await until(async () => (await fetch(`${before.http}/health`)).ok)
+    await query(
+      dbUri,
+      `select pgws.retain('kept', '1 hour'); create table public.watched (n text);
+     select pgws.watch('public.watched', 'kept'), pgws.watch('public.watched', 'plain')`
+    )
+
+    const sent: { kept: string[]; plain: string[] } = { kept: [], plain: [] }
+    const traffic = (name: string, send: (channel: 'kept' | 'plain', text: string) => Promise<unknown>) => {
+      let going = true
+      let rounds = 0
+      const done = (async () => {
+        for (let n = 0; going; n++) {
+          for (const channel of ['kept', 'plain'] as const) {
+            const text = `${name} ${n} ${n % 5 === 0 ? 'x'.repeat(9000) : ''}`
+            await send(channel, text)
+            sent[channel].push(text)
+          }
+          rounds++
+        }
+      })()
+      return {
+        /** Goes on until it has sent some more. */
+        some: async () => {
+          const wanted = rounds + 10
+          await until(() => rounds >= wanted, 60_000)
+        },
+        stop: async () => {
+          going = false
+          await done
+        }
+      }
+    }
+    const byHttp = (http: string) => async (channel: string, payload: string) => {
+      const answer = await fetch(`${http}/publish`, {
+        method: 'POST',
+        headers: { authorization: `Bearer ${rw}`, 'content-type': 'application/json' },
+        body: JSON.stringify({ channel, payload })
+      })
+      if (answer.status !== 202) throw new Error(`${answer.status} ${await answer.text()}`)
+    }
+    const bySql = (channel: string, payload: string) =>
+      query(dbUri, 'select pgws.publish_text($1, $2)', [channel, payload])
+    const bySocket = async (ws: string) => {
+      const sockets = { kept: await open(t, `${ws}/kept/${rw}`), plain: await open(t, `${ws}/plain/${rw}`) }
+      // A sender that reads its own message knows that it was published.
+      return async (channel: 'kept' | 'plain', payload: string) => {
+        const { webSocket, messages } = sockets[channel]
+        const known = messages.length
+        webSocket.send(payload)
+        await until(() => messages.slice(known).some((text) => JSON.parse(text).payload === payload), 60_000)
+      }
+    }
+
+    const readers = [await open(t, `${before.ws}/kept/${rw}`), await open(t, `${before.ws}/plain/${rw}`)]
+    const flows = [
+      traffic('old http', byHttp(before.http)),
+      traffic('old socket', await bySocket(before.ws)),
+      traffic('sql', bySql)
+    ]
+    await Promise.all(flows.map((flow) => flow.some()))
+    const after = await started(await run(t, environment))
+    await until(async () => (await fetch(`${after.http}/health`)).ok)
+    readers.push(await open(t, `${after.ws}/kept/${rw}?since=earliest`))
+    flows.push(traffic('new http', byHttp(after.http)), traffic('new socket', await bySocket(after.ws)))
+    await Promise.all(flows.map((flow) => flow.some()))
+    await Promise.all(flows.map((flow) => flow.stop()))
+
+    await query(dbUri, `insert into public.watched values ('from a table')`)
+    const ended = () =>
+      readers.every((reader) => payloadsOf(reader).some((payload) => typeof payload === 'object'))
+    await until(ended, 60_000)
+    const [oldKept, oldPlain, newKept] = readers.map((reader) =>
+      payloadsOf(reader).filter((payload) => typeof payload === 'string')
+    ) as [string[], string[], string[]]
+    t.same([...oldKept].sort(), [...sent.kept].sort())
+    t.same([...oldPlain].sort(), [...sent.plain].sort())
+    t.same(newKept, oldKept, 'in one order for all')
+
+    const { rows } = await query(dbUri, 'select version from pgws.settings')
+    t.same(rows, [{ version: 2 }])
+    // Each still takes what it has to, and neither has complained.
+    for (const { http, output } of [before, after]) {
+      t.match(await (await fetch(`${http}/health`)).json(), { status: 'ok' })
+      const complaints = output()
+        .split('\n')
+        // On a busy machine the start takes longer than the second after which it says what it waits for.
+        .filter((line) => /"level":(?:40|50|60)/.test(line) && !line.includes('the start waits for'))
+      t.same(complaints, [])
+    }
+  }
+)
+
+t.test(
+  'a server that is too old for the schema says so, closes its clients with 1012, and ends',
+  async (t) => {
+    const dbUri = await database()
+    // Few clients, and yet not all at once: every 3 s one of them.
+    const { fastify, ws, http, lines } = await build(t, { dbUri, migrate: true, shutdownTimeout: 30_000 })
+    await query(dbUri, `select pgws.retain('kept', '1 hour')`)
+    const clients = await Promise.all(Array.from({ length: 3 }, () => open(t, `${ws}/kept/${rw}`)))
+    const events: string[] = []
+    const closed = clients.map(async (client) => {
+      const { code, reason } = await client.closed()
+      t.same({ code, reason }, { code: 1012, reason: 'server too old for its database' })
+      events.push('closed')
+    })
+    const lost = new Promise<Error>((resolve) =>
+      fastify.pgws.once('lost', (error) => {
+        events.push('lost')
+        resolve(error)
+      })
+    )
+    const health: number[] = []
+    const asked = closed[0]!.then(async () => {
+      const answer = await fetch(`${http}/health`)
+      health.push(answer.status, (await fetch(`${http}/health/ready`)).status)
+      t.match(await answer.json(), { status: 'unavailable', schema: { status: 'too new' } })
+      t.equal(await query(dbUri, 'select 1').then(({ rowCount }) => rowCount), 1)
+      await t.rejects(open(t, `${ws}/kept/${rw}`), { message: /503/ })
+      t.ok(events.filter((event) => event === 'closed').length < clients.length, 'others are still there')
+    })
+    await query(
+      dbUri,
+      `insert into pgws.migrations select max(number) + 1, 'not additive', now(), max(number) + 1 from pgws.migrations;
+     update pgws.settings set version = (select max(number) from pgws.migrations);
+     select pg_notify('pgws', 'installed')`
+    )
+    await asked
+    t.same(health, [503, 503])
+    t.match(await lost, { code: 'FST_PGWS_SCHEMA_TOO_NEW' })
+    await Promise.all(closed)
+    t.same(events, [...clients.map(() => 'closed'), 'lost'])
+    t.ok(
+      lines.some((line) =>
+        /^closing: The schema "pgws" .*upgrade fastify-pg-websockets/.test(JSON.parse(line).msg)
+      )
+    )
+    await until(() => !fastify.server.listening)
+  }
+)
+
+t.test('the server ends as well where a new connection finds the schema too new', async (t) => {
+  const dbUri = await database()
+  const app = await started(
+    await run(t, {
+      PGWS_DB_URI: dbUri,
+      PGWS_JWT_SECRET: SECRET,
+      PGWS_HOST: '127.0.0.1',
+      PGWS_MIGRATE: 'true',
+      PGWS_CHECK_LISTENER_INTERVAL: '500'
+    })
+  )
+  await until(async () => (await fetch(`${app.http}/health`)).ok)
+  const client = await open(t, `${app.ws}/a/${rw}`)
+  await query(dbUri, 'update pgws.settings set version = 99')
+  const ended = client.closed()
+  await query(
+    dbUri,
+    `select pg_terminate_backend(pid) from pg_stat_activity
+     where application_name = 'fastify-pg-websockets listener' and datname = current_database()`
+  )
+  t.equal((await ended).code, 1012)
+  t.equal(await app.exit, 1)
+  t.match(app.output(), /schema \\"pgws\\" of the database has version 99/)
+})
+
+t.test('a server that is newer than the schema publishes nothing until it is migrated', async (t) => {
+  const dbUri = await database()
+  const { fastify: installer } = await build(t, { dbUri, migrate: true })
+  await installer.close()
+  // As the release before had left it.
+  await query(dbUri, `delete from pgws.migrations where number > 2`)
+  await query(dbUri, `insert into pgws.migrations values (2, 'handlers', default, 2) on conflict do nothing`)
+  await query(dbUri, `select pgws.retain('kept', '1 hour')`)
+  const { fastify, http, ws, lines } = await build(t, { dbUri, checkListenerInterval: 1000, readyTimeout: 0 })
+  await until(() =>
+    lines.some((line) => /the start waits for .*run \\"npx fastify-pg-websockets migrate\\"/.test(line))
+  )
+  t.match(await (await fetch(`${http}/health`)).json(), {
+    status: 'unavailable',
+    schema: { status: 'too old' }
+  })
+  await t.rejects(fastify.pgws.publish('kept', 'too early'), { code: 'FST_PGWS_DATABASE_AWAY' })
+  await query(
+    dbUri,
+    `insert into pgws.migrations select n, 'mended', now(), 2 from generate_series(3, 99) n; select pg_notify('pgws', 'installed')`
+  )
+  await until(async () => (await fetch(`${http}/health`)).ok)
+  const client = await open(t, `${ws}/kept/${rw}`)
+  await fastify.pgws.publish('kept', 'now')
+  t.same(JSON.parse((await client.received(1))[0]!).payload, 'now')
+})

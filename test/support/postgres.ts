@@ -1,0 +1,156 @@
+import { randomUUID } from 'node:crypto'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import pg from 'pg'
+import type { Test } from 'tap'
+import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../lib/embedded-postgres/server.js'
+import { migrate } from '../../lib/schema/migrate.js'
+
+export const LISTEN_CHANNEL = 'postgres-websockets-listener'
+
+const FAST = {
+  fsync: 'off',
+  synchronous_commit: 'off',
+  full_page_writes: 'off',
+  autovacuum: 'off',
+  max_connections: '200'
+}
+
+/** Where databases can be made. */
+export type Cluster = Pick<EmbeddedPostgres, 'uri' | 'socketFolder'>
+
+/** What a PostgreSQL was started with, by its data folder. */
+const starts = new Map<string, { folder: string; settings: Record<string, string>; binaries?: string }>()
+
+/** The databases that were made for a test on a PostgreSQL that outlives it. */
+const databases = new Map<Cluster, string[]>()
+
+/**
+ * Starts a PostgreSQL that ends with this process, or earlier.
+ * @param prepare may put data into its folder, before it starts
+ */
+export async function startPostgres(
+  settings: Record<string, string> = {},
+  prepare: (folder: string) => void = () => {}
+) {
+  const folder = mkdtempSync(join(tmpdir(), 'pgws-test-'))
+  prepare(folder)
+  // .ci/matrix.js names another version's.
+  const { PGWS_TEST_POSTGRES: binaries } = process.env
+  const start = { folder, settings: { ...FAST, ...settings }, ...(binaries !== undefined && { binaries }) }
+  const postgres = await startEmbeddedPostgres(start)
+  starts.set(postgres.dataFolder, start)
+  async function stop() {
+    await postgres.stop()
+    // As root the data is elsewhere.
+    for (const path of [folder, postgres.home, postgres.socketFolder]) {
+      rmSync(path, { recursive: true, force: true })
+    }
+  }
+  return { postgres, stop }
+}
+
+/** A PostgreSQL for one test file that stops it, or sets it up for itself; ended and removed with it. */
+export async function testPostgres(
+  t: Test,
+  ...options: Parameters<typeof startPostgres>
+): Promise<EmbeddedPostgres> {
+  const { postgres, stop } = await startPostgres(...options)
+  t.teardown(stop)
+  return postgres
+}
+
+/**
+ * The PostgreSQL of the whole run, which test/run.ts starts; a file that runs by itself has its own. Roles are shared
+ * with the other files, so their names must be unique. Databases are dropped with the test.
+ */
+export async function sharedPostgres(t: Test): Promise<Cluster> {
+  const { PGWS_TEST_URI: uri } = process.env
+  if (uri === undefined) return testPostgres(t)
+  const cluster = { uri, socketFolder: new URL(uri.replace('@/', '@localhost/')).searchParams.get('host')! }
+  const names: string[] = []
+  databases.set(cluster, names)
+  t.teardown(() =>
+    administrate(uri, async (client) => {
+      for (const name of names) await client.query(`drop database ${name} with (force)`)
+    })
+  )
+  return cluster
+}
+
+/** The folder that a PostgreSQL was started with. */
+export function folderOf({ dataFolder }: EmbeddedPostgres): string {
+  return starts.get(dataFolder)!.folder
+}
+
+/** Starts a PostgreSQL again that has ended, where it was. */
+export async function restartPostgres(t: Test, ended: EmbeddedPostgres): Promise<EmbeddedPostgres> {
+  await ended.stop()
+  const postgres = await startEmbeddedPostgres(starts.get(ended.dataFolder)!)
+  t.teardown(() => postgres.stop())
+  return postgres
+}
+
+/** A new, empty database; in UTF8, unless another encoding is named. */
+export async function createDatabase(cluster: Cluster, encoding = 'UTF8'): Promise<string> {
+  const options = `template template0 encoding '${encoding}' lc_collate 'C' lc_ctype 'C'`
+  return administrate(cluster.uri, (client) => create(client, cluster, newName(), options))
+}
+
+/** A new database with the schema `pgws`: a copy of one, which is faster than to migrate. */
+export async function migratedDatabase(cluster: Cluster): Promise<string> {
+  await prepareTemplate(cluster)
+  return administrate(cluster.uri, (client) => create(client, cluster, newName(), `template ${TEMPLATE}`))
+}
+
+/** Makes the database that those with the schema are copies of, unless it is there. */
+export function prepareTemplate(cluster: Cluster): Promise<void> {
+  const preparing = templates.get(cluster) ?? makeTemplate(cluster)
+  templates.set(cluster, preparing)
+  return preparing
+}
+
+async function makeTemplate(cluster: Cluster): Promise<void> {
+  await administrate(cluster.uri, async (client) => {
+    const { rowCount } = await client.query('select from pg_database where datname = $1', [TEMPLATE])
+    if (rowCount === 1) return
+    const uri = await create(client, cluster, TEMPLATE, 'template template0')
+    await administrate(uri, (owner) => migrate(owner, LISTEN_CHANNEL))
+  })
+}
+
+const templates = new WeakMap<Cluster, Promise<void>>()
+const TEMPLATE = 'pgws_template'
+const newName = () => `test_${randomUUID().replaceAll('-', '')}`
+
+/** Which PostgreSQL it is: 13, 14, … */
+export function majorVersion({ uri }: Cluster): Promise<number> {
+  return administrate(uri, majorOf)
+}
+
+async function majorOf(client: pg.Client): Promise<number> {
+  const { rows } = await client.query("select current_setting('server_version_num')::int / 10000 as major")
+  return rows[0].major
+}
+
+async function create(client: pg.Client, cluster: Cluster, name: string, options: string): Promise<string> {
+  // Copying files takes a tenth of the time of logging each page, which is the default from 15 on.
+  const strategy = (await majorOf(client)) < 15 ? '' : 'strategy file_copy'
+  await client.query(`create database ${name} ${options} ${strategy}`)
+  databases.get(cluster)?.push(name)
+  return cluster.uri.replace('/postgres?', `/${name}?`)
+}
+
+async function administrate<Result>(
+  uri: string,
+  action: (client: pg.Client) => Promise<Result>
+): Promise<Result> {
+  const client = new pg.Client(uri)
+  await client.connect()
+  try {
+    return await action(client)
+  } finally {
+    await client.end()
+  }
+}

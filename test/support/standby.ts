@@ -1,0 +1,137 @@
+import type { Test } from 'tap'
+import { runAs } from '../../lib/embedded-postgres/binaries.js'
+import { findPlaces, prepareCluster, prepareHome } from '../../lib/embedded-postgres/places.js'
+import type { EmbeddedPostgres } from '../../lib/embedded-postgres/server.js'
+import { freePort } from './app.js'
+import { FaultProxy } from './fault-proxy.js'
+import { query, until } from './helper.js'
+import { testPostgres } from './postgres.js'
+
+/** What the standby calls itself. */
+const NAME = 'standby'
+
+export interface ReplicationOptions {
+  /**
+   * The primary acknowledges a commit only when the standby has it, too (`synchronous_standby_names`). While the standby is
+   * away, commits wait.
+   */
+  synchronous?: boolean
+  /** Further settings of both. */
+  settings?: Record<string, string>
+}
+
+/** A primary and its hot standby, which it streams to. */
+export class Replication {
+  readonly primary: EmbeddedPostgres
+  readonly standby: EmbeddedPostgres
+  /** What the standby streams through, to cut it off. */
+  readonly link: FaultProxy
+
+  constructor(primary: EmbeddedPostgres, standby: EmbeddedPostgres, link: FaultProxy) {
+    this.primary = primary
+    this.standby = standby
+    this.link = link
+  }
+
+  /**
+   * The connection string of a database for an application that is to find the primary: over TCP, with several hosts.
+   * @param dbUri of the database, on any of the two
+   * @param hosts in the order to try: servers, or `host:port`
+   * @param attributes `target_session_attrs`; empty: none
+   */
+  uri(
+    dbUri: string,
+    hosts: (EmbeddedPostgres | string)[] = [this.primary, this.standby],
+    attributes = 'read-write'
+  ): string {
+    const list = hosts
+      .map((host) => (typeof host === 'string' ? host : `127.0.0.1:${portOf(host)}`))
+      .join(',')
+    const query = attributes && `?target_session_attrs=${attributes}`
+    return `postgresql://postgres@${list}/${nameOf(dbUri)}${query}`
+  }
+
+  /** The URI of the same database on the standby. */
+  onStandby(dbUri: string): string {
+    return this.standby.uri.replace('/postgres?', `/${nameOf(dbUri)}?`)
+  }
+
+  /** Waits until the standby has replayed all that the primary has written. */
+  async replicated(): Promise<void> {
+    const { rows } = await query(this.primary.uri, 'select pg_current_wal_insert_lsn() as lsn')
+    const replayed = async () => {
+      const text = 'select pg_last_wal_replay_lsn() >= $1 as replayed'
+      return (await query(this.standby.uri, text, [rows[0]!.lsn])).rows[0]!.replayed
+    }
+    await until(replayed)
+  }
+
+  /** Ends the primary for good; the standby goes on as a standby. */
+  async killPrimary(signal: NodeJS.Signals): Promise<void> {
+    this.primary.kill(signal)
+    await this.primary.exited
+  }
+
+  /** Makes the standby a primary. */
+  async promote(): Promise<void> {
+    const { rows } = await query(this.standby.uri, 'select pg_promote() as promoted')
+    if (!rows[0]!.promoted) throw new Error('the standby was not promoted')
+  }
+}
+
+/** Starts a primary and a standby, and waits until it streams; both end with the test. */
+export async function withStandby(
+  t: Test,
+  { synchronous = false, settings = {} }: ReplicationOptions = {}
+): Promise<Replication> {
+  const common = {
+    listen_addresses: '127.0.0.1',
+    wal_level: 'replica',
+    // The standby gets what is on disk, which the test is not to wait for.
+    synchronous_commit: 'on',
+    ...settings
+  }
+  const primary = await testPostgres(t, {
+    ...common,
+    port: String(await freePort()),
+    ...(synchronous && { synchronous_standby_names: NAME })
+  })
+  // There is no pg_basebackup among the binaries; data at rest is copied as well without it.
+  await primary.stop()
+  const link = await FaultProxy.start(t, portOf(primary))
+  const standby = await testPostgres(
+    t,
+    {
+      ...common,
+      port: String(await freePort()),
+      primary_conninfo: `host=127.0.0.1 port=${link.port} user=postgres application_name=${NAME}`,
+      wal_retrieve_retry_interval: '100ms'
+    },
+    (folder) => copyData(primary, folder)
+  ).finally(() => primary.restart())
+  const replication = new Replication(primary, standby, link)
+  await until(async () => {
+    const { rows } = await query(primary.uri, 'select state from pg_stat_replication')
+    return rows[0]?.state === 'streaming'
+  })
+  return replication
+}
+
+/** Copies the data of a server that does not run, for a standby. */
+function copyData({ dataFolder }: EmbeddedPostgres, folder: string): void {
+  const places = findPlaces(folder)
+  prepareHome(places)
+  prepareCluster(places)
+  const script = 'cp -a "$1" "$2" && touch "$2/standby.signal"'
+  const { status, stderr } = runAs(places, '/bin/sh', ['-c', script, 'copy', dataFolder, places.data])
+  if (status !== 0) throw new Error(`the data could not be copied: ${stderr}`)
+}
+
+/** The TCP port of a server, which its socket has in its name, too. */
+export function portOf({ uri }: EmbeddedPostgres): number {
+  return Number(/[?&]port=(\d+)/.exec(uri)![1])
+}
+
+function nameOf(dbUri: string): string {
+  return /\/([^/?]+)(?:\?|$)/.exec(dbUri)![1]!
+}
