@@ -10,9 +10,17 @@ const platform = `${process.platform}-${process.arch}`
 
 /** What another version may break: SQL, the plugin in its host, sockets, streams, and the client SDKs. */
 const FILES = [
-  ...['schema-snapshot', 'migrations', 'partitions', 'partition-moves', 'sql-safety', 'role-timeouts'],
-  ...['plugin', 'durable', 'handlers', 'presence', 'emitter', 'inject', 'sdk/sdk', 'sdk/permissions']
-].map((name) => `test/${name}.test.ts`)
+  'test/lib/schema',
+  'test/lib/postgres/role-timeouts.test.ts',
+  'test/entries/plugin.test.ts',
+  'test/entries/inject.test.ts',
+  'test/lib/durable/durable.test.ts',
+  'test/lib/publishing/function-calls.test.ts',
+  'test/lib/presence/presence.test.ts',
+  'test/lib/socket.io/emitter.test.ts',
+  'test/lib/protocols/centrifugo/sdk.test.ts',
+  'test/lib/protocols/centrifugo/permissions.test.ts'
+]
 
 /** By name. A run gets an empty folder, and returns the exit status of its tests. */
 const COLUMNS = {
@@ -29,7 +37,7 @@ const COLUMNS = {
   'fastify-5.0': (folder) => withFastify(folder, '5.0'),
   'fastify-newest': (folder) => withFastify(folder, '5'),
   // It needs Node.js 22.
-  'fastify-6': (folder) => withFastify(folder, '>=6.0.0-alpha.0 <7', '24', ['test/plugin.test.ts'])
+  'fastify-6': (folder) => withFastify(folder, '>=6.0.0-alpha.0 <7', '24', ['test/entries/plugin.test.ts'])
 }
 
 /** Of prereleases: what fails is shown, and fails nothing. */
