@@ -1,22 +1,13 @@
 import type { ServerResponse } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { WebSocket } from 'ws'
-import type { Access, Caller, Mode, Token } from './auth/index.js'
+import type { Caller, Mode, Token } from './auth/index.js'
 import { Bridge } from './bridge.js'
-import {
-  HeldAnswer,
-  type JoinOptions,
-  type Leaving,
-  SHUTTING_DOWN,
-  type Transport,
-  whenGone
-} from './clients/index.js'
+import { HeldAnswer, type Leaving, SHUTTING_DOWN, type Transport, whenGone } from './clients/index.js'
 import { errors, fullMessageOf } from './errors.js'
 import { senderOf } from './messages/index.js'
 import type { Metrics } from './metrics.js'
-import { buildParts, type GatewayOptions, type Parts } from './parts.js'
+import { buildParts, type GatewayOptions, type Parts, type Protocols } from './parts.js'
 import { SETTINGS_CHANNEL } from './postgres/index.js'
-import type { SdkFormat } from './protocols/centrifugo/index.js'
 
 /** How long the start waits before it asks the pool again, in milliseconds. */
 const POOL_RETRY = 1000
@@ -37,6 +28,11 @@ export class Gateway {
 
   get metrics(): Metrics {
     return this.#parts.metrics
+  }
+
+  /** Whom an accepted socket, or the response to a client that has been admitted, is handed to. */
+  get protocols(): Protocols {
+    return this.#parts.protocols
   }
 
   /** True once the server has begun to end: no new socket is taken. */
@@ -129,53 +125,6 @@ export class Gateway {
   }
 
   /**
-   * Takes an accepted socket into its channels.
-   * @param webSocket an open socket; its errors are handled from here on
-   * @param access what its token allows
-   * @param ip its client's address
-   */
-  connect(webSocket: WebSocket, access: Access, ip: string, joinOptions?: JoinOptions): void {
-    this.#parts.webSockets.connect(webSocket, access, ip, joinOptions)
-  }
-
-  /**
-   * Takes a client that reads server-sent events into its channels.
-   * @param response its head has been written
-   */
-  stream(response: ServerResponse, access: Access, ip: string, joinOptions?: JoinOptions): void {
-    this.#parts.eventStreams.stream(response, access, ip, joinOptions)
-  }
-
-  /**
-   * Takes an accepted socket that speaks Centrifugo's client protocol; its client says who it is itself.
-   * @param webSocket an open socket; its errors are handled from here on
-   * @param ip its client's address
-   */
-  connectSdk(webSocket: WebSocket, ip: string): void {
-    this.#parts.centrifugo.connect(webSocket, ip)
-  }
-
-  /**
-   * Takes a client of that protocol that reads an HTTP answer.
-   * @param response its head has been written
-   * @param commands the client's first
-   * @param ip its address
-   */
-  streamSdk(response: ServerResponse, format: SdkFormat, commands: string, ip: string): void {
-    this.#parts.centrifugo.stream(response, format, commands, ip)
-  }
-
-  /**
-   * Takes commands of such a client, whichever server it reads from.
-   * @param session what it was told with its connection, as `node`: a secret
-   * @returns whether there is such a session
-   * @throws NodesUnavailable (503) where it is another server's, and the database is away
-   */
-  commandsOfSdk(session: string, node: string, commands: string): Promise<boolean> {
-    return this.#parts.emulation.receive(session, node, commands)
-  }
-
-  /**
    * To be called when the listener is about to prove that it is alive.
    * @returns to be called when it has
    */
@@ -192,7 +141,7 @@ export class Gateway {
   listenerReconnected(gap: number): void {
     this.#parts.replay.listenerReconnected()
     this.#parts.cluster.hello()
-    this.#parts.centrifugo.listenerReconnected()
+    for (const protocol of Object.values(this.#parts.protocols)) protocol.listenerReconnected()
     this.bridge.emit('reconnected', { gap })
     this.#parts.publisher.tellMeta('ListenerReconnected', { gap }, senderOf({}))
   }
@@ -211,7 +160,7 @@ export class Gateway {
     this.#parts.retention.stop()
     this.#parts.replay.stop()
     this.#parts.hub.flush()
-    this.#parts.centrifugo.close()
+    for (const protocol of Object.values(this.#parts.protocols)) protocol.close()
     await this.#parts.clients.close(shutdownTimeout * 0.6, leaving)
     await this.#parts.publisher.idle(shutdownTimeout * 0.2)
     const { queuedBytes } = this.#parts.publisher

@@ -12,9 +12,9 @@ import type { Query, Rows } from './postgres/index.js'
 import { JoinLeavePush, Presence } from './presence/index.js'
 import { CentrifugoServer, Emulation } from './protocols/centrifugo/index.js'
 import { EventStreamServer } from './protocols/event-stream/index.js'
+import type { Core } from './protocols/index.js'
 import { WebSocketServer } from './protocols/websocket/index.js'
 import { Publisher } from './publishing/index.js'
-import { VERSION } from './version.js'
 
 type OptionsUsed =
   | 'listenChannel'
@@ -80,10 +80,7 @@ export interface Parts {
   readonly rawChannels: RawChannels
   readonly audiences: AudienceChannels
   readonly clients: Clients
-  readonly webSockets: WebSocketServer
-  readonly eventStreams: EventStreamServer
-  readonly emulation: Emulation
-  readonly centrifugo: CentrifugoServer
+  readonly protocols: Protocols
   readonly cluster: Cluster
   readonly notificationQueue: NotificationQueueUsage
 }
@@ -162,25 +159,22 @@ export function buildParts(options: GatewayOptions): Parts {
     metrics,
     node
   })
-  const webSockets = new WebSocketServer({ ...options, clients, publisher, metrics })
-  const eventStreams = new EventStreamServer({ clients, log })
-  const emulation = new Emulation(node)
-  const centrifugo = new CentrifugoServer({
-    ...options,
-    emulation,
-    hub,
+  const core: Core = {
     clients,
     publisher,
+    hub,
+    rawChannels,
+    verifyToken: options.verifyToken,
+    authorizer,
     history,
     durable,
     presence,
     joinLeavePush,
-    metrics,
-    version: `fastify-pg-websockets ${VERSION}`,
-    maxChannels: options.maxChannelsPerConnection,
-    authorizer,
-    rawChannels
-  })
+    limits: options,
+    log
+  }
+  const emulation = new Emulation(node)
+  const protocols = protocolsOf(core, emulation)
   const cluster = new Cluster({
     node,
     ...options,
@@ -214,15 +208,23 @@ export function buildParts(options: GatewayOptions): Parts {
     rawChannels,
     audiences,
     clients,
-    webSockets,
-    eventStreams,
-    emulation,
-    centrifugo,
+    protocols,
     cluster,
     notificationQueue
   }
   return parts
 }
+
+/** The languages that clients speak: a line for each. */
+function protocolsOf(core: Core, emulation: Emulation) {
+  return {
+    webSockets: new WebSocketServer(core),
+    eventStreams: new EventStreamServer(core),
+    centrifugo: new CentrifugoServer(core, emulation)
+  }
+}
+
+export type Protocols = Readonly<ReturnType<typeof protocolsOf>>
 
 /** What metrics show as it is. */
 function gaugesOf(parts: Parts) {

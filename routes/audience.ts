@@ -42,7 +42,8 @@ export function audienceRoutes(
         const access = { channels, read: true, write: false, expiresAt, subject, claims: {} }
         request.pgwsAccess = access satisfies Access
       },
-      connect: (webSocket, request) => gateway.connect(webSocket, request.pgwsAccess!, request.ip)
+      connect: (webSocket, request) =>
+        gateway.protocols.webSockets.connect(webSocket, request.pgwsAccess!, request.ip)
     })
   }
 

@@ -26,7 +26,12 @@ export function channelRoutes(
       describeRequest,
       admit: (request) => admit(request, upgradeOf(request.raw)!.socket),
       connect: (webSocket, request) =>
-        gateway.connect(webSocket, request.pgwsAccess!, request.ip, joinOptionsOf(request))
+        gateway.protocols.webSockets.connect(
+          webSocket,
+          request.pgwsAccess!,
+          request.ip,
+          joinOptionsOf(request)
+        )
     })
   }
 }

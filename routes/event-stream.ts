@@ -29,7 +29,12 @@ export function eventStreamRoutes(
     },
     handler(request, reply) {
       openStream(reply, 'text/event-stream; charset=utf-8', log, (response) => {
-        gateway.stream(response, request.pgwsAccess!, request.ip, joinOptionsOf(request))
+        gateway.protocols.eventStreams.stream(
+          response,
+          request.pgwsAccess!,
+          request.ip,
+          joinOptionsOf(request)
+        )
       })
     }
   }

@@ -90,7 +90,7 @@ export async function sdkEmulationRoutes(
     (contentType: string, format: SdkFormat, first: string) => (reply: FastifyReply, text: string) => {
       openStream(reply, contentType, log, (response) => {
         if (first !== '') response.write(first)
-        gateway.streamSdk(response, format, text, reply.request.ip)
+        gateway.protocols.centrifugo.stream(response, format, text, reply.request.ip)
       })
     }
   const events = begin('text/event-stream; charset=utf-8', sdkEventStreamFrames, '\r\n')
@@ -113,7 +113,7 @@ export async function sdkEmulationRoutes(
     preValidation: admit,
     async handler(request, reply) {
       const { session, node, data } = readCommands(request.body)
-      if (!(await gateway.commandsOfSdk(session, node, data))) throw new errors.NoSuchSession()
+      if (!(await gateway.protocols.centrifugo.receive(session, node, data))) throw new errors.NoSuchSession()
       return reply.code(204).send()
     }
   })

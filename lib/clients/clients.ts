@@ -2,10 +2,10 @@ import type { Access } from '../auth/index.js'
 import { type Hub, isPublicChannel } from '../channels/index.js'
 import type { ResolvedOptions } from '../config/index.js'
 import type { Log } from '../log.js'
-import { senderOf, showsClaim } from '../messages/index.js'
+import { type PresenceMember, senderOf, showsClaim } from '../messages/index.js'
 import type { Metrics } from '../metrics.js'
 import type { JoinLeavePush, Presence } from '../presence/index.js'
-import type { Publisher } from '../publishing/index.js'
+import type { Notification, Publisher } from '../publishing/index.js'
 import type { CatchUp } from './catch-up.js'
 import { CLOSE, type Connection, type ConnectionContext, type ConnectionOptions } from './connection.js'
 import { ConnectionLimit } from './connection-limit.js'
@@ -67,7 +67,7 @@ export class Clients {
   readonly #options: ClientsOptions
   readonly #context: ConnectionContext
   readonly #admission: ConnectionLimit
-  readonly membership: PresenceMembership
+  readonly #membership: PresenceMembership
   /** How fast each of them may send. */
   readonly pace: Pace
   #lastId = 0
@@ -90,7 +90,7 @@ export class Clients {
       sent: this.sent,
       onGone: (connection, code, reason) => this.leave(connection, code, reason)
     }
-    this.membership = new PresenceMembership({
+    this.#membership = new PresenceMembership({
       ...options,
       showUsers: showsClaim(options.envelopeClaims, 'sub')
     })
@@ -124,7 +124,7 @@ export class Clients {
     const { id, address, channels, sender } = connection
     this.connections.add(connection)
     hub.join(connection, channels, connection)
-    this.membership.enter(connection)
+    this.#membership.enter(connection)
     log.info({ connection: id, ip: address, channels: shown(channels) }, 'socket opened')
     publisher.tellMeta('ConnectionOpen', shown(channels).join(','), sender)
     publisher.tellFunction('connect', access.caller, { channels, connection: this.idOf(connection) })
@@ -149,7 +149,7 @@ export class Clients {
     if (!this.connections.delete(connection)) return
     this.flow.forget(connection)
     hub.leave(connection, channels, connection)
-    this.membership.leave(connection)
+    this.#membership.leave(connection)
     metrics.closed(code)
     log.info({ connection: id, code, seconds: (Date.now() - openedAt) / 1000 }, 'socket closed')
     publisher.tellMeta('ConnectionClose', shown(told).join(','), sender)
@@ -167,6 +167,11 @@ export class Clients {
   close(time: number, leaving: Leaving): Promise<void> {
     this.#leaving = leaving
     return this.connections.close(time, leaving)
+  }
+
+  /** What others see of a connection in presence channels. */
+  memberOf(connection: Connection): PresenceMember {
+    return this.#membership.memberOf(connection)
   }
 
   /** The id that others know a connection by. */
@@ -193,7 +198,7 @@ export class Clients {
     // Before it joins, so that nothing comes in between.
     if (since !== undefined) connection.hold()
     if (!this.enter(connection, access)) return
-    if (presence) this.membership.tell(connection)
+    if (presence) this.#membership.tell(connection)
     if (since === undefined || this.closing) return
     const { catchUp, log } = this.#options
     catchUp.resume(connection, since).catch((error) => {
@@ -202,8 +207,29 @@ export class Clients {
     })
   }
 
+  /** Counts a message of a client that is to be published. */
+  received(bytes: number): void {
+    const { metrics } = this.#options
+    metrics.messagesReceived.inc()
+    metrics.bytesReceived.inc(bytes)
+  }
+
+  /**
+   * Publishes what a client has sent, in the order of the calls. See Publisher.publish: resolves when the database has
+   * accepted it. Where the database is behind, the client is not read until it has caught up.
+   */
+  publish(
+    connection: Pausable,
+    notifications: readonly Notification[],
+    how: Parameters<Publisher['publish']>[1]
+  ): Promise<void> {
+    const published = this.#options.publisher.publish(notifications, how)
+    this.#waitForDatabase(connection)
+    return published
+  }
+
   /** Does not read a socket while the database is behind: TCP slows its client down. */
-  waitForDatabase(connection: Pausable): void {
+  #waitForDatabase(connection: Pausable): void {
     const { publisher } = this.#options
     if (!publisher.overloaded || (connection.paused & PAUSED.DATABASE) !== 0) return
     connection.pause(PAUSED.DATABASE)

@@ -1,7 +1,8 @@
 import type { Access, Caller } from '../auth/index.js'
-import type { Format, Frame, Subscriber } from '../channels/index.js'
+import type { Format, Frame } from '../channels/index.js'
 import type { Sender } from '../messages/index.js'
-import type { FlowControl, Receiver, Waiting } from './flow-control.js'
+import type { ClientConnection } from './client-connection.js'
+import type { FlowControl, Waiting } from './flow-control.js'
 
 /** Close codes of this project (RFC 6455, section 7.4.2: 3000 to 3999 are for frameworks). */
 export const CLOSE = {
@@ -50,7 +51,7 @@ interface Held {
  * One client, whatever language it speaks. Servers hold many thousands of them, so it keeps no more of the token
  * than it needs.
  */
-export abstract class Connection implements Subscriber, Receiver {
+export abstract class Connection implements ClientConnection {
   abstract readonly format: Format
   readonly id: number
   readonly channels: readonly string[]
@@ -88,21 +89,15 @@ export abstract class Connection implements Subscriber, Receiver {
     this.#context = context
   }
 
-  /** False once it is being closed: nothing can be sent any more. */
   abstract get open(): boolean
-  /** How many bytes wait for the client. */
   abstract get bufferedBytes(): number
   abstract get unsentBytes(): number
   abstract get copiedBytes(): number
   /** Writes frames; `joined` is the same in one piece. */
   protected abstract send(frames: readonly Frame[], joined: Buffer): void
-  /** Resolves when no more waits for the client than should, or it is gone. */
   abstract drained(): Promise<void>
-  /** Shows the client, and whatever is in between, that we are there. */
   abstract ping(): void
-  /** Closes with a code and a reason (RFC 6455, section 5.5.1: at most 123 bytes). */
   abstract close(code: number, reason: string): void
-  /** Ends the connection without a word. */
   abstract terminate(): void
 
   /** To be called when the transport has ended: the connection leaves all that it has entered. */
@@ -110,7 +105,6 @@ export abstract class Connection implements Subscriber, Receiver {
     this.#context.onGone(this, code, reason)
   }
 
-  /** Closes since somebody wants it so, with a code that applications may send. */
   disconnect(code: number, reason: string): void {
     this.close(code, reason)
   }

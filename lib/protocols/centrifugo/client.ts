@@ -1,6 +1,7 @@
-import { type Claims, permissionsIn, type Token } from '../../auth/index.js'
+import { type Access, type Caller, type Claims, permissionsIn, type Token } from '../../auth/index.js'
 import { MAX_INFO_BYTES } from '../../clients/index.js'
 import { errors } from '../../errors.js'
+import type { Core } from '../index.js'
 import {
   CommandError,
   channelOf,
@@ -10,22 +11,29 @@ import {
   type Result,
   textOf
 } from './protocol.js'
-import type { SdkConnection, SdkServices, SessionAccess, SessionReplies } from './services.js'
+import type { SdkConnection, SdkServices, SessionReplies } from './services.js'
 import { Subscriptions } from './subscriptions.js'
 import { connectionToken, GRACE, lifetime } from './tokens.js'
+
+/** An SDK gives up a publish after 5 s; it must not be published later, in milliseconds. */
+const PATIENCE = 4000
 
 /** Who a client is, by the token of its connection. */
 export interface Identity {
   token: Token
-  access: SessionAccess
+  /** Its `channels` grow and shrink with the subscriptions. */
+  access: Access
 }
 
 /**
  * Who a client is that connects.
  * @throws DisconnectError, TokenExpired, MalformedClaims, UnknownMode, KeysUnavailable, TooManyChannels, NotAuthorized
  */
-export async function identified(services: SdkServices, text: string): Promise<Identity> {
-  const { verifyToken, authorizer, maxChannels } = services
+export async function identified(
+  { verifyToken, authorizer, limits }: Pick<Core, 'verifyToken' | 'authorizer' | 'limits'>,
+  text: string
+): Promise<Identity> {
+  const { maxChannelsPerConnection: maxChannels } = limits
   const token = await connectionToken(verifyToken, text)
   if (Object.keys(token.subs).length > maxChannels) throw new errors.TooManyChannels(maxChannels)
   const caller = await authorizer.authorize(token, [], 'r')
@@ -47,7 +55,7 @@ export async function identified(services: SdkServices, text: string): Promise<I
 export class SdkClient {
   readonly connection: SdkConnection
   readonly subscriptions: Subscriptions
-  readonly access: SessionAccess
+  readonly access: Access
   readonly #services: SdkServices
   readonly #session: SessionReplies
   /** Channels that may be written, as far as it was asked. */
@@ -85,20 +93,29 @@ export class SdkClient {
     const { channel, data } = { channel: channelOf(params), data: params.data }
     if (data === undefined) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'the data are missing')
     if (typeof params.type === 'number' && params.type > 0) throw new CommandError(ERRORS.NOT_AVAILABLE)
+    const { authorizer, limits } = this.#services.core
     const token = this.#token
     const { caller } = this.access
     const allowed = this.subscriptions.mayWrite(channel) || permissionsIn(token, channel).write
     if (!allowed) throw new CommandError(ERRORS.PERMISSION_DENIED)
     if (!this.#writable.has(channel)) {
-      await this.#services.authorizer.authorize(token, [channel], 'w')
-      if (this.#writable.size >= this.#services.maxChannels) this.#writable.clear()
+      await authorizer.authorize(token, [channel], 'w')
+      if (this.#writable.size >= limits.maxChannelsPerConnection) this.#writable.clear()
       this.#writable.add(channel)
     }
     // In order, but with no wait for the one before: what comes meanwhile shares the next commit.
-    this.#services.publish(this.connection, channel, data, caller).then(
+    this.#publish(channel, data, caller).then(
       () => this.#session.reply(id, 'publish', {}),
       (error) => this.#session.fail(error, id)
     )
+  }
+
+  async #publish(channel: string, data: unknown, caller: Caller | undefined): Promise<void> {
+    const { clients, publisher } = this.#services.core
+    const { connection } = this
+    const notification = publisher.notification(channel, data, connection.sender!, caller)
+    clients.received(notification.payload.length)
+    await clients.publish(connection, [notification], { wait: PATIENCE })
   }
 
   async history(params: Record<string, unknown>): Promise<Result> {
@@ -112,14 +129,15 @@ export class SdkClient {
     if (this.subscriptions.has(channel)) return
     const token = this.#token
     if (!permissionsIn(token, channel).read) throw new CommandError(ERRORS.PERMISSION_DENIED)
-    await this.#services.authorizer.authorize(token, [channel], 'r')
+    await this.#services.core.authorizer.authorize(token, [channel], 'r')
   }
 
   /** A new token for the connection: of the same user, and not for less. */
   async refresh(params: Record<string, unknown>): Promise<Result> {
+    const { clients, authorizer, verifyToken } = this.#services.core
     let token: Token
     try {
-      token = await connectionToken(this.#services.verifyToken, textOf(params, 'token'))
+      token = await connectionToken(verifyToken, textOf(params, 'token'))
     } catch (error) {
       if (error instanceof errors.TokenExpired) throw new DisconnectError(DISCONNECT.EXPIRED)
       throw error
@@ -129,12 +147,15 @@ export class SdkClient {
     if (token.subject !== access.subject) {
       throw new DisconnectError(DISCONNECT.INVALID_TOKEN, 'it is of another user')
     }
-    access.caller = await this.#services.authorizer.authorize(token, [], 'r')
+    access.caller = await authorizer.authorize(token, [], 'r')
     if (this.#session.ended) return {}
     this.#token = token
     access.claims = claims
     this.#info = this.#shownInfo(claims)
-    this.#services.renew(this.connection, access, expiresAt === undefined ? undefined : expiresAt + GRACE)
+    clients.renew(this.connection, {
+      ...access,
+      expiresAt: expiresAt === undefined ? undefined : expiresAt + GRACE
+    })
     this.#writable.clear()
     this.subscriptions.review()
     return lifetime(expiresAt)
@@ -146,7 +167,7 @@ export class SdkClient {
     const bytes = Buffer.byteLength(JSON.stringify(info))
     if (bytes <= MAX_INFO_BYTES) return info
     const { id } = this.connection
-    this.#services.log.warn(
+    this.#services.core.log.warn(
       { connection: id, bytes },
       `the claim "info" of a token is not shown: it has more than ${MAX_INFO_BYTES} bytes of JSON`
     )

@@ -1,26 +1,19 @@
 import type { Connection } from '../../clients/index.js'
-import type { PresenceMember } from '../../messages/index.js'
-import { type JoinLeavePush, MAX_LISTED, type Presence } from '../../presence/index.js'
+import { MAX_LISTED } from '../../presence/index.js'
+import type { Core } from '../index.js'
 import { clientInfo } from './client-info.js'
 import { CommandError, ERRORS, type Result } from './protocol.js'
 import { Settling } from './settling.js'
 import type { Subscription } from './subscription.js'
 
-export interface SdkPresenceOptions {
-  presence: Presence
-  joinLeavePush: JoinLeavePush
-  /** What others see of a connection. */
-  memberOf: (connection: Connection) => PresenceMember
-}
-
 /** Presence in the words of the protocol. */
 export class SdkPresence {
-  readonly #options: SdkPresenceOptions
+  readonly #core: Core
   readonly #settling: Settling
 
-  constructor(options: SdkPresenceOptions) {
-    this.#options = options
-    this.#settling = new Settling(options.presence)
+  constructor(core: Core) {
+    this.#core = core
+    this.#settling = new Settling(core.presence)
   }
 
   /**
@@ -33,14 +26,14 @@ export class SdkPresence {
     connection: Connection,
     { told, info }: { told: boolean; info: unknown }
   ): void {
-    const { presence, joinLeavePush, memberOf } = this.#options
+    const { presence, joinLeavePush, clients } = this.#core
     const { channel } = subscription
     if (!presence.has(channel)) return
     if (told) {
       subscription.toldOfPresence = true
       joinLeavePush.add(subscription, channel)
     }
-    this.#settling.join(channel, { ...memberOf(connection), ...(info !== undefined && { info }) })
+    this.#settling.join(channel, { ...clients.memberOf(connection), ...(info !== undefined && { info }) })
   }
 
   /**
@@ -48,16 +41,16 @@ export class SdkPresence {
    * @param gone the connection has ended: it cannot come back
    */
   leave(subscription: Subscription, connection: Connection, gone: boolean): void {
-    const { presence, joinLeavePush, memberOf } = this.#options
+    const { presence, joinLeavePush, clients } = this.#core
     const { channel, toldOfPresence } = subscription
     if (!presence.has(channel)) return
     if (toldOfPresence) joinLeavePush.remove(subscription, channel)
-    this.#settling.leave(channel, memberOf(connection).client, gone)
+    this.#settling.leave(channel, clients.memberOf(connection).client, gone)
   }
 
   /** The answer to `presence`. @throws CommandError */
   list(channel: string): Result {
-    const { presence } = this.#options
+    const { presence } = this.#core
     if (!presence.has(channel)) throw new CommandError(ERRORS.NOT_AVAILABLE)
     if (presence.isLarge(channel)) {
       throw new CommandError(
@@ -71,7 +64,7 @@ export class SdkPresence {
 
   /** The answer to `presence_stats`. @throws CommandError */
   stats(channel: string): Result {
-    const { presence } = this.#options
+    const { presence } = this.#core
     if (!presence.has(channel)) throw new CommandError(ERRORS.NOT_AVAILABLE)
     const { count, users } = presence.summary(channel)
     return { num_clients: count, num_users: users }

@@ -1,7 +1,7 @@
 import type { Connection } from '../../clients/index.js'
-import type { MessageStore, RetentionRules, StoredMessage } from '../../durable/index.js'
+import type { StoredMessage } from '../../durable/index.js'
 import { JsonText } from '../../json-text.js'
-import type { Log } from '../../log.js'
+import type { Core } from '../index.js'
 import {
   CommandError,
   DISCONNECT,
@@ -20,20 +20,12 @@ const MAX_HISTORY = 300
 /** The bit of `flag` that asks for an error where a position cannot be recovered. */
 const ERROR_WHERE_LOST = 2
 
-export interface RecoveryOptions {
-  history: MessageStore
-  durable: RetentionRules
-  /** How many bytes of messages one answer to `history` may have. */
-  maxHistoryBytes: number
-  log: Log
-}
-
 /** Positions in durable channels: an offset is a message's position, the epoch that of the database. */
 export class Recovery {
-  readonly #options: RecoveryOptions
+  readonly #core: Core
 
-  constructor(options: RecoveryOptions) {
-    this.#options = options
+  constructor(core: Core) {
+    this.#core = core
   }
 
   /**
@@ -47,7 +39,7 @@ export class Recovery {
     connection: Connection,
     params: Record<string, unknown>
   ): Promise<{ result: Result; follow: () => void }> {
-    const { history, durable } = this.#options
+    const { history, durable } = this.#core
     const { channel } = subscription
     const { latest, channels } = await history.state([channel])
     const { trimmed } = channels[0]!
@@ -89,7 +81,7 @@ export class Recovery {
    * @throws CommandError, DisconnectError
    */
   async history(channel: string, params: Record<string, unknown>, connection: Connection): Promise<Result> {
-    const { history, durable, maxHistoryBytes: maxBytes } = this.#options
+    const { history, durable, limits } = this.#core
     if (durable.ageOf(channel) === undefined) throw new CommandError(ERRORS.NOT_AVAILABLE)
     const { limit = 0, reverse = false, since } = params
     if (!Number.isSafeInteger(limit)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'limit')
@@ -110,7 +102,7 @@ export class Recovery {
     const { messages } = await history.list(channel, connection.subject ?? connection.address, {
       after,
       limit: most,
-      maxBytes,
+      maxBytes: limits.maxHistoryBytes,
       reverse: reverse === true
     })
     return { ...here, publications: arrayOf(framesOf(messages).filter(({ ends }) => !ends)) }
@@ -118,7 +110,7 @@ export class Recovery {
 
   /** More than goes into one reply follows as pushes, as fast as the client reads them. */
   async #follow(subscription: Subscription, connection: Connection, start: number): Promise<void> {
-    const { history, log } = this.#options
+    const { history, log } = this.#core
     const { channel, format } = subscription
     let after = start
     try {
@@ -146,7 +138,7 @@ export class Recovery {
   }
 
   #isKnown(epoch: string): boolean {
-    return epoch === '' || epoch === this.#options.durable.epoch
+    return epoch === '' || epoch === this.#core.durable.epoch
   }
 }
 

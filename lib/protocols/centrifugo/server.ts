@@ -1,20 +1,14 @@
 import type { ServerResponse } from 'node:http'
 import type { RawData, WebSocket } from 'ws'
-import type { Token } from '../../auth/index.js'
-import type { Hub } from '../../channels/index.js'
-import { type Clients, Expiry, PAUSED } from '../../clients/index.js'
-import type { MessageStore, RetentionRules } from '../../durable/index.js'
-import type { Log } from '../../log.js'
-import type { Metrics } from '../../metrics.js'
-import type { JoinLeavePush, Presence } from '../../presence/index.js'
-import type { Publisher } from '../../publishing/index.js'
+import { Expiry, PAUSED } from '../../clients/index.js'
+import { type Core, Protocol } from '../index.js'
 import { SdkWebSocketConnection } from './connections.js'
 import type { Emulation } from './emulation.js'
 import { SdkPresence } from './presence.js'
 import { DISCONNECT, type Disconnect } from './protocol.js'
 import type { SdkFormat } from './publication.js'
 import { Recovery } from './recovery.js'
-import type { Expiring, SdkConnection, SdkServices } from './services.js'
+import type { SdkConnection, SdkServices } from './services.js'
 import { CONNECT_TIMEOUT, Session } from './session.js'
 import type { SdkTransport } from './session-transport.js'
 import { StreamTransport } from './stream-transport.js'
@@ -23,73 +17,25 @@ import type { Subscription } from './subscription.js'
 /** The subprotocol of clients that speak another encoding of this protocol. */
 const PROTOBUF = 'centrifuge-protobuf'
 
-/** An SDK gives up a publish after 5 s; it must not be published later, in milliseconds. */
-const PATIENCE = 4000
-
-type Given =
-  | 'hub'
-  | 'maxChannels'
-  | 'maxBufferedBytes'
-  | 'version'
-  | 'verifyToken'
-  | 'authorizer'
-  | 'rawChannels'
-
-export interface CentrifugoServerOptions extends Pick<SdkServices, Given> {
-  hub: Hub
-  clients: Clients
-  publisher: Publisher
-  history: MessageStore
-  durable: RetentionRules
-  presence: Presence
-  joinLeavePush: JoinLeavePush
-  metrics: Metrics
-  emulation: Emulation
-  maxHistoryBytes: number
-  verifyToken: (token: string) => Token | Promise<Token>
-  log: Log
-}
-
 /** The clients that speak Centrifugo's client protocol. */
-export class CentrifugoServer {
-  readonly #options: CentrifugoServerOptions
+export class CentrifugoServer extends Protocol {
+  readonly #emulation: Emulation
   readonly #services: SdkServices
   readonly #sessions = new Set<Session>()
   /** Those that have not said who they are. */
   readonly #strangers = new Expiry<Session>((session) => {
     if (session.connection === undefined) session.close(DISCONNECT.STALE)
   })
-  readonly #expiry = new Expiry<{ owner: Expiring; subscription: Subscription }>(({ owner, subscription }) =>
-    owner.expire(subscription)
-  )
-  readonly #expiring = new WeakMap<Subscription, { owner: Expiring; subscription: Subscription }>()
 
-  constructor(options: CentrifugoServerOptions) {
-    this.#options = options
-    const { clients } = options
+  /** @param emulation finds the sessions of clients that read an HTTP answer, on whichever node they are */
+  constructor(core: Core, emulation: Emulation) {
+    super(core)
+    this.#emulation = emulation
     this.#services = {
-      ...options,
-      pace: clients.pace,
-      recovery: new Recovery(options),
-      presence: new SdkPresence({
-        ...options,
-        memberOf: (connection) => clients.membership.memberOf(connection)
-      }),
-      idOf: (connection) => clients.idOf(connection),
-      enter: (connection, access) => clients.enter(connection, access),
-      renew: (connection, access, expiresAt) => clients.renew(connection, { ...access, expiresAt }),
-      publish: (connection, channel, data, caller) => this.#publish(connection, channel, data, caller),
-      deliver: (connection, json) => {
-        const bytes = connection.format.wrap(json)
-        connection.deliver([{ bytes, position: undefined }], bytes)
-      },
-      onPong: (connection) => {
-        if (connection !== undefined) connection.unanswered = 0
-      },
-      expiry: {
-        add: (owner, subscription) => this.#expire(owner, subscription),
-        delete: (subscription) => this.#keep(subscription)
-      }
+      core,
+      recovery: new Recovery(core),
+      presence: new SdkPresence(core),
+      expiry: new Expiry<Subscription>((subscription) => subscription.expire())
     }
   }
 
@@ -99,7 +45,7 @@ export class CentrifugoServer {
    * @param address its client's IP address
    */
   connect(webSocket: WebSocket, address: string): void {
-    const { clients, log } = this.#options
+    const { clients, log } = this.core
     webSocket.on('error', (error) => log.debug({ err: error }, 'websocket error'))
     if (webSocket.protocol === PROTOBUF) {
       const { code, reason } = DISCONNECT.INAPPROPRIATE_PROTOCOL
@@ -121,17 +67,17 @@ export class CentrifugoServer {
    * @param address the client's IP address
    */
   stream(response: ServerResponse, format: SdkFormat, commands: string, address: string): void {
-    const { clients, emulation, maxBufferedBytes, log } = this.#options
+    const { clients, limits, log } = this.core
     response.on('error', (error) => log.debug({ err: error }, 'stream error'))
     if (response.destroyed) return
-    const { details, end } = emulation.begin((text) => transport.receive(session, text))
+    const { details, end } = this.#emulation.begin((text) => transport.receive(session, text))
     const transport = new StreamTransport({
       response,
       format,
       address,
       clients,
       details,
-      maxHeldBytes: maxBufferedBytes
+      maxHeldBytes: limits.maxBufferedBytes
     })
     const session = this.#begin(transport)
     response.on('close', () => {
@@ -143,18 +89,27 @@ export class CentrifugoServer {
     else session.receive(commands)
   }
 
-  /** To be called when the listener is back: what nobody stores may be missing. */
-  listenerReconnected(): void {
+  /**
+   * Takes commands of a client that reads an HTTP answer, whichever server it reads from.
+   * @param session what it was told with its connection, as `node`: a secret
+   * @returns whether there is such a session
+   * @throws NodesUnavailable (503) where it is another server's, and the database is away
+   */
+  receive(session: string, node: string, commands: string): Promise<boolean> {
+    return this.#emulation.receive(session, node, commands)
+  }
+
+  override listenerReconnected(): void {
     for (const session of this.#sessions) session.insufficient()
   }
 
   /** Closes those that have not said who they are; all others are connections as any. */
-  close(): void {
+  override close(): void {
     for (const session of this.#sessions) {
       if (session.connection === undefined) session.close(DISCONNECT.SHUTDOWN)
     }
     this.#strangers.stop()
-    this.#expiry.stop()
+    this.#services.expiry.stop()
     this.#services.presence.stop()
   }
 
@@ -170,34 +125,7 @@ export class CentrifugoServer {
     const channels = [...(connection?.channels ?? [])]
     session.end()
     this.#sessions.delete(session)
-    if (connection !== undefined) this.#options.clients.leave(connection, code, reason, channels)
-  }
-
-  async #publish(
-    connection: SdkConnection,
-    channel: string,
-    data: unknown,
-    caller: Parameters<Publisher['notification']>[3]
-  ): Promise<void> {
-    const { publisher, clients, metrics } = this.#options
-    const notification = publisher.notification(channel, data, connection.sender!, caller)
-    metrics.messagesReceived.inc()
-    metrics.bytesReceived.inc(notification.payload.length)
-    const published = publisher.publish([notification], { wait: PATIENCE })
-    clients.waitForDatabase(connection)
-    await published
-  }
-
-  #expire(owner: Expiring, subscription: Subscription): void {
-    if (subscription.expiresAt === undefined) return
-    const entry = { owner, subscription }
-    this.#expiring.set(subscription, entry)
-    this.#expiry.add(entry, subscription.expiresAt)
-  }
-
-  #keep(subscription: Subscription): void {
-    const entry = this.#expiring.get(subscription)
-    if (entry !== undefined) this.#expiry.delete(entry, subscription.expiresAt!)
+    if (connection !== undefined) this.core.clients.leave(connection, code, reason, channels)
   }
 }
 
@@ -205,10 +133,10 @@ class WebSocketTransport implements SdkTransport {
   readonly address: string
   readonly details = {}
   readonly #webSocket: WebSocket
-  readonly #clients: Clients
+  readonly #clients: Core['clients']
   #connection: SdkWebSocketConnection | undefined
 
-  constructor(webSocket: WebSocket, address: string, clients: Clients) {
+  constructor(webSocket: WebSocket, address: string, clients: Core['clients']) {
     this.#webSocket = webSocket
     this.address = address
     this.#clients = clients

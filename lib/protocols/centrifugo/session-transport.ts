@@ -1,5 +1,6 @@
+import type { Access } from '../../auth/index.js'
 import type { Disconnect } from './protocol.js'
-import type { SdkConnection, SessionAccess } from './services.js'
+import type { SdkConnection } from './services.js'
 
 /** How a session reaches its client. */
 export interface SdkTransport {
@@ -8,7 +9,7 @@ export interface SdkTransport {
   /** What the reply to `connect` says beside. */
   readonly details: object
   /** Makes a connection of it. */
-  attach(access: SessionAccess): SdkConnection
+  attach(access: Access): SdkConnection
   /** Sends a reply before there is a connection. */
   send(json: string): void
   /** Ends it. */

@@ -1,6 +1,7 @@
 import { Intake } from '../../clients/index.js'
 import { asBadMessage, errors } from '../../errors.js'
 import { JsonText, jsonObjectOf } from '../../json-text.js'
+import { VERSION } from '../../version.js'
 import { identified, SdkClient } from './client.js'
 import {
   type Command,
@@ -42,7 +43,7 @@ export class Session implements SessionReplies {
   constructor(services: SdkServices, transport: SdkTransport) {
     this.#services = services
     this.#transport = transport
-    this.#intake = new Intake(services.pace, {
+    this.#intake = new Intake(services.core.clients.pace, {
       take: (line) => this.#take(line),
       pause: () => transport.pause(),
       resume: () => transport.resume()
@@ -62,7 +63,7 @@ export class Session implements SessionReplies {
   receive(text: string): void {
     if (this.#ended) return
     // What comes before it must not make the client seem dead.
-    if (text === PONG) this.#services.onPong(this.connection)
+    if (text === PONG) this.#ponged()
     this.#intake.receive(linesOf(text))
   }
 
@@ -119,7 +120,7 @@ export class Session implements SessionReplies {
       return undefined
     }
     if (command !== undefined) return this.#run(command)
-    this.#services.onPong(this.connection)
+    this.#ponged()
     return undefined
   }
 
@@ -187,11 +188,12 @@ export class Session implements SessionReplies {
 
   async #connect({ id, params }: Command): Promise<void> {
     const services = this.#services
-    const identity = await identified(services, textOf(params, 'token'))
+    const { clients } = services.core
+    const identity = await identified(services.core, textOf(params, 'token'))
     if (this.#ended) return
     const client = new SdkClient(services, this, this.#transport.attach(identity.access), identity)
     this.#client = client
-    services.enter(client.connection, identity.access)
+    clients.enter(client.connection, identity.access)
     const opened = await client.subscriptions.openServerSide(params.subs)
     if (this.#ended) return
     const subs = opened.map(({ subscription, result }) => [
@@ -199,8 +201,8 @@ export class Session implements SessionReplies {
       new JsonText(jsonObjectOf(result))
     ])
     this.reply(id, 'connect', {
-      client: services.idOf(client.connection),
-      version: services.version,
+      client: clients.idOf(client.connection),
+      version: `fastify-pg-websockets ${VERSION}`,
       ping: PING_SECONDS,
       pong: true,
       ...lifetime(client.token.expiresAt),
@@ -213,8 +215,17 @@ export class Session implements SessionReplies {
   #send(json: string): void {
     if (this.#ended) return
     const { connection } = this
-    if (connection === undefined) this.#transport.send(json)
-    else this.#services.deliver(connection, json)
+    if (connection === undefined) {
+      this.#transport.send(json)
+      return
+    }
+    const bytes = connection.format.wrap(json)
+    connection.deliver([{ bytes, position: undefined }], bytes)
+  }
+
+  /** The client has answered a ping. */
+  #ponged(): void {
+    if (this.connection !== undefined) this.connection.unanswered = 0
   }
 
   #protocolError(failure: unknown): ProtocolError {
@@ -227,7 +238,7 @@ export class Session implements SessionReplies {
     const { statusCode, message } = error as { statusCode?: number; message: string }
     if (statusCode === 403) return { ...ERRORS.PERMISSION_DENIED, message }
     if (statusCode === 400) return { ...ERRORS.BAD_REQUEST, message }
-    if (statusCode !== 503) this.#services.log.error({ err: error }, 'a command failed')
+    if (statusCode !== 503) this.#services.core.log.error({ err: error }, 'a command failed')
     return ERRORS.INTERNAL
   }
 }

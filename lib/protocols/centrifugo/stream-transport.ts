@@ -1,5 +1,6 @@
 import type { ServerResponse } from 'node:http'
-import { type Clients, PAUSED } from '../../clients/index.js'
+import { PAUSED } from '../../clients/index.js'
+import type { Core } from '../index.js'
 import { DISCONNECT, type Disconnect } from './protocol.js'
 import type { SdkFormat } from './publication.js'
 import type { Session } from './session.js'
@@ -10,7 +11,7 @@ export interface StreamTransportOptions {
   response: ServerResponse
   format: SdkFormat
   address: string
-  clients: Clients
+  clients: Core['clients']
   /** What the reply to `connect` says beside. */
   details: { session: string; node: string }
   /** How many bytes of commands may wait while they are not read. */

@@ -12,8 +12,18 @@ export interface SubscriptionOptions {
   recoverable: boolean
   /** How many bytes may come before it is answered. */
   maxHeldBytes: number
-  /** Something is missing, or has been told to be: the client has to subscribe again. */
-  onInsufficient: (subscription: Subscription, told: boolean) => void
+  owner: SubscriptionOwner
+}
+
+/** Who ends a subscription. */
+export interface SubscriptionOwner {
+  /**
+   * Something is missing: the client has to subscribe again.
+   * @param told whether it has been told so
+   */
+  incomplete(subscription: Subscription, told: boolean): void
+  /** Its token has ended. */
+  expire(subscription: Subscription): void
 }
 
 /** One channel of one client. What comes before it is answered, or while older messages are replayed, is held. */
@@ -40,7 +50,7 @@ export class Subscription implements Subscriber {
   leaveRaw: (() => void) | undefined
   readonly #connection: Connection
   readonly #maxHeldBytes: number
-  readonly #onInsufficient: SubscriptionOptions['onInsufficient']
+  readonly #owner: SubscriptionOwner
   #held: Frame[] | undefined = []
   #heldBytes = 0
   #overflowed = false
@@ -54,7 +64,7 @@ export class Subscription implements Subscriber {
     this.recoverable = options.recoverable
     this.#connection = options.connection
     this.#maxHeldBytes = options.maxHeldBytes
-    this.#onInsufficient = options.onInsufficient
+    this.#owner = options.owner
   }
 
   deliver(frames: readonly Frame[], joined: Buffer): void {
@@ -66,7 +76,7 @@ export class Subscription implements Subscriber {
     const passed = this.#fresh(end === -1 ? frames : frames.slice(0, end + 1))
     if (passed.length === frames.length) this.#connection.deliver(frames, joined)
     else if (passed.length > 0) this.#deliver(passed)
-    if (end !== -1) this.#onInsufficient(this, true)
+    if (end !== -1) this.#owner.incomplete(this, true)
   }
 
   /**
@@ -77,13 +87,18 @@ export class Subscription implements Subscriber {
     const held = this.#held ?? []
     this.#held = undefined
     this.#replayedTo = position
-    if (this.#overflowed) this.#onInsufficient(this, false)
+    if (this.#overflowed) this.#owner.incomplete(this, false)
     else if (held.length > 0) this.deliver(held, join(held))
   }
 
   /** Something may be missing: the client has to subscribe again. */
   insufficient(): void {
-    this.#onInsufficient(this, false)
+    this.#owner.incomplete(this, false)
+  }
+
+  /** Its token has ended. */
+  expire(): void {
+    this.#owner.expire(this)
   }
 
   #deliver(frames: readonly Frame[]): void {

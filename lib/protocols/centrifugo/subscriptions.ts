@@ -1,4 +1,4 @@
-import { permissionsIn, type Token } from '../../auth/index.js'
+import { type Access, permissionsIn, type Token } from '../../auth/index.js'
 import { errors } from '../../errors.js'
 import {
   CommandError,
@@ -12,14 +12,14 @@ import {
   textOf,
   UNSUBSCRIBE
 } from './protocol.js'
-import type { SdkConnection, SdkServices, SessionAccess, SessionReplies } from './services.js'
-import { Subscription } from './subscription.js'
+import type { SdkConnection, SdkServices, SessionReplies } from './services.js'
+import { Subscription, type SubscriptionOwner } from './subscription.js'
 import { GRACE, type Grant, lifetime, subscriptionToken } from './tokens.js'
 
 /** What a client's subscriptions need of it. */
 export interface Subscribing {
   readonly connection: SdkConnection
-  readonly access: SessionAccess
+  readonly access: Access
   /** The token of its connection; a new one replaces it. */
   readonly token: Token
   /** What others see of it in presence channels, beside its user. */
@@ -36,7 +36,7 @@ export interface Opened {
 }
 
 /** The subscriptions of one client: how they are opened, refreshed and ended. */
-export class Subscriptions {
+export class Subscriptions implements SubscriptionOwner {
   readonly #services: SdkServices
   readonly #session: SessionReplies
   readonly #client: Subscribing
@@ -65,7 +65,7 @@ export class Subscriptions {
     if (this.#byChannel.has(channel) || this.#opening.has(channel)) {
       throw new CommandError(ERRORS.ALREADY_SUBSCRIBED)
     }
-    if (this.#byChannel.size + this.#opening.size >= this.#services.maxChannels) {
+    if (this.#byChannel.size + this.#opening.size >= this.#services.core.limits.maxChannelsPerConnection) {
       throw new CommandError(ERRORS.LIMIT_EXCEEDED)
     }
     if (params.tf !== undefined) throw new CommandError(ERRORS.BAD_REQUEST, 'tag filters are not supported')
@@ -116,7 +116,7 @@ export class Subscriptions {
     subscription.answered = true
     start()
     if (this.#byChannel.get(subscription.channel) !== subscription) return
-    this.#services.expiry.add(this, subscription)
+    this.#expireLater(subscription)
     const { connection, info } = this.#client
     this.#services.presence.enter(subscription, connection, { told: toldOfPresence, info })
   }
@@ -143,9 +143,9 @@ export class Subscriptions {
       if (error instanceof CommandError) throw new DisconnectError(DISCONNECT.INVALID_TOKEN)
       throw error
     }
-    this.#services.expiry.delete(subscription)
+    this.#keep(subscription)
     grant(subscription, granted)
-    this.#services.expiry.add(this, subscription)
+    this.#expireLater(subscription)
     return lifetime(granted.exp)
   }
 
@@ -161,15 +161,20 @@ export class Subscriptions {
     }
   }
 
-  /** A subscription's token has ended. */
   expire(subscription: Subscription): void {
     this.#unsubscribe(subscription, UNSUBSCRIBE.EXPIRED)
+  }
+
+  incomplete(subscription: Subscription, told: boolean): void {
+    if (subscription.serverSide) this.#session.close(DISCONNECT.INSUFFICIENT_STATE)
+    else if (told) this.#drop(subscription)
+    else this.#unsubscribe(subscription, UNSUBSCRIBE.INSUFFICIENT_STATE)
   }
 
   /** Messages of channels that nobody stores may be missing. */
   insufficient(): void {
     for (const subscription of [...this.#byChannel.values()]) {
-      if (!subscription.recoverable) this.#onInsufficient(subscription, false)
+      if (!subscription.recoverable) this.incomplete(subscription, false)
     }
   }
 
@@ -187,17 +192,17 @@ export class Subscriptions {
     params: Record<string, unknown>,
     { granted, serverSide = false }: { granted?: Grant | undefined; serverSide?: boolean }
   ): Promise<Opened> {
-    const services = this.#services
+    const { core, recovery } = this.#services
     const { connection, access } = this.#client
     const leaveRaw = await this.#admit(channel, serverSide || granted !== undefined)
-    const recoverable = services.durable.ageOf(channel) !== undefined
+    const recoverable = core.durable.ageOf(channel) !== undefined
     const subscription = new Subscription({
       channel,
       connection,
       serverSide,
       recoverable,
-      maxHeldBytes: services.maxBufferedBytes,
-      onInsufficient: (one, told) => this.#onInsufficient(one, told)
+      maxHeldBytes: core.limits.maxBufferedBytes,
+      owner: this
     })
     subscription.leaveRaw = leaveRaw
     if (granted !== undefined) grant(subscription, granted)
@@ -205,12 +210,12 @@ export class Subscriptions {
       read: true,
       write: subscription.write || permissionsIn(this.#client.token, channel).write
     }
-    services.hub.join(subscription, [channel], subscription.permissions)
+    core.hub.join(subscription, [channel], subscription.permissions)
     this.#byChannel.set(channel, subscription)
     access.channels.push(channel)
     if (!recoverable) return { subscription, result: {}, start: () => subscription.release(undefined) }
     try {
-      const { result, follow } = await services.recovery.recover(subscription, connection, params)
+      const { result, follow } = await recovery.recover(subscription, connection, params)
       return { subscription, result, start: follow }
     } catch (error) {
       this.#drop(subscription)
@@ -225,7 +230,7 @@ export class Subscriptions {
    * @throws CommandError, NotAuthorized; DisconnectError where the client has gone meanwhile
    */
   async #admit(channel: string, allowed: boolean): Promise<(() => void) | undefined> {
-    const { authorizer, rawChannels } = this.#services
+    const { authorizer, rawChannels } = this.#services.core
     for (;;) {
       const { token } = this.#client
       if (!allowed && !permissionsIn(token, channel).read) throw new CommandError(ERRORS.PERMISSION_DENIED)
@@ -240,18 +245,23 @@ export class Subscriptions {
 
   /** What a subscription's own token allows; throws as subscriptionToken. */
   #granted(channel: string, token: string): Promise<Grant> {
-    const { verifyToken, idOf } = this.#services
+    const { verifyToken, clients } = this.#services.core
+    const { access, connection } = this.#client
     return subscriptionToken(verifyToken, token, {
       channel,
-      subject: this.#client.access.subject,
-      client: idOf(this.#client.connection)
+      subject: access.subject,
+      client: clients.idOf(connection)
     })
   }
 
-  #onInsufficient(subscription: Subscription, told: boolean): void {
-    if (subscription.serverSide) this.#session.close(DISCONNECT.INSUFFICIENT_STATE)
-    else if (told) this.#drop(subscription)
-    else this.#unsubscribe(subscription, UNSUBSCRIBE.INSUFFICIENT_STATE)
+  #expireLater(subscription: Subscription): void {
+    const { expiresAt } = subscription
+    if (expiresAt !== undefined) this.#services.expiry.add(subscription, expiresAt)
+  }
+
+  #keep(subscription: Subscription): void {
+    const { expiresAt } = subscription
+    if (expiresAt !== undefined) this.#services.expiry.delete(subscription, expiresAt)
   }
 
   /** Takes the client out of a channel, and tells it so. */
@@ -269,11 +279,11 @@ export class Subscriptions {
     const { channel, leaveRaw } = subscription
     if (this.#byChannel.get(channel) !== subscription) return
     this.#byChannel.delete(channel)
-    const { hub, expiry, presence } = this.#services
+    const { core, presence } = this.#services
     const { connection, access } = this.#client
-    expiry.delete(subscription)
+    this.#keep(subscription)
     presence.leave(subscription, connection, this.#session.ended)
-    hub.leave(subscription, [channel], subscription.permissions)
+    core.hub.leave(subscription, [channel], subscription.permissions)
     leaveRaw?.()
     access.channels.splice(access.channels.indexOf(channel), 1)
   }

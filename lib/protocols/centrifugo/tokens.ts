@@ -1,12 +1,12 @@
 import { requireMode, type Token } from '../../auth/index.js'
 import { errors } from '../../errors.js'
+import type { Core } from '../index.js'
 import { CommandError, DISCONNECT, DisconnectError, ERRORS } from './protocol.js'
-import type { SdkServices } from './services.js'
 
 /** For how long a token is honoured past its end, so that the SDK can bring a new one, in milliseconds. */
 export const GRACE = 25_000
 
-type Verify = SdkServices['verifyToken']
+type Verify = Core['verifyToken']
 
 /** What a subscription's own token allows beside reading. */
 export interface Grant {

@@ -1,22 +1,16 @@
 import type { ServerResponse } from 'node:http'
 import type { Access } from '../../auth/index.js'
-import type { Clients, JoinOptions } from '../../clients/index.js'
-import type { Log } from '../../log.js'
+import type { JoinOptions } from '../../clients/index.js'
+import { type Core, Protocol } from '../index.js'
 import { EventStream } from './connection.js'
 
-export interface EventStreamServerOptions {
-  clients: Clients
-  log: Log
-}
-
 /** The clients that read server-sent events. */
-export class EventStreamServer {
-  readonly #clients: Clients
+export class EventStreamServer extends Protocol {
   readonly #onError: (error: Error) => void
 
-  constructor({ clients, log }: EventStreamServerOptions) {
-    this.#clients = clients
-    this.#onError = (error) => log.debug({ err: error }, 'stream error')
+  constructor(core: Core) {
+    super(core)
+    this.#onError = (error) => core.log.debug({ err: error }, 'stream error')
   }
 
   /**
@@ -26,8 +20,9 @@ export class EventStreamServer {
    * @param address its client's IP address
    */
   stream(response: ServerResponse, access: Access, address: string, joinOptions: JoinOptions = {}): void {
-    const connection = new EventStream(response, access, this.#clients.optionsFor(access, address))
+    const { clients } = this.core
+    const connection = new EventStream(response, access, clients.optionsFor(access, address))
     response.on('error', this.#onError)
-    this.#clients.join(connection, access, joinOptions)
+    clients.join(connection, access, joinOptions)
   }
 }

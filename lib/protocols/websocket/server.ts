@@ -1,39 +1,26 @@
 import type { RawData, WebSocket } from 'ws'
 import type { Access } from '../../auth/index.js'
-import { CLOSE, type Clients, Intake, type JoinOptions, PAUSED } from '../../clients/index.js'
+import { CLOSE, Intake, type JoinOptions, PAUSED } from '../../clients/index.js'
 import { errors, messageOf } from '../../errors.js'
-import type { Log } from '../../log.js'
 import { serverMessage } from '../../messages/index.js'
-import type { Metrics } from '../../metrics.js'
-import { MAY_WAIT, type Notification, type Publisher, type Rejection } from '../../publishing/index.js'
+import { MAY_WAIT, type Notification, type Rejection } from '../../publishing/index.js'
 import { type RawMessage, WebSocketConnection } from '../../transports/index.js'
+import { type Core, Protocol } from '../index.js'
 
 /** The SQLSTATE of a role that cannot be taken (errcodes-appendix.html). */
 const INSUFFICIENT_PRIVILEGE = '42501'
 
-export interface WebSocketServerOptions {
-  clients: Clients
-  publisher: Publisher
-  metrics: Metrics
-  /** How many bytes one message may have. */
-  maxMessageBytes: number
-  log: Log
-}
-
 /** The clients that speak no protocol but websocket messages: all that they send goes to all of their channels. */
-export class WebSocketServer {
-  readonly #options: WebSocketServerOptions
-  readonly #clients: Clients
+export class WebSocketServer extends Protocol {
   readonly #onError: (error: Error) => void
   readonly #onMessage: (this: WebSocket, data: RawData, isBinary: boolean) => void
   readonly #onPing: (this: WebSocket) => void
 
-  constructor(options: WebSocketServerOptions) {
-    this.#options = options
-    this.#clients = options.clients
+  constructor(core: Core) {
+    super(core)
     const server = this
     // `ws` closes the socket with the code that fits (1007, 1009, 1002) before it emits the error.
-    this.#onError = (error) => options.log.debug({ err: error }, 'websocket error')
+    this.#onError = (error) => core.log.debug({ err: error }, 'websocket error')
     this.#onMessage = function (data, isBinary) {
       server.#receive(WebSocketConnection.of(this), { data: data as Buffer, isBinary })
     }
@@ -49,19 +36,20 @@ export class WebSocketServer {
    * @param address its client's IP address
    */
   connect(webSocket: WebSocket, access: Access, address: string, joinOptions: JoinOptions = {}): void {
-    const options = this.#clients.optionsFor(access, address)
+    const { clients } = this.core
+    const options = clients.optionsFor(access, address)
     const connection = new WebSocketConnection(webSocket, access, options, joinOptions)
     webSocket.on('error', this.#onError)
     webSocket.on('pong', onPong)
     webSocket.on('ping', this.#onPing)
     webSocket.on('message', this.#onMessage)
-    this.#clients.join(connection, access, joinOptions)
+    clients.join(connection, access, joinOptions)
   }
 
   /** @param message undefined for a ping, which counts, too: `ws` answers each at once */
   #receive(connection: WebSocketConnection, message: RawMessage | undefined): void {
     if (!connection.listening) return
-    connection.intake ??= new Intake(this.#clients.pace, {
+    connection.intake ??= new Intake(this.core.clients.pace, {
       take: (message) => {
         if (message !== undefined && connection.write) this.#send(connection, message)
       },
@@ -72,12 +60,11 @@ export class WebSocketServer {
   }
 
   #send(connection: WebSocketConnection, { data, isBinary }: RawMessage): void {
-    const { publisher, metrics, maxMessageBytes, log } = this.#options
+    const { clients, publisher, limits, log } = this.core
     const { channels, sender, caller } = connection
     if (connection.faulted) return
-    metrics.messagesReceived.inc()
-    metrics.bytesReceived.inc(data.length)
-    if (data.length > maxMessageBytes) {
+    clients.received(data.length)
+    if (data.length > limits.maxMessageBytes) {
       connection.close(CLOSE.TOO_BIG, 'message too large')
       return
     }
@@ -93,7 +80,7 @@ export class WebSocketServer {
       connection.close(CLOSE.INVALID_DATA, messageOf(error))
       return
     }
-    publisher.publish(notifications, MAY_WAIT).catch((error) => {
+    clients.publish(connection, notifications, MAY_WAIT).catch((error) => {
       if (error instanceof errors.Rejected || error instanceof errors.RoleNotAllowed) {
         this.#tellRejected(connection, text, error as Error as Rejection)
         return
@@ -106,12 +93,11 @@ export class WebSocketServer {
       if (error instanceof errors.PayloadTooLarge) connection.close(CLOSE.TOO_BIG, 'message too large')
       else connection.close(CLOSE.NOT_PUBLISHED, 'message not published')
     })
-    this.#clients.waitForDatabase(connection)
   }
 
   /** A message that a function refuses is its sender's affair; the connection goes on. */
   #tellRejected(connection: WebSocketConnection, payload: string, { message, sqlstate }: Rejection): void {
-    this.#options.log.debug({ connection: connection.id, sqlstate }, 'a message was rejected')
+    this.core.log.debug({ connection: connection.id, sqlstate }, 'a message was rejected')
     if (!connection.rejections) return
     const { channels } = connection
     const told = { channels, message, sqlstate: sqlstate ?? INSUFFICIENT_PRIVILEGE, payload }

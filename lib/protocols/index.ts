@@ -1,0 +1,1 @@
+export { type Core, Protocol } from './protocol.js'
