@@ -1,5 +1,6 @@
-import { historyGap, type Message } from '../messages/index.js'
+import type { Message } from '../messages/index.js'
 import { isPublicChannel } from './audience-channels.js'
+import { encodeSafely, type Format, type Frame, joinFrames, type OnUnencodable } from './frames.js'
 
 /** One socket, or whatever else takes the messages of channels. */
 export interface Subscriber {
@@ -12,39 +13,6 @@ export interface Subscriber {
    */
   deliver(frames: readonly Frame[], joined: Buffer): void
 }
-
-/** One message as it goes over a wire. */
-export interface Frame {
-  bytes: Buffer
-  /** A durable message's place in the order of all of them. */
-  position: number | undefined
-}
-
-/** What a message looks like on a wire; encodes it once for all subscribers that read this format. */
-export interface Format {
-  encode(message: Message): Frame
-}
-
-/**
- * Encodes a message. Where a format cannot, this is that message's end, and nobody else's.
- * @param onUnencodable told of it
- * @returns for a durable message that cannot be encoded the word that it is missing; for another one undefined
- */
-export function encodeSafely(
-  format: Format,
-  message: Message,
-  onUnencodable: OnUnencodable
-): Frame | undefined {
-  try {
-    return format.encode(message)
-  } catch (error) {
-    onUnencodable(message, error)
-    return message.position === undefined ? undefined : format.encode(historyGap(message.channel))
-  }
-}
-
-/** Told of a message that a format could not encode. */
-export type OnUnencodable = (message: Message, error: unknown) => void
 
 /** What a subscriber may do in a channel. */
 export interface Permissions {
@@ -236,17 +204,18 @@ export class Hub {
 
   *#deliverAll(batches: ReturnType<typeof takePending>[]): Generator<void> {
     for (const { group, frames, late, members } of batches) {
-      const joined = join(frames)
+      const joined = joinFrames(frames)
       for (const subscriber of members) {
         if (!group.single.has(subscriber)) continue
         const older = late?.get(subscriber)
         if (older === undefined) subscriber.deliver(frames, joined)
-        else if (older < frames.length) subscriber.deliver(frames.slice(older), join(frames.slice(older)))
+        else if (older < frames.length)
+          subscriber.deliver(frames.slice(older), joinFrames(frames.slice(older)))
         yield
       }
     }
     for (const [subscriber, frames] of this.#leaving) {
-      subscriber.deliver(frames, join(frames))
+      subscriber.deliver(frames, joinFrames(frames))
       yield
     }
   }
@@ -294,8 +263,4 @@ function takePending(group: FormatGroup) {
   group.pending = []
   if (late.size > 0) group.late = new Map()
   return { group, frames, late: late.size > 0 ? late : undefined, members: [...single] }
-}
-
-function join(frames: readonly Frame[]): Buffer {
-  return frames.length === 1 ? frames[0]!.bytes : Buffer.concat(frames.map(({ bytes }) => bytes))
 }

@@ -6,16 +6,8 @@ export {
   DEFAULT_AUDIENCE,
   isPublicChannel
 } from './audience-channels.js'
-export {
-  type ChannelSummary,
-  encodeSafely,
-  type Format,
-  type Frame,
-  Hub,
-  type OnUnencodable,
-  type Permissions,
-  type Subscriber
-} from './hub.js'
+export { encodeSafely, type Format, type Frame, joinFrames, type OnUnencodable } from './frames.js'
+export { type ChannelSummary, Hub, type Permissions, type Subscriber } from './hub.js'
 export { IncomingQueue } from './incoming-queue.js'
 export { Losses, type LossReason } from './losses.js'
 export { RawChannels } from './raw-channels.js'

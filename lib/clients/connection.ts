@@ -1,8 +1,9 @@
 import type { Access, Caller } from '../auth/index.js'
-import type { Format, Frame } from '../channels/index.js'
+import { type Format, type Frame, joinFrames } from '../channels/index.js'
 import type { Sender } from '../messages/index.js'
 import type { ClientConnection } from './client-connection.js'
 import type { FlowControl, Waiting } from './flow-control.js'
+import { HeldFrames } from './held-frames.js'
 
 /** Close codes of this project (RFC 6455, section 7.4.2: 3000 to 3999 are for frameworks). */
 export const CLOSE = {
@@ -39,14 +40,6 @@ export interface ConnectionOptions {
   context: ConnectionContext
 }
 
-/** What comes while older messages are still being replayed. */
-interface Held {
-  frames: Frame[]
-  bytes: number
-  /** There were more durable ones than may wait: they must be read again. */
-  dropped: boolean
-}
-
 /**
  * One client, whatever language it speaks. Servers hold many thousands of them, so it keeps no more of the token
  * than it needs.
@@ -70,9 +63,8 @@ export abstract class Connection implements ClientConnection {
   pingGroup = 0
   writtenBytes = 0
   waiting: Waiting | undefined
-  #held: Held | undefined
-  /** Durable messages up to this position were replayed, and may still come once more. */
-  #replayedTo: number | undefined
+  /** While it is caught up, and for a moment after that. */
+  #held: HeldFrames | undefined
   readonly #context: ConnectionContext
 
   constructor(access: Access, { id, address, sender, caller, context }: ConnectionOptions) {
@@ -111,17 +103,19 @@ export abstract class Connection implements ClientConnection {
 
   deliver(frames: readonly Frame[], joined: Buffer): void {
     if (!this.open) return
-    if (this.#held !== undefined) {
-      this.#hold(this.#held, frames)
-      return
-    }
-    if (this.#replayedTo !== undefined) {
-      const fresh = this.#fresh(frames)
-      if (fresh.length < frames.length) {
-        if (fresh.length > 0) this.deliver(fresh, join(fresh))
-        return
-      }
-    }
+    if (this.#held === undefined) this.#deliver(frames, joined)
+    else if (!this.#held.holding) this.#deliverFresh(this.#held, frames, joined)
+    else if (!this.#held.add(frames)) this.#context.flow.close(this, 'limit')
+  }
+
+  #deliverFresh(held: HeldFrames, frames: readonly Frame[], joined: Buffer): void {
+    const fresh = held.fresh(frames)
+    if (held.done) this.#held = undefined
+    if (fresh.length === frames.length) this.#deliver(frames, joined)
+    else if (fresh.length > 0) this.#deliver(fresh, joinFrames(fresh))
+  }
+
+  #deliver(frames: readonly Frame[], joined: Buffer): void {
     // A message of any size is accepted while nothing waits.
     const { bufferedBytes } = this
     const { flow } = this.#context
@@ -137,12 +131,12 @@ export abstract class Connection implements ClientConnection {
 
   /** From now on what comes is held, while older messages are replayed. */
   hold(): void {
-    this.#held = { frames: [], bytes: 0, dropped: false }
+    this.#held = new HeldFrames(this.#context.flow.maxBufferedBytes)
   }
 
   /** Sends older messages, past what is held. */
   replay(frames: readonly Frame[]): void {
-    if (this.open && frames.length > 0) this.#sendAll(frames, join(frames))
+    if (this.open && frames.length > 0) this.#sendAll(frames, joinFrames(frames))
   }
 
   /**
@@ -152,45 +146,11 @@ export abstract class Connection implements ClientConnection {
    */
   release(position: number): boolean {
     const held = this.#held!
-    if (held.dropped) {
-      this.hold()
-      this.#held!.frames = held.frames.filter((frame) => frame.position === undefined)
-      return false
-    }
-    this.#held = undefined
-    this.#replayedTo = position
-    if (held.frames.length > 0) this.#sendHeld(this.#fresh(held.frames))
+    const frames = held.release(position)
+    if (frames === undefined) return false
+    if (held.done) this.#held = undefined
+    this.replay(frames)
     return true
-  }
-
-  #sendHeld(frames: Frame[]): void {
-    if (this.open && frames.length > 0) this.#sendAll(frames, join(frames))
-  }
-
-  /** Positions grow, so the first that is new ends the filter. */
-  #fresh(frames: readonly Frame[]): Frame[] {
-    const limit = this.#replayedTo!
-    return frames.filter(({ position }) => {
-      if (position === undefined) return true
-      if (position <= limit) return false
-      this.#replayedTo = undefined
-      return true
-    })
-  }
-
-  #hold(held: Held, frames: readonly Frame[]): void {
-    for (const frame of frames) {
-      if (held.dropped && frame.position !== undefined) continue
-      held.frames.push(frame)
-      held.bytes += frame.bytes.length
-    }
-    const { flow } = this.#context
-    if (held.bytes <= flow.maxBufferedBytes) return
-    // Durable messages can be read again.
-    held.dropped = true
-    held.frames = held.frames.filter((frame) => frame.position === undefined)
-    held.bytes = held.frames.reduce((bytes, frame) => bytes + frame.bytes.length, 0)
-    if (held.bytes > flow.maxBufferedBytes) flow.close(this, 'limit')
   }
 
   #sendAll(frames: readonly Frame[], joined: Buffer): void {
@@ -201,8 +161,4 @@ export abstract class Connection implements ClientConnection {
     this.send(frames, joined)
     if (this.bufferedBytes > 0) flow.wrote(this, joined)
   }
-}
-
-function join(frames: readonly Frame[]): Buffer {
-  return frames.length === 1 ? frames[0]!.bytes : Buffer.concat(frames.map(({ bytes }) => bytes))
 }

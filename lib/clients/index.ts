@@ -16,6 +16,7 @@ export {
 } from './filter.js'
 export { unsentBytesOf } from './flow-control.js'
 export { HeldAnswer } from './held-answer.js'
+export { HeldFrames } from './held-frames.js'
 export { Intake, Pace } from './intake.js'
 export { PAUSED, type Pausable } from './pausable.js'
 export { MAX_INFO_BYTES } from './presence-membership.js'

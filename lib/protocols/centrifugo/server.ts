@@ -12,7 +12,7 @@ import type { SdkConnection, SdkServices } from './services.js'
 import { CONNECT_TIMEOUT, Session } from './session.js'
 import type { SdkTransport } from './session-transport.js'
 import { StreamTransport } from './stream-transport.js'
-import type { Subscription } from './subscription.js'
+import { Ends, type Subscription } from './subscription.js'
 
 /** The subprotocol of clients that speak another encoding of this protocol. */
 const PROTOBUF = 'centrifuge-protobuf'
@@ -35,7 +35,8 @@ export class CentrifugoServer extends Protocol {
       core,
       recovery: new Recovery(core),
       presence: new SdkPresence(core),
-      expiry: new Expiry<Subscription>((subscription) => subscription.expire())
+      expiry: new Expiry<Subscription>((subscription) => subscription.expire()),
+      ends: new Ends()
     }
   }
 

@@ -4,7 +4,7 @@ import type { SdkPresence } from './presence.js'
 import type { Disconnect, Result } from './protocol.js'
 import type { SdkFormat } from './publication.js'
 import type { Recovery } from './recovery.js'
-import type { Subscription } from './subscription.js'
+import type { Ends, Subscription } from './subscription.js'
 
 /** A connection of the SDK, whatever its transport. */
 export interface SdkConnection extends Connection, Pausable {
@@ -37,4 +37,5 @@ export interface SdkServices {
   readonly presence: SdkPresence
   /** Ends subscriptions whose tokens end. */
   readonly expiry: Expiry<Subscription>
+  readonly ends: Ends
 }

@@ -1,5 +1,11 @@
-import type { Format, Frame, Permissions, Subscriber } from '../../channels/index.js'
-import type { Connection } from '../../clients/index.js'
+import {
+  type Format,
+  type Frame,
+  joinFrames,
+  type Permissions,
+  type Subscriber
+} from '../../channels/index.js'
+import { type Connection, HeldFrames } from '../../clients/index.js'
 import type { ProtocolError } from './protocol.js'
 import type { SdkFrame } from './publication.js'
 
@@ -13,6 +19,8 @@ export interface SubscriptionOptions {
   /** How many bytes may come before it is answered. */
   maxHeldBytes: number
   owner: SubscriptionOwner
+  /** One for all subscriptions. */
+  ends: Ends
 }
 
 /** Who ends a subscription. */
@@ -49,13 +57,9 @@ export class Subscription implements Subscriber {
   /** Ends the LISTEN of a raw channel. */
   leaveRaw: (() => void) | undefined
   readonly #connection: Connection
-  readonly #maxHeldBytes: number
   readonly #owner: SubscriptionOwner
-  #held: Frame[] | undefined = []
-  #heldBytes = 0
-  #overflowed = false
-  /** Durable messages up to here are in the reply, or were before it. */
-  #replayedTo: number | undefined
+  readonly #ends: Ends
+  #held: HeldFrames | undefined
 
   constructor(options: SubscriptionOptions) {
     this.channel = options.channel
@@ -63,32 +67,39 @@ export class Subscription implements Subscriber {
     this.serverSide = options.serverSide
     this.recoverable = options.recoverable
     this.#connection = options.connection
-    this.#maxHeldBytes = options.maxHeldBytes
+    this.#ends = options.ends
+    this.#held = new HeldFrames(options.maxHeldBytes)
     this.#owner = options.owner
   }
 
   deliver(frames: readonly Frame[], joined: Buffer): void {
-    if (this.#held !== undefined) {
-      this.#hold(frames)
+    const held = this.#held
+    if (held?.holding) {
+      // What is lost of them shows when they are released.
+      held.add(frames)
       return
     }
-    const end = endOf(frames)
-    const passed = this.#fresh(end === -1 ? frames : frames.slice(0, end + 1))
+    const end = this.#ends.indexIn(frames)
+    let passed = end === -1 ? frames : frames.slice(0, end + 1)
+    if (held !== undefined) {
+      passed = held.fresh(passed)
+      if (held.done) this.#held = undefined
+    }
     if (passed.length === frames.length) this.#connection.deliver(frames, joined)
-    else if (passed.length > 0) this.#deliver(passed)
+    else if (passed.length > 0) this.#connection.deliver(passed, joinFrames(passed))
     if (end !== -1) this.#owner.incomplete(this, true)
   }
 
   /**
    * Delivers what was held, from now on at once.
-   * @param position up to which durable messages were replayed, or were there before
+   * @param position up to which durable messages were replayed, or were there before; undefined where there are none
    */
   release(position: number | undefined): void {
-    const held = this.#held ?? []
-    this.#held = undefined
-    this.#replayedTo = position
-    if (this.#overflowed) this.#owner.incomplete(this, false)
-    else if (held.length > 0) this.deliver(held, join(held))
+    const held = this.#held!
+    const frames = held.release(position)
+    if (held.done) this.#held = undefined
+    if (frames === undefined) this.#owner.incomplete(this, false)
+    else if (frames.length > 0) this.deliver(frames, joinFrames(frames))
   }
 
   /** Something may be missing: the client has to subscribe again. */
@@ -100,47 +111,19 @@ export class Subscription implements Subscriber {
   expire(): void {
     this.#owner.expire(this)
   }
+}
 
-  #deliver(frames: readonly Frame[]): void {
-    this.#connection.deliver(frames, join(frames))
-  }
+/** Where frames end a subscription. Many subscriptions get the same ones, one after the other: they are searched once. */
+export class Ends {
+  #frames: readonly Frame[] | undefined
+  #end = -1
 
-  #hold(frames: readonly Frame[]): void {
-    for (const frame of frames) {
-      this.#held!.push(frame)
-      this.#heldBytes += frame.bytes.length
+  /** @returns the index of the frame; -1 where there is none */
+  indexIn(frames: readonly Frame[]): number {
+    if (frames !== this.#frames) {
+      this.#frames = frames
+      this.#end = frames.findIndex(({ ends }: SdkFrame) => ends)
     }
-    if (this.#heldBytes <= this.#maxHeldBytes) return
-    this.#overflowed = true
-    this.#held = []
-    this.#heldBytes = 0
+    return this.#end
   }
-
-  /** Positions grow, so the first that is new ends the filter. */
-  #fresh(frames: readonly Frame[]): readonly Frame[] {
-    const limit = this.#replayedTo
-    if (limit === undefined) return frames
-    return frames.filter(({ position }) => {
-      if (position === undefined) return true
-      if (position <= limit) return false
-      this.#replayedTo = undefined
-      return true
-    })
-  }
-}
-
-let lastFrames: readonly Frame[] | undefined
-let lastEnd = -1
-
-/** Where frames end a subscription; -1: nowhere. Many subscriptions get the same ones, one after the other. */
-function endOf(frames: readonly Frame[]): number {
-  if (frames !== lastFrames) {
-    lastFrames = frames
-    lastEnd = frames.findIndex((frame) => (frame as SdkFrame).ends)
-  }
-  return lastEnd
-}
-
-function join(frames: readonly Frame[]): Buffer {
-  return frames.length === 1 ? frames[0]!.bytes : Buffer.concat(frames.map(({ bytes }) => bytes))
 }

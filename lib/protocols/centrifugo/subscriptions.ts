@@ -192,7 +192,7 @@ export class Subscriptions implements SubscriptionOwner {
     params: Record<string, unknown>,
     { granted, serverSide = false }: { granted?: Grant | undefined; serverSide?: boolean }
   ): Promise<Opened> {
-    const { core, recovery } = this.#services
+    const { core, recovery, ends } = this.#services
     const { connection, access } = this.#client
     const leaveRaw = await this.#admit(channel, serverSide || granted !== undefined)
     const recoverable = core.durable.ageOf(channel) !== undefined
@@ -202,7 +202,8 @@ export class Subscriptions implements SubscriptionOwner {
       serverSide,
       recoverable,
       maxHeldBytes: core.limits.maxBufferedBytes,
-      owner: this
+      owner: this,
+      ends
     })
     subscription.leaveRaw = leaveRaw
     if (granted !== undefined) grant(subscription, granted)

@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import pg from 'pg'
 import t, { type Test } from 'tap'
-import { type Format, type Frame, Hub, type Subscriber } from '../../../lib/channels/hub.js'
+import { type Format, type Frame, Hub, type Subscriber } from '../../../lib/channels/index.js'
 import type { Message } from '../../../lib/messages/message.js'
 import { FaultProxy } from '../../support/fault-proxy.js'
 import { build, type Client, notify, open, query, token, until, withPostgres } from '../../support/helper.js'

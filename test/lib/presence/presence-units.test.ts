@@ -1,5 +1,5 @@
 import t from 'tap'
-import type { Format, Frame, Subscriber } from '../../../lib/channels/hub.js'
+import type { Format, Frame, Subscriber } from '../../../lib/channels/index.js'
 import { decode, encodePresence } from '../../../lib/cluster/node-message.js'
 import type { Message } from '../../../lib/messages/message.js'
 import type { PresenceMember, ServerEvent } from '../../../lib/messages/server-events.js'
