@@ -1,3 +1,5 @@
+import { TextParts } from '../messages/index.js'
+
 /** How long to wait for an answer, and for each further part of one, in milliseconds. */
 const DEADLINE = 2000
 
@@ -7,14 +9,11 @@ const LAST_DEADLINE = 10_000
 /** Of all answers to one question at most so many characters are kept: whoever has SQL may send some. */
 const MAX_LENGTH = 64 * 1024 * 1024
 
-/** What a part takes beside its text. */
-const PART_LENGTH = 100
-
 /** What other nodes answer to one question. */
 export class Answers {
   readonly #expected: Set<string>
   readonly #values = new Map<string, unknown>()
-  readonly #parts = new Map<string, string[]>()
+  readonly #parts = new Map<string, TextParts>()
   #length = 0
   #done: (() => void) | undefined
   #timer: NodeJS.Timeout | undefined
@@ -36,18 +35,17 @@ export class Answers {
 
   /** Adds a part of an answer; they come in order, and where one was lost the answer is. */
   addPart(node: string, part: number, text: string, last: boolean): void {
-    const parts = this.#parts.get(node) ?? []
-    const length = this.#length + PART_LENGTH + text.length
-    if (part !== parts.length || length > MAX_LENGTH) return
+    const parts = this.#parts.get(node) ?? new TextParts()
+    const length = this.#length + TextParts.lengthOf(text)
+    if (length > MAX_LENGTH || !parts.add(part, text)) return
     this.#length = length
-    parts.push(text)
     this.#parts.set(node, parts)
     if (!last) {
       this.#timer?.refresh()
       return
     }
     try {
-      this.add(node, JSON.parse(parts.join('')))
+      this.add(node, JSON.parse(parts.whole()))
     } catch {}
   }
 

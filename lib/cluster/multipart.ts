@@ -1,13 +1,14 @@
+import { TextParts } from '../messages/index.js'
+
 /** An incomplete question is forgotten after so many milliseconds, and the oldest where all take so many characters. */
 const TIMEOUT = 10_000
 const MAX_LENGTH = 16 * 1024 * 1024
 
-/** What a question, and each of its parts, takes beside its text. */
+/** What a question takes beside its parts. */
 const OVERHEAD = 100
 
 interface Gathered {
-  parts: string[]
-  length: number
+  parts: TextParts
   /** As `performance.now()` has it. */
   begunAt: number
 }
@@ -25,17 +26,16 @@ export class Multipart {
   add(key: string, part: number, text: string, last: boolean): unknown {
     if (part === 0) this.#begin(key)
     const gathered = this.#gathered.get(key)
-    if (gathered === undefined || gathered.parts.length !== part) {
+    if (!gathered?.parts.add(part, text)) {
       this.#forget(key)
       return undefined
     }
-    gathered.parts.push(text)
-    this.#add(gathered, text.length + OVERHEAD)
+    this.#length += TextParts.lengthOf(text)
     this.#limit()
     if (!last || !this.#gathered.has(key)) return undefined
     this.#forget(key)
     try {
-      return JSON.parse(gathered.parts.join(''))
+      return JSON.parse(gathered.parts.whole())
     } catch {
       return undefined
     }
@@ -43,14 +43,8 @@ export class Multipart {
 
   #begin(key: string): void {
     this.#forget(key)
-    const gathered = { parts: [], length: 0, begunAt: performance.now() }
-    this.#gathered.set(key, gathered)
-    this.#add(gathered, key.length + OVERHEAD)
-  }
-
-  #add(gathered: Gathered, length: number): void {
-    gathered.length += length
-    this.#length += length
+    this.#gathered.set(key, { parts: new TextParts(), begunAt: performance.now() })
+    this.#length += key.length + OVERHEAD
   }
 
   #limit(): void {
@@ -61,7 +55,9 @@ export class Multipart {
   }
 
   #forget(key: string): void {
-    this.#length -= this.#gathered.get(key)?.length ?? 0
+    const gathered = this.#gathered.get(key)
+    if (gathered === undefined) return
+    this.#length -= gathered.parts.length + key.length + OVERHEAD
     this.#gathered.delete(key)
   }
 }

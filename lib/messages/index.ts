@@ -10,3 +10,4 @@ export {
 } from './notification-payload.js'
 export { isReserved, type PresenceMember, type PresenceSummary } from './server-events.js'
 export { historyGap, serverMessage } from './server-message.js'
+export { TextParts } from './text-parts.js'

@@ -18,6 +18,18 @@ const IN_THE_WAY = /^(?:40|55P03|57014|25006|25P0[34])/
 const ABOUT_THE_MESSAGE = /^(?:22|54)/
 
 /**
+ * What a failed statement's error says: no answer came, the server is away, something is in the way at the moment, or it
+ * refuses the statement. Not by the error's class: a user's `pg` may be another copy than ours.
+ */
+export function failureOf(error: unknown): 'unanswered' | 'away' | 'in the way' | 'refused' {
+  // What the server answers has both; errors of sockets have a code alone.
+  const { code, severity } = (error ?? {}) as { code?: string; severity?: string }
+  if (severity === undefined || code === undefined) return 'unanswered'
+  if (AWAY.test(code)) return 'away'
+  return IN_THE_WAY.test(code) ? 'in the way' : 'refused'
+}
+
+/**
  * What has become of a statement that failed: one that the server answered with an error was rolled back; one without
  * an answer may have been committed.
  *
@@ -25,12 +37,13 @@ const ABOUT_THE_MESSAGE = /^(?:22|54)/
  * @returns DatabaseAway, NotAccepted or OutcomeUnknown
  */
 export function outcomeOf(failure: unknown): Error {
-  const cause = failure as Error
-  if (!(cause instanceof pg.DatabaseError)) {
+  const cause = failure as pg.DatabaseError
+  const kind = failureOf(cause)
+  if (kind === 'unanswered') {
     return new errors.OutcomeUnknown('the connection broke, or no answer came in time', { cause })
   }
+  if (kind !== 'refused') return away(cause)
   const { code = '' } = cause
-  if (AWAY.test(code) || IN_THE_WAY.test(code)) return away(cause)
   const reason = ABOUT_THE_MESSAGE.test(code) ? cause.message : `it answered with SQLSTATE ${code}`
   return new errors.NotAccepted(reason, { cause })
 }
@@ -47,10 +60,8 @@ export function away(failure: unknown): Error {
 
 /** What the database refused, where a function of its owner may be the reason: the cause is PostgreSQL's own error. */
 export function refused(cause: pg.DatabaseError): Error {
-  const classified = outcomeOf(cause)
-  const { code = '' } = cause
-  if (AWAY.test(code) || !(classified instanceof errors.DatabaseAway)) return classified
-  return new errors.NotAccepted(`it answered with SQLSTATE ${code}`, { cause })
+  if (failureOf(cause) !== 'in the way') return outcomeOf(cause)
+  return new errors.NotAccepted(`it answered with SQLSTATE ${cause.code}`, { cause })
 }
 
 /** Whether a statement that was not accepted is to be tried again at once: nothing was done, and nobody is away. */

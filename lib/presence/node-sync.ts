@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { TextParts } from '../messages/index.js'
 import { decodePresence, encodeChanges, encodeState } from './node-sync-message.js'
 import type { Presence, PresenceChange } from './presence.js'
 
@@ -8,9 +9,6 @@ import type { Presence, PresenceChange } from './presence.js'
  */
 const MAX_LENGTH = 75 * 1024 * 1024
 const MAX_TOTAL_LENGTH = 256 * 1024 * 1024
-
-/** What a part takes beside its text. */
-const PART_LENGTH = 100
 
 /** How long what comes after something was told is gathered, in milliseconds. A lone change is told at once. */
 export const GATHERING = 50
@@ -43,9 +41,8 @@ interface Peer {
   askedAt: number
   /** The message that is coming in. */
   id: number | undefined
-  parts: string[]
-  /** How long these are, and what was told before of its members. */
-  gathered: number
+  readonly parts: TextParts
+  /** How long what was told before of its members was. */
   known: number
 }
 
@@ -103,13 +100,12 @@ export class NodeSync {
       this.#drop(peer)
       peer.id = id
     }
-    if (peer.id !== id || part !== peer.parts.length || !this.#gather(peer, PART_LENGTH + text.length)) {
+    if (peer.id !== id || !this.#gather(peer, part, text)) {
       this.#drop(peer)
       return
     }
-    peer.parts.push(text)
     if (!last) return
-    const whole = peer.parts.join('')
+    const whole = peer.parts.whole()
     this.#drop(peer)
     this.#receive(node, peer, whole)
   }
@@ -117,15 +113,16 @@ export class NodeSync {
   /** A node is gone. */
   gone(node: string): void {
     const peer = this.#peers.get(node)
-    if (peer !== undefined) this.#length -= peer.gathered + peer.known
+    if (peer !== undefined) this.#length -= peer.parts.length + peer.known
     this.#peers.delete(node)
     this.#options.presence.forget(node)
   }
 
-  /** @returns false where that is too much */
-  #gather(peer: Peer, length: number): boolean {
-    if (peer.gathered + length > MAX_LENGTH || this.#length + length > MAX_TOTAL_LENGTH) return false
-    peer.gathered += length
+  /** @returns false where that is too much, or not the next part */
+  #gather({ parts }: Peer, part: number, text: string): boolean {
+    const length = TextParts.lengthOf(text)
+    if (parts.length + length > MAX_LENGTH || this.#length + length > MAX_TOTAL_LENGTH) return false
+    if (!parts.add(part, text)) return false
     this.#length += length
     return true
   }
@@ -133,9 +130,8 @@ export class NodeSync {
   /** The parts that were gathered are whole, or lost. */
   #drop(peer: Peer): void {
     peer.id = undefined
-    peer.parts = []
-    this.#length -= peer.gathered
-    peer.gathered = 0
+    this.#length -= peer.parts.length
+    peer.parts.clear()
   }
 
   /** @returns false where so much more cannot be kept */
@@ -176,8 +172,7 @@ export class NodeSync {
         version: undefined,
         askedAt: Number.NEGATIVE_INFINITY,
         id: undefined,
-        parts: [],
-        gathered: 0,
+        parts: new TextParts(),
         known: 0
       }
       this.#peers.set(node, peer)

@@ -1,12 +1,10 @@
 import type pg from 'pg'
 import { errors, messageOf } from '../errors.js'
+import { failureOf } from '../postgres/index.js'
 
 /** How long a connection, or a statement, may take, in milliseconds: so many ticks. */
 const DEADLINE = 5000
 const TICK = 500
-
-/** SQLSTATE classes with which the database says that it is not there for us at the moment (errcodes-appendix.html). */
-const AWAY = /^(?:08|57P|53300)/
 
 /**
  * Runs one statement on a pool of the user's, in time.
@@ -57,12 +55,14 @@ export function guardPool(pool: pg.Pool): void {
 
 /** A statement that the database answered with an error was rolled back; one without an answer may have committed. */
 export function classify(error: unknown): Error {
-  // Not by its class: the user's `pg` may be another copy than ours.
-  const { code, severity } = error as { code?: string; severity?: string }
-  if (severity === undefined || code === undefined) return new errors.OutcomeUnknown(messageOf(error))
-  return AWAY.test(code)
-    ? new errors.DatabaseAway(messageOf(error))
-    : new errors.NotAccepted(messageOf(error), { cause: error as Error })
+  switch (failureOf(error)) {
+    case 'unanswered':
+      return new errors.OutcomeUnknown(messageOf(error))
+    case 'away':
+      return new errors.DatabaseAway(messageOf(error))
+    default:
+      return new errors.NotAccepted(messageOf(error), { cause: error as Error })
+  }
 }
 
 /**
