@@ -126,9 +126,11 @@ t.test('the decorator listens, subscribes, publishes, and shows what is connecte
   circle.self = circle
   let deep: unknown = 'x'
   for (let depth = 0; depth < 100_000; depth++) deep = [deep]
-  for (const payload of [undefined, () => 1, 1n, circle, deep]) {
+  for (const payload of [undefined, () => 1, 1n, circle]) {
     await t.rejects(pgws.publish('chat', payload), { code: 'FST_PGWS_BAD_MESSAGE' })
   }
+  // JSON.stringify() of newer Node.js has no limit of depth.
+  await t.rejects(pgws.publish('chat', deep), { code: /^FST_PGWS_(BAD_MESSAGE|PAYLOAD_TOO_LARGE)$/ })
 })
 
 t.test('options are checked, with an error that names the option and what it expects', async (t) => {

@@ -82,6 +82,7 @@ t.test('pgws.publish: delivered if and only if it commits, inline as before', as
     channel: 'a',
     claims: { message_delivered_at: Number }
   })
+  await until(() => seen.length === 4)
   t.same(seen, client.messages)
   await sql('select pgws.publish(null, null), pgws.publish_text(null, null), pgws.publish_bytes(null, null)')
   await sql(`select pgws.publish('a', null), pgws.publish_text('a', null), pgws.publish_bytes('a', null)`)
