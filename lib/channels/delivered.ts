@@ -3,6 +3,9 @@ import { randomInt } from 'node:crypto'
 /** At most so many deliveries are kept in each of two parts: some 15 MB in all. */
 const MAX_PART = 125_000
 
+/** So many of the last that were proven are kept, to be compared with what the database has at their positions. */
+const SAMPLE = 64
+
 /** What is known of a message that was delivered. */
 interface Delivery {
   readonly position: number
@@ -27,6 +30,8 @@ export class Delivered {
   #leastLater = Number.POSITIVE_INFINITY
   /** The earlier part is what was delivered before the mark. */
   #marked = false
+  /** The last that were proven. */
+  #sample: Delivery[] = []
   /** Nobody outside knows which texts have the same hash. */
   readonly #seed = randomInt(2 ** 32)
 
@@ -48,6 +53,17 @@ export class Delivered {
     this.#keys = undefined
     this.#leastLater = Number.POSITIVE_INFINITY
     this.#marked = false
+    this.#sample = []
+  }
+
+  /** The positions of some of the last messages that were delivered up to the floor. */
+  get sample(): number[] {
+    return this.#sample.map(({ position }) => position)
+  }
+
+  /** Whether one of the sample has a text. */
+  isSample(position: number, text: string): boolean {
+    return this.#sample.some((one) => one.position === position && one.hash === this.#hash(text))
   }
 
   /** A message was delivered. */
@@ -93,6 +109,7 @@ export class Delivered {
     if (!this.#marked) return
     this.#marked = false
     for (const { position } of this.#earlier) if (position <= latest) this.raise(position)
+    if (this.#earlier.length > 0) this.#sample = this.#earlier.slice(-SAMPLE)
     this.#earlier = []
     this.#keys = undefined
   }

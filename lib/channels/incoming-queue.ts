@@ -101,6 +101,16 @@ export class IncomingQueue {
     return this.#delivered.positions()
   }
 
+  /** The positions of some of the last messages that were delivered up to the floor. */
+  get sample(): number[] {
+    return this.#delivered.sample
+  }
+
+  /** Whether one of the sample was delivered with the text of a message. */
+  isSample({ position, text }: Message): boolean {
+    return this.#delivered.isSample(position!, text)
+  }
+
   /** The database is about to be asked for its last position. */
   mark(): void {
     this.#delivered.mark()

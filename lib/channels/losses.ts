@@ -9,6 +9,8 @@ const TEXTS = {
   unreadable: 'a message could not be read from the database: it is lost here',
   unreplayed:
     'what was missed while the listener was away could not be read from the database: it is lost here',
+  diverged:
+    'the database has other messages than those that were delivered: a standby that lacked some was promoted, or it was restored',
   unencodable: 'a message could not be written for its readers: it is lost here'
 } as const
 
@@ -16,7 +18,7 @@ const TEXTS = {
 export type LossReason = keyof typeof TEXTS
 
 /** Those that mean that something does not work, whatever the database's roles send. */
-const FAILURES: readonly LossReason[] = ['unreadable', 'unreplayed', 'unencodable']
+const FAILURES: readonly LossReason[] = ['unreadable', 'unreplayed', 'diverged', 'unencodable']
 
 /** How often one reason is logged, and for how long health tells of it, in milliseconds. */
 const INTERVAL = 60_000

@@ -257,6 +257,17 @@ export class MessageStore {
     return forgotten ? null : channels
   }
 
+  /**
+   * The timeline of the database's server, which changes when a standby is promoted
+   * (https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELINES).
+   */
+  async timeline(): Promise<string> {
+    const { rows } = await this.#query(
+      `select pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) as timeline`
+    )
+    return rows[0]!.timeline as string
+  }
+
   /** The last position of all. */
   async latest(): Promise<number> {
     const { rows } = await this.#query(`select ${LATEST} as latest`)

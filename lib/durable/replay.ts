@@ -36,6 +36,8 @@ export class Replay {
   #asking = false
   #replaying: Promise<void> = Promise.resolve()
   #stopped = false
+  /** That of the server that was asked last: see MessageStore.timeline. */
+  #timeline: string | undefined
   /** What is durable may have changed since the database was asked. */
   #stale = false
   #refreshing: Promise<void> | undefined
@@ -53,6 +55,7 @@ export class Replay {
   async refresh(): Promise<void> {
     await this.#durable.refresh()
     if (this.#durable.installed && this.#incoming.floor === undefined) {
+      this.#timeline = await this.#history.timeline()
       this.#incoming.startAt(await this.#history.latest())
     }
   }
@@ -161,7 +164,10 @@ export class Replay {
         if (this.#durable.epoch !== epoch || latest < floor) {
           this.#tellHistoryGap(null, latest)
           incoming.restart(latest)
-        } else this.#tellHistoryGap(await this.#trimmedSince(floor), latest)
+        } else {
+          const lost = (await this.#hasDiverged()) ? null : await this.#trimmedSince(floor)
+          this.#tellHistoryGap(lost, latest)
+        }
         for (let more = true; more && outage === this.#outages; ) {
           const page: Page = await this.#history.readAll(incoming.floor!)
           for (const { message } of page.messages) incoming.replay(message)
@@ -180,6 +186,27 @@ export class Replay {
         await sleep(wait)
       }
     }
+  }
+
+  /**
+   * Whether the database has other messages at the positions of those that were delivered: after the failover to a
+   * standby that lacked them, positions are given a second time, and what is at or below the floor would not be missed.
+   */
+  async #hasDiverged(): Promise<boolean> {
+    const references = this.#incoming.sample.map((position): Reference => {
+      return { table: 'message', position, channel: undefined }
+    })
+    const timeline = await this.#history.timeline()
+    const promoted = timeline !== this.#timeline
+    this.#timeline = timeline
+    // Otherwise what differs was forged: any role may notify a message with any position.
+    if (!promoted || references.length === 0) return false
+    const found = await this.#history.resolve(references)
+    const diverged = [...found.values()].some(
+      (message) => typeof message === 'object' && !this.#incoming.isSample(message)
+    )
+    if (diverged) this.#losses.add('diverged')
+    return diverged
   }
 
   /** Channels of which something is gone that was not delivered; null: it is not known which. */

@@ -267,3 +267,47 @@ t.test('started while there is only a standby, the server waits for its promotio
   client.send('x')
   await client.received(1)
 })
+
+t.test('readers are told of a gap after the failover to a standby that lacks messages', async (t) => {
+  const { replication, dbUri } = await replicated(t)
+  const { primary, standby } = replication
+  const way = await FaultProxy.start(t, portOf(standby))
+  const hosts = [primary, `127.0.0.1:${way.port}`]
+  const { fastify, ws } = await build(t, { dbUri: replication.uri(dbUri, hosts), checkListenerInterval })
+  const kept = await open(t, `${ws}/kept/${reader}?since=earliest`)
+  const store = (uri: string, word: string, count: number) =>
+    query(uri, `select pgws.publish_text('kept', $1 || n) from generate_series(1, $2) n`, [word, count])
+  await store(dbUri, 'both ', 5)
+  await kept.received(5)
+  await replication.replicated()
+  replication.link.mode = 'refuse'
+  replication.link.cut()
+  await store(dbUri, 'lost ', 50)
+  await kept.received(55)
+  // Until it has been proven that all of them have come.
+  const { lastProvenAlive } = fastify.pgws.listenerState
+  await until(
+    () => fastify.pgws.listenerState.lastProvenAlive! > lastProvenAlive! + 3 * checkListenerInterval
+  )
+  way.mode = 'refuse'
+  await replication.killPrimary('SIGKILL')
+  await until(() => !fastify.pgws.listenerState.up)
+  await replication.promote()
+  // As many as take the same positions again, and more, before this server is there.
+  await store(replication.onStandby(dbUri), 'new ', 100)
+  way.mode = 'pass'
+  await until(() => fastify.pgws.listenerState.up)
+  await store(replication.onStandby(dbUri), 'live ', 1)
+  await until(() => payloadsOf(kept).includes('live 1'))
+  const after = kept.messages.slice(55).map((text) => JSON.parse(text))
+  t.match(after[0], { pgws: true, event: 'HistoryGap', channel: 'kept' })
+  t.same(
+    after
+      .slice(1)
+      .map(({ payload }) => payload)
+      .slice(-2),
+    ['new 100', 'live 1'],
+    'what is behind the last position that was known is replayed'
+  )
+  t.match(await fastify.pgws.health(), { status: 'degraded', delivery: { failures: ['diverged'] } })
+})
