@@ -179,20 +179,16 @@ export class BatchQueue {
         const again = batch.filter((group) => this.#mayRepeat(group, error))
         for (const group of batch) if (!again.includes(group)) this.#settle(group, error)
         this.#queue = [...again, ...this.#queue]
-      } else if (batch.length > 1) {
-        // One of them is at fault, and must not take the others with it.
-        for (const [index, group] of batch.entries()) {
-          await this.#send([group])
-          if (!this.#away) continue
-          // That one waits again; so do those behind it.
-          const rest = batch.slice(index + 1)
-          this.#queue.splice(this.#queue[0] === group ? 1 : 0, 0, ...rest)
-          break
-        }
-      } else {
-        this.#away = false
-        for (const group of batch) this.#settle(group, error as Error)
+        return
       }
+      this.#away = false
+      if (batch.length === 1) {
+        this.#settle(batch[0]!, error as Error)
+        return
+      }
+      // One of them is at fault, and must not take the others with it.
+      for (const group of batch) group.alone = true
+      this.#queue = [...batch, ...this.#queue]
     }
   }
 

@@ -114,6 +114,19 @@ t.test('of a refused statement each group is sent by itself', async (t) => {
   t.same(statements, [['1', '2', '3'], ['1'], ['2'], ['3']])
 })
 
+t.test('what is sent by itself waits in its place where the database goes away', async (t) => {
+  const clock = stoppedClock(t)
+  const { queue, statements, answer } = queueOf()
+  const published = ['1', '2', '3'].map((payload) => queue.publish(of(payload), MAY_WAIT))
+  await answer(new errors.NotAccepted('a value is wrong'))
+  published.push(queue.publish(of('4'), MAY_WAIT))
+  await answer(new errors.DatabaseAway('gone'))
+  await clock.forward(60)
+  for (let times = 0; times < 4; times++) await answer()
+  await Promise.all(published)
+  t.same(statements, [['1', '2', '3'], ['1'], ['1'], ['2'], ['3'], ['4']])
+})
+
 t.test('while the database is away, what may wait waits in order, and no longer than it may', async (t) => {
   const clock = stoppedClock(t)
   const { queue, statements, answer } = queueOf()
