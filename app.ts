@@ -231,7 +231,7 @@ export function serverOptions({ handshakeTimeout, trustProxy }: ServerConfig, ht
       const message = maskTokens(error.message)
       const statusCode = error.statusCode ?? 500
       // No route has been found, so there is no type for the answer.
-      const untyped = reply as unknown as FastifyReply
+      const untyped = reply as FastifyReply
       untyped
         .code(statusCode)
         .send({ statusCode, code: error.code, error: STATUS_CODES[statusCode], message })

@@ -5,7 +5,7 @@ import fp from 'fastify-plugin'
 import app, { serverOptions } from './app.js'
 import { listenError, listenTargets, readCertificate } from './lib/config/index.js'
 import { findRunningEmbedded } from './lib/embedded-postgres/index.js'
-import { errors, fullMessageOf } from './lib/errors.js'
+import { codeOf, errors, fullMessageOf } from './lib/errors.js'
 import { type ConnectionTarget, connect, parseConninfo, runSql } from './lib/postgres/index.js'
 import { completeRoles, migrate } from './lib/schema/index.js'
 import { type Config, registerEnv } from './plugins/env.js'
@@ -80,7 +80,7 @@ async function listen(fastify: FastifyInstance, { host, port }: Config): Promise
       await fastify.listen({ ...target, port })
       return
     } catch (error) {
-      const { code } = error as NodeJS.ErrnoException
+      const code = codeOf(error)
       const familyMissing = code === 'EAFNOSUPPORT' || code === 'EADDRNOTAVAIL'
       if (!familyMissing || index === targets.length - 1) throw listenError(error, host, port)
     }

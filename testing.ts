@@ -76,6 +76,7 @@ export async function injectWS(
   const [client, server] = duplexPair()
   const webSocket = new WebSocket(`ws://localhost${path}`, protocols, {
     ...options,
+    // `ws` needs a stream, its types a socket of the network.
     createConnection: (() => client) as unknown as NonNullable<ClientOptions['createConnection']>
   })
   // What the application asks a socket of the network, as in `request.ip`.

@@ -241,11 +241,16 @@ export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
 }
 
+/** The code of an error, such as Node.js's `ENOENT`; undefined where it has none. */
+export function codeOf(error: unknown): string | undefined {
+  // Whoever throws may throw anything.
+  const { code } = (error ?? {}) as { code?: unknown }
+  return typeof code === 'string' ? code : undefined
+}
+
 /** The SQLSTATE of what the database has refused (errcodes-appendix.html); empty for anything else. */
 export function sqlstateOf(error: unknown): string {
-  return error instanceof errors.NotAccepted
-    ? ((error.cause as { code?: string } | undefined)?.code ?? '')
-    : ''
+  return error instanceof errors.NotAccepted ? (codeOf(error.cause) ?? '') : ''
 }
 
 /** Classes of SQLSTATEs that another try may mend: conflicts, resources, locks, an operator's intervention. */

@@ -82,11 +82,16 @@ export function jsonOf(value: unknown): string {
  * @throws TypeError, RangeError as JSON.stringify
  */
 export function jsonObjectOf(members: Record<string, unknown>): string {
+  return `{${jsonMembersOf(members)}}`
+}
+
+/** The same without the braces, to be put beside other members. */
+export function jsonMembersOf(members: Record<string, unknown>): string {
   let text = ''
   for (const [name, value] of Object.entries(members)) {
     if (value !== undefined) text += `${text === '' ? '' : ','}${JSON.stringify(name)}:${jsonOf(value)}`
   }
-  return `{${text}}`
+  return text
 }
 
 /** JSON in ASCII (RFC 8259, section 7: any character of a text may be escaped). */

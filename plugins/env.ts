@@ -152,7 +152,8 @@ export async function registerEnv(
     fastify.log.warn(`ignoring variables that this version does not know: ${unknown.join(', ')}`)
   }
 
-  const read = (fastify as unknown as { pgwsEnvironment: Record<string, unknown> }).pgwsEnvironment
+  const read = (fastify as FastifyInstance & { pgwsEnvironment: Record<string, unknown> }).pgwsEnvironment
+  // @fastify/env has checked them by the specs that the type is made of.
   const config = Object.fromEntries(names.map((name) => [name, read[variableOf(name)]])) as unknown as Config
   config.host ??= config.dbUri === undefined ? EMBEDDED_HOST : DEFAULT_HOST
   fastify.decorate('config', config)

@@ -109,7 +109,7 @@ async function register(
     secret: typeof key === 'string' ? { public: key } : key,
     verify: { algorithms: algorithms as never, ignoreExpiration: true, ignoreNotBefore: true }
   } as Parameters<typeof fastifyJwt>[1])
-  return (fastify.jwt as unknown as Record<string, FastifyInstance['jwt']>)[namespace]!
+  return (fastify.jwt as FastifyInstance['jwt'] & Record<string, FastifyInstance['jwt']>)[namespace]!
 }
 
 function verifyWith(token: string, candidates: readonly VerifyingKey[]): Claims {

@@ -1,5 +1,5 @@
 import Fastify, { type FastifyInstance } from 'fastify'
-import { errors, messageOf } from '../lib/errors.js'
+import { codeOf, errors, messageOf } from '../lib/errors.js'
 import type { Metrics } from '../lib/metrics.js'
 import { metricsRoute } from '../routes/metrics.js'
 
@@ -20,7 +20,7 @@ export function serveMetrics(fastify: FastifyInstance, metrics: Metrics, port: n
     try {
       return await server.listen({ port, host: '::' })
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EAFNOSUPPORT') throw error
+      if (codeOf(error) !== 'EAFNOSUPPORT') throw error
       return server.listen({ port, host: '0.0.0.0' })
     }
   }

@@ -45,8 +45,6 @@ const PAUSES = [10, 40, 160]
 /** For how long a session is used that may only read, in milliseconds: the next one may be allowed to write again. */
 const READ_ONLY_LIFE = 1000
 
-const kSession = Symbol('pgws session')
-
 /** What is known of a connection of the pool. */
 interface Session {
   readonly generation: number
@@ -81,9 +79,10 @@ export async function registerPool(
     fastify.log.warn({ err: error }, 'a publishing connection was lost')
   })
   let generation = 0
+  const sessions = new WeakMap<pg.Client, Session>()
   pool.on('connect', (client) => {
     const session: Session = { generation, connectedAt: performance.now() }
-    Object.assign(client, { [kSession]: session })
+    sessions.set(client, session)
     // Between two statements a client that is checked out has no other listener.
     client.on('error', () => {})
   })
@@ -91,7 +90,7 @@ export async function registerPool(
   async function acquireCurrent(): Promise<pg.PoolClient> {
     for (;;) {
       const client = await connector.acquire(pool)
-      const { settings, connectedAt, generation: own } = sessionOf(client)
+      const { settings, connectedAt, generation: own } = sessions.get(client)!
       const stale = settings?.readOnly === true && performance.now() - connectedAt > READ_ONLY_LIFE
       if (own === generation && !stale) return client
       client.release(true)
@@ -108,7 +107,7 @@ export async function registerPool(
 
   /** What its role and its database have set is asked for once for each connection. */
   async function known(client: pg.PoolClient): Promise<SessionSettings> {
-    const session = sessionOf(client)
+    const session = sessions.get(client)!
     session.settings ??= await settingsOf(client, FUNCTION_DEADLINE)
     return session.settings
   }
@@ -182,10 +181,6 @@ export async function registerPool(
       return once(text, values)
     }
   }
-}
-
-function sessionOf(client: pg.PoolClient): Session {
-  return (client as unknown as { [kSession]: Session })[kSession]
 }
 
 /** What begins a transaction that calls functions: they have a time limit, or that of their role where it is shorter. */

@@ -1,6 +1,7 @@
 import type { IncomingMessage } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { type WebSocket, WebSocketServer } from 'ws'
+import { WebSocketServer } from 'ws'
+import type { AcceptedSocket } from '../lib/transports/index.js'
 import { takeUpgrade, UpgradeDispatcher } from './upgrades.js'
 
 /** How long an upgrade may wait where Fastify has no `requestTimeout`, in milliseconds. */
@@ -12,7 +13,7 @@ export interface WebSockets {
    * Answers an upgrade with 101, or with what is wrong with it.
    * @param use given the open socket; it handles the errors of it
    */
-  accept(request: FastifyRequest, reply: FastifyReply, use: (webSocket: WebSocket) => void): void
+  accept(request: FastifyRequest, reply: FastifyReply, use: (accepted: AcceptedSocket) => void): void
 }
 
 export interface WebsocketOptions {
@@ -58,7 +59,7 @@ export function registerWebsocket(
       webSockets.handleUpgrade(request.raw, socket, head, (webSocket) => {
         // An open socket would keep the request and its answer in memory for as long as it lives.
         reply.raw.detachSocket(request.raw.socket)
-        use(webSocket)
+        use({ webSocket, socket })
       })
     }
   }

@@ -42,8 +42,8 @@ export function audienceRoutes(
         const access = { channels, read: true, write: false, expiresAt, subject, claims: {} }
         request.pgwsAccess = access satisfies Access
       },
-      connect: (webSocket, request) =>
-        gateway.protocols.webSockets.connect(webSocket, request.pgwsAccess!, request.ip)
+      connect: (accepted, request) =>
+        gateway.protocols.webSockets.connect(accepted, request.pgwsAccess!, request.ip)
     })
   }
 

@@ -8,7 +8,7 @@ import type { ChannelQuestion } from './channel-question.js'
 import { verifyBearer } from './handshake/bearer.js'
 import { history } from './history.js'
 import { presence } from './presence.js'
-import { bearer } from './schemas.js'
+import { bearer, HIDDEN } from './schemas.js'
 
 const reads = new Map<string, ChannelQuestion>([
   ['history', history],
@@ -44,15 +44,11 @@ export function channelReadRoutes(
     )
   }
   // A parameter may not be longer than the host's maxParamLength, nor hold a slash; a wildcard may.
-  fastify.get(
-    '/channels/*',
-    { schema: { hide: true } as object, validatorCompiler },
-    async (request, reply) => {
-      const { '*': path } = request.params as { '*': string }
-      const slash = path.lastIndexOf('/')
-      const read = reads.get(path.slice(slash + 1))
-      if (slash < 1 || read === undefined) throw new errors.NotFound()
-      return answer(read, path.slice(0, slash), request, reply)
-    }
-  )
+  fastify.get('/channels/*', { schema: HIDDEN, validatorCompiler }, async (request, reply) => {
+    const { '*': path } = request.params as { '*': string }
+    const slash = path.lastIndexOf('/')
+    const read = reads.get(path.slice(slash + 1))
+    if (slash < 1 || read === undefined) throw new errors.NotFound()
+    return answer(read, path.slice(0, slash), request, reply)
+  })
 }

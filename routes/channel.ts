@@ -25,9 +25,9 @@ export function channelRoutes(
       webSockets,
       describeRequest,
       admit: (request) => admit(request, upgradeOf(request.raw)!.socket),
-      connect: (webSocket, request) =>
+      connect: (accepted, request) =>
         gateway.protocols.webSockets.connect(
-          webSocket,
+          accepted,
           request.pgwsAccess!,
           request.ip,
           joinOptionsOf(request)

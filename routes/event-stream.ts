@@ -2,6 +2,7 @@ import type { FastifyInstance, RouteOptions } from 'fastify'
 import { handshake, refused } from './handshake/admit.js'
 import { ADDRESSES, type ChannelRoutesOptions } from './handshake/channel-addresses.js'
 import { CONSTRAINT } from './handshake/router-constraint.js'
+import { HIDDEN } from './schemas.js'
 import { openStream, requireTurn } from './stream.js'
 
 /**
@@ -19,7 +20,7 @@ export function eventStreamRoutes(
     method: 'GET',
     exposeHeadRoute: false,
     constraints: { [CONSTRAINT]: 'events' },
-    schema: { hide: true } as object,
+    schema: HIDDEN,
     logLevel: 'warn',
     logSerializers: { req: describeRequest },
     onError: refused(fastify, gateway, describeRequest),

@@ -3,6 +3,7 @@ import { errors } from '../lib/errors.js'
 import { defineBearer } from '../plugins/documentation.js'
 import { maskingSerializers } from './handshake/request-log.js'
 import { CONSTRAINT, hostOf } from './handshake/router-constraint.js'
+import { HIDDEN } from './schemas.js'
 
 /**
  * Answers plain HTTP requests to our websocket addresses, so that neither a host's log nor its 404 repeats the token.
@@ -16,7 +17,7 @@ export function plainHttpRoute(fastify: FastifyInstance): void {
     url: '/*',
     exposeHeadRoute: true,
     constraints: { [CONSTRAINT]: 'token' },
-    schema: { hide: true } as object,
+    schema: HIDDEN,
     // The first of our routes that a document sees.
     config: { swaggerTransform: defineBearer },
     logSerializers: maskingSerializers,

@@ -2,6 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import { errors } from '../lib/errors.js'
 import { maskingSerializers } from './handshake/request-log.js'
 import { CONSTRAINT, hostOf, isRootPrefix, type Kind } from './handshake/router-constraint.js'
+import { HIDDEN } from './schemas.js'
 
 /**
  * Routes for preflight requests (registerCors answers them): at our HTTP addresses; below a prefix at all; without one
@@ -22,7 +23,7 @@ export function preflightRoutes(fastify: FastifyInstance, paths: Iterable<string
         method: 'OPTIONS',
         url,
         constraints: { [CONSTRAINT]: kind },
-        schema: { hide: true } as object,
+        schema: HIDDEN,
         logSerializers: maskingSerializers,
         async handler() {
           throw new errors.OriginNotAllowed()

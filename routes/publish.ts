@@ -6,6 +6,7 @@ import { checkChannel } from '../lib/channel-name.js'
 import { errors } from '../lib/errors.js'
 import type { Gateway } from '../lib/gateway.js'
 import { elementsOf, JsonText, membersOf } from '../lib/json-text.js'
+import { isObject } from '../lib/json-value.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { bearerToken, verifyBearer } from './handshake/bearer.js'
 import { bearer, errorSchema, rejectionSchema } from './schemas.js'
@@ -188,10 +189,10 @@ function parseBody(body: unknown, maxChannels: number): OutgoingMessage[] {
 }
 
 function parseMessage(value: unknown, place: string, maxChannels: number): OutgoingMessage {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+  if (!isObject(value)) {
     throw new errors.BadMessage(`${place} must be an object with "channel" or "channels", and "payload"`)
   }
-  const { channel, channels, payload } = value as Record<string, unknown>
+  const { channel, channels, payload } = value
   if (payload === undefined) throw new errors.BadMessage(`${place} has no "payload"`)
   if ((channel === undefined) === (channels === undefined)) {
     throw new errors.BadMessage(`${place} must have either "channel" or "channels"`)

@@ -1,3 +1,5 @@
+import type { FastifySchema } from 'fastify'
+
 /** Schemas that several routes share, for the OpenAPI document and for serialization. */
 
 /** Fastify's own error. */
@@ -59,3 +61,6 @@ export const healthSchema = (description: string) => ({
     connections: { type: 'integer', description: 'Open sockets of this server.' }
   }
 })
+
+/** Leaves a route out of the API document: no schema describes it. */
+export const HIDDEN: FastifySchema = { hide: true }

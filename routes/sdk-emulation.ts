@@ -2,6 +2,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from
 import { isAllowedOrigin, type ResolvedOptions } from '../lib/config/index.js'
 import { errors } from '../lib/errors.js'
 import type { Gateway } from '../lib/gateway.js'
+import { isObject } from '../lib/json-value.js'
 import {
   DISCONNECT,
   PROTOBUF_TYPE,
@@ -14,6 +15,7 @@ import { queryOf } from './handshake/address.js'
 import { refused } from './handshake/admit.js'
 import { describeRequestAs } from './handshake/request-log.js'
 import { CONSTRAINT } from './handshake/router-constraint.js'
+import { HIDDEN } from './schemas.js'
 import { openStream, requireTurn } from './stream.js'
 
 export interface SdkEmulationOptions {
@@ -45,7 +47,7 @@ export async function sdkEmulationRoutes(
   const common = {
     exposeHeadRoute: false,
     bodyLimit: options.maxMessageBytes,
-    schema: { hide: true } as object,
+    schema: HIDDEN,
     logLevel: 'warn',
     // The address may hold a token.
     logSerializers: { req: describeRequest }
@@ -127,9 +129,13 @@ function readCommands(body: unknown): { session: string; node: string; data: str
   } catch {
     throw new errors.BadQuery('the body is no JSON')
   }
-  const { session, node, data } = (value ?? {}) as Record<string, unknown>
-  if (![session, node, data].every((text) => typeof text === 'string' && text !== '')) {
+  const { session, node, data } = isObject(value) ? value : {}
+  if (!isText(session) || !isText(node) || !isText(data)) {
     throw new errors.BadQuery('the body must be an object of the texts "session", "node" and "data"')
   }
-  return { session, node, data } as { session: string; node: string; data: string }
+  return { session, node, data }
+}
+
+function isText(value: unknown): value is string {
+  return typeof value === 'string' && value !== ''
 }

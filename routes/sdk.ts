@@ -35,6 +35,6 @@ export function sdkRoute(fastify: FastifyInstance, { gateway, webSockets, option
       if (headers['sec-websocket-protocol'] === '') delete headers['sec-websocket-protocol']
       await gateway.admit(upgradeOf(request.raw)!.socket, request.ip)
     },
-    connect: (webSocket, request) => gateway.protocols.centrifugo.connect(webSocket, request.ip)
+    connect: (accepted, request) => gateway.protocols.centrifugo.connect(accepted, request.ip)
   })
 }

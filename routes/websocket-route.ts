@@ -1,12 +1,13 @@
 import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
-import type { WebSocket } from 'ws'
 import { errors } from '../lib/errors.js'
 import type { Gateway } from '../lib/gateway.js'
+import type { AcceptedSocket } from '../lib/transports/index.js'
 import { endSoon, upgradeOf } from '../plugins/upgrades.js'
 import type { WebSockets } from '../plugins/websocket.js'
 import { refused } from './handshake/admit.js'
 import { CONSTRAINT } from './handshake/router-constraint.js'
 import { takeOver } from './handshake/take-over.js'
+import { HIDDEN } from './schemas.js'
 
 export interface WebSocketRoute {
   /** Below the prefix. */
@@ -18,7 +19,7 @@ export interface WebSocketRoute {
   /** Throws where the client may not come in. */
   admit: (request: FastifyRequest) => Promise<void>
   /** Takes the open socket. */
-  connect: (webSocket: WebSocket, request: FastifyRequest) => void
+  connect: (accepted: AcceptedSocket, request: FastifyRequest) => void
 }
 
 /** A route for upgrades to websockets, whoever dispatches them: our own dispatcher, or a host's @fastify/websocket. */
@@ -32,7 +33,7 @@ export function webSocketRoute(
     url,
     exposeHeadRoute: false,
     constraints: { [CONSTRAINT]: 'upgrade' },
-    schema: { hide: true } as object,
+    schema: HIDDEN,
     // One line tells of each socket that is opened (lib/clients/clients.ts) or refused (onError).
     logLevel: 'warn',
     logSerializers: { req: describeRequest },
@@ -46,8 +47,8 @@ export function webSocketRoute(
       const { raw } = request
       reply.hijack()
       takeOver(request, raw.socket, log, () => {
-        webSockets.accept(request, reply, (webSocket) => {
-          takeOver(request, raw.socket, log, () => connect(webSocket, request))
+        webSockets.accept(request, reply, (accepted) => {
+          takeOver(request, raw.socket, log, () => connect(accepted, request))
         })
       })
     },

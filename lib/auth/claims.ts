@@ -1,5 +1,6 @@
 import { channelNameProblem } from '../channel-name.js'
 import { errors } from '../errors.js'
+import { isObject } from '../json-value.js'
 import { type ClaimPath, parseClaimPath, valueAt } from './claim-path.js'
 
 /** The claims of a verified token: a JSON object. */
@@ -238,14 +239,14 @@ function namesOf({ channel, channels }: Claims): string[] | undefined {
 
 function readSubs({ subs }: Claims): Readonly<Record<string, unknown>> {
   if (subs === undefined) return {}
-  if (typeof subs !== 'object' || subs === null || Array.isArray(subs)) {
+  if (!isObject(subs)) {
     throw new errors.MalformedClaims('"subs" must be an object whose keys are channels')
   }
   for (const channel of Object.keys(subs)) {
     const problem = channelNameProblem(channel)
     if (problem !== undefined) throw new errors.MalformedClaims(`"subs": ${problem}`)
   }
-  return subs as Record<string, unknown>
+  return subs
 }
 
 /** A claim that says who somebody is (RFC 7519, sections 4.1.1 and 4.1.2: StringOrURI). */

@@ -1,5 +1,6 @@
 import { createPublicKey, type JsonWebKey, type KeyObject } from 'node:crypto'
 import { errors } from '../errors.js'
+import { isObject } from '../json-value.js'
 import { mistakenSecret } from './mistaken-secret.js'
 
 /** One key that tokens may be signed with. */
@@ -97,8 +98,8 @@ export function keysOfSet(members: unknown): VerificationKey[] {
 }
 
 function keyOfJwk(jwk: unknown): VerificationKey | undefined {
-  if (typeof jwk !== 'object' || jwk === null) throw invalid('holds a JWK that is no object')
-  const { kty, kid, alg, use, crv, k, d } = jwk as Record<string, unknown>
+  if (!isObject(jwk)) throw invalid('holds a JWK that is no object')
+  const { kty, kid, alg, use, crv, k, d } = jwk
   if (use !== undefined && use !== 'sig') return undefined
   const allowed = algorithmsOf(kty, crv)
   if (allowed === undefined) return undefined

@@ -17,6 +17,10 @@ export interface ClientConnection extends Subscriber, Receiver {
    * 5.5.1: the reason has at most 123 bytes); the code is one of CLOSE, or one that the language knows.
    */
   close(code: number, reason: string): void
+  /** Closes because the server ends: what the client has sent before it sees that still counts. */
+  goAway(code: number, reason: string): void
+  /** Closes because the client's token has expired (3001). */
+  expire(): void
   /** Closes because an operator or the application wants it so, with a code that applications may send. */
   disconnect(code: number, reason: string): void
   /** Ends the connection without a word. */

@@ -128,7 +128,7 @@ export class Clients {
     log.info({ connection: id, ip: address, channels: shown(channels) }, 'socket opened')
     publisher.tellMeta('ConnectionOpen', shown(channels).join(','), sender)
     publisher.tellFunction('connect', access.caller, { channels, connection: this.idOf(connection) })
-    if (this.#leaving !== undefined) connection.close(this.#leaving.code, this.#leaving.reason)
+    if (this.#leaving !== undefined) connection.goAway(this.#leaving.code, this.#leaving.reason)
     return true
   }
 

@@ -97,6 +97,14 @@ export abstract class Connection implements ClientConnection {
     this.#context.onGone(this, code, reason)
   }
 
+  goAway(code: number, reason: string): void {
+    this.close(code, reason)
+  }
+
+  expire(): void {
+    this.close(CLOSE.JWT_EXPIRED, 'JWT expired')
+  }
+
   disconnect(code: number, reason: string): void {
     this.close(code, reason)
   }

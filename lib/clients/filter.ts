@@ -1,5 +1,6 @@
 import { isPublicChannel } from '../channels/index.js'
 import { errors } from '../errors.js'
+import { isInteger, isObject } from '../json-value.js'
 import { CLOSE, type Connection } from './connection.js'
 
 /** RFC 6455, section 5.5: a control frame carries 125 bytes, two of them for the code. */
@@ -80,8 +81,8 @@ export function summaryOf(node: string, connection: Connection): ConnectionSumma
  * @throws BadQuery (400)
  */
 export function readFilter(value: unknown): ConnectionFilter {
-  if (typeof value !== 'object' || value === null) throw new errors.BadQuery('a filter must be an object')
-  const { id, subject, channel } = value as Record<string, unknown>
+  if (!isObject(value)) throw new errors.BadQuery('a filter must be an object')
+  const { id, subject, channel } = value
   for (const [name, text] of Object.entries({ id, subject, channel })) {
     if (text !== undefined && typeof text !== 'string') {
       throw new errors.BadQuery(`"${name}" must be one text`)
@@ -109,13 +110,12 @@ export function readClosingFilter(value: unknown): ConnectionFilter {
  */
 export function readClosing({ code, reason }: { code?: unknown; reason?: unknown }): Closing {
   const number = code ?? CLOSE.DISCONNECTED
-  const allowed =
-    Number.isInteger(number) &&
-    (number === 1000 || ((number as number) >= 3000 && (number as number) <= 4999))
-  if (!allowed) throw new errors.BadQuery('"code" must be 1000, or a whole number from 3000 to 4999')
+  if (!isInteger(number) || !(number === 1000 || (number >= 3000 && number <= 4999))) {
+    throw new errors.BadQuery('"code" must be 1000, or a whole number from 3000 to 4999')
+  }
   const text = reason ?? 'disconnected'
   if (typeof text !== 'string' || Buffer.byteLength(text) > MAX_REASON_BYTES) {
     throw new errors.BadQuery(`"reason" must be a text of at most ${MAX_REASON_BYTES} bytes`)
   }
-  return { code: number as number, reason: text }
+  return { code: number, reason: text }
 }

@@ -1,4 +1,4 @@
-import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 
 /** A client that is behind may have so many times `maxBufferedBytes` waiting for it, whatever it takes. */
 const HARD_LIMIT = 16
@@ -244,10 +244,13 @@ export class FlowControl {
 }
 
 /**
- * What the system has not taken of a socket's write under way, in bytes. Node.js has no public name for it: `writableLength`
- * changes when all of that write is done, which may be 16 MiB. Its own socket timeouts look at it (lib/net.js).
+ * What the system has not taken of a socket's write under way, in bytes; 0 for what is no socket of the network.
+ *
+ * The one private member of Node.js that we read, because it has no public name for it: `writableLength` changes when all
+ * of that write is done, which may be 16 MiB. Its own socket timeouts look at it (`_onTimeout` in lib/net.js). Where it
+ * is missing, a client that reads a large write slowly seems to take nothing.
  */
-export function unsentBytesOf(socket: Socket | null | undefined): number {
+export function unsentBytesOf(socket: Duplex | null | undefined): number {
   const { _handle: handle } = (socket ?? {}) as { _handle?: { writeQueueSize?: number } | null }
   return handle?.writeQueueSize ?? 0
 }

@@ -33,9 +33,7 @@ export const OUTDATED: Leaving = {
 export class ConnectionRegistry {
   readonly #groups = Array.from({ length: PING_GROUPS }, () => new Set<Connection>())
   readonly #pings: NodeJS.Timeout
-  readonly #expiry = new Expiry<Connection>((connection) =>
-    connection.close(CLOSE.JWT_EXPIRED, 'JWT expired')
-  )
+  readonly #expiry = new Expiry<Connection>((connection) => connection.expire())
   #size = 0
   #nextGroup = 0
   #pinging = 0
@@ -93,7 +91,7 @@ export class ConnectionRegistry {
     let closed = 0
     const all = [...this]
     for (const connection of all) {
-      connection.close(code, reason)
+      connection.goAway(code, reason)
       if (++closed % perTick === 0 && closed < all.length) await sleep(tick)
     }
     while (this.#size > 0 && performance.now() < end) await sleep(10)

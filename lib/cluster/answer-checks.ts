@@ -1,8 +1,6 @@
-/** What other nodes may answer. Whoever has SQL may answer, too, so what is of another shape is no answer. */
+import { isCount, isObject } from '../json-value.js'
 
-export function isCount(value: unknown): boolean {
-  return Number.isSafeInteger(value) && (value as number) >= 0
-}
+/** What other nodes may answer. Whoever has SQL may answer, too, so what is of another shape is no answer. */
 
 export function isBoolean(value: unknown): boolean {
   return typeof value === 'boolean'
@@ -24,7 +22,5 @@ export function isConnections(value: unknown): boolean {
 }
 
 function isListOf(value: unknown, fits: (item: Record<string, unknown>) => boolean): boolean {
-  return (
-    Array.isArray(value) && value.every((item) => typeof item === 'object' && item !== null && fits(item))
-  )
+  return Array.isArray(value) && value.every((item) => isObject(item) && fits(item))
 }

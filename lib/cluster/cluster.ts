@@ -14,12 +14,13 @@ import {
   summaryOf
 } from '../clients/index.js'
 import { errors } from '../errors.js'
+import { isCount } from '../json-value.js'
 import type { Log } from '../log.js'
 import { NOTIFY_PAYLOAD_LIMIT, nodeChannelOf, type Query } from '../postgres/index.js'
 import { NodeSync, type Presence } from '../presence/index.js'
 import { BatchQueue, type Notification } from '../publishing/index.js'
 import { VERSION } from '../version.js'
-import { isBoolean, isChannels, isConnections, isCount } from './answer-checks.js'
+import { isBoolean, isChannels, isConnections } from './answer-checks.js'
 import { type DeliveryCounts, NodeChannel } from './node-channel.js'
 import { BEATS } from './peers.js'
 

@@ -1,4 +1,5 @@
 import { toAscii } from '../json-text.js'
+import { isCount, isObject } from '../json-value.js'
 import { NOTIFY_PAYLOAD_LIMIT } from '../postgres/index.js'
 import type { PresencePart } from '../presence/index.js'
 
@@ -155,7 +156,7 @@ export function decode(payload: string): NodeMessage | undefined {
     default:
       return undefined
   }
-  return message as unknown as NodeMessage
+  return message as NodeMessage
 }
 
 /** Whether a text has the shape of a node's id. */
@@ -164,24 +165,17 @@ export function isNodeId(value: unknown): value is string {
 }
 
 function isNodeState(value: unknown): value is NodeState {
-  if (typeof value !== 'object' || value === null) return false
-  const { hostname, pid, version, startedAt, connections, timeout, presence, sessions } = value as Record<
-    string,
-    unknown
-  >
+  if (!isObject(value)) return false
+  const { hostname, pid, version, startedAt, connections, timeout, presence, sessions } = value
   if (!isShort(hostname) || !isShort(version)) return false
   if (sessions !== undefined && !isShort(sessions)) return false
-  if (![pid, startedAt, connections, timeout, presence ?? 0].every(isCount)) return false
+  if (![pid, connections, timeout, presence ?? 0].every(isCount)) return false
   // What a Date can hold.
-  return (startedAt as number) <= 8.64e15
+  return isCount(startedAt) && startedAt <= 8.64e15
 }
 
 function isShort(value: unknown): value is string {
   return typeof value === 'string' && value.length <= 255
-}
-
-function isCount(value: unknown): boolean {
-  return Number.isSafeInteger(value) && (value as number) >= 0
 }
 
 function asciiOf(value: unknown): string {

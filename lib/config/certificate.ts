@@ -1,6 +1,6 @@
 import { createPrivateKey, type KeyObject, X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
-import { messageOf } from '../errors.js'
+import { codeOf, messageOf } from '../errors.js'
 
 /** What Node.js' TLS server takes. */
 export interface Certificate {
@@ -41,7 +41,7 @@ function readVariable(variable: string, file: string): Buffer {
   try {
     return readFileSync(file)
   } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code ?? messageOf(error)
+    const code = codeOf(error) ?? messageOf(error)
     throw new Error(`${variable} names a file that cannot be read (${code})`)
   }
 }

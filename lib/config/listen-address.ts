@@ -1,5 +1,5 @@
 import { type AddressInfo, isIPv6, type ListenOptions } from 'node:net'
-import { messageOf } from '../errors.js'
+import { codeOf, messageOf } from '../errors.js'
 
 /**
  * What `PGWS_HOST` means, in Warp's words (HostPreference): `*` and `*4` any address, IPv4 first; `*6` any
@@ -30,7 +30,7 @@ export function listenTargets(host: string): Pick<ListenOptions, 'host' | 'ipv6O
  * @param error as Node.js has thrown it
  */
 export function listenError(error: unknown, host: string, port: number): Error {
-  const { code } = error as NodeJS.ErrnoException
+  const code = codeOf(error)
   const cause = { cause: error }
   switch (code) {
     case 'EADDRINUSE':

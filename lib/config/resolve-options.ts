@@ -2,7 +2,8 @@ import { readFileSync } from 'node:fs'
 import { parseClaimPath, parseFunctionName } from '../auth/index.js'
 import { channelNameProblem } from '../channel-name.js'
 import { matchesPattern } from '../channel-pattern.js'
-import { errors, messageOf } from '../errors.js'
+import { codeOf, errors, messageOf } from '../errors.js'
+import { isInteger } from '../json-value.js'
 import { checkDatabaseChannel } from '../postgres/index.js'
 import {
   boundsOf,
@@ -35,8 +36,8 @@ const CLAIM_OPTIONS = [
  * @throws InvalidOption that names the option and what it expects; never its value, which may be a secret
  */
 export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
-  const given = options as unknown as Record<string, unknown>
-  const resolved: Record<string, unknown> = {
+  const given: Record<string, unknown> = { ...options }
+  const resolved: Partial<ResolvedOptions> & Record<string, unknown> = {
     prefix: options.prefix ?? '',
     decorator: checkDecorator(options.decorator ?? 'pgws'),
     endpoints: checkEndpoints(options.endpoints ?? [])
@@ -54,7 +55,7 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
     const [least, most] = boundsOf(spec)
     const right =
       spec.type === 'integer'
-        ? Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most
+        ? isInteger(value) && value >= least && value <= most
         : spec.type === 'list'
           ? [value].flat().every((item) => typeof item === 'string')
           : typeof value === spec.type
@@ -69,7 +70,8 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
       throw new errors.InvalidOption(name, `is unknown; known are ${Object.keys(optionSpecs).join(', ')}`)
     }
   }
-  const all = resolved as unknown as ResolvedOptions
+  // Each has been checked by its spec.
+  const all = resolved as ResolvedOptions
   checkEnvelopeClaims(all.envelopeClaims)
   all.dbUri = readFileValue('dbUri', all.dbUri).trim()
   if (all.listenerUri !== undefined) all.listenerUri = readFileValue('listenerUri', all.listenerUri).trim()
@@ -220,7 +222,9 @@ function readFileValue(name: string, value: string): string {
   try {
     return readFileSync(value.slice(1), 'utf8')
   } catch (error) {
-    const code = (error as NodeJS.ErrnoException).code
-    throw new errors.InvalidOption(name, `(${variableOf(name)}) names a file that cannot be read (${code})`)
+    throw new errors.InvalidOption(
+      name,
+      `(${variableOf(name)}) names a file that cannot be read (${codeOf(error)})`
+    )
   }
 }

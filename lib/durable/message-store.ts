@@ -292,7 +292,7 @@ export class MessageStore {
        ) sized`,
       [references.map(({ position }) => position), PAGE_BYTES]
     )
-    const byPosition = new Map(rows.map((row) => [row.position as number, row as unknown as Row]))
+    const byPosition = new Map(rows.map((row) => [row.position as number, row as Row]))
     const found = new Map<Reference, Message | LossReason>()
     for (const reference of references) {
       const row = byPosition.get(reference.position)
@@ -327,7 +327,7 @@ export class MessageStore {
   }
 
   #pageOf(rows: Record<string, unknown>[]): { messages: StoredMessage[]; found: number } {
-    const messages = (rows as unknown as Row[]).map((row) => this.#stored(row))
+    const messages = (rows as Row[]).map((row) => this.#stored(row))
     return { messages, found: (rows[0]?.found as number | undefined) ?? 0 }
   }
 
@@ -373,7 +373,7 @@ export class MessageStore {
   }
 }
 
-interface Row {
+type Row = {
   position: number
   channel: string
   /** Null where it is left out. */

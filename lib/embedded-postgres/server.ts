@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { closeSync, existsSync, fchmodSync, fstatSync, ftruncateSync, renameSync, rmSync } from 'node:fs'
+import { Socket } from 'node:net'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
@@ -175,8 +176,8 @@ class Running implements EmbeddedPostgres {
     const line = await firstLine(watchdog)
     this.pid = Number(line)
     watchdog.unref()
-    ;(watchdog.stdout as unknown as { unref(): void }).unref()
-    ;(watchdog.stdio[3] as unknown as { unref(): void }).unref()
+    // Pipes are sockets.
+    for (const pipe of [watchdog.stdout, watchdog.stdio[3]]) if (pipe instanceof Socket) pipe.unref()
     watchdog.stdio[3]!.on('error', () => {})
     await this.#ready(logStart)
   }

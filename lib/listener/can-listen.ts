@@ -13,7 +13,7 @@ export async function checkCanListen(client: pg.Client, connect: () => Promise<p
   const { pid, standby } = await session(client)
   if (standby) throw new errors.CannotListen('it is a hot standby: name the primary')
   // A pooler makes up the process number of its handshake (BackendKeyData, protocol-flow.html).
-  if (pid === (client as unknown as { processID: number }).processID) return
+  if ('processID' in client && client.processID === pid) return
   // In session mode it gives each client a session of its own, and is as good as none.
   const other = await connect()
   try {

@@ -353,8 +353,7 @@ function deadline<Value>(promise: Promise<Value>): Promise<Value> {
 function destroy(client: pg.Client | undefined, error: Error): void {
   if (client === undefined) return
   client.end().catch(() => {})
-  const { stream } = (client as unknown as { connection: { stream: { destroy(error?: Error): void } } })
-    .connection
+  const { stream } = client.connection
   // Let the Terminate message out where the other end is there; an unreachable one must not hold us.
   if (error.message === 'closed') setTimeout(() => stream.destroy(), 100).unref()
   else stream.destroy()

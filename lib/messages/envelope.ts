@@ -1,5 +1,5 @@
 import type { Claims } from '../auth/index.js'
-import { jsonOf, toAscii, withPossibleCharacters } from '../json-text.js'
+import { jsonMembersOf, jsonOf, toAscii, withPossibleCharacters } from '../json-text.js'
 
 /** A message that is sent again with other words: what all envelopes of one sender share. */
 export interface Sender {
@@ -16,8 +16,8 @@ export function senderOf(claims: Claims, shown: readonly string[] = ['all']): Se
   const { message_delivered_at: _, ...rest } = claims
   const visible = Object.fromEntries(Object.entries(rest).filter(([name]) => showsClaim(shown, name)))
   // What a token says must not keep its owner from publishing.
-  const text = withPossibleCharacters(JSON.stringify(visible))
-  return { claimsPrefix: text === '{}' ? '{' : `${text.slice(0, -1)},` }
+  const members = withPossibleCharacters(jsonMembersOf(visible))
+  return { claimsPrefix: members === '' ? '{' : `{${members},` }
 }
 
 /** Whether others see a claim; `shown` is as for `senderOf`. */

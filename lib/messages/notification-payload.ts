@@ -1,5 +1,6 @@
 import { channelNameProblem } from '../channel-name.js'
 import { membersOf, stringIn } from '../json-text.js'
+import { isInteger } from '../json-value.js'
 import type { Message } from './message.js'
 import { isReserved } from './server-events.js'
 import { historyGap } from './server-message.js'
@@ -75,9 +76,9 @@ export function readNotification(payload: string, otherwise: string): Received {
 
 function readReference({ pgws, position, channel }: Record<string, unknown>): Received {
   if (pgws !== 'message' && pgws !== 'large') return { refused: 'reserved' }
-  if (!Number.isSafeInteger(position) || (position as number) <= 0) return { refused: 'malformed' }
+  if (!isInteger(position) || position <= 0) return { refused: 'malformed' }
   const name = typeof channel === 'string' ? channel : undefined
-  return { reference: { table: pgws, position: position as number, channel: name } }
+  return { reference: { table: pgws, position, channel: name } }
 }
 
 /**

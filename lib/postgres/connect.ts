@@ -119,6 +119,7 @@ export class PoolConnector {
           throw connector.#note(error, this.#target)
         }
       }
+      // Its types declare `connect` as overloads that a class of ours cannot repeat.
     } as unknown as typeof pg.Client
   }
 
@@ -144,7 +145,7 @@ export class PoolConnector {
  */
 function watchBinding(client: pg.Client, { requiresChannelBinding }: ConnectionTarget): () => void {
   let bound = !requiresChannelBinding
-  const { connection } = client as unknown as { connection: EventEmitter }
+  const { connection }: { connection: EventEmitter } = client
   connection.once('authenticationSASL', ({ mechanisms }: { mechanisms: string[] }) => {
     bound ||= mechanisms.includes('SCRAM-SHA-256-PLUS')
   })

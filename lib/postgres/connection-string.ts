@@ -3,6 +3,7 @@ import { homedir, userInfo } from 'node:os'
 import { join } from 'node:path'
 import { type ConnectionOptions, checkServerIdentity, type PeerCertificate } from 'node:tls'
 import type pg from 'pg'
+import { codeOf } from '../errors.js'
 
 /** One attempt at a connection: a host, with or without TLS. */
 export interface ConnectionTarget {
@@ -259,7 +260,7 @@ function tlsAttempts(mode: string, parameters: Parameters, host: string): (Conne
     try {
       return readFileSync(file, 'utf8')
     } catch (error) {
-      throw new Error(`${name} names a file that cannot be read (${(error as NodeJS.ErrnoException).code})`)
+      throw new Error(`${name} names a file that cannot be read (${codeOf(error)})`)
     }
   }
   const cert = read('sslcert')

@@ -14,10 +14,9 @@ export async function runSql(
 ): Promise<void> {
   client.on('notice', ({ severity, message }) => out.write(`${severity}:  ${message}\n`))
   try {
-    const result = (await client.query({ text, rowMode: 'array' })) as unknown as
-      | pg.QueryArrayResult
-      | pg.QueryArrayResult[]
-    for (const one of Array.isArray(result) ? result : [result]) out.write(format(one))
+    // Several statements have an array of results.
+    const results = [await client.query({ text, rowMode: 'array' })].flat()
+    for (const result of results) out.write(format(result))
   } catch (error) {
     const { message, detail, hint } = error as pg.DatabaseError
     throw new Error(

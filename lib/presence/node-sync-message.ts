@@ -1,4 +1,5 @@
 import { channelNameProblem } from '../channel-name.js'
+import { isCount, isObject } from '../json-value.js'
 import type { PresenceMember } from '../messages/index.js'
 import type { PresenceChange } from './presence.js'
 
@@ -47,8 +48,8 @@ export function decodePresence(node: string, text: string): PresenceMessage | un
   } catch {
     return undefined
   }
-  if (typeof value !== 'object' || value === null) return undefined
-  const { after, changes, version, members } = value as Record<string, unknown>
+  if (!isObject(value)) return undefined
+  const { after, changes, version, members } = value
   if (isCount(after) && isEntries(changes)) {
     return { after, changes: changes.map((entry) => changeOf(node, entry)) }
   }
@@ -78,8 +79,4 @@ function isEntry(value: unknown): value is Entry {
   const [channel, client, user] = value
   if (typeof channel !== 'string' || channelNameProblem(channel) !== undefined) return false
   return isCount(client) && (value.length === 2 || typeof user === 'string')
-}
-
-function isCount(value: unknown): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= 0
 }

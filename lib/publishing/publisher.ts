@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Caller } from '../auth/index.js'
 import type { RawChannels } from '../channels/index.js'
 import type { RetentionRules } from '../durable/index.js'
-import { asBadMessage, errors } from '../errors.js'
+import { asBadMessage, codeOf, errors } from '../errors.js'
 import { hasImpossibleCharacter, JsonText, jsonOf, withPossibleCharacters } from '../json-text.js'
 import type { Log } from '../log.js'
 import { binaryEnvelope, envelope, isReserved, type Sender } from '../messages/index.js'
@@ -117,7 +117,7 @@ export class Publisher {
       await queue.publish(notifications, how)
     } catch (failure) {
       const error = asBadMessage(failure)
-      const { code = '' } = error as { code?: string }
+      const code = codeOf(error) ?? ''
       this.#options.metrics.publishFailures.inc({ reason: code.startsWith('FST_') ? code : 'database' })
       throw error
     }

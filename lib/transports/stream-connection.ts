@@ -6,7 +6,7 @@ import { CLOSE, Connection, type ConnectionOptions, isGone, unsentBytesOf } from
 
 /** A client that reads the answer to an HTTP request, which does not end. */
 export abstract class StreamConnection extends Connection {
-  /** With what we closed it, for the log. */
+  /** With what we closed it, for the log; 1001 where the client has gone by itself. */
   closeCode: number = CLOSE.GOING_AWAY
   closeReason = ''
   protected readonly response: ServerResponse

@@ -1,10 +1,9 @@
-import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import { TLSSocket } from 'node:tls'
 import type { WebSocket } from 'ws'
 import type { Access } from '../auth/index.js'
 import type { Format, Frame } from '../channels/index.js'
 import {
-  CLOSE,
   Connection,
   type ConnectionOptions,
   type Intake,
@@ -15,6 +14,14 @@ import { messageIn, webSocketFrames } from './frames.js'
 
 /** How many pings may go without a pong. */
 const MAX_UNANSWERED = 2
+
+/** A websocket that has been accepted. */
+export interface AcceptedSocket {
+  /** It is open. */
+  webSocket: WebSocket
+  /** What carries it: a socket of the network, or what a test has instead. */
+  socket: Duplex
+}
 
 /** What a raw client has sent. */
 export interface RawMessage {
@@ -34,6 +41,7 @@ type ConnectedWebSocket = WebSocket & { [kConnection]: WebSocketConnection }
 export class WebSocketConnection extends Connection implements Pausable {
   readonly format: Format = webSocketFrames
   readonly webSocket: WebSocket
+  readonly #socket: Duplex
   /** Whether what it sends as binary stays binary. */
   readonly binary: boolean
   /** Whether it is told of its messages that were rejected. */
@@ -43,15 +51,15 @@ export class WebSocketConnection extends Connection implements Pausable {
   paused = 0
   /** What it has sent; made with its first message. */
   intake: Intake<RawMessage | undefined> | undefined
-  /** With what we have closed it. */
-  #closedWith: number | undefined
+  /** Why we have closed it: because the server ends, or for a reason of its own. */
+  #closed: 'server ends' | 'fault' | undefined
 
   /**
-   * @param webSocket an open socket; its listeners find the connection with `of`
+   * @param accepted its listeners find the connection with `of`
    * @param joinOptions what its client asked for
    */
   constructor(
-    webSocket: WebSocket,
+    { webSocket, socket }: AcceptedSocket,
     access: Access,
     options: ConnectionOptions,
     {
@@ -61,6 +69,7 @@ export class WebSocketConnection extends Connection implements Pausable {
   ) {
     super(access, options)
     this.webSocket = webSocket
+    this.#socket = socket
     this.binary = binary
     this.rejections = rejections
     ;(webSocket as ConnectedWebSocket)[kConnection] = this
@@ -77,12 +86,12 @@ export class WebSocketConnection extends Connection implements Pausable {
    * close does; after a fault of its own nothing does.
    */
   get listening(): boolean {
-    return this.open || this.#closedWith === CLOSE.GOING_AWAY
+    return this.open || this.#closed === 'server ends'
   }
 
   /** Whether we have closed it for a reason of its own: what it has sent, and nobody has taken yet, is dropped. */
   get faulted(): boolean {
-    return this.#closedWith !== undefined && this.#closedWith !== CLOSE.GOING_AWAY
+    return this.#closed === 'fault'
   }
 
   get open(): boolean {
@@ -141,7 +150,7 @@ export class WebSocketConnection extends Connection implements Pausable {
 
   pause(reason: number): void {
     // The client's answer to our close must be read.
-    if (this.paused === 0 && this.#closedWith === undefined) this.webSocket.pause()
+    if (this.paused === 0 && this.#closed === undefined) this.webSocket.pause()
     this.paused |= reason
   }
 
@@ -150,8 +159,14 @@ export class WebSocketConnection extends Connection implements Pausable {
     if (this.paused === 0) this.webSocket.resume()
   }
 
+  override goAway(code: number, reason: string): void {
+    const first = this.open
+    this.close(code, reason)
+    if (first) this.#closed = 'server ends'
+  }
+
   close(code: number, reason: string): void {
-    this.#closedWith = this.#closedWith === undefined && this.open ? code : CLOSE.NOT_PUBLISHED
+    this.#closed = 'fault'
     this.webSocket.close(code, reason)
     // The client's answer must be read.
     this.webSocket.resume()
@@ -159,10 +174,6 @@ export class WebSocketConnection extends Connection implements Pausable {
 
   terminate(): void {
     this.webSocket.terminate()
-  }
-
-  get #socket(): Socket {
-    return (this.webSocket as unknown as { _socket: Socket })._socket
   }
 }
 

@@ -33,6 +33,7 @@ export interface Host {
   methods: string[]
 }
 
+/** By its server: of several instances of the plugin on one host, all share what is known of it. */
 const hosts = new WeakMap<object, Host>()
 
 export function hostOf({ server, supportedMethods }: FastifyInstance): Host {
@@ -47,9 +48,13 @@ export function hostOf({ server, supportedMethods }: FastifyInstance): Host {
 export const malformed = new WeakSet<object>()
 
 /**
- * Makes the constraint known to the router, once for each host. It is the one place that sees a request before
- * the router decodes its path, and the router's answer to a path that cannot be decoded repeats it: so such a
- * path is cut, or masked, here.
+ * Makes the constraint known to the router, once for each host.
+ *
+ * It also writes `request.url`, which no other place could. The router answers a path that it cannot decode with a text
+ * that repeats the path, token included, before any hook runs; and a method without a route leads to the host's 404
+ * handler and log line. Fastify has two options for that, `rewriteUrl` and `frameworkErrors`
+ * (https://fastify.dev/docs/latest/Reference/Server/), but they are the host's: a plugin cannot set them. A constraint is
+ * derived before the path is decoded, so such a path is cut, or masked, here.
  */
 export function addConstraint(fastify: FastifyInstance): void {
   if (fastify.hasConstraintStrategy(CONSTRAINT)) return

@@ -1,7 +1,6 @@
-import type { WebSocket } from 'ws'
 import type { Access } from '../../auth/index.js'
 import { CLOSE, type ConnectionOptions } from '../../clients/index.js'
-import { textFrame, WebSocketConnection } from '../../transports/index.js'
+import { type AcceptedSocket, textFrame, WebSocketConnection } from '../../transports/index.js'
 import { DISCONNECT, type Disconnect } from './protocol.js'
 import { sdkWebSocketFrames } from './publication.js'
 
@@ -26,13 +25,19 @@ export function disconnectFor(code: number, reason: string): Disconnect {
   }
 }
 
+/** An operator's word: 3000, which it is without a code, would have the SDK come back at once. */
+export function forcedDisconnect(code: number, reason: string): Disconnect {
+  const { FORCED } = DISCONNECT
+  return { code: code === CLOSE.DISCONNECTED ? FORCED.code : code, reason: reason || FORCED.reason }
+}
+
 /** A client of the SDK on a websocket. */
 export class SdkWebSocketConnection extends WebSocketConnection {
   override readonly format = sdkWebSocketFrames
 
-  /** @param webSocket an open socket; its listeners find the connection with `WebSocketConnection.of` */
-  constructor(webSocket: WebSocket, access: Access, options: ConnectionOptions) {
-    super(webSocket, access, options)
+  /** @param accepted its listeners find the connection with `WebSocketConnection.of` */
+  constructor(accepted: AcceptedSocket, access: Access, options: ConnectionOptions) {
+    super(accepted, access, options)
   }
 
   override ping(): void {
@@ -51,11 +56,8 @@ export class SdkWebSocketConnection extends WebSocketConnection {
     super.close(disconnect.code, disconnect.reason)
   }
 
-  /** 3000, which is what an operator's word means without a code, would have the SDK come back at once. */
   override disconnect(code: number, reason: string): void {
-    this.close(
-      code === CLOSE.DISCONNECTED ? DISCONNECT.FORCED.code : code,
-      reason || DISCONNECT.FORCED.reason
-    )
+    const disconnect = forcedDisconnect(code, reason)
+    this.close(disconnect.code, disconnect.reason)
   }
 }

@@ -1,3 +1,4 @@
+import { isInteger, isObject } from '../../json-value.js'
 import { isSessionOf, keysOf, newSession, newSessionsKey, seal, unseal } from './sealed-commands.js'
 
 /** Larger texts take several notifications: the node is asked first whether it has the session. */
@@ -107,17 +108,23 @@ export class Emulation {
    * taken again. A node's questions come in order, so one number is all that is kept of it.
    */
   answer(args: unknown): boolean {
-    const { id, sealed, from, number } = (args ?? {}) as Partial<Record<keyof SealedCommands, unknown>>
-    const known = this.#sessions.get(id as string)
-    if (known === undefined || typeof sealed !== 'string') return false
+    if (!isObject(args)) return false
+    const { id, sealed, from, number } = args
+    if (typeof id !== 'string' || typeof sealed !== 'string') return false
+    const known = this.#sessions.get(id)
+    if (known === undefined) return false
     if (sealed === '') return true
-    const numbered = typeof from === 'string' && Number.isSafeInteger(number)
-    if (!numbered && !this.#nodes!.outdated) return false
-    const text = unseal(known.key, sealed, numbered ? `${from} ${number}` : '')
+    const numbered = typeof from === 'string' && isInteger(number) ? { from, number } : undefined
+    if (numbered === undefined && !this.#nodes!.outdated) return false
+    const text = unseal(
+      known.key,
+      sealed,
+      numbered === undefined ? '' : `${numbered.from} ${numbered.number}`
+    )
     if (text === undefined) return false
-    if (numbered) {
-      if ((number as number) <= (known.last.get(from) ?? 0)) return false
-      known.last.set(from, number as number)
+    if (numbered !== undefined) {
+      if (numbered.number <= (known.last.get(numbered.from) ?? 0)) return false
+      known.last.set(numbered.from, numbered.number)
     }
     known.receive(text)
     return true

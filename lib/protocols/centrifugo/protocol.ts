@@ -1,5 +1,6 @@
 import { channelNameProblem } from '../../channel-name.js'
 import { JsonText, membersOf } from '../../json-text.js'
+import { isInteger, isObject } from '../../json-value.js'
 
 /**
  * The words of Centrifugo's client protocol in JSON (https://centrifugal.dev/docs/transports/client_protocol): commands
@@ -35,7 +36,6 @@ export const DISCONNECT = {
   SHUTDOWN: { code: 3001, reason: 'shutdown' },
   SERVER_ERROR: { code: 3004, reason: 'internal server error' },
   EXPIRED: { code: 3005, reason: 'connection expired' },
-  SLOW: { code: 3008, reason: 'slow' },
   INSUFFICIENT_STATE: { code: 3010, reason: 'insufficient state' },
   NO_PONG: { code: 3012, reason: 'no pong' },
   TOO_MANY_REQUESTS: { code: 3013, reason: 'too many requests' },
@@ -126,20 +126,16 @@ export function readCommand(line: string): Command | undefined {
   const params = rest[method]
   if (!isObject(params)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, `${method} must be an object`)
   if (method === 'send') return { id: 0, method, params }
-  if (!Number.isSafeInteger(id) || (id as number) <= 0) {
+  if (!isInteger(id) || id <= 0) {
     throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'a command needs an id')
   }
   if (method === 'publish' && params.data !== undefined) params.data = dataIn(line)
-  return { id: id as number, method, params }
+  return { id, method, params }
 }
 
 /** @param line JSON of a command to publish */
 function dataIn(line: string): JsonText {
   return new JsonText(membersOf(membersOf(line)!.get('publish')!)!.get('data')!)
-}
-
-export function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
 /** A text of a command. @throws DisconnectError where it is another kind of value */

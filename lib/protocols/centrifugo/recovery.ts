@@ -1,16 +1,9 @@
 import type { Connection } from '../../clients/index.js'
 import type { StoredMessage } from '../../durable/index.js'
 import { JsonText } from '../../json-text.js'
+import { isInteger, isObject } from '../../json-value.js'
 import type { Core } from '../index.js'
-import {
-  CommandError,
-  DISCONNECT,
-  DisconnectError,
-  ERRORS,
-  isObject,
-  type Result,
-  textOf
-} from './protocol.js'
+import { CommandError, DISCONNECT, DisconnectError, ERRORS, type Result, textOf } from './protocol.js'
 import { type SdkFrame, sdkPublications } from './publication.js'
 import type { Subscription } from './subscription.js'
 
@@ -84,7 +77,7 @@ export class Recovery {
     const { history, durable, limits } = this.#core
     if (durable.ageOf(channel) === undefined) throw new CommandError(ERRORS.NOT_AVAILABLE)
     const { limit = 0, reverse = false, since } = params
-    if (!Number.isSafeInteger(limit)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'limit')
+    if (!isInteger(limit)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'limit')
     const { latest } = await history.state([channel])
     const here = { ...offsetOf(latest), epoch: durable.epoch }
     let after: number | undefined
@@ -97,7 +90,7 @@ export class Recovery {
       after = position.offset
     }
     if (limit === 0) return here
-    const most = (limit as number) < 0 ? MAX_HISTORY : Math.min(limit as number, MAX_HISTORY)
+    const most = limit < 0 ? MAX_HISTORY : Math.min(limit, MAX_HISTORY)
     await connection.drained()
     const { messages } = await history.list(channel, connection.subject ?? connection.address, {
       after,

@@ -1,6 +1,7 @@
 import type { ServerResponse } from 'node:http'
-import type { RawData, WebSocket } from 'ws'
+import type { RawData } from 'ws'
 import { Expiry, PAUSED } from '../../clients/index.js'
+import type { AcceptedSocket } from '../../transports/index.js'
 import { type Core, Protocol } from '../index.js'
 import { SdkWebSocketConnection } from './connections.js'
 import type { Emulation } from './emulation.js'
@@ -42,10 +43,11 @@ export class CentrifugoServer extends Protocol {
 
   /**
    * Takes an accepted socket.
-   * @param webSocket an open socket; its errors are handled from here on
+   * @param accepted its errors are handled from here on
    * @param address its client's IP address
    */
-  connect(webSocket: WebSocket, address: string): void {
+  connect(accepted: AcceptedSocket, address: string): void {
+    const { webSocket } = accepted
     const { clients, log } = this.core
     webSocket.on('error', (error) => log.debug({ err: error }, 'websocket error'))
     if (webSocket.protocol === PROTOBUF) {
@@ -53,7 +55,7 @@ export class CentrifugoServer extends Protocol {
       webSocket.close(code, reason)
       return
     }
-    const transport = new WebSocketTransport(webSocket, address, clients)
+    const transport = new WebSocketTransport(accepted, address, clients)
     const session = this.#begin(transport)
     webSocket.on('message', (data: RawData) => session.receive(data.toString()))
     webSocket.on('ping', () => session.count())
@@ -133,38 +135,38 @@ export class CentrifugoServer extends Protocol {
 class WebSocketTransport implements SdkTransport {
   readonly address: string
   readonly details = {}
-  readonly #webSocket: WebSocket
+  readonly #accepted: AcceptedSocket
   readonly #clients: Core['clients']
   #connection: SdkWebSocketConnection | undefined
 
-  constructor(webSocket: WebSocket, address: string, clients: Core['clients']) {
-    this.#webSocket = webSocket
+  constructor(accepted: AcceptedSocket, address: string, clients: Core['clients']) {
+    this.#accepted = accepted
     this.address = address
     this.#clients = clients
   }
 
   attach(access: Parameters<SdkTransport['attach']>[0]): SdkConnection {
     const options = this.#clients.optionsFor(access, this.address)
-    this.#connection = new SdkWebSocketConnection(this.#webSocket, access, options)
+    this.#connection = new SdkWebSocketConnection(this.#accepted, access, options)
     return this.#connection
   }
 
   send(json: string): void {
-    this.#webSocket.send(json)
+    this.#accepted.webSocket.send(json)
   }
 
   close({ code, reason }: Disconnect): void {
-    if (this.#connection === undefined) this.#webSocket.close(code, reason)
+    if (this.#connection === undefined) this.#accepted.webSocket.close(code, reason)
     else this.#connection.close(code, reason)
   }
 
   pause(): void {
-    if (this.#connection === undefined) this.#webSocket.pause()
+    if (this.#connection === undefined) this.#accepted.webSocket.pause()
     else this.#connection.pause(PAUSED.INTAKE)
   }
 
   resume(): void {
-    if (this.#connection === undefined) this.#webSocket.resume()
+    if (this.#connection === undefined) this.#accepted.webSocket.resume()
     else this.#connection.resume(PAUSED.INTAKE)
   }
 }

@@ -1,5 +1,5 @@
 import { Intake } from '../../clients/index.js'
-import { asBadMessage, errors } from '../../errors.js'
+import { asBadMessage, errors, messageOf } from '../../errors.js'
 import { JsonText, jsonObjectOf } from '../../json-text.js'
 import { VERSION } from '../../version.js'
 import { identified, SdkClient } from './client.js'
@@ -232,7 +232,7 @@ export class Session implements SessionReplies {
     const error = asBadMessage(failure)
     if (error instanceof CommandError) return error.error
     if (error instanceof errors.TokenExpired) return ERRORS.TOKEN_EXPIRED
-    if (error instanceof errors.Rejected) return { code: REJECTED, message: (error as Error).message }
+    if (error instanceof errors.Rejected) return { code: REJECTED, message: messageOf(error) }
     if (error instanceof errors.PayloadTooLarge) return ERRORS.LIMIT_EXCEEDED
     if (error instanceof errors.NotInstalled) return ERRORS.NOT_AVAILABLE
     const { statusCode, message } = error as { statusCode?: number; message: string }

@@ -1,8 +1,8 @@
 import type { ServerResponse } from 'node:http'
 import type { Access } from '../../auth/index.js'
-import { CLOSE, type ConnectionOptions } from '../../clients/index.js'
+import type { ConnectionOptions } from '../../clients/index.js'
 import { StreamConnection } from '../../transports/index.js'
-import { disconnectFor, MAX_UNANSWERED } from './connections.js'
+import { disconnectFor, forcedDisconnect, MAX_UNANSWERED } from './connections.js'
 import { DISCONNECT, type Disconnect } from './protocol.js'
 import type { SdkFormat } from './publication.js'
 import type { SdkConnection } from './services.js'
@@ -64,12 +64,15 @@ export class SdkStreamConnection extends StreamConnection implements SdkConnecti
     endStream(this.response, this.format, disconnect)
   }
 
-  /** See SdkWebSocketConnection. */
+  /** A client that does not read would never see the end. */
+  override closeSlow(): void {
+    super.closeSlow()
+    this.terminate()
+  }
+
   override disconnect(code: number, reason: string): void {
-    this.close(
-      code === CLOSE.DISCONNECTED ? DISCONNECT.FORCED.code : code,
-      reason || DISCONNECT.FORCED.reason
-    )
+    const disconnect = forcedDisconnect(code, reason)
+    this.close(disconnect.code, disconnect.reason)
   }
 }
 
@@ -78,10 +81,6 @@ export function endStream(response: ServerResponse, format: SdkFormat, disconnec
   if (response.writableEnded || response.destroyed) return
   const { code, reason } = disconnect
   response.end(format.wrap(JSON.stringify({ push: { disconnect: { code, reason } } })))
-  // A client that does not read would never see the end.
-  if (code === DISCONNECT.SLOW.code) response.destroy()
-  else {
-    const late = setTimeout(() => response.destroy(), END_TIMEOUT).unref()
-    response.once('close', () => clearTimeout(late))
-  }
+  const late = setTimeout(() => response.destroy(), END_TIMEOUT).unref()
+  response.once('close', () => clearTimeout(late))
 }

@@ -1,5 +1,6 @@
 import { type Access, permissionsIn, type Token } from '../../auth/index.js'
 import { errors } from '../../errors.js'
+import { isObject } from '../../json-value.js'
 import {
   CommandError,
   channelOf,
@@ -7,7 +8,6 @@ import {
   type Disconnect,
   DisconnectError,
   ERRORS,
-  isObject,
   type Result,
   textOf,
   UNSUBSCRIBE

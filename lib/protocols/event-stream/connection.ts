@@ -1,7 +1,7 @@
 import type { ServerResponse } from 'node:http'
 import type { Access } from '../../auth/index.js'
 import type { Format, Frame } from '../../channels/index.js'
-import { CLOSE, type ConnectionOptions } from '../../clients/index.js'
+import type { ConnectionOptions } from '../../clients/index.js'
 import type { Message } from '../../messages/index.js'
 import { StreamConnection } from '../../transports/index.js'
 
@@ -42,14 +42,20 @@ export class EventStream extends StreamConnection {
     if (!this.open) return
     this.closeCode = code
     this.closeReason = reason
-    if (code === CLOSE.JWT_EXPIRED) this.response.write(`event: Expired\ndata: ${reason}\n\n`)
     this.response.end()
-    // A client that does not read would never see the end.
-    if (code === CLOSE.SLOW) this.response.destroy()
-    else {
-      const late = setTimeout(() => this.terminate(), END_TIMEOUT).unref()
-      this.response.once('close', () => clearTimeout(late))
-    }
+    const late = setTimeout(() => this.terminate(), END_TIMEOUT).unref()
+    this.response.once('close', () => clearTimeout(late))
+  }
+
+  override expire(): void {
+    if (this.open) this.response.write('event: Expired\ndata: JWT expired\n\n')
+    super.expire()
+  }
+
+  /** A client that does not read would never see the end. */
+  override closeSlow(): void {
+    super.closeSlow()
+    this.terminate()
   }
 
   /** The code and the reason come as an event: a stream has no other word for them, and browsers would come back. */

@@ -4,7 +4,7 @@ import { CLOSE, Intake, type JoinOptions, PAUSED } from '../../clients/index.js'
 import { errors, messageOf } from '../../errors.js'
 import { serverMessage } from '../../messages/index.js'
 import { MAY_WAIT, type Notification, type Rejection } from '../../publishing/index.js'
-import { type RawMessage, WebSocketConnection } from '../../transports/index.js'
+import { type AcceptedSocket, type RawMessage, WebSocketConnection } from '../../transports/index.js'
 import { type Core, Protocol } from '../index.js'
 
 /** The SQLSTATE of a role that cannot be taken (errcodes-appendix.html). */
@@ -22,6 +22,7 @@ export class WebSocketServer extends Protocol {
     // `ws` closes the socket with the code that fits (1007, 1009, 1002) before it emits the error.
     this.#onError = (error) => core.log.debug({ err: error }, 'websocket error')
     this.#onMessage = function (data, isBinary) {
+      // It is a Buffer, because `binaryType` is left as it is.
       server.#receive(WebSocketConnection.of(this), { data: data as Buffer, isBinary })
     }
     this.#onPing = function () {
@@ -31,14 +32,15 @@ export class WebSocketServer extends Protocol {
 
   /**
    * Takes an accepted socket into its channels.
-   * @param webSocket an open socket; its errors are handled from here on
+   * @param accepted its errors are handled from here on
    * @param access what its token allows
    * @param address its client's IP address
    */
-  connect(webSocket: WebSocket, access: Access, address: string, joinOptions: JoinOptions = {}): void {
+  connect(accepted: AcceptedSocket, access: Access, address: string, joinOptions: JoinOptions = {}): void {
+    const { webSocket } = accepted
     const { clients } = this.core
     const options = clients.optionsFor(access, address)
-    const connection = new WebSocketConnection(webSocket, access, options, joinOptions)
+    const connection = new WebSocketConnection(accepted, access, options, joinOptions)
     webSocket.on('error', this.#onError)
     webSocket.on('pong', onPong)
     webSocket.on('ping', this.#onPing)
@@ -82,6 +84,7 @@ export class WebSocketServer extends Protocol {
     }
     clients.publish(connection, notifications, MAY_WAIT).catch((error) => {
       if (error instanceof errors.Rejected || error instanceof errors.RoleNotAllowed) {
+        // What the functions refuse has their SQLSTATE (lib/publishing/function-calls.ts).
         this.#tellRejected(connection, text, error as Error as Rejection)
         return
       }

@@ -1,4 +1,5 @@
 import { once } from 'node:events'
+import type { IncomingMessage } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
 import { WebSocket, WebSocketServer } from 'ws'
@@ -30,8 +31,8 @@ async function clients(
     const accepted = once(server, 'connection')
     const client = new WebSocket(`ws://127.0.0.1:${(server.address() as AddressInfo).port}`)
     t.teardown(() => client.terminate())
-    const [webSocket] = (await accepted) as [WebSocket]
-    const connection = new WebSocketConnection(webSocket, access, {
+    const [webSocket, { socket }] = (await accepted) as [WebSocket, IncomingMessage]
+    const connection = new WebSocketConnection({ webSocket, socket }, access, {
       id,
       address: '127.0.0.1',
       sender: undefined,

@@ -1,4 +1,5 @@
 import { once } from 'node:events'
+import type { IncomingMessage } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
 import { WebSocket, WebSocketServer } from 'ws'
@@ -13,10 +14,10 @@ async function pair(t: Test, autoPong: boolean) {
   const accepted = once(server, 'connection')
   const client = new WebSocket(`ws://127.0.0.1:${(server.address() as AddressInfo).port}`, { autoPong })
   t.teardown(() => client.terminate())
-  const [webSocket] = (await accepted) as [WebSocket]
+  const [webSocket, { socket }] = (await accepted) as [WebSocket, IncomingMessage]
   const access = { channels: ['a'], read: true, write: true, expiresAt: undefined, claims: {} }
   const context = { flow: flowControl(1024), onGone() {}, sent: { messages: 0, bytes: 0 } }
-  const subscriber = new WebSocketConnection(webSocket, access, {
+  const subscriber = new WebSocketConnection({ webSocket, socket }, access, {
     id: 1,
     address: '127.0.0.1',
     sender: undefined,
