@@ -85,6 +85,7 @@ async function registerRemote(
     keysFor(remote.keys, header).map((key) => ({
       ...key,
       verify: (token: string) =>
+        // The names of algorithms are texts here; lib/auth/keys.ts knows no other ones.
         jwt.verify<Claims>(token, { key: key.publicKey!, algorithms: key.algorithms } as never)
     }))
   return async (token, header) => {
@@ -107,8 +108,10 @@ async function register(
   await fastify.register(fastifyJwt, {
     namespace,
     secret: typeof key === 'string' ? { public: key } : key,
+    // As above.
     verify: { algorithms: algorithms as never, ignoreExpiration: true, ignoreNotBefore: true }
   } as Parameters<typeof fastifyJwt>[1])
+  // What a namespace decorates with is not in the types.
   return (fastify.jwt as FastifyInstance['jwt'] & Record<string, FastifyInstance['jwt']>)[namespace]!
 }
 

@@ -70,6 +70,7 @@ export function takeUpgrade(request: IncomingMessage): Upgrade {
  * more requests from it.
  */
 export function endSoon(socket: Duplex): void {
+  // A socket of the network has it; what a test injects has not.
   if ('destroySoon' in socket) (socket as Socket).destroySoon()
   else socket.end()
 }
@@ -144,7 +145,7 @@ export class UpgradeDispatcher {
     // An error that nobody hears would end the process.
     socket.on('error', ignore)
     upgrades.set(request, { socket, head })
-    // Requests that are injected for a test have none.
+    // Requests that are injected for a test have none, and any duplex stream serves as one.
     request.socket ??= socket as Socket
     const alone = this.#server.listenerCount('upgrade') === 1
     const asked = isWebSocket(request)
@@ -177,6 +178,7 @@ export class UpgradeDispatcher {
 
   /** Has the HTTP server read a connection again. */
   #takeBack(socket: Duplex): void {
+    // As in endSoon.
     if ('setTimeout' in socket) (socket as Socket).setTimeout(this.#server.timeout)
     this.#server.emit('encrypted' in socket ? 'secureConnection' : 'connection', socket)
   }
@@ -258,6 +260,7 @@ function route(
 /** Whether no answer to a request is assigned to a connection. */
 function isFree(request: IncomingMessage, socket: Duplex): boolean {
   const probe = assignedTo(socket, request)
+  // Node.js takes any duplex stream here, its types only a socket of the network.
   probe?.detachSocket(socket as Socket)
   return probe !== undefined
 }
@@ -270,6 +273,7 @@ function assignedTo(socket: Duplex, request: IncomingMessage): ServerResponse | 
   if (socket.destroyed || socket.writableEnded) return undefined
   const response = new ServerResponse(request)
   try {
+    // As in isFree.
     response.assignSocket(socket as Socket)
     return response
   } catch {
@@ -282,6 +286,7 @@ function isRead(socket: Duplex): boolean {
   return socket.listenerCount('data') > 0 || socket.listenerCount('readable') > 0
 }
 
+/** Undefined for what is no socket of the network. */
 function bytesWritten(socket: Duplex): number | undefined {
   return (socket as Partial<Socket>).bytesWritten
 }

@@ -31,6 +31,7 @@ export interface RawMessage {
 
 const kConnection = Symbol('pgws connection')
 
+/** A socket that carries its connection: listeners that all sockets share have no other way to it. */
 type ConnectedWebSocket = WebSocket & { [kConnection]: WebSocketConnection }
 
 /**
@@ -76,7 +77,7 @@ export class WebSocketConnection extends Connection implements Pausable {
     webSocket.on('close', onClose)
   }
 
-  /** The connection of a socket: listeners that all sockets share have no other way to it. */
+  /** The connection of a socket. */
   static of(webSocket: WebSocket): WebSocketConnection {
     return (webSocket as ConnectedWebSocket)[kConnection]
   }
