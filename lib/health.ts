@@ -49,8 +49,8 @@ export async function healthOf(parts: Parts): Promise<Health> {
     (await Promise.race([Promise.all([notificationQueue.check(), durable.permission()]), late])) ?? []
   const { failures } = losses
   const schema = durable.state
-  const fits = schema.error === undefined && permission !== 'none'
-  const available = up && durable.known && fits && usage !== undefined
+  const schemaUsable = schema.error === undefined && permission !== 'none'
+  const available = up && durable.known && schemaUsable && usage !== undefined
   const { readOnly } = notificationQueue
   const degraded = notificationQueue.crowded || readOnly || permission === 'some' || failures.length > 0
   return {

@@ -45,12 +45,12 @@ export function isPublicChannel(channel: string): boolean {
  * @throws NoAudience (403) for anything but a list of at least one text that could be the name of a channel
  */
 export function checkAudiences(audiences: unknown): readonly string[] {
-  const fits =
+  const isValid =
     Array.isArray(audiences) &&
     audiences.length > 0 &&
     // They become part of the name of a channel of the hub.
     audiences.every((item) => typeof item === 'string' && channelNameProblem(item) === undefined)
-  if (!fits) throw new errors.NoAudience()
+  if (!isValid) throw new errors.NoAudience()
   return [...new Set(audiences as string[])]
 }
 

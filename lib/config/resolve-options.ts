@@ -184,13 +184,13 @@ function checkEndpoints(endpoints: readonly AudienceEndpoint[]): readonly Audien
   const list = Array.isArray(endpoints) ? endpoints : [undefined]
   for (const endpoint of list) {
     const { path, channels, audiences } = (endpoint ?? {}) as Partial<AudienceEndpoint>
-    const fits =
+    const isValid =
       typeof path === 'string' &&
       path.startsWith('/') &&
       Array.isArray(channels) &&
       channels.length > 0 &&
       (audiences === undefined || typeof audiences === 'function')
-    if (!fits) {
+    if (!isValid) {
       throw new errors.InvalidOption(
         'endpoints',
         'must be a list of { path: "/…", channels: ["…"], audiences?: (request) => ["…"] }'

@@ -164,8 +164,8 @@ async function checkSession(client: pg.Client, wanted: SessionAttrs): Promise<vo
     "select pg_catalog.pg_is_in_recovery() as standby, pg_catalog.current_setting('transaction_read_only')::boolean as readonly"
   )
   const { standby, readonly } = rows[0]!
-  const fits = { primary: !standby, standby, 'read-write': !readonly, 'read-only': readonly }[wanted]
-  if (!fits) throw new Error(`the session is not ${wanted}`)
+  const hasWantedRole = { primary: !standby, standby, 'read-write': !readonly, 'read-only': readonly }[wanted]
+  if (!hasWantedRole) throw new Error(`the session is not ${wanted}`)
 }
 
 function describe(error: unknown, { name }: ConnectionTarget): Error {
