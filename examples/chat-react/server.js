@@ -38,6 +38,8 @@ fastify.get('/main.js', async (_request, reply) =>
 
 await fastify.register(fastifyStatic, { root: join(import.meta.dirname, 'public') })
 await fastify.register(fastifyPostgres, { connectionString: dbUri })
+// Without a listener, an idle connection that the database ends would end this process, too.
+fastify.pg.pool.on('error', ({ message }) => console.error(message))
 await fastify.register(fastifyJwt, { secret: jwtSecret })
 await fastify.register(pgWebsockets, {
   dbUri,

@@ -23,6 +23,8 @@ for (const signal of ['SIGINT', 'SIGTERM']) {
 }
 
 await fastify.register(fastifyPostgres, { connectionString: dbUri })
+// Without a listener, an idle connection that the database ends would end this process, too.
+fastify.pg.pool.on('error', ({ message }) => console.error(message))
 await fastify.register(fastifyJwt, { secret: jwtSecret })
 // `migrate` creates the schema "pgws", which schema.sql uses.
 await fastify.register(pgWebsockets, { dbUri, jwtSecret, migrate: true })
