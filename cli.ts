@@ -63,7 +63,7 @@ async function serve(): Promise<void> {
   }
 }
 
-/** Reads the configuration before the server is made, since TLS is an option of the server. */
+/** Reads the configuration before the server is made, because TLS is an option of the server. */
 async function readConfig(purpose: 'server' | 'command' = 'server'): Promise<Config> {
   const reader = Fastify()
   try {

@@ -176,7 +176,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     const page = { messages: messages.map(({ message }) => message), gap: false, next: undefined }
     const next = more ? page.messages.at(-1)!.id : undefined
     if (start === undefined) return { ...page, next }
-    // After the messages, since some may have gone before they were read.
+    // After the messages, because some may have gone before they were read.
     const { latest, channels } = await this.#parts.history.state([channel])
     if (start.position > latest) throw new errors.UnknownPosition()
     return { ...page, next, gap: start.position < channels[0]!.trimmed }

@@ -10,7 +10,7 @@ import { webSocketRoute } from './websocket-route.js'
  *
  * They are told from a host's routes of the same shape (`/:slug`) by a constraint on the `Upgrade` header. Our
  * own HTTP addresses get a websocket twin each, so that a channel may be named like them. Parameters are read
- * from the URL itself, since a router's parameter may not be longer than the host's `maxParamLength`; what is
+ * from the URL itself, because a router's parameter may not be longer than the host's `maxParamLength`; what is
  * longer falls through to the wildcard.
  */
 export function channelRoutes(

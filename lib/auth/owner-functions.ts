@@ -20,7 +20,7 @@ export interface Caller {
    * hold is replaced.
    */
   readonly claims: string
-  /** The database role; undefined: the server's own, since no claim names one. */
+  /** The database role; undefined: the server's own, because no claim names one. */
   readonly role: string | undefined
 }
 

@@ -2,7 +2,7 @@ import { createHmac } from 'node:crypto'
 import type { Claims } from './claims.js'
 import type { VerificationKey } from './keys.js'
 
-/** A key that we may sign with, since it is a secret which we share with whoever verifies. */
+/** A key that we may sign with, because it is a secret which we share with whoever verifies. */
 export type SigningKey = VerificationKey & { secret: Buffer }
 
 /** The first of some keys that we may sign with; undefined where all of them are public. */

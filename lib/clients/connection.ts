@@ -150,7 +150,7 @@ export abstract class Connection implements ClientConnection {
   /**
    * Sends what was held, but for durable messages that were replayed.
    * @param position up to which they were
-   * @returns false where some were dropped, since too many came: then the replay has to go on
+   * @returns false where some were dropped, because too many came: then the replay has to go on
    */
   release(position: number): boolean {
     const held = this.#held!

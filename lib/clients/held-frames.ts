@@ -4,7 +4,7 @@ import type { Frame } from '../channels/index.js'
  * What comes for a client while it is caught up with older messages, and what of it the client still needs after that.
  *
  * At first it holds what comes. `release` is told up to where durable messages were replayed, and gives what was held
- * but for these; since some of them may come only then, `fresh` leaves them out until the first newer one comes.
+ * but for these; because some of them may come only then, `fresh` leaves them out until the first newer one comes.
  */
 export class HeldFrames {
   readonly #maxBytes: number

@@ -31,7 +31,7 @@ export class Replay {
   readonly #log: Log
   /** How often the listener was lost. */
   #outages = 0
-  /** The last position, as the database has said after the incoming was marked, and before the next probe. */
+  /** The last position, as the database has said after the incoming queue was marked, and before the next probe. */
   #latest: number | undefined
   #asking = false
   #replaying: Promise<void> = Promise.resolve()

@@ -26,7 +26,7 @@ export interface SessionSettings {
   readonly readOnly: boolean
   /**
    * What begins a transaction in which a statement of ours runs as we need it; undefined where it does without one. In a
-   * transaction, since a pooler may give each another session.
+   * transaction, because a pooler may give each another session.
    */
   readonly begin: string | undefined
 }

@@ -39,7 +39,7 @@ interface Told {
 
 /**
  * Tells subscribers of who joins and leaves presence channels, through a hub of its own: an event is encoded once for
- * each format. Of a crowd, many events leave in one write, since each of n who come would else be n writes. Above
+ * each format. Of a crowd, many events leave in one write, because each of n who come would else be n writes. Above
  * MAX_LISTED members they are told how many there are instead, once a second; and when there are fewer again, who.
  */
 export class JoinLeavePush {

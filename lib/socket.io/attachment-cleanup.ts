@@ -34,7 +34,7 @@ interface Mark {
 /**
  * Removes the rows of packets that every node has read. Each node tells the others up to when it has: notifications come in
  * the order of commits, so once it gets its own mark back, and has delivered what came before, it has read all that was
- * committed before. AttachmentCleanup that do not tell (@socket.io/postgres-adapter) count by age alone.
+ * committed before. Nodes that do not tell (@socket.io/postgres-adapter) count by age alone.
  */
 export class AttachmentCleanup {
   /** The database channel of the marks: that of no namespace, which all begin with "/". */

@@ -13,7 +13,7 @@ const PUBLISH_TIMEOUT = 10_000
 /** How long it is believed whether the servers keep packets for clients that come back, in milliseconds. */
 const DETECTION_TIME = 10_000
 
-/** AttachmentCleanup do not count who has this name. */
+/** Nodes do not count who has this name. */
 const EMITTER_UID = 'emitter'
 
 /** This process, and its packets, among all that are kept. */

@@ -88,7 +88,7 @@ export function publishStatement(
 const KEPT_ONLY = `left join kept k on k.origin operator(pg_catalog.=) i.origin and k.seq operator(pg_catalog.=) i.seq
       where i.origin is null or k.position is not null`
 
-/** PostgreSQL's text of an array (arrays.html#ARRAYS-INPUT), since arrays of arrays cannot differ in length. */
+/** PostgreSQL's text of an array (arrays.html#ARRAYS-INPUT), because arrays of arrays cannot differ in length. */
 function arrayLiteral(names: readonly string[] | undefined): string | null {
   if (names === undefined) return null
   return `{${names.map((name) => `"${textOf(name).replace(/["\\]/g, '\\$&')}"`).join(',')}}`

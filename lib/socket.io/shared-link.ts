@@ -64,12 +64,12 @@ export class SharedLink {
   readonly #members = new Map<Member, { stop?: () => Promise<void> }>()
   /** Namespaces whose names the database does not take: they are this node's alone. */
   readonly #refused = new Map<string, Error>()
-  /** Numbers of packets grow over restarts, since a node may have a fixed name. */
+  /** Numbers of packets grow over restarts, because a node may have a fixed name. */
   #lastNumber: number
   #settled: Promise<void> = Promise.resolve()
   readonly #beats = new Set<Promise<unknown>>()
   readonly #sessions: SessionSaver | undefined
-  /** AttachmentCleanup that were there before the listener was lost, and were not heard since. */
+  /** Nodes that were there before the listener was lost, and were not heard since. */
   readonly #missing = new Set<string>()
   #missingUntil = 0
   #recoverable = false
@@ -229,7 +229,7 @@ export class SharedLink {
   }
 
   /**
-   * Says that a node is there: at once, since that waits for nothing. The next one will do where it fails. Nothing is said
+   * Says that a node is there: at once, because that waits for nothing. The next one will do where it fails. Nothing is said
    * while it does not listen: others would send it what it cannot hear.
    */
   async beat({ uid, nsp, type }: Message): Promise<void> {

@@ -66,7 +66,7 @@ export function classify(error: unknown): Error {
 }
 
 /**
- * Rejects when a promise takes too long. Time is counted in ticks, since a server that is busy for seconds reads an
+ * Rejects when a promise takes too long. Time is counted in ticks, because a server that is busy for seconds reads an
  * answer late that came in time.
  */
 function within<Value>(promise: Promise<Value>, onLate?: (value: Value) => void): Promise<Value> {

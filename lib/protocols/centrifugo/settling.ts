@@ -22,7 +22,7 @@ interface Recent {
  */
 export class Settling {
   readonly #presence: Pick<Presence, 'join' | 'leave'>
-  /** Since all of them wait for the same time, their order is that in which they are due. */
+  /** Because all of them wait for the same time, their order is that in which they are due. */
   readonly #recent = new Map<string, Recent>()
   #timer: NodeJS.Timeout | undefined
 

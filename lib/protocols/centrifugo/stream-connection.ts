@@ -76,7 +76,7 @@ export class SdkStreamConnection extends StreamConnection implements SdkConnecti
   }
 }
 
-/** Ends a stream; a push says why, since a stream has no close code. */
+/** Ends a stream; a push says why, because a stream has no close code. */
 export function endStream(response: ServerResponse, format: SdkFormat, disconnect: Disconnect): void {
   if (response.writableEnded || response.destroyed) return
   const { code, reason } = disconnect

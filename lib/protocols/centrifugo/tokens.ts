@@ -73,7 +73,7 @@ export async function subscriptionToken(
   return { write: token.allow.includes('pub'), exp: token.expiresAt }
 }
 
-/** When a token ends, in the words of a reply; at least 1 s, since the SDK asks again at once otherwise. */
+/** When a token ends, in the words of a reply; at least 1 s, because the SDK asks again at once otherwise. */
 export function lifetime(exp: number | undefined): { expires?: true; ttl?: number } {
   if (exp === undefined) return {}
   return { expires: true, ttl: Math.max(1, Math.ceil((exp - Date.now()) / 1000)) }

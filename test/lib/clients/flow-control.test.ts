@@ -9,7 +9,7 @@ import { until } from '../../support/helper.js'
 
 const access = { channels: ['a'], read: true, write: false, expiresAt: undefined, claims: {} }
 
-/** ConnectionRegistry that share a flow control, of clients that read nothing until they are told to. */
+/** Connections that share a flow control, of clients that read nothing until they are told to. */
 async function clients(
   t: Test,
   count: number,
