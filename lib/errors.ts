@@ -33,7 +33,7 @@ export const errors = {
   ),
   NoAudience: createError(
     'FST_PGWS_NO_AUDIENCE',
-    'No audience: the request belongs to none; a token names them in its claim "audiences"',
+    'No audience: the request belongs to no audience; a token lists its audiences in the claim "audiences"',
     403
   ),
   WriteNotAllowed: createError(
@@ -51,7 +51,7 @@ export const errors = {
   ),
   NotFound: createError(
     'FST_PGWS_NOT_FOUND',
-    'There is nothing here for HTTP; a websocket would be answered',
+    'This address has no HTTP response: it accepts websocket connections',
     404
   ),
   PayloadTooLarge: createError<[number, number]>(
@@ -90,7 +90,7 @@ export const errors = {
   ),
   OutcomeUnknown: createError<[string, { cause: Error }?]>(
     'FST_PGWS_OUTCOME_UNKNOWN',
-    'It cannot be known whether the database has accepted the message: %s',
+    'It is unknown whether the database accepted the message: %s',
     503
   ),
   NodesUnavailable: createError<[string]>(
@@ -108,7 +108,7 @@ export const errors = {
   BadQuery: createError<[string]>('FST_PGWS_BAD_QUERY', 'Malformed request: %s', 400),
   CannotListen: createError<[string]>(
     'FST_PGWS_CANNOT_LISTEN',
-    'The connection cannot LISTEN, since %s with the option "listenerUri" (PGWS_LISTENER_URI)',
+    'The connection cannot LISTEN, because %s with the option "listenerUri" (PGWS_LISTENER_URI)',
     500
   ),
   /** The cause says what to grant to whom. */
@@ -144,12 +144,12 @@ export const errors = {
   ),
   UnknownPosition: createError(
     'FST_PGWS_UNKNOWN_POSITION',
-    '"since" is an id that this database has not given, or not in its present epoch: replace what you have by what "since=earliest" brings',
+    '"since" is not an id of the current epoch of this database: replace your data with what "since=earliest" returns',
     409
   ),
   NoPresence: createError(
     'FST_PGWS_NO_PRESENCE',
-    'It is not known who is there: no pattern of the option "presenceChannels" (PGWS_PRESENCE_CHANNELS) matches the channel',
+    'The channel does not track presence: no pattern of the option "presenceChannels" (PGWS_PRESENCE_CHANNELS) matches it',
     404
   ),
   OriginNotAllowed: createError(
@@ -159,12 +159,12 @@ export const errors = {
   ),
   TooManyConnections: createError(
     'FST_PGWS_TOO_MANY_CONNECTIONS',
-    'The server has as many connections as it may have: try again later',
+    'The server has reached its limit of connections: try again later',
     503
   ),
   TooManyConnectionsFromAddress: createError(
     'FST_PGWS_TOO_MANY_CONNECTIONS_FROM_ADDRESS',
-    'Your address has as many connections as it may have',
+    'Your address has reached its limit of connections',
     429
   ),
   TooManyChannels: createError<[number]>(
