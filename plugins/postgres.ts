@@ -73,6 +73,8 @@ export async function registerPool(
     connectionTimeoutMillis: STATEMENT_DEADLINE,
     query_timeout: STATEMENT_DEADLINE
   })
+  // Before the pool ends: hooks for the end run in reverse order.
+  fastify.addHook('onClose', async () => connector.close())
   const { pool } = fastify.pg[POOL_NAME]!
   // An idle connection that dies is replaced by the next query; unheard, its error would end the process.
   pool.on('error', (error) => {

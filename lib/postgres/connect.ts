@@ -34,6 +34,10 @@ export async function connect(
   throw failure ?? new Error('there is no host to connect to')
 }
 
+interface Destroyable {
+  destroy(): void
+}
+
 /**
  * Connects the clients of a pool, each to the host that worked last, as libpq: what one attempt has learned of TLS
  * counts for that attempt alone, and a host that refuses the login ends the search.
@@ -47,6 +51,9 @@ export class PoolConnector {
   #current = 0
   /** What the next clients are for, where it is not that. */
   readonly #fallbacks: { target: number }[] = []
+  /** The sockets of attempts that are under way. */
+  readonly #connecting = new Set<Destroyable>()
+  #closed = false
   /** Which target an attempt has failed at. */
   readonly #failed = new WeakMap<object, number>()
 
@@ -83,6 +90,12 @@ export class PoolConnector {
     }
   }
 
+  /** Ends the attempts that are under way, which a pool that ends would wait for, and lets no other begin. */
+  close(): void {
+    this.#closed = true
+    for (const socket of this.#connecting) socket.destroy()
+  }
+
   #clientClass(): typeof pg.Client {
     const connector = this
     return class TargetClient extends pg.Client {
@@ -107,7 +120,12 @@ export class PoolConnector {
 
       async #connect(): Promise<pg.Client> {
         const client = this as pg.Client
+        const { connection }: { connection: { stream: Destroyable } } = this
+        // With TLS, another one takes its place, which ends with it.
+        const socket = connection.stream
         const target = connector.#targets[this.#target]!
+        if (connector.#closed) throw new Error('the server is shutting down')
+        connector.#connecting.add(socket)
         const checkBinding = watchBinding(client, target)
         try {
           await super.connect()
@@ -117,6 +135,8 @@ export class PoolConnector {
         } catch (error) {
           client.end().catch(() => {})
           throw connector.#note(error, this.#target)
+        } finally {
+          connector.#connecting.delete(socket)
         }
       }
       // Its types declare `connect` as overloads that a class of ours cannot repeat.

@@ -7,7 +7,7 @@ import { READER } from '../support/reader.js'
 import { root } from '../support/root.js'
 
 /** `sh` and `sql` are run by commands.test.ts, `nginx` by test/services/nginx.test.ts. */
-const LANGUAGES = ['json', 'nginx', 'sh', 'sql', 'ts']
+const LANGUAGES = ['json', 'nginx', 'sh', 'sql', 'ts', 'mermaid']
 
 /** Blocks of `ts` are run by tests that name them as `snippet('page', 'text')`, or by these. */
 const RUN_ELSEWHERE: Record<string, string> = {
