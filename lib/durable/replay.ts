@@ -197,11 +197,11 @@ export class Replay {
       return { table: 'message', position, channel: undefined }
     })
     const timeline = await this.#history.timeline()
-    const promoted = timeline !== this.#timeline
+    // What differs on the same server was forged: any role may notify a message with any position.
+    const promoted = timeline !== this.#timeline && references.length > 0
+    const found = promoted ? await this.#history.resolve(references) : new Map()
+    // Only now: where the database did not answer, the next try asks again.
     this.#timeline = timeline
-    // Otherwise what differs was forged: any role may notify a message with any position.
-    if (!promoted || references.length === 0) return false
-    const found = await this.#history.resolve(references)
     const diverged = [...found.values()].some(
       (message) => typeof message === 'object' && !this.#incoming.isSample(message)
     )
