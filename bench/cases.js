@@ -1,7 +1,7 @@
 /** All cases, by the names that the command line takes. */
 import { connecting, idle, storm } from './cases/connections.js'
 import { durableFanOut, durablePublishing, resuming, retention } from './cases/durable.js'
-import { blocking, burst, channels, paced, sdk, single } from './cases/fan-out.js'
+import { blocking, burst, channels, paced, sdk, sdkPaced, single } from './cases/fan-out.js'
 import { joined } from './cases/joined-channels.js'
 import { neighbours } from './cases/neighbours.js'
 import { publishing } from './cases/publishing.js'
@@ -11,6 +11,7 @@ export const CASES = {
   burst,
   single,
   paced,
+  sdkPaced,
   channels,
   neighbours,
   publishing,
