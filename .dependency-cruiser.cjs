@@ -11,6 +11,7 @@ const rooms = [
   'durable',
   'publishing',
   'presence',
+  'flow',
   'clients',
   'transports',
   'protocols',

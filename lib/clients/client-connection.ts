@@ -1,5 +1,5 @@
 import type { Subscriber } from '../channels/index.js'
-import type { Receiver } from './flow-control.js'
+import type { Receiver } from '../flow/index.js'
 
 /**
  * What the server needs of a client, whatever language it speaks. `Connection` implements what is the same for all:

@@ -1,9 +1,8 @@
 import type { Access, Caller } from '../auth/index.js'
 import { type Format, type Frame, joinFrames } from '../channels/index.js'
+import { type FlowControl, HeldFrames, type Waiting } from '../flow/index.js'
 import type { Sender } from '../messages/index.js'
 import type { ClientConnection } from './client-connection.js'
-import type { FlowControl, Waiting } from './flow-control.js'
-import { HeldFrames } from './held-frames.js'
 
 /** Close codes of this project (RFC 6455, section 7.4.2: 3000 to 3999 are for frameworks). */
 export const CLOSE = {

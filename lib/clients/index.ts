@@ -14,11 +14,6 @@ export {
   select,
   summaryOf
 } from './filter.js'
-export { unsentBytesOf } from './flow-control.js'
-export { HeldAnswer } from './held-answer.js'
-export { HeldFrames } from './held-frames.js'
-export { Intake, Pace } from './intake.js'
-export { PAUSED, type Pausable } from './pausable.js'
 export { MAX_INFO_BYTES } from './presence-membership.js'
 export { type Leaving, OUTDATED, SHUTTING_DOWN } from './registry.js'
 export { isGone, type Transport, whenGone } from './transport.js'

@@ -22,7 +22,7 @@ export interface NodeState {
   timeout: number
   /** How many changes of its members in presence channels it has told; undefined where it has no such channels. */
   presence?: number | undefined
-  /** What shows that a session is one of its own (lib/protocols/centrifugo/sealed-commands.ts); older servers have none. */
+  /** What shows that a session is one of its own (lib/protocols/centrifugo/emulation/sealed-commands.ts); older servers have none. */
   sessions?: string | undefined
 }
 

@@ -9,12 +9,19 @@ import {
   type SocketId
 } from 'socket.io-adapter'
 import type { Internals, Namespace } from './internals.js'
-import { NamespaceInbox, type Received } from './namespace-inbox.js'
-import { type Offset, readOffset, writeOffset } from './offset.js'
 import { type AdapterOptions, resolveAdapterOptions } from './options.js'
-import { type BroadcastData, checkEvent, EVENT, isRecoverable, type Message, types } from './packet.js'
+import { NamespaceInbox, type Received } from './packets/namespace-inbox.js'
+import {
+  type BroadcastData,
+  checkEvent,
+  EVENT,
+  isRecoverable,
+  type Message,
+  types
+} from './packets/packet.js'
+import { type Offset, readOffset, writeOffset } from './recovery/offset.js'
+import type { SavedSession, Session } from './recovery/state-recovery.js'
 import { type Member, SharedLink } from './shared-link.js'
-import type { SavedSession, Session } from './state-recovery.js'
 
 /** How long the restoration of a session waits for packets that are under way, in milliseconds. */
 const CATCH_UP_TIMEOUT = 2000

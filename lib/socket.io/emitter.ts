@@ -2,10 +2,18 @@ import { randomBytes } from 'node:crypto'
 import type pg from 'pg'
 import { errors, messageOf } from '../errors.js'
 import { BatchQueue, MAY_WAIT } from '../publishing/batch-queue.js'
+import { publishStatement } from './database/publish-statement.js'
+import { classify, guardPool, queryPool } from './database/user-pool.js'
 import { type AdapterOptions, resolveAdapterOptions } from './options.js'
-import { channelOf, EVENT, type Message, type Packet, packetOf, RESERVED_EVENTS, types } from './packet.js'
-import { publishStatement } from './publish-statement.js'
-import { classify, guardPool, queryPool } from './user-pool.js'
+import {
+  channelOf,
+  EVENT,
+  type Message,
+  type Packet,
+  packetOf,
+  RESERVED_EVENTS,
+  types
+} from './packets/packet.js'
 
 /** How long packets wait for a database that is away, in milliseconds. */
 const PUBLISH_TIMEOUT = 10_000

@@ -1,6 +1,6 @@
 import { emitWarning } from 'node:process'
 import { errors } from '../errors.js'
-import { type Tables, tablesOf } from './tables.js'
+import { type Tables, tablesOf } from './database/tables.js'
 
 /** What `createAdapter(pool, options)` takes: as @socket.io/postgres-adapter. Durations are milliseconds. */
 export interface AdapterOptions {

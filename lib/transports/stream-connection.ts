@@ -2,7 +2,8 @@ import type { ServerResponse } from 'node:http'
 import { TLSSocket } from 'node:tls'
 import type { Access } from '../auth/index.js'
 import type { Frame } from '../channels/index.js'
-import { CLOSE, Connection, type ConnectionOptions, isGone, unsentBytesOf } from '../clients/index.js'
+import { CLOSE, Connection, type ConnectionOptions, isGone } from '../clients/index.js'
+import { unsentBytesOf } from '../flow/index.js'
 
 /** A client that reads the answer to an HTTP request, which does not end. */
 export abstract class StreamConnection extends Connection {

@@ -3,13 +3,8 @@ import { TLSSocket } from 'node:tls'
 import type { WebSocket } from 'ws'
 import type { Access } from '../auth/index.js'
 import type { Format, Frame } from '../channels/index.js'
-import {
-  Connection,
-  type ConnectionOptions,
-  type Intake,
-  type Pausable,
-  unsentBytesOf
-} from '../clients/index.js'
+import { Connection, type ConnectionOptions } from '../clients/index.js'
+import { type Intake, type Pausable, unsentBytesOf } from '../flow/index.js'
 import { messageIn, webSocketFrames } from './frames.js'
 
 /** How many pings may go without a pong. */

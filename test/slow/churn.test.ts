@@ -8,7 +8,7 @@ import type { FastifyInstance } from 'fastify'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { Connection } from '../../lib/clients/connection.js'
-import { Session } from '../../lib/protocols/centrifugo/session.js'
+import { Session } from '../../lib/protocols/centrifugo/session/session.js'
 import { churn, KINDS } from '../support/churn.js'
 import { build, notify, open, query, refusal, token, until, withPostgres } from '../support/helper.js'
 

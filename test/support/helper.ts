@@ -6,7 +6,7 @@ import pg from 'pg'
 import type { Test } from 'tap'
 import { type ClientOptions, WebSocket } from 'ws'
 import pgWebsockets, { type PgWebsocketsOptions } from '../../index.js'
-import { FlowControl } from '../../lib/clients/flow-control.js'
+import { FlowControl } from '../../lib/flow/flow-control.js'
 import { migrate } from '../../lib/schema/migrate.js'
 import { createDatabase, LISTEN_CHANNEL, migratedDatabase, sharedPostgres, testPostgres } from './postgres.js'
 

@@ -1,10 +1,11 @@
-import type { Connection, Expiry, Pausable } from '../../clients/index.js'
+import type { Connection, Expiry } from '../../clients/index.js'
+import type { Pausable } from '../../flow/index.js'
 import type { Core } from '../index.js'
-import type { SdkPresence } from './presence.js'
-import type { Disconnect, Result } from './protocol.js'
-import type { SdkFormat } from './publication.js'
-import type { Recovery } from './recovery.js'
-import type { Ends, Subscription } from './subscription.js'
+import type { SdkPresence } from './subscriptions/presence.js'
+import type { Recovery } from './subscriptions/recovery.js'
+import type { Ends, Subscription } from './subscriptions/subscription.js'
+import type { Disconnect, Result } from './wire/protocol.js'
+import type { SdkFormat } from './wire/publication.js'
 
 /** A connection of the SDK, whatever its transport. */
 export interface SdkConnection extends Connection, Pausable {

@@ -1,7 +1,7 @@
 import { requireMode, type Token } from '../../auth/index.js'
 import { errors } from '../../errors.js'
 import type { Core } from '../index.js'
-import { CommandError, DISCONNECT, DisconnectError, ERRORS } from './protocol.js'
+import { CommandError, DISCONNECT, DisconnectError, ERRORS } from './wire/protocol.js'
 
 /** For how long a token is honoured past its end, so that the SDK can bring a new one, in milliseconds. */
 export const GRACE = 25_000

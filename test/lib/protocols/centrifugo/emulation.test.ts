@@ -4,8 +4,8 @@ import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
 import WebSocket from 'ws'
 import { nodeChannelOf } from '../../../../lib/postgres/own-channels.js'
-import { sdkLineFrames } from '../../../../lib/protocols/centrifugo/publication.js'
-import { SdkStreamConnection } from '../../../../lib/protocols/centrifugo/stream-connection.js'
+import { SdkStreamConnection } from '../../../../lib/protocols/centrifugo/transports/stream-connection.js'
+import { sdkLineFrames } from '../../../../lib/protocols/centrifugo/wire/publication.js'
 import { FaultProxy } from '../../../support/fault-proxy.js'
 import {
   build,

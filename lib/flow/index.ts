@@ -1,0 +1,5 @@
+export { FlowControl, type Receiver, unsentBytesOf, type Waiting } from './flow-control.js'
+export { HeldAnswer } from './held-answer.js'
+export { HeldFrames } from './held-frames.js'
+export { Intake, Pace } from './intake.js'
+export { PAUSED, type Pausable } from './pausable.js'

@@ -1,0 +1,220 @@
+import type { EventEmitter } from 'node:events'
+import pg from 'pg'
+import { messageOf } from '../../errors.js'
+import type { ConnectionTarget, SessionAttrs } from './connection-string.js'
+
+/**
+ * Connects to the first target that takes us. As libpq, a host that refuses the login ends the search.
+ * @param targets made by parseConninfo
+ * @param overrides what all of them share: `application_name` and the like
+ * @throws Error with the reason of the last failure
+ */
+export async function connect(
+  targets: readonly ConnectionTarget[],
+  overrides: pg.ClientConfig = {}
+): Promise<pg.Client> {
+  let failure: Error | undefined
+  for (const [index, target] of targets.entries()) {
+    if (target.fallback && !mayFallBack(failure?.cause, targets[index - 1]!)) continue
+    const client = new pg.Client({ ...target.config, ...overrides })
+    // An error that nobody hears would end the process.
+    client.on('error', () => {})
+    const checkBinding = watchBinding(client, target)
+    try {
+      await client.connect()
+      checkBinding()
+      await checkSession(client, target.sessionAttrs)
+      return client
+    } catch (error) {
+      client.end().catch(() => {})
+      failure = describe(error, target)
+      if (isLoginRefusal(error) && !hasFallback(targets, index, error)) throw failure
+    }
+  }
+  throw failure ?? new Error('there is no host to connect to')
+}
+
+interface Destroyable {
+  destroy(): void
+}
+
+/**
+ * Connects the clients of a pool, each to the host that worked last, as libpq: what one attempt has learned of TLS
+ * counts for that attempt alone, and a host that refuses the login ends the search.
+ */
+export class PoolConnector {
+  /** The class of the pool's clients. */
+  readonly Client: typeof pg.Client
+  readonly #targets: readonly ConnectionTarget[]
+  readonly #hosts: number
+  /** The first target of the host that worked last. */
+  #current = 0
+  /** What the next clients are for, where it is not that. */
+  readonly #fallbacks: { target: number }[] = []
+  /** The sockets of attempts that are under way. */
+  readonly #connecting = new Set<Destroyable>()
+  #closed = false
+  /** Which target an attempt has failed at. */
+  readonly #failed = new WeakMap<object, number>()
+
+  constructor(targets: readonly ConnectionTarget[]) {
+    this.#targets = targets
+    this.#hosts = targets.filter(({ fallback }) => !fallback).length
+    this.Client = this.#clientClass()
+  }
+
+  /**
+   * Takes a client from a pool, trying every host once.
+   * @param pool its clients are of our class
+   * @throws Error where none can be reached
+   */
+  async acquire(pool: pg.Pool): Promise<pg.PoolClient> {
+    let fallback: { target: number } | undefined
+    for (let attempt = 1, hosts = 0; ; attempt++) {
+      try {
+        if (fallback !== undefined) this.#fallbacks.push(fallback)
+        return await pool.connect()
+      } catch (error) {
+        const cause = (error as Error).cause
+        const failed = this.#failed.get(error as Error)
+        const again = failed !== undefined && hasFallback(this.#targets, failed, cause)
+        if (!again && (++hosts >= this.#hosts || isLoginRefusal(cause))) throw error
+        // Others may have taken our place in between, for which there are more attempts than targets.
+        if (attempt >= 2 * this.#targets.length) throw error
+        fallback = again ? { target: failed + 1 } : undefined
+      } finally {
+        // A client that was idle has done.
+        const index = this.#fallbacks.indexOf(fallback!)
+        if (index !== -1) this.#fallbacks.splice(index, 1)
+      }
+    }
+  }
+
+  /** Ends the attempts that are under way, which a pool that ends would wait for, and lets no other begin. */
+  close(): void {
+    this.#closed = true
+    for (const socket of this.#connecting) socket.destroy()
+  }
+
+  #clientClass(): typeof pg.Client {
+    const connector = this
+    return class TargetClient extends pg.Client {
+      readonly #target: number
+
+      constructor(config?: pg.ClientConfig) {
+        const target = connector.#fallbacks.shift()?.target ?? connector.#current
+        super({ ...config, ...connector.#targets[target]!.config })
+        this.#target = target
+      }
+
+      override connect(): Promise<pg.Client>
+      override connect(callback: (error: Error) => void): void
+      override connect(callback?: (error: Error) => void): Promise<pg.Client> | void {
+        const settled = this.#connect()
+        if (callback === undefined) return settled
+        settled.then(
+          () => (callback as (error?: Error) => void)(),
+          (error) => callback(error)
+        )
+      }
+
+      async #connect(): Promise<pg.Client> {
+        const client = this as pg.Client
+        const { connection }: { connection: { stream: Destroyable } } = this
+        // With TLS, another one takes its place, which ends with it.
+        const socket = connection.stream
+        const target = connector.#targets[this.#target]!
+        if (connector.#closed) throw new Error('the server is shutting down')
+        connector.#connecting.add(socket)
+        const checkBinding = watchBinding(client, target)
+        try {
+          await super.connect()
+          checkBinding()
+          await checkSession(client, target.sessionAttrs)
+          return client
+        } catch (error) {
+          client.end().catch(() => {})
+          throw connector.#note(error, this.#target)
+        } finally {
+          connector.#connecting.delete(socket)
+        }
+      }
+      // Its types declare `connect` as overloads that a class of ours cannot repeat.
+    } as unknown as typeof pg.Client
+  }
+
+  /** The next client goes to another host, unless this one is worth another try. */
+  #note(error: unknown, target: number): Error {
+    const described = describe(error, this.#targets[target]!)
+    this.#failed.set(described, target)
+    if (hasFallback(this.#targets, target, error)) return described
+    const host = this.#targets[target]!.fallback ? target - 1 : target
+    // Others that failed at the same time must not move on twice.
+    if (this.#current === host) {
+      const next = this.#targets.findIndex(({ fallback }, i) => i > host && !fallback)
+      this.#current = Math.max(next, 0)
+    }
+    return described
+  }
+}
+
+/**
+ * channel_binding=require (libpq-connect.html): node-postgres binds the login where the server offers it, and says
+ * nothing where it does not.
+ * @returns throws, once the client is connected, where the login was not bound
+ */
+function watchBinding(client: pg.Client, { requiresChannelBinding }: ConnectionTarget): () => void {
+  let bound = !requiresChannelBinding
+  const { connection }: { connection: EventEmitter } = client
+  connection.once('authenticationSASL', ({ mechanisms }: { mechanisms: string[] }) => {
+    bound ||= mechanisms.includes('SCRAM-SHA-256-PLUS')
+  })
+  return () => {
+    if (bound) return
+    throw new Error(
+      'channel_binding=require: the server does not bind the login to TLS; leave it out, or set sslmode=require and a password that PostgreSQL keeps as scram-sha-256'
+    )
+  }
+}
+
+/** target_session_attrs (libpq-connect.html) */
+async function checkSession(client: pg.Client, wanted: SessionAttrs): Promise<void> {
+  if (wanted === 'any') return
+  const { rows } = await client.query<{ standby: boolean; readonly: boolean }>(
+    "select pg_catalog.pg_is_in_recovery() as standby, pg_catalog.current_setting('transaction_read_only')::boolean as readonly"
+  )
+  const { standby, readonly } = rows[0]!
+  const hasWantedRole = { primary: !standby, standby, 'read-write': !readonly, 'read-only': readonly }[wanted]
+  if (!hasWantedRole) throw new Error(`the session is not ${wanted}`)
+}
+
+function describe(error: unknown, { name }: ConnectionTarget): Error {
+  return new Error(`connection to ${name} failed: ${messageOf(error)}`, { cause: error })
+}
+
+/** Class 28: invalid authorization. */
+function isLoginRefusal(error: unknown): boolean {
+  return error instanceof pg.DatabaseError && error.code?.startsWith('28') === true
+}
+
+/** Whether a failed attempt is worth another one at the same host, with TLS or without. */
+function hasFallback(targets: readonly ConnectionTarget[], index: number, error: unknown): boolean {
+  return targets[index + 1]?.fallback === true && mayFallBack(error, targets[index]!)
+}
+
+/** What node-postgres makes of the answer `N` to an SSLRequest (protocol-flow.html#PROTOCOL-FLOW-SSL). */
+const NO_TLS = 'The server does not support SSL connections'
+
+/**
+ * When libpq tries `prefer` without TLS, and `allow` with it (libpq-ssl.html): where the server has no TLS, or the two
+ * cannot agree on it, or pg_hba.conf refuses just this. No other failure leads to plaintext: not a wrong password, and
+ * not a network or a server that is away.
+ */
+function mayFallBack(error: unknown, { config: { ssl } }: ConnectionTarget): boolean {
+  const { code = '', message = '' } = (error ?? {}) as { code?: string; message?: string }
+  // pg_hba.conf has no entry for this user, database and kind of connection (errcodes-appendix.html).
+  if (error instanceof pg.DatabaseError) return code === '28000'
+  if (!ssl) return false
+  // Node.js names a connection that breaks within the handshake by its text alone.
+  return message === NO_TLS || /^(?:ERR_SSL|ERR_TLS|EPROTO)/.test(code) || /before secure TLS/.test(message)
+}

@@ -1,0 +1,77 @@
+import type { Connection } from '../../../clients/index.js'
+import { MAX_LISTED } from '../../../presence/index.js'
+import type { Core } from '../../index.js'
+import { clientInfo } from '../wire/client-info.js'
+import { CommandError, ERRORS, type Result } from '../wire/protocol.js'
+import { Settling } from './settling.js'
+import type { Subscription } from './subscription.js'
+
+/** Presence in the words of the protocol. */
+export class SdkPresence {
+  readonly #core: Core
+  readonly #settling: Settling
+
+  constructor(core: Core) {
+    this.#core = core
+    this.#settling = new Settling(core.presence)
+  }
+
+  /**
+   * A client is in a channel, if that is a presence channel.
+   * @param told whether it is told who comes and goes
+   * @param info what its token says of it to others
+   */
+  enter(
+    subscription: Subscription,
+    connection: Connection,
+    { told, info }: { told: boolean; info: unknown }
+  ): void {
+    const { presence, joinLeavePush, clients } = this.#core
+    const { channel } = subscription
+    if (!presence.has(channel)) return
+    if (told) {
+      subscription.toldOfPresence = true
+      joinLeavePush.add(subscription, channel)
+    }
+    this.#settling.join(channel, { ...clients.memberOf(connection), ...(info !== undefined && { info }) })
+  }
+
+  /**
+   * Undoes it.
+   * @param gone the connection has ended: it cannot come back
+   */
+  leave(subscription: Subscription, connection: Connection, gone: boolean): void {
+    const { presence, joinLeavePush, clients } = this.#core
+    const { channel, toldOfPresence } = subscription
+    if (!presence.has(channel)) return
+    if (toldOfPresence) joinLeavePush.remove(subscription, channel)
+    this.#settling.leave(channel, clients.memberOf(connection).client, gone)
+  }
+
+  /** The answer to `presence`. @throws CommandError */
+  list(channel: string): Result {
+    const { presence } = this.#core
+    if (!presence.has(channel)) throw new CommandError(ERRORS.NOT_AVAILABLE)
+    if (presence.isLarge(channel)) {
+      throw new CommandError(
+        ERRORS.LIMIT_EXCEEDED,
+        `more than ${MAX_LISTED} clients are in the channel: ask for presence_stats`
+      )
+    }
+    const infos = presence.members(channel).map((member) => [member.client, clientInfo(member)])
+    return { presence: Object.fromEntries(infos) }
+  }
+
+  /** The answer to `presence_stats`. @throws CommandError */
+  stats(channel: string): Result {
+    const { presence } = this.#core
+    if (!presence.has(channel)) throw new CommandError(ERRORS.NOT_AVAILABLE)
+    const { count, users } = presence.summary(channel)
+    return { num_clients: count, num_users: users }
+  }
+
+  /** To be called when the server ends. */
+  stop(): void {
+    this.#settling.stop()
+  }
+}

@@ -1,0 +1,171 @@
+import type { Connection } from '../../../clients/index.js'
+import type { StoredMessage } from '../../../durable/index.js'
+import { JsonText } from '../../../json-text.js'
+import { isInteger, isObject } from '../../../json-value.js'
+import type { Core } from '../../index.js'
+import { CommandError, DISCONNECT, DisconnectError, ERRORS, type Result, textOf } from '../wire/protocol.js'
+import { type SdkFrame, sdkPublications } from '../wire/publication.js'
+import type { Subscription } from './subscription.js'
+
+/** The most publications of one answer to `history`. */
+const MAX_HISTORY = 300
+
+/** The bit of `flag` that asks for an error where a position cannot be recovered. */
+const ERROR_WHERE_LOST = 2
+
+/** Positions in durable channels: an offset is a message's position, the epoch that of the database. */
+export class Recovery {
+  readonly #core: Core
+
+  constructor(core: Core) {
+    this.#core = core
+  }
+
+  /**
+   * What a client gets that subscribes to a durable channel, perhaps with the position of the last message it has.
+   * @param subscription in the hub already, and holding what comes
+   * @returns the result for the reply; `follow` sends what comes after it
+   * @throws CommandError
+   */
+  async recover(
+    subscription: Subscription,
+    connection: Connection,
+    params: Record<string, unknown>
+  ): Promise<{ result: Result; follow: () => void }> {
+    const { history, durable } = this.#core
+    const { channel } = subscription
+    const { latest, channels } = await history.state([channel])
+    const { trimmed } = channels[0]!
+    const here = { recoverable: true, positioned: true, epoch: durable.epoch }
+    if (params.recover !== true) {
+      return {
+        result: { ...here, ...offsetOf(latest) },
+        follow: () => subscription.release(latest)
+      }
+    }
+    const fail = () => {
+      if (((params.flag as number) & ERROR_WHERE_LOST) !== 0) {
+        throw new CommandError(ERRORS.UNRECOVERABLE_POSITION)
+      }
+      return {
+        result: { ...here, ...offsetOf(latest), was_recovering: true },
+        follow: () => subscription.release(latest)
+      }
+    }
+    const { offset, epoch } = positionOf(params)
+    if (offset === undefined || !this.#isKnown(epoch) || offset > latest || offset < trimmed) return fail()
+    const page = await history.read([channel], offset)
+    const publications = publicationsOf(page.messages)
+    // One of them cannot be read, nor ever will be.
+    if (publications === undefined) return fail()
+    const last = page.messages.at(-1)?.position ?? offset
+    return {
+      result: { ...here, ...offsetOf(offset), was_recovering: true, recovered: true, publications },
+      follow: () => {
+        if (page.more) this.#follow(subscription, connection, last)
+        else subscription.release(last)
+      }
+    }
+  }
+
+  /**
+   * The answer to `history`, once its client has taken what was sent before. It has fewer messages than asked
+   * for where they are large: the last one's offset is where to go on.
+   * @throws CommandError, DisconnectError
+   */
+  async history(channel: string, params: Record<string, unknown>, connection: Connection): Promise<Result> {
+    const { history, durable, limits } = this.#core
+    if (durable.ageOf(channel) === undefined) throw new CommandError(ERRORS.NOT_AVAILABLE)
+    const { limit = 0, reverse = false, since } = params
+    if (!isInteger(limit)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'limit')
+    const { latest } = await history.state([channel])
+    const here = { ...offsetOf(latest), epoch: durable.epoch }
+    let after: number | undefined
+    if (since !== undefined) {
+      if (!isObject(since)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'since')
+      const position = positionOf(since)
+      if (position.offset === undefined || !this.#isKnown(position.epoch)) {
+        throw new CommandError(ERRORS.UNRECOVERABLE_POSITION)
+      }
+      after = position.offset
+    }
+    if (limit === 0) return here
+    const most = limit < 0 ? MAX_HISTORY : Math.min(limit, MAX_HISTORY)
+    await connection.drained()
+    const { messages } = await history.list(channel, connection.subject ?? connection.address, {
+      after,
+      limit: most,
+      maxBytes: limits.maxHistoryBytes,
+      reverse: reverse === true
+    })
+    return { ...here, publications: arrayOf(framesOf(messages).filter(({ ends }) => !ends)) }
+  }
+
+  /** More than goes into one reply follows as pushes, as fast as the client reads them. */
+  async #follow(subscription: Subscription, connection: Connection, start: number): Promise<void> {
+    const { history, log } = this.#core
+    const { channel, format } = subscription
+    let after = start
+    try {
+      for (let more = true; more && connection.open; ) {
+        const page = await history.read([channel], after)
+        const frames: SdkFrame[] = page.messages.map((message) => message.frame(format))
+        const end = frames.findIndex(({ ends }) => ends)
+        connection.replay(end === -1 ? frames : frames.slice(0, end))
+        if (end !== -1) {
+          subscription.insufficient()
+          return
+        }
+        await connection.drained()
+        after = page.messages.at(-1)?.position ?? after
+        more = page.more
+      }
+      // What went meanwhile was perhaps not read.
+      const { channels } = await history.state([channel])
+      if (channels[0]!.trimmed > start) subscription.insufficient()
+      else subscription.release(after)
+    } catch (error) {
+      log.warn({ err: error }, 'messages could not be replayed')
+      subscription.insufficient()
+    }
+  }
+
+  #isKnown(epoch: string): boolean {
+    return epoch === '' || epoch === this.#core.durable.epoch
+  }
+}
+
+/**
+ * The position that a client names. Its offset is undefined for a number that no message can have: an honest client
+ * names what it was told, and the database may hold anything.
+ * @throws DisconnectError for another kind of value
+ */
+function positionOf(params: Record<string, unknown>): { offset: number | undefined; epoch: string } {
+  const { offset = 0 } = params
+  // Some SDKs send 64-bit numbers as texts.
+  const number = typeof offset === 'string' ? Number(offset) : offset
+  if (typeof number !== 'number' || Number.isNaN(number)) {
+    throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'offset')
+  }
+  const known = Number.isSafeInteger(number) && number >= 0
+  return { offset: known ? number : undefined, epoch: textOf(params, 'epoch') }
+}
+
+/** Zeroes are left out. */
+function offsetOf(offset: number): { offset?: number } {
+  return offset === 0 ? {} : { offset }
+}
+
+function framesOf(messages: readonly StoredMessage[]): SdkFrame[] {
+  return messages.map((message) => message.frame(sdkPublications))
+}
+
+/** The array of publications; undefined where one of them is missing. */
+function publicationsOf(messages: readonly StoredMessage[]): JsonText | undefined {
+  const frames = framesOf(messages)
+  return frames.some(({ ends }) => ends) ? undefined : arrayOf(frames)
+}
+
+function arrayOf(frames: readonly SdkFrame[]): JsonText {
+  return new JsonText(`[${frames.map(({ bytes }) => bytes).join(',')}]`)
+}

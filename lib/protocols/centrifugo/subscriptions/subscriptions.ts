@@ -1,0 +1,298 @@
+import { type Access, permissionsIn, type Token } from '../../../auth/index.js'
+import { errors } from '../../../errors.js'
+import { isObject } from '../../../json-value.js'
+import type { SdkConnection, SdkServices, SessionReplies } from '../services.js'
+import { GRACE, type Grant, lifetime, subscriptionToken } from '../tokens.js'
+import {
+  CommandError,
+  channelOf,
+  DISCONNECT,
+  type Disconnect,
+  DisconnectError,
+  ERRORS,
+  type Result,
+  textOf,
+  UNSUBSCRIBE
+} from '../wire/protocol.js'
+import { Subscription, type SubscriptionOwner } from './subscription.js'
+
+/** What a client's subscriptions need of it. */
+export interface Subscribing {
+  readonly connection: SdkConnection
+  readonly access: Access
+  /** The token of its connection; a new one replaces it. */
+  readonly token: Token
+  /** What others see of it in presence channels, beside its user. */
+  readonly info: unknown
+}
+
+/** A subscription whose client is to be told of it. */
+export interface Opened {
+  subscription: Subscription
+  /** For the reply. */
+  result: Result
+  /** Delivers what comes after the reply. */
+  start: () => void
+}
+
+/** The subscriptions of one client: how they are opened, refreshed and ended. */
+export class Subscriptions implements SubscriptionOwner {
+  readonly #services: SdkServices
+  readonly #session: SessionReplies
+  readonly #client: Subscribing
+  readonly #byChannel = new Map<string, Subscription>()
+  /** Those that are not answered yet. */
+  readonly #opening = new Map<string, Promise<void>>()
+
+  constructor(services: SdkServices, session: SessionReplies, client: Subscribing) {
+    this.#services = services
+    this.#session = session
+    this.#client = client
+  }
+
+  has(channel: string): boolean {
+    return this.#byChannel.has(channel)
+  }
+
+  /** Whether a subscription's own token allows its client to publish to the channel. */
+  mayWrite(channel: string): boolean {
+    return this.#byChannel.get(channel)?.write === true
+  }
+
+  /** Answers later; other channels go on meanwhile. @throws CommandError */
+  subscribe(id: number, params: Record<string, unknown>): void {
+    const channel = channelOf(params)
+    if (this.#byChannel.has(channel) || this.#opening.has(channel)) {
+      throw new CommandError(ERRORS.ALREADY_SUBSCRIBED)
+    }
+    if (this.#byChannel.size + this.#opening.size >= this.#services.core.limits.maxChannelsPerConnection) {
+      throw new CommandError(ERRORS.LIMIT_EXCEEDED)
+    }
+    if (params.tf !== undefined) throw new CommandError(ERRORS.BAD_REQUEST, 'tag filters are not supported')
+    if (typeof params.type === 'number' && params.type > 0) throw new CommandError(ERRORS.NOT_AVAILABLE)
+    const answered = this.#subscribe(id, channel, params).finally(() => this.#opening.delete(channel))
+    this.#opening.set(channel, answered)
+  }
+
+  /** Never rejects. */
+  async #subscribe(id: number, channel: string, params: Record<string, unknown>): Promise<void> {
+    try {
+      const token = textOf(params, 'token')
+      const granted = token === '' ? undefined : await this.#granted(channel, token)
+      const opened = await this.#open(channel, params, { granted })
+      const { refusal } = opened.subscription
+      if (refusal !== undefined) throw new CommandError(refusal)
+      this.#session.reply(id, 'subscribe', { ...opened.result, ...lifetime(granted?.exp) })
+      this.answered(opened, params.join_leave === true)
+    } catch (error) {
+      this.#session.fail(error, id)
+    }
+  }
+
+  /**
+   * Takes the client into the channels of its token's claim `subs`.
+   * @param wanted the positions that the client has in them, as it sent them
+   * @returns those that it may be in
+   */
+  async openServerSide(wanted: unknown): Promise<Opened[]> {
+    const positions = isObject(wanted) ? wanted : {}
+    const opened = await Promise.all(
+      Object.entries(this.#client.token.subs).map(async ([channel, granted]) => {
+        const asked = Object.hasOwn(positions, channel) ? positions[channel] : undefined
+        const position = isObject(asked) ? asked : {}
+        const data = isObject(granted) ? granted.data : undefined
+        const open = await this.#open(channel, position, { serverSide: true }).catch(() => undefined)
+        return open && { ...open, result: { ...open.result, data } }
+      })
+    )
+    return opened.filter((one) => one !== undefined)
+  }
+
+  /**
+   * To be called when the client has been told of a subscription: from now on it is in the channel.
+   * @param toldOfPresence whether it is told who comes and goes, itself included
+   */
+  answered({ subscription, start }: Opened, toldOfPresence: boolean): void {
+    subscription.answered = true
+    start()
+    if (this.#byChannel.get(subscription.channel) !== subscription) return
+    this.#expireLater(subscription)
+    const { connection, info } = this.#client
+    this.#services.presence.enter(subscription, connection, { told: toldOfPresence, info })
+  }
+
+  /** The client leaves a channel, if it is in it. */
+  async leave(channel: string): Promise<void> {
+    await this.#opening.get(channel)
+    const subscription = this.#byChannel.get(channel)
+    if (subscription !== undefined) this.#drop(subscription)
+  }
+
+  /** A new token for one subscription. @throws CommandError, DisconnectError, KeysUnavailable */
+  async refresh(params: Record<string, unknown>): Promise<Result> {
+    const channel = channelOf(params)
+    if (typeof params.type === 'number' && params.type > 0) throw new CommandError(ERRORS.NOT_AVAILABLE)
+    const subscription = this.#byChannel.get(channel)
+    if (subscription === undefined) throw new CommandError(ERRORS.PERMISSION_DENIED)
+    let granted: Grant
+    try {
+      granted = await this.#granted(channel, textOf(params, 'token'))
+    } catch (error) {
+      // An end that has come already is told by the end itself.
+      if (error instanceof errors.TokenExpired) return {}
+      if (error instanceof CommandError) throw new DisconnectError(DISCONNECT.INVALID_TOKEN)
+      throw error
+    }
+    this.#keep(subscription)
+    grant(subscription, granted)
+    this.#expireLater(subscription)
+    return lifetime(granted.exp)
+  }
+
+  /** The connection's token was replaced: ends those that the new one does not allow. */
+  review(): void {
+    const { token } = this.#client
+    for (const subscription of [...this.#byChannel.values()]) {
+      const { channel, ownToken, serverSide } = subscription
+      const allowed = serverSide
+        ? Object.hasOwn(token.subs, channel)
+        : ownToken || permissionsIn(token, channel).read
+      if (!allowed) this.#unsubscribe(subscription, UNSUBSCRIBE.SERVER)
+    }
+  }
+
+  expire(subscription: Subscription): void {
+    this.#unsubscribe(subscription, UNSUBSCRIBE.EXPIRED)
+  }
+
+  incomplete(subscription: Subscription, told: boolean): void {
+    if (subscription.serverSide) this.#session.close(DISCONNECT.INSUFFICIENT_STATE)
+    else if (told) this.#drop(subscription)
+    else this.#unsubscribe(subscription, UNSUBSCRIBE.INSUFFICIENT_STATE)
+  }
+
+  /** Messages of channels that nobody stores may be missing. */
+  insufficient(): void {
+    for (const subscription of [...this.#byChannel.values()]) {
+      if (!subscription.recoverable) this.incomplete(subscription, false)
+    }
+  }
+
+  /** The session has ended. */
+  end(): void {
+    for (const subscription of [...this.#byChannel.values()]) this.#drop(subscription)
+  }
+
+  /**
+   * Takes the client into a channel.
+   * @param by what allows it beside the connection's token: a token of the subscription's own, or the claim `subs`
+   */
+  async #open(
+    channel: string,
+    params: Record<string, unknown>,
+    { granted, serverSide = false }: { granted?: Grant | undefined; serverSide?: boolean }
+  ): Promise<Opened> {
+    const { core, recovery, ends } = this.#services
+    const { connection, access } = this.#client
+    const leaveRaw = await this.#admit(channel, serverSide || granted !== undefined)
+    const recoverable = core.durable.ageOf(channel) !== undefined
+    const subscription = new Subscription({
+      channel,
+      connection,
+      serverSide,
+      recoverable,
+      maxHeldBytes: core.limits.maxBufferedBytes,
+      owner: this,
+      ends
+    })
+    subscription.leaveRaw = leaveRaw
+    if (granted !== undefined) grant(subscription, granted)
+    subscription.permissions = {
+      read: true,
+      write: subscription.write || permissionsIn(this.#client.token, channel).write
+    }
+    core.hub.join(subscription, [channel], subscription.permissions)
+    this.#byChannel.set(channel, subscription)
+    access.channels.push(channel)
+    if (!recoverable) return { subscription, result: {}, start: () => subscription.release(undefined) }
+    try {
+      const { result, follow } = await recovery.recover(subscription, connection, params)
+      return { subscription, result, start: follow }
+    } catch (error) {
+      this.#drop(subscription)
+      throw error
+    }
+  }
+
+  /**
+   * Asks whether the client may read a channel.
+   * @param allowed by a token of the subscription's own, or as a server-side subscription
+   * @returns what ends the LISTEN of a raw channel
+   * @throws CommandError, NotAuthorized; DisconnectError where the client has gone meanwhile
+   */
+  async #admit(channel: string, allowed: boolean): Promise<(() => void) | undefined> {
+    const { authorizer, rawChannels } = this.#services.core
+    for (;;) {
+      const { token } = this.#client
+      if (!allowed && !permissionsIn(token, channel).read) throw new CommandError(ERRORS.PERMISSION_DENIED)
+      await authorizer.authorize(token, [channel], 'r')
+      const leaveRaw = await rawChannels.join([channel])
+      if (!this.#session.ended && token === this.#client.token) return leaveRaw
+      leaveRaw?.()
+      // What its token allowed is of no account once that has been replaced.
+      if (this.#session.ended) throw new DisconnectError(DISCONNECT.STALE)
+    }
+  }
+
+  /** What a subscription's own token allows; throws as subscriptionToken. */
+  #granted(channel: string, token: string): Promise<Grant> {
+    const { verifyToken, clients } = this.#services.core
+    const { access, connection } = this.#client
+    return subscriptionToken(verifyToken, token, {
+      channel,
+      subject: access.subject,
+      client: clients.idOf(connection)
+    })
+  }
+
+  #expireLater(subscription: Subscription): void {
+    const { expiresAt } = subscription
+    if (expiresAt !== undefined) this.#services.expiry.add(subscription, expiresAt)
+  }
+
+  #keep(subscription: Subscription): void {
+    const { expiresAt } = subscription
+    if (expiresAt !== undefined) this.#services.expiry.delete(subscription, expiresAt)
+  }
+
+  /** Takes the client out of a channel, and tells it so. */
+  #unsubscribe(subscription: Subscription, { code, reason }: Disconnect): void {
+    if (this.#byChannel.get(subscription.channel) !== subscription) return
+    this.#drop(subscription)
+    if (!subscription.answered) {
+      subscription.refusal = code === UNSUBSCRIBE.SERVER.code ? ERRORS.PERMISSION_DENIED : ERRORS.INTERNAL
+      return
+    }
+    this.#session.push({ channel: subscription.channel, unsubscribe: { code, reason } })
+  }
+
+  #drop(subscription: Subscription): void {
+    const { channel, leaveRaw } = subscription
+    if (this.#byChannel.get(channel) !== subscription) return
+    this.#byChannel.delete(channel)
+    const { core, presence } = this.#services
+    const { connection, access } = this.#client
+    this.#keep(subscription)
+    presence.leave(subscription, connection, this.#session.ended)
+    core.hub.leave(subscription, [channel], subscription.permissions)
+    leaveRaw?.()
+    access.channels.splice(access.channels.indexOf(channel), 1)
+  }
+}
+
+/** A token of the subscription's own allows it. */
+function grant(subscription: Subscription, { write, exp }: Grant): void {
+  subscription.ownToken = true
+  subscription.write = write
+  subscription.expiresAt = exp === undefined ? undefined : exp + GRACE
+}

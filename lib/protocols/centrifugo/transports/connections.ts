@@ -1,0 +1,63 @@
+import type { Access } from '../../../auth/index.js'
+import { CLOSE, type ConnectionOptions } from '../../../clients/index.js'
+import { type AcceptedSocket, textFrame, WebSocketConnection } from '../../../transports/index.js'
+import { DISCONNECT, type Disconnect } from '../wire/protocol.js'
+import { sdkWebSocketFrames } from '../wire/publication.js'
+
+/** A ping is an empty object, and so is its answer. */
+const PING = textFrame('{}')
+
+/** How many pings may go without an answer. */
+export const MAX_UNANSWERED = 2
+
+/** The server's reasons to close, in this protocol's codes. */
+export function disconnectFor(code: number, reason: string): Disconnect {
+  switch (code) {
+    case CLOSE.GOING_AWAY:
+    case CLOSE.SERVICE_RESTART:
+      return DISCONNECT.SHUTDOWN
+    case CLOSE.JWT_EXPIRED:
+      return DISCONNECT.EXPIRED
+    case CLOSE.NOT_PUBLISHED:
+      return DISCONNECT.SERVER_ERROR
+    default:
+      return { code, reason }
+  }
+}
+
+/** An operator's word: 3000, which it is without a code, would have the SDK come back at once. */
+export function forcedDisconnect(code: number, reason: string): Disconnect {
+  const { FORCED } = DISCONNECT
+  return { code: code === CLOSE.DISCONNECTED ? FORCED.code : code, reason: reason || FORCED.reason }
+}
+
+/** A client of the SDK on a websocket. */
+export class SdkWebSocketConnection extends WebSocketConnection {
+  override readonly format = sdkWebSocketFrames
+
+  /** @param accepted its listeners find the connection with `WebSocketConnection.of` */
+  constructor(accepted: AcceptedSocket, access: Access, options: ConnectionOptions) {
+    super(accepted, access, options)
+  }
+
+  override ping(): void {
+    if (this.webSocket.isPaused) this.unanswered = 0
+    else if (this.unanswered === MAX_UNANSWERED) {
+      const { code, reason } = DISCONNECT.NO_PONG
+      this.close(code, reason)
+      return
+    }
+    this.unanswered++
+    if (this.open) this.send([{ bytes: PING, position: undefined }], PING)
+  }
+
+  override close(code: number, reason: string): void {
+    const disconnect = disconnectFor(code, reason)
+    super.close(disconnect.code, disconnect.reason)
+  }
+
+  override disconnect(code: number, reason: string): void {
+    const disconnect = forcedDisconnect(code, reason)
+    this.close(disconnect.code, disconnect.reason)
+  }
+}

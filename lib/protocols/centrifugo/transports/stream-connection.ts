@@ -1,0 +1,86 @@
+import type { ServerResponse } from 'node:http'
+import type { Access } from '../../../auth/index.js'
+import type { ConnectionOptions } from '../../../clients/index.js'
+import { StreamConnection } from '../../../transports/index.js'
+import type { SdkConnection } from '../services.js'
+import { DISCONNECT, type Disconnect } from '../wire/protocol.js'
+import type { SdkFormat } from '../wire/publication.js'
+import { disconnectFor, forcedDisconnect, MAX_UNANSWERED } from './connections.js'
+
+/** How long a client that does not read may take to see the end, in milliseconds. */
+const END_TIMEOUT = 10_000
+
+/** A client of the SDK that reads an HTTP answer; what it sends comes in requests of its own. */
+export class SdkStreamConnection extends StreamConnection implements SdkConnection {
+  readonly format: SdkFormat
+  unanswered = 0
+  paused = 0
+  readonly #onResume: () => void
+
+  /**
+   * @param response its head has been written
+   * @param onResume called when what it sends may be read again
+   */
+  constructor(
+    response: ServerResponse,
+    format: SdkFormat,
+    access: Access,
+    options: ConnectionOptions,
+    onResume: () => void
+  ) {
+    super(response, access, options)
+    this.format = format
+    this.#onResume = onResume
+  }
+
+  ping(): void {
+    // While we do not read it, its answers cannot be heard.
+    if (this.paused !== 0) this.unanswered = 0
+    else if (this.unanswered === MAX_UNANSWERED) {
+      const { code, reason } = DISCONNECT.NO_PONG
+      this.close(code, reason)
+      return
+    }
+    this.unanswered++
+    const bytes = this.format.wrap('{}')
+    if (this.open) this.send([{ bytes, position: undefined }], bytes)
+  }
+
+  pause(reason: number): void {
+    this.paused |= reason
+  }
+
+  resume(reason: number): void {
+    const wasPaused = this.paused !== 0
+    this.paused &= ~reason
+    if (wasPaused && this.paused === 0) this.#onResume()
+  }
+
+  close(code: number, reason: string): void {
+    if (!this.open) return
+    const disconnect = disconnectFor(code, reason)
+    this.closeCode = disconnect.code
+    this.closeReason = disconnect.reason
+    endStream(this.response, this.format, disconnect)
+  }
+
+  /** A client that does not read would never see the end. */
+  override closeSlow(): void {
+    super.closeSlow()
+    this.terminate()
+  }
+
+  override disconnect(code: number, reason: string): void {
+    const disconnect = forcedDisconnect(code, reason)
+    this.close(disconnect.code, disconnect.reason)
+  }
+}
+
+/** Ends a stream; a push says why, because a stream has no close code. */
+export function endStream(response: ServerResponse, format: SdkFormat, disconnect: Disconnect): void {
+  if (response.writableEnded || response.destroyed) return
+  const { code, reason } = disconnect
+  response.end(format.wrap(JSON.stringify({ push: { disconnect: { code, reason } } })))
+  const late = setTimeout(() => response.destroy(), END_TIMEOUT).unref()
+  response.once('close', () => clearTimeout(late))
+}

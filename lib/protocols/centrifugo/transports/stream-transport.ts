@@ -1,0 +1,100 @@
+import type { ServerResponse } from 'node:http'
+import { PAUSED } from '../../../flow/index.js'
+import type { Core } from '../../index.js'
+import type { Session } from '../session/session.js'
+import type { SdkTransport } from '../session/session-transport.js'
+import { DISCONNECT, type Disconnect } from '../wire/protocol.js'
+import type { SdkFormat } from '../wire/publication.js'
+import { endStream, SdkStreamConnection } from './stream-connection.js'
+
+export interface StreamTransportOptions {
+  response: ServerResponse
+  format: SdkFormat
+  address: string
+  clients: Core['clients']
+  /** What the reply to `connect` says beside. */
+  details: { session: string; node: string }
+  /** How many bytes of commands may wait while they are not read. */
+  maxHeldBytes: number
+}
+
+/**
+ * An HTTP answer as a client's transport. There is no socket that could be left unread, so what comes while it should
+ * not is held.
+ */
+export class StreamTransport implements SdkTransport {
+  readonly address: string
+  readonly details: object
+  readonly #options: StreamTransportOptions
+  #connection: SdkStreamConnection | undefined
+  #session: Session | undefined
+  #held: string[] = []
+  #heldBytes = 0
+  #turn: NodeJS.Immediate | undefined
+
+  constructor(options: StreamTransportOptions) {
+    this.#options = options
+    this.address = options.address
+    this.details = options.details
+  }
+
+  /** Undefined until the client has said who it is. */
+  get connection(): SdkStreamConnection | undefined {
+    return this.#connection
+  }
+
+  /** Takes commands for its session. */
+  receive(session: Session, text: string): void {
+    this.#session = session
+    if (this.#held.length === 0 && !this.#paused) {
+      session.receive(text)
+      return
+    }
+    this.#held.push(text)
+    this.#heldBytes += Buffer.byteLength(text)
+    if (this.#heldBytes > this.#options.maxHeldBytes) session.close(DISCONNECT.TOO_MANY_REQUESTS)
+  }
+
+  attach(access: Parameters<SdkTransport['attach']>[0]): SdkStreamConnection {
+    const { response, format, address, clients } = this.#options
+    const options = clients.optionsFor(access, address)
+    this.#connection = new SdkStreamConnection(response, format, access, options, () => this.#read())
+    return this.#connection
+  }
+
+  send(json: string): void {
+    const { response, format } = this.#options
+    if (!response.writableEnded) response.write(format.wrap(json))
+  }
+
+  close(disconnect: Disconnect): void {
+    const { response, format } = this.#options
+    if (this.#connection === undefined) endStream(response, format, disconnect)
+    else this.#connection.close(disconnect.code, disconnect.reason)
+  }
+
+  /** Before there is a connection the client has no session to send more to. */
+  pause(): void {
+    this.#connection?.pause(PAUSED.INTAKE)
+  }
+
+  resume(): void {
+    this.#connection?.resume(PAUSED.INTAKE)
+  }
+
+  get #paused(): boolean {
+    return this.#connection !== undefined && this.#connection.paused !== 0
+  }
+
+  /** One text a turn, so that what it makes us pause for comes before the next. */
+  #read(): void {
+    this.#turn ??= setImmediate(() => {
+      this.#turn = undefined
+      if (this.#paused || this.#held.length === 0) return
+      const text = this.#held.shift()!
+      this.#heldBytes -= Buffer.byteLength(text)
+      this.#session!.receive(text)
+      this.#read()
+    })
+  }
+}

@@ -1,0 +1,166 @@
+import { channelNameProblem } from '../../../channel-name.js'
+import { JsonText, membersOf } from '../../../json-text.js'
+import { isInteger, isObject } from '../../../json-value.js'
+
+/**
+ * The words of Centrifugo's client protocol in JSON (https://centrifugal.dev/docs/transports/client_protocol): commands
+ * and replies are JSON objects, one a line.
+ */
+
+/** Errors in replies. `temporary`: the SDK tries again. */
+export const ERRORS = {
+  INTERNAL: { code: 100, message: 'internal server error', temporary: true },
+  PERMISSION_DENIED: { code: 103, message: 'permission denied' },
+  ALREADY_SUBSCRIBED: { code: 105, message: 'already subscribed' },
+  LIMIT_EXCEEDED: { code: 106, message: 'limit exceeded' },
+  BAD_REQUEST: { code: 107, message: 'bad request' },
+  NOT_AVAILABLE: { code: 108, message: 'not available' },
+  TOKEN_EXPIRED: { code: 109, message: 'token expired' },
+  UNRECOVERABLE_POSITION: { code: 112, message: 'unrecoverable position' }
+} as const satisfies Record<string, ProtocolError>
+
+export interface ProtocolError {
+  code: number
+  message: string
+  temporary?: boolean
+}
+
+/** The code of a message that a function of the database's owner has refused: its message is the error's. */
+export const REJECTED = 422
+
+/**
+ * How a connection ends. The SDK comes back after 3000 to 3499, and not after 3500 to 3999; there it needs a reason,
+ * or it comes back all the same.
+ */
+export const DISCONNECT = {
+  SHUTDOWN: { code: 3001, reason: 'shutdown' },
+  SERVER_ERROR: { code: 3004, reason: 'internal server error' },
+  EXPIRED: { code: 3005, reason: 'connection expired' },
+  INSUFFICIENT_STATE: { code: 3010, reason: 'insufficient state' },
+  NO_PONG: { code: 3012, reason: 'no pong' },
+  TOO_MANY_REQUESTS: { code: 3013, reason: 'too many requests' },
+  INVALID_TOKEN: { code: 3500, reason: 'invalid token' },
+  BAD_REQUEST: { code: 3501, reason: 'bad request' },
+  STALE: { code: 3502, reason: 'stale' },
+  FORCED: { code: 3503, reason: 'disconnected' },
+  INAPPROPRIATE_PROTOCOL: {
+    code: 3506,
+    reason: 'inappropriate protocol: this server speaks JSON, not protobuf'
+  }
+} as const satisfies Record<string, Disconnect>
+
+export interface Disconnect {
+  code: number
+  reason: string
+}
+
+/** Why a subscription is ended; the SDK subscribes again after 2500 and above. */
+export const UNSUBSCRIBE = {
+  SERVER: { code: 2000, reason: 'server unsubscribe' },
+  INSUFFICIENT_STATE: { code: 2500, reason: 'insufficient state' },
+  EXPIRED: { code: 2501, reason: 'subscription expired' }
+} as const satisfies Record<string, Disconnect>
+
+/** A command that is answered with an error. */
+export class CommandError extends Error {
+  readonly error: ProtocolError
+
+  constructor(error: ProtocolError, message?: string) {
+    super(message ?? error.message)
+    this.error = message === undefined ? error : { ...error, message }
+  }
+}
+
+/** What ends the connection. */
+export class DisconnectError extends Error {
+  readonly disconnect: Disconnect
+
+  /** @param detail what was wrong, for whoever reads the close reason */
+  constructor({ code, reason }: Disconnect, detail?: string) {
+    super(reason)
+    this.disconnect = { code, reason: cut(detail === undefined ? reason : `${reason}: ${detail}`) }
+  }
+}
+
+/** One command: `{"id":1,"subscribe":{…}}`; `send` and the answer to a ping (`{}`) have no id. */
+export interface Command {
+  id: number
+  method: string
+  /** What is published, `data`, stays the text that it came as. */
+  params: Record<string, unknown>
+}
+
+/** The members of a reply's result: see `jsonObjectOf`. */
+export type Result = Record<string, unknown>
+
+/** The answer to a ping. */
+export const PONG = '{}'
+
+/** The lines of what a client has sent, one at a time; blank ones are empty. */
+export function* linesOf(text: string): Generator<string> {
+  for (let start = 0; start < text.length; ) {
+    const end = text.indexOf('\n', start)
+    const stop = end === -1 ? text.length : end
+    yield text.slice(start, stop).trim()
+    start = stop + 1
+  }
+}
+
+/**
+ * Reads a line.
+ * @returns undefined for the answer to a ping
+ * @throws DisconnectError for what is no command
+ */
+export function readCommand(line: string): Command | undefined {
+  let value: unknown
+  try {
+    value = JSON.parse(line)
+  } catch {
+    throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'no JSON')
+  }
+  if (!isObject(value)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'a command is a JSON object')
+  const { id, ...rest } = value
+  const [method] = Object.keys(rest)
+  if (method === undefined && id === undefined) return undefined
+  if (method === undefined) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'a command without a method')
+  const params = rest[method]
+  if (!isObject(params)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, `${method} must be an object`)
+  if (method === 'send') return { id: 0, method, params }
+  if (!isInteger(id) || id <= 0) {
+    throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'a command needs an id')
+  }
+  if (method === 'publish' && params.data !== undefined) params.data = dataIn(line)
+  return { id, method, params }
+}
+
+/** @param line JSON of a command to publish */
+function dataIn(line: string): JsonText {
+  return new JsonText(membersOf(membersOf(line)!.get('publish')!)!.get('data')!)
+}
+
+/** A text of a command. @throws DisconnectError where it is another kind of value */
+export function textOf(params: Record<string, unknown>, name: string): string {
+  const value = params[name] ?? ''
+  if (typeof value !== 'string') throw new DisconnectError(DISCONNECT.BAD_REQUEST, `${name} must be a text`)
+  return value
+}
+
+/**
+ * A channel's name.
+ * @throws DisconnectError where there is none; CommandError for what is no name of a channel
+ */
+export function channelOf(params: Record<string, unknown>): string {
+  const channel = textOf(params, 'channel')
+  if (channel === '') throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'the channel is missing')
+  const problem = channelNameProblem(channel)
+  if (problem !== undefined) throw new CommandError(ERRORS.BAD_REQUEST, problem)
+  return channel
+}
+
+/** A close reason has at most 123 bytes (RFC 6455, section 5.5). */
+function cut(reason: string): string {
+  return Buffer.from(reason)
+    .subarray(0, 123)
+    .toString('utf8')
+    .replace(/\ufffd$/, '')
+}

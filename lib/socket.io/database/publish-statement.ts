@@ -1,0 +1,95 @@
+import { type Packet, textOf } from '../packets/packet.js'
+import { withLargeArrays } from './large-arrays.js'
+import type { Tables } from './tables.js'
+
+/**
+ * The statement that publishes packets, in order, in one transaction: it inserts the rows and notifies at once, so that
+ * large and small packets keep their order.
+ *
+ * Packets that are kept get positions in the order of their commits, which is that of their notifications: who hands
+ * them out holds the lock of one row to the end of the transaction. A sequence alone would not do. The row is never
+ * changed, so that serializable transactions do not fail on it.
+ */
+export function publishStatement(
+  tables: Tables,
+  packets: readonly Packet[]
+): [text: string, values: unknown[]] {
+  const channels = packets.map(({ databaseChannel }) => databaseChannel)
+  const attachments = packets.some(({ header }) => header !== undefined)
+  const kept = packets.some((packet) => packet.kept !== undefined)
+  if (!attachments && !kept) {
+    return [
+      // count(): one row comes back, not one for each packet.
+      `select pg_catalog.count(pg_catalog.pg_notify(channel, body))
+       from rows from (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) as n (channel, body)`,
+      [channels, packets.map(({ payload }) => payload)]
+    ]
+  }
+  const values = [
+    channels,
+    packets.map(({ header, payload }) => header ?? payload),
+    packets.map(({ header, payload }) => (header === undefined ? null : payload)),
+    ...(kept
+      ? [
+          packets.map(({ kept }) => (kept === undefined ? null : textOf(kept.nsp))),
+          packets.map(({ kept }) => kept?.origin ?? null),
+          packets.map(({ kept }) => kept?.seq ?? null),
+          packets.map(({ kept }) => arrayLiteral(kept?.rooms)),
+          packets.map(({ kept }) => arrayLiteral(kept?.except))
+        ]
+      : [])
+  ]
+  const columns = `channel, body, attachment${kept ? ', nsp, origin, seq, rooms, excluded' : ''}`
+  const types = ['pg_catalog.text', 'pg_catalog.text', 'pg_catalog.text']
+  if (kept) types.push('pg_catalog.text', 'pg_catalog.text', 'bigint', 'pg_catalog.text', 'pg_catalog.text')
+  const arrays = types.map((type, index) => `pg_catalog.unnest($${index + 1}::${type}[])`).join(', ')
+  const text = `
+    with input as materialized (
+      select * from rows from (${arrays}) with ordinality as i (${columns}, place)
+    ), attached as (
+      insert into ${tables.attachments} (payload)
+      select pg_catalog.decode(attachment, 'base64') from input where attachment is not null order by place
+      returning id
+    ), numbered as (
+      select a.id, i.place
+      from (select id, pg_catalog.row_number() over (order by id) as k from attached) a
+      join (
+        select place, pg_catalog.row_number() over (order by place) as k from input where attachment is not null
+      ) i on i.k operator(pg_catalog.=) a.k
+    )${
+      kept
+        ? `, turn as materialized (
+      select from ${tables.recovery} where name operator(pg_catalog.=) 'turn' for update
+    ), kept as (
+      insert into ${tables.packets} (nsp, origin, seq, rooms, excluded, body, attachment)
+      select i.nsp, i.origin, i.seq, i.rooms::pg_catalog.text[], i.excluded::pg_catalog.text[],
+        case when i.attachment is null then i.body end, pg_catalog.decode(i.attachment, 'base64')
+      from turn, (select * from input where origin is not null order by place) i
+      on conflict (origin, seq) do nothing
+      returning position, origin, seq
+    )`
+        : ''
+    }
+    select pg_catalog.count(pg_catalog.pg_notify(channel, body)) from (
+      select i.channel, pg_catalog.concat(${
+        kept
+          ? `case when k.position is null then i.body
+                else pg_catalog.concat('{"position":', k.position, ',', pg_catalog.substr(i.body, 2)) end`
+          : 'i.body'
+      }, case when a.id is not null then pg_catalog.concat(a.id, '}') end) as body
+      from input i left join numbered a on a.place operator(pg_catalog.=) i.place
+      ${kept ? KEPT_ONLY : ''}
+      order by i.place
+    ) n`
+  return withLargeArrays(text, values)
+}
+
+/** A packet that is sent a second time is not notified a second time. */
+const KEPT_ONLY = `left join kept k on k.origin operator(pg_catalog.=) i.origin and k.seq operator(pg_catalog.=) i.seq
+      where i.origin is null or k.position is not null`
+
+/** PostgreSQL's text of an array (arrays.html#ARRAYS-INPUT), because arrays of arrays cannot differ in length. */
+function arrayLiteral(names: readonly string[] | undefined): string | null {
+  if (names === undefined) return null
+  return `{${names.map((name) => `"${textOf(name).replace(/["\\]/g, '\\$&')}"`).join(',')}}`
+}
