@@ -1,5 +1,6 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import type { Server } from 'node:http'
+import type { Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { duplexPair } from 'node:stream'
@@ -77,7 +78,7 @@ export async function injectWS(
   const webSocket = new WebSocket(`ws://localhost${path}`, protocols, {
     ...options,
     // `ws` needs a stream, its types a socket of the network.
-    createConnection: (() => client) as unknown as NonNullable<ClientOptions['createConnection']>
+    createConnection: () => client as Socket
   })
   // What the application asks a socket of the network, as in `request.ip`.
   const connection = Object.assign(server, { remoteAddress: '127.0.0.1', remoteFamily: 'IPv4' })

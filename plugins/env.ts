@@ -154,7 +154,7 @@ export async function registerEnv(
 
   const read = (fastify as FastifyInstance & { pgwsEnvironment: Record<string, unknown> }).pgwsEnvironment
   // @fastify/env has checked them by the specs that the type is made of.
-  const config = Object.fromEntries(names.map((name) => [name, read[variableOf(name)]])) as unknown as Config
+  const config: Config = Object.fromEntries(names.map((name): unknown[] => [name, read[variableOf(name)]]))
   config.host ??= config.dbUri === undefined ? EMBEDDED_HOST : DEFAULT_HOST
   fastify.decorate('config', config)
   return config

@@ -8,7 +8,8 @@ import {
   type Room,
   type SocketId
 } from 'socket.io-adapter'
-import type { Internals, Namespace } from './internals.js'
+import { internalsOf, type Namespace } from './internals.js'
+import type { Member } from './member.js'
 import { type AdapterOptions, resolveAdapterOptions } from './options.js'
 import { NamespaceInbox, type Received } from './packets/namespace-inbox.js'
 import {
@@ -19,40 +20,17 @@ import {
   type Message,
   types
 } from './packets/packet.js'
-import { type Offset, readOffset, writeOffset } from './recovery/offset.js'
-import type { SavedSession, Session } from './recovery/state-recovery.js'
-import { type Member, SharedLink } from './shared-link.js'
-
-/** How long the restoration of a session waits for packets that are under way, in milliseconds. */
-const CATCH_UP_TIMEOUT = 2000
-
-/** After this long a client that has been let in, and has not come, is forgotten. */
-const JOIN_TIMEOUT = 60_000
+import { type Offset, writeOffset } from './recovery/offset.js'
+import { ReturningClients } from './recovery/returning-clients.js'
+import type { Session } from './recovery/state-recovery.js'
+import { SharedLink } from './shared-link.js'
 
 /** An offset that no session can be restored from: positions are not known yet. */
 const NO_OFFSET = '-'
 
 type Options = ReturnType<typeof resolveAdapterOptions>
 
-/** A packet that came while a client was coming back. */
-interface Logged {
-  data: unknown[]
-  opts: { rooms: Set<Room>; except: Set<Room> }
-  state: Offset
-  /** Its position, for another node's; its number, for our own. */
-  position?: number | undefined
-  seq?: number | undefined
-}
-
-/** A client that is coming back: from the look at the tables until its socket is there, packets are put aside for it. */
-interface Joining {
-  log: Logged[]
-  session?: SavedSession
-  /** What it missed, and the position up to which that is all. */
-  missed: unknown[][]
-  last: number
-  timer?: NodeJS.Timeout
-}
+type Restored = Awaited<ReturnType<Adapter['restoreSession']>>
 
 /**
  * An adapter for Socket.IO servers that share a PostgreSQL database: a drop-in replacement of
@@ -106,12 +84,11 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
   /** The last of our own packets that our clients have, and that came back as committed. */
   #delivered = 0
   #confirmed = 0
-  readonly #joining = new Set<Joining>()
-  readonly #letIn = new Map<SocketId, Joining>()
+  readonly #returning: ReturningClients
 
   constructor(nsp: Namespace, options: Options, transport: SharedLink) {
     super(nsp, options)
-    const internals = this as unknown as Internals
+    const internals = internalsOf(this)
     if (options.uid !== undefined) internals.uid = options.uid
     this.#options = options
     this.#transport = transport
@@ -120,6 +97,14 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
       uid: this.uid,
       deliver: (received) => this.#receive(received),
       read: (ids) => transport.read(ids),
+      onError: options.errorHandler
+    })
+    this.#returning = new ReturningClients({
+      nsp: nsp.name,
+      uid: this.uid,
+      link: transport,
+      state: () => this.#state,
+      position: () => this.#position,
       onError: options.errorHandler
     })
     const adapter = this
@@ -153,7 +138,7 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
     await this.#transport.beaten()
     super.close()
     this.#closed = true
-    for (const [sid, joining] of this.#letIn) this.#forget(sid, joining)
+    this.#returning.clear()
     await this.#transport.remove(this.#member)
   }
 
@@ -169,7 +154,7 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
   }
 
   override doPublishResponse(_requester: string, response: ClusterResponse): Promise<void> {
-    this.#send(response as unknown as Message)
+    this.#send(response)
     return Promise.resolve()
   }
 
@@ -196,7 +181,7 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
     if (this.#transport.recovery !== undefined && isRecoverable(packet, flags)) {
       if (seq !== undefined) {
         this.#delivered = seq
-        this.#log({ data: packet.data, opts: { rooms, except: except ?? new Set() }, seq })
+        this.#returning.log({ data: packet.data, opts: { rooms, except: except ?? new Set() }, seq })
       }
       delivered = { ...packet, data: [...packet.data, this.#offset()] }
     }
@@ -210,7 +195,7 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
   }
 
   override serverSideEmit(packet: unknown[]): Promise<unknown> {
-    const { customRequests } = this as unknown as Internals
+    const { customRequests } = internalsOf(this)
     const before = new Set(customRequests.keys())
     const emitted = super.serverSideEmit(packet)
     // The base class waits for 5 s, whatever the option says.
@@ -241,7 +226,7 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
       const { packet, opts } = message.data as BroadcastData
       if (position !== undefined && isRecoverable(packet, opts.flags)) {
         const { rooms, except } = opts
-        this.#log({
+        this.#returning.log({
           data: [...packet.data],
           opts: { rooms: new Set(rooms), except: new Set(except) },
           position
@@ -266,13 +251,6 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
     return known ? writeOffset(this.#state) : NO_OFFSET
   }
 
-  #log(packet: Omit<Logged, 'state'>): void {
-    if (this.#joining.size === 0) return
-    const { data, ...rest } = packet
-    const logged = { ...rest, data: [...data], state: this.#state }
-    for (const joining of this.#joining) joining.log.push(logged)
-  }
-
   override persistSession(session: Session): void {
     if (!this.#transport.recoverable) return
     this.#transport.save({ ...session, nsp: this.nsp.name, disconnectedAt: Date.now() })
@@ -283,54 +261,13 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
    * @param text the offset of the last packet that it got
    * @returns null where something may be missing
    */
-  override async restoreSession(pid: string, text: string): Promise<never> {
-    const joining: Joining = { log: [], missed: [], last: 0 }
-    this.#joining.add(joining)
-    const restored = await this.#restore(joining, pid, text).catch((error) => {
-      this.#options.errorHandler(error as Error)
-      return false
-    })
-    if (!restored) {
-      this.#joining.delete(joining)
-      return null as never
-    }
-    const { sid, rooms, data } = joining.session!
-    const earlier = this.#letIn.get(sid)
-    if (earlier) this.#forget(sid, earlier)
-    this.#letIn.set(sid, joining)
-    joining.timer = setTimeout(() => this.#forget(sid, joining), JOIN_TIMEOUT).unref()
+  override async restoreSession(pid: string, text: string): Promise<Restored> {
+    const session = await this.#returning.letIn(pid, text)
+    // Its types do not say so, but null is its answer where there is no session.
+    if (session === undefined) return null as never
+    const { sid, rooms, data } = session
     // Socket.IO would send what was missed at once.
-    return { sid, pid, rooms, data, missedPackets: [] } as never
-  }
-
-  async #restore(joining: Joining, pid: string, text: string): Promise<boolean> {
-    const transport = this.#transport
-    const { recovery } = transport
-    const offset = readOffset(text)
-    if (!recovery || !transport.recoverable || offset?.epoch !== recovery.epoch || !transport.listening)
-      return false
-    const pause = () => new Promise((resolve) => setTimeout(resolve, 5))
-    // What our clients got before the log begins must be in the table.
-    let settled = false
-    transport.settled().then(() => {
-      settled = true
-    })
-    const session = await recovery.take(this.nsp.name, pid)
-    if (session === undefined) return false
-    const deadline = performance.now() + CATCH_UP_TIMEOUT
-    while (!settled && performance.now() < deadline) await pause()
-    const { last, top, seq } = await recovery.state(this.nsp.name, this.uid)
-    if (!settled || offset.position > top) return false
-    const missed = await recovery.missed(this.nsp.name, offset, last, session)
-    // From here on packets are delivered as they come, so that all before must have come.
-    while ((this.#position ?? 0) < last && performance.now() < deadline) await pause()
-    if (missed === undefined || (this.#position ?? 0) < last || !transport.listening) return false
-    joining.session = session
-    joining.last = last
-    joining.log = joining.log.filter((one) => (one.position ?? 0) > last || (one.seq ?? 0) > seq)
-    const { epoch, own } = offset
-    joining.missed = missed.map(({ position, data }) => [...data, writeOffset({ epoch, position, own })])
-    return true
+    return { sid, pid, rooms, data, missedPackets: [] }
   }
 
   /**
@@ -339,48 +276,22 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
    */
   override addAll(id: SocketId, rooms: Set<Room>): void {
     super.addAll(id, rooms)
-    const joining = this.#letIn.get(id)
-    const socket = joining && (this.nsp as Namespace).sockets.get(id)
+    if (!this.#returning.has(id)) return
+    const socket = (this.nsp as Namespace).sockets.get(id)
     if (!socket) return
     const { packet } = socket
     socket.packet = (...args) => {
       socket.packet = packet
       socket.packet(...args)
-      this.#forget(id, joining)
-      for (const data of this.#missedBy(id, joining)) socket.packet({ type: EVENT, data })
+      const missed = this.#returning.missedBy(id, this.sids.get(id) ?? new Set())
+      for (const data of missed) socket.packet({ type: EVENT, data })
     }
-  }
-
-  /** What a client missed, and what came while it was coming back. */
-  #missedBy(id: SocketId, { missed, log, last }: Joining): unknown[][] {
-    const joined = this.sids.get(id) ?? new Set()
-    const isIn = (room: Room) => joined.has(room)
-    const meanwhile = log.filter(({ opts }) => {
-      const wanted = opts.rooms.size === 0 || [...opts.rooms].some(isIn)
-      return wanted && ![...opts.except].some(isIn)
-    })
-    return [
-      ...missed,
-      ...meanwhile.map(({ data, state }) => [
-        ...data,
-        writeOffset({ ...state, position: Math.max(state.position, last) })
-      ])
-    ]
   }
 
   override delAll(id: SocketId): void {
-    const joining = this.#letIn.get(id)
-    if (joining !== undefined) {
-      // It has gone before its socket was there, and has got nothing: it may come again.
-      this.#forget(id, joining)
-      this.#transport.save(joining.session!)
-    }
+    // It has gone before its socket was there, and has got nothing: it may come again.
+    const session = this.#returning.left(id)
+    if (session !== undefined) this.#transport.save(session)
     super.delAll(id)
-  }
-
-  #forget(sid: SocketId, joining: Joining): void {
-    clearTimeout(joining.timer)
-    this.#joining.delete(joining)
-    this.#letIn.delete(sid)
   }
 }

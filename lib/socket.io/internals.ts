@@ -1,5 +1,7 @@
+import type { ClusterAdapterWithHeartbeat } from 'socket.io-adapter'
+
 /** What the base class keeps to itself. */
-export interface Internals {
+interface Internals {
   uid: string
   nodesMap: Map<string, number>
   customRequests: Map<
@@ -11,6 +13,11 @@ export interface Internals {
       responses: unknown[]
     }
   >
+}
+
+/** Its types say that these are private, and we need them: where nodes have names of their own, and for their timeouts. */
+export function internalsOf(adapter: ClusterAdapterWithHeartbeat): Internals {
+  return adapter as unknown as Internals
 }
 
 export interface Namespace {

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import pg from 'pg'
+import type pg from 'pg'
 import { errors, messageOf } from '../errors.js'
 import { checkCanListen, Listener, type ListenerEvent } from '../listener/index.js'
 import { NOTIFY_PAYLOAD_LIMIT } from '../postgres/index.js'
@@ -8,11 +8,12 @@ import { BatchQueue, MAY_WAIT } from '../publishing/batch-queue.js'
 import { AttachmentCleanup } from './database/attachment-cleanup.js'
 import { publishStatement } from './database/publish-statement.js'
 import { createTables } from './database/tables.js'
-import { classify, guardPool, queryPool } from './database/user-pool.js'
+import { classify, connectLike, guardPool, queryPool } from './database/user-pool.js'
+import type { Member } from './member.js'
+import { MissingNodes } from './missing-nodes.js'
 import type { ResolvedAdapterOptions } from './options.js'
-import type { NamespaceInbox } from './packets/namespace-inbox.js'
 import { attempt, channelOf, type Message, type Packet, packetOf, readAttachment } from './packets/packet.js'
-import { type Patience, replayMissed } from './recovery/missed-packets.js'
+import { OutageReplay } from './recovery/outage-replay.js'
 import { SessionSaver } from './recovery/session-saver.js'
 import { type SavedSession, StateRecovery } from './recovery/state-recovery.js'
 
@@ -22,30 +23,12 @@ const PUBLISH_TIMEOUT = 10_000
 /** The largest packet, in bytes of base64. */
 const MAX_ATTACHMENT = 128 * 1024 * 1024
 
-/** How long other nodes are waited for, once the database is back, before it is published again; and how often they are called. */
-const REUNION_TIMEOUT = 5000
-const REUNION_INTERVAL = 200
+/** How often the database is asked where a namespace begins, in milliseconds. */
+const BEGIN_INTERVAL = 200
 
 /** How long the end may take where the database answers, and where it does not. */
 const CLOSE_TIMEOUT = 5000
 const AWAY_CLOSE_TIMEOUT = 500
-
-/** A namespace's adapter, as the transport sees it. */
-export interface Member {
-  readonly nsp: string
-  readonly uid: string
-  readonly inbox: NamespaceInbox
-  /** The other nodes that are known there. */
-  peers(): Iterable<string>
-  /** Says that this node is there, and asks the others to say so. */
-  hello(): void
-  /** Something may be lost: for so many milliseconds nothing was heard. */
-  gap(milliseconds: number): void
-  /** The place in the order of packets up to which all were delivered. */
-  readonly position: number | undefined
-  /** Where it begins. */
-  begin(position: number): void
-}
 
 /** What connection state recovery needs to know of a server's options. */
 export type RecoveryTimes = Pick<
@@ -69,11 +52,9 @@ export class SharedLink {
   #settled: Promise<void> = Promise.resolve()
   readonly #beats = new Set<Promise<unknown>>()
   readonly #sessions: SessionSaver | undefined
-  /** Nodes that were there before the listener was lost, and were not heard since. */
-  readonly #missing = new Set<string>()
-  #missingUntil = 0
+  readonly #missing = new MissingNodes()
+  readonly #outages: OutageReplay
   #recoverable = false
-  #lostAt = 0
   #cleaner: NodeJS.Timeout | undefined
   #closed = false
   readonly #onPoolError = (error: Error) => this.#options.errorHandler(error)
@@ -94,8 +75,8 @@ export class SharedLink {
       })
     this.#lastNumber = times ? Date.now() * 1000 : 0
     this.#listener = new Listener({
-      connect: () => this.#connect(),
-      check: (client) => checkCanListen(client, () => this.#connect()),
+      connect: () => connectLike(pool),
+      check: (client) => checkCanListen(client, () => connectLike(pool)),
       prepare: (client) => this.#prepare(client),
       checkInterval: heartbeatInterval,
       retries: Number.POSITIVE_INFINITY,
@@ -110,7 +91,7 @@ export class SharedLink {
         (packet as Packet).header === undefined ? NOTIFY_PAYLOAD_LIMIT - 1 : MAX_ATTACHMENT,
       repeatable: (packet) => (packet as Packet).kept !== undefined,
       // What is published before the others listen again reaches nobody. At the end nothing waits any more.
-      ready: () => this.#closed || (this.#listener.state.up && !this.#awaitsNodes),
+      ready: () => this.#closed || (this.#listener.state.up && !this.#missing.awaited),
       timeout: PUBLISH_TIMEOUT,
       onBatch: () => {}
     })
@@ -119,6 +100,16 @@ export class SharedLink {
       uid: randomBytes(8).toString('hex'),
       query,
       drained: () => Promise.all([...this.#members.keys()].map(({ inbox }) => inbox.drained())),
+      onError: options.errorHandler
+    })
+    this.#outages = new OutageReplay({
+      recovery: () => (this.#recoverable ? this.recovery : undefined),
+      members: () => this.#members.keys(),
+      isMember: (member) => this.#members.has(member),
+      isRefused: (nsp) => this.#refused.has(nsp),
+      begin: (member) => this.#begin(member),
+      closed: () => this.#closed,
+      maxDelay: PUBLISH_TIMEOUT,
       onError: options.errorHandler
     })
     // Idle connections die with the database, and an error that nobody hears ends the process.
@@ -256,7 +247,7 @@ export class SharedLink {
 
   /** A message of another node has come. */
   heard(nsp: string, uid: string): void {
-    if (this.#missing.size > 0) this.#missing.delete(nodeKey(nsp, uid))
+    this.#missing.heard(nsp, uid)
   }
 
   /** Reads rows; one that holds no message is answered with what is wrong with it. */
@@ -274,36 +265,8 @@ export class SharedLink {
     if (!this.#refused.has(session.nsp)) this.#sessions!.save(session)
   }
 
-  get #awaitsNodes(): boolean {
-    return this.#missing.size > 0 && performance.now() < this.#missingUntil
-  }
-
   #failed(error: unknown): void {
     this.#options.errorHandler(new errors.SocketIoNotPublished(messageOf(error)))
-  }
-
-  async #connect(): Promise<pg.Client> {
-    const { options, Client = pg.Client } = this.#pool as unknown as {
-      options: pg.PoolConfig
-      Client?: typeof pg.Client
-    }
-    const client = new Client({
-      connectionTimeoutMillis: 5000,
-      application_name: 'fastify-pg-websockets socket.io listener',
-      ...options,
-      // pg-pool hides it from copies.
-      password: options.password,
-      keepAlive: true,
-      keepAliveInitialDelayMillis: 10_000
-    })
-    client.on('error', () => {})
-    try {
-      await client.connect()
-    } catch (error) {
-      client.end().catch(() => {})
-      throw error
-    }
-    return client
   }
 
   /** Where the tables cannot be made, packets that need none pass all the same. */
@@ -323,8 +286,8 @@ export class SharedLink {
     const { errorHandler } = this.#options
     switch (event.type) {
       case 'connection lost':
-        this.#lostAt = performance.now()
-        this.#awaitNodes()
+        this.#outages.lost()
+        this.#missing.expect(this.#members.keys())
         if (this.#recoverable) for (const { inbox } of this.#members.keys()) inbox.hold()
         errorHandler(event.error)
         break
@@ -351,10 +314,13 @@ export class SharedLink {
         for (const [member, { stop }] of this.#members) if (stop) this.#begin(member).catch(errorHandler)
         break
       case 'relistening':
-        this.#missingUntil = performance.now() + Math.min(REUNION_TIMEOUT, this.#options.heartbeatTimeout)
         this.#nodes.tell({ hello: true })
-        this.#reunite()
-        this.#replay(event.gap)
+        this.#missing.call({
+          members: () => this.#members.keys(),
+          timeout: this.#options.heartbeatTimeout,
+          listening: () => this.#listener.state.up && !this.#closed
+        })
+        this.#outages.replay(event.gap)
         break
     }
   }
@@ -367,67 +333,8 @@ export class SharedLink {
         member.begin(await this.recovery!.last(member.nsp))
       } catch (error) {
         if (error instanceof errors.NotAccepted) throw error
-        await sleep(REUNION_INTERVAL, undefined, { ref: false })
+        await sleep(BEGIN_INTERVAL, undefined, { ref: false })
       }
     }
   }
-
-  #awaitNodes(): void {
-    for (const { nsp, peers } of this.#members.keys()) {
-      for (const uid of peers()) this.#missing.add(nodeKey(nsp, uid))
-    }
-  }
-
-  /** Calls the other nodes until each has answered: each may need some time to listen again. */
-  async #reunite(): Promise<void> {
-    do {
-      for (const member of this.#members.keys()) member.hello()
-      await sleep(REUNION_INTERVAL, undefined, { ref: false })
-    } while (this.#awaitsNodes && this.#listener.state.up && !this.#closed)
-    if (this.#listener.state.up) this.#missing.clear()
-  }
-
-  /** Delivers what was missed, where it is kept; otherwise says that something may be lost. */
-  async #replay(gap: number): Promise<void> {
-    const lostAt = this.#lostAt
-    const patience: Patience = { until: undefined }
-    let lost = !this.#recoverable
-    for (const member of [...this.#members.keys()]) {
-      if (this.#refused.has(member.nsp)) continue
-      try {
-        if (this.#recoverable && (await this.#replayMember(member, lostAt, gap, patience))) lost = true
-      } catch (error) {
-        lost = true
-        this.#options.errorHandler(error as Error)
-      }
-      // Lost again meanwhile: the next replay goes on from where this one has ended.
-      if (lostAt !== this.#lostAt || this.#closed) return
-      member.inbox.release()
-      if (lost) member.gap(gap)
-    }
-    if (lost) this.#options.errorHandler(new errors.SocketIoGap(gap))
-  }
-
-  /** @returns whether some of it is gone; @throws where it cannot be read */
-  async #replayMember(member: Member, lostAt: number, gap: number, patience: Patience): Promise<boolean> {
-    if (member.position === undefined) {
-      // What is behind it waits for that, though not for ever.
-      await Promise.race([this.#begin(member), sleep(PUBLISH_TIMEOUT, undefined, { ref: false })])
-      return false
-    }
-    return replayMissed({
-      recovery: this.recovery!,
-      nsp: member.nsp,
-      position: () => member.position!,
-      maxAge: gap + PUBLISH_TIMEOUT,
-      inbox: member.inbox,
-      patience,
-      wanted: () => lostAt === this.#lostAt && this.#members.has(member),
-      onError: this.#options.errorHandler
-    })
-  }
-}
-
-function nodeKey(nsp: string, uid: string): string {
-  return `${uid}\n${nsp}`
 }

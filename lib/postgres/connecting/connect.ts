@@ -139,8 +139,7 @@ export class PoolConnector {
           connector.#connecting.delete(socket)
         }
       }
-      // Its types declare `connect` as overloads that a class of ours cannot repeat.
-    } as unknown as typeof pg.Client
+    }
   }
 
   /** The next client goes to another host, unless this one is worth another try. */

@@ -1,4 +1,4 @@
-import type pg from 'pg'
+import pg from 'pg'
 import { errors, messageOf } from '../../errors.js'
 import { failureOf } from '../../postgres/index.js'
 
@@ -89,4 +89,30 @@ function within<Value>(promise: Promise<Value>, onLate?: (value: Value) => void)
       }
     )
   })
+}
+
+/**
+ * A connection of its own to where a pool leads, for a listener.
+ * @throws Error where it cannot be made
+ */
+export async function connectLike(pool: pg.Pool): Promise<pg.Client> {
+  // The class that its connections have, which the types do not tell.
+  const { options, Client = pg.Client } = pool as pg.Pool & { Client?: typeof pg.Client }
+  const client = new Client({
+    connectionTimeoutMillis: 5000,
+    application_name: 'fastify-pg-websockets socket.io listener',
+    ...options,
+    // pg-pool hides it from copies.
+    password: options.password,
+    keepAlive: true,
+    keepAliveInitialDelayMillis: 10_000
+  })
+  client.on('error', () => {})
+  try {
+    await client.connect()
+  } catch (error) {
+    client.end().catch(() => {})
+    throw error
+  }
+  return client
 }

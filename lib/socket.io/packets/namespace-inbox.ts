@@ -34,10 +34,8 @@ interface Unread extends Received {
   deadline?: number
 }
 
-/** What stands in a notification beside its message. */
-interface Header {
-  uid: string
-  nsp?: string
+/** A notification: a message, or the row that holds it, and what stands beside it. */
+interface Header extends Message {
   attachmentId?: unknown
   position?: number
   n?: number
@@ -94,7 +92,7 @@ export class NamespaceInbox {
     const read = attachmentId !== undefined && attachmentId !== null && !own
     this.#push({
       uid,
-      message: read ? undefined : (header as unknown as Message),
+      message: read ? undefined : header,
       attachmentId: read ? String(attachmentId) : undefined,
       position,
       n
