@@ -25,8 +25,7 @@ const settingsStatement = (
  * The last position of all; that of a message which is gone already counts, too. As JSON, as all large numbers that we read:
  * where extra_float_digits is low, a float8 comes with few of its digits.
  */
-export const LATEST = `pg_catalog.to_json(greatest((select coalesce(pg_catalog.max(position), 0) from pgws.messages),
-  (select coalesce(pg_catalog.max(position), 0) from pgws.trimmed), (select pg_catalog.max(position) from pgws.forgotten)))`
+export const LATEST = 'pg_catalog.to_json(pgws.last_position())'
 
 /** Whether a server and the schema fit each other: without a schema, all else works. */
 export type SchemaState =

@@ -15,32 +15,45 @@ const ROLES = {
       'tell_partitioned',
       'updating',
       'move',
-      'follow_moves'
+      'follow_moves',
+      'position'
     ],
     tables: []
   },
   pgws_server: {
-    functions: ['relay', 'clean', 'message_id', 'history', 'max_age', 'handle'],
+    functions: ['relay', 'clean', 'message_id', 'history', 'max_age', 'handle', 'position', 'last_position'],
     tables: ['settings', 'migrations', 'retention', 'messages', 'large', 'positions', 'trimmed', 'forgotten']
   }
 }
 
 /** Without these the server can publish nothing, or does not know what is durable. */
 const NEEDED = {
-  functions: ['relay'],
+  functions: ['relay', 'last_position'],
   tables: ['settings', 'migrations', 'retention', 'messages', 'large', 'trimmed', 'forgotten']
 }
 
-/** What a role, or our own, lacks of some functions and tables, as `grant` names them. */
-const LACKING = `select 'function pgws.' operator(pg_catalog.||) p.proname::pg_catalog.text as object
+/**
+ * What a role lacks of some functions and tables, as `grant` names them: our own where none is named, all of them where the
+ * role is not there. Functions that share a name come with the types of their arguments.
+ */
+const LACKING = `with role as (
+    select coalesce($1::pg_catalog.name, current_user) as name,
+      $1 is not null and pg_catalog.to_regrole($1::pg_catalog.text) is null as missing
+  ), named as (
+    select p.oid, p.proname::pg_catalog.text as name, pg_catalog.count(*) over (partition by p.proname) as sharing
     from pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) p.pronamespace
-    where n.nspname operator(pg_catalog.=) 'pgws' and p.proname::pg_catalog.text operator(pg_catalog.=) any ($2::pg_catalog.text[])
-      and not pg_catalog.has_function_privilege(coalesce($1::pg_catalog.name, current_user), p.oid, 'execute')
+    where n.nspname operator(pg_catalog.=) 'pgws'
+  )
+  select 'function pgws.' operator(pg_catalog.||) f.name operator(pg_catalog.||) case when f.sharing operator(pg_catalog.>) 1
+      then pg_catalog.format('(%s)', pg_catalog.pg_get_function_identity_arguments(f.oid)) else '' end as object
+    from named f, role r
+    where f.name operator(pg_catalog.=) any ($2::pg_catalog.text[])
+      and case when r.missing then true else not pg_catalog.has_function_privilege(r.name, f.oid, 'execute') end
   union all
   select 'table pgws.' operator(pg_catalog.||) c.relname::pg_catalog.text
-    from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) c.relnamespace
+    from role r, pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) c.relnamespace
     where n.nspname operator(pg_catalog.=) 'pgws' and c.relname::pg_catalog.text operator(pg_catalog.=) any ($3::pg_catalog.text[])
-      and not pg_catalog.has_table_privilege(coalesce($1::pg_catalog.name, current_user), c.oid, 'select')
+      and case when r.missing then true else not pg_catalog.has_table_privilege(r.name, c.oid, 'select') end
   order by object`
 
 /** Without these nothing at all can be published. */
@@ -109,33 +122,23 @@ export async function excessOf(query: Query): Promise<string | undefined> {
 export async function completeRoles(client: pg.Client): Promise<string[]> {
   const missing: string[] = []
   for (const [role, { functions, tables }] of Object.entries(ROLES)) {
-    const { rows } = await client.query('select pg_catalog.to_regrole($1) is not null as there', [role])
-    if (!rows[0].there && !(await allowed(client, `create role ${role} nologin`))) {
-      missing.push(
-        `create role ${role} nologin`,
-        ...grants(functions, tables).map((grant) => `${grant} to ${role}`)
-      )
-      continue
-    }
     const lacking = async () => {
       const { rows } = await client.query<{ object: string }>(LACKING, [role, functions, tables])
       return rows.map(
         ({ object }) => `grant ${object.startsWith('table') ? 'select' : 'execute'} on ${object} to ${role}`
       )
     }
+    const { rows } = await client.query('select pg_catalog.to_regrole($1) is not null as there', [role])
+    const creation = `create role ${role} nologin`
+    if (!rows[0].there && !(await allowed(client, creation))) {
+      missing.push(creation, ...(await lacking()))
+      continue
+    }
     for (const statement of await lacking()) await allowed(client, statement)
     // PostgreSQL only warns where a role may use something, and not hand it on.
     missing.push(...(await lacking()))
   }
   return missing
-}
-
-function grants(functions: readonly string[], tables: readonly string[]): string[] {
-  const list = (names: readonly string[]) => names.map((name) => `pgws.${name}`).join(', ')
-  return [
-    `grant execute on function ${list(functions)}`,
-    ...(tables.length > 0 ? [`grant select on table ${list(tables)}`] : [])
-  ]
 }
 
 /**

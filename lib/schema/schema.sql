@@ -102,6 +102,15 @@ CREATE UNIQUE INDEX messages_position ON pgws.messages USING btree ("position") 
 
 CREATE INDEX messages_transaction ON pgws.messages USING btree (transaction) WHERE ("position" IS NULL);
 
+CREATE OR REPLACE FUNCTION pgws."position"()
+ RETURNS text
+ LANGUAGE sql
+ STABLE PARALLEL SAFE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select pgws.message_id(pgws.last_position())
+$function$;
+
 CREATE OR REPLACE FUNCTION pgws.changed()
  RETURNS void
  LANGUAGE sql
@@ -495,6 +504,17 @@ begin
   return jsonb_build_object('done', done, 'failures', failures);
 end $function$;
 
+CREATE OR REPLACE FUNCTION pgws.history(channel text, newest integer)
+ RETURNS TABLE(id text, message text, created_at timestamp with time zone)
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select pgws.message_id(m.position), m.body, m.created_at from pgws.messages m
+  where m.channel = $1 and m.position is not null and m.expires_at > clock_timestamp()
+  order by m.position desc limit newest
+$function$;
+
 CREATE OR REPLACE FUNCTION pgws.history(channel text, since text DEFAULT NULL::text, limit_ integer DEFAULT 100)
  RETURNS TABLE(id text, message text, created_at timestamp with time zone)
  LANGUAGE sql
@@ -527,6 +547,18 @@ AS $function$
     select from parts p join pg_type t on t.oid = p.id join pg_roles r on r.oid = t.typowner
     where t.typtype not in ('c', 'd') and not (t.typcategory = 'A' and t.typtype = 'b') and not r.rolsuper
       and t.typowner <> (select n.nspowner from pg_namespace n where n.nspname = 'pgws')
+  )
+$function$;
+
+CREATE OR REPLACE FUNCTION pgws.last_position()
+ RETURNS bigint
+ LANGUAGE sql
+ STABLE PARALLEL SAFE
+AS $function$
+  select greatest(
+    (select coalesce(pg_catalog.max(m.position), 0) from pgws.messages m),
+    (select coalesce(pg_catalog.max(t.position), 0) from pgws.trimmed t),
+    (select pg_catalog.max(f.position) from pgws.forgotten f)
   )
 $function$;
 
@@ -1154,6 +1186,8 @@ alter table pgws.flushes enable always trigger flush;
 
 alter table pgws.messages enable always trigger flush_later;
 
+comment on function pgws."position"() is 'The id to go on from after a query in the same snapshot. For: pgws_publisher, pgws_server.';
+
 comment on function pgws.changed() is 'Tells servers that pgws.retention has changed. For: the owner.';
 
 comment on function pgws.clean(rows integer) is 'Deletes some of the messages that are too old or too many. For: pgws_server.';
@@ -1174,9 +1208,13 @@ comment on function pgws.follow_moves(target regclass) is 'Creates the triggers 
 
 comment on function pgws.handle(listen_channel text, groups integer[], kinds text[], functions text[], channels text[], bodies text[], database_channels text[], keys text[], claims text[], roles text[]) is 'Passes messages and connections to functions of the database''s owner. For: pgws_server.';
 
+comment on function pgws.history(channel text, newest integer) is 'The newest messages of a channel, the newest first. For: pgws_server.';
+
 comment on function pgws.history(channel text, since text, limit_ integer) is 'The stored messages of a channel after an id. For: pgws_server.';
 
 comment on function pgws.is_foreign(type oid) is 'Whether to_jsonb() of a type may call a function of a stranger. For: the owner.';
+
+comment on function pgws.last_position() is 'The last position that is visible in this snapshot. For: pgws_server.';
 
 comment on function pgws.lose_move(moving tid) is 'Ends the move of a row that has not arrived. For: the owner.';
 
@@ -1256,6 +1294,8 @@ comment on table pgws.settings is 'One row: the epoch, the listen channel, and w
 
 comment on table pgws.trimmed is 'Up to which position a channel''s messages are gone.';
 
+revoke execute on function pgws."position"() from public;
+
 revoke execute on function pgws.changed() from public;
 
 revoke execute on function pgws.clean(rows integer) from public;
@@ -1276,9 +1316,13 @@ revoke execute on function pgws.follow_moves(target regclass) from public;
 
 revoke execute on function pgws.handle(listen_channel text, groups integer[], kinds text[], functions text[], channels text[], bodies text[], database_channels text[], keys text[], claims text[], roles text[]) from public;
 
+revoke execute on function pgws.history(channel text, newest integer) from public;
+
 revoke execute on function pgws.history(channel text, since text, limit_ integer) from public;
 
 revoke execute on function pgws.is_foreign(type oid) from public;
+
+revoke execute on function pgws.last_position() from public;
 
 revoke execute on function pgws.lose_move(moving tid) from public;
 
@@ -1334,13 +1378,21 @@ revoke execute on function pgws.watch(target regclass, channel text, events text
 
 revoke execute on function pgws.watched_table(relation oid, trigger_name name) from public;
 
+grant execute on function pgws."position"() to pgws_publisher;
+
+grant execute on function pgws."position"() to pgws_server;
+
 grant execute on function pgws.clean(rows integer) to pgws_server;
 
 grant execute on function pgws.follow_moves(target regclass) to pgws_publisher;
 
 grant execute on function pgws.handle(listen_channel text, groups integer[], kinds text[], functions text[], channels text[], bodies text[], database_channels text[], keys text[], claims text[], roles text[]) to pgws_server;
 
+grant execute on function pgws.history(channel text, newest integer) to pgws_server;
+
 grant execute on function pgws.history(channel text, since text, limit_ integer) to pgws_server;
+
+grant execute on function pgws.last_position() to pgws_server;
 
 grant execute on function pgws.max_age(channel text) to pgws_server;
 
