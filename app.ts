@@ -183,7 +183,7 @@ async function ownPage(
 function checkRootPath(folder: string): void {
   const stat = statSync(folder, { throwIfNoEntry: false })
   if (!stat?.isDirectory()) {
-    throw new Error(`PGWS_ROOT_PATH names "${folder}", which is ${stat ? 'no folder' : 'not there'}`)
+    throw new Error(`PGWS_ROOT_PATH names "${folder}", which ${stat ? 'is not a folder' : 'does not exist'}`)
   }
 }
 

@@ -141,7 +141,9 @@ async function installSchema(): Promise<void> {
   const client = await connect(await targets())
   try {
     const { from, to } = await migrate(client, listenChannel!)
-    process.stdout.write(from === to ? `The schema is there, version ${to}.\n` : `Installed version ${to}.\n`)
+    process.stdout.write(
+      from === to ? `The schema is up to date (version ${to}).\n` : `Installed version ${to}.\n`
+    )
     const missing = await completeRoles(client)
     if (missing.length > 0) process.stdout.write(rolesAdvice(missing))
   } finally {
@@ -151,11 +153,11 @@ async function installSchema(): Promise<void> {
 
 function rolesAdvice(missing: readonly string[]): string {
   return `
-This role may not give the roles of the schema "pgws" all they need. Have a superuser run in this database:
+This role may not create the roles of the schema "pgws", or grant them what they need. Run as a superuser in this database:
 
 ${missing.map((statement) => `  ${statement};\n`).join('')}
-Where only roles are missing, it is enough to create them and to run this command again.
-Then: grant pgws_server to the role of the server, pgws_publisher to those who call pgws.publish.
+If only roles are missing, you can also create them and run this command again.
+Then grant pgws_server to the server's role, and pgws_publisher to roles that call pgws.publish.
 `
 }
 
@@ -164,7 +166,9 @@ async function targets(): Promise<ConnectionTarget[]> {
   const { dbUri, listenerUri, embeddedFolder } = await readConfig('command')
   const uri = listenerUri ?? dbUri ?? findRunningEmbedded(resolve(embeddedFolder))
   if (uri === undefined) {
-    throw new Error('no database is running: start the server first (npm start), or set PGWS_DB_URI')
+    throw new Error(
+      'no embedded database is running: start the server first, or set PGWS_DB_URI to your database'
+    )
   }
   return parseConninfo(uri)
 }

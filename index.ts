@@ -60,7 +60,7 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
   if (Object.hasOwn(fastify, decorator)) {
     throw new errors.InvalidOption(
       'decorator',
-      `is "${decorator}", which is taken: where the plugin is registered more than once, give each registration a decorator and a prefix of its own`
+      `is "${decorator}", but the instance already has a decorator of that name: where the plugin is registered more than once, give each registration its own decorator and prefix`
     )
   }
   const targets = readTargets(fastify, 'dbUri', resolved.dbUri)
@@ -69,7 +69,7 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
   const keys = resolved.jwtSecret === undefined ? [] : parseKeys(resolved.jwtSecret, resolved.jwtSecretBase64)
   if (keys.some(({ secret }) => secret !== undefined && secret.length < SAFE_SECRET_BYTES)) {
     fastify.log.warn(
-      `jwtSecret (PGWS_JWT_SECRET) is shorter than ${SAFE_SECRET_BYTES} bytes, so it can be guessed from any token (RFC 7518, section 3.2)`
+      `jwtSecret (PGWS_JWT_SECRET) is shorter than ${SAFE_SECRET_BYTES} bytes: whoever has a token can guess it (RFC 7518, section 3.2)`
     )
   }
   addConstraint(fastify)
@@ -139,9 +139,7 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
 function readTargets({ log }: FastifyInstance, option: string, uri: string) {
   try {
     return parseConninfo(uri, process.env, (names) =>
-      log.info(
-        `${option} (${variableOf(option)}): ${names.join(', ')} of it has no meaning here, and is ignored`
-      )
+      log.info(`${option} (${variableOf(option)}): ignoring ${names.join(', ')}, which have no effect here`)
     )
   } catch (error) {
     throw new errors.InvalidOption(option, `(${variableOf(option)}): ${messageOf(error)}`)

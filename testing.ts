@@ -57,7 +57,7 @@ export const embedded = {
  */
 export function signToken(claims: Record<string, unknown>, jwtSecret: string): string {
   const key = signingKeyOf(parseKeys(jwtSecret))
-  if (key === undefined) throw new Error('jwtSecret must be a secret: a public key signs no tokens')
+  if (key === undefined) throw new Error('jwtSecret must be a secret: a public key cannot sign tokens')
   return sign(claims, key)
 }
 

@@ -99,7 +99,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    * @param claims what the message's `claims` show beside `message_delivered_at`
    * @returns a promise that resolves when the database has accepted it; with `confirm`, when all servers have told
    *   to how many clients they delivered it, or 2 s later
-   * @throws BadMessage, PayloadTooLarge, DatabaseAway, NotAccepted, OutcomeUnknown
+   * @throws BadMessage, PayloadTooLarge, DatabaseUnavailable, NotAccepted, OutcomeUnknown
    */
   publish(channel: string, payload: unknown, claims?: Claims): Promise<void>
   publish(channel: string, payload: unknown, claims: Claims, options: { confirm: true }): Promise<Delivery>

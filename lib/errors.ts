@@ -1,12 +1,12 @@
 import createError from '@fastify/error'
 
 /**
- * Every error that this project answers or throws, in one table: code, text, HTTP status.
- * The texts of the token errors begin as those of postgres-websockets do, so that clients which match on
- * them keep working. None of them may hold a token, a secret or a connection string.
+ * Every error of this project: code, text, HTTP status.
+ * The texts of the token errors begin as those of postgres-websockets do, because clients may match on them. No text
+ * may contain a token, a secret or a connection string.
  */
 export const errors = {
-  /** 401: no token, no JWT, not signed by one of our keys, or not valid yet. */
+  /** The token is missing, is not a JWT, is not signed with one of our keys, or is not valid yet. */
   InvalidToken: createError<[string]>('FST_PGWS_INVALID_TOKEN', 'Error: %s', 401),
   KeysUnavailable: createError(
     'FST_PGWS_KEYS_UNAVAILABLE',
@@ -33,7 +33,7 @@ export const errors = {
   ),
   NoAudience: createError(
     'FST_PGWS_NO_AUDIENCE',
-    'No audience: the request belongs to no audience; a token lists its audiences in the claim "audiences"',
+    'No audience: the request belongs to no audience; list the audiences of a token in its claim "audiences"',
     403
   ),
   WriteNotAllowed: createError(
@@ -41,17 +41,21 @@ export const errors = {
     'The token\'s "mode" does not allow writing: it must be "w" or "rw"',
     403
   ),
-  AdminOnly: createError<[string]>('FST_PGWS_ADMIN_ONLY', 'The token needs the claim %s', 403),
+  AdminOnly: createError<[string]>(
+    'FST_PGWS_ADMIN_ONLY',
+    'Only administrators may do this: the token needs the claim %s',
+    403
+  ),
   BadAddress: createError<[string]>('FST_PGWS_BAD_ADDRESS', 'Malformed address: %s', 400),
   BadMessage: createError<[string, { cause: Error }?]>('FST_PGWS_BAD_MESSAGE', 'Malformed message: %s', 400),
   UpgradeRequired: createError(
     'FST_PGWS_UPGRADE_REQUIRED',
-    'This address speaks websocket: send a complete websocket handshake (RFC 6455, section 4.1)',
+    'This address accepts websockets only: send a complete websocket handshake (RFC 6455, section 4.1)',
     426
   ),
   NotFound: createError(
     'FST_PGWS_NOT_FOUND',
-    'This address has no HTTP response: it accepts websocket connections',
+    'Nothing is served over plain HTTP here: this address accepts websockets only',
     404
   ),
   PayloadTooLarge: createError<[number, number]>(
@@ -61,10 +65,10 @@ export const errors = {
   ),
   RequestTooLarge: createError<[string]>(
     'FST_PGWS_REQUEST_TOO_LARGE',
-    'One request publishes at most %s: send several',
+    'One request may publish at most %s: send several requests',
     413
   ),
-  /** `sqlstate` says more (errcodes-appendix.html). */
+  /** The text is that of the function's own error, and `sqlstate` its code (errcodes-appendix.html). */
   Rejected: createError<[string]>('FST_PGWS_REJECTED', '%s', 422),
   NotAuthorized: createError<[string]>(
     'FST_PGWS_NOT_AUTHORIZED',
@@ -73,48 +77,51 @@ export const errors = {
   ),
   RoleNotAllowed: createError(
     'FST_PGWS_ROLE_NOT_ALLOWED',
-    'The token names no database role that the server may take ("roleClaim", PGWS_ROLE_CLAIM)',
+    'The token names no database role that the server may switch to: check the claim that "roleClaim" (PGWS_ROLE_CLAIM) names, and grant the role to the server\'s role',
     403
   ),
-  /** The causes of this and the next two are for the log: clients must not learn where the database is. */
-  DatabaseAway: createError<[string, { cause: Error }?]>(
-    'FST_PGWS_DATABASE_AWAY',
-    'The database is away, the message was not published: %s',
+  /**
+   * Nothing was published. The causes of this error and of the next two are for the log: clients must not learn where
+   * the database is.
+   */
+  DatabaseUnavailable: createError<[string, { cause: Error }?]>(
+    'FST_PGWS_DATABASE_UNAVAILABLE',
+    'The database is unavailable: %s',
     503
   ),
   /** The cause is PostgreSQL's own error. */
   NotAccepted: createError<[string, { cause: Error }?]>(
     'FST_PGWS_NOT_ACCEPTED',
-    'The database refused the message: %s',
+    'The database refused the request: %s',
     503
   ),
   OutcomeUnknown: createError<[string, { cause: Error }?]>(
     'FST_PGWS_OUTCOME_UNKNOWN',
-    'It is unknown whether the database accepted the message: %s',
+    'It is not known whether the database carried out the request: %s',
     503
   ),
   NodesUnavailable: createError<[string]>(
     'FST_PGWS_NODES_UNAVAILABLE',
-    'The other nodes cannot be asked: %s',
+    'The other nodes are unavailable: %s',
     503
   ),
-  NoSuchSession: createError('FST_PGWS_NO_SUCH_SESSION', 'No node knows the session: connect again', 404),
+  NoSuchSession: createError('FST_PGWS_NO_SUCH_SESSION', 'No node has this session: connect again', 404),
   MethodNotAllowed: createError<[string]>(
     'FST_PGWS_METHOD_NOT_ALLOWED',
-    'This address takes %s requests only',
+    'This address accepts %s requests only',
     405
   ),
   NoSuchConnection: createError('FST_PGWS_NO_SUCH_CONNECTION', 'No node has a connection with this id', 404),
   BadQuery: createError<[string]>('FST_PGWS_BAD_QUERY', 'Malformed request: %s', 400),
   CannotListen: createError<[string]>(
     'FST_PGWS_CANNOT_LISTEN',
-    'The connection cannot LISTEN, because %s with the option "listenerUri" (PGWS_LISTENER_URI)',
+    'LISTEN does not work on this connection, because %s in the option "listenerUri" (PGWS_LISTENER_URI)',
     500
   ),
   /** The cause says what to grant to whom. */
   MissingGrant: createError<[{ cause: Error }]>(
     'FST_PGWS_MISSING_GRANT',
-    'The server may not use the schema "pgws" of the database',
+    'The server\'s role may not use the schema "pgws" of the database: the log says what to grant',
     503
   ),
   ChannelRefused: createError<[string, string]>(
@@ -124,17 +131,17 @@ export const errors = {
   ),
   SchemaTooNew: createError<[number, number]>(
     'FST_PGWS_SCHEMA_TOO_NEW',
-    'The schema "pgws" of the database has version %d, this server knows up to %d: upgrade fastify-pg-websockets',
+    'The schema "pgws" of the database has version %d, but this server supports versions up to %d: upgrade fastify-pg-websockets',
     500
   ),
   SchemaTooOld: createError<[number, number]>(
     'FST_PGWS_SCHEMA_TOO_OLD',
-    'The schema "pgws" of the database has version %d, this server needs %d: run "npx fastify-pg-websockets migrate", or set the option "migrate" (PGWS_MIGRATE=true)',
+    'The schema "pgws" of the database has version %d, but this server needs version %d: run "npx fastify-pg-websockets migrate", or set the option "migrate" (PGWS_MIGRATE=true)',
     503
   ),
   FunctionMissing: createError<[string, string, string]>(
     'FST_PGWS_FUNCTION_MISSING',
-    'The database has no function %s returning %s, which the option "%s" names',
+    'The database has no function %s that returns %s: create it, or correct the option "%s"',
     500
   ),
   NotInstalled: createError(
@@ -154,7 +161,7 @@ export const errors = {
   ),
   OriginNotAllowed: createError(
     'FST_PGWS_ORIGIN_NOT_ALLOWED',
-    'Pages of this origin may not connect: it is not in "allowedOrigins" (PGWS_ALLOWED_ORIGINS)',
+    'Pages of this origin may not connect: add the origin to the option "allowedOrigins" (PGWS_ALLOWED_ORIGINS)',
     403
   ),
   TooManyConnections: createError(
@@ -164,12 +171,12 @@ export const errors = {
   ),
   TooManyConnectionsFromAddress: createError(
     'FST_PGWS_TOO_MANY_CONNECTIONS_FROM_ADDRESS',
-    'Your address has reached its limit of connections',
+    'Your IP address has reached its limit of connections: close some, or try again later',
     429
   ),
   TooManyChannels: createError<[number]>(
     'FST_PGWS_TOO_MANY_CHANNELS',
-    'A connection may join at most %d channels: name fewer in the address or in the token',
+    'A connection may join at most %d channels: name fewer in the address or the token',
     403
   ),
   TooManyPublishChannels: createError<[number, number]>(
@@ -177,24 +184,24 @@ export const errors = {
     'The request names %d channels; it may name at most %d: send several requests',
     400
   ),
-  ShuttingDown: createError('FST_PGWS_SHUTTING_DOWN', 'The server is shutting down', 503),
+  ShuttingDown: createError('FST_PGWS_SHUTTING_DOWN', 'The server is shutting down: connect again', 503),
   ListenerUnavailable: createError<[string, { cause: Error }?]>(
     'FST_PGWS_LISTENER_UNAVAILABLE',
     'Could not listen to the database: %s',
     503
   ),
-  /** To the error handler of the Socket.IO adapter. */
+  /** This error and the next two go to the `errorHandler` of the Socket.IO adapter. */
   SocketIoGap: createError<[number]>(
     'FST_PGWS_SOCKET_IO_GAP',
-    'The Socket.IO adapter was away from the database for %d ms: what other servers sent meanwhile may be lost'
+    'The Socket.IO adapter was disconnected from the database for %d ms: packets that other servers sent meanwhile may be lost'
   ),
   SocketIoPacketLost: createError<[string]>(
     'FST_PGWS_SOCKET_IO_PACKET_LOST',
-    'A packet of another Socket.IO server is lost: %s'
+    'A packet from another Socket.IO server was lost: %s'
   ),
   SocketIoNotPublished: createError<[string]>(
     'FST_PGWS_SOCKET_IO_NOT_PUBLISHED',
-    'A packet did not reach the other Socket.IO servers: %s'
+    'A packet was not sent to the other Socket.IO servers: %s'
   ),
   InvalidOption: createError<[string, string]>(
     'FST_PGWS_INVALID_OPTION',
@@ -204,7 +211,7 @@ export const errors = {
   )
 }
 
-/** A message with those of its causes, for the log alone: they may tell where the database is. */
+/** An error's message with those of its causes. For the log only: they may say where the database is. */
 export function fullMessageOf(error: unknown): string {
   const { cause } = (error ?? {}) as { cause?: unknown }
   const message = messageOf(error)
@@ -214,14 +221,14 @@ export function fullMessageOf(error: unknown): string {
 }
 
 /**
- * SQLSTATEs (errcodes-appendix.html) with which the database refuses who we are: a wrong password, no entry in
- * pg_hba.conf, no such role or database, a permission that is missing.
+ * SQLSTATEs (errcodes-appendix.html) that retrying does not help: a wrong password, no entry in pg_hba.conf, a role or
+ * database that does not exist, a missing permission.
  */
 const REFUSED = /^(?:28|3D000|42501)/
 
 /**
- * Whether a first connection, or what is first done on it, failed for a reason that no further try mends. Later the same
- * may be a password that is just being changed, or a database that is just being restored.
+ * Whether the first connection, or the first statement on it, failed for a reason that retrying does not help. Later the
+ * same error may be temporary: a password is being changed, or a database restored.
  */
 export function isRefusal(error: unknown): boolean {
   const { code, severity, cause } = (error ?? {}) as { code?: string; severity?: string; cause?: unknown }
@@ -231,8 +238,8 @@ export function isRefusal(error: unknown): boolean {
 }
 
 /**
- * The HTTP status and message of an unknown error, for a log line or an answer.
- * @param error anything that was thrown
+ * The message of whatever was thrown.
+ * @param error anything; of an AggregateError without a message, the messages of its errors
  */
 export function messageOf(error: unknown): string {
   if (error instanceof AggregateError && error.message === '') {
@@ -243,37 +250,40 @@ export function messageOf(error: unknown): string {
 
 /** The code of an error, such as Node.js's `ENOENT`; undefined where it has none. */
 export function codeOf(error: unknown): string | undefined {
-  // Whoever throws may throw anything.
+  // Not only errors can be thrown.
   const { code } = (error ?? {}) as { code?: unknown }
   return typeof code === 'string' ? code : undefined
 }
 
-/** The SQLSTATE of what the database has refused (errcodes-appendix.html); empty for anything else. */
+/** The SQLSTATE (errcodes-appendix.html) of a NotAccepted; empty for any other error. */
 export function sqlstateOf(error: unknown): string {
   return error instanceof errors.NotAccepted ? (codeOf(error.cause) ?? '') : ''
 }
 
-/** Classes of SQLSTATEs that another try may mend: conflicts, resources, locks, an operator's intervention. */
+/** Classes of SQLSTATEs that a retry may help: conflicts, insufficient resources, locks, operator intervention. */
 const TEMPORARY = /^(?:40|53|55|57)/
 
-/** Whether it is of no use to ask the database again for what has failed so. */
+/** Whether retrying is of no use. */
 export function isPermanent(error: unknown): boolean {
   const permanent = [errors.SchemaTooNew, errors.NotInstalled, errors.MissingGrant]
   if (permanent.some((kind) => error instanceof kind)) return true
   return error instanceof errors.NotAccepted && !TEMPORARY.test(sqlstateOf(error))
 }
 
-/** SQLSTATEs of a character that an encoding does not have (errcodes-appendix.html): 22P05, and 22021 where there is none. */
+/**
+ * SQLSTATEs (errcodes-appendix.html) for a character that the database's encoding lacks: 22P05 where PostgreSQL converts
+ * between encodings, 22021 where it does not.
+ */
 const UNTRANSLATABLE = /^(?:22P05|22021)$/
 
-/** Whether the database refused a statement over a character that its encoding does not have. */
+/** Whether the database refused a statement because of a character that its encoding lacks. */
 export function isUntranslatable(error: unknown): boolean {
   return UNTRANSLATABLE.test(sqlstateOf(error))
 }
 
-/** @returns BadMessage for what holds a character that the database cannot; any other error as it is */
+/** @returns BadMessage for a character that the database cannot store; any other error unchanged */
 export function asBadMessage(error: unknown): unknown {
   if (!isUntranslatable(error)) return error
   const cause = (error as Error).cause as Error
-  return new errors.BadMessage(`the database cannot hold it: ${cause.message}`, { cause })
+  return new errors.BadMessage(`the database cannot store it: ${cause.message}`, { cause })
 }

@@ -73,7 +73,8 @@ export function jsonOf(value: unknown): string {
     const [reason] = (error as Error).message.split('\n')
     throw new errors.BadMessage(`it cannot be written as JSON: ${reason}`, { cause: error as Error })
   }
-  if (json === undefined) throw new errors.BadMessage(`it must be a JSON value, not ${typeof value}`)
+  if (json === undefined)
+    throw new errors.BadMessage(`it must be a JSON value, not a value of type ${typeof value}`)
   return json
 }
 

@@ -46,7 +46,7 @@ type OptionsUsed =
 
 export interface GatewayOptions extends Pick<ResolvedOptions, OptionsUsed> {
   /**
-   * Runs one statement in the publishing pool. Rejects with DatabaseAway where it surely was not committed,
+   * Runs one statement in the publishing pool. Rejects with DatabaseUnavailable where it surely was not committed,
    * NotAccepted where the database refused it, OutcomeUnknown where it may have been committed.
    */
   query: Query

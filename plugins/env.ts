@@ -139,17 +139,17 @@ export async function registerEnv(
   if (data.PGWS_METRICS_PORT !== undefined && Number(data.PGWS_METRICS_PORT) !== 0) {
     const port = Number(data.PGWS_PORT ?? variableSpecs.port.default)
     if (Number(data.PGWS_METRICS_PORT) === port) {
-      problems.push(`PGWS_METRICS_PORT is PGWS_PORT (${port}): metrics need a port of their own`)
+      problems.push(`PGWS_METRICS_PORT must not be PGWS_PORT (${port}): metrics need a port of their own`)
     }
   }
   if (data.PGWS_TRUST_PROXY !== undefined && readTrustProxy(data.PGWS_TRUST_PROXY) === undefined) {
     problems.push(
-      'PGWS_TRUST_PROXY must be true, false, or addresses and networks with commas, such as 10.0.0.0/8'
+      'PGWS_TRUST_PROXY must be true, false, or a comma-separated list of addresses and networks, such as 10.0.0.0/8'
     )
   }
-  if (problems.length > 0) throw new Error(`The configuration is wrong:\n  ${problems.join('\n  ')}`)
+  if (problems.length > 0) throw new Error(`The configuration is invalid:\n  ${problems.join('\n  ')}`)
   if (unknown.length > 0) {
-    fastify.log.warn(`ignoring variables that this version does not know: ${unknown.join(', ')}`)
+    fastify.log.warn(`ignoring variables that this version does not have: ${unknown.join(', ')}`)
   }
 
   const read = (fastify as FastifyInstance & { pgwsEnvironment: Record<string, unknown> }).pgwsEnvironment

@@ -57,7 +57,7 @@ export async function registerJwt(fastify: FastifyInstance, options: JwtOptions)
     let candidates = lastCandidates
     if (encodedHeader !== lastHeader) {
       const header = decodeHeader(encodedHeader)
-      if (header === undefined) throw new errors.InvalidToken('the token is no JSON Web Token (RFC 7519)')
+      if (header === undefined) throw new errors.InvalidToken('the token is not a JSON Web Token (RFC 7519)')
       candidates = keysFor(keys, header)
       if (candidates.length === 0) {
         if (remote === undefined) throw unknownKey()
@@ -126,7 +126,7 @@ function verifyWith(token: string, candidates: readonly VerifyingKey[]): Claims 
     }
     if (typeof claims === 'object' && claims !== null && !Array.isArray(claims)) return claims
   }
-  throw new errors.InvalidToken('the token is not signed by one of the keys')
+  throw new errors.InvalidToken('the token is not signed with one of the configured keys')
 }
 
 function unknownKey(): Error {

@@ -31,7 +31,7 @@ export function channelsRoute(
           },
           401: errorSchema('No valid token.'),
           403: errorSchema("The token is no admin's."),
-          503: errorSchema('The database is away, so the other nodes cannot be asked.')
+          503: errorSchema('The database is unavailable, and so are the other nodes.')
         }
       },
       validatorCompiler: () => () => true

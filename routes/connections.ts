@@ -50,7 +50,7 @@ const closedSchema = {
 const refusals = {
   401: errorSchema('No valid token.'),
   403: errorSchema("The token is no admin's."),
-  503: errorSchema('The database is away, so the other nodes cannot be asked.')
+  503: errorSchema('The database is unavailable, and so are the other nodes.')
 }
 
 /**
@@ -131,7 +131,7 @@ export function connectionsRoutes(
       const { closed, missing } = await bridge.disconnect({ id }, closingOf(request))
       if (missing.length > 0) {
         throw new errors.NodesUnavailable(
-          `node ${missing} did not answer in time; the connection may be closed`
+          `node ${missing} did not answer in time; it may have closed the connection`
         )
       }
       if (closed === 0) throw new errors.NoSuchConnection()

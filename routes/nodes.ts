@@ -38,7 +38,7 @@ export function nodesRoute(
           },
           401: errorSchema('No valid token.'),
           403: errorSchema("The token is no admin's."),
-          503: errorSchema('The database is away, so it is not known who is there.')
+          503: errorSchema('The database is unavailable, so the other nodes are not known.')
         }
       }
     },

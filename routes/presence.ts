@@ -8,7 +8,8 @@ export const presence: ChannelQuestion = {
     summary: 'Who is in a presence channel, on all nodes',
     response: {
       200: {
-        description: 'While the database is away: on the other nodes, as last heard.',
+        description:
+          'While the database is unavailable, the answer has the last known members of the other nodes.',
         type: 'object',
         properties: {
           clients: {

@@ -12,7 +12,7 @@ import { bearerToken, verifyBearer } from './handshake/bearer.js'
 import { bearer, errorSchema, rejectionSchema } from './schemas.js'
 import { listMissing } from './scope.js'
 
-/** What a client is told to wait, in seconds, while the database is away. */
+/** The `Retry-After` of an answer while the database is unavailable, in seconds. */
 const RETRY_AFTER = 1
 
 const messageSchema = {
@@ -95,7 +95,7 @@ export async function publishRoute(
           422: rejectionSchema(
             'A function of the database has refused a message: its `message` and `sqlstate`.'
           ),
-          503: errorSchema('The database is away; see Retry-After.')
+          503: errorSchema('The database is unavailable. Retry-After says when to try again.')
         }
       },
       // A host's validator may coerce, which would make `{"channel":5}` the channel "5".
@@ -133,7 +133,7 @@ function readItem(text: string): unknown {
   try {
     if (members === undefined) return JSON.parse(text)
   } catch {
-    throw new errors.BadMessage('the body is no JSON')
+    throw new errors.BadMessage('the body must be JSON')
   }
   const item: Record<string, unknown> = {}
   for (const name of ['channel', 'channels', 'confirm']) {
@@ -148,20 +148,20 @@ function readItem(text: string): unknown {
 function readConfirm({ query, body }: FastifyRequest): boolean {
   const { confirm } = query as { confirm?: unknown }
   if (confirm !== undefined && confirm !== 'true' && confirm !== 'false') {
-    throw new errors.BadMessage('"confirm" of the address must be true or false')
+    throw new errors.BadMessage('"confirm" in the query must be true or false')
   }
   if (Array.isArray(body)) {
     // One answer is for all of them.
     const index = body.findIndex((item) => item.confirm !== undefined)
     if (index !== -1)
       throw new errors.BadMessage(
-        `item ${index} of the list has "confirm": put ?confirm=true into the address`
+        `item ${index} of the list must not have "confirm": add ?confirm=true to the address`
       )
     return confirm === 'true'
   }
   const { confirm: inBody } = body as { confirm?: unknown }
   if (inBody !== undefined && typeof inBody !== 'boolean') {
-    throw new errors.BadMessage('"confirm" of the body must be true or false')
+    throw new errors.BadMessage('"confirm" in the body must be true or false')
   }
   return inBody ?? confirm === 'true'
 }
@@ -184,7 +184,7 @@ function keyOf(request: FastifyRequest, { issuer, subject }: Token): string | un
 /** @throws BadMessage, TooManyPublishChannels (400) that name the place and what it expects */
 function parseBody(body: unknown, maxChannels: number): OutgoingMessage[] {
   if (!Array.isArray(body)) return [parseMessage(body, 'the body', maxChannels)]
-  if (body.length === 0) throw new errors.BadMessage('the list is empty')
+  if (body.length === 0) throw new errors.BadMessage('the list must not be empty')
   return body.map((item, index) => parseMessage(item, `item ${index} of the list`, maxChannels))
 }
 
@@ -193,9 +193,9 @@ function parseMessage(value: unknown, place: string, maxChannels: number): Outgo
     throw new errors.BadMessage(`${place} must be an object with "channel" or "channels", and "payload"`)
   }
   const { channel, channels, payload } = value
-  if (payload === undefined) throw new errors.BadMessage(`${place} has no "payload"`)
+  if (payload === undefined) throw new errors.BadMessage(`${place} must have a "payload"`)
   if ((channel === undefined) === (channels === undefined)) {
-    throw new errors.BadMessage(`${place} must have either "channel" or "channels"`)
+    throw new errors.BadMessage(`${place} must have either "channel" or "channels", and not both`)
   }
   if (channel !== undefined) return { channels: [channelIn(channel, `"channel" of ${place}`)], payload }
   if (!Array.isArray(channels) || channels.length === 0) {

@@ -79,7 +79,7 @@ export async function sdkEmulationRoutes(
         const text = method === 'GET' ? queryOf(request.raw.url!).get('cf_connect') : (request.body as string)
         if (!text) {
           const place = method === 'GET' ? 'the parameter "cf_connect"' : 'the body'
-          throw new errors.BadQuery(`${place} must hold commands, a JSON object each, in lines`)
+          throw new errors.BadQuery(`${place} must contain commands, one JSON object per line`)
         }
         await gateway.admit(reply.raw, request.ip)
         begin(reply, text)
@@ -127,11 +127,11 @@ function readCommands(body: unknown): { session: string; node: string; data: str
   try {
     value = JSON.parse(String(body))
   } catch {
-    throw new errors.BadQuery('the body is no JSON')
+    throw new errors.BadQuery('the body must be JSON')
   }
   const { session, node, data } = isObject(value) ? value : {}
   if (!isText(session) || !isText(node) || !isText(data)) {
-    throw new errors.BadQuery('the body must be an object of the texts "session", "node" and "data"')
+    throw new errors.BadQuery('the body must be an object with the strings "session", "node" and "data"')
   }
   return { session, node, data }
 }

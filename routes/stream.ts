@@ -39,6 +39,6 @@ export function openStream(
  */
 export function requireTurn(reply: FastifyReply): void {
   if (reply.raw.socket === null) {
-    throw new errors.BadQuery('a stream must not be pipelined behind a request that has not been answered')
+    throw new errors.BadQuery('a stream must not be pipelined behind an unanswered request')
   }
 }

@@ -49,7 +49,7 @@ export class Authorizer {
   /**
    * Asks the database whether a client may do something in all of some channels, where a function for that is set.
    * @returns as whom functions are called for it; undefined where none is set
-   * @throws NotAuthorized, RoleNotAllowed (403); DatabaseAway (503)
+   * @throws NotAuthorized, RoleNotAllowed (403); DatabaseUnavailable (503)
    */
   async authorize(token: Token, channels: readonly string[], mode: Mode): Promise<Caller | undefined> {
     if (!callsFunctions(this.#options)) return undefined

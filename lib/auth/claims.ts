@@ -178,10 +178,14 @@ function placeOf(called: string | undefined): Place | undefined {
  */
 function checkParties({ aud, iss }: Claims, { jwtAudience, jwtIssuer }: TokenRules): void {
   if (jwtAudience !== undefined && ![aud].flat().includes(jwtAudience)) {
-    throw new errors.InvalidToken('the token is for another audience ("aud")')
+    throw new errors.InvalidToken(
+      'the token is for another audience: its claim "aud" must be, or contain, that of the option "jwtAudience"'
+    )
   }
   if (jwtIssuer !== undefined && iss !== jwtIssuer) {
-    throw new errors.InvalidToken('the token comes from another issuer ("iss")')
+    throw new errors.InvalidToken(
+      'the token is from another issuer: its claim "iss" must be that of the option "jwtIssuer"'
+    )
   }
 }
 
@@ -191,7 +195,7 @@ const MAX_DEPTH = 100
 /** @throws MalformedClaims (403) for claims that are nested too deep */
 function checkDepth(claims: Claims): void {
   if (isDeeper(claims, MAX_DEPTH)) {
-    throw new errors.MalformedClaims(`they are nested deeper than ${MAX_DEPTH} levels`)
+    throw new errors.MalformedClaims(`they may be nested at most ${MAX_DEPTH} levels deep`)
   }
 }
 
@@ -213,9 +217,10 @@ function checkTimes(claims: Claims, now: number = Date.now()): number | undefine
   const iat = numericDate(claims, 'iat')
   if (exp !== undefined && exp * 1000 <= now) throw new errors.TokenExpired()
   const latest = now / 1000 + CLOCK_TOLERANCE
-  if (nbf !== undefined && nbf > latest) throw new errors.InvalidToken('the token is not valid yet ("nbf")')
+  if (nbf !== undefined && nbf > latest)
+    throw new errors.InvalidToken('the token is not valid yet: its claim "nbf" is in the future')
   if (iat !== undefined && iat > latest) {
-    throw new errors.InvalidToken('the token was issued in the future ("iat")')
+    throw new errors.InvalidToken('the token is not valid yet: its claim "iat" is in the future')
   }
   return exp === undefined ? undefined : exp * 1000
 }
@@ -258,7 +263,7 @@ function optionalText(claims: Claims, name: string): string | undefined {
   }
   // No database could hold it.
   if (!isPossible(value)) {
-    throw new errors.MalformedClaims(`"${name}" has a NUL character or a lone surrogate`)
+    throw new errors.MalformedClaims(`"${name}" must not contain a NUL character or a lone surrogate`)
   }
   return value
 }

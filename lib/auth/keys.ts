@@ -24,7 +24,7 @@ const EC = new Map([
 const EDDSA = ['EdDSA']
 
 const PRIVATE =
-  'holds a private key: tokens are verified with the public one (openssl pkey -pubout), so keep this one where they are signed'
+  'contains a private key: set the public key (openssl pkey -pubout), which is enough to verify tokens, and keep the private key where they are signed'
 
 /**
  * Reads what `PGWS_JWT_SECRET` holds: a JWK set, else one JWK, else a public key in PEM, else the text of an
@@ -42,7 +42,7 @@ export function parseKeys(text: string, base64 = false): VerificationKey[] {
   if (jwk !== undefined && 'keys' in jwk) return keysOfSet(jwk.keys)
   if (jwk !== undefined && 'kty' in jwk) {
     const key = keyOfJwk(jwk)
-    if (key === undefined) throw invalid('is a JWK whose type is not supported')
+    if (key === undefined) throw invalid('is a JWK of a type that is not supported')
     return [key]
   }
   // A public key taken for the text of a secret would let anyone who knows that public key sign tokens.
@@ -70,7 +70,7 @@ export function keysFor<Key extends VerificationKey>(
 function decodeBase64(text: string): Buffer {
   const standard = text.trim().replaceAll('-', '+').replaceAll('_', '/').replaceAll('.', '=')
   if (!/^[A-Za-z0-9+/]*={0,2}$/.test(standard)) {
-    throw invalid('is not base64, though jwtSecretBase64 (PGWS_JWT_SECRET_BASE64) says so')
+    throw invalid('is not base64, although jwtSecretBase64 (PGWS_JWT_SECRET_BASE64) is true')
   }
   return Buffer.from(standard, 'base64')
 }
@@ -90,15 +90,15 @@ function parseObject(text: string): Record<string, unknown> | undefined {
  * @throws InvalidOption where none of them could verify a signature
  */
 export function keysOfSet(members: unknown): VerificationKey[] {
-  if (!Array.isArray(members)) throw invalid('is a JWK set whose "keys" is no list')
+  if (!Array.isArray(members)) throw invalid('is a JWK set whose "keys" is not a list')
   // RFC 7517, section 5: keys of a type that is not understood are passed over.
   const keys = members.map(keyOfJwk).filter((key) => key !== undefined)
-  if (keys.length === 0) throw invalid('is a JWK set without a key that could verify a signature')
+  if (keys.length === 0) throw invalid('is a JWK set with no key that can verify signatures')
   return keys
 }
 
 function keyOfJwk(jwk: unknown): VerificationKey | undefined {
-  if (!isObject(jwk)) throw invalid('holds a JWK that is no object')
+  if (!isObject(jwk)) throw invalid('contains a JWK that is not an object')
   const { kty, kid, alg, use, crv, k, d } = jwk
   if (use !== undefined && use !== 'sig') return undefined
   const allowed = algorithmsOf(kty, crv)
@@ -107,7 +107,7 @@ function keyOfJwk(jwk: unknown): VerificationKey | undefined {
   if (algorithms.length === 0) return undefined
   const key = { kid: typeof kid === 'string' ? kid : undefined, algorithms }
   if (kty === 'oct') {
-    if (typeof k !== 'string' || k === '') throw invalid('holds a JWK of type "oct" without "k"')
+    if (typeof k !== 'string' || k === '') throw invalid('contains a JWK of type "oct" without "k"')
     return { ...key, secret: Buffer.from(k, 'base64url'), publicKey: undefined }
   }
   // RFC 7518, sections 6.2.2 and 6.3.2; RFC 8037, section 2.
@@ -128,7 +128,7 @@ function keyOfPem(pem: string): VerificationKey {
   const key = publicKey(pem)
   const { crv, kty } = key.export({ format: 'jwk' })
   const algorithms = algorithmsOf(kty, crv)
-  if (algorithms === undefined) throw invalid('is a key in PEM whose type is not supported')
+  if (algorithms === undefined) throw invalid('is a PEM key of a type that is not supported')
   return { kid: undefined, algorithms, secret: undefined, publicKey: toPem(key) }
 }
 
@@ -137,7 +137,9 @@ function publicKey(input: Parameters<typeof createPublicKey>[0]): KeyObject {
     return createPublicKey(input)
   } catch {
     // The message of the failure may repeat parts of the key.
-    throw invalid('holds a key that cannot be read: expected a JWK set, a JWK, a PEM or the text of a secret')
+    throw invalid(
+      'contains a key that cannot be read: it must be a JWK set, a JWK, a key in PEM, or the secret itself'
+    )
   }
 }
 

@@ -34,26 +34,25 @@ const KEY_TYPE_WITHIN = 64
  */
 export function mistakenSecret(bytes: Buffer): string | undefined {
   const text = asText(bytes)
-  if (/^https?:\/\//i.test(text)) return 'is a URL: a JWK set is fetched from jwksUrl (PGWS_JWKS_URL)'
-  if (namesFile(text)) return 'names a file: write @ and its path, without quotes or blanks'
+  if (/^https?:\/\//i.test(text)) return 'is a URL: set jwksUrl (PGWS_JWKS_URL) to fetch keys from a JWK set'
+  if (namesFile(text)) return 'is the path of a file: write @ before the path, without quotes or spaces'
   const key = keyProblem(bytes, text)
   if (key !== undefined) return key
   const decoded = fromBase64(text)
   if (decoded !== undefined && keyProblem(decoded, asText(decoded)) !== undefined) {
-    return 'is a key in base64: set jwtSecretBase64 (PGWS_JWT_SECRET_BASE64=true) where that is a JWK or a PEM; a PEM needs its lines -----BEGIN … and -----END …'
+    return 'is a key in base64: set jwtSecretBase64 (PGWS_JWT_SECRET_BASE64=true) if it is an encoded JWK or PEM; if it is the body of a PEM, add the lines -----BEGIN … and -----END …'
   }
   return undefined
 }
 
 function keyProblem(bytes: Buffer, text: string): string | undefined {
-  if (isDer(bytes)) return 'is a key in DER, without the lines of PEM: -----BEGIN PUBLIC KEY----- …'
-  if (PEM_LINE.test(text))
-    return 'looks like a key in PEM, and is none: a line -----BEGIN … or -----END … is missing'
-  if (SSH_KEY.test(text)) return 'is a key of SSH: convert it to PEM (ssh-keygen -e -m PKCS8)'
+  if (isDer(bytes)) return 'is a key in DER: convert it to PEM (-----BEGIN PUBLIC KEY----- …)'
+  if (PEM_LINE.test(text)) return 'is an incomplete key in PEM: a line -----BEGIN … or -----END … is missing'
+  if (SSH_KEY.test(text)) return 'is an SSH key: convert it to PEM (ssh-keygen -e -m PKCS8)'
   // Random bytes may begin as JSON does, and hold such a short word by chance.
   if (JSON_START.test(text) && !NO_TEXT.test(text)) {
-    if (isObject(text)) return 'is JSON, and neither a JWK (with "kty") nor a JWK set (with "keys")'
-    if (JSON_MEMBER.test(text)) return 'looks like a JWK, and is no JSON'
+    if (isObject(text)) return 'is JSON, but neither a JWK (with "kty") nor a JWK set (with "keys")'
+    if (JSON_MEMBER.test(text)) return 'looks like a JWK, but is not valid JSON'
   }
   if (/^<(\w+:)?\w*KeyValue>/.test(text)) return 'is a key in XML: convert it to PEM'
   return undefined

@@ -34,11 +34,11 @@ export function authorize(
   const { read, write } = requireMode(token)
   const { channels: named, claims, expiresAt, subject } = token
   if (requested === undefined && (named === undefined || named.names.size === 0)) {
-    throw new errors.NoAllowedChannels('the token names none; name one in the address, or in the token')
+    throw new errors.NoAllowedChannels('the token names no channel: name one in the address or the token')
   }
   const channels = [...new Set(requested ?? named!.names)]
   if (!channels.every((channel) => allowsChannel(named, channel))) {
-    throw new errors.NoAllowedChannels('the token names others than the one of the address')
+    throw new errors.NoAllowedChannels('the token does not allow the channel of the address')
   }
   if (channels.length > maxChannels) throw new errors.TooManyChannels(maxChannels)
   return { channels, read, write, expiresAt, subject, claims }
@@ -52,7 +52,7 @@ export function authorizeWrite(token: Token, channels: Iterable<string>): void {
   if (!requireMode(token).write) throw new errors.WriteNotAllowed()
   for (const channel of channels) {
     if (!allowsChannel(token.channels, channel)) {
-      throw new errors.NoAllowedChannels('the token does not name every channel of the request')
+      throw new errors.NoAllowedChannels('the token does not allow every channel of the request')
     }
   }
 }

@@ -248,7 +248,7 @@ export class IncomingQueue {
       for (const arrival of arrivals) arrival.outcome = found.get(arrival.reference!)
       this.#most = Math.min(this.#most * 2, MAX_READ)
     } catch (error) {
-      const away = error instanceof errors.DatabaseAway
+      const away = error instanceof errors.DatabaseUnavailable
       // One of several may be at fault.
       if (!away) this.#most = 1
       if (isPermanent(error)) {

@@ -85,7 +85,7 @@ export function readFilter(value: unknown): ConnectionFilter {
   const { id, subject, channel } = value
   for (const [name, text] of Object.entries({ id, subject, channel })) {
     if (text !== undefined && typeof text !== 'string') {
-      throw new errors.BadQuery(`"${name}" must be one text`)
+      throw new errors.BadQuery(`"${name}" must be a single string`)
     }
   }
   return { id, subject, channel } as ConnectionFilter
@@ -98,7 +98,7 @@ export function readFilter(value: unknown): ConnectionFilter {
 export function readClosingFilter(value: unknown): ConnectionFilter {
   const filter = readFilter(value)
   if (Object.values(filter).every((text) => text === undefined)) {
-    throw new errors.BadQuery('which connections are to be closed must be given by "subject" or "channel"')
+    throw new errors.BadQuery('"subject" or "channel" must say which connections to close')
   }
   return filter
 }
@@ -115,7 +115,7 @@ export function readClosing({ code, reason }: { code?: unknown; reason?: unknown
   }
   const text = reason ?? 'disconnected'
   if (typeof text !== 'string' || Buffer.byteLength(text) > MAX_REASON_BYTES) {
-    throw new errors.BadQuery(`"reason" must be a text of at most ${MAX_REASON_BYTES} bytes`)
+    throw new errors.BadQuery(`"reason" must be a string of at most ${MAX_REASON_BYTES} bytes`)
   }
   return { code: number, reason: text }
 }

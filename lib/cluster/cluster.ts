@@ -246,7 +246,7 @@ export class Cluster {
     if (!this.#channel.has(node)) return false
     const answers = await this.#channel.ask('commands', args, node)
     const [found] = answers.read<boolean>(isBoolean, () => {
-      throw new errors.NodesUnavailable('the one that has the session does not answer')
+      throw new errors.NodesUnavailable('the node that has the session did not answer')
     })
     return found ?? false
   }
@@ -300,7 +300,7 @@ export class Cluster {
       case 'commands':
         return this.#options.sessions.answer(args)
       default:
-        throw new errors.BadQuery('an unknown question')
+        throw new errors.BadQuery('this server does not know the request: upgrade it')
     }
   }
 

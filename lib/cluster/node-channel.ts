@@ -113,7 +113,7 @@ export class NodeChannel {
   /** @throws NodesUnavailable (503) while this node does not listen */
   requireReady(): void {
     if (!this.#options.ready()) {
-      throw new errors.NodesUnavailable('this server does not listen to the database at the moment')
+      throw new errors.NodesUnavailable('this server is not connected to the database')
     }
   }
 

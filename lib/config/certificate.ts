@@ -21,18 +21,20 @@ export function readCertificate(certificateFile: string, keyFile: string): Certi
   if (certificate === undefined) {
     throw new Error(
       asPrivateKey(cert) !== undefined && asCertificate(key) !== undefined
-        ? 'PGWS_CERTIFICATE_FILE holds a private key, and PGWS_KEY_FILE a certificate: swap them'
-        : 'PGWS_CERTIFICATE_FILE holds no certificate in PEM (-----BEGIN CERTIFICATE-----)'
+        ? 'PGWS_CERTIFICATE_FILE contains a private key, and PGWS_KEY_FILE a certificate: swap them'
+        : 'PGWS_CERTIFICATE_FILE must contain a certificate in PEM (-----BEGIN CERTIFICATE-----)'
     )
   }
   if (privateKey === 'encrypted') {
-    throw new Error('PGWS_KEY_FILE holds a key that needs a passphrase: store it without one')
+    throw new Error('PGWS_KEY_FILE contains a key with a passphrase: store it without one')
   }
   if (privateKey === undefined) {
-    throw new Error('PGWS_KEY_FILE holds no private key in PEM (-----BEGIN PRIVATE KEY-----)')
+    throw new Error('PGWS_KEY_FILE must contain a private key in PEM (-----BEGIN PRIVATE KEY-----)')
   }
   if (!certificate.checkPrivateKey(privateKey)) {
-    throw new Error('PGWS_KEY_FILE holds the key of another certificate than PGWS_CERTIFICATE_FILE')
+    throw new Error(
+      'PGWS_KEY_FILE contains the key of another certificate than the one in PGWS_CERTIFICATE_FILE'
+    )
   }
   return { cert, key }
 }

@@ -34,14 +34,14 @@ export function listenError(error: unknown, host: string, port: number): Error {
   const cause = { cause: error }
   switch (code) {
     case 'EADDRINUSE':
-      return new Error(`PGWS_PORT: another program listens on port ${port} already`, cause)
+      return new Error(`PGWS_PORT: port ${port} is already in use by another program`, cause)
     case 'EACCES':
       return new Error(`PGWS_PORT: this user may not listen on port ${port}`, cause)
     case 'ENOTFOUND':
     case 'EAI_AGAIN':
     case 'EADDRNOTAVAIL':
     case 'EAFNOSUPPORT':
-      return new Error(`PGWS_HOST: "${host}" is no address of this machine (${code})`, cause)
+      return new Error(`PGWS_HOST: "${host}" is not an address of this machine (${code})`, cause)
     default:
       return new Error(`PGWS_HOST and PGWS_PORT: ${messageOf(error)}`, cause)
   }

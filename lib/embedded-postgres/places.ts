@@ -66,7 +66,7 @@ function unprivilegedUser(): User {
     if (Number(uid) > 0) return { uid: Number(uid), gid: Number(gid) }
   }
   throw new Error(
-    'PostgreSQL does not run as root, and there is no user "postgres" or "nobody": set PGWS_DB_URI'
+    'PostgreSQL does not run as root, and there is no user "postgres" or "nobody" to run it as: start this server as another user, or set PGWS_DB_URI'
   )
 }
 
@@ -77,12 +77,12 @@ function unprivilegedUser(): User {
 export function prepareHome({ home, sockets, user }: Places): void {
   mkdirSync(home, { recursive: true, mode: 0o700 })
   const { mode } = checkFolder(home, process.getuid?.())
-  if ((mode & 0o022) !== 0) throw new Error(`${home} may be written to by others: chmod go-w`)
+  if ((mode & 0o022) !== 0) throw new Error(`other users may write to ${home}: run chmod go-w on it`)
   // PostgreSQL's user has to find its folder and the binaries.
   if (user !== undefined) chmodSync(home, 0o711)
   makeFolder(sockets, user)
   if ((checkFolder(sockets, user?.uid ?? process.getuid?.()).mode & 0o077) !== 0) {
-    throw new Error(`${sockets} is open to others: remove it`)
+    throw new Error(`other users may access ${sockets}: remove it`)
   }
 }
 
@@ -98,7 +98,7 @@ export function prepareCluster({ cluster, home, user, former }: Places): void {
     const owner = readOwner(join(former!, 'owner.json'))
     if (owner !== undefined && isAlive(owner)) {
       throw new Error(
-        `Another server (process ${owner.pid}) runs on the embedded database in ${former}: end it`
+        `Another server (process ${owner.pid}) uses the embedded database in ${former}: stop it`
       )
     }
     renameSync(former!, cluster)
@@ -118,7 +118,9 @@ function makeFolder(folder: string, user: User | undefined): void {
 function checkFolder(folder: string, uid: number | undefined) {
   const stat = lstatSync(folder)
   if (!stat.isDirectory() || stat.uid !== uid) {
-    throw new Error(`${folder} belongs to somebody else: remove it, or set PGWS_EMBEDDED_FOLDER`)
+    throw new Error(
+      `${folder} is not a folder of this user: remove it, or set PGWS_EMBEDDED_FOLDER to another folder`
+    )
   }
   return stat
 }

@@ -245,7 +245,7 @@ function initialize(bin: string, places: Places): void {
   // Nobody but us can enter the socket's folder, so the socket asks for no password.
   const args = ['-D', temporary, '-U', 'postgres', '-A', 'trust', '-E', 'UTF8', '--locale=C', '--no-sync']
   const { status, stderr } = runAs(places, join(bin, 'initdb'), args)
-  if (status !== 0) throw new Error(`the embedded database could not be made: ${stderr.trim()}`)
+  if (status !== 0) throw new Error(`the embedded database could not be created: ${stderr.trim()}`)
   renameSync(temporary, data)
 }
 

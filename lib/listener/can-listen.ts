@@ -11,7 +11,7 @@ import { errors } from '../errors.js'
  */
 export async function checkCanListen(client: pg.Client, connect: () => Promise<pg.Client>): Promise<void> {
   const { pid, standby } = await session(client)
-  if (standby) throw new errors.CannotListen('it is a hot standby: name the primary')
+  if (standby) throw new errors.CannotListen('the database is a hot standby: name the primary')
   // A pooler makes up the process number of its handshake (BackendKeyData, protocol-flow.html).
   if ('processID' in client && client.processID === pid) return
   // In session mode it gives each client a session of its own, and is as good as none.
@@ -19,7 +19,9 @@ export async function checkCanListen(client: pg.Client, connect: () => Promise<p
   try {
     const shared = (await session(other)).pid === pid || (await session(client)).pid !== pid
     if (shared) {
-      throw new errors.CannotListen('a pooler in transaction mode is in between: name the database itself')
+      throw new errors.CannotListen(
+        'it goes through a connection pooler in transaction mode: name the database server itself'
+      )
     }
   } finally {
     other.end().catch(() => {})

@@ -89,7 +89,7 @@ export class Listener {
     { now = false, required = false }: ListenOptions = {}
   ): Promise<() => Promise<void>> {
     checkDatabaseChannel(channel)
-    if (now && !this.state.up) throw new errors.ListenerUnavailable('it is away at the moment')
+    if (now && !this.state.up) throw new errors.ListenerUnavailable('this server is not connected to it')
     if (required) this.#required.add(channel)
     const own: Handler = (payload) => handler(payload)
     const handlers = this.#handlers.get(channel)
@@ -296,7 +296,7 @@ export class Listener {
   async #listenTo(channel: string, now: boolean): Promise<void> {
     const session = this.#session
     if (session === undefined) {
-      if (now) throw new errors.ListenerUnavailable('it was lost')
+      if (now) throw new errors.ListenerUnavailable('the connection broke')
       return
     }
     let refusal: Error | undefined
@@ -312,7 +312,7 @@ export class Listener {
       }
       // The supervisor listens to all channels again; a connection that does not answer is none.
       destroy(session.client, error as Error)
-      if (now) throw new errors.ListenerUnavailable('it was lost')
+      if (now) throw new errors.ListenerUnavailable('the connection broke')
       return
     }
     if (refusal !== undefined) throw refusal

@@ -57,7 +57,13 @@ async function listenToSome(
   try {
     const altered = await alteredNames(session, names)
     for (const name of altered) {
-      refused.set(name, new errors.ChannelRefused(name, `its encoding, ${session.encoding}, would alter it`))
+      refused.set(
+        name,
+        new errors.ChannelRefused(
+          name,
+          `the database's encoding, ${session.encoding}, cannot represent the name`
+        )
+      )
     }
     const list = names.filter((name) => !altered.has(name))
     // One statement list is one transaction: all of them are listened to, or none.

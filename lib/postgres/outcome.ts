@@ -34,13 +34,15 @@ export function failureOf(error: unknown): 'unanswered' | 'away' | 'in the way' 
  * an answer may have been committed.
  *
  * The error's text may go to a client, and so tells neither where the database is nor who asks it; its cause does.
- * @returns DatabaseAway, NotAccepted or OutcomeUnknown
+ * @returns DatabaseUnavailable, NotAccepted or OutcomeUnknown
  */
 export function outcomeOf(failure: unknown): Error {
   const cause = failure as pg.DatabaseError
   const kind = failureOf(cause)
   if (kind === 'unanswered') {
-    return new errors.OutcomeUnknown('the connection broke, or no answer came in time', { cause })
+    return new errors.OutcomeUnknown('the connection broke, or the database did not answer in time', {
+      cause
+    })
   }
   if (kind !== 'refused') return away(cause)
   const { code = '' } = cause
@@ -52,10 +54,8 @@ export function outcomeOf(failure: unknown): Error {
 export function away(failure: unknown): Error {
   const cause = failure as Error
   const reason =
-    cause instanceof pg.DatabaseError
-      ? `it answered with SQLSTATE ${cause.code}`
-      : 'it cannot be reached at the moment'
-  return new errors.DatabaseAway(reason, { cause })
+    cause instanceof pg.DatabaseError ? `it answered with SQLSTATE ${cause.code}` : 'it cannot be reached'
+  return new errors.DatabaseUnavailable(reason, { cause })
 }
 
 /** What the database refused, where a function of its owner may be the reason: the cause is PostgreSQL's own error. */
@@ -66,7 +66,7 @@ export function refused(cause: pg.DatabaseError): Error {
 
 /** Whether a statement that was not accepted is to be tried again at once: nothing was done, and nobody is away. */
 export function isInTheWay(error: unknown): boolean {
-  if (!(error instanceof errors.DatabaseAway)) return false
+  if (!(error instanceof errors.DatabaseUnavailable)) return false
   for (let cause = error.cause; cause instanceof Error; cause = cause.cause) {
     const { code = '' } = cause as { code?: string }
     // The last ones: too many connections, and a server that is just starting.

@@ -6,7 +6,7 @@ export interface Rows {
 }
 
 /**
- * Runs one statement with its parameters. Rejects with DatabaseAway where it surely was not committed, NotAccepted
+ * Runs one statement with its parameters. Rejects with DatabaseUnavailable where it surely was not committed, NotAccepted
  * where the database refused it, OutcomeUnknown where it may have been committed.
  */
 export type Query = (text: string, values?: unknown[]) => Promise<Rows>

@@ -31,7 +31,7 @@ export type Outcome = Error | undefined
 export interface BatchQueueOptions {
   /**
    * Sends groups of notifications in one transaction, in order. Resolves with what became of each, at least of the
-   * first; those behind them are still to be sent. Rejects with DatabaseAway where it was surely not committed and the
+   * first; those behind them are still to be sent. Rejects with DatabaseUnavailable where it was surely not committed and the
    * database is to be tried again, and with OutcomeUnknown where that cannot be known.
    */
   send: (groups: readonly (readonly Notification[])[]) => Promise<readonly Outcome[]>
@@ -114,7 +114,7 @@ export class BatchQueue {
   /**
    * Publishes notifications, all or none.
    * @returns a promise that resolves when the database has committed them
-   * @throws PayloadTooLarge (before anything is sent); DatabaseAway: not published; NotAccepted;
+   * @throws PayloadTooLarge (before anything is sent); DatabaseUnavailable: not published; NotAccepted;
    *   OutcomeUnknown
    */
   publish(
@@ -129,7 +129,7 @@ export class BatchQueue {
       bytes += length
     }
     if (wait === 0 && !this.#options.ready()) {
-      return Promise.reject(new errors.DatabaseAway('this server does not listen to it at the moment'))
+      return Promise.reject(new errors.DatabaseUnavailable('this server is not connected to it'))
     }
     return new Promise((resolve, reject) => {
       const patience = wait === 'timeout' ? this.#options.timeout : wait
@@ -174,7 +174,7 @@ export class BatchQueue {
       for (const [index, group] of sent.entries()) this.#settle(group, outcomes[index])
       if (sent.length < batch.length) this.#queue = [...batch.slice(sent.length), ...this.#queue]
     } catch (error) {
-      if (error instanceof errors.DatabaseAway || error instanceof errors.OutcomeUnknown) {
+      if (error instanceof errors.DatabaseUnavailable || error instanceof errors.OutcomeUnknown) {
         this.#away = true
         const again = batch.filter((group) => this.#mayRepeat(group, error))
         for (const group of batch) if (!again.includes(group)) this.#settle(group, error)
@@ -195,7 +195,7 @@ export class BatchQueue {
   /** What waits may be sent again: if it was not committed, or if it makes no difference. */
   #mayRepeat({ deadline, notifications }: Group, error: Error): boolean {
     if (deadline === undefined) return false
-    return error instanceof errors.DatabaseAway || notifications.every(this.#options.repeatable)
+    return error instanceof errors.DatabaseUnavailable || notifications.every(this.#options.repeatable)
   }
 
   #settle(group: Group, error?: Error): void {
@@ -209,7 +209,10 @@ export class BatchQueue {
     const now = performance.now()
     const overdue = (group: Group) => group.deadline === undefined || group.deadline <= now
     for (const group of this.#queue.filter(overdue)) {
-      this.#settle(group, new errors.DatabaseAway('it was away for too long'))
+      this.#settle(
+        group,
+        new errors.DatabaseUnavailable('it did not come back within the time that the message may wait')
+      )
     }
     this.#queue = this.#queue.filter((group) => !overdue(group))
   }

@@ -26,7 +26,7 @@ export async function publish(
   options: PublishOptions = {}
 ): Promise<void> {
   const { listenChannel = optionSpecs.listenChannel.default as string, claims } = options
-  if (typeof channel !== 'string') throw new errors.BadMessage('the channel must be a text')
+  if (typeof channel !== 'string') throw new errors.BadMessage('the channel must be a string')
   checkChannel(channel, 'the channel')
   if (payload === undefined) throw new errors.BadMessage('the payload must be a JSON value or bytes')
   checkDatabaseChannel(listenChannel)

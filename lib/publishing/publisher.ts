@@ -130,7 +130,7 @@ export class Publisher {
     const text = withPossibleCharacters(envelope(event, metaChannel, payload, sender, durable.partial))
     const notification = { channel: metaChannel, payload: text }
     this.publish([notification], MAY_WAIT).catch((error) => {
-      log.warn({ err: error }, `${event} could not be told on the meta channel`)
+      log.warn({ err: error }, `could not publish ${event} on the meta channel`)
     })
   }
 
@@ -158,7 +158,7 @@ export class Publisher {
         return tell((json) => json.replace(/[\u0080-\u{10ffff}]/gu, '?'))
       })
       .catch((error) => {
-        log.warn({ err: error, connection: told.connection }, `the function for a ${kind} failed`)
+        log.warn({ err: error, connection: told.connection }, `the ${kind} function failed`)
       })
   }
 
@@ -179,7 +179,7 @@ export class Publisher {
     // JSON escapes NUL and lone surrogates, so the text itself would pass; but every reader that casts it to jsonb would
     // fail (https://www.postgresql.org/docs/current/datatype-json.html).
     if (hasImpossibleCharacter(text)) {
-      throw new errors.BadMessage('it holds a NUL character or a lone surrogate')
+      throw new errors.BadMessage('it must not contain a NUL character or a lone surrogate')
     }
     return text
   }
@@ -205,12 +205,10 @@ function rawPayload(payload: unknown): string {
     payload instanceof JsonText && payload.text.startsWith('"') ? JSON.parse(payload.text) : payload
   const text = typeof value === 'string' ? value : jsonOf(value)
   if (text.includes('\0') || !text.isWellFormed()) {
-    throw new errors.BadMessage('it holds a NUL character or a lone surrogate')
+    throw new errors.BadMessage('it must not contain a NUL character or a lone surrogate')
   }
   if (isReserved(text)) {
-    throw new errors.BadMessage(
-      'an object with a member "pgws" is what the server itself says: use another name'
-    )
+    throw new errors.BadMessage('only the server\'s own messages may have a member "pgws": use another name')
   }
   return text
 }

@@ -67,7 +67,7 @@ export async function migrate(
     if (lostRace) return migrate(client, listenChannel)
     if (error instanceof pg.DatabaseError && error.code === '42501') {
       throw new Error(
-        'the schema "pgws" cannot be installed or upgraded: the role needs CREATE on the database, or must own the schema; or run "fastify-pg-websockets migrate" as a role that may',
+        'this role may not install or upgrade the schema "pgws": grant it CREATE on the database (to upgrade, it must own the schema), or run "npx fastify-pg-websockets migrate" as another role',
         { cause: error }
       )
     }

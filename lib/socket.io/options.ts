@@ -53,7 +53,7 @@ export function resolveAdapterOptions(options: AdapterOptions): ResolvedAdapterO
   const { uid, channelPrefix = 'socket.io', tableName = 'socket_io_attachments', errorHandler } = options
   for (const [name, value] of Object.entries({ uid, channelPrefix })) {
     if (value !== undefined && typeof value !== 'string')
-      throw new errors.InvalidOption(name, 'must be a text')
+      throw new errors.InvalidOption(name, 'must be a string')
   }
   if (errorHandler !== undefined && typeof errorHandler !== 'function') {
     throw new errors.InvalidOption('errorHandler', 'must be a function')

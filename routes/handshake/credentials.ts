@@ -36,7 +36,7 @@ export function readCredentials(
   }
   if (token === undefined) {
     throw new errors.InvalidToken(
-      'the token is missing: it goes into the address, into the header "Authorization: Bearer <token>", or into the subprotocol "bearer.<token>"'
+      'the token is missing: send it in the address, in the header "Authorization: Bearer <token>", or as the subprotocol "bearer.<token>"'
     )
   }
   return { token, channels: channelsOfQuery(path) }
@@ -54,7 +54,7 @@ export function findToken(
 ): string | undefined {
   const { header, protocol, cookie, protocols } = offeredTokens(headers, cookieName)
   if (protocol !== undefined && !protocols.includes(SUBPROTOCOL)) {
-    throw new errors.BadAddress(`the subprotocol "${SUBPROTOCOL}" must be offered beside "${BEARER}<token>"`)
+    throw new errors.BadAddress(`offer the subprotocol "${SUBPROTOCOL}" together with "${BEARER}<token>"`)
   }
   return header ?? protocol ?? cookie
 }

@@ -88,8 +88,12 @@ t.test('a start that cannot succeed ends with an error that names the variable',
     PGWS_KEY_FILE: file(key)
   })
   const cases: [string, Record<string, string>, RegExp][] = [
-    ['a taken port', { ...here, PGWS_PORT: String(port) }, /PGWS_PORT: another program listens/],
-    ['no address of ours', { ...here, PGWS_HOST: '192.0.2.1' }, /PGWS_HOST: "192\.0\.2\.1" is no address/],
+    ['a taken port', { ...here, PGWS_PORT: String(port) }, /PGWS_PORT: port \d+ is already in use/],
+    [
+      'no address of ours',
+      { ...here, PGWS_HOST: '192.0.2.1' },
+      /PGWS_HOST: "192\.0\.2\.1" is not an address/
+    ],
     [
       'a taken metrics port',
       { ...here, PGWS_METRICS_PORT: '*' },
@@ -98,14 +102,18 @@ t.test('a start that cannot succeed ends with an error that names the variable',
     [
       'certificate and key swapped',
       tls('key.pem', 'certificate.pem'),
-      /PGWS_CERTIFICATE_FILE holds a private key.*swap them/
+      /PGWS_CERTIFICATE_FILE contains a private key.*swap them/
     ],
-    ['a certificate twice', tls('certificate.pem', 'certificate.pem'), /PGWS_KEY_FILE holds no private key/],
-    ['a key twice', tls('key.pem', 'key.pem'), /PGWS_CERTIFICATE_FILE holds no certificate/],
+    [
+      'a certificate twice',
+      tls('certificate.pem', 'certificate.pem'),
+      /PGWS_KEY_FILE must contain a private key/
+    ],
+    ['a key twice', tls('key.pem', 'key.pem'), /PGWS_CERTIFICATE_FILE must contain a certificate/],
     [
       "another certificate's key",
       tls('other.pem', 'key.pem'),
-      /PGWS_KEY_FILE holds the key of another certificate/
+      /PGWS_KEY_FILE contains the key of another certificate/
     ],
     [
       'a folder that is not there',

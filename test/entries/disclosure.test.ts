@@ -46,12 +46,12 @@ t.test('a client that gets 503 is not told where the database is, or who asks it
   t.equal((await publish(http)).status, 202)
   pool.mode = 'refuse'
   pool.cut()
-  await away('FST_PGWS_DATABASE_AWAY')
+  await away('FST_PGWS_DATABASE_UNAVAILABLE')
   t.ok(lines.some((line) => line.includes(`127.0.0.1:${pool.port}`)))
 
   pool.mode = 'pass'
   await query(dbUri, 'alter role hidden_role connection limit 0')
-  await away('FST_PGWS_DATABASE_AWAY')
+  await away('FST_PGWS_DATABASE_UNAVAILABLE')
   t.ok(lines.some((line) => line.includes('too many connections for role')))
 
   await query(dbUri, 'alter role hidden_role connection limit -1')

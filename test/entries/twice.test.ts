@@ -52,7 +52,7 @@ t.test('a second registration without a name of its own is refused with what to 
   const refused = build(t, { dbUri }, { after: (host) => host.register(pgWebsockets, again) })
   await t.rejects(refused, {
     code: 'FST_PGWS_INVALID_OPTION',
-    message: /option "decorator".*prefix of its own/
+    message: /option "decorator".*its own decorator and prefix/
   })
   await t.rejects(build(t, { dbUri, decorator: '' }), { message: /option "decorator" must be the name/ })
 })

@@ -136,7 +136,7 @@ t.test('values that no option may have get an error that names the variable', as
     await Fastify({ trustProxy }).close()
   }
   await t.rejects(read(t, { PGWS_METRICS_PORT: '3000' }), {
-    message: /PGWS_METRICS_PORT is PGWS_PORT \(3000\)/
+    message: /PGWS_METRICS_PORT must not be PGWS_PORT \(3000\)/
   })
   await t.rejects(read(t, { PGWS_PORT: '9000', PGWS_METRICS_PORT: ' 9000' }), {
     message: /PGWS_METRICS_PORT/

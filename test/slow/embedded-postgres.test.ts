@@ -355,7 +355,7 @@ t.test('a folder that others may write to is refused', async (t) => {
   await first.stop()
   chmodSync(first.home, 0o777)
   await t.rejects(startEmbeddedPostgres({ folder, settings: NO_SYNC }), {
-    message: /may be written to by others/
+    message: /other users may write to/
   })
 })
 

@@ -209,7 +209,7 @@ t.test('a server that is newer than the schema publishes nothing until it is mig
     status: 'unavailable',
     schema: { status: 'too old' }
   })
-  await t.rejects(fastify.pgws.publish('kept', 'too early'), { code: 'FST_PGWS_DATABASE_AWAY' })
+  await t.rejects(fastify.pgws.publish('kept', 'too early'), { code: 'FST_PGWS_DATABASE_UNAVAILABLE' })
   await query(
     dbUri,
     `insert into pgws.migrations select n, 'mended', now(), 2 from generate_series(3, 99) n; select pg_notify('pgws', 'installed')`

@@ -31,7 +31,7 @@ export async function connect(
       if (isLoginRefusal(error) && !hasFallback(targets, index, error)) throw failure
     }
   }
-  throw failure ?? new Error('there is no host to connect to')
+  throw failure ?? new Error('the connection string names no host')
 }
 
 interface Destroyable {
@@ -171,7 +171,7 @@ function watchBinding(client: pg.Client, { requiresChannelBinding }: ConnectionT
   return () => {
     if (bound) return
     throw new Error(
-      'channel_binding=require: the server does not bind the login to TLS; leave it out, or set sslmode=require and a password that PostgreSQL keeps as scram-sha-256'
+      'channel_binding=require: the server did not use channel binding. Remove channel_binding, or set sslmode=require and a password that PostgreSQL stores as scram-sha-256'
     )
   }
 }

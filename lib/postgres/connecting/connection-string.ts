@@ -77,16 +77,16 @@ const SSL_MODES = ['disable', 'allow', 'prefer', 'require', 'verify-ca', 'verify
 const CHANNEL_BINDINGS = ['disable', 'prefer', 'require']
 const SESSION_ATTRS = ['any', 'read-write', 'read-only', 'primary', 'standby']
 
-const UNKNOWN_OPTION = `an option of the connection string is unknown; known are ${[...Object.keys(PARAMETERS), ...WITHOUT_MEANING].join(', ')}. A password with blanks needs 'single quotes' in a list of keyword=value; in a URI, percent-encode ?, &, /, @ and : of a password`
+const UNKNOWN_OPTION = `the connection string has an unknown option; the options are ${[...Object.keys(PARAMETERS), ...WITHOUT_MEANING].join(', ')}. In a list of keyword=value, quote a password that contains spaces: 'like this'. In a URI, percent-encode ?, &, /, @ and : in the password`
 
 /** Names that other clients give to what libpq calls otherwise. */
 const INSTEAD_OF: Record<string, string> = {
-  ssl: 'write sslmode=require for TLS, sslmode=verify-full to check the certificate, too, or sslmode=disable',
-  sslaccept: 'write sslmode=require for TLS, or sslmode=verify-full to check the certificate, too'
+  ssl: 'use sslmode=require for TLS, sslmode=verify-full to check the certificate as well, or sslmode=disable',
+  sslaccept: 'use sslmode=require for TLS, or sslmode=verify-full to check the certificate as well'
 }
 
 const NO_VERIFY =
-  'sslmode "no-verify" is of node-postgres alone: write sslmode=require, which encrypts and checks no certificate unless sslrootcert is set, or better sslmode=verify-full'
+  'only node-postgres knows sslmode "no-verify": use sslmode=require, which does not check the certificate unless sslrootcert is set, or better sslmode=verify-full'
 
 /** How long one attempt may take where `connect_timeout` does not say, in milliseconds. */
 const CONNECT_TIMEOUT = 5000
@@ -140,7 +140,7 @@ function parseKeywords(text: string): Parameters {
 }
 
 const UNESCAPED =
-  'an "@" stands where none can be: in the password of a URI, percent-encode "@" as %40, "/" as %2F and "?" as %3F'
+  'the URI contains an unexpected "@": in its password, percent-encode "@" as %40, "/" as %2F and "?" as %3F'
 
 /** postgresql://[user[:password]@][host[:port],…][/dbname][?param=value&…] */
 function parseUri(text: string): Parameters {
@@ -160,7 +160,7 @@ function parseUri(text: string): Parameters {
   const ports: string[] = []
   for (const host of hosts.split(',')) {
     const parts = /^(?:\[([^\]]*)\]|([^:[\]]*))(?::(\d*))?$/.exec(host)
-    if (parts === null) throw new Error('a host must be name, name:port, or [IPv6 address]:port')
+    if (parts === null) throw new Error('a host must be written as name, name:port, or [IPv6 address]:port')
     names.push(decode(parts[1] ?? parts[2] ?? ''))
     ports.push(parts[3] ?? '')
   }
@@ -171,7 +171,7 @@ function parseUri(text: string): Parameters {
   set('dbname', dbname)
   for (const pair of query?.split('&') ?? []) {
     const equals = pair.indexOf('=')
-    if (equals === -1) throw new Error('a parameter of the URI has no "="')
+    if (equals === -1) throw new Error('a parameter of the URI lacks "=": write name=value')
     const name = decode(pair.slice(0, equals))
     const value = decode(pair.slice(equals + 1))
     // What JDBC calls it; libpq knows it, too.
@@ -186,7 +186,7 @@ function decode(text: string): string {
   try {
     return decodeURIComponent(text)
   } catch {
-    throw new Error('a percent-encoding of the URI cannot be decoded')
+    throw new Error('the URI contains an invalid percent-encoding: write % as %25')
   }
 }
 
@@ -197,10 +197,14 @@ function targetsOf(parameters: Parameters, env: NodeJS.ProcessEnv): ConnectionTa
   const ports = list('port')
   const count = Math.max(names.length, addresses.length, 1)
   if (addresses.length > 0 && names.length > 0 && addresses.length !== names.length) {
-    throw new Error(`could not match ${names.length} host names to ${addresses.length} hostaddr values`)
+    throw new Error(
+      `there are ${names.length} host names, but ${addresses.length} hostaddr values: give as many of both`
+    )
   }
   if (ports.length > 1 && ports.length !== count) {
-    throw new Error(`could not match ${ports.length} port numbers to ${count} hosts`)
+    throw new Error(
+      `there are ${ports.length} ports, but ${count} hosts: give one port, or one for each host`
+    )
   }
   const user = parameters.get('user') || userInfo().username
   const database = parameters.get('dbname') || user

@@ -58,17 +58,17 @@ export async function subscriptionToken(
   if (token.notSubscription !== undefined) {
     throw new CommandError(
       ERRORS.PERMISSION_DENIED,
-      `the token ${token.notSubscription}; a subscription's has "channel", "sub", "exp", "allow"`
+      `the token ${token.notSubscription}; a subscription token has "channel", "sub", "exp" and "allow"`
     )
   }
   if (token.claims.channel !== of.channel) {
-    throw new DisconnectError(DISCONNECT.INVALID_TOKEN, "the subscription's is for another channel")
+    throw new DisconnectError(DISCONNECT.INVALID_TOKEN, 'the subscription token is for another channel')
   }
   if ((token.subject ?? '') !== (of.subject ?? '')) {
-    throw new DisconnectError(DISCONNECT.INVALID_TOKEN, "the subscription's is of another user")
+    throw new DisconnectError(DISCONNECT.INVALID_TOKEN, 'the subscription token belongs to another user')
   }
   if (token.client !== undefined && token.client !== of.client) {
-    throw new DisconnectError(DISCONNECT.INVALID_TOKEN, "the subscription's is for another client")
+    throw new DisconnectError(DISCONNECT.INVALID_TOKEN, 'the subscription token is for another client')
   }
   return { write: token.allow.includes('pub'), exp: token.expiresAt }
 }

@@ -115,5 +115,5 @@ function readMark(payload: string): Mark {
   const { uid, at, read, leaving } = (mark ?? {}) as Record<string, unknown>
   const marks = Number.isFinite(at) && (read === null || Number.isFinite(read))
   if (typeof uid === 'string' && (marks || leaving === true)) return mark as Mark
-  throw new errors.SocketIoPacketLost('it is no mark of a node')
+  throw new errors.SocketIoPacketLost('its row is not the heartbeat of a node')
 }

@@ -30,7 +30,7 @@ export function tablesOf(name: string): Tables {
   if (base === '' || name.includes('\0') || Buffer.byteLength(base) + SUFFIX_BYTES > CHANNEL_NAME_LIMIT) {
     throw new errors.InvalidOption(
       'tableName',
-      `must be a table's name as in SQL, "name" or "schema.name", of at most ${CHANNEL_NAME_LIMIT - SUFFIX_BYTES} bytes`
+      `must be the name of a table as in SQL, "name" or "schema.name", of at most ${CHANNEL_NAME_LIMIT - SUFFIX_BYTES} bytes`
     )
   }
   const prefix = schema === undefined ? '' : `${pg.escapeIdentifier(unquote(schema))}.`

@@ -8,7 +8,7 @@ const TICK = 500
 
 /**
  * Runs one statement on a pool of the user's, in time.
- * @throws DatabaseAway: surely nothing was done; OutcomeUnknown; NotAccepted
+ * @throws DatabaseUnavailable: nothing was done; OutcomeUnknown; NotAccepted
  */
 export async function queryPool(
   pool: pg.Pool,
@@ -21,7 +21,7 @@ export async function queryPool(
   try {
     client = await within(pool.connect(), (late) => late.release())
   } catch (error) {
-    throw new errors.DatabaseAway(messageOf(error))
+    throw new errors.DatabaseUnavailable(messageOf(error))
   }
   // A client that is checked out has no other listener, and an error that nobody hears ends the process.
   client.on('error', ignore)
@@ -59,7 +59,7 @@ export function classify(error: unknown): Error {
     case 'unanswered':
       return new errors.OutcomeUnknown(messageOf(error))
     case 'away':
-      return new errors.DatabaseAway(messageOf(error))
+      return new errors.DatabaseUnavailable(messageOf(error))
     default:
       return new errors.NotAccepted(messageOf(error), { cause: error as Error })
   }

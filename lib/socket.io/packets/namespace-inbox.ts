@@ -83,7 +83,7 @@ export class NamespaceInbox {
     try {
       header = readHeader(JSON.parse(payload))
     } catch (error) {
-      this.#options.onError(new errors.SocketIoPacketLost(`it cannot be read (${messageOf(error)})`))
+      this.#options.onError(new errors.SocketIoPacketLost(`it could not be read (${messageOf(error)})`))
       return
     }
     const { uid, attachmentId, position, n } = header
@@ -162,7 +162,7 @@ export class NamespaceInbox {
     try {
       const found = await this.#options.read(unread.map(({ attachmentId }) => attachmentId))
       for (const item of unread) {
-        const message = found.get(item.attachmentId) ?? new Error('it is not there')
+        const message = found.get(item.attachmentId) ?? new Error('its row is missing')
         if (message instanceof Error) this.#lose([item], message)
         else item.message = message
       }

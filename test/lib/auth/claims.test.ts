@@ -138,7 +138,10 @@ t.test('claims are where the options say, for every way in', async (t) => {
   const noAdmin = { ...mixed, realm_access: { roles: ['user'] } }
   t.match(await get(http, '/connections', noAdmin), {
     status: 403,
-    body: { message: 'The token needs the claim ".realm_access.roles": true, or a list with "admin"' }
+    body: {
+      message:
+        'Only administrators may do this: the token needs the claim ".realm_access.roles": true, or a list with "admin"'
+    }
   })
 
   // A refresh and a subscription's own token are read likewise.

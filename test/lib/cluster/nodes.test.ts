@@ -581,7 +581,7 @@ t.test(
       t.equal(body.code, 'FST_PGWS_NODES_UNAVAILABLE')
     }
     await t.rejects(far.fastify.pgws.publish('a', 'x', {}, { confirm: true }), {
-      code: 'FST_PGWS_DATABASE_AWAY'
+      code: 'FST_PGWS_DATABASE_UNAVAILABLE'
     })
     t.equal((await ask<[]>(far.http, '/connections')).body.length, 1)
     t.equal(client.webSocket.readyState, client.webSocket.OPEN)

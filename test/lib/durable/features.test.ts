@@ -429,7 +429,7 @@ t.test('the command migrate installs the schema', async (t) => {
   t.match(first.output(), `Installed version ${SCHEMA_VERSION}.`)
   const second = await run(t, environment, ['migrate'])
   t.equal(await second.exit, 0)
-  t.match(second.output(), `The schema is there, version ${SCHEMA_VERSION}.`)
+  t.match(second.output(), `The schema is up to date (version ${SCHEMA_VERSION}).`)
   await query(dbUri, `select pgws.publish('a', '1')`)
 })
 

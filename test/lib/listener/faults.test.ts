@@ -177,7 +177,7 @@ t.test('what a socket sent is not sent for ever: 1011 after publishTimeout', asy
   await until(() => !app.fastify.pgws.listenerState.up)
   sender.send('too late')
   t.same(await sender.closed(), { code: 1011, reason: 'message not published' })
-  await t.rejects(app.fastify.pgws.publish('a', 1), { code: 'FST_PGWS_DATABASE_AWAY' })
+  await t.rejects(app.fastify.pgws.publish('a', 1), { code: 'FST_PGWS_DATABASE_UNAVAILABLE' })
   t.equal(app.client.webSocket.readyState, 1)
 })
 

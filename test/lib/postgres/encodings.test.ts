@@ -119,7 +119,7 @@ for (const [encoding, { held, refused }] of Object.entries(ENCODINGS)) {
         body: JSON.stringify({ channel, payload: refused })
       })
       t.equal(post.status, 400)
-      t.match(await post.json(), { code: 'FST_PGWS_BAD_MESSAGE', message: /the database cannot hold it/ })
+      t.match(await post.json(), { code: 'FST_PGWS_BAD_MESSAGE', message: /the database cannot store it/ })
       await t.rejects(fastify.pgws.publish(channel, { a: [refused] }), { code: 'FST_PGWS_BAD_MESSAGE' })
       const centrifuge = sdk(t, ws, { token: token({ ...claims, channels: [channel] }) })
       centrifuge.connect()

@@ -120,7 +120,7 @@ t.test('what is sent by itself waits in its place where the database goes away',
   const published = ['1', '2', '3'].map((payload) => queue.publish(of(payload), MAY_WAIT))
   await answer(new errors.NotAccepted('a value is wrong'))
   published.push(queue.publish(of('4'), MAY_WAIT))
-  await answer(new errors.DatabaseAway('gone'))
+  await answer(new errors.DatabaseUnavailable('gone'))
   await clock.forward(60)
   for (let times = 0; times < 4; times++) await answer()
   await Promise.all(published)
@@ -131,9 +131,11 @@ t.test('while the database is away, what may wait waits in order, and no longer 
   const clock = stoppedClock(t)
   const { queue, statements, answer } = queueOf()
   const patient = ['1', '2'].map((payload) => queue.publish(of(payload), MAY_WAIT))
-  const atOnce = t.rejects(queue.publish(of('now')), { code: 'FST_PGWS_DATABASE_AWAY' })
-  const short = t.rejects(queue.publish(of('short'), { wait: 100 }), { code: 'FST_PGWS_DATABASE_AWAY' })
-  const away = new errors.DatabaseAway('refused')
+  const atOnce = t.rejects(queue.publish(of('now')), { code: 'FST_PGWS_DATABASE_UNAVAILABLE' })
+  const short = t.rejects(queue.publish(of('short'), { wait: 100 }), {
+    code: 'FST_PGWS_DATABASE_UNAVAILABLE'
+  })
+  const away = new errors.DatabaseUnavailable('refused')
   await answer(away)
   await atOnce
   t.equal(queue.overloaded, true, 'senders are paused')
@@ -152,7 +154,7 @@ t.test('while the database is away, what may wait waits in order, and no longer 
   t.same(statements[0], ['1', '2', 'now', 'short'])
   t.same(statements.at(-1), ['1', '2'])
   t.equal(drained, true)
-  const late = t.rejects(queue.publish(of('late'), MAY_WAIT), { code: 'FST_PGWS_DATABASE_AWAY' })
+  const late = t.rejects(queue.publish(of('late'), MAY_WAIT), { code: 'FST_PGWS_DATABASE_UNAVAILABLE' })
   for (let tries = 0; tries < 25; tries++) {
     await answerIfAny(answer, away)
     await clock.forward(60)
@@ -192,7 +194,7 @@ t.test('while this node does not listen, nothing is sent', async (t) => {
   const clock = stoppedClock(t)
   const { queue, statements, answer, state } = queueOf()
   state.ready = false
-  await t.rejects(queue.publish(of('now')), { code: 'FST_PGWS_DATABASE_AWAY' })
+  await t.rejects(queue.publish(of('now')), { code: 'FST_PGWS_DATABASE_UNAVAILABLE' })
   const waits = queue.publish(of('waits'), MAY_WAIT)
   await clock.forward(200)
   t.same(statements, [])

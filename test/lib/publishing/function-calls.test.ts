@@ -521,7 +521,7 @@ t.test('functions are told of each client that comes and goes, in order with its
   ])
   const raises = await open(t, `${ws}/a/${token({ mode: 'r', sub: 'raises' })}`)
   raises.webSocket.close()
-  await until(() => lines.some((line) => line.includes('the function for a disconnect failed')))
+  await until(() => lines.some((line) => line.includes('the disconnect function failed')))
   const stream = await fetch(`${http}/a/${rw({ sub: 'stream' })}`, {
     headers: { accept: 'text/event-stream' }
   })
@@ -668,10 +668,10 @@ t.test('a function that is not there, or not installed, is a clear refusal at th
   await t.rejects(build(t, { dbUri, onMessageFunction: 'on_message' }), {
     message: /onMessageFunction.*must be "schema.function"/
   })
-  await t.rejects(build(t, { dbUri, roleClaim: 'role' }), { message: /roleClaim.*of no use without/ })
+  await t.rejects(build(t, { dbUri, roleClaim: 'role' }), { message: /roleClaim.*has no effect without/ })
   await t.rejects(build(t, { dbUri, onMessageFunction: 'app.on_message' }), {
     message:
-      'The database has no function app.on_message(jsonb) returning jsonb, which the option "onMessageFunction" names'
+      'The database has no function app.on_message(jsonb) that returns jsonb: create it, or correct the option "onMessageFunction"'
   })
   await query(
     dbUri,
@@ -681,7 +681,9 @@ t.test('a function that is not there, or not installed, is a clear refusal at th
   await t.rejects(build(t, { dbUri, onMessageFunction: '"My App"."on.message"' }), {
     code: 'FST_PGWS_NOT_INSTALLED'
   })
-  await t.rejects(build(t, { dbUri, authorizeFunction: 'App.Authorize' }), { message: /returning boolean/ })
+  await t.rejects(build(t, { dbUri, authorizeFunction: 'App.Authorize' }), {
+    message: /that returns boolean/
+  })
   const app = await run(t, {
     PGWS_DB_URI: dbUri,
     PGWS_JWT_SECRET: SECRET,
@@ -689,7 +691,7 @@ t.test('a function that is not there, or not installed, is a clear refusal at th
     PGWS_ON_MESSAGE_FUNCTION: 'app.nothing'
   })
   t.equal(await app.exit, 1)
-  t.match(app.output(), /no function app.nothing\(jsonb\) returning jsonb/)
+  t.match(app.output(), /no function app.nothing\(jsonb\) that returns jsonb/)
   const { ws } = await build(t, { dbUri, migrate: true, onMessageFunction: '"My App"."on.message"' })
   const client = await open(t, `${ws}/a/${rw()}`)
   client.send('hello')

@@ -206,7 +206,7 @@ t.test('options are checked', async (t) => {
   t.throws(() => createAdapter(pool, { tableName: 'x; drop table y' }), { code: 'FST_PGWS_INVALID_OPTION' })
   t.throws(() => createAdapter(pool, { tableName: 'x'.repeat(60) }), /at most 54 bytes/)
   t.throws(() => createAdapter(pool, { heartbeatInterval: -1 }), /whole number/)
-  t.throws(() => createAdapter(pool, { uid: 5 as never }), /must be a text/)
+  t.throws(() => createAdapter(pool, { uid: 5 as never }), /must be a string/)
   t.throws(() => createAdapter(pool, { errorHandler: 5 as never }), /must be a function/)
 })
 
@@ -325,7 +325,7 @@ t.test(
     await acquainted(nodes)
     io.emit('back')
     for (const client of clients) await client.received('back', 1)
-    t.notOk(failuresOf(nodes).some(({ message }) => /did not reach/.test(message)))
+    t.notOk(failuresOf(nodes).some(({ message }) => /was not sent/.test(message)))
   }
 )
 
@@ -367,7 +367,7 @@ t.test('where nobody asked to be told, failures are warnings of the process', as
   await query(dbUri, 'drop table socket_io_attachments')
   io.emit('large', 'x'.repeat(9000))
   await clients[0]!.received('large', 1)
-  await until(() => warnings.some(({ message }) => /did not reach.*socket_io_attachments/.test(message)))
+  await until(() => warnings.some(({ message }) => /was not sent.*socket_io_attachments/.test(message)))
 })
 
 t.test('what cannot be read is reported, and what follows is delivered', async (t) => {

@@ -147,7 +147,7 @@ t.test('failures are told, to the error handler and to whoever waits', async (t)
     message: /socket_io_attachments/
   })
   await emitter.flushed()
-  await t.rejects(emitter.socketsJoin('x'.repeat(9000)), /did not reach/)
+  await t.rejects(emitter.socketsJoin('x'.repeat(9000)), /was not sent/)
   t.equal(failures.length, 2)
   const ended = new pg.Pool({ connectionString: dbUri })
   await ended.end()

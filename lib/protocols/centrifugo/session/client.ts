@@ -91,7 +91,7 @@ export class SdkClient {
   /** Publishes, and replies when the database has accepted it. Resolves when the next command may be taken. */
   async publish(id: number, params: Record<string, unknown>): Promise<void> {
     const { channel, data } = { channel: channelOf(params), data: params.data }
-    if (data === undefined) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'the data are missing')
+    if (data === undefined) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'data is missing')
     if (typeof params.type === 'number' && params.type > 0) throw new CommandError(ERRORS.NOT_AVAILABLE)
     const { authorizer, limits } = this.#services.core
     const token = this.#token
@@ -145,7 +145,7 @@ export class SdkClient {
     const { claims, expiresAt } = token
     const { access } = this
     if (token.subject !== access.subject) {
-      throw new DisconnectError(DISCONNECT.INVALID_TOKEN, 'it is of another user')
+      throw new DisconnectError(DISCONNECT.INVALID_TOKEN, 'it belongs to another user')
     }
     access.caller = await authorizer.authorize(token, [], 'r')
     if (this.#session.ended) return {}
@@ -169,7 +169,7 @@ export class SdkClient {
     const { id } = this.connection
     this.#services.core.log.warn(
       { connection: id, bytes },
-      `the claim "info" of a token is not shown: it has more than ${MAX_INFO_BYTES} bytes of JSON`
+      `the claim "info" of a token is not shown to others: it is larger than ${MAX_INFO_BYTES} bytes of JSON`
     )
     return undefined
   }

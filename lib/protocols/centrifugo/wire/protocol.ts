@@ -116,18 +116,18 @@ export function readCommand(line: string): Command | undefined {
   try {
     value = JSON.parse(line)
   } catch {
-    throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'no JSON')
+    throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'not JSON')
   }
-  if (!isObject(value)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'a command is a JSON object')
+  if (!isObject(value)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'a command must be a JSON object')
   const { id, ...rest } = value
   const [method] = Object.keys(rest)
   if (method === undefined && id === undefined) return undefined
-  if (method === undefined) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'a command without a method')
+  if (method === undefined) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'a command needs a method')
   const params = rest[method]
   if (!isObject(params)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, `${method} must be an object`)
   if (method === 'send') return { id: 0, method, params }
   if (!isInteger(id) || id <= 0) {
-    throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'a command needs an id')
+    throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'a command needs an id, a positive integer')
   }
   if (method === 'publish' && params.data !== undefined) params.data = dataIn(line)
   return { id, method, params }
@@ -141,7 +141,7 @@ function dataIn(line: string): JsonText {
 /** A text of a command. @throws DisconnectError where it is another kind of value */
 export function textOf(params: Record<string, unknown>, name: string): string {
   const value = params[name] ?? ''
-  if (typeof value !== 'string') throw new DisconnectError(DISCONNECT.BAD_REQUEST, `${name} must be a text`)
+  if (typeof value !== 'string') throw new DisconnectError(DISCONNECT.BAD_REQUEST, `${name} must be a string`)
   return value
 }
 

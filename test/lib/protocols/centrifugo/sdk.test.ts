@@ -430,7 +430,7 @@ t.test('what is no command ends the connection, with a reason', async (t) => {
   const { ws, lines } = await build(t, { dbUri: await database() })
   const connect = JSON.stringify({ id: 1, connect: { token: rw() } })
   const tried: [string[], number, RegExp][] = [
-    [['no json'], 3501, /no JSON/],
+    [['no json'], 3501, /not JSON/],
     [['[]'], 3501, /JSON object/],
     [['{"id":1,"subscribe":{"channel":"a"}}'], 3501, /first command must be connect/],
     [[connect, connect], 3501, /connected already/],
@@ -438,7 +438,7 @@ t.test('what is no command ends the connection, with a reason', async (t) => {
     [[connect, '{"subscribe":{"channel":"a"}}'], 3501, /needs an id/],
     [[connect, '{"id":2,"subscribe":{}}'], 3501, /channel is missing/],
     [[connect, '{"id":2,"publish":{"channel":"a"}}'], 3501, /data are missing/],
-    [[connect, '{"id":2,"subscribe":{"channel":5}}'], 3501, /channel must be a text/],
+    [[connect, '{"id":2,"subscribe":{"channel":5}}'], 3501, /channel must be a string/],
     [['{"id":1,"connect":{"token":""}}'], 3500, /missing/]
   ]
   for (const [sent, code, reason] of tried) {
