@@ -5,6 +5,7 @@ import { checkChannel } from './channel-name.js'
 import type { ChannelSummary } from './channels/index.js'
 import type { Closing, ConnectionFilter, ConnectionSummary } from './clients/index.js'
 import type { Delivery, Disconnected, NodeSummary, Scope } from './cluster/index.js'
+import type { States } from './durable/index.js'
 import { asBadMessage, errors } from './errors.js'
 import { type Health, healthOf } from './health.js'
 import type { ListenerState } from './listener/index.js'
@@ -40,7 +41,7 @@ export interface ChannelHistory {
   messages: Message[]
   /** Messages between `since` and the first of these have gone already. */
   gap: boolean
-  /** The id after which the next page begins; undefined: this is the last. */
+  /** The id after which, or newest first before which, the next page begins; undefined: this is the last. */
   next: string | undefined
 }
 
@@ -162,24 +163,64 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     limit: number,
     reader = ''
   ): Promise<ChannelHistory> {
-    this.#parts.durable.require()
-    const start = since === undefined || since === 'earliest' ? undefined : parseMessageId(since)
-    if (start === undefined && since !== undefined && since !== 'earliest') {
-      throw new errors.BadMessage('"since" must be the id of a message, or "earliest"')
-    }
-    if (start !== undefined && start.epoch !== this.#parts.durable.epoch) throw new errors.UnknownPosition()
-    const { maxHistoryBytes: maxBytes } = this.#parts.options
-    const options = { after: start?.position, limit, maxBytes }
-    const { messages, more } = await this.#parts.history.list(channel, reader, options).catch((error) => {
-      throw asBadMessage(error)
-    })
-    const page = { messages: messages.map(({ message }) => message), gap: false, next: undefined }
-    const next = more ? page.messages.at(-1)!.id : undefined
-    if (start === undefined) return { ...page, next }
+    const after = since === 'earliest' ? undefined : since
+    const { page, start } = await this.#listed(channel, 'since', after, { limit, reader })
+    if (start === undefined) return page
     // After the messages, because some may have gone before they were read.
-    const { latest, channels } = await this.#parts.history.state([channel])
-    if (start.position > latest) throw new errors.UnknownPosition()
-    return { ...page, next, gap: start.position < channels[0]!.trimmed }
+    const { channels } = await this.#stateFrom(start, channel)
+    return { ...page, gap: start < channels[0]!.trimmed }
+  }
+
+  /**
+   * The stored messages of a channel, newest first.
+   * @param before the id before which they begin; undefined: the newest that is there
+   * @param limit the most messages; fewer where they take more than `maxHistoryBytes`
+   * @param reader whoever asks: readers take turns
+   * @returns `next` is the `before` of the next page; `gap` is always false
+   * @throws NotInstalled (501), BadMessage (400) for what is no id, UnknownPosition (409) for one of another epoch
+   */
+  async historyBefore(
+    channel: string,
+    before: string | undefined,
+    limit: number,
+    reader = ''
+  ): Promise<ChannelHistory> {
+    const { page, start } = await this.#listed(channel, 'before', before, { limit, reader, reverse: true })
+    if (start !== undefined) await this.#stateFrom(start, channel)
+    return page
+  }
+
+  /** @returns a page of a channel's messages, and the position of the id, where there is one */
+  async #listed(
+    channel: string,
+    name: 'since' | 'before',
+    id: string | undefined,
+    { limit, reader, reverse = false }: { limit: number; reader: string; reverse?: boolean }
+  ): Promise<{ page: ChannelHistory; start: number | undefined }> {
+    const { durable, history, options } = this.#parts
+    durable.require()
+    const start = id === undefined ? undefined : parseMessageId(id)
+    if (start === undefined && id !== undefined) {
+      const also = name === 'since' ? ', or "earliest"' : ''
+      throw new errors.BadMessage(`"${name}" must be the id of a message${also}`)
+    }
+    if (start !== undefined && start.epoch !== durable.epoch) throw new errors.UnknownPosition()
+    const { maxHistoryBytes: maxBytes } = options
+    const { messages, more } = await history
+      .list(channel, reader, { after: start?.position, limit, maxBytes, reverse })
+      .catch((error) => {
+        throw asBadMessage(error)
+      })
+    const listed = messages.map(({ message }) => message)
+    const page = { messages: listed, gap: false, next: more ? listed.at(-1)!.id : undefined }
+    return { page, start: start?.position }
+  }
+
+  /** The state of a channel; throws UnknownPosition where a position has not been given yet. */
+  async #stateFrom(position: number, channel: string): Promise<States> {
+    const states = await this.#parts.history.state([channel])
+    if (position > states.latest) throw new errors.UnknownPosition()
+    return states
   }
 
   /**

@@ -151,7 +151,7 @@ export const errors = {
   ),
   UnknownPosition: createError(
     'FST_PGWS_UNKNOWN_POSITION',
-    '"since" is not an id of the current epoch of this database: replace your data with what "since=earliest" returns',
+    'The id is not one of the current epoch of this database: replace your data with what "since=earliest" returns',
     409
   ),
   NoPresence: createError(

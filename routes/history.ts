@@ -6,8 +6,10 @@ const DEFAULT_LIMIT = 100
 const MAX_LIMIT = 1000
 
 /**
- * `GET /channels/:channel/history?since=&limit=`: what is stored of a durable channel, in pages. `next` is the `since` of
- * the next one, where there is one; `gap` says that messages after `since` have gone.
+ * `GET /channels/:channel/history`: what is stored of a durable channel, in pages.
+ * - `?since=&limit=`: the oldest first. `next` is the `since` of the next page, where there is one; `gap` says that messages
+ *   after `since` have gone.
+ * - `?order=desc&before=&limit=`: the newest first. `next` is the `before` of the next page.
  */
 export const history: ChannelQuestion = {
   schema: {
@@ -15,10 +17,23 @@ export const history: ChannelQuestion = {
     querystring: {
       type: 'object',
       properties: {
-        since: { type: 'string', description: 'The id of a message: those after it. Default: the oldest.' },
+        order: {
+          type: 'string',
+          enum: ['asc', 'desc'],
+          default: 'asc',
+          description: 'The oldest message first (asc), or the newest (desc).'
+        },
+        since: {
+          type: 'string',
+          description: 'In ascending order: the id of a message; those after it. Default: the oldest.'
+        },
+        before: {
+          type: 'string',
+          description: 'In descending order: the id of a message; those before it. Default: the newest.'
+        },
         limit: {
           type: 'string',
-          description: `At most so many, up to ${MAX_LIMIT}; fewer where they are large: "next" of the answer is the "since" of the next page.`,
+          description: `At most so many, up to ${MAX_LIMIT}; fewer where they are large: "next" of the answer is the "since" (in descending order the "before") of the next page.`,
           examples: ['100']
         }
       }
@@ -26,14 +41,24 @@ export const history: ChannelQuestion = {
     response: {
       401: errorSchema('No valid token.'),
       403: errorSchema('The token may not read the channel.'),
-      409: errorSchema('"since" is of another epoch of the database: begin with "earliest".'),
+      409: errorSchema('The id is of another epoch of the database: begin with "since=earliest".'),
       501: errorSchema('Durable channels are not installed.')
     }
   },
   async answer(gateway, channel, request, reply, token) {
-    const { since, limit } = request.query as { since?: string; limit?: string }
+    const { order = 'asc', since, before, limit } = request.query as Record<string, string | undefined>
+    if (order !== 'asc' && order !== 'desc') throw new errors.BadQuery('"order" must be "asc" or "desc"')
+    if (order === 'asc' && before !== undefined) {
+      throw new errors.BadQuery('"before" needs "order=desc": without it, use "since"')
+    }
+    if (order === 'desc' && since !== undefined) {
+      throw new errors.BadQuery('"since" does not go with "order=desc": use "before"')
+    }
     const reader = token.subject ?? request.ip
-    const { messages, gap, next } = await gateway.bridge.history(channel, since, readLimit(limit), reader)
+    const most = readLimit(limit)
+    const { messages, gap, next } = await (order === 'desc'
+      ? gateway.bridge.historyBefore(channel, before, most, reader)
+      : gateway.bridge.history(channel, since, most, reader))
     // Each is the text of a JSON object already.
     reply.type('application/json; charset=utf-8')
     const more = `${gap ? ',"gap":true' : ''}${next === undefined ? '' : `,"next":"${next}"`}`

@@ -123,6 +123,66 @@ t.test('an id of another epoch, or of the future, is 409 and says what to do', a
   t.equal((await get()).body.messages.length, 3)
 })
 
+t.test('the newest come first where asked for, in pages to the oldest', async (t) => {
+  const { sql, get, fastify } = await durable(t, { maxHistoryBytes: 5000 })
+  t.same((await get('?order=desc')).body, { messages: [] })
+  await sql(`select pgws.publish('a', to_jsonb(n)) from generate_series(1, 10) n`)
+  await sql(`select pgws.publish_text('a', repeat('x', 6000))`)
+  const pages: unknown[][] = []
+  let search: string | undefined = '?order=desc&limit=4'
+  for (let before: string | undefined; search !== undefined; ) {
+    const { messages, next, gap }: Answer = (await get(search)).body
+    pages.push(messages.map(({ payload }) => (typeof payload === 'string' ? payload.length : payload)))
+    t.equal(gap, undefined)
+    before = next
+    search = before && `?order=desc&limit=4&before=${before}`
+    if (before !== undefined) t.equal(before, messages.at(-1)!.id)
+  }
+  // A message larger than an answer may be comes alone.
+  t.same(pages, [[6000], [10, 9, 8, 7], [6, 5, 4, 3], [2, 1]])
+  // What is newer than the page goes on live from its first message.
+  const { messages } = (await get('?order=desc&limit=1')).body
+  await sql(`select pgws.publish('a', '12')`)
+  t.match((await get(`?since=${messages[0]!.id}`)).body, { messages: [{ payload: 12 }] })
+  // A position is an id, too: before it is what its snapshot saw, but for the last.
+  const { rows } = await sql('select pgws.position() as id')
+  await sql(`select pgws.publish('a', '13')`)
+  const older = (await get(`?order=desc&before=${rows[0].id}&limit=1`)).body.messages
+  t.equal((older[0]!.payload as string).length, 6000)
+  t.match(await fastify.pgws.historyBefore('a', undefined, 1), {
+    messages: [{ text: /"payload":13/ }],
+    gap: false
+  })
+})
+
+t.test('what does not fit an order is refused with what to write instead', async (t) => {
+  const { sql, get, fastify } = await durable(t)
+  await sql(`select pgws.publish('a', to_jsonb(n)) from generate_series(1, 3) n`)
+  const last = (await get()).body.messages[2]!.id
+  for (const [search, message] of [
+    ['?order=newest', '"order" must be "asc" or "desc"'],
+    ['?order=', '"order" must be "asc" or "desc"'],
+    ['?order=desc&order=desc', '"order" must be "asc" or "desc"'],
+    [`?before=${last}`, '"before" needs "order=desc"'],
+    [`?order=asc&before=${last}`, '"before" needs "order=desc"'],
+    [`?order=desc&since=${last}`, '"since" does not go with "order=desc": use "before"'],
+    ['?order=desc&before=nonsense', '"before" must be the id of a message'],
+    ['?order=desc&before=earliest', '"before" must be the id of a message'],
+    ['?order=desc&limit=0', '"limit" must be'],
+    ['?order=desc&limit=1001', '"limit" must be']
+  ] as const) {
+    const { status, body } = (await get(search)) as { status: number; body: unknown }
+    t.equal(status, 400, search)
+    t.ok((body as { message: string }).message.includes(message), (body as { message: string }).message)
+  }
+  const [epoch] = last.split('-') as [string]
+  const future = await get(`?order=desc&before=${epoch}-${'f'.padStart(16, '0')}`)
+  t.match(future, { status: 409, body: { code: 'FST_PGWS_UNKNOWN_POSITION' } })
+  await sql('select pgws.new_epoch()')
+  await until(async () => (await get(`?order=desc&before=${last}`)).status === 409)
+  await t.rejects(fastify.pgws.historyBefore('a', last, 10), { code: 'FST_PGWS_UNKNOWN_POSITION' })
+})
+
 t.test("the SDK's history has the same bound, and goes on from an offset", async (t) => {
   const { ws, sql, proxy } = await durable(t, { maxHistoryBytes: MIB })
   await sql(
