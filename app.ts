@@ -268,16 +268,16 @@ function printWelcome(
   process.stdout.write(`
   fastify-pg-websockets is running on an embedded PostgreSQL (for development).
 
-  Open this page, twice:
+  Open this page in two windows:
     ${origin}/#${fragment}
 
-  Watch a table fill, with the SQL for it:
+  Watch a table live (the page has the SQL for it):
     ${origin}/table.html#${new URLSearchParams(token === undefined ? {} : { token })}
 
-  Send to it over HTTP:
+  Publish over HTTP:
     curl -X POST ${origin}/publish -H 'Authorization: Bearer ${shown}' -H 'Content-Type: application/json' -d '{"channel":"chat","payload":"Hello from curl"}'
 
-  Send to it from SQL:
+  Publish from SQL:
     npm run sql -- "${sql}"
     psql '${dbUri}' -c "${sql}"
 

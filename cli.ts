@@ -14,9 +14,9 @@ import { type Config, registerEnv } from './plugins/env.js'
 const SECOND_SIGNAL = 1000
 
 const USAGE = `Usage:
-  fastify-pg-websockets              run the server; PGWS_* variables configure it (see .env.example)
+  fastify-pg-websockets              start the server, configured by PGWS_* variables (see docs/options.md)
   fastify-pg-websockets sql "…"      run SQL on its database
-  fastify-pg-websockets migrate      install or upgrade durable channels (the schema pgws) in its database
+  fastify-pg-websockets migrate      install or upgrade the schema "pgws" (durable channels) in its database
 `
 
 /** The command `fastify-pg-websockets`. */
@@ -99,13 +99,13 @@ function ending(fastify: FastifyInstance, timeout: number): Ending {
   const end = (reason: string) => {
     if (begun !== undefined) {
       if (performance.now() - begun < SECOND_SIGNAL || !reason.startsWith('SIG')) return
-      fastify.log.error(`${reason} again: ending at once`)
+      fastify.log.error(`${reason} again: exiting immediately`)
       process.exit(1)
     }
     begun = performance.now()
     fastify.log.info(`${reason}: shutting down`)
     setTimeout(() => {
-      fastify.log.error(`could not end within ${timeout} ms`)
+      fastify.log.error(`could not shut down within ${timeout} ms: exiting`)
       process.exit(1)
     }, timeout).unref()
     // A start that is under way would go first.
@@ -128,7 +128,7 @@ function ending(fastify: FastifyInstance, timeout: number): Ending {
 function endWithParent(end: (reason: string) => void): void {
   const parent = process.ppid
   setInterval(() => {
-    if (process.ppid !== parent) end('npx has ended')
+    if (process.ppid !== parent) end('npx exited')
   }, 200).unref()
 }
 

@@ -165,7 +165,8 @@ export class Gateway {
     await this.#parts.clients.close(shutdownTimeout * 0.6, leaving)
     await this.#parts.publisher.idle(shutdownTimeout * 0.2)
     const { queuedBytes } = this.#parts.publisher
-    if (queuedBytes > 0) log.error({ queuedBytes }, 'the database did not take all messages before the end')
+    if (queuedBytes > 0)
+      log.error({ queuedBytes }, 'shutting down although the database has not accepted all messages')
     await Promise.race([
       this.#parts.cluster.goodbye(),
       sleep(shutdownTimeout * 0.1, undefined, { ref: false })

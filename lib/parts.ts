@@ -94,12 +94,12 @@ export function buildParts(options: GatewayOptions): Parts {
   const losses = new Losses(metrics, log)
   const onUnencodable = (_message: Message, error: unknown) => losses.add('unencodable', { err: error })
   const hub = new Hub(
-    (error) => log.error({ err: error }, 'a function that was subscribed to a channel threw'),
+    (error) => log.error({ err: error }, 'a handler of pgws.subscribe() threw'),
     onUnencodable
   )
   const presence = new Presence({
     patterns: options.presenceChannels,
-    onError: (error) => log.error({ err: error }, 'a function that watches a presence channel threw')
+    onError: (error) => log.error({ err: error }, 'a presence watcher threw')
   })
   const durable = new RetentionRules(query, options.onSchema)
   const history = new MessageStore(
@@ -139,7 +139,7 @@ export function buildParts(options: GatewayOptions): Parts {
   const retention = new Cleanup({ query, durable, log })
   const authorizer = new Authorizer({
     ...options,
-    onError: (error) => log.warn({ err: error }, 'the function that authorizes failed')
+    onError: (error) => log.warn({ err: error }, 'authorizeFunction failed')
   })
   const publisher = new Publisher({
     ...options,

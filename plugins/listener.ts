@@ -81,7 +81,7 @@ export function decorateGateway(
       const missing = await completeRoles(client)
       if (missing.length > 0) {
         log.warn(
-          `this role may not give the roles of the schema "pgws" all they need; run: ${missing.join('; ')}`
+          `this role may not create the roles of the schema "pgws", or grant them what they need; run as a superuser: ${missing.join('; ')}`
         )
       }
     }
@@ -109,7 +109,7 @@ export function decorateGateway(
     let told = ''
     reporter = setInterval(() => {
       const awaited = gateway.awaited.join(' and ')
-      if (awaited !== told && awaited !== '') log.warn(`the start waits for ${awaited}`)
+      if (awaited !== told && awaited !== '') log.warn(`startup is waiting for ${awaited}`)
       told = awaited
     }, REPORT_INTERVAL)
     try {
@@ -163,7 +163,7 @@ export function decorateGateway(
 
   function end(error: Error): void {
     gateway.bridge.emit('lost', error)
-    fastify.close().catch((error) => log.error({ err: error }, 'the server could not be closed in order'))
+    fastify.close().catch((error) => log.error({ err: error }, 'could not shut down cleanly'))
   }
 
   function onEvent(event: ListenerEvent): void {
@@ -174,7 +174,7 @@ export function decorateGateway(
       case 'relistening':
         log.warn(
           { gap: event.gap },
-          `listening to the database again; what was sent within the last ${event.gap} ms may be lost`
+          `listening to the database again; notifications of the last ${event.gap} ms may be lost`
         )
         gateway.listenerReconnected(event.gap)
         break
@@ -206,7 +206,7 @@ export function decorateGateway(
           { err: event.error },
           options.checkListenerInterval > 0
             ? `the listener has ended, closing: ${event.error.message}`
-            : `the listener's connection was lost, closing: ${event.error.message} (with checkListenerInterval set, it would be replaced)`
+            : `the listener's connection was lost, closing: ${event.error.message} (set checkListenerInterval to reconnect instead)`
         )
         end(event.error)
         break
@@ -214,7 +214,7 @@ export function decorateGateway(
         log.error({ err: event.error, channel: event.channel }, event.error.message)
         break
       case 'handler failed':
-        log.error({ err: event.error }, 'a function that listens to a database channel threw')
+        log.error({ err: event.error }, 'a handler of pgws.listen() threw')
         break
     }
   }

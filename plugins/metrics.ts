@@ -9,10 +9,11 @@ export function serveMetrics(fastify: FastifyInstance, metrics: Metrics, port: n
   metricsRoute(server, { metrics })
   fastify.addHook('onReady', async () => {
     const address = await listen().catch((error) => {
-      const problem = error.code === 'EADDRINUSE' ? 'is a port that is taken' : `: ${messageOf(error)}`
+      const problem =
+        error.code === 'EADDRINUSE' ? 'is already in use: choose another port' : `: ${messageOf(error)}`
       throw new errors.InvalidOption('metricsPort', `(PGWS_METRICS_PORT=${port}) ${problem}`)
     })
-    fastify.log.info(`metrics at ${address}/metrics`)
+    fastify.log.info(`serving metrics at ${address}/metrics`)
   })
   fastify.addHook('onClose', () => server.close())
 

@@ -47,7 +47,7 @@ export function registerWebsocket(
     covers: ({ url = '' }: IncomingMessage) => isBelow(prefix, url),
     owns: (request: IncomingMessage) => (prefix === '' ? owns(request) : isBelow(prefix, request.url ?? '')),
     route: fastify.routing,
-    onError: (error: unknown) => log.error({ err: error }, 'an upgrade could not be routed')
+    onError: (error: unknown) => log.error({ err: error }, 'could not route an upgrade')
   }
   fastify.addHook('onReady', async () => dispatcher.add(scope))
   fastify.addHook('preClose', async () => dispatcher.close())

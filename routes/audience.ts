@@ -56,7 +56,7 @@ export function audienceRoutes(
         return { audiences: checkAudiences(await endpoint.audiences(request)) }
       } catch (error) {
         if (error instanceof errors.NoAudience) throw error
-        request.log.warn({ err: error }, 'the audiences of a request could not be decided')
+        request.log.warn({ err: error }, 'the function "audiences" of an endpoint failed')
         throw new errors.NoAudience()
       }
     }

@@ -69,7 +69,7 @@ export class RemoteKeySet {
       await this.#set.reload()
       this.#keys = keysOfSet(this.#set.jwks()?.keys).filter(({ publicKey }) => publicKey !== undefined)
     } catch (error) {
-      this.#log.warn({ err: error }, `the JWK set could not be fetched: ${messageOf(error)}`)
+      this.#log.warn({ err: error }, `could not fetch the JWK set: ${messageOf(error)}`)
     }
   }
 }

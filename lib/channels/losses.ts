@@ -1,33 +1,36 @@
 import type { Log } from '../log.js'
 import type { Metrics } from '../metrics.js'
 
-/** Why messages are not delivered to readers of this server, and what the log says of it. */
+/** Why messages are not delivered to the readers on this server, and the log line for each reason. */
 const TEXTS = {
-  malformed: 'a notification, or a row, is no message: it is dropped',
-  reserved: 'a message has a member "pgws", as only the server\'s own words have: it is dropped',
-  gone: 'a notification refers to a message that is not in the database: it is dropped',
-  unreadable: 'a message could not be read from the database: it is lost here',
+  malformed: 'dropped a notification or row that is not a message',
+  reserved: 'dropped a message with a member "pgws", which only the server\'s own messages may have',
+  gone: 'dropped a notification whose message is not in the database',
+  unreadable: 'lost a message, because it could not be read from the database',
   unreplayed:
-    'what was missed while the listener was away could not be read from the database: it is lost here',
+    'lost messages that were sent while the listener was disconnected, because they could not be read from the database',
   diverged:
-    'the database has other messages than those that were delivered: a standby that lacked some was promoted, or it was restored',
-  unencodable: 'a message could not be written for its readers: it is lost here'
+    'the database lacks messages that were delivered: a standby without them was promoted, or the database was restored',
+  unencodable: 'lost a message, because it could not be encoded for its readers'
 } as const
 
 /** The value of the label `reason` of `pgws_lost_messages_total`. */
 export type LossReason = keyof typeof TEXTS
 
-/** Those that mean that something does not work, whatever the database's roles send. */
+/** The reasons that mean a failure of the server or the database. The others are the fault of whoever sent the message. */
 const FAILURES: readonly LossReason[] = ['unreadable', 'unreplayed', 'diverged', 'unencodable']
 
-/** How often one reason is logged, and for how long health tells of it, in milliseconds. */
+/** How often one reason is logged, and for how long the health checks report it, in milliseconds. */
 const INTERVAL = 60_000
 
-/** Messages that are given up, so that they hold up none behind them: counted, and logged once a minute and reason. */
+/**
+ * Counts messages that are given up, because they must not hold up those behind them. Logs each reason once a minute at
+ * most.
+ */
 export class Losses {
   readonly #metrics: Metrics
   readonly #log: Log
-  /** How many were not logged, since the line that was. */
+  /** How many were not logged after the last line. */
   readonly #unlogged = new Map<LossReason, number>()
   readonly #lastAt = new Map<LossReason, number>()
   readonly #timers = new Set<NodeJS.Timeout>()
@@ -37,7 +40,7 @@ export class Losses {
     this.#log = log
   }
 
-  /** @param fields for the log; nothing of what a user has written */
+  /** @param fields for the log; never anything that a user has written */
   add(reason: LossReason, fields: object = {}): void {
     this.#metrics.lostMessages.inc({ reason })
     this.#lastAt.set(reason, performance.now())
@@ -46,7 +49,7 @@ export class Losses {
     else this.#unlogged.set(reason, unlogged + 1)
   }
 
-  /** What did not work within the last minute. */
+  /** The failures of the last minute. */
   get failures(): LossReason[] {
     const now = performance.now()
     return FAILURES.filter(

@@ -80,7 +80,7 @@ export class Clients {
       ...options,
       onSlow: (bufferedBytes, reason) => {
         metrics.slowCloses.inc()
-        log.warn({ bufferedBytes, reason }, 'closing a client that does not read, or not fast enough')
+        log.warn({ bufferedBytes, reason }, 'closing a client that does not read fast enough')
       }
     })
     this.#context = {
@@ -200,7 +200,7 @@ export class Clients {
     if (since === undefined || this.closing) return
     const { catchUp, log } = this.#options
     catchUp.resume(connection, since).catch((error) => {
-      log.warn({ err: error, connection: connection.id }, 'messages could not be replayed')
+      log.warn({ err: error, connection: connection.id }, 'could not replay messages')
       connection.close(CLOSE.NOT_PUBLISHED, 'messages could not be replayed')
     })
   }

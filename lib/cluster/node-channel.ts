@@ -71,9 +71,9 @@ export class NodeChannel {
     const shown = ({ id, hostname, pid }: Peer) => ({ node: id, hostname, pid })
     this.#members = new Peers({
       timeout,
-      onJoin: (member) => log.info(shown(member), 'another node is there'),
+      onJoin: (member) => log.info(shown(member), 'another node joined'),
       onLeave: (member) => {
-        log.info(shown(member), 'another node is gone')
+        log.info(shown(member), 'another node left')
         for (const answers of this.#pending.values()) answers.forget(member.id)
         presence?.gone(member.id)
       }
@@ -240,7 +240,7 @@ export class NodeChannel {
     try {
       value = this.#options.answer(question, args)
     } catch (error) {
-      this.#options.log.debug({ err: error, node: from }, "another node's question was not answered")
+      this.#options.log.debug({ err: error, node: from }, "could not answer another node's question")
       return
     }
     this.#reply(from, id, value)
@@ -280,7 +280,7 @@ export class NodeChannel {
     try {
       await this.#options.publish(payloads)
     } catch (error) {
-      this.#options.log.debug({ err: error }, 'the other nodes could not be told')
+      this.#options.log.debug({ err: error }, 'could not send a message to the other nodes')
     }
   }
 }

@@ -41,7 +41,7 @@ export class Cleanup {
         removed = (rows[0]!.removed as number | null) ?? 0
       }
     } catch (error) {
-      log.warn({ err: error }, 'old messages could not be deleted')
+      log.warn({ err: error }, 'could not delete old messages')
     } finally {
       this.#working = false
     }

@@ -92,7 +92,7 @@ export class Replay {
         await sleep(1000, undefined, { ref: false })
       }
     } catch (error) {
-      this.#log.warn({ err: error }, `durable channels cannot be used: ${messageOf(error)}`)
+      this.#log.warn({ err: error }, `durable channels are unavailable: ${messageOf(error)}`)
     }
   }
 
@@ -182,7 +182,10 @@ export class Replay {
           this.#giveUp(outage, error)
           return
         }
-        this.#log.warn({ err: error }, 'what durable channels missed could not be read, trying again')
+        this.#log.warn(
+          { err: error },
+          'could not read the messages that durable channels missed, trying again'
+        )
         await sleep(wait)
       }
     }

@@ -74,9 +74,9 @@ export class NotificationQueueUsage {
     if (readOnly) {
       log.warn(
         {},
-        'the database refuses writes (default_transaction_read_only, or a standby): messages to durable channels wait, or are refused'
+        'the database is read-only (default_transaction_read_only, or a standby): messages to durable channels wait or are refused'
       )
-    } else log.info({}, 'the database takes writes again')
+    } else log.info({}, 'the database accepts writes again')
   }
 
   async #check(): Promise<number | undefined> {
@@ -98,10 +98,9 @@ export class NotificationQueueUsage {
       )
       log.warn(
         { usage, sessions },
-        'the database\'s notification queue fills up: a session that listens is in a transaction; the oldest that this role may see are in "sessions"'
+        'the notification queue fills up, because a listening session is in a transaction; "sessions" has the oldest that this role may see'
       )
-    } else if (before && !this.crowded)
-      log.info({ usage }, "the database's notification queue has room again")
+    } else if (before && !this.crowded) log.info({ usage }, 'the notification queue has room again')
     return usage
   }
 }

@@ -158,7 +158,10 @@ export class Publisher {
         return tell((json) => json.replace(/[\u0080-\u{10ffff}]/gu, '?'))
       })
       .catch((error) => {
-        log.warn({ err: error, connection: told.connection }, `the ${kind} function failed`)
+        log.warn(
+          { err: error, connection: told.connection },
+          `${kind === 'connect' ? 'onConnectFunction' : 'onDisconnectFunction'} failed`
+        )
       })
   }
 

@@ -111,7 +111,7 @@ export async function excessOf(query: Query): Promise<string | undefined> {
   const { role, superuser, tables } = rows[0] as { role: string; superuser: boolean; tables: string[] }
   if (!superuser && tables.length === 0) return undefined
   const what = superuser ? 'is a superuser' : `owns tables (${tables.join(', ')})`
-  return `the server's role ${pg.escapeIdentifier(role)} ${what}, and so can be whatever code the functions that it calls set off: give it a role that has pgws_server, may take the roles of tokens, and owns nothing`
+  return `the server's role ${pg.escapeIdentifier(role)} ${what}: code that its functions trigger could use these rights; use a role that owns nothing, has pgws_server, and may switch to the roles of tokens`
 }
 
 /**

@@ -24,7 +24,7 @@ export function takeOver(
   } catch (error) {
     const { name, message, stack = '' } = error as Error
     const err = { type: name, message: maskTokens(message), stack: maskTokens(stack) }
-    log.error({ err, req: log.describeRequest(request) }, `a client could not be served: ${err.message}`)
+    log.error({ err, req: log.describeRequest(request) }, `could not serve a client: ${err.message}`)
     transport.destroy()
   }
 }

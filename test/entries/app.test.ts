@@ -97,7 +97,7 @@ t.test('a start that cannot succeed ends with an error that names the variable',
     [
       'a taken metrics port',
       { ...here, PGWS_METRICS_PORT: '*' },
-      /PGWS_METRICS_PORT=\d+\) is a port that is taken/
+      /PGWS_METRICS_PORT=\d+\) is already in use/
     ],
     [
       'certificate and key swapped',
@@ -118,12 +118,12 @@ t.test('a start that cannot succeed ends with an error that names the variable',
     [
       'a folder that is not there',
       { ...here, PGWS_ROOT_PATH: './none' },
-      /PGWS_ROOT_PATH names "\.\/none", which is not there/
+      /PGWS_ROOT_PATH names "\.\/none", which does not exist/
     ],
     [
       'a file for a folder',
       { ...here, PGWS_ROOT_PATH: file('key.pem') },
-      /PGWS_ROOT_PATH names .*, which is no folder/
+      /PGWS_ROOT_PATH names .*, which is not a folder/
     ],
     [
       'a mistaken list',

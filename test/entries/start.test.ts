@@ -124,14 +124,17 @@ for (const mode of supervision) {
     const environment = { ...secret, PGWS_LISTENER_URI: dbUri, PGWS_DB_URI: pool.uri(dbUri), ...mode }
     const app = await run(t, environment)
     await until(() =>
-      /the start waits for the publishing connections \(connection to 127\.0\.0\.1:\d+ failed/.test(
+      /startup is waiting for the publishing connections \(connection to 127\.0\.0\.1:\d+ failed/.test(
         app.output()
       )
     )
     // Another reason is said, too; the same one is not said again.
     pool.mode = 'silence'
-    await until(() => /the start waits for the publishing connections \(.*timeout/.test(app.output()), 20_000)
-    const told = app.output().match(/the start waits for [^"]*/g)!
+    await until(
+      () => /startup is waiting for the publishing connections \(.*timeout/.test(app.output()),
+      20_000
+    )
+    const told = app.output().match(/startup is waiting for [^"]*/g)!
     t.same(
       told.filter((reason, i) => reason === told[i - 1]),
       []
@@ -155,7 +158,7 @@ for (const mode of supervision) {
         PGWS_READY_TIMEOUT: '60000',
         ...mode
       })
-      await until(() => app.output().includes('the start waits for'))
+      await until(() => app.output().includes('startup is waiting for'))
       if (fault === 'refuse') await until(() => app.output().includes('trying again'))
       app.child.kill('SIGTERM')
       t.equal(await app.exit, 0)

@@ -109,7 +109,7 @@ t.test('what fails after a stream or a socket was accepted is logged without the
     })
   }
   const { port, lines, fastify, ws } = await build(t, { dbUri }, { before: badHeader })
-  const failures = () => lines.filter((line) => line.includes('a client could not be served'))
+  const failures = () => lines.filter((line) => line.includes('could not serve a client'))
   const headers = { accept: 'text/event-stream', 'x-bad': 'yes' }
   await t.rejects(ask(port, 'GET', `/a/${rw}`, headers))
   await t.rejects(ask(port, 'GET', `/connection/sse?cf_connect=${commands}`, headers))

@@ -69,7 +69,7 @@ t.test('a signal that comes twice is one; a second one, later, ends the server a
   // Ignored for as long as it may be the first one, handed on by a parent.
   await until(() => {
     child.kill('SIGTERM')
-    return output().includes('SIGTERM again: ending at once')
+    return output().includes('SIGTERM again: exiting immediately')
   })
   t.equal(await exit, 1)
 })

@@ -436,7 +436,7 @@ t.test('the database says who may join a channel, and publish to it', async (t) 
   t.equal(no.answer, 'The database does not allow this on the channel "b"')
   t.equal((await refusal(t, `${ws}/${rw({ sub: 'you', channels: ['a', 'b'] })}`)).status, 403)
   t.equal((await refusal(t, `${ws}/broken/${me}`)).status, 403)
-  t.ok(lines.some((line) => line.includes('the function that authorizes failed')))
+  t.ok(lines.some((line) => line.includes('authorizeFunction failed')))
   t.equal((await post(http, { channels: ['a', 'b'], payload: 1 }, me)).status, 202)
   t.equal(
     (
@@ -521,7 +521,7 @@ t.test('functions are told of each client that comes and goes, in order with its
   ])
   const raises = await open(t, `${ws}/a/${token({ mode: 'r', sub: 'raises' })}`)
   raises.webSocket.close()
-  await until(() => lines.some((line) => line.includes('the disconnect function failed')))
+  await until(() => lines.some((line) => line.includes('onDisconnectFunction failed')))
   const stream = await fetch(`${http}/a/${rw({ sub: 'stream' })}`, {
     headers: { accept: 'text/event-stream' }
   })

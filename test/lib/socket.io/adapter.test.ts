@@ -380,7 +380,7 @@ t.test('what cannot be read is reported, and what follows is delivered', async (
   for (const client of clients) await client.received('next', 1)
   for (const { failures } of nodes) {
     t.equal(failures.length, 2)
-    t.ok(failures.every((error) => /is lost/.test(error.message)))
+    t.ok(failures.every((error) => /was lost/.test(error.message)))
   }
 })
 

@@ -437,7 +437,7 @@ t.test('what is no command ends the connection, with a reason', async (t) => {
     [[connect, '{"id":2,"dance":{}}'], 3501, /unknown method/],
     [[connect, '{"subscribe":{"channel":"a"}}'], 3501, /needs an id/],
     [[connect, '{"id":2,"subscribe":{}}'], 3501, /channel is missing/],
-    [[connect, '{"id":2,"publish":{"channel":"a"}}'], 3501, /data are missing/],
+    [[connect, '{"id":2,"publish":{"channel":"a"}}'], 3501, /data is missing/],
     [[connect, '{"id":2,"subscribe":{"channel":5}}'], 3501, /channel must be a string/],
     [['{"id":1,"connect":{"token":""}}'], 3500, /missing/]
   ]
