@@ -34,21 +34,23 @@ import { registerJwt } from './plugins/jwt.js'
 import { maskTokens } from './routes/handshake/address.js'
 import { tokenRoute } from './routes/token.js'
 
-/** The website of a first run. Compiled, this file is one folder deeper. */
+/** The sample pages. The compiled file is one folder deeper. */
 const PUBLIC_FOLDER = fileURLToPath(
   new URL(import.meta.url.endsWith('.ts') ? './public' : '../public', import.meta.url)
 )
 
-/** On the embedded database the page shows who comes and goes. */
+/** The default meta channel with the embedded database: the sample page shows its events. */
 const EMBEDDED_META_CHANNEL = 'server-info'
 
-/** The channel of our page: it is known who is there, and what was said is kept for those who come back. */
+/** The channel of the sample page, which tracks presence and is durable. */
 const PAGE_CHANNEL = 'chat'
 
 /**
- * The app: `PGWS_*` variables → options → the plugin, and static files. `fastify start` and our own command
- * run it.
- * @param _options fastify-cli hands its own over, and refuses a function that takes none
+ * The server as a Fastify plugin: reads the `PGWS_*` variables, registers pgWebsockets with them, and serves static
+ * files. Without `PGWS_DB_URI` it starts an embedded PostgreSQL. Run it with `fastify-pg-websockets`, or with
+ * `fastify start --options node_modules/fastify-pg-websockets/dist/app.js`.
+ * @param _options not used; fastify-cli refuses a function without this parameter
+ * @throws Error that names every variable that is missing, malformed or misspelled
  */
 export default async function app(fastify: FastifyInstance, _options: object): Promise<void> {
   const config = await registerEnv(fastify)
@@ -63,7 +65,7 @@ export default async function app(fastify: FastifyInstance, _options: object): P
       folder: resolve(embeddedFolder),
       log: (line) => fastify.log.info(line)
     })
-    // Hooks of a kind run last in, first out: the database ends after everything that uses it.
+    // onClose hooks run in reverse order: the database ends after everything that uses it.
     fastify.addHook('onClose', () => postgres.stop())
     const embedded = {
       ...options,
@@ -76,7 +78,7 @@ export default async function app(fastify: FastifyInstance, _options: object): P
       migrate: true
     }
     const resolved = resolveOptions(embedded)
-    // Before the server looks which channels are durable.
+    // Before the plugin reads which channels are durable.
     if (rootPath === undefined) await retainPageChannel(resolved)
     await fastify.register(pgWebsockets, embedded)
     const keys =
@@ -88,7 +90,7 @@ export default async function app(fastify: FastifyInstance, _options: object): P
       const localhost = await lookup('localhost', { all: true }).catch(() => [])
       const scheme = fastify.initialConfig.https ? 'https' : 'http'
       const origin = `${scheme}://${originHost(fastify.addresses() as AddressInfo[], localhost)}`
-      // Behind the log's lines about the addresses, which come after this hook.
+      // Fastify logs its addresses after this hook. Print below those lines.
       setTimeout(() => printWelcome(origin, resolved, token), 50).unref()
     })
   }
@@ -96,15 +98,15 @@ export default async function app(fastify: FastifyInstance, _options: object): P
   if (rootPath !== undefined) await fastify.register(fastifyStatic, { root: resolve(rootPath) })
   fastify.setNotFoundHandler(notFound)
 
-  // Where the listener is not supervised, whoever started us restarts us.
+  // The exit code tells a process manager to restart the server.
   fastify.pgws.once('lost', () => {
     process.exitCode = 1
   })
 }
 
 /**
- * The secret of a first run: a random one, kept beside the data of the embedded database, so that a page which is open
- * goes on after a restart.
+ * The default secret with the embedded database: a random one. It is stored beside the data, so that open pages resume
+ * after a restart.
  */
 function embeddedSecret(folder: string): string {
   const file = join(folder, 'jwt-secret')
@@ -115,7 +117,10 @@ function embeddedSecret(folder: string): string {
   return secret
 }
 
-/** A token for our page; undefined where we cannot sign it, or the options want another: an issuer, claims elsewhere. */
+/**
+ * An admin token for the sample page; undefined if the key cannot sign, or if the options require other claims (an
+ * issuer, claims at other places).
+ */
 function welcomeToken(key: SigningKey | undefined, options: ResolvedOptions): string | undefined {
   const claims = { mode: 'rw', admin: true }
   try {
@@ -126,7 +131,7 @@ function welcomeToken(key: SigningKey | undefined, options: ResolvedOptions): st
   return key && signToken(claims, key)
 }
 
-/** Keeps what is said on our page, unless the database's owner has said for how long. */
+/** Makes the channel of the sample page durable, unless the database has a rule for it. */
 async function retainPageChannel({ dbUri, listenChannel }: ResolvedOptions): Promise<void> {
   const client = await connect(parseConninfo(dbUri))
   try {
@@ -143,7 +148,7 @@ interface PageOptions extends Pick<ResolvedOptions, 'httpRateLimit' | 'jwtAudien
   keys: readonly VerificationKey[]
 }
 
-/** The page of a first run. An operator's own files get no headers of ours. */
+/** Serves the sample pages, with security headers. Files of PGWS_ROOT_PATH do not get any. */
 async function ownPage(
   scope: FastifyInstance,
   { keys, httpRateLimit, jwtAudience, jwtIssuer }: PageOptions
@@ -151,7 +156,7 @@ async function ownPage(
   await scope.register(fastifyHelmet, {
     contentSecurityPolicy: {
       useDefaults: false,
-      // No upgrade-insecure-requests: on a local network there is no TLS.
+      // Without upgrade-insecure-requests, because there is often no TLS on a local network.
       directives: {
         defaultSrc: ["'none'"],
         scriptSrc: ["'self'"],
@@ -168,7 +173,7 @@ async function ownPage(
   })
   await scope.register(fastifyStatic, { root: PUBLIC_FOLDER })
   const key = signingKeyOf(keys)
-  // Where tokens come from elsewhere, so do fresh ones.
+  // If an identity provider signs the tokens, it also renews them.
   if (key === undefined) return
   await scope.register(async (limited) => {
     if (httpRateLimit !== undefined) {
@@ -179,7 +184,7 @@ async function ownPage(
   })
 }
 
-/** @throws Error where there is nothing to serve */
+/** @throws Error if the folder does not exist */
 function checkRootPath(folder: string): void {
   const stat = statSync(folder, { throwIfNoEntry: false })
   if (!stat?.isDirectory()) {
@@ -187,7 +192,7 @@ function checkRootPath(folder: string): void {
   }
 }
 
-/** What of the configuration is the plugin's. */
+/** The part of the configuration that the plugin takes. */
 function pluginOptions(config: Config): Omit<PgWebsocketsOptions, 'dbUri'> {
   const names = Object.keys(optionSpecs).filter((name) => name !== 'dbUri') as (keyof typeof optionSpecs)[]
   const { audienceChannels, audiencePath, audiencePublic } = config
@@ -198,15 +203,15 @@ function pluginOptions(config: Config): Omit<PgWebsocketsOptions, 'dbUri'> {
   }
 }
 
-/** What the server itself is made with. */
+/** The part of the configuration that the Fastify instance takes. */
 export type ServerConfig = Pick<Config, 'handshakeTimeout' | 'trustProxy'>
 
 /**
- * Options of the Fastify instance that runs the app. No URL is logged with a token.
- * @param https certificate and key, or undefined for plain HTTP
+ * Options of the Fastify instance that runs the server. Tokens are masked in the URLs that it logs.
+ * @param https certificate and key; undefined for plain HTTP
  */
 export function serverOptions({ handshakeTimeout, trustProxy }: ServerConfig, https?: object) {
-  // How often Node.js looks for requests that take too long; every 30 s where it is not told.
+  // Node.js looks for requests that take too long every 30 s by default.
   const timeouts = { connectionsCheckingInterval: 1000, headersTimeout: handshakeTimeout }
   return {
     logger: {
@@ -223,14 +228,14 @@ export function serverOptions({ handshakeTimeout, trustProxy }: ServerConfig, ht
     },
     requestTimeout: handshakeTimeout,
     ...(https === undefined ? { http: timeouts } : { https: { ...timeouts, handshakeTimeout, ...https } }),
-    // What it may be is checked where the variables are read.
+    // registerEnv() has checked the value.
     ...(trustProxy !== undefined && { trustProxy: readTrustProxy(trustProxy) ?? false }),
-    // A first connection may take its 5 retries: longer than Fastify waits for a hook by default.
+    // The retries of the first connection may take longer than Fastify waits for a hook by default.
     pluginTimeout: 0,
     frameworkErrors(error, request, reply) {
       const message = maskTokens(error.message)
       const statusCode = error.statusCode ?? 500
-      // No route has been found, so there is no type for the answer.
+      // No route was found, so the reply has no type.
       const untyped = reply as FastifyReply
       untyped
         .code(statusCode)
@@ -240,7 +245,7 @@ export function serverOptions({ handshakeTimeout, trustProxy }: ServerConfig, ht
   } satisfies FastifyServerOptions
 }
 
-/** For `fastify start --options`, which makes the server before the app can read its configuration. */
+/** For `fastify start --options`, which creates the Fastify instance before the app reads its configuration. */
 export const options: FastifyServerOptions = serverOptions({
   handshakeTimeout: Number(process.env.PGWS_HANDSHAKE_TIMEOUT) || 10_000,
   trustProxy: process.env.PGWS_TRUST_PROXY || undefined

@@ -10,7 +10,7 @@ import { type ConnectionTarget, connect, parseConninfo, runSql } from './lib/pos
 import { completeRoles, migrate } from './lib/schema/index.js'
 import { type Config, registerEnv } from './plugins/env.js'
 
-/** npm and terminals deliver one signal twice; a signal so much later, in milliseconds, is another one. */
+/** npm and terminals may deliver one signal twice. One that comes this much later, in milliseconds, is a second signal. */
 const SECOND_SIGNAL = 1000
 
 const USAGE = `Usage:
@@ -44,11 +44,11 @@ async function serve(): Promise<void> {
   }
   process.on('uncaughtException', fail)
   process.on('unhandledRejection', fail)
-  // First of its kind: what began to end before the plugin was there does not start.
+  // The first onReady hook: a signal may have come before the plugin was registered.
   fastify.addHook('onReady', async () => {
     if (end.begun) throw new errors.ShuttingDown()
   })
-  // Without a scope of its own, so that the decorators are seen here.
+  // fp(): without a scope of its own, so that `fastify.pgws` is visible here.
   fastify.register(fp(app))
   if (process.env.npm_command === 'exec') endWithParent(end)
   try {
@@ -63,7 +63,7 @@ async function serve(): Promise<void> {
   }
 }
 
-/** Reads the configuration before the server is made, because TLS is an option of the server. */
+/** Reads the configuration before the server is created, because TLS is an option of the server. */
 async function readConfig(purpose: 'server' | 'command' = 'server'): Promise<Config> {
   const reader = Fastify()
   try {
@@ -93,7 +93,10 @@ interface Ending {
   readonly begun: boolean
 }
 
-/** What ends the server in order, and then the process with `process.exitCode`; asked again, at once. */
+/**
+ * Returns a function that shuts the server down, and then ends the process with `process.exitCode`. A second signal ends
+ * the process immediately.
+ */
 function ending(fastify: FastifyInstance, timeout: number): Ending {
   let begun: number | undefined
   const end = (reason: string) => {
@@ -108,7 +111,7 @@ function ending(fastify: FastifyInstance, timeout: number): Ending {
       fastify.log.error(`could not shut down within ${timeout} ms: exiting`)
       process.exit(1)
     }, timeout).unref()
-    // A start that is under way would go first.
+    // close() would wait for a start that is in progress.
     if (fastify.hasDecorator('pgws')) fastify.pgws.cancelStart()
     fastify
       .close()
@@ -122,8 +125,8 @@ function ending(fastify: FastifyInstance, timeout: number): Ending {
 }
 
 /**
- * Ends the server when its parent has ended. `npx` puts a shell between itself and us; one that waits for us
- * (dash) is ended by a signal meant for us, and does not hand it on.
+ * Ends the server when its parent has ended. `npx` runs a shell, which runs this process. A shell that waits for it
+ * (dash) is ended by the signal, and does not forward it.
  */
 function endWithParent(end: (reason: string) => void): void {
   const parent = process.ppid
@@ -161,7 +164,7 @@ Then grant pgws_server to the server's role, and pgws_publisher to roles that ca
 `
 }
 
-/** Where the database is: the configured one, not through a pooler, or the embedded one that is running. */
+/** Where the database is: the configured one (not through a pooler), or the running embedded one. */
 async function targets(): Promise<ConnectionTarget[]> {
   const { dbUri, listenerUri, embeddedFolder } = await readConfig('command')
   const uri = listenerUri ?? dbUri ?? findRunningEmbedded(resolve(embeddedFolder))

@@ -36,27 +36,30 @@ import { sdkEmulationRoutes } from './routes/sdk-emulation.js'
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** Listen to database channels and websocket channels, publish, and see what is connected. */
+    /** Publishes, subscribes to websocket channels and database channels, and lists or closes connections. */
     pgws: Bridge
   }
 }
 
-/** RFC 7518, section 3.2: a key for HS256 has at least so many bytes. */
+/** The minimum size of a key for HS256 (RFC 7518, section 3.2), in bytes. */
 const SAFE_SECRET_BYTES = 32
 
 /**
- * PostgreSQL's LISTEN/NOTIFY for browsers: websockets on `/:channel/:token` and `/:token`, `GET /health`,
- * `GET /channels`, `GET /connections`, `GET /nodes`, `POST /publish`, `GET /metrics`, and the decorator
- * `fastify.pgws`.
+ * PostgreSQL's LISTEN/NOTIFY for browsers. The plugin serves websockets and event streams at `/:channel/:token` and
+ * `/:token`, Centrifugo's client SDKs at `/connection/websocket`, and the control plane (`/health`, `/publish`,
+ * `/channels`, `/connections`, `/nodes`, `/metrics`). It decorates the instance with `pgws`.
  *
- * All that it registers stays in a scope of its own, beside the host's plugins of the same kind; only `pgws`
- * is decorated on the host.
- * @throws InvalidOption that names the option and what it expects
+ * Everything else that it registers stays in a scope of its own, so that it does not conflict with the host's plugins.
+ * @throws InvalidOption, which names the option and what it expects. `ready()` rejects with ListenerUnavailable if the
+ *   listener is not supervised and the database is unavailable, and with CannotListen, MissingGrant, SchemaTooNew,
+ *   FunctionMissing or ChannelRefused for what must be mended first.
+ * @example
+ * await fastify.register(pgWebsockets, { dbUri: process.env.DATABASE_URL, jwtSecret: process.env.JWT_SECRET })
  */
 async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): Promise<void> {
   const resolved = resolveOptions(options)
   const { decorator } = resolved
-  // A scope may have one of its own, whatever those around it have.
+  // Not hasDecorator(): a scope may have a decorator of its own beside that of a scope around it.
   if (Object.hasOwn(fastify, decorator)) {
     throw new errors.InvalidOption(
       'decorator',
@@ -91,7 +94,7 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
         await routes.register(async (control) => {
           control.addHook('onRoute', (route) => {
             const { method, path, constraints } = route
-            // Whatever the address, a token may stand where none belongs.
+            // A client may put a token into any address by mistake.
             route.logSerializers ??= maskingSerializers
             const plain = constraints === undefined || Object.keys(constraints).length === 0
             if (plain && (method === 'GET' || method === 'POST')) paths.add(path.slice(routes.prefix.length))
@@ -148,7 +151,7 @@ function readTargets({ log }: FastifyInstance, option: string, uri: string) {
 
 const registered = fp(plugin, { fastify: '5.x', name: 'fastify-pg-websockets' })
 
-// `require` gives the plugin alone: what CommonJS imports by name is found on it.
+// `require` returns the plugin itself, so CommonJS finds its named import on it.
 export const pgWebsockets = Object.assign(registered, { pgWebsockets: registered })
 
 export default pgWebsockets
@@ -163,5 +166,6 @@ export type { Health } from './lib/health.js'
 export type { ListenerState } from './lib/listener/index.js'
 export type { PresenceMember } from './lib/messages/index.js'
 export type { ChannelPresence } from './lib/presence/index.js'
-// `require('fastify-pg-websockets')` gives the plugin itself (Node.js >= 20.19, "module.exports" export name).
+// `require('fastify-pg-websockets')` returns the plugin itself
+// (https://nodejs.org/api/modules.html#loading-ecmascript-modules-using-require, "module.exports").
 export { pgWebsockets as 'module.exports' }

@@ -9,23 +9,25 @@ import { type ClientOptions, WebSocket } from 'ws'
 import { parseKeys, signToken as sign, signingKeyOf } from './lib/auth/index.js'
 import { startEmbeddedPostgres } from './lib/embedded-postgres/index.js'
 
-/** Data that does not outlive its tests need not survive a crash (https://www.postgresql.org/docs/current/non-durability.html). */
+/** Test data need not survive a crash (https://www.postgresql.org/docs/current/non-durability.html). */
 const NON_DURABLE = { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off' }
 
-/** A PostgreSQL for tests. */
+/** A PostgreSQL server for tests. */
 export interface EmbeddedDatabase {
   /** A libpq URI over a Unix socket, for the option `dbUri` and for `pg`. */
   readonly url: string
-  /** Ends PostgreSQL and removes its data. */
+  /** Stops PostgreSQL and deletes its data. */
   stop(): Promise<void>
 }
 
-/** Databases for tests, from the binaries of the package `embedded-postgres`. */
+/** PostgreSQL servers for tests, from the binaries of the package `embedded-postgres`. */
 export const embedded = {
   /**
-   * Starts a new, empty PostgreSQL (Linux and macOS) with data in a temporary folder. It ends with this process, too.
+   * Starts a new, empty PostgreSQL server (on Linux and macOS) with its data in a temporary folder. It also stops when
+   * this process ends.
    * @param settings further settings, as in postgresql.conf
-   * @throws Error that says what to install where `embedded-postgres` is missing
+   * @returns the server, ready for connections
+   * @throws Error that says what to install if `embedded-postgres` is missing
    */
   async start(settings: Record<string, string> = {}): Promise<EmbeddedDatabase> {
     const folder = mkdtempSync(join(tmpdir(), 'pgws-embedded-'))
@@ -38,7 +40,7 @@ export const embedded = {
         url: postgres.uri,
         async stop() {
           await postgres.stop()
-          // As root the data is not in the folder.
+          // If root starts it, the data is in another folder (docs/server.md).
           remove(folder, postgres.home, postgres.socketFolder)
         }
       }
@@ -51,9 +53,10 @@ export const embedded = {
 
 /**
  * Signs a token for a test.
- * @param claims such as `{ mode: 'rw', channels: ['chat'] }`
- * @param jwtSecret what the plugin's option of that name is
- * @throws Error where the secret only verifies tokens (a public key)
+ * @param claims the claims, such as `{ mode: 'rw', channels: ['chat'] }`
+ * @param jwtSecret the value of the plugin's option `jwtSecret`
+ * @returns the token, a JWT
+ * @throws Error if the key cannot sign, because it is a public key
  */
 export function signToken(claims: Record<string, unknown>, jwtSecret: string): string {
   const key = signingKeyOf(parseKeys(jwtSecret))
@@ -62,11 +65,12 @@ export function signToken(claims: Record<string, unknown>, jwtSecret: string): s
 }
 
 /**
- * Opens a websocket to an application that does not listen, as `fastify.inject` does for HTTP.
- * @param path the address with its query, such as `/chat/<token>`
- * @param options those of a `ws` client, such as `headers`, and the subprotocols that it offers
- * @returns the open socket
- * @throws Error with the answer's status where the handshake is refused
+ * Opens a websocket to an application that does not listen on a port, as `fastify.inject` does for HTTP. Waits for
+ * `fastify.ready()` first.
+ * @param path the path with its query, such as `/chat/<token>`
+ * @param options those of a client of `ws`, such as `headers`, and `protocols`, the subprotocols to offer
+ * @returns the open websocket
+ * @throws Error with the status of the answer if the handshake is refused
  */
 export async function injectWS(
   fastify: FastifyInstance,
@@ -77,10 +81,10 @@ export async function injectWS(
   const [client, server] = duplexPair()
   const webSocket = new WebSocket(`ws://localhost${path}`, protocols, {
     ...options,
-    // `ws` needs a stream, its types a socket of the network.
+    // `ws` needs a duplex stream only, but its types say net.Socket.
     createConnection: () => client as Socket
   })
-  // What the application asks a socket of the network, as in `request.ip`.
+  // `request.ip` reads these of a net.Socket.
   const connection = Object.assign(server, { remoteAddress: '127.0.0.1', remoteFamily: 'IPv4' })
   ;(fastify.server as Server).emit('connection', connection)
   await new Promise<void>((resolve, reject) => {

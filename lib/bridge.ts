@@ -15,50 +15,57 @@ import type { Parts } from './parts.js'
 import type { ChannelPresence } from './presence/index.js'
 import type { Notification } from './publishing/index.js'
 
-/** How many messages, and bytes, go into one transaction: a message for several channels counts for each. */
+/** How many messages and bytes one transaction may publish. A message for several channels counts once for each. */
 const MAX_PUBLISHED = 10_000
 const MAX_PUBLISHED_BYTES = 16 * 1024 * 1024
 
-/** How long messages are prepared before others have their turn, in milliseconds. */
+/** How long messages are prepared before the event loop gets a turn, in milliseconds. */
 const SLICE = 10
 
-/** What the bridge emits. */
+/** The events of `fastify.pgws`. */
 export interface BridgeEvents {
-  /** The listener has ended for good. */
+  /**
+   * The listener has ended for good: it is not supervised, or the schema has become too new for this server. The plugin
+   * closes the Fastify instance.
+   */
   lost: [error: Error]
-  /** The listener listens again; `gap`: milliseconds within which notifications may have been lost. */
+  /** The listener is connected again. Notifications of the last `gap` milliseconds may be lost. */
   reconnected: [{ gap: number }]
 }
 
 /** A message to publish, as `POST /publish` takes it. */
 export interface OutgoingMessage {
+  /** The websocket channels to publish to. */
   channels: readonly string[]
+  /** A string, or any other JSON value. */
   payload: unknown
 }
 
-/** A page of what is stored of a channel. */
+/** A page of a channel's stored messages. */
 export interface ChannelHistory {
+  /** Oldest first. */
   messages: Message[]
-  /** Messages between `since` and the first of these have gone already. */
+  /** Whether messages between `since` and the first of these have been deleted. */
   gap: boolean
-  /** The id after which, or newest first before which, the next page begins; undefined: this is the last. */
+  /** The `since` (or, newest first, the `before`) of the next page; undefined for the last page. */
   next: string | undefined
 }
 
 export interface PublishOptions {
-  /** What makes durable messages that are sent again the same ones. */
+  /** An idempotency key: durable messages that are published again with the same key are stored once. */
   key?: string | undefined
-  /** As whom the messages are passed to the function of `onMessageFunction`; undefined: they are not. */
+  /** The client as which `onMessageFunction` is called; undefined: the function is not called. */
   caller?: Caller | undefined
-  /** Answer who got them. */
+  /** Whether to count the clients that received the messages. */
   confirm?: boolean | undefined
 }
 
 /**
- * The bridge between PostgreSQL and browsers. Every message goes through the database: there is no other way
- * from one socket to another.
+ * `fastify.pgws`: the bridge between PostgreSQL and browsers. Every message goes through the database, also from one
+ * client of a server to another.
  */
 export class Bridge extends EventEmitter<BridgeEvents> {
+  /** What `GET /metrics` serves. */
   readonly metrics: Metrics
   readonly #parts: Parts
   #cancel!: (reason: Error) => void
@@ -68,7 +75,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
 
   constructor(parts: Parts) {
     super()
-    // Nobody waiting must not end the process.
+    // Without a handler, the rejection would end the process.
     this.#cancelled.catch(() => {})
     this.#parts = parts
     this.metrics = parts.metrics
@@ -76,17 +83,21 @@ export class Bridge extends EventEmitter<BridgeEvents> {
 
   /**
    * Calls a function with the payload of each notification on a database channel.
-   * @param databaseChannel 1 to 63 bytes
-   * @returns once LISTEN has committed, a function that ends it
-   * @throws BadMessage, ChannelRefused (400) for a name that the database does not take
+   * @param databaseChannel its name, 1 to 63 bytes of UTF-8 without NUL
+   * @param handler is called with the text of the payload; what it throws is logged
+   * @returns a promise that resolves when LISTEN has committed, or at once while the database is unavailable (the channel
+   *   is then listened to when the listener reconnects). It resolves with a function that ends the subscription.
+   * @throws BadMessage, ChannelRefused (400) if PostgreSQL does not accept the name
    */
   listen(databaseChannel: string, handler: (payload: string) => void): Promise<() => Promise<void>> {
     return this.#parts.options.listener.listen(databaseChannel, handler)
   }
 
   /**
-   * Calls a function with each message of a websocket channel: the text that browsers get.
-   * @returns a function that ends it
+   * Calls a function with each message of a websocket channel.
+   * @param handler is called with the text that browsers receive; what it throws is logged
+   * @returns a function that ends the subscription
+   * @throws BadMessage (400) for an invalid name
    */
   subscribe(channel: string, handler: (message: string) => void): () => void {
     checkChannel(channel, 'the channel')
@@ -94,13 +105,17 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   }
 
   /**
-   * Publishes a message to everyone who reads a websocket channel, on all servers.
-   * @param channel the websocket channel
+   * Publishes a message to all readers of a websocket channel, on all servers.
+   * @param channel the websocket channel, at most 1,024 bytes of UTF-8 without NUL
    * @param payload a string, or any other JSON value
-   * @param claims what the message's `claims` show beside `message_delivered_at`
-   * @returns a promise that resolves when the database has accepted it; with `confirm`, when all servers have told
-   *   to how many clients they delivered it, or 2 s later
-   * @throws BadMessage, PayloadTooLarge, DatabaseUnavailable, NotAccepted, OutcomeUnknown
+   * @param claims the `claims` of the message, as far as `envelopeClaims` shows them
+   * @param options with `confirm: true`, the result says how many clients the message was written to
+   * @returns a promise that resolves when the database has accepted the message. With `confirm` it resolves when all
+   *   servers have answered, or after 2 s, and then names those that have not.
+   * @throws BadMessage (400) for an invalid name or payload; PayloadTooLarge (413); DatabaseUnavailable (503): nothing was
+   *   published; NotAccepted (503); OutcomeUnknown (503): it may have been published
+   * @example
+   * await fastify.pgws.publish('chat', { hello: 'everyone' }, { sub: 'the shop' })
    */
   publish(channel: string, payload: unknown, claims?: Claims): Promise<void>
   publish(channel: string, payload: unknown, claims: Claims, options: { confirm: true }): Promise<Delivery>
@@ -114,9 +129,9 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   }
 
   /**
-   * Publishes several messages in one transaction: all or none. Arguments and errors as for `publish`.
-   * @throws RequestTooLarge (413) where they are too many
-   * @throws Rejected, RoleNotAllowed where they are passed to a function that refuses one of them
+   * Publishes several messages in one transaction: all, or none. Arguments, result and errors are those of `publish`.
+   * @throws RequestTooLarge (413) for more than 10,000 messages or 16 MiB
+   * @throws Rejected (422), RoleNotAllowed (403) if `onMessageFunction` refuses one of them
    */
   async publishAll(
     messages: readonly OutgoingMessage[],
@@ -151,11 +166,12 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   }
 
   /**
-   * The stored messages of a channel, oldest first.
-   * @param since the id after which they begin; undefined or `earliest`: the oldest that is there
-   * @param limit the most messages; fewer where they take more than `maxHistoryBytes`
-   * @param reader whoever asks: readers take turns
-   * @throws NotInstalled (501), BadMessage (400) for what is no id, UnknownPosition (409) for one of another epoch
+   * The stored messages of a durable channel, oldest first.
+   * @param since the `id` of a message: later ones are returned; undefined or `'earliest'`: from the oldest
+   * @param limit the maximum number of messages; there are fewer if they exceed `maxHistoryBytes`
+   * @param reader identifies who asks, because readers take turns
+   * @throws NotInstalled (501); BadMessage (400) for what is not an id; UnknownPosition (409) for an id of another epoch;
+   *   DatabaseUnavailable (503)
    */
   async history(
     channel: string,
@@ -166,18 +182,18 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     const after = since === 'earliest' ? undefined : since
     const { page, start } = await this.#listed(channel, 'since', after, { limit, reader })
     if (start === undefined) return page
-    // After the messages, because some may have gone before they were read.
+    // After the messages were read: some may have been deleted in the meantime.
     const { channels } = await this.#stateFrom(start, channel)
     return { ...page, gap: start < channels[0]!.trimmed }
   }
 
   /**
-   * The stored messages of a channel, newest first.
-   * @param before the id before which they begin; undefined: the newest that is there
-   * @param limit the most messages; fewer where they take more than `maxHistoryBytes`
-   * @param reader whoever asks: readers take turns
+   * The stored messages of a durable channel, newest first.
+   * @param before the `id` of a message: earlier ones are returned; undefined: from the newest
+   * @param limit the maximum number of messages; there are fewer if they exceed `maxHistoryBytes`
+   * @param reader identifies who asks, because readers take turns
    * @returns `next` is the `before` of the next page; `gap` is always false
-   * @throws NotInstalled (501), BadMessage (400) for what is no id, UnknownPosition (409) for one of another epoch
+   * @throws the errors of `history`
    */
   async historyBefore(
     channel: string,
@@ -190,7 +206,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     return page
   }
 
-  /** @returns a page of a channel's messages, and the position of the id, where there is one */
+  /** @returns a page of a channel's messages, and the position of the id, if one was given */
   async #listed(
     channel: string,
     name: 'since' | 'before',
@@ -216,7 +232,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     return { page, start: start?.position }
   }
 
-  /** The state of a channel; throws UnknownPosition where a position has not been given yet. */
+  /** The state of a channel. @throws UnknownPosition for a position that no message has yet */
   async #stateFrom(position: number, channel: string): Promise<States> {
     const states = await this.#parts.history.state([channel])
     if (position > states.latest) throw new errors.UnknownPosition()
@@ -224,8 +240,8 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   }
 
   /**
-   * The channels that sockets of this server are connected to; with the scope `cluster`, those of all servers.
-   * @throws NodesUnavailable (503) for the scope `cluster` while the database is away
+   * The channels that clients of this server have joined. With the scope `cluster`, a promise of those of all servers.
+   * @throws NodesUnavailable (503) for the scope `cluster` while the database is unavailable
    */
   channels(options?: { scope?: 'local' | undefined }): ChannelSummary[]
   channels(options: Scope & { scope: 'cluster' }): Promise<ChannelSummary[]>
@@ -235,8 +251,9 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   }
 
   /**
-   * Who is in a presence channel, on all servers; while the database is away, of the others as last heard.
-   * @throws NoPresence (404)
+   * The members of a presence channel, on all servers. While the database is unavailable, those of other servers are the
+   * last that are known.
+   * @throws NoPresence (404) for a channel that does not track presence
    */
   presence(channel: string): ChannelPresence {
     const { presence } = this.#parts
@@ -246,47 +263,51 @@ export class Bridge extends EventEmitter<BridgeEvents> {
 
   /**
    * The servers that share this database and listen channel, this one first.
-   * @throws NodesUnavailable (503) while the database is away
+   * @throws NodesUnavailable (503) while the database is unavailable
    */
   nodes(): NodeSummary[] {
     return this.#parts.cluster.nodes()
   }
 
   /**
-   * The open connections, sockets and event streams alike, that fit all of a filter.
-   * @throws BadQuery (400); NodesUnavailable (503) for the scope `cluster` while the database is away
+   * The open connections, websockets and event streams alike, that match a filter.
+   * @param filter `id`, `subject` and `channel`, which must all match, and the `scope`: `local` (the default) or `cluster`
+   * @throws BadQuery (400); NodesUnavailable (503) for the scope `cluster` while the database is unavailable
    */
   connections(filter: ConnectionFilter & Scope = {}): Promise<ConnectionSummary[]> {
     return this.#parts.cluster.connections(filter, filter)
   }
 
   /**
-   * Closes the connections that fit all of a filter, on whichever server they are.
-   * @param closing code (1000, or 3000 to 4999) and reason (at most 123 bytes); default: 3000, `disconnected`
-   * @throws BadQuery (400), NodesUnavailable (503) while the database is away
+   * Closes the connections that match a filter, on all servers.
+   * @param filter `id`, `subject` and `channel`, which must all match; at least one of them
+   * @param closing the code (1000, or 3000 to 4999) and the reason (at most 123 bytes). Default: 3000, `disconnected`
+   * @returns how many were closed, and the servers that did not answer
+   * @throws BadQuery (400); NodesUnavailable (503) while the database is unavailable
    */
   disconnect(filter: ConnectionFilter, closing: Partial<Closing> = {}): Promise<Disconnected> {
     return this.#parts.cluster.disconnect(filter, closing)
   }
 
-  /** The state of the listener's connection. */
+  /** The state of the listener's connection. Times are Unix times in milliseconds. */
   get listenerState(): ListenerState {
     return this.#parts.options.listener.state
   }
 
   /**
-   * Ends a start that is under way, as `close()` cannot: Fastify's waits for it. `ready()` rejects with ShuttingDown.
+   * Cancels a start that is waiting for the database: `ready()` rejects with ShuttingDown. `close()` cannot do this,
+   * because Fastify waits for the start first.
    */
   cancelStart(): void {
     this.#cancel(new errors.ShuttingDown())
   }
 
-  /** Rejects when the start is to end. */
+  /** Rejects with ShuttingDown when the start is cancelled. */
   get cancelled(): Promise<never> {
     return this.#cancelled
   }
 
-  /** Whether this server can do its work: the listener is alive and the pool answers. */
+  /** What `GET /health` answers: whether the listener is alive and the pool answers. */
   health(): Promise<Health> {
     return healthOf(this.#parts)
   }

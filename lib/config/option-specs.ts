@@ -8,14 +8,14 @@ export interface OptionSpec {
   required?: boolean
 }
 
-/** The longest time that a timer can take, in milliseconds: setInterval fires at once for more. */
+/** The longest delay of a timer, in milliseconds: `setInterval` fires immediately for a longer one. */
 const MAX_INTEGER = 2 ** 31 - 1
 
-/** Options that no variable sets. */
+/** Options that have no environment variable. */
 export const PLUGIN_ONLY = ['prefix', 'endpoints', 'decorator'] as const
 export type PluginOnly = (typeof PLUGIN_ONLY)[number]
 
-/** Each option once: type, default, bounds. The app's `PGWS_SOME_NAME` is the option `someName`. */
+/** Type, default and bounds of each option. The option `someName` is the server's variable `PGWS_SOME_NAME`. */
 export const optionSpecs: Record<Exclude<keyof PgWebsocketsOptions, PluginOnly>, OptionSpec> = {
   dbUri: { type: 'string', required: true },
   listenerUri: { type: 'string' },
@@ -70,12 +70,12 @@ export function variableOf(option: string): string {
   return `PGWS_${option.replace(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase()}`
 }
 
-/** The least and the most that an integer may be. */
+/** The smallest and the largest value of an integer option. */
 export function boundsOf({ minimum = 0, maximum = MAX_INTEGER }: OptionSpec): [number, number] {
   return [minimum, maximum]
 }
 
-/** What a value must be, in words. */
+/** Says in words what a value must be, for an error message. */
 export function expectation(spec: OptionSpec): string {
   if (spec.type === 'boolean') return 'true or false'
   if (spec.type === 'integer') return `a whole number from ${boundsOf(spec).join(' to ')}`

@@ -1,6 +1,6 @@
 import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
 
-/** What an endpoint's function is given: Fastify's request. */
+/** What `audiences` of an endpoint is called with: Fastify's request. */
 export interface EndpointRequest {
   readonly raw: IncomingMessage
   readonly headers: IncomingHttpHeaders
@@ -8,129 +8,162 @@ export interface EndpointRequest {
   readonly ip: string
 }
 
-/** An endpoint as pgws has them. */
+/** An endpoint with audiences, as in pgws (docs/migrating/pgws.md). */
 export interface AudienceEndpoint {
-  /** Where sockets come to, below the prefix. */
+  /** The path at which clients connect, below the prefix. It begins with `/`. */
   path: string
-  /** The database channels whose notifications `audience,{json object}` go to its sockets. */
+  /** The database channels whose notifications, `audience,{json object}`, go to the clients of this endpoint. */
   channels: readonly string[]
   /**
-   * Which audiences a request belongs to; none, or an error, is 403. Default: those of its token's claim
-   * `audiences`.
+   * Returns the audiences that a request belongs to. If it returns none, or throws, the request is refused with 403.
+   * Default: the audiences in the claim `audiences` of the request's token.
    */
   audiences?(request: EndpointRequest): readonly string[] | Promise<readonly string[]>
-  /** Without the function: who brings no token, or one without the claim, belongs to `default`. */
+  /**
+   * Without `audiences`: whether a request without a token, or whose token lacks the claim, belongs to the audience
+   * `default`. Default: false.
+   */
   public?: boolean | undefined
 }
 
-/** A list, or one text with commas. */
+/** A list, or one string with commas. */
 export type List = string | readonly string[]
 
-/** What `fastify.register(pgWebsockets, options)` takes. Durations are milliseconds. */
+/**
+ * What `fastify.register(pgWebsockets, options)` takes. Durations are in milliseconds, sizes in bytes. A list may be an
+ * array, or one string with commas. An empty string means that an option is not set. docs/options.md says more.
+ */
 export interface PgWebsocketsOptions {
-  /** A libpq connection URI or keyword string; `@file` reads it from a file. */
+  /**
+   * A libpq connection URI or keyword string, or `@file` to read it from a file. Required.
+   * https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING
+   */
   dbUri: string
-  /** The same for the listening connection, where the pool goes through a pooler. Default: `dbUri`. */
+  /** The same for the connection that listens. Set it if `dbUri` leads to a connection pooler. Default: `dbUri`. */
   listenerUri?: string | undefined
-  /** A secret, a JWK, a JWK set or a public key in PEM; `@file` reads it from a file. */
+  /**
+   * The key that verifies tokens: an HMAC secret, a JWK, a JWK set or a public key in PEM, or `@file` to read it from a
+   * file. Either this or `jwksUrl` is required.
+   */
   jwtSecret?: string | undefined
-  /** The secret is base64. Default: false. */
+  /** Whether `jwtSecret` is encoded in base64. Default: false. */
   jwtSecretBase64?: boolean | undefined
-  /** Where an identity provider publishes its JWK set. Either this or `jwtSecret` is required. */
+  /** The URL of an identity provider's JWK set, from which public keys are fetched. Either this or `jwtSecret` is required. */
   jwksUrl?: string | undefined
-  /** What a token's `aud` must hold. */
+  /** A value that the claim `aud` of a token must be, or contain. Default: not checked. */
   jwtAudience?: string | undefined
-  /** What a token's `iss` must be. */
+  /** The value that the claim `iss` of a token must have. Default: not checked. */
   jwtIssuer?: string | undefined
   /**
-   * The claim that holds the mode: a name, or a path as PostgREST's `jwt-role-claim-key`, such as `.realm_access.roles`.
-   * Of a list, its members `r`, `w` and `rw` count. Default: `mode`.
+   * The claim that holds the mode: the name of a claim, or a path in the syntax of PostgREST's `jwt-role-claim-key`, such
+   * as `.realm_access.roles`. If the claim is a list, its members `r`, `w` and `rw` count. Default: `mode`.
    */
   modeClaim?: string | undefined
-  /** The mode of tokens that have none: `r`, `w` or `rw`. Default: they are refused. */
+  /** The mode of tokens that have none: `r`, `w` or `rw`. Default: such tokens are refused. */
   defaultMode?: string | undefined
   /**
-   * The claim that holds the channels, likewise: a list, or one name. Where this or `channelPatternsClaim` is given, a
-   * token with neither claim allows no channel. Default: `channels` and `channel`.
+   * The claim that holds the channels, a list or one name; a name or a path, as `modeClaim`. If this option or
+   * `channelPatternsClaim` is set, a token with neither claim allows no channel. Default: `channels` and `channel`.
    */
   channelsClaim?: string | undefined
-  /** The claim that holds the patterns of channels, likewise. Default: `channel_patterns`. */
+  /** The claim that holds patterns of channels; a name or a path, as `modeClaim`. Default: `channel_patterns`. */
   channelPatternsClaim?: string | undefined
-  /** The claim that is `true` for an admin, or a list with `admin`, likewise. Default: `admin`. */
+  /**
+   * The claim that makes its owner an administrator: it is `true`, or a list with `admin`. A name or a path, as
+   * `modeClaim`. Default: `admin`.
+   */
   adminClaim?: string | undefined
-  /** The cookie that may carry a token; needs `allowedOrigins`. */
+  /** The name of a cookie that may carry the token. Requires `allowedOrigins`. Default: no cookie is read. */
   tokenCookie?: string | undefined
-  /** The browsers' origins that may connect: exact ones, or `*.example.org`. Default: all. */
+  /**
+   * Origins whose pages may connect: `https://example.org`, or `*.example.org` for all subdomains. Requests without an
+   * `Origin` header pass. Default: all origins.
+   */
   allowedOrigins?: List | undefined
-  /** The database channel that carries the messages. Default: `postgres-websockets-listener`. */
+  /** The database channel that carries the messages, 1 to 63 bytes. Default: `postgres-websockets-listener`. */
   listenChannel?: string | undefined
-  /** Patterns of channels that are database channels of the same name, whose payloads pass as they are. */
+  /**
+   * Patterns of channels that are database channels of the same name: payloads pass unchanged, without an envelope.
+   * In a pattern, `*` matches any characters except `:`, and `**` matches any characters. Default: none.
+   */
   rawChannels?: List | undefined
-  /** Patterns of channels of which it is known who is there. Default: none. */
+  /** Patterns, as in `rawChannels`, of channels that track presence. Default: none. */
   presenceChannels?: List | undefined
-  /** The websocket channel that is told of connections. Default: none. */
+  /** The websocket channel that receives an event for each client that connects or disconnects. Default: none. */
   metaChannel?: string | undefined
-  /** Which of a sender's claims others see: `all`, `none`, or their names. Default: `all`. */
+  /** Which claims of a sender other clients see: `all`, `none`, or a list of names. Default: `all`. */
   envelopeClaims?: List | undefined
-  /** How many connections publish. Default: 10. */
+  /** Number of connections that publish. The listener has its own connection. Default: 10. */
   poolSize?: number | undefined
-  /** How many times the first connection is tried where the listener is not supervised. Default: 5. */
+  /** Number of attempts to connect at startup if the listener is not supervised. Default: 5. */
   retries?: number | undefined
-  /** How often the listener's connection must prove that it is alive; 0 or unset in the app: never. */
+  /**
+   * How often the listener must prove that it receives notifications; one that fails is replaced. 0: the listener is not
+   * supervised, and the instance closes when it is lost. Default: 10 s.
+   */
   checkListenerInterval?: number | undefined
-  /** How long `ready()` waits for a database that is not there, where the listener is supervised. */
+  /** How long `ready()` waits for an unavailable database if the listener is supervised. Default: 5 s. */
   readyTimeout?: number | undefined
-  /** How long a socket's message waits for a database that is away. Default: 10 s. */
+  /** How long a message from a websocket waits while the database is unavailable. Default: 10 s. */
   publishTimeout?: number | undefined
-  /** How long sockets and messages have to end in order. Default: 5 s. */
+  /** How long a shutdown may take. Default: 5 s. */
   shutdownTimeout?: number | undefined
   /** After how much silence another node counts as dead. Default: 10 s. */
   nodeTimeout?: number | undefined
-  /** Install or upgrade the schema `pgws` at the start. Default: false. */
+  /** Whether to install or upgrade the schema `pgws` (durable channels) at startup. Default: false. */
   migrate?: boolean | undefined
-  /** How many bytes may wait for a client that does not read; 16 times as many for one that does. Default: 1 MiB. */
+  /**
+   * Bytes that may wait for a client that does not read; the client is closed when it has read nothing for half of
+   * `slowTimeout`. For a client that reads, 16 times as many bytes may wait. Default: 1 MiB.
+   */
   maxBufferedBytes?: number | undefined
-  /** How many bytes may wait for all clients; what is written to many at once counts once. Default: 256 MiB. */
+  /** Bytes that may wait for all clients. Data that is written to many clients counts once. Default: 256 MiB. */
   maxTotalBufferedBytes?: number | undefined
   /** How long more than `maxBufferedBytes` may wait for a client that reads. Default: 5 s. */
   slowTimeout?: number | undefined
-  /** The largest message that a socket may send. Default: 1 MiB. */
+  /** The largest message that a client may send. A larger one closes its websocket with 1009. Default: 1 MiB. */
   maxMessageBytes?: number | undefined
-  /** How many bytes of stored messages one answer may have; the next page holds the rest. Default: 8 MiB. */
+  /** Bytes of stored messages in one answer. The next page has the rest. Default: 8 MiB. */
   maxHistoryBytes?: number | undefined
-  /** How many sockets may be open. Default: unlimited. */
+  /** Number of open connections. Further ones are refused with 503. Default: unlimited. */
   maxConnections?: number | undefined
-  /** How many of them from one address. Default: unlimited. */
+  /** Number of open connections from one IP address. Further ones are refused with 429. Default: unlimited. */
   maxConnectionsPerIp?: number | undefined
-  /** How many channels one socket may join, and one `POST /publish` may name. Default: 100. */
+  /** Number of channels that one connection may join, and that one `POST /publish` may name. Default: 100. */
   maxChannelsPerConnection?: number | undefined
-  /** How many messages, commands and pings a client may send in a second before we stop to read it. Default: 5000. */
+  /**
+   * Messages, SDK commands and pings that a client may send in a second. A client that sends more is not read until its
+   * rate is below the limit; it is not closed. Default: 5000.
+   */
   messageRate?: number | undefined
-  /** How many HTTP requests an address may send in a minute. Default: unlimited. */
+  /** HTTP requests from one IP address in a minute. Further ones are answered with 429. Default: unlimited. */
   httpRateLimit?: number | undefined
-  /** Serve `GET /metrics`. Default: true. */
+  /** Whether to serve `GET /metrics`. Default: true. */
   metrics?: boolean | undefined
-  /** Serve the metrics on a port of their own instead. */
+  /** A port of their own for the metrics, on all addresses; 0: any free port. Default: `GET /metrics` of the server. */
   metricsPort?: number | undefined
-  /** Serve the OpenAPI document and its page below `/documentation`. Default: true. */
+  /** Whether to serve the OpenAPI document and its page below `/documentation`. Default: true. */
   documentation?: boolean | undefined
-  /** `schema.function`: each message is passed to it, in the transaction that publishes what it returns. */
+  /** An SQL function, `schema.function`, that each message is passed to before it is published. Default: none. */
   onMessageFunction?: string | undefined
-  /** `schema.function`: says whether a client may join a channel, or publish to it. */
+  /** An SQL function, `schema.function`, that decides who may join a channel or publish to it. Default: none. */
   authorizeFunction?: string | undefined
-  /** How long its answer may be used again. Default: 0, never. */
+  /** How long a positive answer of `authorizeFunction` is cached. Default: 0, not at all. */
   authorizeTtl?: number | undefined
-  /** `schema.function`: told of each client that has connected. */
+  /** An SQL function, `schema.function`, that is called for each client that has connected. Default: none. */
   onConnectFunction?: string | undefined
-  /** `schema.function`: told of each client that has gone. */
+  /** An SQL function, `schema.function`, that is called for each client that has disconnected. Default: none. */
   onDisconnectFunction?: string | undefined
-  /** The claim that names the database role, likewise, under which these functions are called. Default: the server's own. */
+  /**
+   * The claim that names the database role under which these functions run; a name or a path, as `modeClaim`. Default:
+   * they run as the server's own role.
+   */
   roleClaim?: string | undefined
-  /** Endpoints with audiences, as pgws has them. */
+  /** Endpoints with audiences, as in pgws. Default: none. */
   endpoints?: readonly AudienceEndpoint[] | undefined
-  /** Put before all addresses, as everywhere in Fastify. */
+  /** Prepended to all addresses, as everywhere in Fastify. Default: none. */
   prefix?: string
-  /** The name of the decorator, where the plugin is registered more than once. Default: `pgws`. */
+  /** The name of the decorator. Set it if the plugin is registered more than once. Default: `pgws`. */
   decorator?: string | undefined
 }
 
@@ -158,7 +191,7 @@ type Optional =
   | 'onDisconnectFunction'
   | 'roleClaim'
 
-/** The options with all defaults in place and `@file` values read. */
+/** The options after their check: with the defaults, and with the contents of `@file`. */
 export type ResolvedOptions = Omit<
   { [Name in keyof PgWebsocketsOptions]-?: NonNullable<PgWebsocketsOptions[Name]> },
   Optional | 'allowedOrigins' | 'envelopeClaims' | 'rawChannels' | 'presenceChannels'

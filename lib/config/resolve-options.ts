@@ -32,8 +32,8 @@ const CLAIM_OPTIONS = [
 ] as const
 
 /**
- * Checks the options and fills in what is not given.
- * @throws InvalidOption that names the option and what it expects; never its value, which may be a secret
+ * Checks the options, and sets the defaults.
+ * @throws InvalidOption that names the option and what it expects. It never contains the value, which may be a secret.
  */
 export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
   const given: Record<string, unknown> = { ...options }
@@ -43,7 +43,7 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
     endpoints: checkEndpoints(options.endpoints ?? [])
   }
   for (const [name, spec] of Object.entries(optionSpecs)) {
-    // An empty text is unset, as it is for variables.
+    // An empty string means unset, as for environment variables.
     const value = given[name] === '' || given[name] === null ? undefined : given[name]
     if (value === undefined) {
       if (spec.required) {
@@ -73,13 +73,13 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
       )
     }
   }
-  // Each has been checked by its spec.
+  // The loop above has checked each option against its spec.
   const all = resolved as ResolvedOptions
   checkEnvelopeClaims(all.envelopeClaims)
   all.dbUri = readFileValue('dbUri', all.dbUri).trim()
   if (all.listenerUri !== undefined) all.listenerUri = readFileValue('listenerUri', all.listenerUri).trim()
   if (all.jwtSecret !== undefined) {
-    // One trailing newline is what editors add; all other white space may belong to the secret.
+    // Editors add one trailing newline. All other white space may belong to the secret.
     all.jwtSecret = readFileValue('jwtSecret', all.jwtSecret).replace(
       /\r?\n$/,
       all.jwtSecret.startsWith('@') ? '' : '$&'
