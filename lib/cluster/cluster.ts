@@ -1,5 +1,4 @@
 import { hostname } from 'node:os'
-import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { ChannelSummary, Hub } from '../channels/index.js'
 import {
   type Closing,
@@ -9,9 +8,7 @@ import {
   nodeOf,
   readClosing,
   readClosingFilter,
-  readFilter,
-  select,
-  summaryOf
+  readFilter
 } from '../clients/index.js'
 import { errors } from '../errors.js'
 import { isCount } from '../json-value.js'
@@ -22,10 +19,8 @@ import { BatchQueue, type Notification } from '../publishing/index.js'
 import { VERSION } from '../version.js'
 import { isBoolean, isChannels, isConnections } from './answer-checks.js'
 import { type DeliveryCounts, NodeChannel } from './node-channel.js'
+import { type NodeSessions, OwnNode } from './own-node.js'
 import { BEATS } from './peers.js'
-
-/** So many connections are closed in one turn of the event loop, so that a crowd does not hold up deliveries. */
-const CLOSES_A_TURN = 100
 
 /** A node, as the control plane shows it. */
 export interface NodeSummary {
@@ -66,14 +61,6 @@ export interface Delivery {
   missing: string[]
 }
 
-/** The sessions of this node whose commands may come to any node. */
-export interface NodeSessions {
-  /** What shows that a session is one of this node. */
-  readonly sessions: string
-  /** Takes what another node hands to a session of this one; returns whether there is such a session. */
-  answer(args: unknown): boolean
-}
-
 export interface ClusterOptions {
   /** This node's id: see newNodeId. */
   node: string
@@ -96,6 +83,7 @@ export class Cluster {
   /** The database channel to listen to. */
   readonly channel: string
   readonly #options: ClusterOptions
+  readonly #own: OwnNode
   readonly #channel: NodeChannel
   readonly #presence: NodeSync | undefined
   readonly #startedAt = Date.now()
@@ -104,6 +92,7 @@ export class Cluster {
     this.#options = options
     const { node, query, ready, nodeTimeout, presence, deliveries, log } = options
     this.channel = nodeChannelOf(options.listenChannel)
+    this.#own = new OwnNode(options)
     const queue = new BatchQueue({
       send: async (groups) => {
         const payloads = groups.flatMap((group) => group.map(({ payload }) => payload))
@@ -138,7 +127,7 @@ export class Cluster {
         await Promise.all(payloads.map((payload) => queue.publish([this.#notification(payload)])))
       },
       ready,
-      answer: (question, args) => this.#answer(question, args),
+      answer: (question, args) => this.#own.answer(question, args),
       deliveries,
       presence: this.#presence,
       log
@@ -186,7 +175,7 @@ export class Cluster {
     const answers = await this.#channel.ask('channels', {})
     const others = answers.read<ChannelSummary[]>(isChannels, onMissing)
     const merged = new Map<string, ChannelSummary>()
-    for (const summary of [this.#options.hub.summary(), ...others].flat()) {
+    for (const summary of [this.#own.channels(), ...others].flat()) {
       const { channel, connections, readers, writers } = summary
       const sum = merged.get(channel)
       if (sum === undefined) merged.set(channel, { channel, connections, readers, writers })
@@ -202,9 +191,9 @@ export class Cluster {
   /** @throws BadQuery (400), NodesUnavailable (503) */
   async connections(filter: ConnectionFilter, { scope, onMissing }: Scope): Promise<ConnectionSummary[]> {
     const wanted = readFilter(filter)
-    if (scope !== 'cluster') return this.#list(wanted)
+    if (scope !== 'cluster') return this.#own.list(wanted)
     const answers = await this.#channel.ask('connections', wanted)
-    return [this.#list(wanted), ...answers.read<ConnectionSummary[]>(isConnections, onMissing)].flat()
+    return [this.#own.list(wanted), ...answers.read<ConnectionSummary[]>(isConnections, onMissing)].flat()
   }
 
   /** @throws BadQuery (400), NodesUnavailable (503) */
@@ -212,14 +201,14 @@ export class Cluster {
     const wanted = readClosingFilter(filter)
     const { code, reason } = readClosing(closing)
     const node = wanted.id === undefined ? undefined : nodeOf(wanted.id)
-    if (node === this.#channel.id) return { closed: this.#disconnect(wanted, code, reason), missing: [] }
+    if (node === this.#channel.id) return { closed: this.#own.disconnect(wanted, code, reason), missing: [] }
     this.#channel.requireReady()
     if (wanted.id !== undefined && (node === undefined || !this.#channel.has(node))) {
       return { closed: 0, missing: [] }
     }
     const asked = this.#channel.ask('disconnect', { ...wanted, code, reason }, node)
     // Whatever the others do, ours are closed at once.
-    const own = this.#disconnect(wanted, code, reason)
+    const own = this.#own.disconnect(wanted, code, reason)
     const answers = await asked
     const missing: string[] = []
     const counts = answers.read<number>(isCount, (nodes) => missing.push(...nodes))
@@ -283,43 +272,5 @@ export class Cluster {
 
   #notification(payload: string): Notification {
     return { channel: '', payload, databaseChannel: this.channel }
-  }
-
-  /** @throws for what is no question */
-  #answer(question: string, args: unknown): unknown {
-    switch (question) {
-      case 'channels':
-        return this.#options.hub.summary()
-      case 'connections':
-        return this.#list(readFilter(args))
-      case 'disconnect': {
-        const filter = readClosingFilter(args)
-        const { code, reason } = readClosing(args as object)
-        return this.#disconnect(filter, code, reason)
-      }
-      case 'commands':
-        return this.#options.sessions.answer(args)
-      default:
-        throw new errors.BadQuery('this server does not know the request: upgrade it')
-    }
-  }
-
-  #list(filter: ConnectionFilter): ConnectionSummary[] {
-    const { id } = this.#channel
-    return [...select(this.#options.connections, id, filter)].map((connection) => summaryOf(id, connection))
-  }
-
-  /** @returns how many are closed: the first at once, the others within the next turns of the event loop */
-  #disconnect(filter: ConnectionFilter, code: number, reason: string): number {
-    const connections = [...select(this.#options.connections, this.#channel.id, filter)]
-    closeAll(connections, code, reason)
-    return connections.length
-  }
-}
-
-async function closeAll(connections: Connection[], code: number, reason: string): Promise<void> {
-  for (const [index, connection] of connections.entries()) {
-    if (connection.open) connection.disconnect(code, reason)
-    if (index % CLOSES_A_TURN === CLOSES_A_TURN - 1) await nextTurn()
   }
 }

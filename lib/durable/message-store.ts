@@ -1,14 +1,9 @@
-import { setTimeout as sleep } from 'node:timers/promises'
-import {
-  encodeSafely,
-  type Format,
-  type Frame,
-  type LossReason,
-  type OnUnencodable
-} from '../channels/index.js'
+import type { LossReason, OnUnencodable } from '../channels/index.js'
 import { largeMessage, type Message, type Reference, storedMessage } from '../messages/index.js'
 import type { Query } from '../postgres/index.js'
 import { LATEST, type RetentionRules } from './retention-rules.js'
+import { SharedReads } from './shared-reads.js'
+import { StoredMessage } from './stored-message.js'
 import { Turns } from './turns.js'
 
 /** At most so many messages, or so many bytes, are read at once; a larger message is read alone. */
@@ -21,30 +16,6 @@ const BY_CHANNEL = `select m.* from pg_catalog.unnest($2::pg_catalog.text[]) c (
     where channel operator(pg_catalog.=) c.name and position operator(pg_catalog.>) $1
     order by position limit ${PAGE_ROWS}
   ) m`
-
-/** A message that was read; encoded once for all who replay it. */
-export class StoredMessage {
-  readonly message: Message
-  readonly position: number
-  readonly #frames = new Map<Format, Frame>()
-  readonly #onUnencodable: OnUnencodable
-
-  constructor(message: Message, onUnencodable: OnUnencodable) {
-    this.message = message
-    this.position = message.position!
-    this.#onUnencodable = onUnencodable
-  }
-
-  frame(format: Format): Frame {
-    let frame = this.#frames.get(format)
-    if (frame === undefined) {
-      // A durable message has a frame in any case.
-      frame = encodeSafely(format, this.message, this.#onUnencodable)!
-      this.#frames.set(format, frame)
-    }
-    return frame
-  }
-}
 
 export interface Page {
   messages: StoredMessage[]
@@ -88,48 +59,6 @@ export interface States {
   channels: ChannelState[]
 }
 
-/** While many ask, the next query waits for so long after the last, in milliseconds, so that they share it. */
-const GATHER = 25
-
-/**
- * Runs one job at a time for all who ask: those who ask while it runs share the next. Nobody gets an answer that is
- * older than the question.
- */
-class Shared<Request> {
-  readonly #run: (requests: Request[]) => Promise<Request[]>
-  readonly #onIdle: () => void
-  #waiting: Request[] = []
-  #working = false
-
-  /**
-   * @param run answers requests; resolves with those that have to go another round
-   * @param onIdle called when nobody asks any more
-   */
-  constructor(run: (requests: Request[]) => Promise<Request[]>, onIdle: () => void) {
-    this.#run = run
-    this.#onIdle = onIdle
-  }
-
-  ask(request: Request): void {
-    this.#waiting.push(request)
-    if (!this.#working) this.#work()
-  }
-
-  async #work(): Promise<void> {
-    this.#working = true
-    // All who come in this turn of the event loop share the first one.
-    await new Promise((resolve) => setImmediate(resolve))
-    while (this.#waiting.length > 0) {
-      const requests = this.#waiting
-      this.#waiting = []
-      const [again] = await Promise.all([this.#run(requests), sleep(GATHER)])
-      this.#waiting.push(...again)
-    }
-    this.#working = false
-    this.#onIdle()
-  }
-}
-
 /**
  * Reads stored messages. Those who ask for the same channels at the same time share one query; others take turns, so
  * that neither this process's memory nor the pool fills up with what many read at once.
@@ -139,10 +68,10 @@ export class MessageStore {
   readonly #durable: RetentionRules
   readonly #turns: Turns
   readonly #onLost: (reason: LossReason, fields: object) => void
-  readonly #readers = new Map<string, Shared<Reader>>()
+  readonly #readers = new Map<string, SharedReads<Reader>>()
   readonly #states = new Map<
     string,
-    Shared<{ resolve: (states: States) => void; reject: Reader['reject'] }>
+    SharedReads<{ resolve: (states: States) => void; reject: Reader['reject'] }>
   >()
 
   /**
@@ -169,7 +98,7 @@ export class MessageStore {
     const key = JSON.stringify(channels)
     let shared = this.#readers.get(key)
     if (shared === undefined) {
-      shared = new Shared(
+      shared = new SharedReads(
         (readers) => this.#serve(key, channels, readers),
         () => this.#readers.delete(key)
       )
@@ -183,7 +112,7 @@ export class MessageStore {
     const key = JSON.stringify(channels)
     let shared = this.#states.get(key)
     if (shared === undefined) {
-      shared = new Shared(
+      shared = new SharedReads(
         async (waiting) => {
           await this.#state(channels).then(
             (states) => {

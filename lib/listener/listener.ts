@@ -1,14 +1,12 @@
-import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { errors, isRefusal, messageOf } from '../errors.js'
 import { checkDatabaseChannel } from '../postgres/index.js'
 import { reconnectBackoff, startBackoff } from './backoff.js'
+import { deadline, destroy, Silence } from './deadline.js'
 import type { Handler, ListenerOptions, ListenerState, ListenOptions } from './listener-options.js'
 import { type ListeningSession, listenTo, openSession, sqlstateOfStatement } from './listening-session.js'
-
-/** How long connecting, LISTEN and a probe may take, in milliseconds. */
-const DEADLINE = 5000
+import { Probe } from './probe.js'
 
 /** Errors that no further try would mend. */
 const FOR_GOOD = [
@@ -19,9 +17,6 @@ const FOR_GOOD = [
   errors.NotInstalled
 ]
 
-/** The connection was open, as it seemed, and yet nothing came through it. */
-class Silence extends Error {}
-
 /**
  * One dedicated connection that LISTENs. Supervised, it proves at an interval that notifications arrive on
  * this very connection, and is replaced when they do not; all channels are listened to again.
@@ -29,7 +24,7 @@ class Silence extends Error {}
 export class Listener {
   readonly #options: ListenerOptions
   readonly #handlers = new Map<string, Set<Handler>>()
-  readonly #probeChannel = `pgws_probe_${randomUUID()}`
+  readonly #probe = new Probe()
   readonly #stop = new AbortController()
   readonly #required = new Set<string>()
   /** Channels whose LISTEN has committed on the connection that is there. */
@@ -37,7 +32,6 @@ export class Listener {
   #session: ListeningSession | undefined
   #ready = withResolvers<void>()
   #run: Promise<void> | undefined
-  #probe: { nonce: string; arrived: () => void } | undefined
   #upSince: number | undefined
   /** Since when notifications may have been lost. This, and what it is made of, is as `performance.now()` has it. */
   #downSince: number | undefined
@@ -182,7 +176,7 @@ export class Listener {
       // What is listened to from here on, while all others still are to be, counts, too.
       this.#listening = new Set()
       const channels = [...this.#handlers.keys()]
-      const refused = await deadline(listenTo(session, [this.#probeChannel, ...channels]))
+      const refused = await deadline(listenTo(session, [this.#probe.channel, ...channels]))
       this.#noteRefused(refused)
       for (const name of channels) {
         if (this.#handlers.has(name) && !refused.has(name)) this.#listening.add(name)
@@ -240,39 +234,19 @@ export class Listener {
 
   /** Proves that this connection listens to every channel, and that a notification arrives on it in time. */
   async #prove(client: pg.Client): Promise<void> {
-    if (this.#probe !== undefined) return
-    const expected = [...this.#listening]
-    const nonce = randomUUID()
+    if (this.#probe.underWay) return
     const onArrived = this.#options.onProbe?.()
-    try {
-      await deadline(
-        (async () => {
-          const arrived = new Promise<void>((resolve) => {
-            this.#probe = { nonce, arrived: resolve }
-          })
-          await client.query('select pg_catalog.pg_notify($1, $2)', [this.#probeChannel, nonce])
-          const { rows } = await client.query<{ channel: string }>(
-            'select pg_catalog.pg_listening_channels() as channel'
-          )
-          const listening = new Set(rows.map(({ channel }) => channel))
-          const missing = expected.find((name) => this.#listening.has(name) && !listening.has(name))
-          if (missing !== undefined) throw new Silence('the connection no longer listens to every channel')
-          await arrived
-        })()
-      )
-      this.#lastProvenAlive = Date.now()
-      this.#lastHeard = performance.now()
-      onArrived?.()
-    } finally {
-      this.#probe = undefined
-    }
+    await this.#probe.send(client, () => this.#listening)
+    this.#lastProvenAlive = Date.now()
+    this.#lastHeard = performance.now()
+    onArrived?.()
   }
 
   #receive(client: pg.Client, channel: string, payload: string): void {
     // A connection that was given up may still have notifications in its buffers.
     if (client !== this.#session?.client) return
-    if (channel === this.#probeChannel) {
-      if (payload === this.#probe?.nonce) this.#probe.arrived()
+    if (channel === this.#probe.channel) {
+      this.#probe.receive(payload)
       return
     }
     this.#lastHeard = performance.now()
@@ -337,26 +311,6 @@ export class Listener {
     this.#listening.delete(channel)
     return true
   }
-}
-
-function deadline<Value>(promise: Promise<Value>): Promise<Value> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_, reject) => {
-    const error = () => reject(new Silence(`the database did not answer within ${DEADLINE} ms`))
-    // Where this process was busy itself, an answer that is there already is read first.
-    timer = setTimeout(() => setImmediate(error), DEADLINE)
-  })
-  return Promise.race([promise, late]).finally(() => clearTimeout(timer))
-}
-
-/** Drops a connection without waiting for its other end, which may be unreachable. */
-function destroy(client: pg.Client | undefined, error: Error): void {
-  if (client === undefined) return
-  client.end().catch(() => {})
-  const { stream } = client.connection
-  // Let the Terminate message out where the other end is there; an unreachable one must not hold us.
-  if (error.message === 'closed') setTimeout(() => stream.destroy(), 100).unref()
-  else stream.destroy()
 }
 
 function withResolvers<Value>() {

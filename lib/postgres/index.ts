@@ -1,5 +1,6 @@
 export { connect, PoolConnector } from './connecting/connect.js'
-export { type ConnectionTarget, parseConninfo } from './connecting/connection-string.js'
+export { parseConninfo } from './connecting/connection-string.js'
+export type { ConnectionTarget } from './connecting/connection-targets.js'
 export { type SessionSettings, settingsOf, TIMEOUTS } from './connecting/session-settings.js'
 export {
   CHANNEL_NAME_LIMIT,

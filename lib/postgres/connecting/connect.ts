@@ -1,7 +1,7 @@
 import type { EventEmitter } from 'node:events'
 import pg from 'pg'
 import { messageOf } from '../../errors.js'
-import type { ConnectionTarget, SessionAttrs } from './connection-string.js'
+import type { ConnectionTarget, SessionAttrs } from './connection-targets.js'
 
 /**
  * Connects to the first target that takes us. As libpq, a host that refuses the login ends the search.

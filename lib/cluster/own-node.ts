@@ -1,0 +1,87 @@
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import type { ChannelSummary, Hub } from '../channels/index.js'
+import {
+  type Connection,
+  type ConnectionFilter,
+  type ConnectionSummary,
+  readClosing,
+  readClosingFilter,
+  readFilter,
+  select,
+  summaryOf
+} from '../clients/index.js'
+import { errors } from '../errors.js'
+
+/** So many connections are closed in one turn of the event loop, so that a crowd does not hold up deliveries. */
+const CLOSES_A_TURN = 100
+
+/** The sessions of this node whose commands may come to any node. */
+export interface NodeSessions {
+  /** What shows that a session is one of this node. */
+  readonly sessions: string
+  /** Takes what another node hands to a session of this one; returns whether there is such a session. */
+  answer(args: unknown): boolean
+}
+
+export interface OwnNodeOptions {
+  /** This node's id. */
+  node: string
+  connections: Iterable<Connection>
+  hub: Pick<Hub, 'summary'>
+  sessions: NodeSessions
+}
+
+/** What this node says of its clients, and does with them: for itself, and where another node asks. */
+export class OwnNode {
+  readonly #options: OwnNodeOptions
+
+  constructor(options: OwnNodeOptions) {
+    this.#options = options
+  }
+
+  /** The channels that clients of this node are connected to. */
+  channels(): ChannelSummary[] {
+    return this.#options.hub.summary()
+  }
+
+  list(filter: ConnectionFilter): ConnectionSummary[] {
+    const { node: id } = this.#options
+    return [...select(this.#options.connections, id, filter)].map((connection) => summaryOf(id, connection))
+  }
+
+  /** @returns how many are closed: the first at once, the others within the next turns of the event loop */
+  disconnect(filter: ConnectionFilter, code: number, reason: string): number {
+    const connections = [...select(this.#options.connections, this.#options.node, filter)]
+    closeAll(connections, code, reason)
+    return connections.length
+  }
+
+  /**
+   * Answers another node's question.
+   * @throws for what is no question
+   */
+  answer(question: string, args: unknown): unknown {
+    switch (question) {
+      case 'channels':
+        return this.channels()
+      case 'connections':
+        return this.list(readFilter(args))
+      case 'disconnect': {
+        const filter = readClosingFilter(args)
+        const { code, reason } = readClosing(args as object)
+        return this.disconnect(filter, code, reason)
+      }
+      case 'commands':
+        return this.#options.sessions.answer(args)
+      default:
+        throw new errors.BadQuery('this server does not know the request: upgrade it')
+    }
+  }
+}
+
+async function closeAll(connections: Connection[], code: number, reason: string): Promise<void> {
+  for (const [index, connection] of connections.entries()) {
+    if (connection.open) connection.disconnect(code, reason)
+    if (index % CLOSES_A_TURN === CLOSES_A_TURN - 1) await nextTurn()
+  }
+}

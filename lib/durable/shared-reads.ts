@@ -1,0 +1,43 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+
+/** While many ask, the next query waits for so long after the last, in milliseconds, so that they share it. */
+const GATHER = 25
+
+/**
+ * Runs one job at a time for all who ask: those who ask while it runs share the next. Nobody gets an answer that is
+ * older than the question.
+ */
+export class SharedReads<Request> {
+  readonly #run: (requests: Request[]) => Promise<Request[]>
+  readonly #onIdle: () => void
+  #waiting: Request[] = []
+  #working = false
+
+  /**
+   * @param run answers requests; resolves with those that have to go another round
+   * @param onIdle called when nobody asks any more
+   */
+  constructor(run: (requests: Request[]) => Promise<Request[]>, onIdle: () => void) {
+    this.#run = run
+    this.#onIdle = onIdle
+  }
+
+  ask(request: Request): void {
+    this.#waiting.push(request)
+    if (!this.#working) this.#work()
+  }
+
+  async #work(): Promise<void> {
+    this.#working = true
+    // All who come in this turn of the event loop share the first one.
+    await new Promise((resolve) => setImmediate(resolve))
+    while (this.#waiting.length > 0) {
+      const requests = this.#waiting
+      this.#waiting = []
+      const [again] = await Promise.all([this.#run(requests), sleep(GATHER)])
+      this.#waiting.push(...again)
+    }
+    this.#working = false
+    this.#onIdle()
+  }
+}
