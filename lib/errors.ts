@@ -1,3 +1,4 @@
+import { types } from 'node:util'
 import createError from '@fastify/error'
 
 /**
@@ -213,7 +214,7 @@ export const errors = {
 
 /** An error's message with those of its causes. For the log only: they may say where the database is. */
 export function fullMessageOf(error: unknown): string {
-  const { cause } = (error ?? {}) as { cause?: unknown }
+  const cause = causeOf(error)
   const message = messageOf(error)
   if (cause === undefined) return message
   const inner = fullMessageOf(cause)
@@ -231,9 +232,10 @@ const REFUSED = /^(?:28|3D000|42501)/
  * same error may be temporary: a password is being changed, or a database restored.
  */
 export function isRefusal(error: unknown): boolean {
-  const { code, severity, cause } = (error ?? {}) as { code?: string; severity?: string; cause?: unknown }
+  const code = codeOf(error)
+  const cause = causeOf(error)
   if (error instanceof errors.MissingGrant || error instanceof errors.SchemaTooNew) return true
-  if (severity !== undefined && code !== undefined && REFUSED.test(code)) return true
+  if (severityOf(error) !== undefined && code !== undefined && REFUSED.test(code)) return true
   return cause !== undefined && isRefusal(cause)
 }
 
@@ -250,9 +252,28 @@ export function messageOf(error: unknown): string {
 
 /** The code of an error, such as Node.js's `ENOENT`; undefined where it has none. */
 export function codeOf(error: unknown): string | undefined {
-  // Not only errors can be thrown.
-  const { code } = (error ?? {}) as { code?: unknown }
-  return typeof code === 'string' ? code : undefined
+  return isAny(error) && 'code' in error && typeof error.code === 'string' ? error.code : undefined
+}
+
+/** The severity of what PostgreSQL has answered (protocol-error-fields.html); undefined for any other error. */
+export function severityOf(error: unknown): string | undefined {
+  return isAny(error) && 'severity' in error && typeof error.severity === 'string'
+    ? error.severity
+    : undefined
+}
+
+function causeOf(error: unknown): unknown {
+  return isAny(error) && 'cause' in error ? error.cause : undefined
+}
+
+/** Not only errors can be thrown. */
+function isAny(error: unknown): error is object {
+  return typeof error === 'object' && error !== null
+}
+
+/** What was thrown, as an error. Not by its class alone: it may be of another realm, as in a test runner. */
+export function asError(error: unknown): Error {
+  return error instanceof Error || types.isNativeError(error) ? error : new Error(messageOf(error))
 }
 
 /** The SQLSTATE (errcodes-appendix.html) of a NotAccepted; empty for any other error. */
@@ -284,6 +305,6 @@ export function isUntranslatable(error: unknown): boolean {
 /** @returns BadMessage for a character that the database cannot store; any other error unchanged */
 export function asBadMessage(error: unknown): unknown {
   if (!isUntranslatable(error)) return error
-  const cause = (error as Error).cause as Error
+  const cause = asError(causeOf(error))
   return new errors.BadMessage(`the database cannot store it: ${cause.message}`, { cause })
 }

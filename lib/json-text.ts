@@ -1,4 +1,4 @@
-import { errors } from './errors.js'
+import { asError, errors, messageOf } from './errors.js'
 
 /**
  * JSON as text (RFC 8259): where its parts are, without values being made of them. What is passed on as the text that it
@@ -70,8 +70,8 @@ export function jsonOf(value: unknown): string {
   try {
     json = JSON.stringify(value)
   } catch (error) {
-    const [reason] = (error as Error).message.split('\n')
-    throw new errors.BadMessage(`it cannot be written as JSON: ${reason}`, { cause: error as Error })
+    const [reason] = messageOf(error).split('\n')
+    throw new errors.BadMessage(`it cannot be written as JSON: ${reason}`, { cause: asError(error) })
   }
   if (json === undefined)
     throw new errors.BadMessage(`it must be a JSON value, not a value of type ${typeof value}`)

@@ -54,7 +54,7 @@ export interface GatewayOptions extends Pick<ResolvedOptions, OptionsUsed> {
    * Runs one statement in a transaction of its own, as a caller where one is given; rejects as `query`, and with
    * RoleNotAllowed.
    */
-  call: (text: string, values: unknown[], caller?: Caller) => Promise<Rows>
+  call: <Row>(text: string, values: unknown[], caller?: Caller) => Promise<Rows<Row>>
   /** Verifies a token's signature, audience and issuer; throws InvalidToken (401), KeysUnavailable (503). */
   verifyToken: (token: string) => Token | Promise<Token>
   /** Told whether this server and the schema `pgws` fit each other, whenever that changes. */

@@ -222,5 +222,5 @@ export function decorateGateway(
 
 /** What has failed, without what it means to clients. */
 function asStartError(error: Error): Error {
-  return error instanceof errors.MissingGrant ? error : ((error.cause as Error | undefined) ?? error)
+  return error.cause instanceof Error && !(error instanceof errors.MissingGrant) ? error.cause : error
 }

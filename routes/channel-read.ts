@@ -4,7 +4,7 @@ import { checkChannel } from '../lib/channel-name.js'
 import { errors } from '../lib/errors.js'
 import type { Gateway } from '../lib/gateway.js'
 import type { VerifyToken } from '../plugins/jwt.js'
-import type { ChannelQuestion } from './channel-question.js'
+import type { ChannelQuestion, ReadQuery } from './channel-question.js'
 import { verifyBearer } from './handshake/bearer.js'
 import { history } from './history.js'
 import { presence } from './presence.js'
@@ -25,7 +25,7 @@ export function channelReadRoutes(
   async function answer(
     read: ChannelQuestion,
     channel: string,
-    request: FastifyRequest,
+    request: FastifyRequest<{ Querystring: ReadQuery }>,
     reply: FastifyReply
   ) {
     const token = await verifyBearer(request, verifyToken)
@@ -37,18 +37,22 @@ export function channelReadRoutes(
   }
 
   for (const [name, read] of reads) {
-    fastify.get(
+    fastify.get<{ Params: { channel: string }; Querystring: ReadQuery }>(
       `/channels/:channel/${name}`,
       { schema: { tags: ['channels'], security: bearer, ...read.schema }, validatorCompiler },
-      (request, reply) => answer(read, (request.params as { channel: string }).channel, request, reply)
+      (request, reply) => answer(read, request.params.channel, request, reply)
     )
   }
   // A parameter may not be longer than the host's maxParamLength, nor hold a slash; a wildcard may.
-  fastify.get('/channels/*', { schema: HIDDEN, validatorCompiler }, async (request, reply) => {
-    const { '*': path } = request.params as { '*': string }
-    const slash = path.lastIndexOf('/')
-    const read = reads.get(path.slice(slash + 1))
-    if (slash < 1 || read === undefined) throw new errors.NotFound()
-    return answer(read, path.slice(0, slash), request, reply)
-  })
+  fastify.get<{ Params: { '*': string }; Querystring: ReadQuery }>(
+    '/channels/*',
+    { schema: HIDDEN, validatorCompiler },
+    async (request, reply) => {
+      const { '*': path } = request.params
+      const slash = path.lastIndexOf('/')
+      const read = reads.get(path.slice(slash + 1))
+      if (slash < 1 || read === undefined) throw new errors.NotFound()
+      return answer(read, path.slice(0, slash), request, reply)
+    }
+  )
 }

@@ -8,6 +8,15 @@ import { verifyBearer } from './handshake/bearer.js'
 import { bearer, errorSchema } from './schemas.js'
 import { answeringScope, listMissing, scopeSchema } from './scope.js'
 
+/** The parameters of an address. */
+type Texts = Partial<Record<string, string>>
+
+/** A request that closes connections. */
+interface Closed {
+  Querystring: Texts
+  Body: Partial<Closing> | null
+}
+
 const text = { type: 'string' }
 
 const connectionSchema = {
@@ -64,7 +73,7 @@ export function connectionsRoutes(
   const validatorCompiler = () => () => true
   const common = { tags: ['connections'], security: bearer }
 
-  fastify.get(
+  fastify.get<{ Querystring: Texts }>(
     '/connections',
     {
       schema: {
@@ -85,12 +94,12 @@ export function connectionsRoutes(
     },
     async (request, reply) => {
       authorizeAdmin(await verifyBearer(request, verifyToken))
-      const { subject, channel } = request.query as Record<string, string>
+      const { subject, channel } = request.query
       return bridge.connections({ subject, channel, ...answeringScope(request, reply) })
     }
   )
 
-  fastify.delete(
+  fastify.delete<Closed>(
     '/connections',
     {
       schema: {
@@ -103,12 +112,12 @@ export function connectionsRoutes(
     },
     async (request) => {
       authorizeAdmin(await verifyBearer(request, verifyToken))
-      const { subject, channel } = request.query as Record<string, string>
+      const { subject, channel } = request.query
       return listMissing(await bridge.disconnect({ subject, channel }, closingOf(request)))
     }
   )
 
-  fastify.delete(
+  fastify.delete<Closed & { Params: { id: string } }>(
     '/connections/:id',
     {
       schema: {
@@ -127,7 +136,7 @@ export function connectionsRoutes(
     },
     async (request) => {
       authorizeAdmin(await verifyBearer(request, verifyToken))
-      const { id } = request.params as { id: string }
+      const { id } = request.params
       const { closed, missing } = await bridge.disconnect({ id }, closingOf(request))
       if (missing.length > 0) {
         throw new errors.NodesUnavailable(
@@ -141,11 +150,11 @@ export function connectionsRoutes(
 }
 
 /** The code and reason of a query, or of a JSON body; readClosing checks them. */
-function closingOf({ query, body }: FastifyRequest): Partial<Closing> {
-  const { code, reason } = query as Record<string, string>
+function closingOf({ query, body }: FastifyRequest<Closed>): Partial<Closing> {
+  const { code, reason } = query
   const inQuery = {
     ...(code !== undefined && { code: Number(code) }),
     ...(reason !== undefined && { reason })
   }
-  return { ...inQuery, ...(body as Partial<Closing> | null) }
+  return { ...inQuery, ...body }
 }

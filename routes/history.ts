@@ -46,7 +46,7 @@ export const history: ChannelQuestion = {
     }
   },
   async answer(gateway, channel, request, reply, token) {
-    const { order = 'asc', since, before, limit } = request.query as Record<string, string | undefined>
+    const { order = 'asc', since, before, limit } = request.query
     if (order !== 'asc' && order !== 'desc') throw new errors.BadQuery('"order" must be "asc" or "desc"')
     if (order === 'asc' && before !== undefined) {
       throw new errors.BadQuery('"before" needs "order=desc": without it, use "since"')

@@ -146,7 +146,7 @@ function readItem(text: string): unknown {
 
 /** @throws BadMessage (400) */
 function readConfirm({ query, body }: FastifyRequest): boolean {
-  const { confirm } = query as { confirm?: unknown }
+  const { confirm } = isObject(query) ? query : {}
   if (confirm !== undefined && confirm !== 'true' && confirm !== 'false') {
     throw new errors.BadMessage('"confirm" in the query must be true or false')
   }
@@ -159,7 +159,7 @@ function readConfirm({ query, body }: FastifyRequest): boolean {
       )
     return confirm === 'true'
   }
-  const { confirm: inBody } = body as { confirm?: unknown }
+  const { confirm: inBody } = isObject(body) ? body : {}
   if (inBody !== undefined && typeof inBody !== 'boolean') {
     throw new errors.BadMessage('"confirm" in the body must be true or false')
   }

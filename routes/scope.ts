@@ -1,6 +1,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Scope } from '../lib/cluster/index.js'
 import { errors } from '../lib/errors.js'
+import { isObject } from '../lib/json-value.js'
 
 /** The header that names the nodes which did not answer in time. */
 const MISSING = 'x-pgws-missing-nodes'
@@ -17,7 +18,7 @@ export const scopeSchema = {
  * @throws BadQuery (400)
  */
 export function answeringScope(request: FastifyRequest, reply: FastifyReply): Required<Scope> {
-  const { scope = 'local' } = request.query as { scope?: unknown }
+  const { scope = 'local' } = isObject(request.query) ? request.query : {}
   if (scope !== 'local' && scope !== 'cluster') {
     throw new errors.BadQuery('"scope" must be "local" or "cluster"')
   }

@@ -76,7 +76,7 @@ export async function sdkEmulationRoutes(
         if (request.headers['content-type']?.startsWith(PROTOBUF_TYPE)) {
           return reply.type(PROTOBUF_TYPE).send(protobufDisconnect(DISCONNECT.INAPPROPRIATE_PROTOCOL))
         }
-        const text = method === 'GET' ? queryOf(request.raw.url!).get('cf_connect') : (request.body as string)
+        const text = method === 'GET' ? queryOf(request.raw.url!).get('cf_connect') : bodyOf(request)
         if (!text) {
           const place = method === 'GET' ? 'the parameter "cf_connect"' : 'the body'
           throw new errors.BadQuery(`${place} must contain commands, one JSON object per line`)
@@ -134,6 +134,10 @@ function readCommands(body: unknown): { session: string; node: string; data: str
     throw new errors.BadQuery('the body must be an object with the strings "session", "node" and "data"')
   }
   return { session, node, data }
+}
+
+function bodyOf({ body }: FastifyRequest): string | undefined {
+  return typeof body === 'string' ? body : undefined
 }
 
 function isText(value: unknown): value is string {

@@ -1,5 +1,4 @@
 import { createHash } from 'node:crypto'
-import type pg from 'pg'
 import { errors, sqlstateOf } from '../errors.js'
 import type { Rows } from '../postgres/index.js'
 import { textCache } from '../text-cache.js'
@@ -22,7 +21,7 @@ export interface AuthorizerOptions extends SqlFunctions {
   /** For how long an answer may be used again, in milliseconds. */
   authorizeTtl: number
   /** Runs one statement in a transaction of its own, as the caller. */
-  call: (text: string, values: unknown[], caller: Caller) => Promise<Rows>
+  call: <Row>(text: string, values: unknown[], caller: Caller) => Promise<Rows<Row>>
   /** Told where the function itself failed. */
   onError: (error: unknown) => void
 }
@@ -75,14 +74,18 @@ export class Authorizer {
     const { call, onError } = this.#options
     for (let attempt = 1; ; attempt++) {
       try {
-        const { rows } = await call(this.#question, [channels, mode, caller.claims], caller)
-        return rows[0]?.channel as string | undefined
+        const { rows } = await call<{ channel: string }>(
+          this.#question,
+          [channels, mode, caller.claims],
+          caller
+        )
+        return rows[0]?.channel
       } catch (error) {
         if (!(error instanceof errors.NotAccepted)) throw error
         // A conflict with another transaction is no answer.
         if (sqlstateOf(error).startsWith('40') && attempt < MAX_ATTEMPTS) continue
         // A function that fails has not allowed it.
-        onError((error as Error).cause as pg.DatabaseError)
+        onError(error.cause)
         return channels[0]
       }
     }

@@ -61,7 +61,7 @@ export function keysFor<Key extends VerificationKey>(
   keys: readonly Key[],
   header: { alg?: unknown; kid?: unknown }
 ): Key[] {
-  const fitting = keys.filter((key) => key.algorithms.includes(header.alg as string))
+  const fitting = keys.filter((key) => key.algorithms.some((algorithm) => algorithm === header.alg))
   if (header.kid === undefined) return fitting
   const named = fitting.filter((key) => key.kid === header.kid)
   return named.length > 0 ? named : fitting.filter((key) => key.kid === undefined)
@@ -144,7 +144,7 @@ function publicKey(input: Parameters<typeof createPublicKey>[0]): KeyObject {
 }
 
 function toPem(key: KeyObject): string {
-  return key.export({ type: 'spki', format: 'pem' }) as string
+  return key.export({ type: 'spki', format: 'pem' }).toString()
 }
 
 function invalid(what: string): Error {

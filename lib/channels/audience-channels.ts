@@ -49,9 +49,11 @@ export function checkAudiences(audiences: unknown): readonly string[] {
     Array.isArray(audiences) &&
     audiences.length > 0 &&
     // They become part of the name of a channel of the hub.
-    audiences.every((item) => typeof item === 'string' && channelNameProblem(item) === undefined)
+    audiences.every(
+      (item): item is string => typeof item === 'string' && channelNameProblem(item) === undefined
+    )
   if (!isValid) throw new errors.NoAudience()
-  return [...new Set(audiences as string[])]
+  return [...new Set<string>(audiences)]
 }
 
 /**

@@ -83,12 +83,11 @@ export function summaryOf(node: string, connection: Connection): ConnectionSumma
 export function readFilter(value: unknown): ConnectionFilter {
   if (!isObject(value)) throw new errors.BadQuery('a filter must be an object')
   const { id, subject, channel } = value
-  for (const [name, text] of Object.entries({ id, subject, channel })) {
-    if (text !== undefined && typeof text !== 'string') {
-      throw new errors.BadQuery(`"${name}" must be a single string`)
-    }
+  const text = (name: string, value: unknown) => {
+    if (value === undefined || typeof value === 'string') return value
+    throw new errors.BadQuery(`"${name}" must be a single string`)
   }
-  return { id, subject, channel } as ConnectionFilter
+  return { id: text('id', id), subject: text('subject', subject), channel: text('channel', channel) }
 }
 
 /**

@@ -1,20 +1,20 @@
+import type { ChannelSummary } from '../channels/index.js'
+import type { ConnectionSummary } from '../clients/index.js'
 import { isCount, isObject } from '../json-value.js'
 
 /** What other nodes may answer. Whoever has SQL may answer, too, so what is of another shape is no answer. */
 
-export function isBoolean(value: unknown): boolean {
+export function isBoolean(value: unknown): value is boolean {
   return typeof value === 'boolean'
 }
 
-/** A list of ChannelSummary. */
-export function isChannels(value: unknown): boolean {
+export function isChannels(value: unknown): value is ChannelSummary[] {
   return isListOf(value, ({ channel, connections, readers, writers }) => {
     return typeof channel === 'string' && [connections, readers, writers].every(isCount)
   })
 }
 
-/** A list of ConnectionSummary. */
-export function isConnections(value: unknown): boolean {
+export function isConnections(value: unknown): value is ConnectionSummary[] {
   return isListOf(value, ({ id, node, subject, channels, mode, since, address, bufferedBytes }) => {
     const texts = [id, node, subject ?? '', mode, since, address].every((text) => typeof text === 'string')
     return texts && Array.isArray(channels) && isCount(bufferedBytes)

@@ -59,11 +59,11 @@ export class Answers {
    * The answers that have the right shape.
    * @param onMissing told of the nodes without one, if any
    */
-  read<Value>(fits: (value: unknown) => boolean, onMissing?: (nodes: string[]) => void): Value[] {
+  read<Value>(fits: (value: unknown) => value is Value, onMissing?: (nodes: string[]) => void): Value[] {
     const wrong = [...this.#values].filter(([, value]) => !fits(value)).map(([node]) => node)
     const without = [...this.missing, ...wrong]
     if (without.length > 0) onMissing?.(without)
-    return [...this.#values.values()].filter(fits) as Value[]
+    return [...this.#values.values()].filter(fits)
   }
 
   /** Resolves when all have answered, or after the deadline. */

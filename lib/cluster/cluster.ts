@@ -173,7 +173,7 @@ export class Cluster {
   /** The channels that clients of all nodes are connected to. */
   async channels({ onMissing }: Scope): Promise<ChannelSummary[]> {
     const answers = await this.#channel.ask('channels', {})
-    const others = answers.read<ChannelSummary[]>(isChannels, onMissing)
+    const others = answers.read(isChannels, onMissing)
     const merged = new Map<string, ChannelSummary>()
     for (const summary of [this.#own.channels(), ...others].flat()) {
       const { channel, connections, readers, writers } = summary
@@ -193,7 +193,7 @@ export class Cluster {
     const wanted = readFilter(filter)
     if (scope !== 'cluster') return this.#own.list(wanted)
     const answers = await this.#channel.ask('connections', wanted)
-    return [this.#own.list(wanted), ...answers.read<ConnectionSummary[]>(isConnections, onMissing)].flat()
+    return [this.#own.list(wanted), ...answers.read(isConnections, onMissing)].flat()
   }
 
   /** @throws BadQuery (400), NodesUnavailable (503) */
@@ -211,7 +211,7 @@ export class Cluster {
     const own = this.#own.disconnect(wanted, code, reason)
     const answers = await asked
     const missing: string[] = []
-    const counts = answers.read<number>(isCount, (nodes) => missing.push(...nodes))
+    const counts = answers.read(isCount, (nodes) => missing.push(...nodes))
     return { closed: counts.reduce((sum, count) => sum + count, own), missing }
   }
 
@@ -234,7 +234,7 @@ export class Cluster {
     this.#channel.requireReady()
     if (!this.#channel.has(node)) return false
     const answers = await this.#channel.ask('commands', args, node)
-    const [found] = answers.read<boolean>(isBoolean, () => {
+    const [found] = answers.read(isBoolean, () => {
       throw new errors.NodesUnavailable('the node that has the session did not answer')
     })
     return found ?? false
@@ -252,7 +252,7 @@ export class Cluster {
       publish([this.#notification(begin), ...notifications, this.#notification(end)])
     )
     const missing: string[] = []
-    const counts = answers.read<number>(isCount, (nodes) => missing.push(...nodes))
+    const counts = answers.read(isCount, (nodes) => missing.push(...nodes))
     return { delivered: counts.reduce((sum, count) => sum + count, 0), nodes: counts.length, missing }
   }
 

@@ -37,8 +37,8 @@ export class Cleanup {
     this.#working = true
     try {
       for (let removed = ROWS; removed >= ROWS && this.#timer !== undefined; ) {
-        const { rows } = await query('select pgws.clean($1) as removed', [ROWS])
-        removed = (rows[0]!.removed as number | null) ?? 0
+        const { rows } = await query<{ removed: number | null }>('select pgws.clean($1) as removed', [ROWS])
+        removed = rows[0]!.removed ?? 0
       }
     } catch (error) {
       log.warn({ err: error }, 'could not delete old messages')

@@ -144,7 +144,7 @@ export class MessageStore {
     const left = `channel operator(pg_catalog.=) $1 and position is not null
       and expires_at operator(pg_catalog.>) pg_catalog.clock_timestamp()`
     const { rows } = await this.#turns.take(reader, () =>
-      this.#query(
+      this.#query<SizedRow>(
         sized(
           `select position, channel, body from pgws.messages
            where ${left} and ($2::bigint is null or position operator(pg_catalog.${beyond}) $2)
@@ -157,11 +157,11 @@ export class MessageStore {
     )
     const { messages, found } = this.#pageOf(rows)
     if (found < limit || messages.length < found) return { messages, more: messages.length < found }
-    const { rows: next } = await this.#query(
+    const { rows: next } = await this.#query<{ more: boolean }>(
       `select exists (select from pgws.messages where ${left} and position operator(pg_catalog.${beyond}) $2) as more`,
       [channel, messages.at(-1)!.position]
     )
-    return { messages, more: next[0]!.more as boolean }
+    return { messages, more: next[0]!.more }
   }
 
   /** Messages of all channels, in order. */
@@ -173,16 +173,13 @@ export class MessageStore {
 
   /** Channels whose messages after a position are partly gone; null: it is not known which. */
   async trimmedSince(position: number): Promise<Trimmed[] | null> {
-    const { rows } = await this.#query(
+    const { rows } = await this.#query<{ forgotten: boolean; channels: Trimmed[] }>(
       `select (select pg_catalog.max(position) from pgws.forgotten) operator(pg_catalog.>) $1 as forgotten,
         (select coalesce(pg_catalog.json_agg(pg_catalog.json_build_object('channel', channel, 'trimmed', position)), '[]') from pgws.trimmed
           where position operator(pg_catalog.>) $1) as channels`,
       [position]
     )
-    const { forgotten, channels } = rows[0] as {
-      forgotten: boolean
-      channels: Trimmed[]
-    }
+    const { forgotten, channels } = rows[0]!
     return forgotten ? null : channels
   }
 
@@ -191,16 +188,16 @@ export class MessageStore {
    * (https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELINES).
    */
   async timeline(): Promise<string> {
-    const { rows } = await this.#query(
+    const { rows } = await this.#query<{ timeline: string }>(
       `select pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) as timeline`
     )
-    return rows[0]!.timeline as string
+    return rows[0]!.timeline
   }
 
   /** The last position of all. */
   async latest(): Promise<number> {
-    const { rows } = await this.#query(`select ${LATEST} as latest`)
-    return rows[0]!.latest as number
+    const { rows } = await this.#query<{ latest: number }>(`select ${LATEST} as latest`)
+    return rows[0]!.latest
   }
 
   /**
@@ -210,7 +207,7 @@ export class MessageStore {
   async resolve(references: readonly Reference[]): Promise<Map<Reference, Message | LossReason>> {
     const table = references[0]!.table
     const [rowsOf, key] = table === 'message' ? ['messages', 'position'] : ['large', 'id']
-    const { rows } = await this.#query(
+    const { rows } = await this.#query<Row>(
       `select pg_catalog.to_json(position) as position, channel,
          case when total operator(pg_catalog.<=) $2::pg_catalog.int8
            or total operator(pg_catalog.=) pg_catalog.octet_length(body) then body end as body
@@ -221,7 +218,7 @@ export class MessageStore {
        ) sized`,
       [references.map(({ position }) => position), PAGE_BYTES]
     )
-    const byPosition = new Map(rows.map((row) => [row.position as number, row as Row]))
+    const byPosition = new Map(rows.map((row) => [row.position, row]))
     const found = new Map<Reference, Message | LossReason>()
     for (const reference of references) {
       const row = byPosition.get(reference.position)
@@ -250,18 +247,21 @@ export class MessageStore {
   }
 
   async #page(source: string, values: unknown[]): Promise<Page> {
-    const { rows } = await this.#query(sized(source, 'asc', values.length + 1), [...values, PAGE_BYTES])
+    const { rows } = await this.#query<SizedRow>(sized(source, 'asc', values.length + 1), [
+      ...values,
+      PAGE_BYTES
+    ])
     const { messages, found } = this.#pageOf(rows)
     return { messages, more: found === PAGE_ROWS || messages.length < found }
   }
 
-  #pageOf(rows: Record<string, unknown>[]): { messages: StoredMessage[]; found: number } {
-    const messages = (rows as Row[]).map((row) => this.#stored(row))
-    return { messages, found: (rows[0]?.found as number | undefined) ?? 0 }
+  #pageOf(rows: SizedRow[]): { messages: StoredMessage[]; found: number } {
+    const messages = rows.map((row) => this.#stored(row))
+    return { messages, found: rows[0]?.found ?? 0 }
   }
 
   async #state(channels: readonly string[]): Promise<States> {
-    const { rows } = await this.#query(
+    const { rows } = await this.#query<{ latest: number; forgotten: number; channels: ChannelState[] }>(
       `select ${LATEST} as latest, (select pg_catalog.to_json(pg_catalog.max(position)) from pgws.forgotten) as forgotten,
         (select pg_catalog.json_agg(pg_catalog.json_build_object('channel', c, 'trimmed', coalesce(t.position, 0), 'oldest',
           (select pg_catalog.min(m.position) from pgws.messages m
@@ -270,15 +270,7 @@ export class MessageStore {
         left join pgws.trimmed t on t.channel operator(pg_catalog.=) c) as channels`,
       [channels]
     )
-    const {
-      latest,
-      forgotten,
-      channels: states
-    } = rows[0] as {
-      latest: number
-      forgotten: number
-      channels: ChannelState[]
-    }
+    const { latest, forgotten, channels: states } = rows[0]!
     return {
       latest,
       channels: states.map((state) => ({ ...state, trimmed: Math.max(state.trimmed, forgotten) }))
@@ -302,11 +294,16 @@ export class MessageStore {
   }
 }
 
-type Row = {
+interface Row {
   position: number
   channel: string
   /** Null where it is left out. */
   body: string
+}
+
+interface SizedRow extends Row {
+  /** How many the query has selected. */
+  found: number
 }
 
 /**

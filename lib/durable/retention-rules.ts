@@ -32,7 +32,16 @@ export type SchemaState =
   | { status: 'ok' | 'missing'; error?: undefined }
   | { status: 'too old' | 'too new'; error: Error }
 
-function stateOf(settings: { version: number; applied: number } | undefined): SchemaState {
+/** What the database says of itself. */
+interface Settings {
+  version: number
+  applied: number
+  epoch: string
+  retention_version: string
+  patterns: [pattern: string, seconds: number][]
+}
+
+function stateOf(settings: Settings | undefined): SchemaState {
   if (settings === undefined) return { status: 'missing' }
   const { version, applied } = settings
   if (version > SCHEMA_VERSION) {
@@ -127,18 +136,14 @@ export class RetentionRules {
    * @throws SchemaTooNew, SchemaTooOld, MissingGrant; and what the query throws
    */
   async refresh(): Promise<void> {
-    const { rows: found } = await this.#query(`${THERE}, ${ENCODING} as encoding`)
-    const { there, counted, encoding } = found[0] as { there: boolean; counted: boolean; encoding: string }
+    const { rows: found } = await this.#query<{ there: boolean; counted: boolean; encoding: string }>(
+      `${THERE}, ${ENCODING} as encoding`
+    )
+    const { there, counted, encoding } = found[0]!
     this.#partial = isPartial(encoding)
     if (there) await checkServerRole(this.#query)
-    const { rows } = there ? await this.#query(settingsStatement(counted)) : { rows: [] }
-    const [settings] = rows as {
-      version: number
-      applied: number
-      epoch: string
-      retention_version: string
-      patterns: []
-    }[]
+    const { rows } = there ? await this.#query<Settings>(settingsStatement(counted)) : { rows: [] }
+    const [settings] = rows
     this.#enter(stateOf(settings))
     if (this.#state.error !== undefined) throw this.#state.error
     this.#installed = this.#state.status === 'ok'

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { cpSync, existsSync, readFileSync, realpathSync, renameSync, rmSync, symlinkSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { basename, dirname, join } from 'node:path'
+import { codeOf } from '../errors.js'
 import type { Places } from './places.js'
 
 /**
@@ -63,7 +64,7 @@ function linkLibraries(native: string): boolean {
     try {
       symlinkSync(basename(source), join(native, target.replace(/^native\//, '')))
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') return false
+      if (codeOf(error) !== 'EEXIST') return false
     }
   }
   return true

@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { closeSync, constants, fstatSync, openSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { codeOf } from '../errors.js'
 
 const { O_APPEND, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = constants
 
@@ -19,7 +20,7 @@ export function readOwnFile(file: string, uid = process.getuid?.()): string | un
     // O_NONBLOCK: a pipe of that name would hold us up for ever.
     descriptor = openSync(file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException
+    const code = codeOf(error)
     if (code === 'ENOENT') return undefined
     throw code === 'ELOOP' ? new Error(`${file} is a symbolic link: remove it`) : error
   }

@@ -2,6 +2,7 @@ import { spawnSync } from 'node:child_process'
 import { closeSync, openSync, readlinkSync, realpathSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { codeOf } from '../errors.js'
 import { readOwnFile } from './own-file.js'
 import { isAlive, type Owner, readOwner, startTime } from './owner.js'
 import type { Places, User } from './places.js'
@@ -19,7 +20,7 @@ export async function takeOwnership(places: Places, log: (line: string) => void)
       closeSync(file)
       return
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST' || attempt === 10) throw error
+      if (codeOf(error) !== 'EEXIST' || attempt === 10) throw error
     }
     const owner = readOwner(places.owner)
     if (owner !== undefined && isAlive(owner)) {

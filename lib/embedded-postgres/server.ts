@@ -4,6 +4,7 @@ import { Socket } from 'node:net'
 import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
+import { messageOf } from '../errors.js'
 import { environment, findBinaries, runAs, usableBinaries } from './binaries.js'
 import { appendToOwnFile, readOwnFile } from './own-file.js'
 import { isAlive, readOwner } from './owner.js'
@@ -226,9 +227,7 @@ class Running implements EmbeddedPostgres {
         if (hasEnded(this.#watchdog) || performance.now() > deadline) {
           const log = Buffer.from(readOwnFile(this.#places.log) ?? '').toString('utf8', logStart)
           const tail = log.trim().split('\n').slice(-5)
-          throw new Error(
-            `the embedded PostgreSQL did not start: ${tail.join(' | ') || (error as Error).message}`
-          )
+          throw new Error(`the embedded PostgreSQL did not start: ${tail.join(' | ') || messageOf(error)}`)
         }
         await sleep(20)
       }

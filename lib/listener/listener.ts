@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
-import { errors, isRefusal, messageOf } from '../errors.js'
+import { asError, errors, isRefusal, messageOf } from '../errors.js'
 import { checkDatabaseChannel } from '../postgres/index.js'
 import { reconnectBackoff, startBackoff } from './backoff.js'
 import { deadline, destroy, Silence } from './deadline.js'
@@ -142,12 +142,12 @@ export class Listener {
         const wait = this.#downSince === undefined ? startBackoff(failures) : reconnectBackoff(failures)
         onEvent({
           type: 'attempt failed',
-          error: error as Error,
+          error: asError(error),
           attempt: failures,
           wait: last ? undefined : wait
         })
         if (last) {
-          const reason = never ? (error as Error) : new errors.ListenerUnavailable(messageOf(error))
+          const reason = never ? asError(error) : new errors.ListenerUnavailable(messageOf(error))
           this.#ready.reject(reason)
           onEvent({ type: 'lost', error: reason })
           return
@@ -183,7 +183,7 @@ export class Listener {
       }
       if (this.#stop.signal.aborted) throw new Error('closed')
     } catch (error) {
-      destroy(client, error as Error)
+      destroy(client, asError(error))
       throw error
     }
     const now = performance.now()
@@ -281,11 +281,11 @@ export class Listener {
       const sqlstate = sqlstateOfStatement(error)
       if (sqlstate !== undefined) {
         throw new errors.ListenerUnavailable(`it answered with SQLSTATE ${sqlstate}`, {
-          cause: error as Error
+          cause: asError(error)
         })
       }
       // The supervisor listens to all channels again; a connection that does not answer is none.
-      destroy(session.client, error as Error)
+      destroy(session.client, asError(error))
       if (now) throw new errors.ListenerUnavailable('the connection broke')
       return
     }
@@ -299,7 +299,7 @@ export class Listener {
     try {
       await deadline(client.query(`UNLISTEN ${pg.escapeIdentifier(channel)}`))
     } catch (error) {
-      destroy(client, error as Error)
+      destroy(client, asError(error))
     }
   }
 

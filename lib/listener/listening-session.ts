@@ -1,5 +1,5 @@
 import pg from 'pg'
-import { errors } from '../errors.js'
+import { codeOf, errors, severityOf } from '../errors.js'
 import { TIMEOUTS } from '../postgres/index.js'
 
 /**
@@ -110,6 +110,5 @@ function isAboutNames(error: unknown): error is Error {
  * may be another copy than ours.
  */
 export function sqlstateOfStatement(error: unknown): string | undefined {
-  const { code, severity } = error as { code?: string; severity?: string }
-  return severity === 'ERROR' ? code : undefined
+  return severityOf(error) === 'ERROR' ? codeOf(error) : undefined
 }

@@ -63,12 +63,14 @@ export function readNotification(payload: string, otherwise: string): Received {
   }
   // Nobody can have joined it, and some names are the hub's own.
   if (channelNameProblem(channel) !== undefined) return { refused: 'malformed' }
-  const position = typeof id === 'string' ? parseMessageId(id)?.position : undefined
   const sentAt = (envelope.claims as Record<string, unknown> | undefined | null)?.message_delivered_at
   const message: Message = { channel, text: payload }
-  if (position !== undefined) {
-    message.position = position
-    message.id = id as string
+  if (typeof id === 'string') {
+    const position = parseMessageId(id)?.position
+    if (position !== undefined) {
+      message.position = position
+      message.id = id
+    }
   }
   if (envelope.encoding === 'base64') message.bytes = bytesOf(envelope.payload)
   return { message, sentAt: typeof sentAt === 'number' ? sentAt : undefined }

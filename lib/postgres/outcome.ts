@@ -1,5 +1,5 @@
 import pg from 'pg'
-import { errors } from '../errors.js'
+import { asError, codeOf, errors, severityOf } from '../errors.js'
 
 /**
  * SQLSTATE classes (errcodes-appendix.html) with which the server says that it is not there for us at the moment:
@@ -23,8 +23,8 @@ const ABOUT_THE_MESSAGE = /^(?:22|54)/
  */
 export function failureOf(error: unknown): 'unanswered' | 'away' | 'in the way' | 'refused' {
   // What the server answers has both; errors of sockets have a code alone.
-  const { code, severity } = (error ?? {}) as { code?: string; severity?: string }
-  if (severity === undefined || code === undefined) return 'unanswered'
+  const code = codeOf(error)
+  if (severityOf(error) === undefined || code === undefined) return 'unanswered'
   if (AWAY.test(code)) return 'away'
   return IN_THE_WAY.test(code) ? 'in the way' : 'refused'
 }
@@ -37,7 +37,7 @@ export function failureOf(error: unknown): 'unanswered' | 'away' | 'in the way' 
  * @returns DatabaseUnavailable, NotAccepted or OutcomeUnknown
  */
 export function outcomeOf(failure: unknown): Error {
-  const cause = failure as pg.DatabaseError
+  const cause = asError(failure)
   const kind = failureOf(cause)
   if (kind === 'unanswered') {
     return new errors.OutcomeUnknown('the connection broke, or the database did not answer in time', {
@@ -45,14 +45,14 @@ export function outcomeOf(failure: unknown): Error {
     })
   }
   if (kind !== 'refused') return away(cause)
-  const { code = '' } = cause
+  const code = codeOf(cause) ?? ''
   const reason = ABOUT_THE_MESSAGE.test(code) ? cause.message : `it answered with SQLSTATE ${code}`
   return new errors.NotAccepted(reason, { cause })
 }
 
 /** The same where nothing was to be committed yet. */
 export function away(failure: unknown): Error {
-  const cause = failure as Error
+  const cause = asError(failure)
   const reason =
     cause instanceof pg.DatabaseError ? `it answered with SQLSTATE ${cause.code}` : 'it cannot be reached'
   return new errors.DatabaseUnavailable(reason, { cause })
@@ -68,7 +68,7 @@ export function refused(cause: pg.DatabaseError): Error {
 export function isInTheWay(error: unknown): boolean {
   if (!(error instanceof errors.DatabaseUnavailable)) return false
   for (let cause = error.cause; cause instanceof Error; cause = cause.cause) {
-    const { code = '' } = cause as { code?: string }
+    const code = codeOf(cause) ?? ''
     // The last ones: too many connections, and a server that is just starting.
     if (IN_THE_WAY.test(code) || /^(?:53300|57P03)/.test(code)) return true
   }

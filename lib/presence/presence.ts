@@ -146,10 +146,10 @@ export class Presence {
   replace(node: string, members: Iterable<readonly [channel: string, member: PresenceMember]>): void {
     const next: Roster = new Map()
     for (const [channel, member] of members) add(next, channel, member)
-    const last = this.#others.get(node) ?? new Map()
+    const last: Roster = this.#others.get(node) ?? new Map()
     this.#others.set(node, next)
     // What is the same stays: of a crowd, only the difference is told.
-    for (const [channel, members] of last as Roster) {
+    for (const [channel, members] of last) {
       for (const member of members.values()) {
         const still = next.get(channel)?.get(member.client)
         if (still === undefined || !isSameMember(member, still)) this.#emit('leave', channel, member)

@@ -1,5 +1,5 @@
 import pg from 'pg'
-import { errors } from '../errors.js'
+import { codeOf, errors } from '../errors.js'
 import type { Query } from '../postgres/index.js'
 
 /** What each role of the schema `pgws` may do; the migrations grant it to those that are there. */
@@ -64,9 +64,9 @@ export type Permission = 'all' | 'some' | 'none'
 
 /** Asks the database what our role may do with the schema, where it is there. */
 export async function permissionOf(query: Query): Promise<Permission> {
-  const { rows } = await query(LACKING, [null, NEEDED.functions, NEEDED.tables])
+  const { rows } = await query<{ object: string }>(LACKING, [null, NEEDED.functions, NEEDED.tables])
   if (rows.length === 0) return 'all'
-  return rows.some(({ object }) => PUBLISHING.has(object as string)) ? 'none' : 'some'
+  return rows.some(({ object }) => PUBLISHING.has(object)) ? 'none' : 'some'
 }
 
 /**
@@ -76,10 +76,10 @@ export async function permissionOf(query: Query): Promise<Permission> {
 export async function checkServerRole(query: Query): Promise<void> {
   const { rows: lacking } = await query(LACKING, [null, NEEDED.functions, NEEDED.tables])
   if (lacking.length === 0) return
-  const { rows } = await query(
+  const { rows } = await query<{ role: string; grantable: boolean }>(
     "select current_user::pg_catalog.text as role, pg_catalog.to_regrole('pgws_server') is not null as grantable"
   )
-  const { role, grantable } = rows[0] as { role: string; grantable: boolean }
+  const { role, grantable } = rows[0]!
   const grant = `grant pgws_server to ${pg.escapeIdentifier(role)}`
   const advice = grantable
     ? `run "${grant}"`
@@ -107,8 +107,8 @@ const POWER = `select current_user::pg_catalog.text as role, r.rolsuper as super
  * @returns a sentence for the log; undefined where there is nothing to say
  */
 export async function excessOf(query: Query): Promise<string | undefined> {
-  const { rows } = await query(POWER)
-  const { role, superuser, tables } = rows[0] as { role: string; superuser: boolean; tables: string[] }
+  const { rows } = await query<{ role: string; superuser: boolean; tables: string[] }>(POWER)
+  const { role, superuser, tables } = rows[0]!
   if (!superuser && tables.length === 0) return undefined
   const what = superuser ? 'is a superuser' : `owns tables (${tables.join(', ')})`
   return `the server's role ${pg.escapeIdentifier(role)} ${what}: code that its functions trigger could use these rights; use a role that owns nothing, has pgws_server, and may switch to the roles of tokens`
@@ -153,8 +153,8 @@ async function allowed(client: pg.Client, statement: string): Promise<boolean> {
     await client.query(statement)
     return true
   } catch (error) {
-    const { code } = error as pg.DatabaseError
-    if (DONE_MEANWHILE.has(code!)) return true
+    const code = codeOf(error) ?? ''
+    if (DONE_MEANWHILE.has(code)) return true
     if (code === '42501') return false
     throw error
   }

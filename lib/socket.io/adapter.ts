@@ -16,6 +16,7 @@ import {
   type BroadcastData,
   checkEvent,
   EVENT,
+  isBroadcast,
   isRecoverable,
   type Message,
   types
@@ -189,9 +190,9 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
     return Promise.resolve()
   }
 
-  override fetchSockets(opts: BroadcastOptions): Promise<never[]> {
+  override fetchSockets(opts: BroadcastOptions): ReturnType<ClusterAdapterWithHeartbeat['fetchSockets']> {
     const timeout = opts.flags?.timeout ?? this.#options.requestsTimeout
-    return super.fetchSockets({ ...opts, flags: { ...opts.flags, timeout } }) as Promise<never[]>
+    return super.fetchSockets({ ...opts, flags: { ...opts.flags, timeout } })
   }
 
   override serverSideEmit(packet: unknown[]): Promise<unknown> {
@@ -220,10 +221,10 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
     this.#transport.heard(this.nsp.name, uid)
     if (message === undefined || this.#closed) return
     let offset: string | undefined
-    if (message.type === types.BROADCAST) checkEvent((message.data as BroadcastData).packet)
-    if (this.#transport.recovery !== undefined && message.type === types.BROADCAST) {
+    if (isBroadcast(message)) checkEvent(message.data.packet)
+    if (this.#transport.recovery !== undefined && isBroadcast(message)) {
       offset = this.#offset()
-      const { packet, opts } = message.data as BroadcastData
+      const { packet, opts } = message.data
       if (position !== undefined && isRecoverable(packet, opts.flags)) {
         const { rooms, except } = opts
         this.#returning.log({
@@ -277,7 +278,8 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
   override addAll(id: SocketId, rooms: Set<Room>): void {
     super.addAll(id, rooms)
     if (!this.#returning.has(id)) return
-    const socket = (this.nsp as Namespace).sockets.get(id)
+    const { sockets }: Namespace = this.nsp
+    const socket = sockets.get(id)
     if (!socket) return
     const { packet } = socket
     socket.packet = (...args) => {

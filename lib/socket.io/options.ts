@@ -1,5 +1,5 @@
 import { emitWarning } from 'node:process'
-import { errors } from '../errors.js'
+import { codeOf, errors } from '../errors.js'
 import { type Tables, tablesOf } from './database/tables.js'
 
 /** What `createAdapter(pool, options)` takes: as @socket.io/postgres-adapter. Durations are milliseconds. */
@@ -71,5 +71,5 @@ export function resolveAdapterOptions(options: AdapterOptions): ResolvedAdapterO
 
 /** What is told where nobody asked to be told: seen, and no reason to end. */
 export function warn(error: Error): void {
-  emitWarning(error.message, 'SocketIoPostgresWarning', (error as NodeJS.ErrnoException).code ?? '')
+  emitWarning(error.message, 'SocketIoPostgresWarning', codeOf(error) ?? '')
 }

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type pg from 'pg'
-import { errors, messageOf } from '../errors.js'
+import { asError, errors, messageOf } from '../errors.js'
 import { checkCanListen, Listener, type ListenerEvent } from '../listener/index.js'
 import { NOTIFY_PAYLOAD_LIMIT } from '../postgres/index.js'
 import { BatchQueue, MAY_WAIT } from '../publishing/batch-queue.js'
@@ -278,7 +278,7 @@ export class SharedLink {
       this.#recoverable = this.recovery !== undefined
     } catch (error) {
       if (!(classify(error) instanceof errors.NotAccepted)) throw error
-      this.#options.errorHandler(error as Error)
+      this.#options.errorHandler(asError(error))
     }
   }
 
@@ -307,7 +307,7 @@ export class SharedLink {
         break
       case 'channel refused':
       case 'handler failed':
-        errorHandler(event.error as Error)
+        errorHandler(asError(event.error))
         break
       case 'listening':
         this.#nodes.tell({ hello: true })

@@ -1,4 +1,5 @@
 import type { FastifyRequest } from 'fastify'
+import { asError } from '../../lib/errors.js'
 import { maskTokens } from './address.js'
 
 /** How what happens to a handshake is logged. */
@@ -22,7 +23,7 @@ export function takeOver(
   try {
     work()
   } catch (error) {
-    const { name, message, stack = '' } = error as Error
+    const { name, message, stack = '' } = asError(error)
     const err = { type: name, message: maskTokens(message), stack: maskTokens(stack) }
     log.error({ err, req: log.describeRequest(request) }, `could not serve a client: ${err.message}`)
     transport.destroy()

@@ -1,6 +1,6 @@
 import type { EventEmitter } from 'node:events'
 import pg from 'pg'
-import { messageOf } from '../../errors.js'
+import { asError, codeOf, messageOf } from '../../errors.js'
 import type { ConnectionTarget, SessionAttrs } from './connection-targets.js'
 
 /**
@@ -75,8 +75,9 @@ export class PoolConnector {
         if (fallback !== undefined) this.#fallbacks.push(fallback)
         return await pool.connect()
       } catch (error) {
-        const cause = (error as Error).cause
-        const failed = this.#failed.get(error as Error)
+        const failure = asError(error)
+        const { cause } = failure
+        const failed = this.#failed.get(failure)
         const again = failed !== undefined && hasFallback(this.#targets, failed, cause)
         if (!again && (++hosts >= this.#hosts || isLoginRefusal(cause))) throw error
         // Others may have taken our place in between, for which there are more attempts than targets.
@@ -108,32 +109,31 @@ export class PoolConnector {
       }
 
       override connect(): Promise<pg.Client>
-      override connect(callback: (error: Error) => void): void
-      override connect(callback?: (error: Error) => void): Promise<pg.Client> | void {
+      override connect(callback: (error?: Error) => void): void
+      override connect(callback?: (error?: Error) => void): Promise<pg.Client> | void {
         const settled = this.#connect()
         if (callback === undefined) return settled
         settled.then(
-          () => (callback as (error?: Error) => void)(),
+          () => callback(),
           (error) => callback(error)
         )
       }
 
       async #connect(): Promise<pg.Client> {
-        const client = this as pg.Client
         const { connection }: { connection: { stream: Destroyable } } = this
         // With TLS, another one takes its place, which ends with it.
         const socket = connection.stream
         const target = connector.#targets[this.#target]!
         if (connector.#closed) throw new Error('the server is shutting down')
         connector.#connecting.add(socket)
-        const checkBinding = watchBinding(client, target)
+        const checkBinding = watchBinding(this, target)
         try {
           await super.connect()
           checkBinding()
-          await checkSession(client, target.sessionAttrs)
-          return client
+          await checkSession(this, target.sessionAttrs)
+          return this
         } catch (error) {
-          client.end().catch(() => {})
+          this.end().catch(() => {})
           throw connector.#note(error, this.#target)
         } finally {
           connector.#connecting.delete(socket)
@@ -210,7 +210,8 @@ const NO_TLS = 'The server does not support SSL connections'
  * not a network or a server that is away.
  */
 function mayFallBack(error: unknown, { config: { ssl } }: ConnectionTarget): boolean {
-  const { code = '', message = '' } = (error ?? {}) as { code?: string; message?: string }
+  const code = codeOf(error) ?? ''
+  const message = messageOf(error)
   // pg_hba.conf has no entry for this user, database and kind of connection (errcodes-appendix.html).
   if (error instanceof pg.DatabaseError) return code === '28000'
   if (!ssl) return false

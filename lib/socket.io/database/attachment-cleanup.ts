@@ -1,4 +1,5 @@
 import { errors } from '../../errors.js'
+import { isObject } from '../../json-value.js'
 import type { PgQuery } from '../../postgres/index.js'
 import { attempt, channelOf } from '../packets/packet.js'
 import type { Tables } from './tables.js'
@@ -93,15 +94,16 @@ export class AttachmentCleanup {
       if (now - heard > heartbeatTimeout) this.#others.delete(uid)
     }
     const marks = [this.#read, ...[...this.#others.values()].map(({ read }) => read)]
+    const known = marks.filter((mark) => mark !== null)
     // Not before each had the time to tell.
-    if (marks.includes(null) || now - this.#started < heartbeatInterval) return
+    if (known.length < marks.length || now - this.#started < heartbeatInterval) return
     await query(
       `delete from ${tables.attachments}
        where created_at operator(pg_catalog.<) least(
          pg_catalog.now() operator(pg_catalog.-) pg_catalog.make_interval(secs => $1),
          pg_catalog.to_timestamp($2) operator(pg_catalog.-) pg_catalog.make_interval(secs => $3)
        )`,
-      [cleanupInterval / 1000, Math.min(...(marks as number[])), MARGIN / 1000]
+      [cleanupInterval / 1000, Math.min(...known), MARGIN / 1000]
     )
   }
 }
@@ -111,8 +113,8 @@ export class AttachmentCleanup {
  * @throws SocketIoPacketLost
  */
 function readMark(payload: string): Mark {
-  const mark = attempt(() => JSON.parse(payload) as unknown)
-  const { uid, at, read, leaving } = (mark ?? {}) as Record<string, unknown>
+  const mark = attempt((): unknown => JSON.parse(payload))
+  const { uid, at, read, leaving } = isObject(mark) ? mark : {}
   const marks = Number.isFinite(at) && (read === null || Number.isFinite(read))
   if (typeof uid === 'string' && (marks || leaving === true)) return mark as Mark
   throw new errors.SocketIoPacketLost('its row is not the heartbeat of a node')

@@ -1,6 +1,6 @@
 import pg from 'pg'
-import { errors } from '../../errors.js'
-import { CHANNEL_NAME_LIMIT } from '../../postgres/index.js'
+import { codeOf, errors } from '../../errors.js'
+import { CHANNEL_NAME_LIMIT, type PgQuery } from '../../postgres/index.js'
 
 /** The tables' names, as SQL identifiers. */
 export interface Tables {
@@ -106,27 +106,23 @@ const MAX_TRIES = 5
  * Creates the tables that are missing.
  * @param wanted whether those of connection state recovery are wanted, too
  */
-export async function createTables(
-  query: (text: string, values?: unknown[]) => Promise<unknown>,
-  tables: Tables,
-  wanted: boolean
-): Promise<void> {
+export async function createTables(query: PgQuery, tables: Tables, wanted: boolean): Promise<void> {
   await create([tables.attachments], attachments(tables))
   if (wanted) await create([tables.packets, tables.sessions, tables.recovery], recovery(tables))
 
   async function create(names: string[], statements: string): Promise<void> {
     for (let attempt = 1; ; attempt++) {
       // A role that may not create anything may use what is there.
-      const { rows } = (await query(
+      const { rows } = await query(
         'select pg_catalog.bool_and(pg_catalog.to_regclass(name) is not null) as there from pg_catalog.unnest($1::pg_catalog.text[]) name',
         [names]
-      )) as { rows: { there: boolean }[] }
-      if (rows[0]!.there) return
+      )
+      if (rows[0].there) return
       try {
         await query(statements)
         return
       } catch (error) {
-        if (attempt === MAX_TRIES || !RACES.has((error as { code?: string }).code ?? '')) throw error
+        if (attempt === MAX_TRIES || !RACES.has(codeOf(error) ?? '')) throw error
       }
     }
   }

@@ -1,5 +1,5 @@
 import pg from 'pg'
-import { errors, messageOf } from '../../errors.js'
+import { asError, errors, messageOf } from '../../errors.js'
 import { failureOf } from '../../postgres/index.js'
 
 /** How long a connection, or a statement, may take, in milliseconds: so many ticks. */
@@ -61,7 +61,7 @@ export function classify(error: unknown): Error {
     case 'away':
       return new errors.DatabaseUnavailable(messageOf(error))
     default:
-      return new errors.NotAccepted(messageOf(error), { cause: error as Error })
+      return new errors.NotAccepted(messageOf(error), { cause: asError(error) })
   }
 }
 

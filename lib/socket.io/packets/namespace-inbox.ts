@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { errors, isPermanent, messageOf, sqlstateOf } from '../../errors.js'
+import { asError, errors, isPermanent, messageOf, sqlstateOf } from '../../errors.js'
+import { isCount } from '../../json-value.js'
 import type { Message } from './packet.js'
 
 /** How long to wait before rows are asked for again that could not be read, in milliseconds. */
@@ -205,7 +206,7 @@ export class NamespaceInbox {
       if (message !== undefined) message.nsp ??= this.#options.nsp
       this.#options.deliver(received)
     } catch (error) {
-      this.#options.onError(error as Error)
+      this.#options.onError(asError(error))
     }
   }
 }
@@ -226,8 +227,7 @@ function readHeader(value: unknown): Header {
   const { uid, position, n, attachmentId } = value as Record<string, unknown>
   if (typeof uid !== 'string') throw new TypeError('it names no node')
   for (const number of [position, n]) {
-    if (number === undefined) continue
-    if (!Number.isSafeInteger(number) || (number as number) < 0) throw new TypeError('it has no number')
+    if (number !== undefined && !isCount(number)) throw new TypeError('it has no number')
   }
   // An id that is none would fail those that are read with it.
   if (attachmentId !== undefined && attachmentId !== null) {

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { decode, encode } from '@msgpack/msgpack'
-import { errors } from '../../errors.js'
+import { asError, errors, messageOf } from '../../errors.js'
 import { CHANNEL_NAME_LIMIT, databaseChannelProblem, NOTIFY_PAYLOAD_LIMIT } from '../../postgres/index.js'
 import type { Notification } from '../../publishing/batch-queue.js'
 
@@ -69,6 +69,11 @@ export interface Message {
   nsp: string
   type: number
   data?: unknown
+}
+
+/** Whether a message is for clients. What it holds is not checked. */
+export function isBroadcast(message: Message): message is Message & { data: BroadcastData } {
+  return message.type === types.BROADCAST
 }
 
 /** A message as it is published. */
@@ -149,7 +154,7 @@ export function attempt<Value>(read: () => Value): Value | Error {
   try {
     return read()
   } catch (error) {
-    return error as Error
+    return asError(error)
   }
 }
 
@@ -194,7 +199,7 @@ function base64(value: unknown): string {
     const { buffer, byteOffset, byteLength } = encode(value)
     return Buffer.from(buffer, byteOffset, byteLength).toString('base64')
   } catch (error) {
-    throw new errors.BadMessage((error as Error).message)
+    throw new errors.BadMessage(messageOf(error))
   }
 }
 

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { errors } from '../../errors.js'
+import { asError, errors } from '../../errors.js'
 import type { Member } from '../member.js'
 import { type Patience, replayMissed } from './missed-packets.js'
 import type { StateRecovery } from './state-recovery.js'
@@ -48,7 +48,7 @@ export class OutageReplay {
         if (await this.#replayMember(member, lostAt, gap, patience)) lost = true
       } catch (error) {
         lost = true
-        onError(error as Error)
+        onError(asError(error))
       }
       // Lost again meanwhile: the next replay goes on from where this one has ended.
       if (lostAt !== this.#lostAt || closed()) return

@@ -1,4 +1,5 @@
 import type { Room, SocketId } from 'socket.io-adapter'
+import { asError } from '../../errors.js'
 import { type Offset, readOffset, writeOffset } from './offset.js'
 import type { SavedSession, StateRecovery } from './state-recovery.js'
 
@@ -76,7 +77,7 @@ export class ReturningClients {
     const joining: Joining = { log: [], missed: [], last: 0 }
     this.#joining.add(joining)
     const restored = await this.#restore(joining, pid, text).catch((error) => {
-      this.#options.onError(error as Error)
+      this.#options.onError(asError(error))
       return false
     })
     if (!restored) {

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { errors } from '../../errors.js'
+import { asError, errors } from '../../errors.js'
 import type { SavedSession, StateRecovery } from './state-recovery.js'
 
 /** How many sessions are saved at once. */
@@ -51,7 +51,7 @@ export class SessionSaver {
         } catch (error) {
           if (closed()) return
           if (error instanceof errors.NotAccepted || performance.now() > deadline) {
-            onError(error as Error)
+            onError(asError(error))
             break
           }
           await sleep(INTERVAL)

@@ -44,7 +44,7 @@ export class Recovery {
       }
     }
     const fail = () => {
-      if (((params.flag as number) & ERROR_WHERE_LOST) !== 0) {
+      if ((Number(params.flag) & ERROR_WHERE_LOST) !== 0) {
         throw new CommandError(ERRORS.UNRECOVERABLE_POSITION)
       }
       return {
