@@ -53,7 +53,15 @@ const PAGE_CHANNEL = 'chat'
  * @throws Error that names every variable that is missing, malformed or misspelled
  */
 export default async function app(fastify: FastifyInstance, _options: object): Promise<void> {
-  const config = await registerEnv(fastify)
+  await serveApp(fastify, { environment: process.env })
+}
+
+/** The app with variables that are handed in. */
+export async function serveApp(
+  fastify: FastifyInstance,
+  { environment }: { environment: NodeJS.ProcessEnv }
+): Promise<void> {
+  const config = await registerEnv(fastify, environment)
   const { dbUri, rootPath, embeddedFolder } = config
   const options = pluginOptions(config)
   if (rootPath !== undefined) checkRootPath(rootPath)

@@ -1,14 +1,11 @@
 #!/usr/bin/env node
 import { resolve } from 'node:path'
-import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
-import fp from 'fastify-plugin'
-import app, { serverOptions } from './app.js'
-import { listenError, listenTargets, readCertificate } from './lib/config/index.js'
+import type { FastifyInstance } from 'fastify'
 import { findRunningEmbedded } from './lib/embedded-postgres/index.js'
-import { codeOf, errors, fullMessageOf } from './lib/errors.js'
+import { errors, fullMessageOf } from './lib/errors.js'
 import { type ConnectionTarget, connect, parseConninfo, runSql } from './lib/postgres/index.js'
 import { completeRoles, migrate } from './lib/schema/index.js'
-import { type Config, registerEnv } from './plugins/env.js'
+import { readConfig } from './plugins/env.js'
 
 /** npm and terminals may deliver one signal twice. One that comes this much later, in milliseconds, is a second signal. */
 const SECOND_SIGNAL = 1000
@@ -31,10 +28,10 @@ async function main(words: string[]): Promise<void> {
 }
 
 async function serve(): Promise<void> {
-  const config = await readConfig()
-  const { certificateFile, keyFile } = config
-  const https = certificateFile && keyFile ? readCertificate(certificateFile, keyFile) : undefined
-  const fastify = Fastify(serverOptions(config, https) as FastifyServerOptions) as FastifyInstance
+  // The other commands do without what only a server needs.
+  const { makeServer, startServer } = await import('./server.js')
+  const server = await makeServer(process.env)
+  const { fastify, config } = server
   const end = ending(fastify, config.shutdownTimeout!)
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => end(signal))
   const fail = (error: unknown) => {
@@ -48,42 +45,14 @@ async function serve(): Promise<void> {
   fastify.addHook('onReady', async () => {
     if (end.begun) throw new errors.ShuttingDown()
   })
-  // fp(): without a scope of its own, so that `fastify.pgws` is visible here.
-  fastify.register(fp(app))
   if (process.env.npm_command === 'exec') endWithParent(end)
   try {
-    await fastify.ready()
-    fastify.pgws.once('lost', (error) => end(fullMessageOf(error)))
-    await listen(fastify, config)
+    await startServer(server, (error) => end(fullMessageOf(error)))
   } catch (error) {
     if (end.begun && error instanceof errors.ShuttingDown) return
     process.exitCode = 1
     process.stderr.write(`fastify-pg-websockets could not start: ${fullMessageOf(error)}\n`)
     end('start failed')
-  }
-}
-
-/** Reads the configuration before the server is created, because TLS is an option of the server. */
-async function readConfig(purpose: 'server' | 'command' = 'server'): Promise<Config> {
-  const reader = Fastify()
-  try {
-    return await registerEnv(reader as FastifyInstance, process.env, purpose)
-  } finally {
-    await reader.close()
-  }
-}
-
-async function listen(fastify: FastifyInstance, { host, port }: Config): Promise<void> {
-  const targets = listenTargets(host)
-  for (const [index, target] of targets.entries()) {
-    try {
-      await fastify.listen({ ...target, port })
-      return
-    } catch (error) {
-      const code = codeOf(error)
-      const familyMissing = code === 'EAFNOSUPPORT' || code === 'EADDRNOTAVAIL'
-      if (!familyMissing || index === targets.length - 1) throw listenError(error, host, port)
-    }
   }
 }
 
@@ -140,7 +109,7 @@ async function sql(text: string): Promise<void> {
 }
 
 async function installSchema(): Promise<void> {
-  const { listenChannel } = await readConfig('command')
+  const { listenChannel } = await readConfig(process.env, 'command')
   const client = await connect(await targets())
   try {
     const { from, to } = await migrate(client, listenChannel!)
@@ -166,7 +135,7 @@ Then grant pgws_server to the server's role, and pgws_publisher to roles that ca
 
 /** Where the database is: the configured one (not through a pooler), or the running embedded one. */
 async function targets(): Promise<ConnectionTarget[]> {
-  const { dbUri, listenerUri, embeddedFolder } = await readConfig('command')
+  const { dbUri, listenerUri, embeddedFolder } = await readConfig(process.env, 'command')
   const uri = listenerUri ?? dbUri ?? findRunningEmbedded(resolve(embeddedFolder))
   if (uri === undefined) {
     throw new Error(

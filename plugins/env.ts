@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { parseEnv } from 'node:util'
 import fastifyEnv from '@fastify/env'
-import type { FastifyInstance } from 'fastify'
+import Fastify, { type FastifyInstance } from 'fastify'
 import {
   boundsOf,
   expectation,
@@ -68,6 +68,9 @@ export const variableSpecs: typeof optionSpecs & Record<keyof AppConfig, (typeof
 const names = Object.keys(variableSpecs) as (keyof Config)[]
 const variables = names.map(variableOf)
 
+/** Made once, because Ajv keeps what it has compiled by the schema's identity, and a start reads the variables twice. */
+const schema = { type: 'object', properties: Object.fromEntries(names.map(propertyOf)), required: [] }
+
 /** Where to listen: the embedded database is for development, and the server prints a token for it. */
 const DEFAULT_HOST = '*4'
 const EMBEDDED_HOST = 'localhost'
@@ -88,24 +91,13 @@ export async function registerEnv(
   const all = { ...file, ...environment }
   const data = normalize(all)
   const { misspelled, unknown } = unknownVariables(all, variables)
-  const properties: Record<string, object> = {}
-  for (const name of names) {
-    const { type, default: value } = variableSpecs[name]
-    const [minimum, maximum] = boundsOf(variableSpecs[name])
-    properties[variableOf(name)] = {
-      // Lists are split where the options are checked.
-      type: type === 'list' ? 'string' : type,
-      ...(type === 'integer' && { minimum, maximum }),
-      ...(value !== undefined && { default: value })
-    }
-  }
   const problems = [...misspelled]
   try {
     await fastify.register(fastifyEnv, {
       confKey: 'pgwsEnvironment',
       env: false,
       data,
-      schema: { type: 'object', properties, required: [] }
+      schema
     })
   } catch (error) {
     const { errors } = error as { errors?: { instancePath: string }[] }
@@ -158,6 +150,34 @@ export async function registerEnv(
   config.host ??= config.dbUri === undefined ? EMBEDDED_HOST : DEFAULT_HOST
   fastify.decorate('config', config)
   return config
+}
+
+/**
+ * Reads the configuration before the server is created, because TLS is an option of the server.
+ * @throws as `registerEnv`
+ */
+export async function readConfig(
+  environment: NodeJS.ProcessEnv,
+  purpose: 'server' | 'command' = 'server'
+): Promise<Config> {
+  const reader = Fastify()
+  try {
+    return await registerEnv(reader as FastifyInstance, environment, purpose)
+  } finally {
+    await reader.close()
+  }
+}
+
+function propertyOf(name: keyof Config): [string, object] {
+  const { type, default: value } = variableSpecs[name]
+  const [minimum, maximum] = boundsOf(variableSpecs[name])
+  const property = {
+    // Lists are split where the options are checked.
+    type: type === 'list' ? 'string' : type,
+    ...(type === 'integer' && { minimum, maximum }),
+    ...(value !== undefined && { default: value })
+  }
+  return [variableOf(name), property]
 }
 
 /** An empty value is unset; booleans are `true` and `false` in any case. */

@@ -1,4 +1,4 @@
-import { createRemoteJWKSet } from 'jose'
+import type { createRemoteJWKSet } from 'jose'
 import { errors, messageOf } from '../errors.js'
 import type { Log } from '../log.js'
 import { keysOfSet, type VerificationKey } from './keys.js'
@@ -20,7 +20,8 @@ export interface RemoteKeysOptions {
  */
 export class RemoteKeySet {
   readonly #log: RemoteKeysOptions['log']
-  readonly #set: ReturnType<typeof createRemoteJWKSet>
+  readonly #url: string
+  #set: ReturnType<typeof createRemoteJWKSet> | undefined
   #timer: NodeJS.Timeout | undefined
   #refreshing: Promise<void> | undefined
   /** As `performance.now()` has it. */
@@ -29,7 +30,7 @@ export class RemoteKeySet {
 
   constructor({ url, log }: RemoteKeysOptions) {
     this.#log = log
-    this.#set = createRemoteJWKSet(new URL(url), { timeoutDuration: 5000 })
+    this.#url = url
   }
 
   /** Public keys only: what everyone can fetch can be nobody's secret. */
@@ -63,9 +64,16 @@ export class RemoteKeySet {
     return this.#refreshing
   }
 
+  /** Loads `jose` only where keys are fetched, because it has 60 files, which every start would wait for. */
+  async #load(): Promise<ReturnType<typeof createRemoteJWKSet>> {
+    const { createRemoteJWKSet } = await import('jose')
+    return createRemoteJWKSet(new URL(this.#url), { timeoutDuration: 5000 })
+  }
+
   async #fetch(): Promise<void> {
     this.#triedAt = performance.now()
     try {
+      this.#set ??= await this.#load()
       await this.#set.reload()
       this.#keys = keysOfSet(this.#set.jwks()?.keys).filter(({ publicKey }) => publicKey !== undefined)
     } catch (error) {

@@ -5,7 +5,7 @@ import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
-import { CLI, freePort, refresh, run, started } from '../support/app.js'
+import { CLI, freePort, refresh, refused, run, serve, started } from '../support/app.js'
 import { notify, open, query, SECRET, sqlListener, token, until, withPostgres } from '../support/helper.js'
 import { root } from '../support/root.js'
 
@@ -41,14 +41,14 @@ t.test(
 
 t.test('row 4: a request that is no upgrade gets files from PGWS_ROOT_PATH, else 404', async (t) => {
   const root = t.testdir({ 'index.html': '<p>the page</p>', 'health.txt': 'file' })
-  const served = await started(await run(t, { ...base, PGWS_ROOT_PATH: root }))
+  const served = await serve(t, { ...base, PGWS_ROOT_PATH: root })
   t.equal(await (await fetch(`${served.http}/`)).text(), '<p>the page</p>')
   t.equal(await (await fetch(`${served.http}/health.txt`)).text(), 'file')
   t.equal((await fetch(`${served.http}/missing`)).status, 404)
   t.equal((await fetch(`${served.http}/%2e%2e/%2e%2e/etc/passwd`)).status, 404)
   t.equal((await fetch(`${served.http}/index.html`, { method: 'POST' })).status, 404)
   await open(t, `${served.ws}/index.html/${rw}`)
-  const bare = await started(await run(t, base))
+  const bare = await serve(t, base)
   t.equal((await fetch(`${bare.http}/`)).status, 404)
   t.equal((await refresh(bare.http, rw)).status, 404)
   t.equal((await refresh(served.http, rw)).status, 404)
@@ -59,20 +59,20 @@ t.test('row 4: a request that is no upgrade gets files from PGWS_ROOT_PATH, else
 
 t.test('row 5: TLS with certificate and key; only one of them is an error that names both', async (t) => {
   const file = (name: string) => join(root, 'test/fixtures', name)
-  const app = await started(
-    await run(t, { ...base, PGWS_CERTIFICATE_FILE: file('certificate.pem'), PGWS_KEY_FILE: file('key.pem') })
-  )
+  const app = await serve(t, {
+    ...base,
+    PGWS_CERTIFICATE_FILE: file('certificate.pem'),
+    PGWS_KEY_FILE: file('key.pem')
+  })
   const client = await open(t, `wss://127.0.0.1:${app.port}/a/${rw}`, { rejectUnauthorized: false })
   await notify(dbUri, '{"channel":"a"}')
   await client.received(1)
   client.webSocket.ping()
   await once(client.webSocket, 'pong')
-  const half = await run(t, { ...base, PGWS_KEY_FILE: file('key.pem') })
-  t.equal(await half.exit, 1)
-  t.match(half.output(), /PGWS_CERTIFICATE_FILE and PGWS_KEY_FILE belong together/)
-  const missing = await run(t, { ...base, PGWS_CERTIFICATE_FILE: '/none', PGWS_KEY_FILE: '/none' })
-  t.equal(await missing.exit, 1)
-  t.match(missing.output(), /PGWS_CERTIFICATE_FILE names a file that cannot be read/)
+  const half = await refused(t, { ...base, PGWS_KEY_FILE: file('key.pem') })
+  t.match(half, /PGWS_CERTIFICATE_FILE and PGWS_KEY_FILE belong together/)
+  const missing = await refused(t, { ...base, PGWS_CERTIFICATE_FILE: '/none', PGWS_KEY_FILE: '/none' })
+  t.match(missing, /PGWS_CERTIFICATE_FILE names a file that cannot be read/)
 })
 
 t.test('a start that cannot succeed ends with an error that names the variable', async (t) => {
@@ -143,6 +143,12 @@ t.test('a start that cannot succeed ends with an error that names the variable',
       t.teardown(() => metrics.close())
       environment.PGWS_METRICS_PORT = String((metrics.address() as AddressInfo).port)
     }
+    const output = await refused(t, environment)
+    t.match(output, expected, what)
+    t.notMatch(output, /geheim/)
+  }
+  // The command writes it to standard error, and says it with its exit code; before it has a server, and after.
+  for (const [what, environment, expected] of [cases[0]!, cases.at(-1)!]) {
     const app = await run(t, environment)
     t.equal(await app.exit, 1, what)
     t.match(app.output(), expected, what)
@@ -154,28 +160,27 @@ t.test(
   'rows 6 and 29: @file is read for the secret and the database; base64 secrets are decoded',
   async (t) => {
     const folder = t.testdir({ secret: `${SECRET}\n`, uri: `  ${dbUri}\n\n` })
-    const app = await started(
-      await run(t, { PGWS_DB_URI: `@${join(folder, 'uri')}`, PGWS_JWT_SECRET: `@${join(folder, 'secret')}` })
-    )
+    const app = await serve(t, {
+      PGWS_DB_URI: `@${join(folder, 'uri')}`,
+      PGWS_JWT_SECRET: `@${join(folder, 'secret')}`
+    })
     await open(t, `${app.ws}/a/${rw}`)
-    const base64 = await started(
-      await run(t, {
-        PGWS_DB_URI: dbUri,
-        PGWS_JWT_SECRET: Buffer.from(`${SECRET}ÿ`)
-          .toString('base64')
-          .replaceAll('+', '-')
-          .replaceAll('/', '_')
-          .replaceAll('=', '.'),
-        PGWS_JWT_SECRET_BASE64: 'True'
-      })
-    )
+    const base64 = await serve(t, {
+      PGWS_DB_URI: dbUri,
+      PGWS_JWT_SECRET: Buffer.from(`${SECRET}ÿ`)
+        .toString('base64')
+        .replaceAll('+', '-')
+        .replaceAll('/', '_')
+        .replaceAll('=', '.'),
+      PGWS_JWT_SECRET_BASE64: 'True'
+    })
     await open(t, `${base64.ws}/a/${token({ mode: 'r' }, `${SECRET}ÿ`)}`)
   }
 )
 
 t.test('row 30: PGWS_POOL_SIZE connections publish, the listener has one of its own', async (t) => {
   const uri = await database()
-  const app = await started(await run(t, { PGWS_DB_URI: uri, PGWS_JWT_SECRET: SECRET, PGWS_POOL_SIZE: '2' }))
+  const app = await serve(t, { PGWS_DB_URI: uri, PGWS_JWT_SECRET: SECRET, PGWS_POOL_SIZE: '2' })
   const body = JSON.stringify({ channel: 'a', payload: 'x' })
   const headers = { authorization: `Bearer ${rw}`, 'content-type': 'application/json' }
   let most = 0
@@ -214,9 +219,11 @@ t.test(
   'row 32: with PGWS_CHECK_LISTENER_INTERVAL a lost listener is replaced, and sockets stay open',
   async (t) => {
     const uri = await database()
-    const app = await started(
-      await run(t, { PGWS_DB_URI: uri, PGWS_JWT_SECRET: SECRET, PGWS_CHECK_LISTENER_INTERVAL: '500' })
-    )
+    const app = await serve(t, {
+      PGWS_DB_URI: uri,
+      PGWS_JWT_SECRET: SECRET,
+      PGWS_CHECK_LISTENER_INTERVAL: '500'
+    })
     const client = await open(t, `${app.ws}/a/${rw}`)
     await query(
       uri,
@@ -230,13 +237,11 @@ t.test(
 
 // Without a bound of its own it would wait for ever.
 t.test('with the supervisor on and no database the app listens all the same', async (t) => {
-  const app = await started(
-    await run(t, {
-      PGWS_DB_URI: 'postgresql://127.0.0.1:1/db',
-      PGWS_JWT_SECRET: SECRET,
-      PGWS_CHECK_LISTENER_INTERVAL: '1000'
-    })
-  )
+  const app = await serve(t, {
+    PGWS_DB_URI: 'postgresql://127.0.0.1:1/db',
+    PGWS_JWT_SECRET: SECRET,
+    PGWS_CHECK_LISTENER_INTERVAL: '1000'
+  })
   t.equal((await fetch(`${app.http}/health`)).status, 503)
   t.equal((await fetch(`${app.http}/health/live`)).status, 200)
 })
@@ -270,16 +275,16 @@ t.test('row 35: PGWS_HOST follows Warp', async (t) => {
       ['::1', ['[::1]'], ['127.0.0.1']]
     )
   for (const [host, answers, silent] of cases) {
-    const { port, child } = await started(await run(t, { ...base, PGWS_HOST: host }))
+    const { port, close } = await serve(t, { ...base, PGWS_HOST: host })
     for (const name of answers)
       t.equal((await fetch(`http://${name}:${port}/health`)).status, 200, `${host} ${name}`)
     for (const name of silent) await t.rejects(fetch(`http://${name}:${port}/health`), `${host} ${name}`)
-    child.kill()
+    await close()
   }
 })
 
 t.test('row 36: one text names every variable that is missing or malformed', async (t) => {
-  const app = await run(t, {
+  const output = await refused(t, {
     PGWS_DB_URI: dbUri,
     PGWS_PORT: 'http',
     PGWS_POOL_SIZE: '-1',
@@ -287,7 +292,6 @@ t.test('row 36: one text names every variable that is missing or malformed', asy
     PGWS_JWT_SECRET_BASE64: 'perhaps',
     PGWS_CERTIFICATE_FILE: 'x'
   })
-  t.equal(await app.exit, 1)
   for (const name of [
     'PORT',
     'POOL_SIZE',
@@ -296,14 +300,12 @@ t.test('row 36: one text names every variable that is missing or malformed', asy
     'JWT_SECRET ',
     'CERTIFICATE_FILE'
   ]) {
-    t.ok(app.output().includes(`PGWS_${name}`), name)
+    t.ok(output.includes(`PGWS_${name}`), name)
   }
-  t.notMatch(app.output(), dbUri)
+  t.notMatch(output, dbUri)
 })
 
 t.test('variables may stand in a file .env; the environment wins', async (t) => {
-  const app = await run(t, { ...base, PGWS_LISTEN_CHANNEL: 'from-environment' })
-  app.child.kill('SIGKILL')
   const port = await freePort()
   const cwd = t.testdir({
     '.env': `PGWS_PORT=1\nPGWS_LISTEN_CHANNEL="from file"\nPGWS_JWT_SECRET=${SECRET}\n`
@@ -345,9 +347,7 @@ t.test("row 39: what postgres-websockets' own sample page does works", async (t)
   const both =
     'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJtb2RlIjoicnciLCJjaGFubmVsIjoiY2hhdCJ9.fEm6P7GHeJWZG8OtZhv3H0JdqPljE5dainvsoupM9pA'
   const secret = 'auwhfdnskjhewfi34uwehdlaehsfkuaeiskjnfduierhfsiweskjcnzeiluwhskdewishdnpwe'
-  const app = await started(
-    await run(t, { ...base, PGWS_JWT_SECRET: secret, PGWS_META_CHANNEL: 'server-info' })
-  )
+  const app = await serve(t, { ...base, PGWS_JWT_SECRET: secret, PGWS_META_CHANNEL: 'server-info' })
   const meta = await open(t, `${app.ws}/server-info/${published}`)
   const chat = await open(t, `${app.ws}/chat/${published}`)
   const chats = await open(t, `${app.ws}/${both}`)

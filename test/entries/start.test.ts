@@ -2,9 +2,9 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import pg from 'pg'
 import t, { type Test } from 'tap'
-import { type App, run, started } from '../support/app.js'
+import { refused, run, serve } from '../support/app.js'
 import { FaultProxy } from '../support/fault-proxy.js'
-import { build, query, SECRET, token, until } from '../support/helper.js'
+import { build, install, query, SECRET, token, until } from '../support/helper.js'
 import { createDatabase, testPostgres } from '../support/postgres.js'
 
 const postgres = await testPostgres(t)
@@ -30,14 +30,21 @@ async function guardedRole(name: string): Promise<void> {
 }
 
 const as = (dbUri: string, user: string) => dbUri.replace(/postgres(:[^@]*)?@/, `${user}@`)
-const count = (app: App, text: string) => app.output().split(text).length - 1
 
-async function endsWith(t: Test, environment: Record<string, string>, text: string): Promise<App> {
+function saidOnce(t: Test, output: string, text: string): void {
+  t.equal(output.split(text).length - 1, 1, `"${text}" once in ${output}`)
+  t.notMatch(output, /trying again|uncaught/)
+}
+
+/** The same server in this process is refused, without what only the command does. */
+async function isRefused(t: Test, environment: Record<string, string>, text: string): Promise<void> {
+  saidOnce(t, await refused(t, { ...secret, ...environment }), text)
+}
+
+async function endsWith(t: Test, environment: Record<string, string>, text: string): Promise<void> {
   const app = await run(t, { ...secret, ...environment })
   t.equal(await app.exit, 1)
-  t.equal(count(app, text), 1, `"${text}" once in ${app.output()}`)
-  t.notMatch(app.output(), /trying again|uncaught/)
-  return app
+  saidOnce(t, app.output(), text)
 }
 
 t.test('a wrong password, role or database ends the start at once, and is said once', async (t) => {
@@ -47,12 +54,12 @@ t.test('a wrong password, role or database ends the start at once, and is said o
   const wrongPassword = 'password authentication failed'
   await endsWith(t, { PGWS_DB_URI: wrong }, wrongPassword)
   for (const mode of supervision) {
-    await endsWith(t, { PGWS_DB_URI: dbUri, PGWS_LISTENER_URI: wrong, ...mode }, wrongPassword)
     await endsWith(t, { PGWS_DB_URI: wrong, PGWS_LISTENER_URI: dbUri, ...mode }, wrongPassword)
+    await isRefused(t, { PGWS_DB_URI: dbUri, PGWS_LISTENER_URI: wrong, ...mode }, wrongPassword)
   }
-  await endsWith(t, { PGWS_DB_URI: as(dbUri, 'nobody'), ...supervised }, 'role "nobody" does not exist')
+  await isRefused(t, { PGWS_DB_URI: as(dbUri, 'nobody'), ...supervised }, 'role "nobody" does not exist')
   const none = dbUri.replace(/test_\w+/, 'nowhere')
-  await endsWith(t, { PGWS_DB_URI: none, ...supervised }, 'database "nowhere" does not exist')
+  await isRefused(t, { PGWS_DB_URI: none, ...supervised }, 'database "nowhere" does not exist')
 })
 
 t.test('without pgws_server the start ends with what to grant; with it, all works', async (t) => {
@@ -60,10 +67,9 @@ t.test('without pgws_server the start ends with what to grant; with it, all work
   await query(dbUri, 'create role "the Server" login')
   const environment = { PGWS_DB_URI: as(dbUri, 'the%20Server'), ...secret }
   // Without the schema nothing is needed.
-  const bare = await started(await run(t, environment))
-  bare.child.kill('SIGTERM')
-  t.equal(await bare.exit, 0)
-  await endsWith(
+  const bare = await serve(t, environment)
+  await bare.close()
+  await isRefused(
     t,
     { ...environment, PGWS_MIGRATE: 'true' },
     'this role may not install or upgrade the schema "pgws"'
@@ -71,10 +77,10 @@ t.test('without pgws_server the start ends with what to grant; with it, all work
   const migrated = await run(t, { PGWS_DB_URI: dbUri }, ['migrate'])
   t.equal(await migrated.exit, 0, migrated.output())
   for (const mode of supervision) {
-    await endsWith(t, { ...environment, ...mode }, 'grant pgws_server to "the Server"')
+    await isRefused(t, { ...environment, ...mode }, 'grant pgws_server to "the Server"')
   }
   await query(dbUri, 'grant pgws_server to "the Server"')
-  const app = await started(await run(t, { ...environment, PGWS_CHECK_LISTENER_INTERVAL: '300' }))
+  const app = await serve(t, { ...environment, PGWS_CHECK_LISTENER_INTERVAL: '300' })
   const publish = async () => {
     const { status } = await fetch(`${app.http}/publish`, {
       method: 'POST',
@@ -98,8 +104,7 @@ t.test('without pgws_server the start ends with what to grant; with it, all work
 t.test('a grant that is missing later than the start shows in health, and mends itself', async (t) => {
   const dbUri = await createDatabase(postgres)
   await query(dbUri, 'create role late_server login')
-  const migrated = await run(t, { PGWS_DB_URI: dbUri }, ['migrate'])
-  await migrated.exit
+  await install(dbUri)
   const proxy = await FaultProxy.start(t, socket)
   proxy.mode = 'refuse'
   const { fastify, lines } = await build(t, {
@@ -143,7 +148,7 @@ for (const mode of supervision) {
     t.equal(await app.exit, 0)
     t.notMatch(app.output(), /could not (end|start)|uncaught/)
     pool.mode = 'pass'
-    const again = await started(await run(t, environment))
+    const again = await serve(t, environment)
     t.equal((await fetch(`${again.http}/health`)).status, 200)
   })
 

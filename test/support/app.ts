@@ -1,10 +1,12 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
-import { createServer } from 'node:net'
+import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Test } from 'tap'
+import { fullMessageOf } from '../../lib/errors.js'
+import { makeServer, startServer } from '../../server.js'
 import { until } from './helper.js'
 import { root } from './root.js'
 
@@ -75,6 +77,55 @@ export async function started(app: App): Promise<App> {
   await until(() => app.output().includes('Server listening') || app.child.exitCode !== null)
   if (app.child.exitCode !== null) throw new Error(app.output())
   return app
+}
+
+/** A server that runs in this process. */
+export interface InProcess extends Pick<App, 'port' | 'http' | 'ws' | 'output'> {
+  close(): Promise<void>
+}
+
+/**
+ * Starts the server that the command runs, in this process: what is left out is the command's own, signals and exit
+ * codes. On a free port, unless the environment names one.
+ */
+export async function serve(t: Test, environment: Record<string, string>): Promise<InProcess> {
+  let output = ''
+  const log = { write: (line: string) => (output += line) }
+  const server = await makeServer({ PGWS_PORT: '0', ...environment }, log)
+  const { fastify } = server
+  t.teardown(() => fastify.close())
+  try {
+    await startServer(server, () => {})
+  } catch (error) {
+    throw new NotStarted(error, output)
+  }
+  const { port } = fastify.server.address() as AddressInfo
+  return {
+    port,
+    http: `http://127.0.0.1:${port}`,
+    ws: `ws://127.0.0.1:${port}`,
+    output: () => output,
+    close: () => fastify.close()
+  }
+}
+
+class NotStarted extends Error {
+  readonly output: string
+  constructor(error: unknown, log: string) {
+    super(fullMessageOf(error))
+    this.output = `${log}${this.message}\n`
+  }
+}
+
+/** What a server that must not start has written, its error last; see `serve`. */
+export async function refused(t: Test, environment: Record<string, string>): Promise<string> {
+  try {
+    const { close } = await serve(t, environment)
+    await close()
+  } catch (error) {
+    return error instanceof NotStarted ? error.output : `${fullMessageOf(error)}\n`
+  }
+  throw new Error(`a server started, though it had to be refused: ${Object.keys(environment)}`)
 }
 
 /** Asks for a fresh token, as our page does. */

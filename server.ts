@@ -1,0 +1,62 @@
+import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
+import fp from 'fastify-plugin'
+import { serveApp, serverOptions } from './app.js'
+import { listenError, listenTargets, readCertificate } from './lib/config/index.js'
+import { codeOf } from './lib/errors.js'
+import { type Config, readConfig } from './plugins/env.js'
+
+/** A server that has not started. */
+export interface Server {
+  fastify: FastifyInstance
+  config: Config
+  environment: NodeJS.ProcessEnv
+}
+
+/**
+ * Creates the server that the command runs.
+ * @param environment its `PGWS_*` variables
+ * @param log where its log goes; standard output without it
+ * @throws Error that names each variable that is missing or malformed, or a certificate that cannot be read
+ */
+export async function makeServer(
+  environment: NodeJS.ProcessEnv,
+  log?: { write(line: string): void }
+): Promise<Server> {
+  const config = await readConfig(environment)
+  const { certificateFile, keyFile } = config
+  const https = certificateFile && keyFile ? readCertificate(certificateFile, keyFile) : undefined
+  const { logger, ...options } = serverOptions(config, https)
+  const written = { ...logger, ...(log && { stream: log }) }
+  const fastify = Fastify({ ...options, logger: written } as FastifyServerOptions) as FastifyInstance
+  return { fastify, config, environment }
+}
+
+/**
+ * Starts it; resolves once it listens.
+ * @param onLost is called when the listening connection is lost and nothing replaces it
+ * @throws what the start fails with; the server is still to be closed then
+ */
+export async function startServer(
+  { fastify, config, environment }: Server,
+  onLost: (error: unknown) => void
+): Promise<void> {
+  // fp(): without a scope of its own, so that `fastify.pgws` is visible here.
+  fastify.register(fp(serveApp), { environment })
+  await fastify.ready()
+  fastify.pgws.once('lost', onLost)
+  await listen(fastify, config)
+}
+
+async function listen(fastify: FastifyInstance, { host, port }: Config): Promise<void> {
+  const targets = listenTargets(host)
+  for (const [index, target] of targets.entries()) {
+    try {
+      await fastify.listen({ ...target, port })
+      return
+    } catch (error) {
+      const code = codeOf(error)
+      const familyMissing = code === 'EAFNOSUPPORT' || code === 'EADDRNOTAVAIL'
+      if (!familyMissing || index === targets.length - 1) throw listenError(error, host, port)
+    }
+  }
+}
