@@ -271,7 +271,7 @@ function printWelcome(
   { listenChannel, metaChannel, dbUri }: ResolvedOptions,
   token: string | undefined
 ): void {
-  const shown = token ?? '<a token that PGWS_JWT_SECRET verifies>'
+  const bearer = token ?? '<a token that PGWS_JWT_SECRET verifies>'
   const sql = `select pg_notify('${listenChannel.replaceAll("'", "''")}', json_build_object('channel', 'chat', 'payload', 'Hello from SQL')::text)`
   const fragment = new URLSearchParams({
     ...(token !== undefined && { token }),
@@ -288,7 +288,7 @@ function printWelcome(
     ${origin}/table.html#${new URLSearchParams(token === undefined ? {} : { token })}
 
   Publish over HTTP:
-    curl -X POST ${origin}/publish -H 'Authorization: Bearer ${shown}' -H 'Content-Type: application/json' -d '{"channel":"chat","payload":"Hello from curl"}'
+    curl -X POST ${origin}/publish -H 'Authorization: Bearer ${bearer}' -H 'Content-Type: application/json' -d '{"channel":"chat","payload":"Hello from curl"}'
 
   Publish from SQL:
     npm run sql -- "${sql}"

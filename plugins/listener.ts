@@ -106,11 +106,11 @@ export function decorateGateway(
       },
       () => clearInterval(reporter)
     )
-    let told = ''
+    let reported = ''
     reporter = setInterval(() => {
       const awaited = gateway.awaited.join(' and ')
-      if (awaited !== told && awaited !== '') log.warn(`startup is waiting for ${awaited}`)
-      told = awaited
+      if (awaited !== reported && awaited !== '') log.warn(`startup is waiting for ${awaited}`)
+      reported = awaited
     }, REPORT_INTERVAL)
     try {
       await Promise.race([refused, gateway.bridge.cancelled, waitFor(started)])
@@ -146,7 +146,7 @@ export function decorateGateway(
   function onSchema({ status, error }: SchemaState): void {
     if (error === undefined) return
     if (status === 'too new') leave(error)
-    // Whoever waits for the start is told of it there.
+    // Whoever waits for the start is reported of it there.
     else if (gateway.awaited.length === 0) log.error({ err: error }, messageOf(error))
   }
 

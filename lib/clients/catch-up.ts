@@ -10,7 +10,7 @@ export interface CatchUpOptions {
   losses: Losses
 }
 
-/** Catches a client up with what it missed while it was away. */
+/** Replays the messages that a client missed while it was disconnected. */
 export class CatchUp {
   readonly #history: MessageStore
   readonly #durable: RetentionRules
@@ -22,7 +22,10 @@ export class CatchUp {
     this.#losses = losses
   }
 
-  /** Sends a client what it missed, then what was held meanwhile. What can never be read is told to be missing. */
+  /**
+   * Sends a client the messages that it missed, then those that were held in the meantime. If the messages can never be
+   * read, it gets a `HistoryGap` instead.
+   */
   async resume(connection: Connection, since: string): Promise<void> {
     try {
       await this.#resume(connection, since)

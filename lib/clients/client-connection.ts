@@ -2,27 +2,27 @@ import type { Subscriber } from '../channels/index.js'
 import type { Receiver } from '../flow/index.js'
 
 /**
- * What the server needs of a client, whatever language it speaks. `Connection` implements what is the same for all:
- * flow control, holding what comes while the client catches up, counting.
+ * The connection of a client, independent of its protocol. `Connection` implements what all protocols share: flow
+ * control, holding messages while the client catches up, counting.
  */
 export interface ClientConnection extends Subscriber, Receiver {
-  /** False once it is being closed: nothing can be sent any more. */
+  /** Whether messages can be sent; false once the connection is closing. */
   readonly open: boolean
-  /** Resolves when no more waits for the client than should, or it is gone. */
+  /** Resolves when the write buffer has drained, or the connection has ended. */
   drained(): Promise<void>
-  /** Shows the client, and whatever is in between, that we are there. */
+  /** Sends a ping, which also keeps proxies from closing the connection. */
   ping(): void
   /**
-   * Closes with a code and a reason, in the words of its language. For a websocket these are RFC 6455's (section
-   * 5.5.1: the reason has at most 123 bytes); the code is one of CLOSE, or one that the language knows.
+   * Closes with a code and a reason, as the protocol expresses them. For a websocket these are those of RFC 6455
+   * (section 5.5.1: the reason has at most 123 bytes). The code is one of CLOSE, or one of the protocol.
    */
   close(code: number, reason: string): void
-  /** Closes because the server ends: what the client has sent before it sees that still counts. */
+  /** Closes because the server shuts down. What the client sends until it sees the close is still processed. */
   goAway(code: number, reason: string): void
   /** Closes because the client's token has expired (3001). */
   expire(): void
-  /** Closes because an operator or the application wants it so, with a code that applications may send. */
+  /** Closes on behalf of an operator or the application, with a code that applications may send. */
   disconnect(code: number, reason: string): void
-  /** Ends the connection without a word. */
+  /** Ends the connection at once, without a close handshake. */
   terminate(): void
 }

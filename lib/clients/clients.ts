@@ -15,15 +15,15 @@ import { PresenceMembership } from './presence-membership.js'
 import { ConnectionRegistry, type Leaving } from './registry.js'
 import { type Transport, whenGone } from './transport.js'
 
-/** What a client asks for beside its channels. */
+/** What a client may ask for when it connects, in addition to its channels. */
 export interface JoinOptions {
-  /** The id of the last durable message that it has, or `earliest`: what came after it is replayed. */
+  /** The id of the last durable message that it has, or `earliest`: later messages are replayed. */
   since?: string | undefined
-  /** What it sends as binary stays binary. */
+  /** Whether binary messages from it are delivered as binary. */
   binary?: boolean | undefined
-  /** It is told of its messages that `onMessageFunction` refuses. */
+  /** Whether it receives an event for each of its messages that `onMessageFunction` refuses. */
   rejections?: boolean | undefined
-  /** It is told who is in its presence channels. */
+  /** Whether it receives the members of its presence channels, and their changes. */
   presence?: boolean | undefined
 }
 
@@ -53,20 +53,21 @@ export interface ClientsOptions extends Pick<ResolvedOptions, OptionsUsed> {
 }
 
 /**
- * The clients of this server: how they come, what they send, how they go. All kinds of connection come by `enter` and
- * go by `leave`, which each is told of by its transport; one whose transport has ended already does not come in.
+ * The clients of this server: admission, publishing, and their end. Connections of all protocols pass through `enter`
+ * and `leave`. `leave` is called when the transport has ended; a connection whose transport has ended before `enter` is
+ * not entered.
  */
 export class Clients {
   readonly connections = new ConnectionRegistry()
-  /** What has been sent to all of them. */
+  /** Totals of what was sent to all clients. */
   readonly sent = { messages: 0, bytes: 0 }
-  /** How much waits for each of them. */
+  /** Limits how much may wait for clients. */
   readonly flow: FlowControl
   readonly #options: ClientsOptions
   readonly #context: ConnectionContext
   readonly #admission: ConnectionLimit
   readonly #membership: PresenceMembership
-  /** How fast each of them may send. */
+  /** Limits how fast clients may send. */
   readonly pace: Pace
   #lastId = 0
   #leaving: Leaving | undefined
@@ -94,27 +95,27 @@ export class Clients {
     })
   }
 
-  /** True once the server has begun to end: no new client is taken. */
+  /** Whether the server is shutting down, so that no client is admitted. */
   get closing(): boolean {
     return this.#leaving !== undefined
   }
 
   /**
-   * Counts a client that is about to come in, for as long as its transport lives.
+   * Counts a client against the limits, before it is accepted and for as long as its transport lives.
    * @throws TooManyConnections (503), TooManyConnectionsFromAddress (429)
    */
   admit(transport: Transport, address: string): void {
     whenGone(transport, this.#admission.admit(address))
   }
 
-  /** What a new connection is made of beside its socket. */
+  /** The options of a new connection. */
   optionsFor(access: Access, address: string): ConnectionOptions {
     return { id: ++this.#lastId, address, context: this.#context, ...this.#identity(access) }
   }
 
   /**
-   * Counts a new connection, takes it into its channels, and tells of it.
-   * @returns false where it has gone already: then nothing has happened
+   * Registers a new connection, joins its channels, and publishes the event on the meta channel.
+   * @returns false if the connection has ended already; nothing happens then
    */
   enter(connection: Connection, access: Access): boolean {
     if (!connection.open) return false
@@ -123,14 +124,14 @@ export class Clients {
     this.connections.add(connection)
     hub.join(connection, channels, connection)
     this.#membership.enter(connection)
-    log.info({ connection: id, ip: address, channels: shown(channels) }, 'socket opened')
-    publisher.tellMeta('ConnectionOpen', shown(channels).join(','), sender)
+    log.info({ connection: id, ip: address, channels: publicOf(channels) }, 'socket opened')
+    publisher.tellMeta('ConnectionOpen', publicOf(channels).join(','), sender)
     publisher.tellFunction('connect', access.caller, { channels, connection: this.idOf(connection) })
     if (this.#leaving !== undefined) connection.goAway(this.#leaving.code, this.#leaving.reason)
     return true
   }
 
-  /** A connection has got a new token. */
+  /** Replaces the token of a connection. */
   renew(connection: Connection, access: Access): void {
     const { sender, caller } = this.#identity(access)
     Object.assign(connection, { sender, caller })
@@ -138,10 +139,10 @@ export class Clients {
   }
 
   /**
-   * Undoes it, once.
-   * @param told the channels to tell of, where it has left them already
+   * Undoes `enter`. Does nothing when it is called again.
+   * @param left the channels that it has left, if `connection` does not have them any more
    */
-  leave(connection: Connection, code: number, reason: string, told = connection.channels): void {
+  leave(connection: Connection, code: number, reason: string, left = connection.channels): void {
     const { hub, publisher, metrics, log } = this.#options
     const { id, channels, openedAt, sender, caller } = connection
     if (!this.connections.delete(connection)) return
@@ -150,17 +151,17 @@ export class Clients {
     this.#membership.leave(connection)
     metrics.closed(code)
     log.info({ connection: id, code, seconds: (Date.now() - openedAt) / 1000 }, 'socket closed')
-    publisher.tellMeta('ConnectionClose', shown(told).join(','), sender)
+    publisher.tellMeta('ConnectionClose', publicOf(left).join(','), sender)
     publisher.tellFunction('disconnect', caller, {
-      channels: told,
+      channels: left,
       connection: this.idOf(connection),
       reason: `${code} ${reason}`.trimEnd()
     })
   }
 
   /**
-   * Closes all of them; those that do not answer in time are ended.
-   * @param time milliseconds
+   * Closes all connections. Those that do not answer in time are terminated.
+   * @param time how long that may take, in milliseconds
    */
   close(time: number, leaving: Leaving): Promise<void> {
     this.#leaving = leaving
@@ -172,31 +173,31 @@ export class Clients {
     return this.#membership.memberOf(connection)
   }
 
-  /** The id that others know a connection by. */
+  /** The id of a connection, unique among all nodes. */
   idOf(connection: Connection): string {
     return connectionId(this.#options.node, connection)
   }
 
-  /** What others, and functions of the database's owner, see of a client. */
+  /** What other clients and SQL functions see of a client. Undefined where nobody will ask, to save memory. */
   #identity({ write, claims, caller }: Access) {
     const { metaChannel, envelopeClaims, onMessageFunction, onDisconnectFunction } = this.#options
-    const told = write || metaChannel !== undefined
+    const needsSender = write || metaChannel !== undefined
     const calls = (write && onMessageFunction !== undefined) || onDisconnectFunction !== undefined
     return {
-      sender: told ? senderOf(claims, envelopeClaims) : undefined,
+      sender: needsSender ? senderOf(claims, envelopeClaims) : undefined,
       caller: calls ? caller : undefined
     }
   }
 
   /**
-   * The same with what its client asks for: what it missed comes first, then who is there.
-   * @param requested what the client asks for beside its channels
+   * Enters a connection with what its client asked for: the messages that it missed, and the members of its presence
+   * channels.
    */
   join(connection: Connection, access: Access, { since, presence }: JoinOptions): void {
-    // Before it joins, so that nothing comes in between.
+    // Before it joins, so that no message arrives in between.
     if (since !== undefined) connection.hold()
     if (!this.enter(connection, access)) return
-    if (presence) this.#membership.tell(connection)
+    if (presence) this.#membership.subscribe(connection)
     if (since === undefined || this.closing) return
     const { catchUp, log } = this.#options
     catchUp.resume(connection, since).catch((error) => {
@@ -205,7 +206,7 @@ export class Clients {
     })
   }
 
-  /** Counts a message of a client that is to be published. */
+  /** Counts a message from a client. */
   received(bytes: number): void {
     const { metrics } = this.#options
     metrics.messagesReceived.inc()
@@ -213,8 +214,8 @@ export class Clients {
   }
 
   /**
-   * Publishes what a client has sent, in the order of the calls. See Publisher.publish: resolves when the database has
-   * accepted it. Where the database is behind, the client is not read until it has caught up.
+   * Publishes messages from a client, in the order of the calls (see Publisher.publish). Resolves when the database has
+   * accepted them. While the database is behind, the client is not read.
    */
   publish(
     connection: Pausable,
@@ -226,7 +227,7 @@ export class Clients {
     return published
   }
 
-  /** Does not read a socket while the database is behind: TCP slows its client down. */
+  /** Stops reading a client while the database is behind, so that TCP slows it down. */
   #waitForDatabase(connection: Pausable): void {
     const { publisher } = this.#options
     if (!publisher.overloaded || (connection.paused & PAUSED.DATABASE) !== 0) return
@@ -235,6 +236,6 @@ export class Clients {
   }
 }
 
-function shown(channels: readonly string[]): readonly string[] {
+function publicOf(channels: readonly string[]): readonly string[] {
   return channels.filter(isPublicChannel)
 }

@@ -1,12 +1,12 @@
 import { errors } from '../errors.js'
 
-/** How many sockets may be open at once, in all and from one address. */
+/** How many connections may be open at once, in total and from one IP address; undefined: any number. */
 export interface ConnectionLimits {
   maxConnections: number | undefined
   maxConnectionsPerIp: number | undefined
 }
 
-/** Counts the sockets that are open or about to be. */
+/** Counts the connections that are open or being accepted. */
 export class ConnectionLimit {
   readonly #limits: ConnectionLimits
   readonly #byAddress = new Map<string, number>()
@@ -17,20 +17,20 @@ export class ConnectionLimit {
   }
 
   /**
-   * Lets one more in.
-   * @returns to be called once when it is gone; undefined where nothing is limited
+   * Counts one more connection.
+   * @returns a function to call once when the connection has ended; undefined if there are no limits
    * @throws TooManyConnections (503), TooManyConnectionsFromAddress (429)
    */
   admit(address: string): (() => void) | undefined {
     const { maxConnections, maxConnectionsPerIp } = this.#limits
     if (maxConnections === undefined && maxConnectionsPerIp === undefined) return undefined
     if (maxConnections !== undefined && this.#count >= maxConnections) throw new errors.TooManyConnections()
-    const here = this.#byAddress.get(address) ?? 0
-    if (maxConnectionsPerIp !== undefined && here >= maxConnectionsPerIp) {
+    const open = this.#byAddress.get(address) ?? 0
+    if (maxConnectionsPerIp !== undefined && open >= maxConnectionsPerIp) {
       throw new errors.TooManyConnectionsFromAddress()
     }
     this.#count++
-    this.#byAddress.set(address, here + 1)
+    this.#byAddress.set(address, open + 1)
     return () => {
       this.#count--
       const left = this.#byAddress.get(address)! - 1

@@ -4,7 +4,7 @@ import { type FlowControl, HeldFrames, type Waiting } from '../flow/index.js'
 import type { Sender } from '../messages/index.js'
 import type { ClientConnection } from './client-connection.js'
 
-/** Close codes of this project (RFC 6455, section 7.4.2: 3000 to 3999 are for frameworks). */
+/** The close codes that this server uses (RFC 6455, section 7.4.2: 3000 to 3999 are for libraries and frameworks). */
 export const CLOSE = {
   GOING_AWAY: 1001,
   INVALID_DATA: 1007,
@@ -18,11 +18,11 @@ export const CLOSE = {
 
 /** What all connections of a server share. */
 export interface ConnectionContext {
-  /** Says how much may wait for each of them. */
+  /** Limits how much may wait for clients. */
   readonly flow: FlowControl
-  /** Told of each client that has gone, with the code and the reason for it. */
+  /** Is called when a client's transport has ended, with the close code and the reason. */
   onGone: (connection: Connection, code: number, reason: string) => void
-  /** What has been sent to all of them. */
+  /** Totals of what was sent to all clients. */
   sent: { messages: number; bytes: number }
 }
 
@@ -31,17 +31,17 @@ export interface ConnectionOptions {
   id: number
   /** Its client's IP address. */
   address: string
-  /** What others are told of it; undefined where nothing is ever told. */
+  /** What the envelopes of its messages say of it; undefined if it will never need one. */
   sender: Sender | undefined
-  /** As whom functions of the database's owner are called for it; undefined where none ever is. */
+  /** The identity with which SQL functions are called for it; undefined if none will be called. */
   caller: Caller | undefined
   /** One object for all connections. */
   context: ConnectionContext
 }
 
 /**
- * One client, whatever language it speaks. Servers hold many thousands of them, so it keeps no more of the token
- * than it needs.
+ * The connection of one client, independent of its protocol. A server has many thousands of them, so it stores no more of
+ * the token than it needs.
  */
 export abstract class Connection implements ClientConnection {
   abstract readonly format: Format
@@ -58,11 +58,11 @@ export abstract class Connection implements ClientConnection {
   caller: Caller | undefined
   /** Milliseconds since the epoch. */
   readonly openedAt = Date.now()
-  /** Which of the groups of pings it is in. */
+  /** The group with which it is pinged. */
   pingGroup = 0
   writtenBytes = 0
   waiting: Waiting | undefined
-  /** While it is caught up, and for a moment after that. */
+  /** Set while older messages are replayed, and for a moment after that. */
   #held: HeldFrames | undefined
   readonly #context: ConnectionContext
 
@@ -84,14 +84,14 @@ export abstract class Connection implements ClientConnection {
   abstract get bufferedBytes(): number
   abstract get unsentBytes(): number
   abstract get copiedBytes(): number
-  /** Writes frames; `joined` is the same in one piece. */
+  /** Writes frames; `joined` has the same bytes in one buffer. */
   protected abstract send(frames: readonly Frame[], joined: Buffer): void
   abstract drained(): Promise<void>
   abstract ping(): void
   abstract close(code: number, reason: string): void
   abstract terminate(): void
 
-  /** To be called when the transport has ended: the connection leaves all that it has entered. */
+  /** To be called when the transport has ended. */
   gone(code: number, reason: string): void {
     this.#context.onGone(this, code, reason)
   }
@@ -123,7 +123,7 @@ export abstract class Connection implements ClientConnection {
   }
 
   #deliver(frames: readonly Frame[], joined: Buffer): void {
-    // A message of any size is accepted while nothing waits.
+    // While nothing waits, a message of any size is accepted.
     const { bufferedBytes } = this
     const { flow } = this.#context
     if (bufferedBytes > 0 && bufferedBytes + joined.length > flow.maxBufferedBytes) {
@@ -136,20 +136,20 @@ export abstract class Connection implements ClientConnection {
     this.close(CLOSE.SLOW, 'slow')
   }
 
-  /** From now on what comes is held, while older messages are replayed. */
+  /** Holds new messages from now on, while older ones are replayed. */
   hold(): void {
     this.#held = new HeldFrames(this.#context.flow.maxBufferedBytes)
   }
 
-  /** Sends older messages, past what is held. */
+  /** Sends older messages, ahead of those that are held. */
   replay(frames: readonly Frame[]): void {
     if (this.open && frames.length > 0) this.#sendAll(frames, joinFrames(frames))
   }
 
   /**
-   * Sends what was held, but for durable messages that were replayed.
-   * @param position up to which they were
-   * @returns false where some were dropped, because too many came: then the replay has to go on
+   * Sends the messages that were held, except durable ones that were replayed.
+   * @param position the position of the last message that was replayed
+   * @returns false if some were dropped, because there were too many: the replay must continue then
    */
   release(position: number): boolean {
     const held = this.#held!

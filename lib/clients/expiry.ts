@@ -1,19 +1,18 @@
 /**
- * Calls back when a member's time has come, with one timer for all of them: the members are kept by the
- * second in which they end. (One timer each would cost memory, and `setTimeout` fires at once for more than
- * 2^31-1 ms.)
+ * Calls back when a member expires, with one timer for all members, which are grouped by the second in which they expire.
+ * (A timer for each would cost memory, and `setTimeout` fires at once for more than 2^31-1 ms.)
  *
- * The time is what the system's clock says now, as the claim `exp` demands (RFC 7519, section 4.1.4), whatever it has
- * said before: a clock may be set forward and back.
+ * It compares with the system's clock each time, as the claim `exp` demands (RFC 7519, section 4.1.4), because the clock
+ * may be set forward or back.
  */
 export class Expiry<Member> {
   readonly #bySecond = new Map<number, Set<Member>>()
   readonly #expire: (member: Member) => void
   readonly #timer: NodeJS.Timeout
-  /** No member ends before this second. */
+  /** No member expires before this second. */
   #earliest = Number.POSITIVE_INFINITY
 
-  /** @param expire called once for each member, within a second after its time */
+  /** @param expire is called once for each member, within a second after it has expired */
   constructor(expire: (member: Member) => void) {
     this.#expire = expire
     this.#timer = setInterval(() => this.#check(), 500).unref()
@@ -28,7 +27,7 @@ export class Expiry<Member> {
     else members.add(member)
   }
 
-  /** Takes out what `add` put in, with the same arguments. */
+  /** Removes a member. Takes the arguments that `add` was called with. */
   delete(member: Member, time: number): void {
     const second = Math.ceil(time / 1000)
     const members = this.#bySecond.get(second)

@@ -3,28 +3,29 @@ import { errors } from '../errors.js'
 import { isInteger, isObject } from '../json-value.js'
 import { CLOSE, type Connection } from './connection.js'
 
-/** RFC 6455, section 5.5: a control frame carries 125 bytes, two of them for the code. */
+/** A control frame carries 125 bytes, two of which are the code (RFC 6455, section 5.5). */
 const MAX_REASON_BYTES = 123
 
-/** Which connections are meant: those that fit all that is given. */
+/** Selects connections. All members that are given must match. */
 export interface ConnectionFilter {
-  /** As `GET /connections` shows it. */
+  /** The id of a connection, as in `GET /connections`. */
   id?: string | undefined
-  /** The claim `sub`. */
+  /** The claim `sub` of its token. */
   subject?: string | undefined
+  /** One of its channels. */
   channel?: string | undefined
 }
 
-/** A connection, as the control plane shows it. */
+/** A connection, as `GET /connections` shows it. */
 export interface ConnectionSummary {
   id: string
-  /** The node that holds it. */
+  /** The id of its node. */
   node: string
   /** The claim `sub` of its token. */
   subject: string | null
   channels: readonly string[]
   mode: 'r' | 'w' | 'rw'
-  /** ISO 8601. */
+  /** When it was opened, in ISO 8601. */
   since: string
   /** The client's IP address. */
   address: string
@@ -32,23 +33,23 @@ export interface ConnectionSummary {
   bufferedBytes: number
 }
 
-/** With what a connection is closed. */
+/** The close code and reason of a connection. */
 export interface Closing {
   code: number
   reason: string
 }
 
-/** The id that others know a connection by. Made when it is asked for, so that connections need not keep it. */
+/** The id of a connection, unique among all nodes. It is built when needed, so that connections need not store it. */
 export function connectionId(node: string, { id }: Connection): string {
   return `${node}-${id}`
 }
 
-/** The node of a connection's id; undefined for what is none. */
+/** The id of the node in a connection's id; undefined if the text is not the id of a connection. */
 export function nodeOf(id: string): string | undefined {
   return /^([0-9a-f]{16})-\d+$/.exec(id)?.[1]
 }
 
-/** The connections of a node that a filter means; none that is being closed. */
+/** The open connections of a node that match a filter. */
 export function* select(
   connections: Iterable<Connection>,
   node: string,
@@ -77,7 +78,7 @@ export function summaryOf(node: string, connection: Connection): ConnectionSumma
 }
 
 /**
- * Checks a filter that came from outside.
+ * Checks the filter of a request.
  * @throws BadQuery (400)
  */
 export function readFilter(value: unknown): ConnectionFilter {
@@ -91,7 +92,7 @@ export function readFilter(value: unknown): ConnectionFilter {
 }
 
 /**
- * Checks a filter for what is to be closed: by mistake, an empty one must not mean all.
+ * Checks the filter of a request to close connections. An empty filter is refused, because it would close all of them.
  * @throws BadQuery (400)
  */
 export function readClosingFilter(value: unknown): ConnectionFilter {
@@ -103,8 +104,8 @@ export function readClosingFilter(value: unknown): ConnectionFilter {
 }
 
 /**
- * Checks with what to close; without a code 3000, without a reason `disconnected`.
- * @throws BadQuery (400) for a code that no application may send (RFC 6455, section 7.4; the WebSocket API,
+ * Checks a close code and reason. Default: 3000 and `disconnected`.
+ * @throws BadQuery (400) for a code that applications may not send (RFC 6455, section 7.4; the WebSocket API,
  *   https://websockets.spec.whatwg.org/#dom-websocket-close), and for a reason that is too long
  */
 export function readClosing({ code, reason }: { code?: unknown; reason?: unknown }): Closing {

@@ -3,7 +3,7 @@ import type { JoinLeavePush, Presence } from '../presence/index.js'
 import type { Connection } from './connection.js'
 import { connectionId } from './filter.js'
 
-/** How many bytes what others see of a client may have: the claim `sub`, and an SDK's claim `info` as JSON. */
+/** The maximum size of what others see of a client, in bytes: the claim `sub`, and an SDK's claim `info` as JSON. */
 export const MAX_USER_BYTES = 4096
 export const MAX_INFO_BYTES = 1024
 
@@ -17,13 +17,13 @@ export interface PresenceMembershipOptions {
 }
 
 /**
- * The part that connections have in presence: each is a member of the presence channels that it is in, and those that
- * ask for it are told who else is. Nothing is kept of connections that are in none.
+ * Makes connections members of the presence channels that they join, and pushes the members of these channels to the
+ * connections that ask for them.
  */
 export class PresenceMembership {
   readonly #options: PresenceMembershipOptions
-  /** Of which channels a connection is told. */
-  readonly #told = new Map<Connection, string[]>()
+  /** The channels whose members are pushed to a connection. */
+  readonly #pushedTo = new Map<Connection, string[]>()
 
   constructor(options: PresenceMembershipOptions) {
     this.#options = options
@@ -33,12 +33,12 @@ export class PresenceMembership {
   memberOf(connection: Connection): PresenceMember {
     const { node, showUsers } = this.#options
     const { subject = '' } = connection
-    // All others get it, each time: what is longer than any name is not shown.
-    const shown = showUsers && Buffer.byteLength(subject) <= MAX_USER_BYTES
-    return { client: connectionId(node, connection), user: shown ? subject : '' }
+    // Every other member receives it with each event, so a very long one is left out.
+    const visible = showUsers && Buffer.byteLength(subject) <= MAX_USER_BYTES
+    return { client: connectionId(node, connection), user: visible ? subject : '' }
   }
 
-  /** A connection has entered its channels. */
+  /** Adds a connection to its presence channels. */
   enter(connection: Connection): void {
     const { presence } = this.#options
     const channels = this.#presenceChannels(connection)
@@ -47,28 +47,28 @@ export class PresenceMembership {
     for (const channel of channels) presence.join(channel, member)
   }
 
-  /** It has left them. */
+  /** Removes a connection from its presence channels. */
   leave(connection: Connection): void {
     const { presence, joinLeavePush, node } = this.#options
     if (!presence.enabled) return
-    for (const channel of this.#told.get(connection) ?? []) joinLeavePush.remove(connection, channel)
-    this.#told.delete(connection)
+    for (const channel of this.#pushedTo.get(connection) ?? []) joinLeavePush.remove(connection, channel)
+    this.#pushedTo.delete(connection)
     const client = connectionId(node, connection)
     for (const channel of connection.channels) presence.leave(channel, client)
   }
 
   /**
-   * Tells a connection that has just entered who is in the presence channels that it reads, and from then on who joins
-   * and leaves. One that reads nothing is told nothing.
+   * Sends a connection the members of the presence channels that it reads, and from then on an event for each client that
+   * joins or leaves.
    */
-  tell(connection: Connection): void {
+  subscribe(connection: Connection): void {
     const channels = connection.read ? this.#presenceChannels(connection) : []
     if (channels.length === 0) return
-    this.#told.set(connection, channels)
+    this.#pushedTo.set(connection, channels)
     const lists = channels.map((channel) => {
       return connection.format.encode(this.#options.joinLeavePush.add(connection, channel))
     })
-    // Past what is held for a replay: the list is no part of it, and may be longer than what may wait.
+    // Ahead of what is held for a replay, because the list may be longer than what may wait.
     connection.replay(lists)
   }
 

@@ -2,21 +2,21 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { CLOSE, type Connection } from './connection.js'
 import { Expiry } from './expiry.js'
 
-/** How often sockets are pinged, in milliseconds; what postgres-websockets does. */
+/** How often each connection is pinged, in milliseconds; the interval of postgres-websockets. */
 const PING_INTERVAL = 30_000
 
-/** Sockets are pinged in so many groups, one after the other: ten thousand writes at once would hold up all else. */
+/** Connections are pinged in this many groups, because ten thousand writes at once would block the event loop. */
 const PING_GROUPS = 30
 
-/** When the server ends, sockets are closed at least so fast, and spread, so that not all come back at once. */
+/** At shutdown, connections are closed at this rate or faster, but not all at once, so that they do not return at once. */
 const CLOSES_A_SECOND = 1000
 const CLOSE_TICK = 20
 
-/** With what word sockets are closed when the server ends. */
+/** How connections are closed at shutdown. */
 export interface Leaving {
   code: number
   reason: string
-  /** Those that come back find servers that already have others' clients, and are not to come all at once. */
+  /** Whether to spread the closes, because the other servers must take all of these clients. */
   slowly?: boolean
 }
 
@@ -29,7 +29,7 @@ export const OUTDATED: Leaving = {
   slowly: true
 }
 
-/** The open sockets of this server: pings, the expiry of their tokens, and how they end with the server. */
+/** The open connections of this server: pings them, expires their tokens, and closes them at shutdown. */
 export class ConnectionRegistry {
   readonly #groups = Array.from({ length: PING_GROUPS }, () => new Set<Connection>())
   readonly #pings: NodeJS.Timeout
@@ -57,7 +57,7 @@ export class ConnectionRegistry {
     if (connection.expiresAt !== undefined) this.#expiry.add(connection, connection.expiresAt)
   }
 
-  /** @returns whether it was there */
+  /** @returns whether it was registered */
   delete(connection: Connection): boolean {
     if (!this.#groups[connection.pingGroup]!.delete(connection)) return false
     this.#size--
@@ -65,7 +65,7 @@ export class ConnectionRegistry {
     return true
   }
 
-  /** A connection's token was replaced: it ends at another time, in milliseconds since the epoch. */
+  /** Sets when the token of a connection expires, in milliseconds since the epoch; undefined: never. */
   renew(connection: Connection, expiresAt: number | undefined): void {
     if (connection.expiresAt !== undefined) this.#expiry.delete(connection, connection.expiresAt)
     connection.expiresAt = expiresAt
@@ -77,9 +77,9 @@ export class ConnectionRegistry {
   }
 
   /**
-   * Closes all sockets, spread over a part of the time there is; those that do not answer by its end are ended.
-   * @param time milliseconds
-   * @param leaving the code and the reason; and whether half of the time is to be used, however few there are
+   * Closes all connections, spread over half of the time. Those that do not answer by its end are terminated.
+   * @param time how long that may take, in milliseconds
+   * @param leaving the code and the reason; `slowly` uses half of the time even for a few connections
    */
   async close(time: number, { code, reason, slowly = false }: Leaving = SHUTTING_DOWN): Promise<void> {
     clearInterval(this.#pings)

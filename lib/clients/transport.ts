@@ -1,18 +1,18 @@
 import type { ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
 
-/** What ends with its client: the socket of an upgrade, or the answer to a request, which has a socket. */
+/** What carries a connection: the socket of an upgrade, or the response to a request. */
 export type Transport = Duplex | ServerResponse
 
-/** Whether the client has gone, or has been answered. */
+/** Whether the transport has ended. */
 export function isGone(transport: Transport): boolean {
   if (transport.destroyed || transport.closed) return true
-  // An answer over HTTP/2 ends with its stream; its socket is that of all streams.
+  // A response over HTTP/2 ends with its stream. Its socket is shared by all streams.
   const { stream } = transport as { stream?: { destroyed: boolean } }
   return stream?.destroyed === true
 }
 
-/** Calls back when the client has gone or has been answered, also where that was before. */
+/** Calls back when the transport ends, or at once if it has ended already. */
 export function whenGone(transport: Transport, callback: (() => void) | undefined): void {
   if (callback === undefined) return
   if (isGone(transport)) callback()

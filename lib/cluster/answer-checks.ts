@@ -2,7 +2,7 @@ import type { ChannelSummary } from '../channels/index.js'
 import type { ConnectionSummary } from '../clients/index.js'
 import { isCount, isObject } from '../json-value.js'
 
-/** What other nodes may answer. Whoever has SQL may answer, too, so what is of another shape is no answer. */
+/** Checks for the answers of other nodes. Any role that may connect to the database can send an answer of any shape. */
 
 export function isBoolean(value: unknown): value is boolean {
   return typeof value === 'boolean'
@@ -21,6 +21,6 @@ export function isConnections(value: unknown): value is ConnectionSummary[] {
   })
 }
 
-function isListOf(value: unknown, fits: (item: Record<string, unknown>) => boolean): boolean {
-  return Array.isArray(value) && value.every((item) => isObject(item) && fits(item))
+function isListOf(value: unknown, isItem: (item: Record<string, unknown>) => boolean): boolean {
+  return Array.isArray(value) && value.every((item) => isObject(item) && isItem(item))
 }

@@ -1,15 +1,18 @@
 import { TextParts } from '../messages/index.js'
 
-/** How long to wait for an answer, and for each further part of one, in milliseconds. */
+/** How long to wait for an answer, and for each further part of it, in milliseconds. */
 const DEADLINE = 2000
 
-/** How long to wait at most, whatever still comes, in milliseconds. */
+/** How long to wait in total, even if parts still arrive, in milliseconds. */
 const LAST_DEADLINE = 10_000
 
-/** Of all answers to one question at most so many characters are kept: whoever has SQL may send some. */
+/**
+ * How many characters all answers to one question may take. The limit exists because any role that may connect to the
+ * database can send answers.
+ */
 const MAX_LENGTH = 64 * 1024 * 1024
 
-/** What other nodes answer to one question. */
+/** The answers of other nodes to one question. */
 export class Answers {
   readonly #expected: Set<string>
   readonly #values = new Map<string, unknown>()
@@ -18,12 +21,12 @@ export class Answers {
   #done: (() => void) | undefined
   #timer: NodeJS.Timeout | undefined
 
-  /** @param expected the nodes that should answer; an answer of another counts, too */
+  /** @param expected the nodes that should answer; answers of others count, too */
   constructor(expected: Iterable<string>) {
     this.#expected = new Set(expected)
   }
 
-  /** The nodes that did not answer. */
+  /** The nodes that have not answered. */
   get missing(): string[] {
     return [...this.#expected].filter((node) => !this.#values.has(node))
   }
@@ -33,7 +36,7 @@ export class Answers {
     this.#check()
   }
 
-  /** Adds a part of an answer; they come in order, and where one was lost the answer is. */
+  /** Adds a part of an answer. Parts arrive in order; if one is lost, the answer is lost. */
   addPart(node: string, part: number, text: string, last: boolean): void {
     const parts = this.#parts.get(node) ?? new TextParts()
     const length = this.#length + TextParts.lengthOf(text)
@@ -49,30 +52,30 @@ export class Answers {
     } catch {}
   }
 
-  /** Does not wait for a node any more. */
+  /** Stops waiting for a node. */
   forget(node: string): void {
     this.#expected.delete(node)
     this.#check()
   }
 
   /**
-   * The answers that have the right shape.
-   * @param onMissing told of the nodes without one, if any
+   * The valid answers.
+   * @param onMissing is called with the nodes that gave no valid answer, if there are any
    */
-  read<Value>(fits: (value: unknown) => value is Value, onMissing?: (nodes: string[]) => void): Value[] {
-    const wrong = [...this.#values].filter(([, value]) => !fits(value)).map(([node]) => node)
+  read<Value>(isValid: (value: unknown) => value is Value, onMissing?: (nodes: string[]) => void): Value[] {
+    const wrong = [...this.#values].filter(([, value]) => !isValid(value)).map(([node]) => node)
     const without = [...this.missing, ...wrong]
     if (without.length > 0) onMissing?.(without)
-    return [...this.#values.values()].filter(fits)
+    return [...this.#values.values()].filter(isValid)
   }
 
-  /** Resolves when all have answered, or after the deadline. */
+  /** Resolves when all nodes have answered, or after the deadline. */
   async wait(): Promise<this> {
     if (this.missing.length === 0) return this
     const done = new Promise<void>((resolve) => {
       this.#done = resolve
     })
-    // Where this process was busy itself, answers that are there already are read first.
+    // If this process was busy, first read the answers that have already arrived.
     const finish = () => setImmediate(() => this.#done!())
     this.#timer = setTimeout(finish, DEADLINE)
     const last = setTimeout(finish, LAST_DEADLINE)

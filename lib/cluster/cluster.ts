@@ -22,7 +22,7 @@ import { type DeliveryCounts, NodeChannel } from './node-channel.js'
 import { type NodeSessions, OwnNode } from './own-node.js'
 import { BEATS } from './peers.js'
 
-/** A node, as the control plane shows it. */
+/** A node, as `GET /nodes` shows it. */
 export interface NodeSummary {
   id: string
   hostname: string
@@ -31,33 +31,35 @@ export interface NodeSummary {
   /** ISO 8601, as `lastSeen`. */
   startedAt: string
   lastSeen: string
-  /** Open sockets and event streams, as last told. */
+  /** Open websockets and event streams at the last heartbeat. */
   connections: number
-  /** The node that answers. */
+  /** Whether this is the node that answers. */
   self: boolean
 }
 
-/** Who is asked: this node, or all of them. */
+/** Which nodes are asked. */
 export interface Scope {
+  /** `local`: this node; `cluster`: all nodes. Default: `local`. */
   scope?: 'local' | 'cluster' | undefined
-  /** Told which nodes did not answer in time, if any. */
+  /** Is called with the ids of the nodes that did not answer in time, if there are any. */
   onMissing?: ((nodes: string[]) => void) | undefined
 }
 
-/** How many connections were closed. */
+/** The result of closing connections. */
 export interface Disconnected {
+  /** How many connections were closed. */
   closed: number
-  /** The nodes that did not answer in time; their connections may be closed, too. */
+  /** The ids of the nodes that did not answer in time. They may have closed connections, too. */
   missing: string[]
 }
 
-/** Who got a publication. */
+/** The result of a confirmed publication. */
 export interface Delivery {
-  /** To how many clients it was written, on all nodes; of several messages, or channels, the sum. */
+  /** The number of clients that it was written to, on all nodes; the sum, for several messages or channels. */
   delivered: number
-  /** How many nodes answered. */
+  /** The number of nodes that answered. */
   nodes: number
-  /** Those that did not in time. */
+  /** The ids of the nodes that did not answer in time. */
   missing: string[]
 }
 
@@ -78,9 +80,9 @@ export interface ClusterOptions {
   log: Log
 }
 
-/** The nodes behind one database as one: what is connected to them, and who got a message. */
+/** The servers that share a database: lists and closes their connections, and counts deliveries. */
 export class Cluster {
-  /** The database channel to listen to. */
+  /** The database channel on which the nodes communicate. */
   readonly channel: string
   readonly #options: ClusterOptions
   readonly #own: OwnNode
@@ -111,10 +113,10 @@ export class Cluster {
     if (presence.enabled) {
       this.#presence = new NodeSync({
         presence,
-        accompanied: () => this.#channel.members.length > 0,
-        tell: (message) => this.#channel.tellPresence(message),
+        hasPeers: () => this.#channel.members.length > 0,
+        send: (message) => this.#channel.sendPresence(message),
         ask: (node) => this.#channel.askPresence(node),
-        // Less than a heartbeat, so that each of them may lead to a question.
+        // Shorter than the time between heartbeats, so that each heartbeat may cause a request.
         interval: nodeTimeout / BEATS / 2
       })
     }
@@ -123,7 +125,7 @@ export class Cluster {
       timeout: nodeTimeout,
       state: () => this.#state(),
       publish: async (payloads) => {
-        // Each for itself, so that a large answer goes in several statements. Their order stays.
+        // One by one, so that a large answer is split into several statements. The queue keeps their order.
         await Promise.all(payloads.map((payload) => queue.publish([this.#notification(payload)])))
       },
       ready,
@@ -139,22 +141,22 @@ export class Cluster {
     return this.#channel.id
   }
 
-  /** Takes what came on the channel. */
+  /** Takes the payload of a notification on `channel`. */
   receive(payload: string): void {
     this.#channel.receive(payload)
   }
 
-  /** To be called whenever this node begins to listen. */
+  /** Announces this node. Call it whenever this node starts to listen. */
   hello(): Promise<void> {
     return this.#channel.hello()
   }
 
-  /** Says that this node is gone. */
+  /** Announces that this node leaves. */
   goodbye(): Promise<void> {
     return this.#channel.goodbye()
   }
 
-  /** @throws NodesUnavailable (503) while this node does not listen */
+  /** The nodes, this one first. @throws NodesUnavailable (503) while this node does not listen */
   nodes(): NodeSummary[] {
     this.#channel.requireReady()
     const self = { id: this.#channel.id, lastSeen: Date.now(), ...this.#state() }
@@ -170,7 +172,7 @@ export class Cluster {
     }))
   }
 
-  /** The channels that clients of all nodes are connected to. */
+  /** The channels that clients of all nodes have joined. @throws NodesUnavailable (503) */
   async channels({ onMissing }: Scope): Promise<ChannelSummary[]> {
     const answers = await this.#channel.ask('channels', {})
     const others = answers.read(isChannels, onMissing)
@@ -207,7 +209,7 @@ export class Cluster {
       return { closed: 0, missing: [] }
     }
     const asked = this.#channel.ask('disconnect', { ...wanted, code, reason }, node)
-    // Whatever the others do, ours are closed at once.
+    // This node does not wait for the others.
     const own = this.#own.disconnect(wanted, code, reason)
     const answers = await asked
     const missing: string[] = []
@@ -215,19 +217,19 @@ export class Cluster {
     return { closed: counts.reduce((sum, count) => sum + count, own), missing }
   }
 
-  /** What shows that a session is one of another node; undefined where it is not known. */
+  /** The public part by which the sessions of another node are recognized; undefined if the node is not known. */
   sessionsOf(node: string): string | undefined {
     return this.#channel.member(node)?.sessions
   }
 
-  /** Whether there are nodes of an older version, which do not number what they hand to sessions. */
+  /** Whether there are nodes of an older release, which do not number the commands that they forward. */
   get outdated(): boolean {
     return this.#channel.members.some(({ sessions }) => sessions === undefined)
   }
 
   /**
-   * Hands commands to a session of another node.
-   * @returns whether there is such a node, with such a session
+   * Forwards commands to a session of another node.
+   * @returns whether the node and the session exist
    * @throws NodesUnavailable (503)
    */
   async commands(node: string, args: object): Promise<boolean> {
@@ -241,8 +243,8 @@ export class Cluster {
   }
 
   /**
-   * Publishes so that all nodes count to how many clients they deliver it.
-   * @param publish publishes notifications in one transaction that has no others
+   * Publishes notifications, and makes all nodes count their deliveries.
+   * @param publish publishes notifications in a transaction that contains nothing else
    */
   async confirm(
     notifications: readonly Notification[],

@@ -1,27 +1,33 @@
 import { TextParts } from '../messages/index.js'
 
-/** An incomplete question is forgotten after so many milliseconds, and the oldest where all take so many characters. */
+/**
+ * After how many milliseconds an incomplete question is dropped, and how many characters all of them may take before the
+ * oldest is dropped.
+ */
 const TIMEOUT = 10_000
 const MAX_LENGTH = 16 * 1024 * 1024
 
-/** What a question takes beside its parts. */
+/** What a question counts in addition to its parts, in characters. */
 const OVERHEAD = 100
 
 interface Gathered {
   parts: TextParts
-  /** As `performance.now()` has it. */
+  /** `performance.now()`. */
   begunAt: number
 }
 
-/** Puts questions together that took several notifications. Whoever has SQL may send some, so there are limits. */
+/**
+ * Reassembles questions that were split into several notifications. There are limits, because any role that may connect
+ * to the database can send parts.
+ */
 export class Multipart {
   readonly #gathered = new Map<string, Gathered>()
   #length = 0
 
   /**
-   * Adds a part; they come in order, and where one was lost the question is.
-   * @param key the question's, of whoever asks
-   * @returns what the text of all parts says, once it is complete
+   * Adds a part. Parts arrive in order; if one is lost, the question is lost.
+   * @param key identifies the question and its sender
+   * @returns the parsed JSON of all parts when the last one has arrived; otherwise undefined
    */
   add(key: string, part: number, text: string, last: boolean): unknown {
     if (part === 0) this.#begin(key)

@@ -20,36 +20,37 @@ export interface NodeChannelOptions {
   node: string
   /** After how much silence a node is gone, in milliseconds. */
   timeout: number
-  /** What the others are told of this node. */
+  /** What this node announces of itself. */
   state: () => NodeState
-  /** Notifies payloads, in order, on the database channel that the nodes share. */
+  /** Sends payloads as notifications, in order, on the database channel that the nodes share. */
   publish: (payloads: readonly string[]) => Promise<void>
-  /** Whether this node listens: while it does not, it has no part in anything. */
+  /** Whether this node listens. While it does not, it takes no part in the cluster. */
   ready: () => boolean
-  /** Answers another node's question. Whoever has SQL may ask: throws for what is none. */
+  /** Answers another node's question. Any role that may connect can ask, so this throws for an invalid question. */
   answer: (question: string, args: unknown) => unknown
   deliveries: DeliveryCounts
-  /** Told what the others say of their members in presence channels; undefined: nobody wants to know. */
+  /** Receives the presence messages of other nodes; undefined if there are no presence channels. */
   presence: Pick<NodeSync, 'heard' | 'receive' | 'asked' | 'gone'> | undefined
   log: Log
 }
 
-/** Counts to how many clients of this node a publication is delivered. */
+/** Counts the clients of this node that a publication is delivered to. */
 export interface DeliveryCounts {
-  /** A publication begins whose publisher wants to know. */
+  /** Starts to count for a publication. */
   begin(publication: string): void
-  /** It has ended; to be called back with the number once all of it was delivered. */
+  /** Ends the count. `counted` is called with the number once all of the publication has been delivered. */
   end(publication: string, counted: (delivered: number) => void): void
 }
 
-/** The id of a node that starts: 16 hexadecimal digits. */
+/** Makes the id of a node: 16 random hexadecimal digits. */
 export function newNodeId(): string {
   return randomBytes(8).toString('hex')
 }
 
 /**
- * The nodes that share a database channel: who is there, questions to them, and the marks around a publication that
- * lets each node count. All they say goes through the database, so it keeps its order among the messages.
+ * Communication with the nodes that share a database channel: membership, questions and answers, and the marks around a
+ * publication that make each node count its deliveries. All of it goes through the database, so it stays in order with
+ * the messages of clients.
  */
 export class NodeChannel {
   /** This node's id: 16 hexadecimal digits. */
@@ -68,24 +69,24 @@ export class NodeChannel {
     this.id = options.node
     this.#options = options
     const { timeout, presence, log } = options
-    const shown = ({ id, hostname, pid }: Peer) => ({ node: id, hostname, pid })
+    const fieldsOf = ({ id, hostname, pid }: Peer) => ({ node: id, hostname, pid })
     this.#members = new Peers({
       timeout,
-      onJoin: (member) => log.info(shown(member), 'another node joined'),
+      onJoin: (member) => log.info(fieldsOf(member), 'another node joined'),
       onLeave: (member) => {
-        log.info(shown(member), 'another node left')
+        log.info(fieldsOf(member), 'another node left')
         for (const answers of this.#pending.values()) answers.forget(member.id)
         presence?.gone(member.id)
       }
     })
   }
 
-  /** The other nodes. */
+  /** The known other nodes. */
   get members(): Peer[] {
     return this.#members.all
   }
 
-  /** Another node. */
+  /** One of the other nodes; undefined if it is not known. */
   member(node: string): Peer | undefined {
     return this.#members.get(node)
   }
@@ -94,14 +95,14 @@ export class NodeChannel {
     return this.#members.has(node)
   }
 
-  /** Makes this node known, and the others known to it. To be called whenever it begins to listen. */
+  /** Announces this node; the others answer with an announcement of their own. Call it whenever this node starts to listen. */
   async hello(): Promise<void> {
     if (this.#closed) return
     this.#timer ??= setInterval(() => this.#beat(), this.#options.timeout / BEATS).unref()
-    await this.#tell('hello')
+    await this.#announce('hello')
   }
 
-  /** Says that this node is gone. Nothing is heard or said after it. */
+  /** Announces that this node leaves. After that, nothing is sent or received. */
   async goodbye(): Promise<void> {
     const known = this.#timer !== undefined
     clearInterval(this.#timer)
@@ -135,9 +136,9 @@ export class NodeChannel {
   }
 
   /**
-   * Has all nodes count what they deliver of a publication.
+   * Makes all nodes count their deliveries of a publication.
    * @param publish publishes it in one transaction, between two payloads for the channel that the nodes share
-   * @returns how many clients got it, by node
+   * @returns the number of clients that each node delivered it to
    * @throws what `publish` throws
    */
   count(publish: (begin: string, end: string) => Promise<void>): Promise<Answers> {
@@ -147,10 +148,10 @@ export class NodeChannel {
   }
 
   /**
-   * Tells the others of this node's members in presence channels.
+   * Sends a presence message to the other nodes.
    * @throws what `publish` throws
    */
-  async tellPresence(message: object): Promise<void> {
+  async sendPresence(message: object): Promise<void> {
     if (this.#closed) return
     await this.#options.publish(encodePresence(this.id, ++this.#lastPresence, message))
   }
@@ -160,7 +161,7 @@ export class NodeChannel {
     this.#say([encode({ from: this.id, type: 'presence-question', to })])
   }
 
-  /** Takes what came on the database channel. */
+  /** Takes the payload of a notification on the shared database channel. */
   receive(payload: string): void {
     const message = decode(payload)
     if (message === undefined || this.#closed) return
@@ -194,7 +195,7 @@ export class NodeChannel {
     switch (message.type) {
       case 'hello':
         this.#members.update(from, message.node)
-        this.#tell('here')
+        this.#announce('here')
         if (this.#members.has(from)) presence?.heard(from, message.node.presence)
         break
       case 'here':
@@ -253,7 +254,7 @@ export class NodeChannel {
 
   async #await(answers: Answers, send: (id: string) => Promise<void>): Promise<Answers> {
     const id = (++this.#lastId).toString(36)
-    // Answers may come before the commit has been told.
+    // Before sending: answers may arrive before the commit is acknowledged.
     this.#pending.set(id, answers)
     try {
       await send(id)
@@ -263,19 +264,19 @@ export class NodeChannel {
     }
   }
 
-  /** While this node does not listen it is silent: the others must not count on it. */
+  /** Sends a heartbeat. While this node does not listen it sends none, so that the others do not wait for its answers. */
   async #beat(): Promise<void> {
     if (this.#beating || !this.#options.ready()) return
     this.#beating = true
-    await this.#tell('heartbeat')
+    await this.#announce('heartbeat')
     this.#beating = false
   }
 
-  #tell(type: 'hello' | 'here' | 'heartbeat'): Promise<void> {
+  #announce(type: 'hello' | 'here' | 'heartbeat'): Promise<void> {
     return this.#say([encode({ from: this.id, type, node: this.#options.state() })])
   }
 
-  /** What is lost of this is made good by the next heartbeat, or missed by who asked. */
+  /** Sends payloads. If that fails, the next heartbeat repairs it, or the node that asked reports a missing answer. */
   async #say(payloads: readonly string[]): Promise<void> {
     try {
       await this.#options.publish(payloads)
@@ -285,7 +286,7 @@ export class NodeChannel {
   }
 }
 
-/** Two nodes may have the same number for a publication. */
+/** Ids are numbers of the sender, so two nodes may use the same one. */
 function keyOf({ from, id }: { from: string; id: string }): string {
   return `${from} ${id}`
 }

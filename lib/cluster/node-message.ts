@@ -3,33 +3,36 @@ import { isCount, isObject } from '../json-value.js'
 import { NOTIFY_PAYLOAD_LIMIT } from '../postgres/index.js'
 import type { PresencePart } from '../presence/index.js'
 
-/** What nodes say to each other changes with this number; they pass over what has another one. */
+/** The version of the messages between nodes. Messages of another version are ignored. */
 const PROTOCOL = 1
 
-/** How much of a question, or an answer, goes into one notification, in bytes; the rest is for what stands before it. */
+/** The size of a part of a question or an answer, in bytes. The rest of the notification is for the header. */
 const PART_BYTES = NOTIFY_PAYLOAD_LIMIT - 300
 
-/** What a node tells of itself. */
+/** What a node announces of itself. */
 export interface NodeState {
   hostname: string
   pid: number
   version: string
   /** Milliseconds since the epoch. */
   startedAt: number
-  /** Open sockets and event streams. */
+  /** Open websockets and event streams. */
   connections: number
-  /** After how much silence it is gone, in milliseconds. */
+  /** After how much silence it counts as gone, in milliseconds. */
   timeout: number
-  /** How many changes of its members in presence channels it has told; undefined where it has no such channels. */
+  /** The number of presence changes that it has sent; undefined if it has no presence channels. */
   presence?: number | undefined
-  /** What shows that a session is one of its own (lib/protocols/centrifugo/emulation/sealed-commands.ts); older servers have none. */
+  /**
+   * The public part by which its sessions are recognized (lib/protocols/centrifugo/emulation/sealed-commands.ts); older
+   * releases have none.
+   */
   sessions?: string | undefined
 }
 
-/** What nodes say to each other. */
+/** A message between nodes. */
 export type NodeMessage = { from: string } & (
   | {
-      /** `hello`: who else is there? `here` is the answer to it. */
+      /** `hello` asks the others to announce themselves; `here` is their answer. */
       type: 'hello' | 'here' | 'heartbeat'
       node: NodeState
     }
@@ -43,7 +46,7 @@ export type NodeMessage = { from: string } & (
       args: unknown
     }
   | {
-      /** Of a question that takes several notifications. */
+      /** A part of a question that is too large for one notification. */
       type: 'part'
       id: string
       to?: string | undefined
@@ -56,15 +59,15 @@ export type NodeMessage = { from: string } & (
   | { type: 'begin' | 'end'; id: string }
   | ({ type: 'presence' } & PresencePart)
   | {
-      /** To tell all of its members. */
+      /** Asks a node for all of its members in presence channels. */
       type: 'presence-question'
       to: string
     }
 )
 
 /**
- * The payload of a notification: a line of JSON, and behind it the text of a part. All of it is ASCII,
- * whatever the database's encoding.
+ * Encodes a message as the payload of a notification: a line of JSON, followed by the text of a part. It is ASCII, so it
+ * does not depend on the database's encoding.
  */
 export function encode(message: NodeMessage): string {
   if (message.type !== 'answer' && message.type !== 'part' && message.type !== 'presence') {
@@ -74,20 +77,20 @@ export function encode(message: NodeMessage): string {
   return `${asciiOf({ pgws: PROTOCOL, ...head })}\n${text}`
 }
 
-/** The payloads of an answer, cut into as many as it takes. */
+/** Encodes an answer as one or more payloads. */
 export function encodeAnswer(from: string, to: string, id: string, value: unknown): string[] {
   return cut(asciiOf(value)).map((part) => encode({ from, type: 'answer', id, to, ...part }))
 }
 
 /**
- * The payloads of what a node tells of its members, cut into as many as it takes.
- * @param id another one for each message
+ * Encodes a presence message as one or more payloads.
+ * @param id unique among the sender's presence messages
  */
 export function encodePresence(from: string, id: number, value: unknown): string[] {
   return cut(asciiOf(value)).map((part) => encode({ from, type: 'presence', id, ...part }))
 }
 
-/** The payloads of a question: one, or where it is too large for that, as many as it takes. */
+/** Encodes a question as one or more payloads. */
 export function encodeQuestion(
   from: string,
   to: string | undefined,
@@ -109,7 +112,10 @@ function cut(text: string): { part: number; last: boolean; text: string }[] {
   }))
 }
 
-/** Reads a payload; undefined for what is none of ours. Anyone who has SQL may notify the channel. */
+/**
+ * Decodes a payload. Any role that may connect to the database can send one, so its shape is checked.
+ * @returns undefined for a payload that is not a valid message
+ */
 export function decode(payload: string): NodeMessage | undefined {
   const end = payload.indexOf('\n')
   let head: Record<string, unknown>
@@ -159,7 +165,7 @@ export function decode(payload: string): NodeMessage | undefined {
   return message as NodeMessage
 }
 
-/** Whether a text has the shape of a node's id. */
+/** Whether a value has the shape of a node's id. */
 export function isNodeId(value: unknown): value is string {
   return typeof value === 'string' && /^[0-9a-f]{16}$/.test(value)
 }
@@ -170,7 +176,7 @@ function isNodeState(value: unknown): value is NodeState {
   if (!isShort(hostname) || !isShort(version)) return false
   if (sessions !== undefined && !isShort(sessions)) return false
   if (![pid, connections, timeout, presence ?? 0].every(isCount)) return false
-  // What a Date can hold.
+  // The range of a Date.
   return isCount(startedAt) && startedAt <= 8.64e15
 }
 

@@ -12,14 +12,14 @@ import {
 } from '../clients/index.js'
 import { errors } from '../errors.js'
 
-/** So many connections are closed in one turn of the event loop, so that a crowd does not hold up deliveries. */
+/** How many connections are closed in one turn of the event loop, so that deliveries continue in between. */
 const CLOSES_A_TURN = 100
 
-/** The sessions of this node whose commands may come to any node. */
+/** The sessions of this node whose commands may arrive at any node. */
 export interface NodeSessions {
-  /** What shows that a session is one of this node. */
+  /** The public part by which other nodes recognize the sessions of this node. */
   readonly sessions: string
-  /** Takes what another node hands to a session of this one; returns whether there is such a session. */
+  /** Takes commands that another node forwards to a session of this node. Returns whether the session exists. */
   answer(args: unknown): boolean
 }
 
@@ -49,7 +49,7 @@ export class OwnNode {
     return [...select(this.#options.connections, id, filter)].map((connection) => summaryOf(id, connection))
   }
 
-  /** @returns how many are closed: the first at once, the others within the next turns of the event loop */
+  /** @returns how many are closed: the first at once, the others in the next turns of the event loop */
   disconnect(filter: ConnectionFilter, code: number, reason: string): number {
     const connections = [...select(this.#options.connections, this.#options.node, filter)]
     closeAll(connections, code, reason)

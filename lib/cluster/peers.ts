@@ -1,6 +1,6 @@
 import type { NodeState } from './node-message.js'
 
-/** Another node, as it was last heard. */
+/** Another node, as of its last message. */
 export interface Peer extends NodeState {
   id: string
   /** Milliseconds since the epoch. */
@@ -8,29 +8,29 @@ export interface Peer extends NodeState {
 }
 
 interface Entry extends Peer {
-  /** How many heartbeats of our own have come since it was last heard. */
+  /** How many heartbeats of this node have arrived after the peer's last message. */
   missed: number
 }
 
 export interface PeersOptions {
-  /** After how much silence a node is gone, in milliseconds. */
+  /** After how much silence a node counts as gone, in milliseconds. */
   timeout: number
   onJoin: (member: Peer) => void
   onLeave: (member: Peer) => void
 }
 
-/** At most so many other nodes are known: whoever has SQL may say that it is one. */
+/** The maximum number of other nodes. The limit exists because any role that may connect can pretend to be a node. */
 const MAX_MEMBERS = 1000
 
-/** At most so many of our own timeouts a node stays that is silent: whoever has SQL may say any of its own. */
+/** A silent node is kept for at most this many times our own timeout, whatever timeout it announced. */
 const MAX_TIMEOUTS = 10
 
-/** So many heartbeats make a timeout. */
+/** The number of heartbeats in a timeout. */
 export const BEATS = 4
 
 /**
- * The other nodes. How long one has been silent is counted in heartbeats of our own that came back from the
- * database: where we hear nothing ourselves, or were stopped for a while, nobody is taken for dead.
+ * The other nodes. The silence of a node is counted in our own heartbeats that came back from the database. So no node is
+ * declared dead while this one receives nothing, or after this process was stopped for a while.
  */
 export class Peers {
   readonly #options: PeersOptions
@@ -56,7 +56,7 @@ export class Peers {
     return this.#entries.has(id)
   }
 
-  /** A node was heard. */
+  /** Notes that a message of a node has arrived. */
   heard(id: string): void {
     const entry = this.#entries.get(id)
     if (entry === undefined) return
@@ -64,7 +64,7 @@ export class Peers {
     entry.lastSeen = Date.now()
   }
 
-  /** A node has told of itself. Passed over where too many have already. */
+  /** Adds or updates a node. Does nothing for a new one if there are too many already. */
   update(id: string, state: NodeState): void {
     const isNew = !this.#entries.has(id)
     if (isNew && this.#entries.size >= MAX_MEMBERS) return
@@ -73,11 +73,11 @@ export class Peers {
     if (isNew) this.#options.onJoin(entry)
   }
 
-  /** A heartbeat of our own has come back: who has been silent for too many of them is gone. */
+  /** Counts a heartbeat of our own that came back, and removes nodes that have been silent for too many of them. */
   beat(): void {
     const { timeout } = this.#options
     for (const entry of this.#entries.values()) {
-      // It may have been told another timeout, and is heard accordingly.
+      // A node may be configured with another timeout, and sends its heartbeats accordingly.
       const allowed = Math.min(Math.max(timeout, entry.timeout), timeout * MAX_TIMEOUTS)
       if ((++entry.missed * timeout) / BEATS >= allowed) this.delete(entry.id)
     }

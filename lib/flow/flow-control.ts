@@ -1,35 +1,38 @@
 import type { Duplex } from 'node:stream'
 
-/** A client that is behind may have so many times `maxBufferedBytes` waiting for it, whatever it takes. */
+/** The maximum for a client that reads, as a multiple of `maxBufferedBytes`. */
 const HARD_LIMIT = 16
 
-/** How often those for whom something waits are looked at, in milliseconds. */
+/** How often clients with waiting bytes are checked, in milliseconds. */
 const INTERVAL = 250
 
-/** Where too much waits for all, so much of it goes that not each message leads to the next look at all of them. */
+/**
+ * Above the total limit, clients are closed until this fraction of it is left. Otherwise each message would cause another
+ * check of all clients.
+ */
 const RELIEF = 0.9
 
-/** Something that takes bytes, and may take them more slowly than they come. */
+/** A receiver of bytes that may read them more slowly than they arrive. */
 export interface Receiver {
   /** False once it is being closed. */
   readonly open: boolean
   /** How many bytes wait for it. */
   readonly bufferedBytes: number
-  /** How many bytes were ever written to it. */
+  /** How many bytes were written to it in total. */
   readonly writtenBytes: number
-  /** What the system has not taken of the write under way, in bytes: where it changes, the client reads. */
+  /** The bytes of the current write that the operating system has not taken yet. If the number changes, the client reads. */
   readonly unsentBytes: number
-  /** What waits for it in a copy of its own (encrypted, compressed), in bytes. */
+  /** The waiting bytes that are a copy of its own (encrypted or compressed). */
   readonly copiedBytes: number
-  /** What is known of it while something waits. */
+  /** The state of flow control while bytes wait. */
   waiting: Waiting | undefined
   /** Closes it as one that is too slow (3008). */
   closeSlow(): void
-  /** Ends it at once, with all that waits for it. */
+  /** Ends it at once, and discards what waits for it. */
   terminate(): void
 }
 
-/** Bytes that wait for one client, or for many. */
+/** A buffer that waits for one client or for several. */
 interface Chunk {
   readonly length: number
   clients: number
@@ -38,55 +41,55 @@ interface Chunk {
 /** A chunk in the queue of one client. */
 interface Queued {
   readonly chunk: Chunk
-  /** How many bytes were ever written to the client with it. */
+  /** The client's `writtenBytes` after it. */
   readonly end: number
   next: Queued | undefined
 }
 
-/** What is known of a client for which something waits. */
+/** The state of a client with waiting bytes. */
 export interface Waiting {
   first: Queued | undefined
   last: Queued | undefined
-  /** What it had taken, and the system had not, when it was looked at last. */
+  /** The numbers of the last check: bytes that the client had taken, bytes that the system had not taken, bytes in copies. */
   takenBytes: number
   unsentBytes: number
   copiedBytes: number
-  /** At how many looks in a row it had taken nothing. */
+  /** The number of consecutive checks in which it had taken nothing. */
   stalled: number
-  /** At how many looks in a row it was behind; undefined: it is not. */
+  /** The number of consecutive checks in which it was behind; undefined: it is not behind. */
   behind: number | undefined
 }
 
 export interface FlowControlOptions {
-  /** How many bytes may wait for a client that takes nothing. */
+  /** How many bytes may wait for a client that does not read. */
   maxBufferedBytes: number
-  /** How many bytes may wait for all clients; what is written to many at once counts once. */
+  /** How many bytes may wait for all clients. A buffer that is written to several clients counts once. */
   maxTotalBufferedBytes: number
   /**
-   * How long a client that reads may be behind, in milliseconds. One that takes nothing for half of that does not read:
-   * the system says that it has taken something for each third of its buffer only, which is some 1.3 MB in a fast network.
+   * How long a client that reads may be behind, in milliseconds. A client that takes nothing for half of that time does
+   * not read. (The operating system reports progress only for each third of its buffer, some 1.3 MB in a fast network.)
    */
   slowTimeout: number
-  /** Told of each client that is closed, with the bytes that wait for it, and why. */
+  /** Is called for each client that is closed, with the bytes that wait for it and the reason. */
   onSlow: (bufferedBytes: number, reason: SlowReason) => void
 }
 
-/** It takes nothing; it is behind for too long, or by too much; too much waits for all of them. */
+/** `stalled`: it does not read. `behind`: for too long. `limit`: too much waits for it. `total`: too much for all clients. */
 export type SlowReason = 'stalled' | 'behind' | 'limit' | 'total'
 
 /**
- * Decides how much may wait for clients, whatever language they speak. More than `maxBufferedBytes` may wait for a
- * client that reads, for some seconds: a burst at full speed is no fault of its readers. Whether it reads shows in what
- * it has taken since the last look; looks are counted, not timed, so that our own pauses are nobody's fault.
+ * Limits how much may wait for clients, for all protocols. More than `maxBufferedBytes` may wait for some seconds for a
+ * client that reads, because readers cannot help a burst at full speed. A client reads if it has taken bytes between two
+ * checks. Checks are counted, not timed, so that a pause of this process is not held against clients.
  *
- * Nothing is kept of clients for which nothing waits.
+ * It stores nothing for clients without waiting bytes.
  */
 export class FlowControl {
   readonly maxBufferedBytes: number
   readonly #options: FlowControlOptions
   readonly #receivers = new Set<Receiver>()
   #totalBytes = 0
-  /** Readers of a channel get the same bytes, one after the other. */
+  /** The readers of a channel get the same buffer, one after the other. */
   #lastBytes: Buffer | undefined
   #lastChunk: Chunk | undefined
   #timer: NodeJS.Timeout | undefined
@@ -96,16 +99,15 @@ export class FlowControl {
     this.maxBufferedBytes = options.maxBufferedBytes
   }
 
-  /** How many bytes wait for all clients, as of the last look; what is written to many at once counts once. */
+  /** How many bytes wait for all clients, as of the last check. A buffer that is written to several clients counts once. */
   get totalBytes(): number {
     return this.#totalBytes
   }
 
   /**
-   * Whether more may wait for a client for which some bytes wait already, and which would then be over
-   * `maxBufferedBytes`.
-   * @param length how many bytes more
-   * @returns false where it was closed instead
+   * Whether more may wait for a client that would then have more than `maxBufferedBytes` waiting.
+   * @param length how many more bytes
+   * @returns false if the client was closed instead
    */
   mayWait(receiver: Receiver, length: number): boolean {
     if (receiver.bufferedBytes + length > HARD_LIMIT * this.maxBufferedBytes) {
@@ -118,8 +120,8 @@ export class FlowControl {
   }
 
   /**
-   * To be called after bytes were written to a client of which some wait.
-   * @param bytes one object for all who get the same ones
+   * To be called after a write to a client of which some bytes wait.
+   * @param bytes the same object for all clients that get the same bytes
    */
   wrote(receiver: Receiver, bytes: Buffer): void {
     const waiting = this.#waitingOf(receiver)
@@ -133,13 +135,13 @@ export class FlowControl {
     if (this.#totalBytes > this.#options.maxTotalBufferedBytes) this.#relieve()
   }
 
-  /** Closes a client as one that is too slow. */
+  /** Closes a client because it is too slow. */
   close(receiver: Receiver, reason: SlowReason): void {
     this.#options.onSlow(receiver.bufferedBytes, reason)
     receiver.closeSlow()
   }
 
-  /** A client is gone. */
+  /** Forgets a client that has ended. */
   forget(receiver: Receiver): void {
     const { waiting } = receiver
     if (waiting === undefined) return
@@ -178,7 +180,7 @@ export class FlowControl {
     return this.#lastChunk
   }
 
-  /** What a client has taken does not wait any more. */
+  /** Removes what a client has taken from what waits for it. */
   #release(waiting: Waiting, takenBytes: number): void {
     let { first } = waiting
     while (first !== undefined && first.end <= takenBytes) {
@@ -209,8 +211,8 @@ export class FlowControl {
   }
 
   /**
-   * Counts what waits for a client now.
-   * @returns undefined where nothing does any more
+   * Updates what waits for a client.
+   * @returns undefined if nothing waits any more
    */
   #settle(receiver: Receiver): Waiting | undefined {
     const { bufferedBytes, copiedBytes } = receiver
@@ -225,7 +227,7 @@ export class FlowControl {
     return waiting
   }
 
-  /** Ends the slowest where too much waits for all of them: first who takes nothing, then for whom most waits. */
+  /** Ends the slowest clients if too much waits in total: first those that do not read, then those with most waiting. */
   #relieve(): void {
     const bearable = this.#options.maxTotalBufferedBytes * RELIEF
     for (const receiver of this.#receivers) this.#settle(receiver)
@@ -244,11 +246,12 @@ export class FlowControl {
 }
 
 /**
- * What the system has not taken of a socket's write under way, in bytes; 0 for what is no socket of the network.
+ * The bytes of a socket's current write that the operating system has not taken yet; 0 for a stream that is not a network
+ * socket.
  *
- * The one private member of Node.js that we read, because it has no public name for it: `writableLength` changes when all
- * of that write is done, which may be 16 MiB. Its own socket timeouts look at it (`_onTimeout` in lib/net.js). Where it
- * is missing, a client that reads a large write slowly seems to take nothing.
+ * This reads a private member of Node.js, because there is no public one: `writableLength` changes only when the whole
+ * write is done, which may be 16 MiB. Node.js uses it for its own socket timeouts (`_onTimeout` in lib/net.js). Without
+ * it, a client that reads a large write slowly would seem not to read.
  */
 export function unsentBytesOf(socket: Duplex | null | undefined): number {
   const { _handle: handle } = (socket ?? {}) as { _handle?: { writeQueueSize?: number } | null }

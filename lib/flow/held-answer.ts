@@ -1,7 +1,7 @@
 import type { ServerResponse } from 'node:http'
 import { type FlowControl, type Receiver, unsentBytesOf, type Waiting } from './flow-control.js'
 
-/** A large answer to an HTTP request, which is in memory until its client has taken it. */
+/** A large answer to an HTTP request, which is in memory until its client has read it. */
 export class HeldAnswer implements Receiver {
   readonly writtenBytes: number
   readonly copiedBytes = 0
@@ -9,7 +9,7 @@ export class HeldAnswer implements Receiver {
   readonly #response: ServerResponse
 
   /**
-   * Has flow control know of an answer that is about to be sent.
+   * Registers an answer with flow control before it is sent.
    * @param bytes the answer's body
    */
   constructor(response: ServerResponse, bytes: Buffer, flow: FlowControl) {

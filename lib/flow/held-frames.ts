@@ -1,19 +1,19 @@
 import type { Frame } from '../channels/index.js'
 
 /**
- * What comes for a client while it is caught up with older messages, and what of it the client still needs after that.
+ * Holds new frames for a client while older messages are replayed to it.
  *
- * At first it holds what comes. `release` is told up to where durable messages were replayed, and gives what was held
- * but for these; because some of them may come only then, `fresh` leaves them out until the first newer one comes.
+ * `release` takes the position up to which durable messages were replayed, and returns the held frames except these.
+ * Some of the replayed messages may arrive live only after that, so `fresh` filters them until the first newer one.
  */
 export class HeldFrames {
   readonly #maxBytes: number
   #frames: Frame[] = []
   #bytes = 0
-  /** There were more durable ones than may wait: they must be read again. */
+  /** Whether durable frames were dropped because there were too many. They must be read again. */
   #dropped = false
   #holding = true
-  /** Durable messages up to this position were replayed, and may still come once more. */
+  /** Durable messages up to this position were replayed, and may still arrive live. */
   #replayedTo: number | undefined
 
   /** @param maxBytes how many bytes may wait */
@@ -21,19 +21,19 @@ export class HeldFrames {
     this.#maxBytes = maxBytes
   }
 
-  /** Whether what comes is to be given to `add`; later it is to be given to `fresh`. */
+  /** Whether new frames go to `add`. Later they go to `fresh`. */
   get holding(): boolean {
     return this.#holding
   }
 
-  /** Whether there is nothing more to leave out: it is not needed any more. */
+  /** Whether there is nothing left to filter, so that this object is no longer needed. */
   get done(): boolean {
     return !this.#holding && this.#replayedTo === undefined
   }
 
   /**
-   * Holds frames. Where they are too many, durable ones are dropped: they can be read again.
-   * @returns false where all were dropped, because there were too many of those that cannot
+   * Holds frames. If there are too many, durable ones are dropped, because they can be read again.
+   * @returns false if all were dropped, because there were too many that cannot be read again
    */
   add(frames: readonly Frame[]): boolean {
     for (const frame of frames) {
@@ -52,10 +52,9 @@ export class HeldFrames {
   }
 
   /**
-   * Ends the holding.
-   * @param position up to which durable messages were replayed; undefined where there are none
-   * @returns the frames that are still to be sent; undefined where some were dropped: then it goes on holding, and so
-   *   has the replay to go on
+   * Stops holding.
+   * @param position the position up to which durable messages were replayed; undefined if there are none
+   * @returns the frames to send; undefined if some were dropped: it continues to hold then, and the replay must continue
    */
   release(position: number | undefined): readonly Frame[] | undefined {
     if (this.#dropped) {
@@ -70,8 +69,8 @@ export class HeldFrames {
   }
 
   /**
-   * Leaves out what was replayed. Positions grow, so the first that is new ends the filter.
-   * @returns the same array where nothing is left out any more
+   * Filters frames that were replayed. Positions grow, so the first new one ends the filter.
+   * @returns the same array once nothing is filtered any more
    */
   fresh(frames: readonly Frame[]): readonly Frame[] {
     const limit = this.#replayedTo

@@ -1,17 +1,17 @@
 import { LoopTurns } from './loop-turns.js'
 
-/** For how long what one client sends is taken in one go, in milliseconds. */
+/** How long items of one client are processed before others get a turn, in milliseconds. */
 const SLICE = 2
 
-/** When so much waits to be taken, its client is not read. */
+/** When more than this many sources wait, the client is not read. */
 const MAX_WAITING = 100
 
-/** What all intakes of a server share: how fast each client may send, and whose turn it is. */
+/** What all intakes of a server share: the rate at which each client may send, and their turns. */
 export class Pace {
-  /** How many a second, and how many at once. */
+  /** Items per second, and the size of a burst. */
   readonly rate: number
   readonly turns = new LoopTurns()
-  /** How many clients are held up because they send too fast. */
+  /** How many clients are not read because they send too fast. */
   throttled = 0
 
   /** @param rate how many messages, commands or pings a client may send in a second */
@@ -20,26 +20,26 @@ export class Pace {
   }
 }
 
-/** Whose messages are taken. */
+/** A client whose items are processed. */
 export interface Source<Item> {
-  /** Takes one. It does not throw or reject; what it returns is waited for before the next one. */
+  /** Processes an item. It must not throw or reject. The next item waits for the promise that it returns. */
   take(item: Item): Promise<void> | void
-  /** Stops to read the client, and reads it again. */
+  /** Stops reading the client, and reads it again. */
   pause(): void
   resume(): void
 }
 
 /**
- * What one client has sent and nobody has taken yet. It is taken in order, no faster than the client may send, and in
- * slices: one packet holds thousands of small messages, and all others would wait for the last of them.
+ * The queue of what one client has sent. Items are processed in order, at most at the client's rate, and in time slices:
+ * a packet may contain thousands of small messages, and all other clients would have to wait for the last of them.
  *
- * The rate is a token bucket that holds a second's worth. A client that is ahead of it is not read, and loses nothing.
+ * The rate is a token bucket that holds one second's worth. A client that exceeds it is not read, and loses nothing.
  */
 export class Intake<Item> {
   readonly #pace: Pace
   readonly #sender: Source<Item>
   #sources: Iterator<Item>[] = []
-  /** How many of the sources have been taken. */
+  /** How many of the sources are exhausted. */
   #taken = 0
   #allowance: number
   #drawnAt = 0
@@ -57,14 +57,14 @@ export class Intake<Item> {
     this.#allowance = pace.rate
   }
 
-  /** Whether something waits, or is being taken. */
+  /** Whether items wait or are being processed. */
   get busy(): boolean {
     return this.#working
   }
 
   /**
-   * Takes items, now or when it is their turn.
-   * @param items read one by one, so that a long text need not be cut into lines at once
+   * Processes items, now or when it is their turn.
+   * @param items an iterator, so that a long text need not be split into lines at once
    */
   receive(items: Iterator<Item>): void {
     this.#sources.push(items)
@@ -72,7 +72,7 @@ export class Intake<Item> {
     else if (this.#sources.length - this.#taken > MAX_WAITING) this.#pause()
   }
 
-  /** Takes one item, now or when it is its turn. */
+  /** Processes one item, now or when it is its turn. */
   receiveOne(item: Item): void {
     if (this.#working) {
       this.receive([item].values())
@@ -84,7 +84,7 @@ export class Intake<Item> {
     if (this.#take(item, now, end)) this.#work(end)
   }
 
-  /** Takes what waits no longer at the client's pace: no more will come. Resolves when nothing waits. */
+  /** Processes what waits without regard to the rate, because no more will follow. Resolves when nothing waits. */
   finish(): Promise<void> {
     this.#hurried = true
     this.#wake?.()
@@ -101,7 +101,7 @@ export class Intake<Item> {
     this.#wake?.()
   }
 
-  /** Takes what waits. No promise is made where nothing has to wait, which is most often. */
+  /** Processes what waits. It creates no promise unless it has to wait, which is rare. */
   #work(end: number): void {
     this.#working = true
     for (let next = this.#next(); next !== undefined; next = this.#next()) {
@@ -117,9 +117,9 @@ export class Intake<Item> {
   }
 
   /**
-   * Takes one, now or later.
-   * @param end of the slice
-   * @returns false where the others have to wait for it: then they are taken after it
+   * Processes an item, now or later.
+   * @param end the end of the time slice
+   * @returns false if the following items must wait for this one: they are processed after it
    */
   #take(item: Item, now: number, end: number): boolean {
     const ahead = this.#draw(now)
@@ -155,7 +155,7 @@ export class Intake<Item> {
     return undefined
   }
 
-  /** @returns for how many milliseconds the client is ahead of its rate with this one */
+  /** @returns how many milliseconds the client must wait with this item */
   #draw(now: number): number {
     const { rate } = this.#pace
     const gained = ((now - this.#drawnAt) / 1000) * rate

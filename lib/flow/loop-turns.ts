@@ -1,11 +1,11 @@
 /**
- * Whose turn it is to work on: one of those who wait in each turn of the event loop, in the order in which they came.
- * However many have much to do, whatever else comes is served in between.
+ * Gives turns to tasks: one task in each turn of the event loop, first come, first served. So other events are handled
+ * in between, however many tasks there are.
  */
 export class LoopTurns {
   readonly #waiting: (() => void)[] = []
 
-  /** Resolves in a later turn, which is nobody else's. */
+  /** Resolves in a later turn of the event loop, in which no other task runs. */
   next(): Promise<void> {
     return new Promise((resolve) => {
       if (this.#waiting.push(resolve) === 1) setImmediate(() => this.#turn())

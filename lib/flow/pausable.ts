@@ -1,11 +1,11 @@
-/** Why a socket is not read: the database is behind, or what it has sent waits to be taken (see Intake). */
+/** Why a client is not read: the database is behind, or its items wait to be processed (see Intake). */
 export const PAUSED = { DATABASE: 1, INTAKE: 2 } as const
 
-/** A client that can be kept from sending for a while. */
+/** A client whose messages can be left unread for a while. */
 export interface Pausable {
-  /** Why it is not read for the moment: bits of PAUSED. */
+  /** Why it is currently not read: bits of PAUSED. */
   paused: number
-  /** Stops to read it, for a reason (a bit of PAUSED). */
+  /** Stops reading it, for a reason (a bit of PAUSED). */
   pause(reason: number): void
   /** Reads it again, unless there is another reason. */
   resume(reason: number): void

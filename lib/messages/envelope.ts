@@ -12,17 +12,17 @@ export interface Sender {
  * @param claims the claims of the sender's token; a `message_delivered_at` of its own is replaced
  * @param shown which of them others see: `['all']`, `['none']`, or names
  */
-export function senderOf(claims: Claims, shown: readonly string[] = ['all']): Sender {
+export function senderOf(claims: Claims, visible: readonly string[] = ['all']): Sender {
   const { message_delivered_at: _, ...rest } = claims
-  const visible = Object.fromEntries(Object.entries(rest).filter(([name]) => showsClaim(shown, name)))
+  const claimsShown = Object.fromEntries(Object.entries(rest).filter(([name]) => showsClaim(visible, name)))
   // What a token says must not keep its owner from publishing.
-  const members = withPossibleCharacters(jsonMembersOf(visible))
+  const members = withPossibleCharacters(jsonMembersOf(claimsShown))
   return { claimsPrefix: members === '' ? '{' : `{${members},` }
 }
 
 /** Whether others see a claim; `shown` is as for `senderOf`. */
-export function showsClaim(shown: readonly string[], name: string): boolean {
-  return shown[0] === 'all' || (shown[0] !== 'none' && shown.includes(name))
+export function showsClaim(visible: readonly string[], name: string): boolean {
+  return visible[0] === 'all' || (visible[0] !== 'none' && visible.includes(name))
 }
 
 /**

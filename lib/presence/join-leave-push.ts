@@ -9,46 +9,50 @@ import {
 import { type Message, serverMessage } from '../messages/index.js'
 import { MAX_LISTED, type Presence } from './presence.js'
 
-/** How long what comes after some events is gathered, in milliseconds. A lone event is told at once. */
+/** How long events are gathered after the last push, in milliseconds. A lone event is pushed at once. */
 const GATHERING = 50
 
-/** How often those in a large channel are told how many they are, in milliseconds. */
+/** How often the number of members of a large channel is pushed, in milliseconds. */
 const SUMMARY_INTERVAL = 1000
 
-/** A channel is large until it has so few members: one that comes and goes must not have all listed each time. */
+/**
+ * A large channel stays large until it has at most this many members. Otherwise one member that comes and goes at the
+ * limit would cause a full list each time.
+ */
 const MANAGEABLE = MAX_LISTED * 0.9
 
 const READER = { read: true, write: false }
 
-/** A channel whose events somebody is told. */
-interface Told {
+/** A channel whose events are pushed to at least one subscriber. */
+interface PushedChannel {
   subscribers: number
-  /** Events that are to be told together. */
+  /** Events that wait for the next push. */
   pending: Message[]
-  /** Those who came while events were pending, with how many of these are older than they are. */
+  /** Subscribers that were added while events were pending, with the number of events that are older than they are. */
   late: Map<Subscriber, number>
-  /** When events were last told, as `performance.now()` has it. */
-  toldAt: number
+  /** When events were last pushed (`performance.now()`). */
+  pushedAt: number
   timer: NodeJS.Timeout | undefined
-  /** The channel is large: no events are told, but how many there are. */
+  /** Whether the channel is large: the number of members is pushed instead of events. */
   large: boolean
-  /** What was last told of that. */
+  /** The last such push. */
   summary: Message | undefined
   stop: () => void
 }
 
 /**
- * Tells subscribers of who joins and leaves presence channels, through a hub of its own: an event is encoded once for
- * each format. Of a crowd, many events leave in one write, because each of n who come would else be n writes. Above
- * MAX_LISTED members they are told how many there are instead, once a second; and when there are fewer again, who.
+ * Pushes events to subscribers when clients join and leave presence channels. It has a hub of its own, so an event is
+ * encoded once per format. Events of a crowd are pushed together, because n clients that join one by one would cost n²
+ * writes. Above MAX_LISTED members, the number of members is pushed instead, once a second. When there are fewer again,
+ * the full list is pushed.
  */
 export class JoinLeavePush {
   readonly #presence: Presence
   readonly #hub: Hub
   readonly #onUnencodable: OnUnencodable
-  readonly #channels = new Map<string, Told>()
+  readonly #channels = new Map<string, PushedChannel>()
 
-  /** @param onUnencodable told of events that a format cannot encode */
+  /** @param onUnencodable is called for an event that a format cannot encode */
   constructor(presence: Presence, onUnencodable: OnUnencodable) {
     this.#presence = presence
     this.#onUnencodable = onUnencodable
@@ -56,56 +60,56 @@ export class JoinLeavePush {
   }
 
   /**
-   * Tells a subscriber of all that happens in a channel from now on; once for each subscriber and channel.
-   * @returns a message that says who is there now, or how many: the events begin where this list ends
+   * Pushes the events of a channel to a subscriber from now on. To be called once for each subscriber and channel.
+   * @returns a message with the current members, or their number. The events follow on it without a gap.
    */
   add(subscriber: Subscriber, channel: string): Message {
-    const told = this.#channels.get(channel) ?? this.#open(channel)
-    told.subscribers++
-    if (told.pending.length > 0) told.late.set(subscriber, told.pending.length)
+    const pushed = this.#channels.get(channel) ?? this.#open(channel)
+    pushed.subscribers++
+    if (pushed.pending.length > 0) pushed.late.set(subscriber, pushed.pending.length)
     else this.#hub.join(subscriber, [channel], READER)
-    if (!told.large) return this.#list(channel)
-    told.summary ??= this.#summary(channel)
-    return told.summary
+    if (!pushed.large) return this.#list(channel)
+    pushed.summary ??= this.#summary(channel)
+    return pushed.summary
   }
 
-  /** Undoes it. */
+  /** Ends what `add` began. */
   remove(subscriber: Subscriber, channel: string): void {
-    const told = this.#channels.get(channel)
-    if (told === undefined) return
-    if (!told.late.delete(subscriber)) this.#hub.leave(subscriber, [channel], READER)
-    if (--told.subscribers > 0) return
+    const pushed = this.#channels.get(channel)
+    if (pushed === undefined) return
+    if (!pushed.late.delete(subscriber)) this.#hub.leave(subscriber, [channel], READER)
+    if (--pushed.subscribers > 0) return
     this.#channels.delete(channel)
-    clearTimeout(told.timer)
-    told.stop()
+    clearTimeout(pushed.timer)
+    pushed.stop()
   }
 
-  #open(channel: string): Told {
+  #open(channel: string): PushedChannel {
     const stop = this.#presence.watch(channel, (event, member) => {
-      if (!told.large && this.#presence.isLarge(channel)) {
-        told.large = true
-        told.pending = []
+      if (!pushed.large && this.#presence.isLarge(channel)) {
+        pushed.large = true
+        pushed.pending = []
       }
-      if (!told.large) {
-        told.pending.push(
+      if (!pushed.large) {
+        pushed.pending.push(
           serverMessage(channel, { event: event === 'join' ? 'Join' : 'Leave', payload: member })
         )
       }
-      const wait = told.toldAt + (told.large ? SUMMARY_INTERVAL : GATHERING) - performance.now()
-      told.timer ??= setTimeout(() => this.#tell(channel, told), Math.max(0, wait)).unref()
+      const wait = pushed.pushedAt + (pushed.large ? SUMMARY_INTERVAL : GATHERING) - performance.now()
+      pushed.timer ??= setTimeout(() => this.#push(channel, pushed), Math.max(0, wait)).unref()
     })
-    const told: Told = {
+    const pushed: PushedChannel = {
       subscribers: 0,
       pending: [],
       late: new Map(),
-      toldAt: Number.NEGATIVE_INFINITY,
+      pushedAt: Number.NEGATIVE_INFINITY,
       timer: undefined,
       large: this.#presence.isLarge(channel),
       summary: undefined,
       stop
     }
-    this.#channels.set(channel, told)
-    return told
+    this.#channels.set(channel, pushed)
+    return pushed
   }
 
   #list(channel: string): Message {
@@ -120,17 +124,17 @@ export class JoinLeavePush {
     return serverMessage(channel, { event: 'Presence', payload: { count, users } })
   }
 
-  #tell(channel: string, told: Told): void {
-    const { pending, late } = told
-    told.pending = []
-    told.late = new Map()
-    told.timer = undefined
-    told.toldAt = performance.now()
-    if (told.large) {
+  #push(channel: string, pushed: PushedChannel): void {
+    const { pending, late } = pushed
+    pushed.pending = []
+    pushed.late = new Map()
+    pushed.timer = undefined
+    pushed.pushedAt = performance.now()
+    if (pushed.large) {
       for (const subscriber of late.keys()) this.#hub.join(subscriber, [channel], READER)
-      told.large = this.#presence.count(channel) > MANAGEABLE
-      told.summary = told.large ? this.#summary(channel) : undefined
-      this.#hub.deliver(told.summary ?? this.#list(channel))
+      pushed.large = this.#presence.count(channel) > MANAGEABLE
+      pushed.summary = pushed.large ? this.#summary(channel) : undefined
+      this.#hub.deliver(pushed.summary ?? this.#list(channel))
       return
     }
     for (const message of pending) this.#hub.deliver(message)
@@ -142,7 +146,7 @@ export class JoinLeavePush {
       encoded.set(format, all)
       const frames = all.slice(older).filter((frame) => frame !== undefined)
       if (frames.length > 0) subscriber.deliver(frames, Buffer.concat(frames.map(({ bytes }) => bytes)))
-      // Behind what the hub has just got, which it does not tell twice.
+      // Only now, because the hub has just delivered these events to its subscribers.
       this.#hub.join(subscriber, [channel], READER)
     }
   }

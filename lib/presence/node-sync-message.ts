@@ -3,23 +3,23 @@ import { isCount, isObject } from '../json-value.js'
 import type { PresenceMember } from '../messages/index.js'
 import type { PresenceChange } from './presence.js'
 
-/** A client in a channel: the channel, the number behind the node's id, and, unless it has left, what is known of it. */
+/** A client in a channel: the channel, the client's number on its node, and, unless it has left, its user and info. */
 type Entry = [channel: string, client: number, user?: string, info?: unknown]
 
-/** What a node tells of its members. */
+/** A node's message about its members: changes, or its full state. */
 export type PresenceMessage =
   | {
-      /** How many changes were told before these. */
+      /** The number of changes that were sent before these. */
       after: number
       changes: PresenceChange[]
     }
   | {
-      /** All of them, as they are after so many changes. */
+      /** The number of changes that these members include. */
       version: number
       members: (readonly [channel: string, member: PresenceMember])[]
     }
 
-/** The JSON value of some changes. */
+/** Encodes changes as a JSON value. */
 export function encodeChanges(after: number, changes: readonly PresenceChange[]): object {
   return {
     after,
@@ -29,7 +29,7 @@ export function encodeChanges(after: number, changes: readonly PresenceChange[])
   }
 }
 
-/** The JSON value of all members of a node. */
+/** Encodes the full state of a node as a JSON value. */
 export function encodeState(
   version: number,
   members: Iterable<readonly [channel: string, member: PresenceMember]>
@@ -38,8 +38,9 @@ export function encodeState(
 }
 
 /**
- * Reads what a node has told; undefined for what has another shape. Anyone who has SQL may notify the channel.
- * @param node whose clients they are: it can tell of no other's
+ * Decodes a node's message. Any role that may connect to the database can send one, so its shape is checked.
+ * @param node the node that sent it. The clients are those of this node: it cannot speak for another.
+ * @returns undefined for a text of another shape
  */
 export function decodePresence(node: string, text: string): PresenceMessage | undefined {
   let value: unknown

@@ -4,16 +4,16 @@ import { decodePresence, encodeChanges, encodeState } from './node-sync-message.
 import type { Presence, PresenceChange } from './presence.js'
 
 /**
- * So many characters may come of one node's members, some million of them, and of all nodes: whoever has SQL may tell
- * of some.
+ * How many characters the members of one node may take (about a million members), and those of all nodes. The limits
+ * exist because any role that may connect to the database can send such messages.
  */
 const MAX_LENGTH = 75 * 1024 * 1024
 const MAX_TOTAL_LENGTH = 256 * 1024 * 1024
 
-/** How long what comes after something was told is gathered, in milliseconds. A lone change is told at once. */
+/** How long changes are gathered after the last message, in milliseconds. A lone change is sent at once. */
 export const GATHERING = 50
 
-/** A part of what a node tells; see NodeMessage. */
+/** A part of a node's presence message; see NodeMessage. */
 export interface PresencePart {
   id: number
   part: number
@@ -23,45 +23,45 @@ export interface PresencePart {
 
 export interface PresenceExchangeOptions {
   presence: Presence
-  /** Whether there is any other node. */
-  accompanied: () => boolean
-  /** Tells all nodes, in the order of the calls; rejects where that failed. */
-  tell: (message: object) => Promise<void>
-  /** Asks a node to tell all of its members. */
+  /** Whether there are other nodes. */
+  hasPeers: () => boolean
+  /** Sends a message to all nodes, in the order of the calls. Rejects if that fails. */
+  send: (message: object) => Promise<void>
+  /** Asks a node to send all of its members. */
   ask: (node: string) => void
-  /** How often the same node is asked at most, in milliseconds. */
+  /** The minimum time between two such requests to the same node, in milliseconds. */
   interval: number
 }
 
 /** What is known of another node. */
 interface Peer {
-  /** How many of its changes are known; undefined before its first state. */
+  /** The number of its changes that this node has applied; undefined before its first full state. */
   version: number | undefined
-  /** When it was asked, as `performance.now()` has it. */
+  /** When it was last asked for its state (`performance.now()`). */
   askedAt: number
-  /** The message that is coming in. */
+  /** The id of the message whose parts are arriving. */
   id: number | undefined
   readonly parts: TextParts
-  /** How long what was told before of its members was. */
+  /** The length of what is stored of its members, in characters. */
   known: number
 }
 
 /**
- * Keeps `Presence` the same on all nodes. Each node counts its changes and tells them in order; its heartbeats say how
- * many there were, so that who missed some asks for all of its members. What is lost on the way, or while nobody
- * listens, so lasts until the next heartbeat.
+ * Keeps `Presence` the same on all nodes. Each node numbers its changes and sends them in order. Its heartbeats contain
+ * the number of its last change, so a node that missed some notices it and asks for all members. A difference therefore
+ * lasts until the next heartbeat at most.
  */
 export class NodeSync {
   readonly #options: PresenceExchangeOptions
   readonly #peers = new Map<string, Peer>()
-  /** How many changes were told, or need not be. */
+  /** The number of changes that were sent, or did not have to be sent because there are no other nodes. */
   #version = 0
-  /** How long all is that is known, or being gathered, of the others. */
+  /** The length of what is stored, or being gathered, of all other nodes, in characters. */
   #length = 0
   #changes: PresenceChange[] = []
-  /** Somebody has asked for all members. */
+  /** Whether another node has asked for all members. */
   #asked = false
-  #telling = false
+  #sending = false
   #turn: NodeJS.Immediate | undefined
 
   constructor(options: PresenceExchangeOptions) {
@@ -72,28 +72,28 @@ export class NodeSync {
     })
   }
 
-  /** How many changes were told before whatever is told next. */
+  /** The number of changes that were sent before the next message. */
   get version(): number {
     return this.#version
   }
 
-  /** A node has said how many changes there were; undefined: it has no presence channels. */
+  /** Takes the number of changes from a node's heartbeat; undefined if it has no presence channels. */
   heard(node: string, version: number | undefined): void {
     if (version === undefined) return
     const peer = this.#peer(node)
     if (version === peer.version) return
-    // A new node, still without members.
+    // A new node that has no members yet.
     if (version === 0 && peer.version === undefined) peer.version = 0
     else this.#ask(node, peer)
   }
 
-  /** Another node asks for all members of this one. */
+  /** Answers another node's request for all members of this node. */
   asked(): void {
     this.#asked = true
     this.#schedule()
   }
 
-  /** Takes a part of what another node tells; parts come in order, and where one was lost the message is. */
+  /** Takes a part of another node's message. Parts arrive in order; if one is lost, the message is lost. */
   receive(node: string, { id, part, last, text }: PresencePart): void {
     const peer = this.#peer(node)
     if (part === 0) {
@@ -110,7 +110,7 @@ export class NodeSync {
     this.#receive(node, peer, whole)
   }
 
-  /** A node is gone. */
+  /** Forgets a node that has left. */
   gone(node: string): void {
     const peer = this.#peers.get(node)
     if (peer !== undefined) this.#length -= peer.parts.length + peer.known
@@ -118,7 +118,7 @@ export class NodeSync {
     this.#options.presence.forget(node)
   }
 
-  /** @returns false where that is too much, or not the next part */
+  /** @returns false if this exceeds a limit, or is not the next part */
   #gather({ parts }: Peer, part: number, text: string): boolean {
     const length = TextParts.lengthOf(text)
     if (parts.length + length > MAX_LENGTH || this.#length + length > MAX_TOTAL_LENGTH) return false
@@ -127,14 +127,14 @@ export class NodeSync {
     return true
   }
 
-  /** The parts that were gathered are whole, or lost. */
+  /** Discards the parts of a message that is complete or lost. */
   #drop(peer: Peer): void {
     peer.id = undefined
     this.#length -= peer.parts.length
     peer.parts.clear()
   }
 
-  /** @returns false where so much more cannot be kept */
+  /** @returns false if this exceeds a limit */
   #keep(peer: Peer, known: number): boolean {
     if (known > MAX_LENGTH || this.#length - peer.known + known > MAX_TOTAL_LENGTH) return false
     this.#length += known - peer.known
@@ -151,13 +151,13 @@ export class NodeSync {
       if (this.#keep(peer, text.length)) presence.replace(node, message.members)
     } else if (message.after === peer.version) {
       peer.version += message.changes.length
-      // Those who leave are no more to keep; the next state says how much that was.
+      // Members that leave take less, but only the next full state says how much.
       if (!this.#keep(peer, peer.known + text.length)) this.#ask(node, peer)
       else for (const change of message.changes) presence.apply(node, change)
     } else this.#ask(node, peer)
   }
 
-  /** Where this, or the answer, is lost, the node's heartbeats lead to it again. */
+  /** If this request or its answer is lost, the node's next heartbeat causes another. */
   #ask(node: string, peer: Peer): void {
     const now = performance.now()
     if (now - peer.askedAt < this.#options.interval) return
@@ -181,26 +181,26 @@ export class NodeSync {
   }
 
   #schedule(): void {
-    if (!this.#telling) this.#turn ??= setImmediate(() => this.#flush())
+    if (!this.#sending) this.#turn ??= setImmediate(() => this.#flush())
   }
 
-  /** Tells what has come in this turn, or since the last was told: a crowd's changes go together. */
+  /** Sends the changes of this turn of the event loop, or since the last message, together. */
   async #flush(): Promise<void> {
     this.#turn = undefined
-    const { presence, accompanied, tell } = this.#options
+    const { presence, hasPeers, send } = this.#options
     const changes = this.#changes
     const after = this.#version
     this.#changes = []
     this.#version += changes.length
-    const told: Promise<void>[] = []
-    if (changes.length > 0 && accompanied()) told.push(tell(encodeChanges(after, changes)))
-    // Behind the changes, which are in it.
-    if (this.#asked) told.push(tell(encodeState(this.#version, presence.local())))
+    const sends: Promise<void>[] = []
+    if (changes.length > 0 && hasPeers()) sends.push(send(encodeChanges(after, changes)))
+    // After the changes, because the state includes them.
+    if (this.#asked) sends.push(send(encodeState(this.#version, presence.local())))
     this.#asked = false
-    if (told.length === 0) return
-    this.#telling = true
-    await Promise.allSettled([...told, sleep(GATHERING, undefined, { ref: false })])
-    this.#telling = false
+    if (sends.length === 0) return
+    this.#sending = true
+    await Promise.allSettled([...sends, sleep(GATHERING, undefined, { ref: false })])
+    this.#sending = false
     if (this.#changes.length > 0 || this.#asked) this.#schedule()
   }
 }

@@ -2,20 +2,21 @@ import { matchesPattern } from '../channel-pattern.js'
 import { isPublicChannel } from '../channels/index.js'
 import type { PresenceMember, PresenceSummary } from '../messages/index.js'
 
-/** Who is in a channel. */
+/** The members of a channel. */
 export interface ChannelPresence extends PresenceSummary {
   clients: PresenceMember[]
 }
 
 /**
- * Of a channel with more members clients are told how many there are, not who: each of n who come is told to n others.
- * So many, even of the largest size (lib/clients/presence-membership.ts), are little more than what may wait for a client by default.
+ * In a channel with more members, clients receive only their number, because each of n new members is an event for n
+ * others. A list of this many members, even of the largest size (lib/clients/presence-membership.ts), is little more than
+ * what may wait for a client by default.
  */
 export const MAX_LISTED = 1000
 
 export type PresenceWatcher = (event: 'join' | 'leave', member: PresenceMember) => void
 
-/** A client has joined a channel, or left it. */
+/** A client joined or left a channel. */
 export interface PresenceChange {
   event: 'join' | 'leave'
   channel: string
@@ -26,15 +27,15 @@ export interface PresenceChange {
 export type Roster = Map<string, Map<string, PresenceMember>>
 
 export interface PresenceOptions {
-  /** Which channels are presence channels; undefined: none. */
+  /** Patterns of the presence channels; undefined: there are none. */
   patterns: readonly string[] | undefined
-  /** Told what a watcher threw. */
+  /** Is called with what a watcher throws. */
   onError: (error: unknown) => void
 }
 
 /**
- * Who is in which presence channel, on all nodes, answered from memory. Each node's members are known apart from
- * those of others, so that they can go, or be replaced, together (see NodeSync).
+ * The members of presence channels, on all nodes, in memory. The members of each node are stored separately, so that
+ * they can be removed or replaced together (see NodeSync).
  */
 export class Presence {
   readonly #patterns: readonly string[]
@@ -49,7 +50,7 @@ export class Presence {
     this.#onError = onError
   }
 
-  /** Whether any channel may be a presence channel. */
+  /** Whether there are presence channels at all. */
   get enabled(): boolean {
     return this.#patterns.length > 0
   }
@@ -60,8 +61,8 @@ export class Presence {
   }
 
   /**
-   * A client of this node is there; nothing for one that is there already, and for what is no presence channel.
-   * @param member a client in several channels may be one object: it is kept, and not changed
+   * Adds a client of this node. Does nothing if it is a member already, or if the channel is not a presence channel.
+   * @param member is stored and never changed, so one object may serve several channels
    */
   join(channel: string, member: PresenceMember): void {
     if (!this.has(channel) || !add(this.#local, channel, member)) return
@@ -69,7 +70,7 @@ export class Presence {
     this.#onLocalChange?.({ event: 'join', channel, member })
   }
 
-  /** A client of this node is gone; nothing for one that was not there. */
+  /** Removes a client of this node. Does nothing if it is not a member. */
   leave(channel: string, client: string): void {
     const member = remove(this.#local, channel, client)
     if (member === undefined) return
@@ -77,38 +78,38 @@ export class Presence {
     this.#onLocalChange?.({ event: 'leave', channel, member })
   }
 
-  /** Who is in a channel, on all nodes. While this node does not listen: on the others, as last heard. */
+  /** The members of a channel, on all nodes. While this node does not listen, those of other nodes may be out of date. */
   members(channel: string): PresenceMember[] {
     const members = [...(this.#local.get(channel)?.values() ?? [])]
     for (const roster of this.#others.values()) members.push(...(roster.get(channel)?.values() ?? []))
     return members
   }
 
-  /** How many are in a channel. */
+  /** The number of members of a channel. */
   count(channel: string): number {
     let count = this.#local.get(channel)?.size ?? 0
     for (const roster of this.#others.values()) count += roster.get(channel)?.size ?? 0
     return count
   }
 
-  /** Whether there are more than clients are told of. */
+  /** Whether a channel has more members than are listed to clients. */
   isLarge(channel: string): boolean {
     return this.count(channel) > MAX_LISTED
   }
 
-  /** The same, counted. */
+  /** The members of a channel, with the number of clients and of users. */
   summary(channel: string): ChannelPresence {
     const clients = this.members(channel)
     return { clients, count: clients.length, users: new Set(clients.map(({ user }) => user)).size }
   }
 
   /**
-   * Calls a function for each client that joins or leaves a channel, on whichever node, in the turn of the event loop
-   * in which `members` changes. What it throws is no affair of others.
+   * Calls a function for each client that joins or leaves a channel, on any node, in the turn of the event loop in which
+   * `members` changes. What it throws goes to `onError`.
    * @returns a function that ends it
    */
   watch(channel: string, watcher: PresenceWatcher): () => void {
-    // Wrapped, so that the same function given twice is two watchers.
+    // Wrapped, because the same function may be passed twice.
     const own: PresenceWatcher = (event, member) => watcher(event, member)
     const watchers = this.#watchers.get(channel) ?? new Set()
     this.#watchers.set(channel, watchers.add(own))
@@ -118,7 +119,7 @@ export class Presence {
     }
   }
 
-  /** Has one function told of each client of this node that joins or leaves. */
+  /** Sets the function that is called for each client of this node that joins or leaves. */
   onLocalChange(handler: (change: PresenceChange) => void): void {
     this.#onLocalChange = handler
   }
@@ -130,7 +131,7 @@ export class Presence {
     }
   }
 
-  /** A client of another node is there, or gone. */
+  /** Applies a change of another node. */
   apply(node: string, { event, channel, member }: PresenceChange): void {
     const roster = this.#others.get(node) ?? new Map()
     if (event === 'join') {
@@ -142,13 +143,13 @@ export class Presence {
     if (gone !== undefined) this.#emit('leave', channel, gone)
   }
 
-  /** Replaces what is known of another node; tells of the difference. */
+  /** Replaces the members of another node. Watchers are called for the differences only. */
   replace(node: string, members: Iterable<readonly [channel: string, member: PresenceMember]>): void {
     const next: Roster = new Map()
     for (const [channel, member] of members) add(next, channel, member)
     const last: Roster = this.#others.get(node) ?? new Map()
     this.#others.set(node, next)
-    // What is the same stays: of a crowd, only the difference is told.
+    // Members that are in both are no event.
     for (const [channel, members] of last) {
       for (const member of members.values()) {
         const still = next.get(channel)?.get(member.client)
@@ -163,7 +164,7 @@ export class Presence {
     }
   }
 
-  /** Another node is gone, with all its members. */
+  /** Removes another node with all its members. */
   forget(node: string): void {
     this.replace(node, [])
     this.#others.delete(node)
@@ -180,7 +181,7 @@ export class Presence {
   }
 }
 
-/** @returns false where it was there */
+/** @returns false if it is a member already */
 function add(roster: Roster, channel: string, member: PresenceMember): boolean {
   let members = roster.get(channel)
   if (members === undefined) {
@@ -192,7 +193,7 @@ function add(roster: Roster, channel: string, member: PresenceMember): boolean {
   return true
 }
 
-/** @returns whom it has removed */
+/** @returns the removed member; undefined if there is none */
 function remove(roster: Roster, channel: string, client: string): PresenceMember | undefined {
   const members = roster.get(channel)
   const member = members?.get(client)
@@ -202,7 +203,7 @@ function remove(roster: Roster, channel: string, client: string): PresenceMember
   return member
 }
 
-/** A client may have come back to the channel under its id as somebody else. */
+/** Whether two members of the same id are the same. A client may leave and return with another user or info. */
 export function isSameMember(one: PresenceMember, other: PresenceMember): boolean {
   return one.user === other.user && JSON.stringify(one.info) === JSON.stringify(other.info)
 }

@@ -86,7 +86,7 @@ export class WebSocketServer extends Protocol {
     clients.publish(connection, notifications, MAY_WAIT).catch((error) => {
       if (error instanceof errors.Rejected || error instanceof errors.RoleNotAllowed) {
         // What the functions refuse has their SQLSTATE (lib/publishing/function-calls.ts).
-        this.#tellRejected(connection, text, error as Error as Rejection)
+        this.#sendRejection(connection, text, error as Error as Rejection)
         return
       }
       log.warn({ err: error, connection: connection.id }, 'a message was not published')
@@ -100,12 +100,14 @@ export class WebSocketServer extends Protocol {
   }
 
   /** A message that a function refuses is its sender's affair; the connection goes on. */
-  #tellRejected(connection: WebSocketConnection, payload: string, { message, sqlstate }: Rejection): void {
+  #sendRejection(connection: WebSocketConnection, payload: string, { message, sqlstate }: Rejection): void {
     this.core.log.debug({ connection: connection.id, sqlstate }, 'a message was rejected')
     if (!connection.rejections) return
     const { channels } = connection
-    const told = { channels, message, sqlstate: sqlstate ?? INSUFFICIENT_PRIVILEGE, payload }
-    const frame = connection.format.encode(serverMessage(channels[0]!, { event: 'Rejected', payload: told }))
+    const rejection = { channels, message, sqlstate: sqlstate ?? INSUFFICIENT_PRIVILEGE, payload }
+    const frame = connection.format.encode(
+      serverMessage(channels[0]!, { event: 'Rejected', payload: rejection })
+    )
     connection.deliver([frame], frame.bytes)
   }
 }

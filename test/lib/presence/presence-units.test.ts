@@ -32,8 +32,8 @@ function node(id: string, interval = 0) {
   let last = 0
   const exchange = new NodeSync({
     presence,
-    accompanied: () => true,
-    tell: async (message) => {
+    hasPeers: () => true,
+    send: async (message) => {
       sent.push(...encodePresence(id, ++last, message))
     },
     ask: (other) => asks.push(other),

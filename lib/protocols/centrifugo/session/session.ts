@@ -105,9 +105,9 @@ export class Session implements SessionReplies {
       this.close(error.disconnect)
       return
     }
-    const told = this.#protocolError(error)
+    const protocolError = this.#protocolError(error)
     if (id === undefined) this.close(DISCONNECT.SERVER_ERROR)
-    else this.#send(JSON.stringify({ id, error: told }))
+    else this.#send(JSON.stringify({ id, error: protocolError }))
   }
 
   #take(line: string): Promise<void> | undefined {

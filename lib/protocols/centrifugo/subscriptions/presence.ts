@@ -18,19 +18,19 @@ export class SdkPresence {
 
   /**
    * A client is in a channel, if that is a presence channel.
-   * @param told whether it is told who comes and goes
+   * @param joinLeave whether it is told who comes and goes
    * @param info what its token says of it to others
    */
   enter(
     subscription: Subscription,
     connection: Connection,
-    { told, info }: { told: boolean; info: unknown }
+    { joinLeave, info }: { joinLeave: boolean; info: unknown }
   ): void {
     const { presence, joinLeavePush, clients } = this.#core
     const { channel } = subscription
     if (!presence.has(channel)) return
-    if (told) {
-      subscription.toldOfPresence = true
+    if (joinLeave) {
+      subscription.joinLeave = true
       joinLeavePush.add(subscription, channel)
     }
     this.#settling.join(channel, { ...clients.memberOf(connection), ...(info !== undefined && { info }) })
@@ -42,9 +42,9 @@ export class SdkPresence {
    */
   leave(subscription: Subscription, connection: Connection, gone: boolean): void {
     const { presence, joinLeavePush, clients } = this.#core
-    const { channel, toldOfPresence } = subscription
+    const { channel, joinLeave } = subscription
     if (!presence.has(channel)) return
-    if (toldOfPresence) joinLeavePush.remove(subscription, channel)
+    if (joinLeave) joinLeavePush.remove(subscription, channel)
     this.#settling.leave(channel, clients.memberOf(connection).client, gone)
   }
 

@@ -36,10 +36,10 @@ export class Recovery {
     const { channel } = subscription
     const { latest, channels } = await history.state([channel])
     const { trimmed } = channels[0]!
-    const here = { recoverable: true, positioned: true, epoch: durable.epoch }
+    const top = { recoverable: true, positioned: true, epoch: durable.epoch }
     if (params.recover !== true) {
       return {
-        result: { ...here, ...offsetOf(latest) },
+        result: { ...top, ...offsetOf(latest) },
         follow: () => subscription.release(latest)
       }
     }
@@ -48,7 +48,7 @@ export class Recovery {
         throw new CommandError(ERRORS.UNRECOVERABLE_POSITION)
       }
       return {
-        result: { ...here, ...offsetOf(latest), was_recovering: true },
+        result: { ...top, ...offsetOf(latest), was_recovering: true },
         follow: () => subscription.release(latest)
       }
     }
@@ -60,7 +60,7 @@ export class Recovery {
     if (publications === undefined) return fail()
     const last = page.messages.at(-1)?.position ?? offset
     return {
-      result: { ...here, ...offsetOf(offset), was_recovering: true, recovered: true, publications },
+      result: { ...top, ...offsetOf(offset), was_recovering: true, recovered: true, publications },
       follow: () => {
         if (page.more) this.#follow(subscription, connection, last)
         else subscription.release(last)
@@ -79,7 +79,7 @@ export class Recovery {
     const { limit = 0, reverse = false, since } = params
     if (!isInteger(limit)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'limit')
     const { latest } = await history.state([channel])
-    const here = { ...offsetOf(latest), epoch: durable.epoch }
+    const top = { ...offsetOf(latest), epoch: durable.epoch }
     let after: number | undefined
     if (since !== undefined) {
       if (!isObject(since)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'since')
@@ -89,7 +89,7 @@ export class Recovery {
       }
       after = position.offset
     }
-    if (limit === 0) return here
+    if (limit === 0) return top
     const most = limit < 0 ? MAX_HISTORY : Math.min(limit, MAX_HISTORY)
     await connection.drained()
     const { messages } = await history.list(channel, connection.subject ?? connection.address, {
@@ -98,7 +98,7 @@ export class Recovery {
       maxBytes: limits.maxHistoryBytes,
       reverse: reverse === true
     })
-    return { ...here, publications: arrayOf(framesOf(messages).filter(({ ends }) => !ends)) }
+    return { ...top, publications: arrayOf(framesOf(messages).filter(({ ends }) => !ends)) }
   }
 
   /** More than goes into one reply follows as pushes, as fast as the client reads them. */

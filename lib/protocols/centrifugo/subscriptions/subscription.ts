@@ -28,9 +28,9 @@ export interface SubscriptionOptions {
 export interface SubscriptionOwner {
   /**
    * Something is missing: the client has to subscribe again.
-   * @param told whether it has been told so
+   * @param notified whether the client has been told so
    */
-  incomplete(subscription: Subscription, told: boolean): void
+  incomplete(subscription: Subscription, notified: boolean): void
   /** Its token has ended. */
   expire(subscription: Subscription): void
 }
@@ -54,7 +54,7 @@ export class Subscription implements Subscriber {
   /** Why it was ended before that. */
   refusal: ProtocolError | undefined
   /** Whether its client is told who comes and goes. */
-  toldOfPresence = false
+  joinLeave = false
   /** Ends the LISTEN of a raw channel. */
   leaveRaw: (() => void) | undefined
   readonly #connection: Connection

@@ -110,15 +110,15 @@ export class Subscriptions implements SubscriptionOwner {
 
   /**
    * To be called when the client has been told of a subscription: from now on it is in the channel.
-   * @param toldOfPresence whether it is told who comes and goes, itself included
+   * @param joinLeave whether it is told who comes and goes, itself included
    */
-  answered({ subscription, start }: Opened, toldOfPresence: boolean): void {
+  answered({ subscription, start }: Opened, joinLeave: boolean): void {
     subscription.answered = true
     start()
     if (this.#byChannel.get(subscription.channel) !== subscription) return
     this.#expireLater(subscription)
     const { connection, info } = this.#client
-    this.#services.presence.enter(subscription, connection, { told: toldOfPresence, info })
+    this.#services.presence.enter(subscription, connection, { joinLeave, info })
   }
 
   /** The client leaves a channel, if it is in it. */
@@ -165,9 +165,9 @@ export class Subscriptions implements SubscriptionOwner {
     this.#unsubscribe(subscription, UNSUBSCRIBE.EXPIRED)
   }
 
-  incomplete(subscription: Subscription, told: boolean): void {
+  incomplete(subscription: Subscription, notified: boolean): void {
     if (subscription.serverSide) this.#session.close(DISCONNECT.INSUFFICIENT_STATE)
-    else if (told) this.#drop(subscription)
+    else if (notified) this.#drop(subscription)
     else this.#unsubscribe(subscription, UNSUBSCRIBE.INSUFFICIENT_STATE)
   }
 

@@ -76,18 +76,18 @@ function publication({ channel, text, position, raw }: Message): string {
   const event = stringIn(envelope, 'event')
   let tags = event === undefined ? '' : `"event":${envelope!.get('event')}`
   if (stringIn(envelope, 'encoding') === 'base64') tags += `${tags === '' ? '' : ','}"encoding":"base64"`
-  const shown = tags === '' ? '' : `,"tags":{${tags}}`
+  const tagsMember = tags === '' ? '' : `,"tags":{${tags}}`
   const info = event === 'WebsocketMessage' ? `,"info":${senderInfo(envelope!.get('claims'))}` : ''
-  return oneLine(`{${offset}"data":${payload}${shown}${info}}`)
+  return oneLine(`{${offset}"data":${payload}${tagsMember}${info}}`)
 }
 
 /** Who sent a message. The envelope knows the token's claims, not the connection. */
 function senderInfo(claims: string | undefined): string {
   let user = '""'
-  let shown = ''
+  let visible = ''
   eachMember(claims ?? '', (name, value, member) => {
     if (name === 'sub') user = value.startsWith('"') ? value : '""'
-    if (name !== 'message_delivered_at') shown += shown === '' ? member : `,${member}`
+    if (name !== 'message_delivered_at') visible += visible === '' ? member : `,${member}`
   })
-  return `{"user":${user},"client":""${shown === '' ? '' : `,"conn_info":{${shown}}`}}`
+  return `{"user":${user},"client":""${visible === '' ? '' : `,"conn_info":{${visible}}`}}`
 }
