@@ -85,8 +85,6 @@ export async function registerPool(
   pool.on('connect', (client) => {
     const session: Session = { generation, connectedAt: performance.now() }
     sessions.set(client, session)
-    // Between two statements a client that is checked out has no other listener.
-    client.on('error', () => {})
   })
 
   async function acquireCurrent(): Promise<pg.PoolClient> {

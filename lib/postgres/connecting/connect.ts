@@ -106,6 +106,8 @@ export class PoolConnector {
         const target = connector.#fallbacks.shift()?.target ?? connector.#current
         super({ ...config, ...connector.#targets[target]!.config })
         this.#target = target
+        // Its error has no other listener before the pool has it, and while it is checked out: it would end the process.
+        this.on('error', () => {})
       }
 
       override connect(): Promise<pg.Client>

@@ -1,13 +1,13 @@
 import { once } from 'node:events'
 import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
-import { connect as connectSocket, createServer, type Server } from 'node:net'
+import { type AddressInfo, connect as connectSocket, createServer, type Server, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { TLSSocket } from 'node:tls'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { connect, PoolConnector } from '../../../lib/postgres/connecting/connect.js'
 import { parseConninfo } from '../../../lib/postgres/connecting/connection-string.js'
-import { until } from '../../support/helper.js'
+import { query, until } from '../../support/helper.js'
 import { testPostgres } from '../../support/postgres.js'
 import { root } from '../../support/root.js'
 
@@ -387,5 +387,37 @@ t.test('a wrong password is not tried again, and not without TLS', async (t) => 
   const pool = new pg.Pool({ Client: connector.Client, max: 2 })
   await t.rejects(connector.acquire(pool), refused)
   t.same(seen, ['TLS', 'TLS'])
+  await pool.end()
+})
+
+t.test('a connection that the database ends before it is used fails, and nothing else does', async (t) => {
+  const postgres = await testPostgres(t)
+  const socket = join(postgres.socketFolder, '.s.PGSQL.5432')
+  const held: Buffer[] = []
+  let ended: Socket | undefined
+  // What the database says comes at once: that the session is ready, and that it has ended.
+  const proxy = createServer((client) => {
+    const server = connectSocket(socket)
+    client.pipe(server).on('data', (bytes: Buffer) => held.push(bytes))
+    server.on('end', () => {
+      ended = client
+      client.end(Buffer.concat(held))
+    })
+  })
+  proxy.listen(0, '127.0.0.1')
+  await once(proxy, 'listening')
+  t.teardown(() => proxy.close())
+  const { port } = proxy.address() as AddressInfo
+  const targets = parseConninfo(`postgresql://postgres@127.0.0.1:${port}/postgres?sslmode=disable`)
+  const connector = new PoolConnector(targets)
+  const pool = new pg.Pool({ Client: connector.Client, application_name: 'held back' })
+  pool.on('error', () => {})
+  const acquired = connector.acquire(pool)
+  await until(async () => {
+    const ends = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'held back'"
+    await query(postgres.uri, ends)
+    return ended !== undefined
+  })
+  await t.rejects(acquired.then((client) => client.query('select 1').finally(() => client.release(true))))
   await pool.end()
 })
