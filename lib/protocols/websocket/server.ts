@@ -84,9 +84,8 @@ export class WebSocketServer extends Protocol {
       return
     }
     clients.publish(connection, notifications, MAY_WAIT).catch((error) => {
-      if (error instanceof errors.Rejected || error instanceof errors.RoleNotAllowed) {
-        // What the functions refuse has their SQLSTATE (lib/publishing/function-calls.ts).
-        this.#sendRejection(connection, text, error as Error as Rejection)
+      if (isRejection(error)) {
+        this.#sendRejection(connection, text, error)
         return
       }
       log.warn({ err: error, connection: connection.id }, 'a message was not published')
@@ -110,6 +109,11 @@ export class WebSocketServer extends Protocol {
     )
     connection.deliver([frame], frame.bytes)
   }
+}
+
+/** What the functions refuse has their SQLSTATE (lib/publishing/function-calls.ts). */
+function isRejection(error: unknown): error is Rejection {
+  return error instanceof errors.Rejected || error instanceof errors.RoleNotAllowed
 }
 
 function onPong(this: WebSocket): void {
