@@ -1,6 +1,6 @@
 /**
- * Whether a channel's name matches a pattern: `*` stands for any characters but `:`, `**` for any characters, all
- * others for themselves. The time is bounded by the product of both lengths, whatever the pattern.
+ * Whether a channel name matches a pattern. `*` matches any characters except `:`, `**` matches any characters, all other
+ * characters match themselves. The time is bounded by the product of both lengths, for any pattern.
  */
 export function matchesPattern(pattern: string, name: string): boolean {
   const parts = pattern.match(/\*\*|\*|[^*]+/g) ?? []

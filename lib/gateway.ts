@@ -10,15 +10,15 @@ import type { Metrics } from './metrics.js'
 import { buildParts, type GatewayOptions, type Parts, type Protocols } from './parts.js'
 import { SETTINGS_CHANNEL } from './postgres/index.js'
 
-/** How long the start waits before it asks the pool again, in milliseconds. */
+/** How long the start waits before it queries the pool again, in milliseconds. */
 const POOL_RETRY = 1000
 
-/** A running server: how it starts and ends, how clients come in, and what its supervisor tells it. */
+/** A running server: its start and shutdown, the admission of clients, and the events of its listener. */
 export class Gateway {
-  /** What the application is given of it. */
+  /** What `fastify.pgws` offers to the application. */
   readonly bridge: Bridge
   readonly #parts: Parts
-  /** Why the pool has not said yet what is durable. */
+  /** Why the retention rules could not be read yet. */
   #poolFailure: string | undefined = 'no answer yet'
   #closed: Promise<void> | undefined
 
@@ -31,28 +31,28 @@ export class Gateway {
     return this.#parts.metrics
   }
 
-  /** Whom an accepted socket, or the response to a client that has been admitted, is handed to. */
+  /** The protocols, which take over accepted sockets and the responses to admitted clients. */
   get protocols(): Protocols {
     return this.#parts.protocols
   }
 
-  /** True once the server has begun to end: no new socket is taken. */
+  /** Whether the server is shutting down, so that no client is admitted. */
   get closing(): boolean {
     return this.#parts.clients.closing
   }
 
   /**
-   * Starts to listen, and goes on trying until the database says what is durable.
-   * @param onFailure told of each try of the pool that has failed
-   * @throws ListenerUnavailable where the listener is not supervised and the database cannot be reached;
-   *   CannotListen; SchemaTooNew; ChannelRefused for a channel that the options name; ShuttingDown
+   * Starts to listen, and retries until the retention rules have been read.
+   * @param onFailure is called for each failed attempt of the pool
+   * @throws ListenerUnavailable if the listener is not supervised and the database is unavailable; CannotListen;
+   *   SchemaTooNew; ChannelRefused for a channel that an option names; ShuttingDown
    */
   async start(onFailure: (error: Error) => void = () => {}): Promise<void> {
     const { audiences } = this.#parts
     const { listener, listenChannel } = this.#parts.options
     this.#parts.notificationQueue.start()
     this.#parts.retention.start()
-    // Before LISTEN: what is committed after this look is notified.
+    // Before LISTEN. Changes that are committed later cause a notification.
     await this.#askPool(onFailure)
     await Promise.all([
       this.#require(SETTINGS_CHANNEL, () => {
@@ -66,7 +66,7 @@ export class Gateway {
       listener.start()
     ])
     await this.#parts.cluster.hello()
-    // The schema may have been installed by the start.
+    // The listener's start may have installed the schema.
     while (!(await this.#askPool(onFailure))) {
       if (this.closing) throw new errors.ShuttingDown()
       await sleep(POOL_RETRY, undefined, { ref: false })
@@ -74,7 +74,7 @@ export class Gateway {
     this.#parts.durable.known = true
   }
 
-  /** What `start()` waits for; empty once it has succeeded. For the log: it may tell where the database is. */
+  /** What `start()` waits for; empty once it has succeeded. For the log only: it may say where the database is. */
   get awaited(): string[] {
     if (this.#parts.durable.known) return []
     const failure = this.#poolFailure
@@ -84,10 +84,10 @@ export class Gateway {
     ]
   }
 
-  /** @returns whether the pool has said what is durable */
+  /** @returns whether the retention rules have been read */
   async #askPool(onFailure: (error: Error) => void): Promise<boolean> {
     const failure = await this.#parts.replay.tryRefresh()
-    // What it means to clients is not to the point.
+    // The cause without its meaning for clients.
     this.#poolFailure = failure && fullMessageOf(failure.cause ?? failure)
     if (failure !== undefined) onFailure(failure)
     return failure === undefined
@@ -98,47 +98,47 @@ export class Gateway {
     return this.#parts.authorizer.authorize(token, channels, mode)
   }
 
-  /** To be called before a large answer is sent: where too much waits for clients, the slowest are ended. */
+  /** To be called before a large answer is sent. If too much waits for clients then, the slowest are closed. */
   holdAnswer(response: ServerResponse, bytes: Buffer): void {
     new HeldAnswer(response, bytes, this.#parts.clients.flow)
   }
 
   /**
-   * Lets a client in, the last thing before it is accepted: counts it, and listens to its raw channels, for as long
-   * as its transport lives.
-   * @param channels those that it reads
-   * @throws TooManyConnections (503), TooManyConnectionsFromAddress (429), BadAddress (400) for a name that no database
-   *   channel can have, ListenerUnavailable (503)
+   * Admits a client, as the last step before it is accepted. Counts it against the limits, and listens to its raw
+   * channels, for as long as its transport lives.
+   * @param channels the channels that it reads
+   * @throws TooManyConnections (503), TooManyConnectionsFromAddress (429), BadAddress (400) for a name that a database
+   *   channel cannot have, ChannelRefused (400), ListenerUnavailable (503)
    */
   async admit(transport: Transport, ip: string, channels: readonly string[] = []): Promise<void> {
     whenGone(transport, await this.#parts.rawChannels.join(channels))
     this.#parts.clients.admit(transport, ip)
   }
 
-  /** @throws NotInstalled (501) where a client asks for what needs the schema */
+  /** @throws NotInstalled (501) if the schema is not installed */
   requireDurable(): void {
     this.#parts.durable.require()
   }
 
-  /** @throws NoPresence (404) where none of some channels is a presence channel */
+  /** @throws NoPresence (404) if none of the channels tracks presence */
   requirePresence(channels: readonly string[]): void {
     if (!channels.some((channel) => this.#parts.presence.has(channel))) throw new errors.NoPresence()
   }
 
   /**
-   * To be called when the listener is about to prove that it is alive.
-   * @returns to be called when it has
+   * To be called before the listener sends a probe.
+   * @returns a function to call when the probe has arrived
    */
   listenerProbed(): () => void {
     return this.#parts.replay.probe()
   }
 
-  /** To be called when the listener was lost: something may be missing before what comes next. */
+  /** To be called when the listener's connection was lost, because notifications may be missing. */
   listenerLost(): void {
     this.#parts.replay.listenerLost()
   }
 
-  /** To be called when the listener is back: replays what durable channels missed, and tells of the gap. */
+  /** To be called when the listener is connected again: replays durable channels, and publishes the gap. */
   listenerReconnected(gap: number): void {
     this.#parts.replay.listenerReconnected()
     this.#parts.cluster.hello()
@@ -148,8 +148,8 @@ export class Gateway {
   }
 
   /**
-   * Closes all sockets and finishes what is being published; asked again, it is the same end.
-   * @param leaving with what word
+   * Closes all clients, and publishes what they have sent. Called again, it returns the same promise.
+   * @param leaving the close code and reason
    */
   close(leaving: Leaving = SHUTTING_DOWN): Promise<void> {
     this.#closed ??= this.#close(leaving)
@@ -176,7 +176,7 @@ export class Gateway {
     this.#parts.losses.stop()
   }
 
-  /** Listens to what the options name; the start fails where the database refuses it. */
+  /** Listens to a channel that an option names. The start fails if the database refuses it. */
   #require(databaseChannel: string, handler: (payload: string) => void): Promise<unknown> {
     return this.#parts.options.listener.listen(databaseChannel, handler, { required: true })
   }

@@ -5,42 +5,42 @@ import type { Parts } from './parts.js'
 /** How long the pool may take to answer a health check, in milliseconds. */
 const HEALTH_DEADLINE = 2000
 
-/** What the health checks show. Times are ISO 8601. */
+/** What `GET /health` answers. Times are in ISO 8601. */
 export interface Health {
   /**
-   * `degraded`: it works, but the notification queue fills up, messages were lost, a permission is missing, or the
-   * database refuses writes.
+   * `degraded`: the server works, but the notification queue fills up, messages were lost, a permission is missing, or the
+   * database is read-only.
    */
   status: 'ok' | 'degraded' | 'unavailable'
   listener: {
     status: 'up' | 'down'
-    /** Since when it has been listening without a break. */
+    /** When the current connection started to listen. */
     upSince: string | null
-    /** When it was last proven that notifications arrive. */
+    /** When a probe last proved that notifications arrive. */
     lastProvenAlive: string | null
     reconnects: number
   }
   pool: {
     /**
-     * `forbidden`: it answers, but its role may not use all of the schema `pgws` that it must: grant it `pgws_server`.
-     * `read-only`: the database refuses writes, so that nothing can be stored.
+     * `forbidden`: the database answers, but the role lacks permissions on the schema `pgws`: grant it `pgws_server`.
+     * `read-only`: the database refuses writes, so no message can be stored.
      */
     status: 'up' | 'down' | 'forbidden' | 'read-only'
   }
   /**
-   * Whether this server and the schema of durable channels fit each other. `too old`: nothing is published until it is
-   * migrated. `too new`: the server ends.
+   * Whether this server and the schema `pgws` are compatible. `too old`: nothing is published until the schema is
+   * migrated. `too new`: the server shuts down.
    */
   schema: { status: SchemaState['status'] }
   /** How full the database's notification queue is, 0 to 1. */
   notificationQueue: { usage: number | null }
-  /** Why messages were given up within the last minute, where that is no fault of theirs. */
+  /** Why messages were lost within the last minute, except for messages that were invalid themselves. */
   delivery: { status: 'up' | 'degraded'; failures: string[] }
-  /** How many sockets are open. */
+  /** The number of open connections. */
   connections: number
 }
 
-/** Whether a server can do its work: the listener is alive and the pool answers. */
+/** Checks a server: whether the listener is alive and the pool answers. */
 export async function healthOf(parts: Parts): Promise<Health> {
   const { notificationQueue, durable, losses, clients } = parts
   const { up, upSince, lastProvenAlive, reconnects } = parts.options.listener.state

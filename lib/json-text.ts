@@ -1,24 +1,24 @@
 import { asError, errors, messageOf } from './errors.js'
 
 /**
- * JSON as text (RFC 8259): where its parts are, without values being made of them. What is passed on as the text that it
- * came as keeps the digits of its numbers, its keys' order and its escapes, and no depth of nesting is too much.
+ * JSON as text (RFC 8259): finds the parts of a JSON text without parsing it into values. A text that is passed on
+ * unchanged keeps the digits of its numbers, the order of its keys and its escapes, and may be nested to any depth.
  */
 
-/** A JSON value that is passed on as the text that it came as. */
+/** A JSON value that is passed on as the text that arrived. */
 export class JsonText {
   readonly text: string
 
-  /** @param text of a JSON value, as one of the functions below has found it */
+  /** @param text the text of a JSON value, found by one of the functions below */
   constructor(text: string) {
     this.text = text
   }
 }
 
 /**
- * The members of an object, by name; of several with one name the last, as JSON.parse and jsonb have it.
- * @param text to be checked as a whole
- * @returns the texts of the values; undefined for what is no JSON object
+ * The members of an object, by name. If a name is repeated, the last one counts, as in JSON.parse and jsonb.
+ * @param text is checked as a whole
+ * @returns the texts of the values; undefined if the text is not a JSON object
  */
 export function membersOf(text: string): Map<string, string> | undefined {
   const members = new Map<string, string>()
@@ -29,10 +29,10 @@ export function membersOf(text: string): Map<string, string> | undefined {
 }
 
 /**
- * Calls a function with each member of an object, in order, also with those whose name comes again.
- * @param text to be checked as a whole, which is known at the end
- * @param onMember given its name, the text of its value, and the text of both
- * @returns whether it is a JSON object
+ * Calls a function with each member of an object, in order, including repeated names.
+ * @param text is checked as a whole; only the result says whether it is valid
+ * @param onMember is called with the name, the text of the value, and the text of the whole member
+ * @returns whether the text is a JSON object
  */
 export function eachMember(
   text: string,
@@ -45,8 +45,8 @@ export function eachMember(
 
 /**
  * The elements of an array.
- * @param text to be checked as a whole
- * @returns the texts of the values; undefined for what is no JSON array
+ * @param text is checked as a whole
+ * @returns the texts of the values; undefined if the text is not a JSON array
  */
 export function elementsOf(text: string): string[] | undefined {
   const elements: string[] = []
@@ -54,15 +54,15 @@ export function elementsOf(text: string): string[] | undefined {
   return isArray ? elements : undefined
 }
 
-/** A member that is a text, as a string; undefined for any other. */
+/** The value of a member that is a string; undefined for any other value. */
 export function stringIn(members: Map<string, string> | undefined, name: string): string | undefined {
   const json = members?.get(name)
   return json?.startsWith('"') ? stringAt(json, 0, json.length) : undefined
 }
 
 /**
- * The text of any value, JavaScript's or JSON's own.
- * @throws BadMessage (400) for what JSON cannot hold: undefined, a function, a BigInt, a circle, or too many levels
+ * The JSON text of a value, or of a JsonText.
+ * @throws BadMessage (400) for what JSON cannot represent: undefined, a function, a BigInt, a cycle, or too many levels
  */
 export function jsonOf(value: unknown): string {
   if (value instanceof JsonText) return value.text
@@ -79,14 +79,14 @@ export function jsonOf(value: unknown): string {
 }
 
 /**
- * The text of an object; each member's is that of `jsonOf`. One that is undefined is left out.
+ * The JSON text of an object, whose values are encoded by `jsonOf`. Undefined values are left out.
  * @throws TypeError, RangeError as JSON.stringify
  */
 export function jsonObjectOf(members: Record<string, unknown>): string {
   return `{${jsonMembersOf(members)}}`
 }
 
-/** The same without the braces, to be put beside other members. */
+/** The same without the braces, so that other members can be added. */
 export function jsonMembersOf(members: Record<string, unknown>): string {
   let text = ''
   for (const [name, value] of Object.entries(members)) {
@@ -95,7 +95,7 @@ export function jsonMembersOf(members: Record<string, unknown>): string {
   return text
 }
 
-/** JSON in ASCII (RFC 8259, section 7: any character of a text may be escaped). */
+/** Escapes all characters beyond ASCII (RFC 8259, section 7: any character may be escaped). */
 export function toAscii(json: string): string {
   return json.replace(
     /[\u007f-\uffff]/g,
@@ -103,18 +103,18 @@ export function toAscii(json: string): string {
   )
 }
 
-/** JSON in one line: outside of its texts, where there are none, a line break means what a blank does. */
+/** Replaces line breaks by spaces. They are only white space, because JSON strings contain none. */
 export function oneLine(json: string): string {
   return json.includes('\n') || json.includes('\r') ? json.replace(/[\r\n]/g, ' ') : json
 }
 
 /**
- * Whether JSON has an escape for what neither jsonb nor UTF-8 can hold: NUL, or half of a surrogate pair
+ * Whether a JSON text has an escape that neither jsonb nor UTF-8 can represent: NUL, or a lone surrogate
  * (https://www.postgresql.org/docs/current/datatype-json.html).
  */
 export function hasImpossibleCharacter(json: string): boolean {
   if (!json.includes('\\u')) return false
-  // Where the high half of a pair ends; its low half has to begin there.
+  // Where a high surrogate ends. Its low surrogate must begin there.
   let pairAt = -1
   for (const { 1: digits, index } of json.matchAll(/\\(?:u([0-9a-fA-F]{4})|.)/gs)) {
     const unit = digits === undefined ? -1 : Number.parseInt(digits, 16)
@@ -127,8 +127,8 @@ export function hasImpossibleCharacter(json: string): boolean {
 }
 
 /**
- * JSON with a replacement character (U+FFFD) for each that neither jsonb nor UTF-8 can hold.
- * @param json as JSON.stringify writes it: it has no escape for a whole surrogate pair
+ * Replaces each escape that neither jsonb nor UTF-8 can represent by U+FFFD.
+ * @param json a text from JSON.stringify, which does not escape complete surrogate pairs
  */
 export function withPossibleCharacters(json: string): string {
   if (!hasImpossibleCharacter(json)) return json
@@ -137,7 +137,7 @@ export function withPossibleCharacters(json: string): string {
   )
 }
 
-/** What a text says, whatever escapes it has; it begins and ends with its quotation marks. */
+/** The value of a JSON string, including its quotation marks. */
 function stringAt(text: string, start: number, end: number): string {
   const string = text.slice(start + 1, end - 1)
   return string.includes('\\') ? JSON.parse(text.slice(start, end)) : string
@@ -152,20 +152,20 @@ const ARRAY = 0x5b
 const OBJECT_END = 0x7d
 const ARRAY_END = 0x5d
 
-/** At a place: a number (RFC 8259, section 6), what stands for itself in a text, an escape (section 7). */
+/** A number (RFC 8259, section 6), unescaped characters of a string, and an escape (section 7), each at `lastIndex`. */
 const NUMBER = /-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?/y
 const UNESCAPED = /[\x20-\x21\x23-\x5b\x5d-\uffff]*/y
 const ESCAPE = /\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})/y
 
-/** How many characters of a text are looked at one by one, before a regular expression is worth its call. */
+/** How many characters of a string are checked one by one before a regular expression is faster. */
 const SHORT = 24
 
-/** Told of each value of the outermost container, and of its name in an object: where they begin and end. */
+/** Is called with the bounds of each value of the outermost container, and of its name if the container is an object. */
 type OnPart = (start: number, end: number, nameStart: number, nameEnd: number) => void
 
 /**
- * Reads a text once, in one loop however deep it is: its own memory is one byte for each level of nesting.
- * @returns whether the text is one container of a kind, and nothing else
+ * Scans a text once, without recursion. It needs one byte of memory for each level of nesting.
+ * @returns whether the text is exactly one container of the given kind
  */
 function scan(text: string, kind: typeof OBJECT | typeof ARRAY, onPart: OnPart): boolean {
   let at = skipBlanks(text, 0)
@@ -205,7 +205,7 @@ function scan(text: string, kind: typeof OBJECT | typeof ARRAY, onPart: OnPart):
       if (depth === 1) onPart(start, at, nameStart, nameEnd)
       at = skipBlanks(text, at)
     }
-    // Behind a value, or at the end of an empty container.
+    // After a value, or at the end of an empty container.
     while (text.charCodeAt(at) === endOf(open[depth - 1]!)) {
       at++
       if (--depth === 0) return skipBlanks(text, at) === text.length
@@ -237,7 +237,7 @@ function skipBlanks(text: string, start: number): number {
   }
 }
 
-/** @returns -1 where it is no text of JSON (section 7) */
+/** @returns -1 if it is not a JSON string (section 7) */
 function endOfString(text: string, start: number): number {
   let at = start + 1
   for (const end = at + SHORT; at < end; at++) {
@@ -259,7 +259,7 @@ function endOfString(text: string, start: number): number {
   }
 }
 
-/** @returns -1 where it is neither a number nor a literal */
+/** @returns -1 if it is neither a number nor a literal */
 function endOfScalar(text: string, start: number, code: number): number {
   // t, f, n
   const literal = code === 0x74 ? 'true' : code === 0x66 ? 'false' : code === 0x6e ? 'null' : undefined

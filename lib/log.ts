@@ -1,4 +1,4 @@
-/** The part of a logger (pino's, https://getpino.io/#/docs/api?id=logger) that is used here. */
+/** The methods of pino's logger (https://getpino.io/#/docs/api?id=logger) that lib/ uses. */
 export interface Log {
   debug(fields: object, message: string): void
   info(fields: object, message: string): void

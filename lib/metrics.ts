@@ -2,7 +2,7 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom
 
 const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
 
-/** What is read when the metrics are asked for. Times in seconds. */
+/** The values that are read when the metrics are requested. Times are in seconds. */
 export interface Readings {
   connections: number
   channels: number
@@ -21,8 +21,8 @@ export interface Readings {
 }
 
 /**
- * The metrics of one server, under Prometheus' naming rules (https://prometheus.io/docs/practices/naming/). No
- * label holds a channel's name or anything of a user's.
+ * The metrics of one server, named as Prometheus recommends (https://prometheus.io/docs/practices/naming/). No label
+ * contains the name of a channel or data of a user.
  */
 export class Metrics {
   readonly registry = new Registry()
@@ -72,7 +72,7 @@ export class Metrics {
     SECONDS
   )
 
-  /** @param read called whenever the metrics are asked for */
+  /** @param read is called whenever the metrics are requested */
   constructor(read: () => Readings) {
     collectDefaultMetrics({ register: this.registry })
     const gauge = (name: string, help: string, value: (readings: Readings) => number | undefined) =>
@@ -132,7 +132,7 @@ export class Metrics {
     )
   }
 
-  /** A socket was closed. Clients may close with any code, which must not make a series each. */
+  /** Counts a closed connection. Clients may choose any code, so unknown codes share one series. */
   closed(code: number): void {
     this.#closes.inc({ code: isKnownCode(code) ? String(code) : 'other' })
   }
@@ -151,8 +151,8 @@ export class Metrics {
 }
 
 /**
- * The codes of the WebSocket protocol (https://www.iana.org/assignments/websocket), and those of Centrifugo's, which are
- * ours as well (https://centrifugal.dev/docs/server/codes).
+ * Whether a close code belongs to the WebSocket protocol (https://www.iana.org/assignments/websocket) or to Centrifugo's
+ * (https://centrifugal.dev/docs/server/codes), which include those of this server.
  */
 function isKnownCode(code: number): boolean {
   return (code >= 1000 && code <= 1015) || (code >= 3000 && code <= 3014) || (code >= 3500 && code <= 3509)

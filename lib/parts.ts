@@ -46,24 +46,24 @@ type OptionsUsed =
 
 export interface GatewayOptions extends Pick<ResolvedOptions, OptionsUsed> {
   /**
-   * Runs one statement in the publishing pool. Rejects with DatabaseUnavailable where it surely was not committed,
-   * NotAccepted where the database refused it, OutcomeUnknown where it may have been committed.
+   * Runs one statement in the publishing pool. Rejects with DatabaseUnavailable if it was not committed, NotAccepted if
+   * the database refused it, and OutcomeUnknown if it may have been committed.
    */
   query: Query
   /**
-   * Runs one statement in a transaction of its own, as a caller where one is given; rejects as `query`, and with
+   * Runs one statement in a transaction of its own, as a client if a caller is given. Rejects like `query`, or with
    * RoleNotAllowed.
    */
   call: <Row>(text: string, values: unknown[], caller?: Caller) => Promise<Rows<Row>>
   /** Verifies a token's signature, audience and issuer; throws InvalidToken (401), KeysUnavailable (503). */
   verifyToken: (token: string) => Token | Promise<Token>
-  /** Told whether this server and the schema `pgws` fit each other, whenever that changes. */
+  /** Is called when the compatibility of this server and the schema `pgws` changes. */
   onSchema: (state: SchemaState) => void
   listener: Listener
   log: Log
 }
 
-/** What a running server is made of. */
+/** The parts of a running server. */
 export interface Parts {
   readonly options: GatewayOptions
   readonly metrics: Metrics
@@ -85,7 +85,7 @@ export interface Parts {
   readonly notificationQueue: NotificationQueueUsage
 }
 
-/** Builds the parts of a server, from the ground up: each is given those that it needs. */
+/** Builds the parts of a server, from the bottom up. Each gets the parts that it needs. */
 export function buildParts(options: GatewayOptions): Parts {
   const { query, listenChannel, listener, log } = options
   const node = newNodeId()
@@ -215,7 +215,7 @@ export function buildParts(options: GatewayOptions): Parts {
   return parts
 }
 
-/** The languages that clients speak: a line for each. */
+/** The protocols that clients speak, one line each. */
 function protocolsOf(core: Core, emulation: Emulation) {
   return {
     webSockets: new WebSocketServer(core),
@@ -226,7 +226,7 @@ function protocolsOf(core: Core, emulation: Emulation) {
 
 export type Protocols = Readonly<ReturnType<typeof protocolsOf>>
 
-/** What metrics show as it is. */
+/** The current values of the gauges. */
 function gaugesOf(parts: Parts) {
   const { clients, hub, publisher, notificationQueue } = parts
   const { up, reconnects, gapMilliseconds, lastProvenAlive } = parts.options.listener.state

@@ -1,15 +1,16 @@
 import { LRUCache } from 'lru-cache'
 
-/** How many answers are remembered, and how many bytes they and their keys may take. */
+/** The maximum number of entries, and of bytes that they and their keys take. */
 const MAX_ENTRIES = 10_000
 const MAX_BYTES = 4 * 1024 * 1024
 
-/** What an entry takes beside its key. */
+/** The size of an entry without its key, in bytes. */
 const ENTRY_BYTES = 100
 
 /**
- * Answers by texts that clients choose: those that were used last, within a bound of bytes.
- * @param ttl how long an answer may be used, in milliseconds; undefined: as long as it is there
+ * A cache whose keys are texts that clients choose. Its size in bytes is bounded; the least recently used entries are
+ * removed first.
+ * @param ttl how long an entry is valid, in milliseconds; undefined: without limit
  */
 export function textCache<Answer extends {}>(ttl?: number): LRUCache<string, Answer> {
   return new LRUCache({

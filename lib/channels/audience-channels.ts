@@ -3,14 +3,14 @@ import { channelNameProblem } from '../channel-name.js'
 import { errors } from '../errors.js'
 import type { Message } from '../messages/index.js'
 
-/** pgws' limit for the name of an audience, in characters. */
+/** The maximum length of the name of an audience in pgws, in characters. */
 const MAX_AUDIENCE = 36
 
-/** Who gets everything where nobody says otherwise; as in pgws. */
+/** The audience of clients that belong to no other; as in pgws. */
 export const DEFAULT_AUDIENCE = 'default'
 
 /**
- * Reads a notification `audience,{json object}`.
+ * Parses a notification `audience,{json object}`.
  * @returns the audience, and the text of the object; undefined for anything else
  */
 export function readAudienceMessage(payload: string): { audience: string; object: string } | undefined {
@@ -25,30 +25,30 @@ export function readAudienceMessage(payload: string): { audience: string; object
   return { audience: payload.slice(0, comma), object }
 }
 
-/** What clients get: the audience is not revealed, the id is the same for all of them. */
+/** The message that clients receive. It does not reveal the audience. Its id is the same for all clients. */
 export function audienceMessage(databaseChannel: string, object: string): string {
   return `{"payload":${object},"channel":${JSON.stringify(databaseChannel)},"id":"${randomUUID()}"}`
 }
 
-/** The hub's channel of an endpoint's audience. No channel of an address can have this name: it begins with NUL. */
+/** The channel of an endpoint's audience in the hub. Its name begins with NUL, so that no client can name it. */
 export function audienceChannel(endpoint: number, audience: string): string {
   return `\0audience ${endpoint} ${audience}`
 }
 
-/** Whether a channel of the hub is one of a name that clients know. */
+/** Whether a channel of the hub is a channel that clients can name. */
 export function isPublicChannel(channel: string): boolean {
   return !channel.startsWith('\0')
 }
 
 /**
- * Checks what an endpoint's function returned.
- * @throws NoAudience (403) for anything but a list of at least one text that could be the name of a channel
+ * Checks what the function `audiences` of an endpoint returned.
+ * @throws NoAudience (403) for anything but a list of one or more strings that are valid channel names
  */
 export function checkAudiences(audiences: unknown): readonly string[] {
   const isValid =
     Array.isArray(audiences) &&
     audiences.length > 0 &&
-    // They become part of the name of a channel of the hub.
+    // They become part of a channel name in the hub.
     audiences.every(
       (item): item is string => typeof item === 'string' && channelNameProblem(item) === undefined
     )
@@ -68,13 +68,13 @@ export function audiencesOf({ audiences }: { audiences?: unknown }, isPublic: bo
 export interface AudienceChannelsOptions {
   endpoints: readonly { channels: readonly string[] }[]
   deliver: (message: Message) => void
-  /** Told of each notification. */
+  /** Is called for each notification. */
   onNotification: () => void
-  /** Told of a notification that is not `audience,{…}`. */
+  /** Is called for a notification that is not `audience,{…}`. */
   onMalformed: (databaseChannel: string) => void
 }
 
-/** Delivers what endpoints' database channels notify to the audiences that it names. */
+/** Delivers the notifications of the endpoints' database channels to the audiences that they name. */
 export class AudienceChannels {
   readonly #options: AudienceChannelsOptions
 
@@ -87,7 +87,7 @@ export class AudienceChannels {
     return new Set(this.#options.endpoints.flatMap(({ channels }) => channels))
   }
 
-  /** Takes a notification of one of them. */
+  /** Takes a notification on one of these channels. */
   receive(databaseChannel: string, payload: string): void {
     const { endpoints, deliver, onNotification, onMalformed } = this.#options
     onNotification()

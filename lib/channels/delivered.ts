@@ -1,12 +1,12 @@
 import { randomInt } from 'node:crypto'
 
-/** At most so many deliveries are kept in each of two parts: some 15 MB in all. */
+/** The maximum number of deliveries in each of the two parts, some 15 MB in total. */
 const MAX_PART = 125_000
 
-/** So many of the last that were proven are kept, to be compared with what the database has at their positions. */
+/** How many of the last proven deliveries are kept, to compare them with the database's messages at their positions. */
 const SAMPLE = 64
 
-/** What is known of a message that was delivered. */
+/** A message that was delivered. */
 interface Delivery {
   readonly position: number
   /** A hash of its text. */
@@ -14,38 +14,38 @@ interface Delivery {
 }
 
 /**
- * The durable messages that have arrived. Up to a floor all of them have: the database has said so, and no notification
- * can, because any role may send one with any position. Of what was delivered beyond the floor, position and text are
- * known, so that a replay that begins at the floor sends nothing twice.
+ * The durable messages that have been delivered. Up to the floor, all of them have been. Only the database can raise the
+ * floor, because any role may send a notification with any position. Beyond the floor, the position and a hash of the
+ * text of each delivery are stored, so that a replay from the floor sends nothing twice.
  *
- * Deliveries are kept in two parts, those before the last mark and those since. What was delivered before the database
- * is asked for its last position is at or below that position, or forged: so the earlier part is dropped whole.
+ * Deliveries are stored in two parts: those before the last mark, and later ones. A message that was delivered before the
+ * database is asked for its last position is at or below that position, or forged. So the earlier part can be dropped.
  */
 export class Delivered {
   #floor: number | undefined
   #earlier: Delivery[] = []
   #later: Delivery[] = []
-  /** Both parts, by a number that is made of position and text; made when it is asked for, as a replay does. */
+  /** Both parts, by a number made of position and hash. It is built when a replay needs it. */
   #keys: Set<number> | undefined
   #leastLater = Number.POSITIVE_INFINITY
-  /** The earlier part is what was delivered before the mark. */
+  /** Whether the earlier part holds exactly what was delivered before the mark. */
   #marked = false
-  /** The last that were proven. */
+  /** The last proven deliveries. */
   #sample: Delivery[] = []
-  /** Nobody outside knows which texts have the same hash. */
+  /** Random, so that nobody can construct texts with the same hash. */
   readonly #seed = randomInt(2 ** 32)
 
-  /** The position up to which everything has arrived; undefined: the database has not said any. */
+  /** The position up to which everything has been delivered; undefined until the database has been asked. */
   get floor(): number | undefined {
     return this.#floor
   }
 
-  /** Everything up to a position has arrived, as the database says. */
+  /** Raises the floor, because the database says that everything up to a position has been delivered. */
   raise(position: number): void {
     this.#floor = Math.max(this.#floor ?? 0, position)
   }
 
-  /** Positions begin anew. */
+  /** Starts again from a position, because the positions of another database have no relation to the earlier ones. */
   restart(position: number): void {
     this.#floor = position
     this.#earlier = []
@@ -56,17 +56,17 @@ export class Delivered {
     this.#sample = []
   }
 
-  /** The positions of some of the last messages that were delivered up to the floor. */
+  /** The positions of the last proven deliveries. */
   get sample(): number[] {
     return this.#sample.map(({ position }) => position)
   }
 
-  /** Whether one of the sample has a text. */
+  /** Whether the sample has a delivery with this position and text. */
   isSample(position: number, text: string): boolean {
     return this.#sample.some((one) => one.position === position && one.hash === this.#hash(text))
   }
 
-  /** A message was delivered. */
+  /** Notes that a message was delivered. */
   add(position: number, text: string): void {
     if (this.#floor !== undefined && position <= this.#floor) return
     if (this.#later.length >= MAX_PART) this.#overflow()
@@ -75,7 +75,7 @@ export class Delivered {
     if (position < this.#leastLater) this.#leastLater = position
   }
 
-  /** Whether a message was delivered beyond the floor, with that text. */
+  /** Whether a message with this position and text was delivered beyond the floor. */
   has(position: number, text: string): boolean {
     this.#keys ??= new Set(
       [...this.#earlier, ...this.#later].map(({ position, hash }) => keyOf(position, hash))
@@ -83,27 +83,27 @@ export class Delivered {
     return this.#keys.size > 0 && this.#keys.has(keyOf(position, this.#hash(text)))
   }
 
-  /** The positions of what was delivered beyond the floor; some may be forged. */
+  /** The positions of the deliveries beyond the floor. Some may be forged. */
   positions(): Set<number> {
     return new Set([...this.#earlier, ...this.#later].map(({ position }) => position))
   }
 
-  /** The database is about to be asked for its last position. */
+  /** To be called before the database is asked for its last position. */
   mark(): void {
-    // Those of a mark that was never proven are proven by this one.
+    // Deliveries of a mark that was never proven are proven by this one.
     if (this.#earlier.length === 0) this.#rotate()
     this.#marked = true
   }
 
-  /** What has come, or will come, is no proof for what was delivered before the mark. */
+  /** Cancels the mark, because an answer of the database no longer proves what was delivered before it. */
   unmark(): void {
     this.#marked = false
   }
 
   /**
-   * All notifications of what was committed up to a position have been delivered: raises the floor to the last of them.
-   * No further, in case the answer came from another server than the notifications, as during a failover.
-   * @param latest what the database has answered after the mark
+   * Raises the floor to the last delivery at or below a position, because all notifications up to it have been delivered.
+   * It is not raised further, because the answer may come from another server than the notifications (failover).
+   * @param latest the position that the database answered after the mark
    */
   prove(latest: number): void {
     if (!this.#marked) return
@@ -114,11 +114,14 @@ export class Delivered {
     this.#keys = undefined
   }
 
-  /** Too many are kept. Those to come are behind the first of the later part, unless all of that is forged. */
+  /**
+   * Drops the earlier part, because there are too many deliveries. Later messages follow the first of the later part,
+   * unless all of that part is forged.
+   */
   #overflow(): void {
     if (this.#earlier.length > 0 && this.#floor !== undefined) this.raise(this.#leastLater - 1)
     this.#rotate()
-    // What was asked before is not for these.
+    // A pending answer of the database does not cover these.
     this.#marked = false
   }
 
@@ -137,7 +140,7 @@ export class Delivered {
   }
 }
 
-/** One text has another number at each of 2^21 positions in a row: more than are kept. */
+/** The same text has a different key at each of 2^21 consecutive positions, which is more than are stored. */
 function keyOf(position: number, hash: number): number {
   return (position % 2 ** 21) * 2 ** 32 + hash
 }

@@ -1,24 +1,24 @@
 import { historyGap, type Message } from '../messages/index.js'
 
-/** One message as it goes over a wire. */
+/** A message as it is sent to clients. */
 export interface Frame {
   bytes: Buffer
-  /** A durable message's place in the order of all of them. */
+  /** The position of a durable message; undefined for any other. */
   position: number | undefined
 }
 
-/** What a message looks like on a wire; encodes it once for all subscribers that read this format. */
+/** A wire format. A message is encoded once for all subscribers with the same format. */
 export interface Format {
   encode(message: Message): Frame
 }
 
-/** Told of a message that a format could not encode. */
+/** Is called for a message that a format could not encode. */
 export type OnUnencodable = (message: Message, error: unknown) => void
 
 /**
- * Encodes a message. Where a format cannot, this is that message's end, and nobody else's.
- * @param onUnencodable told of it
- * @returns for a durable message that cannot be encoded the word that it is missing; for another one undefined
+ * Encodes a message. If that fails, only this message is lost.
+ * @param onUnencodable is called if it fails
+ * @returns if it fails, a `HistoryGap` for a durable message, and undefined for any other
  */
 export function encodeSafely(
   format: Format,
@@ -33,7 +33,7 @@ export function encodeSafely(
   }
 }
 
-/** The bytes of frames in one piece. Those of a single frame are its own, so that many readers share them. */
+/** The bytes of frames in one buffer. For a single frame it is the frame's own buffer, which its readers share. */
 export function joinFrames(frames: readonly Frame[]): Buffer {
   return frames.length === 1 ? frames[0]!.bytes : Buffer.concat(frames.map(({ bytes }) => bytes))
 }

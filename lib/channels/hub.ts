@@ -2,14 +2,14 @@ import type { Message } from '../messages/index.js'
 import { isPublicChannel } from './audience-channels.js'
 import { encodeSafely, type Format, type Frame, joinFrames, type OnUnencodable } from './frames.js'
 
-/** One socket, or whatever else takes the messages of channels. */
+/** A connection, or anything else that receives the messages of channels. */
 export interface Subscriber {
-  /** The wire format that it reads. Subscribers of one format share the encoded message. */
+  /** Its wire format. Subscribers with the same format share the encoded message. */
   readonly format: Format
   /**
-   * Takes the messages of one turn of the event loop, in order.
-   * @param frames one for each message, as the format encoded them
-   * @param joined the same bytes in one piece
+   * Receives the messages of one turn of the event loop, in order.
+   * @param frames one for each message, encoded by the format
+   * @param joined the same bytes in one buffer
    */
   deliver(frames: readonly Frame[], joined: Buffer): void
 }
@@ -20,24 +20,25 @@ export interface Permissions {
   write: boolean
 }
 
-/** A connected channel, as the control plane shows it. */
+/** A channel that clients have joined, as `GET /channels` shows it. */
 export interface ChannelSummary {
   channel: string
+  /** How many connections have joined it, and how many of them may read and write. */
   connections: number
   readers: number
   writers: number
 }
 
-/** The readers of one channel that share a wire format. */
+/** The readers of a channel that share a wire format. */
 interface FormatGroup {
   format: Format
-  /** In this channel only: they get the frames of a turn in one piece made for all of them. */
+  /** Readers of this channel only. They share one buffer with the frames of a turn. */
   single: Set<Subscriber>
-  /** In several channels: their frames are gathered for each of them, so that order holds across channels. */
+  /** Readers of several channels. Their frames are gathered for each of them, so that the order holds across channels. */
   multiple: Set<Subscriber>
-  /** This turn's frames for `single`. */
+  /** The frames of this turn for `single`. */
   pending: Frame[]
-  /** Those in `single` who joined while frames were pending, with how many of these are older than they are. */
+  /** Members of `single` that joined while frames were pending, with the number of frames from before they joined. */
   late: Map<Subscriber, number>
 }
 
@@ -49,35 +50,35 @@ interface Channel {
   writers: number
 }
 
-/** How long one turn of the event loop may go on writing, in milliseconds: the rest waits for the next. */
+/** How long one turn of the event loop may write, in milliseconds. The rest waits for the next turn. */
 const SLICE = 10
 
 /**
- * Who is in which channel, and the fan-out to them. Messages are encoded once and written once a turn of the
- * event loop: what arrived from the database together leaves in one write for each socket. A lone message
- * leaves in the turn that it came in. Work for a message depends on its channel's readers alone.
+ * The subscribers of channels, and the fan-out to them. A message is encoded once. Messages that arrive together from the
+ * database leave in one write per subscriber, at the end of the turn of the event loop. A lone message leaves in the turn
+ * in which it arrives. The work for a message depends on the readers of its channel alone.
  *
- * Writing goes in rounds. A round takes all that is pending, and may span several turns, so that thousands of
- * writes hold up nothing else; what comes meanwhile is the next round's.
+ * Writing is done in rounds. A round writes everything that is pending, and may span several turns, so that thousands of
+ * writes do not block the event loop. Messages that arrive in the meantime belong to the next round.
  */
 export class Hub {
   readonly #channels = new Map<string, Channel>()
   #dirty: FormatGroup[] = []
   #gathered = new Map<Subscriber, Frame[]>()
-  /** The gathered frames of the round under way. */
+  /** The gathered frames of the current round. */
   #leaving = new Map<Subscriber, Frame[]>()
   #round: Iterator<void> | undefined
   #turn: NodeJS.Immediate | undefined
   readonly #onListenerError: (error: unknown) => void
   readonly #onUnencodable: OnUnencodable
 
-  /** @param onListenerError told what a function given to `listen` threw */
+  /** @param onListenerError is called with what a function passed to `listen` throws */
   constructor(onListenerError: (error: unknown) => void, onUnencodable: OnUnencodable) {
     this.#onListenerError = onListenerError
     this.#onUnencodable = onUnencodable
   }
 
-  /** Takes a subscriber into channels, all at once. A subscriber joins once. */
+  /** Adds a subscriber to channels. To be called once for each subscriber and channel. */
   join(subscriber: Subscriber, channels: readonly string[], { read, write }: Permissions): void {
     for (const name of channels) {
       const channel = this.#open(name)
@@ -95,7 +96,7 @@ export class Hub {
     }
   }
 
-  /** Takes a subscriber out of the channels that it joined, with the same arguments. */
+  /** Removes a subscriber from channels. Takes the arguments that `join` was called with. */
   leave(subscriber: Subscriber, channels: readonly string[], { read, write }: Permissions): void {
     this.#gathered.delete(subscriber)
     this.#leaving.delete(subscriber)
@@ -123,7 +124,7 @@ export class Hub {
    * @returns a function that ends it
    */
   listen(name: string, listener: (text: string) => void): () => void {
-    // Wrapped, so that the same function given twice is two listeners.
+    // Wrapped, because the same function may be passed twice.
     const own = (text: string) => listener(text)
     this.#open(name).listeners.add(own)
     return () => {
@@ -132,14 +133,14 @@ export class Hub {
     }
   }
 
-  /** Whether anybody would get a message of the channel. */
+  /** Whether anybody would receive a message of the channel. */
   hasListeners(name: string): boolean {
     return this.#channels.has(name)
   }
 
   /**
-   * Delivers a message to everyone who reads its channel.
-   * @returns to how many subscribers; functions given to `listen` are none
+   * Delivers a message to the readers of its channel.
+   * @returns the number of subscribers, without functions that were passed to `listen`
    */
   deliver(message: Message): number {
     const channel = this.#channels.get(message.channel)
@@ -170,7 +171,7 @@ export class Hub {
     return subscribers
   }
 
-  /** Writes all that is pending, now. */
+  /** Writes everything that is pending, now. */
   flush(): void {
     while (this.#turn !== undefined) {
       clearImmediate(this.#turn)
@@ -178,7 +179,7 @@ export class Hub {
     }
   }
 
-  /** One turn's part of the writing. */
+  /** Writes for one turn of the event loop. */
   #write(slice = SLICE): void {
     this.#turn = undefined
     const end = performance.now() + slice
@@ -189,11 +190,11 @@ export class Hub {
       return
     }
     this.#round = undefined
-    // What came while a round spanned several turns.
+    // Messages that arrived during a round of several turns.
     if (this.#dirty.length > 0 || this.#gathered.size > 0) this.#turn = setImmediate(() => this.#write())
   }
 
-  /** A round: yields after each subscriber. */
+  /** Starts a round, which yields after each subscriber. */
   #begin(): Iterator<void> {
     const batches = this.#dirty.map(takePending)
     this.#dirty = []
@@ -220,12 +221,12 @@ export class Hub {
     }
   }
 
-  /** How many channels somebody has joined, or listens to. */
+  /** The number of channels with subscribers or listeners. */
   get joinedChannels(): number {
     return this.#channels.size
   }
 
-  /** The channels of a name that clients know which somebody is connected to. */
+  /** The channels that clients have joined, without the internal ones. */
   summary(): ChannelSummary[] {
     const summary: ChannelSummary[] = []
     for (const [channel, { connections, readers, writers }] of this.#channels) {

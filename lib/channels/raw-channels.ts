@@ -7,9 +7,9 @@ type Listen = (channel: string, handler: (payload: string) => void) => Promise<(
 
 export interface RawChannelsOptions {
   patterns: readonly string[] | undefined
-  /** Never a raw one: its notifications are envelopes. */
+  /** Never a raw channel, because its notifications are envelopes. */
   listenChannel: string
-  /** Never a raw one: the server tells there who comes and goes. */
+  /** Never a raw channel, because the server publishes its own events there. */
   metaChannel: string | undefined
   listen: Listen
   deliver: (channel: string, payload: string) => void
@@ -21,8 +21,8 @@ interface Listening {
 }
 
 /**
- * Channels that are database channels of the same name: listened to while somebody has joined them, once whatever
- * the number of sockets, and their payloads pass as they are.
+ * Channels that are database channels of the same name. The server listens to one while at least one client has joined
+ * it, and payloads pass unchanged.
  */
 export class RawChannels {
   readonly #options: RawChannelsOptions
@@ -40,10 +40,11 @@ export class RawChannels {
   }
 
   /**
-   * Listens to those of some channels that are raw.
-   * @returns once LISTEN has committed, what ends it again; undefined where none of them is raw
-   * @throws BadAddress (400) for a name that PostgreSQL cannot have, ChannelRefused (400) for one that this database
-   *   does not take, ListenerUnavailable (503)
+   * Listens to the raw channels among some channels.
+   * @returns a promise that resolves when LISTEN has committed, with a function that ends it; undefined if none of the
+   *   channels is raw
+   * @throws BadAddress (400) for a name that PostgreSQL does not allow, ChannelRefused (400) for one that this database
+   *   refuses, ListenerUnavailable (503)
    */
   async join(channels: readonly string[]): Promise<(() => void) | undefined> {
     if (this.#options.patterns === undefined) return undefined

@@ -1,26 +1,26 @@
 import type { Claims } from '../auth/index.js'
 import { jsonMembersOf, jsonOf, toAscii, withPossibleCharacters } from '../json-text.js'
 
-/** A message that is sent again with other words: what all envelopes of one sender share. */
+/** The part that all envelopes of one sender share. */
 export interface Sender {
-  /** The JSON text of the sender's claims up to where `message_delivered_at` goes. */
+  /** The JSON text of the sender's claims, up to where `message_delivered_at` is inserted. */
   readonly claimsPrefix: string
 }
 
 /**
- * Prepares a sender's part of its envelopes once, not for each message.
- * @param claims the claims of the sender's token; a `message_delivered_at` of its own is replaced
- * @param shown which of them others see: `['all']`, `['none']`, or names
+ * Encodes the claims of a sender once for all of its envelopes.
+ * @param claims the claims of the sender's token; a claim `message_delivered_at` is replaced
+ * @param visible which of them others see: `['all']`, `['none']`, or names
  */
 export function senderOf(claims: Claims, visible: readonly string[] = ['all']): Sender {
   const { message_delivered_at: _, ...rest } = claims
   const claimsShown = Object.fromEntries(Object.entries(rest).filter(([name]) => showsClaim(visible, name)))
-  // What a token says must not keep its owner from publishing.
+  // A claim that the database cannot store must not keep the client from publishing.
   const members = withPossibleCharacters(jsonMembersOf(claimsShown))
   return { claimsPrefix: members === '' ? '{' : `{${members},` }
 }
 
-/** Whether others see a claim; `shown` is as for `senderOf`. */
+/** Whether others see a claim. @param visible as for `senderOf` */
 export function showsClaim(visible: readonly string[], name: string): boolean {
   return visible[0] === 'all' || (visible[0] !== 'none' && visible.includes(name))
 }
@@ -31,7 +31,8 @@ export function showsClaim(visible: readonly string[], name: string): boolean {
  * @param channel the websocket channel
  * @param payload the message; any JSON value, or its text
  * @param sender made by senderOf
- * @param ascii whether all but the payload is to be ASCII: for a database whose encoding has not every character
+ * @param ascii whether to escape all characters beyond ASCII outside of the payload, because the database's encoding
+ *   lacks some characters
  */
 export function envelope(
   event: string,
@@ -43,7 +44,7 @@ export function envelope(
   return `${upToClaims(event, channel, payload, sender, ascii)}}`
 }
 
-/** The envelope of a binary message: its payload is base64, and says so. */
+/** The envelope of a binary message: its payload is base64, and it has `"encoding":"base64"`. */
 export function binaryEnvelope(channel: string, payload: Buffer, sender: Sender, ascii = false): string {
   return `${upToClaims('Bytes', channel, payload.toString('base64'), sender, ascii)},"encoding":"base64"}`
 }
@@ -62,8 +63,8 @@ function upToClaims(
 let last = 0
 
 /**
- * Unix seconds, never the same twice in one process: PostgreSQL folds notifications of one transaction whose
- * texts are equal into one (sql-notify.html), so equal messages must differ in something.
+ * The time in Unix seconds, different for each call. PostgreSQL delivers equal notifications of a transaction only once
+ * (sql-notify.html), so equal messages must differ in something.
  */
 function timestamp(): number {
   last = Math.max(Date.now() * 1000, last + 1)

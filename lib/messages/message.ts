@@ -3,16 +3,16 @@ import type { ServerEvent } from './server-events.js'
 /** A message on its way to subscribers. */
 export interface Message {
   channel: string
-  /** What text clients get. */
+  /** The text that clients receive. */
   text: string
-  /** A durable message's place in the order of all of them. */
+  /** The position of a durable message in the order of all of them. */
   position?: number | undefined
-  /** Its id for clients: later messages compare later, as texts. */
+  /** Its id for clients. As strings, the ids of later messages compare greater. */
   id?: string | undefined
   /** The bytes of a binary message. */
   bytes?: Buffer | undefined
-  /** What the server itself has to say: `text` is the same for those who read texts. */
+  /** A server event. `text` has the same content for clients that read text. */
   serverEvent?: ServerEvent | undefined
-  /** A raw channel's payload: it is no envelope, whatever it looks like. */
+  /** Set for the payload of a raw channel, which is not an envelope, whatever it looks like. */
   raw?: true | undefined
 }

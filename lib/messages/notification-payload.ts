@@ -5,48 +5,48 @@ import type { Message } from './message.js'
 import { isReserved } from './server-events.js'
 import { historyGap } from './server-message.js'
 
-/** `<epoch>-<position>`, both hexadecimal, of fixed length. */
+/** `<epoch>-<position>`, both hexadecimal and of fixed length. */
 const ID = /^([0-9a-f]{8})-([0-9a-f]{16})$/
 
-/** The id of a position. */
+/** Makes the id of a durable message. */
 export function messageId(epoch: string, position: number): string {
   return `${epoch}-${position.toString(16).padStart(16, '0')}`
 }
 
-/** The epoch and position of an id; undefined for what is none. */
+/** Parses an id; undefined if the text is not an id. */
 export function parseMessageId(id: string): { epoch: string; position: number } | undefined {
   const [, epoch, digits] = ID.exec(id) ?? []
   const position = Number.parseInt(digits ?? '', 16)
   return Number.isSafeInteger(position) ? { epoch: epoch!, position } : undefined
 }
 
-/** A reference to a row, in place of a message that is too large for a notification. */
+/** A reference to a row. It is sent instead of a message that is too large for a notification. */
 export interface Reference {
   table: 'message' | 'large'
   position: number
-  /** Undefined where it is too long to stand in a notification. */
+  /** Undefined if the name is too long for a notification. */
   channel: string | undefined
 }
 
 const ENVELOPE = /^[ \t\r\n]*\{/
 
-/** What a notification's payload says of itself. */
+/** The result of parsing a notification. */
 export type Received =
   | { message: Message /** Unix seconds. */; sentAt: number | undefined }
   | { reference: Reference }
   | {
-      /** Why it is none of both: `reserved`, it could be taken for the server's own words (see isReserved). */
+      /** Why it is dropped. `reserved`: it could be mistaken for a server event (see isReserved). */
       refused: 'malformed' | 'reserved'
     }
 
 /**
- * Reads a notification's payload. Any role of the database may send one.
- * @param payload a JSON object with a string `channel`, or anything else
- * @param otherwise the channel of anything else
+ * Parses the payload of a notification. Any role that may connect to the database can send one.
+ * @param payload a JSON object with a string `channel`, or any other text
+ * @param otherwise the channel for any other text
  */
 export function readNotification(payload: string, otherwise: string): Received {
   let envelope: Record<string, unknown> | undefined
-  // Most payloads that are no envelope are told from their first character, with no exception thrown.
+  // Checking the first character avoids an exception for most payloads that are not envelopes.
   if (ENVELOPE.test(payload)) {
     try {
       envelope = JSON.parse(payload)
@@ -61,7 +61,7 @@ export function readNotification(payload: string, otherwise: string): Received {
   if (typeof channel !== 'string') {
     return { message: { channel: otherwise, text: payload }, sentAt: undefined }
   }
-  // Nobody can have joined it, and some names are the hub's own.
+  // Nobody can have joined such a channel, and the hub uses some of these names internally.
   if (channelNameProblem(channel) !== undefined) return { refused: 'malformed' }
   const sentAt = (envelope.claims as Record<string, unknown> | undefined | null)?.message_delivered_at
   const message: Message = { channel, text: payload }
@@ -84,8 +84,8 @@ function readReference({ pgws, position, channel }: Record<string, unknown>): Re
 }
 
 /**
- * The message of a stored row; where the row holds none, the word that it is missing, in its place.
- * @param body its envelope, without id
+ * The message of a stored row; a `HistoryGap` if the row does not contain a valid message.
+ * @param body the envelope, without the id
  */
 export function storedMessage(epoch: string, position: number, channel: string, body: string): Message {
   const id = messageId(epoch, position)
@@ -95,7 +95,7 @@ export function storedMessage(epoch: string, position: number, channel: string, 
   return { channel, text, position, id, ...binaryPart(members) }
 }
 
-/** The message of a row that is kept only because it is large; undefined where the row holds none. */
+/** The message of a row that is stored only because it is large; undefined if the row does not contain a valid message. */
 export function largeMessage(channel: string, body: string): Message | undefined {
   const members = envelopeMembers(body)
   return members && { channel, text: body, ...binaryPart(members) }

@@ -1,34 +1,34 @@
 import { membersOf } from '../json-text.js'
 
-/** A client that is in a presence channel. */
+/** A member of a presence channel. */
 export interface PresenceMember {
-  /** Its connection's id, as `GET /connections` shows it: `<node>-<number>`. */
+  /** The id of its connection, `<node>-<number>`, as in `GET /connections`. */
   client: string
-  /** The claim `sub` of its token; empty where it has none, or others may not see it. */
+  /** The claim `sub` of its token; empty if it has none, or if `envelopeClaims` hides it. */
   user: string
-  /** Any JSON value that others see of it. */
+  /** The claim `info` of an SDK's token, any JSON value. */
   info?: unknown
 }
 
-/** How many are in a channel. */
+/** The size of a presence channel. */
 export interface PresenceSummary {
-  /** How many clients. */
+  /** The number of clients. */
   count: number
-  /** How many different users; all without a name are one. */
+  /** The number of different users. All clients without a user count as one. */
   users: number
 }
 
-/** What cannot be replayed: ids of messages, or null where there is none, or it is not known. */
+/** Messages that cannot be replayed. Each member is the id of a message, or null if there is none or it is not known. */
 export interface HistoryGap {
-  /** After which the client asked to begin. */
+  /** The id that the client sent as `since`. */
   requested: string | null
-  /** The oldest that is there. */
+  /** The oldest message that is stored. */
   oldest: string | null
-  /** The last of all. */
+  /** The last message. */
   latest: string | null
 }
 
-/** A message of a client that a function of the database's owner has refused. */
+/** A message from a client that `onMessageFunction` refused. */
 export interface RejectedMessage {
   channels: readonly string[]
   message: string
@@ -37,7 +37,7 @@ export interface RejectedMessage {
   payload: string
 }
 
-/** What the server itself has to say to its clients. Formats know it by this type, never by a text. */
+/** An event of the server itself. Wire formats recognize it by this type, never by the text of a message. */
 export type ServerEvent =
   | { event: 'HistoryGap'; payload: HistoryGap }
   | { event: 'Presence'; payload: { clients: readonly PresenceMember[] } | PresenceSummary }
@@ -45,14 +45,14 @@ export type ServerEvent =
   | { event: 'Rejected'; payload: RejectedMessage }
 
 /**
- * Whether a text could be taken for one of the server's own: an object with a member `pgws`. Such a text is not published,
- * and not delivered.
+ * Whether a text could be mistaken for a server event: an object with a member `pgws`. Such a text is neither published
+ * nor delivered.
  */
 export function isReserved(text: string): boolean {
-  // Most texts are told by what they do not hold; a name may be written with escapes.
+  // Most texts contain neither the name nor an escape, with which it could be written.
   if (!text.includes('pgws') && !text.includes('\\u00')) return false
   const members = membersOf(text)
   if (members !== undefined) return members.has('pgws')
-  // Parsers of other languages read more than JSON: numbers such as NaN, comments, a byte order mark.
+  // Parsers of other languages accept more than JSON: numbers such as NaN, comments, a byte order mark.
   return /^[\s\ufeff]*\{/.test(text) && /pgws|\\u00[67]/.test(text)
 }

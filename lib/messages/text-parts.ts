@@ -1,9 +1,9 @@
-/** What a part takes beside its text, in characters: what is forged in many small ones counts, too. */
+/** What a part counts in addition to its text, in characters, because many small parts may be forged. */
 const OVERHEAD = 100
 
 /**
- * A text that takes several notifications. Its parts come in order; where one was lost, so is the text. How much may be
- * gathered, and for how long, is for its owner to limit: whoever has SQL may send parts.
+ * A text that is split into several notifications. Its parts arrive in order; if one is lost, the text is lost. The owner
+ * must limit how much is gathered, and for how long, because any role that may connect to the database can send parts.
  */
 export class TextParts {
   #texts: string[] = []
@@ -21,8 +21,8 @@ export class TextParts {
 
   /**
    * Adds a part.
-   * @param part its number, from 0 on
-   * @returns false where it is not the next one: then nothing has been added
+   * @param part its number, from 0
+   * @returns false if it is not the next one; it is not added then
    */
   add(part: number, text: string): boolean {
     if (part !== this.#texts.length) return false
@@ -31,7 +31,7 @@ export class TextParts {
     return true
   }
 
-  /** The parts in one. */
+  /** The text of all parts. */
   whole(): string {
     return this.#texts.join('')
   }
