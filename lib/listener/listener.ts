@@ -236,7 +236,7 @@ export class Listener {
   async #prove(client: pg.Client): Promise<void> {
     if (this.#probe.underWay) return
     const onArrived = this.#options.onProbe?.()
-    await this.#probe.send(client, () => this.#listening)
+    if (!(await this.#probe.send(client, () => this.#listening))) return
     this.#lastProvenAlive = Date.now()
     this.#lastHeard = performance.now()
     onArrived?.()

@@ -1,6 +1,10 @@
 import { randomUUID } from 'node:crypto'
 import type pg from 'pg'
 import { deadline, Silence } from './deadline.js'
+import { sqlstateOfStatement } from './listening-session.js'
+
+/** SQLSTATE of `NOTIFY` when the queue of the whole server is full (async.c: ERRCODE_PROGRAM_LIMIT_EXCEEDED). */
+const QUEUE_FULL = '54000'
 
 /** A notification to ourselves, which shows that others arrive, too. */
 export class Probe {
@@ -20,29 +24,43 @@ export class Probe {
   /**
    * Resolves when a probe has arrived on the connection that has sent it, which listens to all channels.
    * @param channels those that it should listen to; one that is gone meanwhile does not count
+   * @returns false where no session can send a notification, because the queue is full: it proves nothing, and another
+   *   connection would be no better
    * @throws Silence where it does not, or no probe arrives in time; Error where the connection fails
    */
-  async send(client: pg.Client, channels: () => ReadonlySet<string>): Promise<void> {
+  async send(client: pg.Client, channels: () => ReadonlySet<string>): Promise<boolean> {
     const expected = [...channels()]
     const nonce = randomUUID()
     try {
-      await deadline(
+      return await deadline(
         (async () => {
           const arrived = new Promise<void>((resolve) => {
             this.#sent = { nonce, arrived: resolve }
           })
-          await client.query('select pg_catalog.pg_notify($1, $2)', [this.channel, nonce])
+          const sent = await notify(client, this.channel, nonce)
           const { rows } = await client.query<{ channel: string }>(
             'select pg_catalog.pg_listening_channels() as channel'
           )
           const listening = new Set(rows.map(({ channel }) => channel))
           const missing = expected.find((name) => channels().has(name) && !listening.has(name))
           if (missing !== undefined) throw new Silence('the connection no longer listens to every channel')
-          await arrived
+          if (sent) await arrived
+          return sent
         })()
       )
     } finally {
       this.#sent = undefined
     }
+  }
+}
+
+/** @returns false where the queue is full */
+async function notify(client: pg.Client, channel: string, payload: string): Promise<boolean> {
+  try {
+    await client.query('select pg_catalog.pg_notify($1, $2)', [channel, payload])
+    return true
+  } catch (error) {
+    if (sqlstateOfStatement(error) === QUEUE_FULL) return false
+    throw error
   }
 }

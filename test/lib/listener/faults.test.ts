@@ -291,6 +291,18 @@ t.test(
       })(),
       { message: /NOTIFY queue/ }
     )
+    // The listener's probe is a notification, too. That it cannot be sent says nothing about the connection, which stays.
+    const probes = new Set<number>()
+    await until(async () => {
+      const { rows } = await query(
+        dbUri,
+        `select query_start from pg_stat_activity
+         where datname = current_database() and application_name like '%listener' and query like '%pg_listening%'`
+      )
+      for (const { query_start } of rows) probes.add(Number(query_start))
+      return probes.size > 2
+    })
+    t.match(fastify.pgws.listenerState, { up: true, reconnects: 0 })
     for (;;) {
       const failure = await fastify.pgws.publish('a', 'x'.repeat(7000)).catch((error) => error)
       if (failure === undefined) continue
