@@ -17,7 +17,7 @@ export const webSocketFrames: Format = {
   }
 }
 
-/** A text as a whole frame. */
+/** Encodes a text as a whole frame. */
 export function textFrame(text: string): Buffer {
   const { frame, start } = frameOf(TEXT, Buffer.byteLength(text))
   frame.write(text, start)
@@ -40,7 +40,7 @@ function frameOf(opcode: number, length: number): { frame: Buffer; start: number
   return { frame, start }
 }
 
-/** The message within a frame that webSocketFrames made, and whether it is binary. */
+/** The payload of a frame from webSocketFrames, and whether it is binary. */
 export function messageIn({ bytes }: Frame): { data: Buffer; binary: boolean } {
   const length = bytes[1]!
   const start = length < 126 ? 2 : length === 126 ? 4 : 10

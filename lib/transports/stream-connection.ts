@@ -5,14 +5,14 @@ import type { Frame } from '../channels/index.js'
 import { CLOSE, Connection, type ConnectionOptions, isGone } from '../clients/index.js'
 import { unsentBytesOf } from '../flow/index.js'
 
-/** A client that reads the answer to an HTTP request, which does not end. */
+/** A client that reads a streamed HTTP response. */
 export abstract class StreamConnection extends Connection {
-  /** With what we closed it, for the log; 1001 where the client has gone by itself. */
+  /** The code with which it was closed, for the log; 1001 if the client disconnected. */
   closeCode: number = CLOSE.GOING_AWAY
   closeReason = ''
   protected readonly response: ServerResponse
 
-  /** @param response its head has been written */
+  /** @param response the response to write to; its head has been written */
   constructor(response: ServerResponse, access: Access, options: ConnectionOptions) {
     super(access, options)
     this.response = response

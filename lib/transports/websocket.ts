@@ -7,18 +7,18 @@ import { Connection, type ConnectionOptions } from '../clients/index.js'
 import { type Intake, type Pausable, unsentBytesOf } from '../flow/index.js'
 import { messageIn, webSocketFrames } from './frames.js'
 
-/** How many pings may go without a pong. */
+/** How many pings may remain without a pong. */
 const MAX_UNANSWERED = 2
 
 /** A websocket that has been accepted. */
 export interface AcceptedSocket {
   /** It is open. */
   webSocket: WebSocket
-  /** What carries it: a socket of the network, or what a test has instead. */
+  /** The network socket, or the stream that a test uses instead. */
   socket: Duplex
 }
 
-/** What a raw client has sent. */
+/** A message from a raw websocket client. */
 export interface RawMessage {
   data: Buffer
   isBinary: boolean
@@ -26,28 +26,27 @@ export interface RawMessage {
 
 const kConnection = Symbol('pgws connection')
 
-/** A socket that carries its connection: listeners that all sockets share have no other way to it. */
+/** A websocket with a reference to its connection, for the listeners that all websockets share. */
 type ConnectedWebSocket = WebSocket & { [kConnection]: WebSocketConnection }
 
 /**
- * A client on a websocket. Frames that were built once for many sockets are written past `ws`'s own sender; that
- * is safe as long as `ws` writes each of its own frames (ping, pong, close) at once, which it does unless it
- * compresses.
+ * A client on a websocket. Frames that are shared by many clients are written directly to the socket, not through `ws`.
+ * That is safe because `ws` writes each of its own frames (ping, pong, close) at once, unless it compresses.
  */
 export class WebSocketConnection extends Connection implements Pausable {
   readonly format: Format = webSocketFrames
   readonly webSocket: WebSocket
   readonly #socket: Duplex
-  /** Whether what it sends as binary stays binary. */
+  /** Whether its binary messages are delivered as binary. */
   readonly binary: boolean
-  /** Whether it is told of its messages that were rejected. */
+  /** Whether it receives an event for each of its messages that is rejected. */
   readonly rejections: boolean
-  /** How many pings have had no pong yet. */
+  /** The number of pings without a pong so far. */
   unanswered = 0
   paused = 0
-  /** What it has sent; made with its first message. */
+  /** The queue of its messages. It is created with the first one. */
   intake: Intake<RawMessage | undefined> | undefined
-  /** Why we have closed it: because the server ends, or for a reason of its own. */
+  /** Why the server closed it: because of the shutdown, or because of the client. */
   #closed: 'server ends' | 'fault' | undefined
 
   /**
@@ -78,14 +77,14 @@ export class WebSocketConnection extends Connection implements Pausable {
   }
 
   /**
-   * Whether what comes from it still counts. When the server ends, all that a client has sent before it sees our
-   * close does; after a fault of its own nothing does.
+   * Whether its messages are still processed. At shutdown they are, until the client has seen the close. After a fault of
+   * the client they are not.
    */
   get listening(): boolean {
     return this.open || this.#closed === 'server ends'
   }
 
-  /** Whether we have closed it for a reason of its own: what it has sent, and nobody has taken yet, is dropped. */
+  /** Whether it was closed because of a fault of the client. Its messages that still wait are dropped then. */
   get faulted(): boolean {
     return this.#closed === 'fault'
   }
@@ -131,8 +130,8 @@ export class WebSocketConnection extends Connection implements Pausable {
   }
 
   /**
-   * Pings. A client that has answered neither of the last two pings is gone, and its socket is ended; one that we
-   * have stopped to read cannot be heard.
+   * Sends a ping. A client that has answered neither of the last two is terminated, unless the server has stopped reading
+   * it.
    */
   ping(): void {
     if (this.webSocket.isPaused) this.unanswered = 0
@@ -145,7 +144,7 @@ export class WebSocketConnection extends Connection implements Pausable {
   }
 
   pause(reason: number): void {
-    // The client's answer to our close must be read.
+    // The client's close frame must be read.
     if (this.paused === 0 && this.#closed === undefined) this.webSocket.pause()
     this.paused |= reason
   }
@@ -164,7 +163,7 @@ export class WebSocketConnection extends Connection implements Pausable {
   close(code: number, reason: string): void {
     this.#closed = 'fault'
     this.webSocket.close(code, reason)
-    // The client's answer must be read.
+    // To read the client's close frame.
     this.webSocket.resume()
   }
 
@@ -173,11 +172,11 @@ export class WebSocketConnection extends Connection implements Pausable {
   }
 }
 
-/** One for all sockets, of which there are many. */
+/** One listener for all websockets, to save memory. */
 function onClose(this: WebSocket, code: number, reason: Buffer): void {
   const connection = WebSocketConnection.of(this)
   const gone = () => connection.gone(code, reason.toString())
-  // What it sent before its end comes before its end.
+  // First process what it sent before it closed.
   if (connection.intake?.busy) connection.intake.finish().then(gone)
   else gone()
 }

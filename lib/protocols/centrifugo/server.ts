@@ -16,20 +16,20 @@ import { StreamTransport } from './transports/stream-transport.js'
 import { DISCONNECT, type Disconnect } from './wire/protocol.js'
 import type { SdkFormat } from './wire/publication.js'
 
-/** The subprotocol of clients that speak another encoding of this protocol. */
+/** The subprotocol of clients that use the protobuf encoding. */
 const PROTOBUF = 'centrifuge-protobuf'
 
-/** The clients that speak Centrifugo's client protocol. */
+/** Serves clients that speak Centrifugo's client protocol. */
 export class CentrifugoServer extends Protocol {
   readonly #emulation: Emulation
   readonly #services: SdkServices
   readonly #sessions = new Set<Session>()
-  /** Those that have not said who they are. */
+  /** Sessions that have not connected yet. */
   readonly #strangers = new Expiry<Session>((session) => {
     if (session.connection === undefined) session.close(DISCONNECT.STALE)
   })
 
-  /** @param emulation finds the sessions of clients that read an HTTP answer, on whichever node they are */
+  /** @param emulation finds the sessions of clients on HTTP transports, on any node */
   constructor(core: Core, emulation: Emulation) {
     super(core)
     this.#emulation = emulation
@@ -43,9 +43,9 @@ export class CentrifugoServer extends Protocol {
   }
 
   /**
-   * Takes an accepted socket.
+   * Takes over an accepted websocket.
    * @param accepted its errors are handled from here on
-   * @param address its client's IP address
+   * @param address the client's IP address
    */
   connect(accepted: AcceptedSocket, address: string): void {
     const { webSocket } = accepted
@@ -65,9 +65,9 @@ export class CentrifugoServer extends Protocol {
   }
 
   /**
-   * Takes a client that reads an HTTP answer; what it sends after its first commands comes by way of `emulation`.
-   * @param response its head has been written
-   * @param commands the first ones
+   * Takes over a client on an HTTP transport. Its commands after the first ones arrive through `emulation`.
+   * @param response the response to write to; its head has been written
+   * @param commands the first commands
    * @param address the client's IP address
    */
   stream(response: ServerResponse, format: SdkFormat, commands: string, address: string): void {
@@ -94,10 +94,10 @@ export class CentrifugoServer extends Protocol {
   }
 
   /**
-   * Takes commands of a client that reads an HTTP answer, whichever server it reads from.
-   * @param session what it was told with its connection, as `node`: a secret
-   * @returns whether there is such a session
-   * @throws NodesUnavailable (503) where it is another server's, and the database is away
+   * Takes commands of a client on an HTTP transport, which may be connected to any node.
+   * @param session the secret that the client received when it connected; `node` likewise
+   * @returns whether the session exists
+   * @throws NodesUnavailable (503) if the session is on another node, and the database is unavailable
    */
   receive(session: string, node: string, commands: string): Promise<boolean> {
     return this.#emulation.receive(session, node, commands)
@@ -107,7 +107,7 @@ export class CentrifugoServer extends Protocol {
     for (const session of this.#sessions) session.insufficient()
   }
 
-  /** Closes those that have not said who they are; all others are connections as any. */
+  /** Closes the sessions that have not connected yet. `Clients` closes the others. */
   override close(): void {
     for (const session of this.#sessions) {
       if (session.connection === undefined) session.close(DISCONNECT.SHUTDOWN)

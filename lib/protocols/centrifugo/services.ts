@@ -7,36 +7,36 @@ import type { Ends, Subscription } from './subscriptions/subscription.js'
 import type { Disconnect, Result } from './wire/protocol.js'
 import type { SdkFormat } from './wire/publication.js'
 
-/** A connection of the SDK, whatever its transport. */
+/** The connection of an SDK, on any transport. */
 export interface SdkConnection extends Connection, Pausable {
   readonly format: SdkFormat
-  /** How many pings have had no answer yet. */
+  /** The number of pings without an answer so far. */
   unanswered: number
 }
 
-/** A session, as what its client asks for sees it. */
+/** The part of a session that command handlers use. */
 export interface SessionReplies {
-  /** True once the client has gone: nothing is sent any more. */
+  /** Whether the client has disconnected, so that nothing is sent any more. */
   readonly ended: boolean
-  /** Answers a command. A result is sent even where it is empty: without it the SDK stops. */
+  /** Answers a command. The result is sent even if it is empty, because the SDK waits for it. */
   reply(id: number, method: string, result: Result): void
-  /** Tells what was not asked for. */
+  /** Sends a push, which is not the answer to a command. */
   push(push: object): void
   /**
-   * Answers a command with an error, or ends the connection where the error says so.
-   * @param id the command's; without one, the connection ends
+   * Answers a command with an error, or closes the connection if the error is a DisconnectError.
+   * @param id the id of the command; without it, the connection is closed
    */
   fail(error: unknown, id?: number): void
   /** Ends the connection with a reason. */
   close(disconnect: Disconnect): void
 }
 
-/** What sessions are given: the core, and what is this protocol's own. */
+/** What all sessions share: the core, and the services of this protocol. */
 export interface SdkServices {
   readonly core: Core
   readonly recovery: Recovery
   readonly presence: SdkPresence
-  /** Ends subscriptions whose tokens end. */
+  /** Ends subscriptions whose tokens expire. */
   readonly expiry: Expiry<Subscription>
   readonly ends: Ends
 }

@@ -3,21 +3,21 @@ import { errors } from '../../errors.js'
 import type { Core } from '../index.js'
 import { CommandError, DISCONNECT, DisconnectError, ERRORS } from './wire/protocol.js'
 
-/** For how long a token is honoured past its end, so that the SDK can bring a new one, in milliseconds. */
+/** How long a token is valid after it has expired, so that the SDK can send a new one, in milliseconds. */
 export const GRACE = 25_000
 
 type Verify = Core['verifyToken']
 
-/** What a subscription's own token allows beside reading. */
+/** What a subscription token allows in addition to reading. */
 export interface Grant {
   write: boolean
-  /** When it ends, in milliseconds since the epoch; undefined: never. */
+  /** When it expires, in milliseconds since the epoch; undefined: never. */
   exp: number | undefined
 }
 
 /**
- * A connection's token. It may be without a mode: then it reads by `subs`, and by tokens of its subscriptions.
- * @throws DisconnectError for one that is none of ours; TokenExpired, MalformedClaims, UnknownMode, KeysUnavailable
+ * Verifies a connection token. It may lack a mode: the client then reads only what `subs` and subscription tokens allow.
+ * @throws DisconnectError for an invalid token; TokenExpired, MalformedClaims, UnknownMode, KeysUnavailable
  */
 export async function connectionToken(verify: Verify, text: string): Promise<Token> {
   if (text === '') throw new DisconnectError(DISCONNECT.INVALID_TOKEN, 'it is missing')
@@ -28,20 +28,20 @@ export async function connectionToken(verify: Verify, text: string): Promise<Tok
     if (error instanceof errors.InvalidToken) throw new DisconnectError(DISCONNECT.INVALID_TOKEN)
     throw error
   }
-  // Whatever the mode says wrongly is said now, not at the first channel.
+  // An invalid mode is reported now, not at the first channel.
   if (token.mode !== undefined) requireMode(token)
   return token
 }
 
 /**
- * What a subscription's own token allows: to read, and with `pub` in its claim `allow` to publish, too
+ * Verifies a subscription token. It allows reading, and with `pub` in its claim `allow` also publishing
  * (https://centrifugal.dev/docs/pro/capabilities).
  *
- * It says that it is one by its claim `channel` and no claim of a connection's token: those may name one channel, too,
- * and allow less than reading it.
- * @param of whose it must be
- * @throws CommandError for one that is none of ours, or a connection's; DisconnectError for another channel's, user's or client's;
- *   TokenExpired; MalformedClaims; KeysUnavailable
+ * A subscription token has the claim `channel` and no claim of a connection token. Otherwise a connection token that names
+ * one channel, and may allow less than reading it, could be used as a subscription token.
+ * @param of the subscription that it must belong to
+ * @throws CommandError for an invalid token or a connection token; DisconnectError for a token of another channel, user
+ *   or client; TokenExpired; MalformedClaims; KeysUnavailable
  */
 export async function subscriptionToken(
   verify: Verify,
@@ -73,7 +73,7 @@ export async function subscriptionToken(
   return { write: token.allow.includes('pub'), exp: token.expiresAt }
 }
 
-/** When a token ends, in the words of a reply; at least 1 s, because the SDK asks again at once otherwise. */
+/** The remaining lifetime of a token, for a reply. At least 1 s, because the SDK would refresh at once otherwise. */
 export function lifetime(exp: number | undefined): { expires?: true; ttl?: number } {
   if (exp === undefined) return {}
   return { expires: true, ttl: Math.max(1, Math.ceil((exp - Date.now()) / 1000)) }

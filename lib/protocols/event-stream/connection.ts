@@ -7,7 +7,7 @@ import { StreamConnection } from '../../transports/index.js'
 
 /**
  * Messages as server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream).
- * Text has no `event:` line, so that `onmessage` gets it; bytes come as base64 in an event `Bytes`.
+ * Text has no `event:` line, so that `onmessage` receives it. Bytes are sent as base64 in an event `Bytes`.
  */
 export const eventStreamFrames: Format = {
   encode({ text, bytes, id, position }: Message): Frame {
@@ -19,10 +19,10 @@ export const eventStreamFrames: Format = {
   }
 }
 
-/** A comment, which keeps the connection, and whatever is in between, awake. */
+/** A comment, which keeps proxies from closing the connection. */
 const HEARTBEAT = ':\n\n'
 
-/** How long a client that does not read may take to see the end, in milliseconds. */
+/** How long a client may take to read the end of the stream, in milliseconds. */
 const END_TIMEOUT = 10_000
 
 /** A client that reads server-sent events; it cannot write. */
@@ -52,13 +52,13 @@ export class EventStream extends StreamConnection {
     super.expire()
   }
 
-  /** A client that does not read would never see the end. */
+  /** Terminates the connection, because a client that does not read would never see the end. */
   override closeSlow(): void {
     super.closeSlow()
     this.terminate()
   }
 
-  /** The code and the reason come as an event: a stream has no other word for them, and browsers would come back. */
+  /** Sends the code and the reason as an event, because a stream has no close codes and browsers reconnect on their own. */
   override disconnect(code: number, reason: string): void {
     this.response.write(`event: Disconnected\ndata: ${JSON.stringify({ code, reason })}\n\n`)
     this.close(code, reason)

@@ -4,7 +4,7 @@ import type { JoinOptions } from '../../clients/index.js'
 import { type Core, Protocol } from '../index.js'
 import { EventStream } from './connection.js'
 
-/** The clients that read server-sent events. */
+/** Serves clients that read server-sent events. */
 export class EventStreamServer extends Protocol {
   readonly #onError: (error: Error) => void
 
@@ -14,10 +14,10 @@ export class EventStreamServer extends Protocol {
   }
 
   /**
-   * Takes a client into its channels.
-   * @param response its head has been written
-   * @param access what its token allows
-   * @param address its client's IP address
+   * Takes over a client.
+   * @param response the response to write to; its head has been written
+   * @param access what the client's token allows
+   * @param address the client's IP address
    */
   stream(response: ServerResponse, access: Access, address: string, joinOptions: JoinOptions = {}): void {
     const { clients } = this.core

@@ -8,10 +8,10 @@ import { MAY_WAIT, type Notification, type Rejection } from '../../publishing/in
 import { type AcceptedSocket, type RawMessage, WebSocketConnection } from '../../transports/index.js'
 import { type Core, Protocol } from '../index.js'
 
-/** The SQLSTATE of a role that cannot be taken (errcodes-appendix.html). */
+/** The SQLSTATE for a role that the server may not switch to (errcodes-appendix.html). */
 const INSUFFICIENT_PRIVILEGE = '42501'
 
-/** The clients that speak no protocol but websocket messages: all that they send goes to all of their channels. */
+/** Serves clients without a protocol beyond websocket messages. Each message goes to all channels of its client. */
 export class WebSocketServer extends Protocol {
   readonly #onError: (error: Error) => void
   readonly #onMessage: (this: WebSocket, data: RawData, isBinary: boolean) => void
@@ -20,10 +20,10 @@ export class WebSocketServer extends Protocol {
   constructor(core: Core) {
     super(core)
     const server = this
-    // `ws` closes the socket with the code that fits (1007, 1009, 1002) before it emits the error.
+    // Before `ws` emits the error, it closes the socket with the right code (1007, 1009, 1002).
     this.#onError = (error) => core.log.debug({ err: error }, 'websocket error')
     this.#onMessage = function (data, isBinary) {
-      // It is a Buffer, because `binaryType` is left as it is.
+      // The default `binaryType` is a Buffer.
       server.#receive(WebSocketConnection.of(this), { data: data as Buffer, isBinary })
     }
     this.#onPing = function () {
@@ -32,10 +32,10 @@ export class WebSocketServer extends Protocol {
   }
 
   /**
-   * Takes an accepted socket into its channels.
+   * Takes over an accepted websocket.
    * @param accepted its errors are handled from here on
-   * @param access what its token allows
-   * @param address its client's IP address
+   * @param access what the client's token allows
+   * @param address the client's IP address
    */
   connect(accepted: AcceptedSocket, access: Access, address: string, joinOptions: JoinOptions = {}): void {
     const { webSocket } = accepted
@@ -49,7 +49,7 @@ export class WebSocketServer extends Protocol {
     clients.join(connection, access, joinOptions)
   }
 
-  /** @param message undefined for a ping, which counts, too: `ws` answers each at once */
+  /** @param message undefined for a ping, which counts against the rate, because `ws` answers each one */
   #receive(connection: WebSocketConnection, message: RawMessage | undefined): void {
     if (!connection.listening) return
     connection.intake ??= new Intake(this.core.clients.pace, {
@@ -98,7 +98,7 @@ export class WebSocketServer extends Protocol {
     })
   }
 
-  /** A message that a function refuses is its sender's affair; the connection goes on. */
+  /** Tells the sender that an SQL function refused its message. The connection stays open. */
   #sendRejection(connection: WebSocketConnection, payload: string, { message, sqlstate }: Rejection): void {
     this.core.log.debug({ connection: connection.id, sqlstate }, 'a message was rejected')
     if (!connection.rejections) return

@@ -1,15 +1,15 @@
 import { isInteger, isObject } from '../../../json-value.js'
 import { isSessionOf, keysOf, newSession, newSessionsKey, seal, unseal } from './sealed-commands.js'
 
-/** Larger texts take several notifications: the node is asked first whether it has the session. */
+/** Before longer texts are sent, which take several notifications, the node is asked whether it has the session. */
 const LARGE = 4096
 
-/** Commands for another node. */
+/** Commands that are forwarded to another node. */
 interface SealedCommands {
   id: string
-  /** Empty: is the session there? */
+  /** The encrypted commands; empty to ask whether the session exists. */
   sealed: string
-  /** Who sends them, and which of its sealed commands they are; older servers do not say. */
+  /** The sender, and the number of these among its sealed commands. Older releases send neither. */
   from?: string
   number?: number
 }
@@ -17,35 +17,36 @@ interface SealedCommands {
 interface EmulatedSession {
   key: Buffer
   receive: (text: string) => void
-  /** The last number of each node. */
+  /** The last number from each node. */
   last: Map<string, number>
 }
 
-/** The other nodes, as sessions need them. */
+/** The part of the cluster that sessions use. */
 export interface SessionNodes {
-  /** What another node's sessions show; undefined where it is of an older version, or there is none. */
+  /** The public part of another node's sessions; undefined for an older release or an unknown node. */
   sessionsOf(node: string): string | undefined
-  /** Whether there are nodes that do not number what they send. */
+  /** Whether there are nodes of older releases, which do not number what they send. */
   readonly outdated: boolean
   /**
-   * Hands commands to another node, with what its `answer` takes.
-   * @returns what that returns; false where there is no such node
+   * Forwards commands to another node.
+   * @param args the arguments of the other node's `answer`
+   * @returns the result of `answer`; false if the node is not known
    * @throws NodesUnavailable (503)
    */
   commands(node: string, args: object): Promise<boolean>
 }
 
 /**
- * The sessions of clients whose commands come in requests of their own, which may arrive at any node. Between nodes
- * they go through the database, sealed.
+ * The sessions of clients on HTTP transports. Their commands arrive in separate requests, at any node. Nodes forward them
+ * through the database, encrypted.
  */
 export class Emulation {
-  /** What shows that a session is one of this node: the others are told. */
+  /** The public part by which other nodes recognize the sessions of this node. */
   readonly sessions = newSessionsKey()
   readonly #node: string
   #nodes: SessionNodes | undefined
   readonly #sessions = new Map<string, EmulatedSession>()
-  /** Large texts on their way, by session: what comes after them has to wait. */
+  /** Large texts that are being forwarded, by session. Later commands of the session wait for them. */
   readonly #large = new Map<string, Promise<unknown>>()
   #lastNumber = 0
 
@@ -54,15 +55,15 @@ export class Emulation {
     this.#node = node
   }
 
-  /** Sessions of other nodes are reached by way of these. */
+  /** Sets the other nodes, through which their sessions are reached. */
   attach(nodes: SessionNodes): void {
     this.#nodes = nodes
   }
 
   /**
-   * Makes a session.
-   * @param receive takes its commands
-   * @returns what its client has to send with each command; `end` forgets it
+   * Creates a session.
+   * @param receive is called with its commands
+   * @returns what the client must send with each command, and `end`, which removes the session
    */
   begin(receive: (text: string) => void): { details: { session: string; node: string }; end: () => void } {
     const session = newSession(this.sessions)
@@ -72,9 +73,9 @@ export class Emulation {
   }
 
   /**
-   * Takes commands for a session of any node. The order of the calls is that of the commands.
-   * @returns whether there is such a session
-   * @throws NodesUnavailable (503) where another node cannot be asked
+   * Takes commands for a session on any node, and keeps the order of the calls.
+   * @returns whether the session exists
+   * @throws NodesUnavailable (503) if the session is on another node that cannot be reached
    */
   async receive(session: string, node: string, text: string): Promise<boolean> {
     const { id, key } = keysOf(session)
@@ -84,14 +85,14 @@ export class Emulation {
       return known !== undefined
     }
     const sessions = this.#nodes!.sessionsOf(node)
-    // A stranger must not have the database say anything.
+    // A made-up session must not cause traffic in the database.
     if (sessions !== undefined && !isSessionOf(sessions, session)) return false
     const ask = () => this.#nodes!.commands(node, this.#seal(id, key, text, sessions !== undefined))
     const before = this.#large.get(id)
     if (text.length <= LARGE && before === undefined) return ask()
     const asked = (async () => {
       await before?.catch(() => {})
-      // The session may have ended: the database must not carry large texts for it.
+      // The session may have ended. Do not send a large text in vain.
       if (text.length > LARGE && !(await this.#nodes!.commands(node, { id, sealed: '' }))) return false
       return ask()
     })()
@@ -104,8 +105,9 @@ export class Emulation {
   }
 
   /**
-   * Answers another node. Whoever has SQL may ask: what does not open is for no session, and what has been taken is not
-   * taken again. A node's questions come in order, so one number is all that is kept of it.
+   * Takes commands that another node forwards. Any role that may connect to the database can send some, so commands that
+   * cannot be decrypted, or that were taken before, are refused. A node's commands arrive in order, so it is enough to
+   * store the last number of each.
    */
   answer(args: unknown): boolean {
     if (!isObject(args)) return false

@@ -10,33 +10,33 @@ import {
 const CIPHER = 'aes-256-gcm'
 const IV_BYTES = 12
 const TAG_BYTES = 16
-/** A session is a secret, and what shows whose it is. */
+/** The sizes of a session's two parts: the secret, and the proof of which node made it. */
 const SECRET_BYTES = 16
 const PROOF_BYTES = 8
 
-/** What nodes know a session by among themselves. */
+/** What is derived from a session for the communication between nodes. */
 export interface SessionKeys {
-  /** Its name: the session itself cannot be made from it. */
+  /** The name of the session, from which the session cannot be computed. */
   id: string
-  /** For its commands. */
+  /** The key that encrypts its commands. */
   key: Buffer
 }
 
-/** What a node makes its sessions with, and what it tells others of, so that they know one from a made-up one. */
+/** Makes the key with which a node proves its sessions. Other nodes get it, so that they can recognize made-up sessions. */
 export function newSessionsKey(): string {
   return randomBytes(16).toString('base64url')
 }
 
 /**
- * A new session: a secret of 128 random bits, which only its client and its node know, and a proof of 64 bits.
- * @param key its node's
+ * Makes a session: a secret of 128 random bits, which only its client and its node know, and a proof of 64 bits.
+ * @param key the key of its node
  */
 export function newSession(key: string): string {
   const secret = randomBytes(SECRET_BYTES)
   return Buffer.concat([secret, proofOf(key, secret)]).toString('base64url')
 }
 
-/** Whether a session is one that the node with this key has made. It may have ended. */
+/** Whether the node with this key made a session. The session may have ended. */
 export function isSessionOf(key: string, session: string): boolean {
   const bytes = Buffer.from(session, 'base64url')
   if (bytes.length !== SECRET_BYTES + PROOF_BYTES) return false
@@ -55,9 +55,9 @@ export function keysOf(session: string): SessionKeys {
 }
 
 /**
- * Encrypts commands for the node that has the session: whoever has SQL may listen to what nodes say to each other, and
- * speak there, too. Neither can be done without the session.
- * @param place what else must be the same for whoever opens it
+ * Encrypts commands for the node that has the session. Any role that may connect to the database can listen to the nodes
+ * and send messages to them, but without the session it can neither read nor forge commands.
+ * @param place additional data that must be the same for decryption
  * @returns base64
  */
 export function seal(key: Buffer, text: string, place: string): string {
@@ -68,7 +68,7 @@ export function seal(key: Buffer, text: string, place: string): string {
   return Buffer.concat([iv, cipher.getAuthTag(), encrypted]).toString('base64')
 }
 
-/** @returns undefined for what was not sealed with this key, for this place */
+/** @returns the decrypted commands; undefined if they were not encrypted with this key and place */
 export function unseal(key: Buffer, sealed: string, place: string): string | undefined {
   const bytes = Buffer.from(sealed, 'base64')
   if (bytes.length < IV_BYTES + TAG_BYTES) return undefined

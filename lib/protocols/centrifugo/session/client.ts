@@ -15,18 +15,18 @@ import {
   textOf
 } from '../wire/protocol.js'
 
-/** An SDK gives up a publish after 5 s; it must not be published later, in milliseconds. */
+/** How long a message may wait, in milliseconds. The SDK gives up after 5 s, and it must not be published after that. */
 const PATIENCE = 4000
 
-/** Who a client is, by the token of its connection. */
+/** The identity of a client, from its connection token. */
 export interface Identity {
   token: Token
-  /** Its `channels` grow and shrink with the subscriptions. */
+  /** Its `channels` change with the subscriptions. */
   access: Access
 }
 
 /**
- * Who a client is that connects.
+ * Identifies a client by its connection token.
  * @throws DisconnectError, TokenExpired, MalformedClaims, UnknownMode, KeysUnavailable, TooManyChannels, NotAuthorized
  */
 export async function identified(
@@ -41,7 +41,7 @@ export async function identified(
   const access = {
     channels: [],
     read: true,
-    // A subscription's token may allow it, whatever this one says.
+    // A subscription token may allow writing, whatever this token says.
     write: true,
     expiresAt: expiresAt === undefined ? undefined : expiresAt + GRACE,
     subject,
@@ -51,14 +51,14 @@ export async function identified(
   return { token, access }
 }
 
-/** A client that has said who it is: what it may do, and what it publishes and asks for. */
+/** A client that has connected: its permissions, and its commands. */
 export class SdkClient {
   readonly connection: SdkConnection
   readonly subscriptions: Subscriptions
   readonly access: Access
   readonly #services: SdkServices
   readonly #session: SessionReplies
-  /** Channels that may be written, as far as it was asked. */
+  /** Channels that the client may write to, as far as that was checked. */
   readonly #writable = new Set<string>()
   #token: Token
   #info: unknown
@@ -78,17 +78,17 @@ export class SdkClient {
     this.subscriptions = new Subscriptions(services, session, this)
   }
 
-  /** The token of its connection; a new one replaces it. */
+  /** Its connection token. A refresh replaces it. */
   get token(): Token {
     return this.#token
   }
 
-  /** What others see of it in presence channels, beside its user. */
+  /** What others see of it in presence channels, in addition to its user. */
   get info(): unknown {
     return this.#info
   }
 
-  /** Publishes, and replies when the database has accepted it. Resolves when the next command may be taken. */
+  /** Publishes a message. Replies when the database has accepted it, but resolves when the next command may be processed. */
   async publish(id: number, params: Record<string, unknown>): Promise<void> {
     const { channel, data } = { channel: channelOf(params), data: params.data }
     if (data === undefined) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'data is missing')
@@ -103,7 +103,7 @@ export class SdkClient {
       if (this.#writable.size >= limits.maxChannelsPerConnection) this.#writable.clear()
       this.#writable.add(channel)
     }
-    // In order, but with no wait for the one before: what comes meanwhile shares the next commit.
+    // Not awaited, so that messages that follow can share the next commit. The publisher keeps their order.
     this.#publish(channel, data, caller).then(
       () => this.#session.reply(id, 'publish', {}),
       (error) => this.#session.fail(error, id)
@@ -132,7 +132,7 @@ export class SdkClient {
     await this.#services.core.authorizer.authorize(token, [channel], 'r')
   }
 
-  /** A new token for the connection: of the same user, and not for less. */
+  /** Replaces the connection token by a new one of the same user. */
   async refresh(params: Record<string, unknown>): Promise<Result> {
     const { clients, authorizer, verifyToken } = this.#services.core
     let token: Token
@@ -161,7 +161,7 @@ export class SdkClient {
     return lifetime(expiresAt)
   }
 
-  /** The claim `info`, unless it is larger than what others are shown. */
+  /** The claim `info`; undefined if it is too large to show to others. */
   #shownInfo({ info }: Claims): unknown {
     if (info === undefined) return undefined
     const bytes = Buffer.byteLength(JSON.stringify(info))

@@ -2,19 +2,19 @@ import type { Access } from '../../../auth/index.js'
 import type { SdkConnection } from '../services.js'
 import type { Disconnect } from '../wire/protocol.js'
 
-/** How a session reaches its client. */
+/** The transport between a session and its client. */
 export interface SdkTransport {
-  /** Its client's IP address. */
+  /** The client's IP address. */
   readonly address: string
-  /** What the reply to `connect` says beside. */
+  /** Additional members of the reply to `connect`. */
   readonly details: object
-  /** Makes a connection of it. */
+  /** Creates the connection, once the client is identified. */
   attach(access: Access): SdkConnection
   /** Sends a reply before there is a connection. */
   send(json: string): void
-  /** Ends it. */
+  /** Closes the transport. */
   close(disconnect: Disconnect): void
-  /** Stops to read commands, and reads them again. */
+  /** Stops reading commands, and reads them again. */
   pause(): void
   resume(): void
 }

@@ -23,20 +23,20 @@ import {
 import { identified, SdkClient } from './client.js'
 import type { SdkTransport } from './session-transport.js'
 
-/** How long a client has for its `connect`, in milliseconds. */
+/** How long a client may take to send `connect`, in milliseconds. */
 export const CONNECT_TIMEOUT = 10_000
 
-/** How often clients are pinged (lib/clients/registry.ts), in seconds; the SDK waits for 10 s more. */
+/** How often clients are pinged (lib/clients/registry.ts), in seconds. The SDK waits for 10 s more. */
 const PING_SECONDS = 30
 
-/** One client of the SDK, from its first command to its end: takes commands in order, and replies. */
+/** The session of an SDK's client, from its first command to its end. Processes its commands in order, and replies. */
 export class Session implements SessionReplies {
   readonly #services: SdkServices
   readonly #transport: SdkTransport
   readonly #intake: Intake<string>
-  /** Undefined until the client has said who it is. */
+  /** Undefined until the client has connected. */
   #client: SdkClient | undefined
-  /** A connect has failed: what came with it is discarded. */
+  /** Whether `connect` has failed. The commands that came with it are discarded then. */
   #refused = false
   #ended = false
 
@@ -50,7 +50,7 @@ export class Session implements SessionReplies {
     })
   }
 
-  /** Undefined until the client has said who it is. */
+  /** Undefined until the client has connected. */
   get connection(): SdkConnection | undefined {
     return this.#client?.connection
   }
@@ -59,20 +59,20 @@ export class Session implements SessionReplies {
     return this.#ended
   }
 
-  /** Takes commands, in order. */
+  /** Takes a text with commands. */
   receive(text: string): void {
     if (this.#ended) return
-    // What comes before it must not make the client seem dead.
+    // At once: the commands that wait before it must not make the client seem dead.
     if (text === PONG) this.#ponged()
     this.#intake.receive(linesOf(text))
   }
 
-  /** Its client has sent what is no command, but work all the same. */
+  /** Counts something other than a command, such as a ping, against the client's rate. */
   count(): void {
     if (!this.#ended) this.#intake.receiveOne('')
   }
 
-  /** Ends it with a reason. */
+  /** Closes the session with a reason. */
   close(disconnect: Disconnect): void {
     if (this.#ended) return
     this.#transport.close(disconnect)
@@ -86,7 +86,7 @@ export class Session implements SessionReplies {
     this.#client?.subscriptions.end()
   }
 
-  /** Messages of channels that nobody stores may be missing. */
+  /** To be called when messages of channels that are not durable may be missing. */
   insufficient(): void {
     this.#client?.subscriptions.insufficient()
   }
@@ -138,7 +138,7 @@ export class Session implements SessionReplies {
         return
       }
       if (client === undefined) {
-        // The SDK sends its subscriptions together with connect, whatever comes of that.
+        // The SDK sends its subscriptions together with connect.
         if (this.#refused) return
         throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'the first command must be connect')
       }
@@ -150,14 +150,14 @@ export class Session implements SessionReplies {
     }
   }
 
-  /** @returns undefined where it is answered elsewhere, or not at all */
+  /** @returns the result; undefined if the command is answered later, or not at all */
   async #handle(client: SdkClient, { id, method, params }: Command): Promise<Result | undefined> {
     switch (method) {
       case 'subscribe':
         client.subscriptions.subscribe(id, params)
         return undefined
       case 'unsubscribe':
-        // Whatever the name is: the SDK drops its connection where this fails.
+        // The name is not checked, because the SDK drops its connection if this fails.
         await client.subscriptions.leave(textOf(params, 'channel'))
         return {}
       case 'sub_refresh':
@@ -223,7 +223,7 @@ export class Session implements SessionReplies {
     connection.deliver([{ bytes, position: undefined }], bytes)
   }
 
-  /** The client has answered a ping. */
+  /** Notes that the client has answered a ping. */
   #ponged(): void {
     if (this.connection !== undefined) this.connection.unanswered = 0
   }

@@ -6,7 +6,7 @@ import { CommandError, ERRORS, type Result } from '../wire/protocol.js'
 import { Settling } from './settling.js'
 import type { Subscription } from './subscription.js'
 
-/** Presence in the words of the protocol. */
+/** Presence in the terms of the protocol. */
 export class SdkPresence {
   readonly #core: Core
   readonly #settling: Settling
@@ -17,9 +17,9 @@ export class SdkPresence {
   }
 
   /**
-   * A client is in a channel, if that is a presence channel.
-   * @param joinLeave whether it is told who comes and goes
-   * @param info what its token says of it to others
+   * Adds a client to a channel, if the channel tracks presence.
+   * @param joinLeave whether the client receives join and leave pushes
+   * @param info the claim `info` of its token, for others to see
    */
   enter(
     subscription: Subscription,
@@ -37,8 +37,8 @@ export class SdkPresence {
   }
 
   /**
-   * Undoes it.
-   * @param gone the connection has ended: it cannot come back
+   * Undoes `enter`.
+   * @param gone whether the connection has ended, so that the client cannot return
    */
   leave(subscription: Subscription, connection: Connection, gone: boolean): void {
     const { presence, joinLeavePush, clients } = this.#core

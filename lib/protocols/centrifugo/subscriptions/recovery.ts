@@ -7,13 +7,13 @@ import { CommandError, DISCONNECT, DisconnectError, ERRORS, type Result, textOf 
 import { type SdkFrame, sdkPublications } from '../wire/publication.js'
 import type { Subscription } from './subscription.js'
 
-/** The most publications of one answer to `history`. */
+/** The maximum number of publications in one answer to `history`. */
 const MAX_HISTORY = 300
 
-/** The bit of `flag` that asks for an error where a position cannot be recovered. */
+/** The bit of `flag` that asks for an error if a position cannot be recovered. */
 const ERROR_WHERE_LOST = 2
 
-/** Positions in durable channels: an offset is a message's position, the epoch that of the database. */
+/** Recovery in durable channels. An offset is the position of a message; the epoch is that of the database. */
 export class Recovery {
   readonly #core: Core
 
@@ -22,9 +22,9 @@ export class Recovery {
   }
 
   /**
-   * What a client gets that subscribes to a durable channel, perhaps with the position of the last message it has.
-   * @param subscription in the hub already, and holding what comes
-   * @returns the result for the reply; `follow` sends what comes after it
+   * Recovers the messages that a client missed, if it subscribes with the position of its last message.
+   * @param subscription is in the hub already, and holds new messages
+   * @returns the result for the reply, and `follow`, which sends what comes after the reply
    * @throws CommandError
    */
   async recover(
@@ -56,7 +56,7 @@ export class Recovery {
     if (offset === undefined || !this.#isKnown(epoch) || offset > latest || offset < trimmed) return fail()
     const page = await history.read([channel], offset)
     const publications = publicationsOf(page.messages)
-    // One of them cannot be read, nor ever will be.
+    // One of them can never be read.
     if (publications === undefined) return fail()
     const last = page.messages.at(-1)?.position ?? offset
     return {
@@ -69,8 +69,8 @@ export class Recovery {
   }
 
   /**
-   * The answer to `history`, once its client has taken what was sent before. It has fewer messages than asked
-   * for where they are large: the last one's offset is where to go on.
+   * Answers `history`, once the client has read what was sent before. If messages are large, there are fewer than
+   * requested; the client continues with the offset of the last one.
    * @throws CommandError, DisconnectError
    */
   async history(channel: string, params: Record<string, unknown>, connection: Connection): Promise<Result> {
@@ -101,7 +101,7 @@ export class Recovery {
     return { ...top, publications: arrayOf(framesOf(messages).filter(({ ends }) => !ends)) }
   }
 
-  /** More than goes into one reply follows as pushes, as fast as the client reads them. */
+  /** Sends the messages that do not fit into the reply as pushes, as fast as the client reads them. */
   async #follow(subscription: Subscription, connection: Connection, start: number): Promise<void> {
     const { history, log } = this.#core
     const { channel, format } = subscription
@@ -120,7 +120,7 @@ export class Recovery {
         after = page.messages.at(-1)?.position ?? after
         more = page.more
       }
-      // What went meanwhile was perhaps not read.
+      // Messages may have been deleted before they were read.
       const { channels } = await history.state([channel])
       if (channels[0]!.trimmed > start) subscription.insufficient()
       else subscription.release(after)
@@ -136,13 +136,12 @@ export class Recovery {
 }
 
 /**
- * The position that a client names. Its offset is undefined for a number that no message can have: an honest client
- * names what it was told, and the database may hold anything.
+ * Reads the position that a client sends. The offset is undefined for a number that no message can have.
  * @throws DisconnectError for another kind of value
  */
 function positionOf(params: Record<string, unknown>): { offset: number | undefined; epoch: string } {
   const { offset = 0 } = params
-  // Some SDKs send 64-bit numbers as texts.
+  // Some SDKs send 64-bit numbers as strings.
   const number = typeof offset === 'string' ? Number(offset) : offset
   if (typeof number !== 'number' || Number.isNaN(number)) {
     throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'offset')
@@ -151,7 +150,7 @@ function positionOf(params: Record<string, unknown>): { offset: number | undefin
   return { offset: known ? number : undefined, epoch: textOf(params, 'epoch') }
 }
 
-/** Zeroes are left out. */
+/** The member `offset`, which the protocol leaves out if it is 0. */
 function offsetOf(offset: number): { offset?: number } {
   return offset === 0 ? {} : { offset }
 }
@@ -160,7 +159,7 @@ function framesOf(messages: readonly StoredMessage[]): SdkFrame[] {
   return messages.map((message) => message.frame(sdkPublications))
 }
 
-/** The array of publications; undefined where one of them is missing. */
+/** The array of publications; undefined if one of them is missing. */
 function publicationsOf(messages: readonly StoredMessage[]): JsonText | undefined {
   const frames = framesOf(messages)
   return frames.some(({ ends }) => ends) ? undefined : arrayOf(frames)

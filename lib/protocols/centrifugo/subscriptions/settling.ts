@@ -1,28 +1,28 @@
 import type { PresenceMember } from '../../../messages/index.js'
 import { isSameMember, type Presence } from '../../../presence/index.js'
 
-/** How long a client that has joined or left a channel stays what it is, in milliseconds. */
+/** The minimum time between two changes of a client in a channel, in milliseconds. */
 const SETTLING = 1000
 
-/** A client that has joined or left a channel a moment ago. */
+/** A client that joined or left a channel less than SETTLING ago. */
 interface Recent {
   channel: string
   client: string
-  /** What presence has of it; undefined: it is not there. */
+  /** The current member; undefined if the client is not a member. */
   known: PresenceMember | undefined
-  /** The same, as it is to be. */
+  /** The same after the next change. */
   wanted: PresenceMember | undefined
-  /** When that is to be, as `performance.now()` has it. */
+  /** When the next change may be made (`performance.now()`). */
   due: number
 }
 
 /**
- * Has one client join or leave one channel once a second at most: each time all others in it are told, on all nodes.
- * The first change is made at once; of those that come too soon, only what they come to.
+ * Limits each client to one join or leave per second in each channel, because every change is sent to all members on all
+ * nodes. The first change is made at once. Of changes that follow too soon, only the result is made.
  */
 export class Settling {
   readonly #presence: Pick<Presence, 'join' | 'leave'>
-  /** Because all of them wait for the same time, their order is that in which they are due. */
+  /** In the order in which they are due, because all of them wait for the same time. */
   readonly #recent = new Map<string, Recent>()
   #timer: NodeJS.Timeout | undefined
 
@@ -34,7 +34,7 @@ export class Settling {
     this.#change(channel, member.client, member)
   }
 
-  /** @param gone it cannot come back: there is nothing to wait for */
+  /** @param gone whether the client cannot return, so that there is nothing to wait for */
   leave(channel: string, client: string, gone: boolean): void {
     if (!gone) {
       this.#change(channel, client, undefined)
@@ -61,7 +61,7 @@ export class Settling {
 
   #make(recent: Recent): void {
     const { channel, client, known, wanted } = recent
-    // It has come back as somebody else, or has only gone.
+    // It left, or returned with another user or info.
     if (known !== undefined || wanted === undefined) this.#presence.leave(channel, client)
     if (wanted !== undefined) this.#presence.join(channel, wanted)
     recent.known = wanted

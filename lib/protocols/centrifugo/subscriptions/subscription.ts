@@ -13,47 +13,47 @@ import type { SdkFrame } from '../wire/publication.js'
 export interface SubscriptionOptions {
   channel: string
   connection: Connection
-  /** By the connection's token, not asked for by the client. */
+  /** Whether the claim `subs` of the connection token asks for it, not the client. */
   serverSide: boolean
   /** Whether its messages have positions. */
   recoverable: boolean
-  /** How many bytes may come before it is answered. */
+  /** How many bytes may be held before it is answered. */
   maxHeldBytes: number
   owner: SubscriptionOwner
   /** One for all subscriptions. */
   ends: Ends
 }
 
-/** Who ends a subscription. */
+/** The owner of a subscription, which ends it. */
 export interface SubscriptionOwner {
   /**
-   * Something is missing: the client has to subscribe again.
-   * @param notified whether the client has been told so
+   * Ends the subscription because messages are missing. The client must subscribe again.
+   * @param notified whether the client knows already
    */
   incomplete(subscription: Subscription, notified: boolean): void
-  /** Its token has ended. */
+  /** Ends the subscription because its token has expired. */
   expire(subscription: Subscription): void
 }
 
-/** One channel of one client. What comes before it is answered, or while older messages are replayed, is held. */
+/** A client's subscription to a channel. Messages are held until it is answered, and while older ones are replayed. */
 export class Subscription implements Subscriber {
   readonly format: Format
   readonly channel: string
   readonly serverSide: boolean
   readonly recoverable: boolean
-  /** By a token of its own: when that ends, in milliseconds since the epoch. */
+  /** When its own token expires, in milliseconds since the epoch; undefined if it has none, or that never expires. */
   expiresAt: number | undefined
-  /** Allowed by a token of its own, whatever the connection's says. */
+  /** Whether a token of its own allows it, whatever the connection token says. */
   ownToken = false
-  /** That token allows writing. */
+  /** Whether its own token allows writing. */
   write = false
-  /** With what it has joined the hub. */
+  /** The permissions with which it joined the hub. */
   permissions: Permissions = { read: true, write: false }
-  /** Its client has been told that it is in the channel. */
+  /** Whether the client knows that it is subscribed. */
   answered = false
-  /** Why it was ended before that. */
+  /** Why it was ended before it was answered. */
   refusal: ProtocolError | undefined
-  /** Whether its client is told who comes and goes. */
+  /** Whether the client receives join and leave pushes. */
   joinLeave = false
   /** Ends the LISTEN of a raw channel. */
   leaveRaw: (() => void) | undefined
@@ -76,7 +76,7 @@ export class Subscription implements Subscriber {
   deliver(frames: readonly Frame[], joined: Buffer): void {
     const held = this.#held
     if (held?.holding) {
-      // What is lost of them shows when they are released.
+      // If some are dropped, `release` notices it.
       held.add(frames)
       return
     }
@@ -92,8 +92,8 @@ export class Subscription implements Subscriber {
   }
 
   /**
-   * Delivers what was held, from now on at once.
-   * @param position up to which durable messages were replayed, or were there before; undefined where there are none
+   * Delivers what was held. From now on messages are delivered at once.
+   * @param position the position up to which the client has durable messages; undefined if the channel has none
    */
   release(position: number | undefined): void {
     const held = this.#held!
@@ -103,7 +103,7 @@ export class Subscription implements Subscriber {
     else if (frames.length > 0) this.deliver(frames, joinFrames(frames))
   }
 
-  /** Something may be missing: the client has to subscribe again. */
+  /** To be called when messages may be missing. The client must subscribe again. */
   insufficient(): void {
     this.#owner.incomplete(this, false)
   }
@@ -114,12 +114,15 @@ export class Subscription implements Subscriber {
   }
 }
 
-/** Where frames end a subscription. Many subscriptions get the same ones, one after the other: they are searched once. */
+/**
+ * Finds the frame that ends a subscription. Many subscriptions get the same frames one after the other, so these are
+ * searched once.
+ */
 export class Ends {
   #frames: readonly Frame[] | undefined
   #end = -1
 
-  /** @returns the index of the frame; -1 where there is none */
+  /** @returns the index of the frame; -1 if there is none */
   indexIn(frames: readonly Frame[]): number {
     if (frames !== this.#frames) {
       this.#frames = frames

@@ -16,32 +16,32 @@ import {
 } from '../wire/protocol.js'
 import { Subscription, type SubscriptionOwner } from './subscription.js'
 
-/** What a client's subscriptions need of it. */
+/** The part of a client that its subscriptions use. */
 export interface Subscribing {
   readonly connection: SdkConnection
   readonly access: Access
-  /** The token of its connection; a new one replaces it. */
+  /** Its connection token. A refresh replaces it. */
   readonly token: Token
-  /** What others see of it in presence channels, beside its user. */
+  /** What others see of it in presence channels, in addition to its user. */
   readonly info: unknown
 }
 
-/** A subscription whose client is to be told of it. */
+/** A subscription that the client must be told about. */
 export interface Opened {
   subscription: Subscription
-  /** For the reply. */
+  /** The result for the reply. */
   result: Result
-  /** Delivers what comes after the reply. */
+  /** Starts the delivery of messages, after the reply. */
   start: () => void
 }
 
-/** The subscriptions of one client: how they are opened, refreshed and ended. */
+/** The subscriptions of one client. Opens, refreshes and ends them. */
 export class Subscriptions implements SubscriptionOwner {
   readonly #services: SdkServices
   readonly #session: SessionReplies
   readonly #client: Subscribing
   readonly #byChannel = new Map<string, Subscription>()
-  /** Those that are not answered yet. */
+  /** Subscriptions that have not been answered yet. */
   readonly #opening = new Map<string, Promise<void>>()
 
   constructor(services: SdkServices, session: SessionReplies, client: Subscribing) {
@@ -54,12 +54,12 @@ export class Subscriptions implements SubscriptionOwner {
     return this.#byChannel.has(channel)
   }
 
-  /** Whether a subscription's own token allows its client to publish to the channel. */
+  /** Whether a subscription token allows the client to publish to the channel. */
   mayWrite(channel: string): boolean {
     return this.#byChannel.get(channel)?.write === true
   }
 
-  /** Answers later; other channels go on meanwhile. @throws CommandError */
+  /** Subscribes, and answers later, so that commands for other channels need not wait. @throws CommandError */
   subscribe(id: number, params: Record<string, unknown>): void {
     const channel = channelOf(params)
     if (this.#byChannel.has(channel) || this.#opening.has(channel)) {
@@ -90,9 +90,9 @@ export class Subscriptions implements SubscriptionOwner {
   }
 
   /**
-   * Takes the client into the channels of its token's claim `subs`.
-   * @param wanted the positions that the client has in them, as it sent them
-   * @returns those that it may be in
+   * Subscribes the client to the channels of the claim `subs` of its token.
+   * @param wanted the client's positions in these channels, as it sent them
+   * @returns the subscriptions that are allowed
    */
   async openServerSide(wanted: unknown): Promise<Opened[]> {
     const positions = isObject(wanted) ? wanted : {}
@@ -109,8 +109,8 @@ export class Subscriptions implements SubscriptionOwner {
   }
 
   /**
-   * To be called when the client has been told of a subscription: from now on it is in the channel.
-   * @param joinLeave whether it is told who comes and goes, itself included
+   * To be called when the client has been told about a subscription, which starts now.
+   * @param joinLeave whether the client receives join and leave pushes, its own included
    */
   answered({ subscription, start }: Opened, joinLeave: boolean): void {
     subscription.answered = true
@@ -121,14 +121,14 @@ export class Subscriptions implements SubscriptionOwner {
     this.#services.presence.enter(subscription, connection, { joinLeave, info })
   }
 
-  /** The client leaves a channel, if it is in it. */
+  /** Unsubscribes from a channel, if the client is subscribed. */
   async leave(channel: string): Promise<void> {
     await this.#opening.get(channel)
     const subscription = this.#byChannel.get(channel)
     if (subscription !== undefined) this.#drop(subscription)
   }
 
-  /** A new token for one subscription. @throws CommandError, DisconnectError, KeysUnavailable */
+  /** Replaces the token of a subscription. @throws CommandError, DisconnectError, KeysUnavailable */
   async refresh(params: Record<string, unknown>): Promise<Result> {
     const channel = channelOf(params)
     if (typeof params.type === 'number' && params.type > 0) throw new CommandError(ERRORS.NOT_AVAILABLE)
@@ -138,7 +138,7 @@ export class Subscriptions implements SubscriptionOwner {
     try {
       granted = await this.#granted(channel, textOf(params, 'token'))
     } catch (error) {
-      // An end that has come already is told by the end itself.
+      // The subscription expires on its own.
       if (error instanceof errors.TokenExpired) return {}
       if (error instanceof CommandError) throw new DisconnectError(DISCONNECT.INVALID_TOKEN)
       throw error
@@ -149,7 +149,7 @@ export class Subscriptions implements SubscriptionOwner {
     return lifetime(granted.exp)
   }
 
-  /** The connection's token was replaced: ends those that the new one does not allow. */
+  /** Ends the subscriptions that a new connection token does not allow. */
   review(): void {
     const { token } = this.#client
     for (const subscription of [...this.#byChannel.values()]) {
@@ -171,21 +171,21 @@ export class Subscriptions implements SubscriptionOwner {
     else this.#unsubscribe(subscription, UNSUBSCRIBE.INSUFFICIENT_STATE)
   }
 
-  /** Messages of channels that nobody stores may be missing. */
+  /** To be called when messages of channels that are not durable may be missing. */
   insufficient(): void {
     for (const subscription of [...this.#byChannel.values()]) {
       if (!subscription.recoverable) this.incomplete(subscription, false)
     }
   }
 
-  /** The session has ended. */
+  /** To be called when the session has ended. */
   end(): void {
     for (const subscription of [...this.#byChannel.values()]) this.#drop(subscription)
   }
 
   /**
-   * Takes the client into a channel.
-   * @param by what allows it beside the connection's token: a token of the subscription's own, or the claim `subs`
+   * Opens a subscription.
+   * @param by what allows it besides the connection token: a subscription token, or the claim `subs`
    */
   async #open(
     channel: string,
@@ -225,10 +225,10 @@ export class Subscriptions implements SubscriptionOwner {
   }
 
   /**
-   * Asks whether the client may read a channel.
-   * @param allowed by a token of the subscription's own, or as a server-side subscription
-   * @returns what ends the LISTEN of a raw channel
-   * @throws CommandError, NotAuthorized; DisconnectError where the client has gone meanwhile
+   * Checks that the client may read a channel.
+   * @param allowed whether a subscription token or the claim `subs` allows it
+   * @returns a function that ends the LISTEN of a raw channel
+   * @throws CommandError, NotAuthorized; DisconnectError if the client has disconnected in the meantime
    */
   async #admit(channel: string, allowed: boolean): Promise<(() => void) | undefined> {
     const { authorizer, rawChannels } = this.#services.core
@@ -239,12 +239,12 @@ export class Subscriptions implements SubscriptionOwner {
       const leaveRaw = await rawChannels.join([channel])
       if (!this.#session.ended && token === this.#client.token) return leaveRaw
       leaveRaw?.()
-      // What its token allowed is of no account once that has been replaced.
+      // The connection token was replaced in the meantime, so check again.
       if (this.#session.ended) throw new DisconnectError(DISCONNECT.STALE)
     }
   }
 
-  /** What a subscription's own token allows; throws as subscriptionToken. */
+  /** What a subscription token allows. @throws as subscriptionToken */
   #granted(channel: string, token: string): Promise<Grant> {
     const { verifyToken, clients } = this.#services.core
     const { access, connection } = this.#client
@@ -265,7 +265,7 @@ export class Subscriptions implements SubscriptionOwner {
     if (expiresAt !== undefined) this.#services.expiry.delete(subscription, expiresAt)
   }
 
-  /** Takes the client out of a channel, and tells it so. */
+  /** Ends a subscription, and tells the client. */
   #unsubscribe(subscription: Subscription, { code, reason }: Disconnect): void {
     if (this.#byChannel.get(subscription.channel) !== subscription) return
     this.#drop(subscription)
@@ -290,7 +290,7 @@ export class Subscriptions implements SubscriptionOwner {
   }
 }
 
-/** A token of the subscription's own allows it. */
+/** Applies a subscription token. */
 function grant(subscription: Subscription, { write, exp }: Grant): void {
   subscription.ownToken = true
   subscription.write = write

@@ -4,13 +4,13 @@ import { type AcceptedSocket, textFrame, WebSocketConnection } from '../../../tr
 import { DISCONNECT, type Disconnect } from '../wire/protocol.js'
 import { sdkWebSocketFrames } from '../wire/publication.js'
 
-/** A ping is an empty object, and so is its answer. */
+/** A ping is an empty JSON object, and so is its answer. */
 const PING = textFrame('{}')
 
-/** How many pings may go without an answer. */
+/** How many pings may remain without an answer. */
 export const MAX_UNANSWERED = 2
 
-/** The server's reasons to close, in this protocol's codes. */
+/** Translates the server's close codes into those of this protocol. */
 export function disconnectFor(code: number, reason: string): Disconnect {
   switch (code) {
     case CLOSE.GOING_AWAY:
@@ -25,13 +25,13 @@ export function disconnectFor(code: number, reason: string): Disconnect {
   }
 }
 
-/** An operator's word: 3000, which it is without a code, would have the SDK come back at once. */
+/** The close code for an operator's request. The default code, 3000, would make the SDK reconnect at once. */
 export function forcedDisconnect(code: number, reason: string): Disconnect {
   const { FORCED } = DISCONNECT
   return { code: code === CLOSE.DISCONNECTED ? FORCED.code : code, reason: reason || FORCED.reason }
 }
 
-/** A client of the SDK on a websocket. */
+/** The connection of an SDK on a websocket. */
 export class SdkWebSocketConnection extends WebSocketConnection {
   override readonly format = sdkWebSocketFrames
 

@@ -7,10 +7,10 @@ import { DISCONNECT, type Disconnect } from '../wire/protocol.js'
 import type { SdkFormat } from '../wire/publication.js'
 import { disconnectFor, forcedDisconnect, MAX_UNANSWERED } from './connections.js'
 
-/** How long a client that does not read may take to see the end, in milliseconds. */
+/** How long a client may take to read the end of the stream, in milliseconds. */
 const END_TIMEOUT = 10_000
 
-/** A client of the SDK that reads an HTTP answer; what it sends comes in requests of its own. */
+/** The connection of an SDK on an HTTP transport. Its commands arrive in separate requests. */
 export class SdkStreamConnection extends StreamConnection implements SdkConnection {
   readonly format: SdkFormat
   unanswered = 0
@@ -18,8 +18,8 @@ export class SdkStreamConnection extends StreamConnection implements SdkConnecti
   readonly #onResume: () => void
 
   /**
-   * @param response its head has been written
-   * @param onResume called when what it sends may be read again
+   * @param response the response to write to; its head has been written
+   * @param onResume is called when its commands may be processed again
    */
   constructor(
     response: ServerResponse,
@@ -34,7 +34,7 @@ export class SdkStreamConnection extends StreamConnection implements SdkConnecti
   }
 
   ping(): void {
-    // While we do not read it, its answers cannot be heard.
+    // While it is paused, its answers to pings are not processed.
     if (this.paused !== 0) this.unanswered = 0
     else if (this.unanswered === MAX_UNANSWERED) {
       const { code, reason } = DISCONNECT.NO_PONG
@@ -64,7 +64,7 @@ export class SdkStreamConnection extends StreamConnection implements SdkConnecti
     endStream(this.response, this.format, disconnect)
   }
 
-  /** A client that does not read would never see the end. */
+  /** Terminates the connection, because a client that does not read would never see the end. */
   override closeSlow(): void {
     super.closeSlow()
     this.terminate()
@@ -76,7 +76,7 @@ export class SdkStreamConnection extends StreamConnection implements SdkConnecti
   }
 }
 
-/** Ends a stream; a push says why, because a stream has no close code. */
+/** Ends a stream. A push gives the reason, because a stream has no close codes. */
 export function endStream(response: ServerResponse, format: SdkFormat, disconnect: Disconnect): void {
   if (response.writableEnded || response.destroyed) return
   const { code, reason } = disconnect

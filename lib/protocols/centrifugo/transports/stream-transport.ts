@@ -12,15 +12,15 @@ export interface StreamTransportOptions {
   format: SdkFormat
   address: string
   clients: Core['clients']
-  /** What the reply to `connect` says beside. */
+  /** Additional members of the reply to `connect`. */
   details: { session: string; node: string }
-  /** How many bytes of commands may wait while they are not read. */
+  /** How many bytes of commands may wait while the client is paused. */
   maxHeldBytes: number
 }
 
 /**
- * An HTTP answer as a client's transport. There is no socket that could be left unread, so what comes while it should
- * not is held.
+ * An HTTP response as the transport of a session. There is no socket that could be left unread, so commands that arrive
+ * while the client is paused are held.
  */
 export class StreamTransport implements SdkTransport {
   readonly address: string
@@ -38,7 +38,7 @@ export class StreamTransport implements SdkTransport {
     this.details = options.details
   }
 
-  /** Undefined until the client has said who it is. */
+  /** Undefined until the client has connected. */
   get connection(): SdkStreamConnection | undefined {
     return this.#connection
   }
@@ -73,7 +73,7 @@ export class StreamTransport implements SdkTransport {
     else this.#connection.close(disconnect.code, disconnect.reason)
   }
 
-  /** Before there is a connection the client has no session to send more to. */
+  /** Does nothing: without a connection the client does not know its session yet, and cannot send more. */
   pause(): void {
     this.#connection?.pause(PAUSED.INTAKE)
   }
@@ -86,7 +86,7 @@ export class StreamTransport implements SdkTransport {
     return this.#connection !== undefined && this.#connection.paused !== 0
   }
 
-  /** One text a turn, so that what it makes us pause for comes before the next. */
+  /** Processes one text per turn of the event loop, so that it can pause the client before the next. */
   #read(): void {
     this.#turn ??= setImmediate(() => {
       this.#turn = undefined

@@ -1,6 +1,6 @@
 import type { Disconnect } from './protocol.js'
 
-/** How a client says that it speaks this protocol in protobuf, where requests are HTTP. */
+/** The content type by which a client on an HTTP transport announces the protobuf encoding. */
 export const PROTOBUF_TYPE = 'application/octet-stream'
 
 /** A field of bytes: its number with wire type 2, the length, the bytes (https://protobuf.dev/programming-guides/encoding). */
@@ -17,7 +17,7 @@ function varint(value: number): Buffer {
 }
 
 /**
- * A reply that ends a client which speaks protobuf, with its length before it. The numbers of the fields are those of
+ * A reply in protobuf that disconnects the client, preceded by its length. The field numbers are those of
  * https://github.com/centrifugal/protocol/blob/master/definitions/client.proto: Reply.push is 4, Push.disconnect 11,
  * Disconnect.code 1 (a varint) and Disconnect.reason 2.
  */

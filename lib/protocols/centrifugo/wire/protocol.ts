@@ -3,11 +3,11 @@ import { JsonText, membersOf } from '../../../json-text.js'
 import { isInteger, isObject } from '../../../json-value.js'
 
 /**
- * The words of Centrifugo's client protocol in JSON (https://centrifugal.dev/docs/transports/client_protocol): commands
- * and replies are JSON objects, one a line.
+ * Centrifugo's client protocol in JSON (https://centrifugal.dev/docs/transports/client_protocol): commands and replies are
+ * JSON objects, one per line.
  */
 
-/** Errors in replies. `temporary`: the SDK tries again. */
+/** Errors in replies. After a `temporary` one, the SDK retries. */
 export const ERRORS = {
   INTERNAL: { code: 100, message: 'internal server error', temporary: true },
   PERMISSION_DENIED: { code: 103, message: 'permission denied' },
@@ -25,12 +25,11 @@ export interface ProtocolError {
   temporary?: boolean
 }
 
-/** The code of a message that a function of the database's owner has refused: its message is the error's. */
+/** The code for a message that `onMessageFunction` refused. The text is that of the function's error. */
 export const REJECTED = 422
 
 /**
- * How a connection ends. The SDK comes back after 3000 to 3499, and not after 3500 to 3999; there it needs a reason,
- * or it comes back all the same.
+ * Close codes. The SDK reconnects after 3000 to 3499, and not after 3500 to 3999, provided that there is a reason.
  */
 export const DISCONNECT = {
   SHUTDOWN: { code: 3001, reason: 'shutdown' },
@@ -54,14 +53,14 @@ export interface Disconnect {
   reason: string
 }
 
-/** Why a subscription is ended; the SDK subscribes again after 2500 and above. */
+/** Codes for the end of a subscription. The SDK subscribes again after 2500 and above. */
 export const UNSUBSCRIBE = {
   SERVER: { code: 2000, reason: 'server unsubscribe' },
   INSUFFICIENT_STATE: { code: 2500, reason: 'insufficient state' },
   EXPIRED: { code: 2501, reason: 'subscription expired' }
 } as const satisfies Record<string, Disconnect>
 
-/** A command that is answered with an error. */
+/** An error that answers a command. */
 export class CommandError extends Error {
   readonly error: ProtocolError
 
@@ -71,11 +70,11 @@ export class CommandError extends Error {
   }
 }
 
-/** What ends the connection. */
+/** An error that closes the connection. */
 export class DisconnectError extends Error {
   readonly disconnect: Disconnect
 
-  /** @param detail what was wrong, for whoever reads the close reason */
+  /** @param detail what was wrong; it is added to the close reason */
   constructor({ code, reason }: Disconnect, detail?: string) {
     super(reason)
     this.disconnect = { code, reason: cut(detail === undefined ? reason : `${reason}: ${detail}`) }
@@ -86,7 +85,7 @@ export class DisconnectError extends Error {
 export interface Command {
   id: number
   method: string
-  /** What is published, `data`, stays the text that it came as. */
+  /** Its parameters. The `data` of a publish stays the text that arrived. */
   params: Record<string, unknown>
 }
 
@@ -96,7 +95,7 @@ export type Result = Record<string, unknown>
 /** The answer to a ping. */
 export const PONG = '{}'
 
-/** The lines of what a client has sent, one at a time; blank ones are empty. */
+/** The lines of a text from a client, one at a time and trimmed. */
 export function* linesOf(text: string): Generator<string> {
   for (let start = 0; start < text.length; ) {
     const end = text.indexOf('\n', start)
@@ -107,9 +106,9 @@ export function* linesOf(text: string): Generator<string> {
 }
 
 /**
- * Reads a line.
- * @returns undefined for the answer to a ping
- * @throws DisconnectError for what is no command
+ * Parses a line.
+ * @returns the command; undefined for the answer to a ping
+ * @throws DisconnectError if it is not a command
  */
 export function readCommand(line: string): Command | undefined {
   let value: unknown
@@ -133,12 +132,12 @@ export function readCommand(line: string): Command | undefined {
   return { id, method, params }
 }
 
-/** @param line JSON of a command to publish */
+/** @param line the JSON text of a publish command */
 function dataIn(line: string): JsonText {
   return new JsonText(membersOf(membersOf(line)!.get('publish')!)!.get('data')!)
 }
 
-/** A text of a command. @throws DisconnectError where it is another kind of value */
+/** A string parameter of a command; empty if it is missing. @throws DisconnectError for any other type */
 export function textOf(params: Record<string, unknown>, name: string): string {
   const value = params[name] ?? ''
   if (typeof value !== 'string') throw new DisconnectError(DISCONNECT.BAD_REQUEST, `${name} must be a string`)
@@ -146,8 +145,8 @@ export function textOf(params: Record<string, unknown>, name: string): string {
 }
 
 /**
- * A channel's name.
- * @throws DisconnectError where there is none; CommandError for what is no name of a channel
+ * The channel of a command.
+ * @throws DisconnectError if it is missing; CommandError if it is not a valid name
  */
 export function channelOf(params: Record<string, unknown>): string {
   const channel = textOf(params, 'channel')

@@ -5,23 +5,23 @@ import { textFrame } from '../../../transports/index.js'
 import { clientInfo } from './client-info.js'
 import { UNSUBSCRIBE } from './protocol.js'
 
-/** A frame after which the subscription is over: the client has to subscribe again. */
+/** A frame. If `ends` is set, it ends the subscription, and the client must subscribe again. */
 export interface SdkFrame extends Frame {
   ends?: true
 }
 
-/** The framing of a transport. */
+/** The wire format of a transport. */
 export interface SdkFormat extends Format {
-  /** A reply or a push, as the transport has it. */
+  /** Frames a reply or a push for the transport. */
   wrap(json: string): Buffer
 }
 
-/** How replies and pushes look on the transports. */
+/** The wire formats of the transports. */
 export const sdkWebSocketFrames = formatOf((json) => textFrame(json))
 export const sdkEventStreamFrames = formatOf((json) => Buffer.from(`data: ${json}\n\n`))
 export const sdkLineFrames = formatOf((json) => Buffer.from(`${json}\n`))
 
-/** Publications alone, as replies hold them. A word that something is missing has no place there: it ends them. */
+/** Publications without a push, for replies. A server event has no place there, so it ends them. */
 export const sdkPublications = {
   encode(message: Message): SdkFrame {
     const { position, serverEvent } = message
@@ -46,25 +46,26 @@ function formatOf(wrap: SdkFormat['wrap']): SdkFormat {
           const json = `{"push":{"channel":${name},"${event === 'Join' ? 'join' : 'leave'}":{"info":${info}}}}`
           return { bytes: wrap(json), position }
         }
-        // Something is missing that this server cannot replay: the SDK asks anew, and is told so.
+        // Messages are missing. The SDK subscribes again, and learns that it cannot recover them.
         case 'HistoryGap': {
           const json = `{"push":{"channel":${name},"unsubscribe":${JSON.stringify(UNSUBSCRIBE.INSUFFICIENT_STATE)}}}`
           return { bytes: wrap(json), position: undefined, ends: true }
         }
-        // How many are in a large channel: the protocol has no word of its own for it.
+        // The number of members of a large channel, for which the protocol has no push of its own.
         case 'Presence':
           return { bytes: wrap(`{"push":{"message":{"data":${message.text}}}}`), position }
-        // What the SDK is answered itself.
+        // An SDK gets all others as the answers to its commands.
         default:
-          throw new Error(`an SDK has no word for ${serverEvent?.event}`)
+          throw new Error(`Centrifugo's protocol has no push for ${serverEvent?.event}`)
       }
     }
   }
 }
 
 /**
- * A message as a publication, in one line: `data` is the payload of its envelope as it came, or the text where it has
- * none; `tags.event` its event; `info` who sent it, for messages of clients; `offset` its position, where it is durable.
+ * Encodes a message as a publication, in one line. `data` is the text of the envelope's payload, or the whole text if
+ * there is no envelope. `tags.event` is its event, `info` the sender of a client's message, and `offset` the position of a
+ * durable message.
  */
 function publication({ channel, text, position, raw }: Message): string {
   const envelope = raw ? undefined : membersOf(text)
@@ -81,7 +82,7 @@ function publication({ channel, text, position, raw }: Message): string {
   return oneLine(`{${offset}"data":${payload}${tagsMember}${info}}`)
 }
 
-/** Who sent a message. The envelope knows the token's claims, not the connection. */
+/** The sender of a message. The envelope has the claims of its token, but not its connection. */
 function senderInfo(claims: string | undefined): string {
   let user = '""'
   let visible = ''
