@@ -1,11 +1,11 @@
-// One room in three languages. All of them are made of a room and of what is to be called:
-// onState(kind, text), onMessage(message), onPeople(change). A room keeps up to where it was read, so that another
-// language, or the next connection, goes on from there.
+// Three protocols for one room. Each is created with the room and with handlers: onState(kind, text), onMessage(message),
+// onPeople(change). The room stores the position of the last message, so that another protocol, or the next connection,
+// resumes from there.
 import { base, claimsOf, namesIn, request } from './token.js'
 
 const origin = (location.protocol === 'https:' ? 'wss://' : 'ws://') + location.host
 const ID = /^([0-9a-f]{8})-([0-9a-f]{16})$/
-/** No id of any message: a durable channel answers with where it is now. */
+/** Not the id of a message: a durable channel answers with its current position. */
 const NOW = 'now'
 const EXPIRED = 'closed: the token has expired, get a new one'
 /** The protocol's code for a token that is not signed by the server's keys. */
@@ -13,7 +13,7 @@ const INVALID_TOKEN = 3500
 const MISSED = ', may have missed messages'
 const RESUMED = ', resumed'
 
-/** The SDK knows an id of raw websockets and event streams as epoch and offset. */
+/** The id of a message for raw websockets and event streams, from the SDK's epoch and offset. */
 function positionOf(id) {
   const [, epoch, digits] = ID.exec(id) ?? []
   return epoch && { epoch, offset: parseInt(digits, 16) }
@@ -23,13 +23,13 @@ function idOf({ epoch, offset }) {
   return offset === 0 ? 'earliest' : epoch + '-' + offset.toString(16).padStart(16, '0')
 }
 
-/** What all languages have in common. */
+/** What all protocols have in common. */
 class Language {
   constructor(room, handlers) {
     Object.assign(this, { room, handlers, ended: false })
   }
 
-  /** Calls back, but not after the end. */
+  /** Calls a handler, except after the end. */
   tell(handler, ...what) {
     if (!this.ended) this.handlers[handler](...what)
   }
@@ -39,7 +39,7 @@ class Language {
     this.tell('onState', 'connected', 'connected to ' + (this.room.channel || 'all channels of the token') + more)
   }
 
-  /** The end for good. */
+  /** Ends for good. */
   close(text) {
     this.tell('onState', 'closed', text)
     this.end()
@@ -64,7 +64,7 @@ export class SdkLanguage extends Language {
       const another = room.seen && code === INVALID_TOKEN ? ': was the server started with another secret?' : ''
       this.close(code === 1 || keeper.ended ? EXPIRED : 'closed: refused, ' + reason + another)
     })
-    // Nothing is to be subscribed to with a token that may only write.
+    // A token that may only write cannot subscribe.
     if (claimsOf(keeper.token).mode === 'w') client.on('connected', () => this.connected(', to write only'))
     else this.subscribe(client.newSubscription(channel, { joinLeave: true, ...(position && { since: position }) }))
     client.connect()
@@ -97,7 +97,7 @@ export class SdkLanguage extends Language {
     subscription.subscribe()
   }
 
-  /** Resolves when the server has taken the message. */
+  /** Resolves when the server has accepted the message. */
   send(text) {
     return this.client.publish(this.room.channel, text)
   }
@@ -108,7 +108,7 @@ export class SdkLanguage extends Language {
   }
 }
 
-/** One connection after the other, with growing, jittered pauses, each from where the last one ended. */
+/** Reconnects with a jittered exponential backoff, and resumes where the last connection ended. */
 class Reconnecting extends Language {
   constructor(room, handlers) {
     super(room, handlers)
@@ -152,20 +152,20 @@ class Reconnecting extends Language {
     })
   }
 
-  /** @param id of a durable message, where it is not in the text */
+  /** @param id the id of a durable message, if the text does not contain it */
   receive(text, id) {
     const { room } = this
     let message
     try { message = JSON.parse(text) } catch {}
     const envelope = message !== null && typeof message === 'object' ? message : {}
-    // Only the server's own words have the member `pgws`, whatever event others name.
+    // Only server events have the member `pgws`. Other messages may use the same event names.
     const { pgws: own, event, channel = room.channel, payload, claims } = envelope
     room.position = positionOf(id ?? envelope.id) ?? room.position
     if (own && event === 'HistoryGap') {
       room.position = payload.latest ? positionOf(payload.latest) : { epoch: '', offset: 0 }
       if (payload.requested !== NOW) this.connected(MISSED)
     } else if (own && room.presence && event === 'Presence') {
-      // Of a large room it is only told how many there are.
+      // For a large room, the server sends the number of members only.
       this.tell('onPeople', payload.clients ? { channel, clients: payload.clients } : {})
     }
     else if (own && room.presence && event === 'Join') this.tell('onPeople', { channel, joined: payload })
@@ -201,7 +201,7 @@ export class WebSocketLanguage extends Reconnecting {
   }
 }
 
-/** Server-sent events, which only go one way: sending is an HTTP request. */
+/** Server-sent events, which are one-way: messages are sent with HTTP requests. */
 export class EventSourceLanguage extends Reconnecting {
   connect(path, { onOpen, onClose }) {
     const events = new EventSource(path)
@@ -216,7 +216,7 @@ export class EventSourceLanguage extends Reconnecting {
     })
     events.addEventListener('Expired', () => { expired = true })
     events.addEventListener('Disconnected', ({ data }) => { why = JSON.parse(data).reason })
-    // It would come back by itself, but with the token of its address.
+    // It would reconnect on its own, but with the old token in its address.
     events.onerror = () => { events.close(); onClose(why, expired) }
     this.disconnect = () => events.close()
   }
@@ -229,7 +229,7 @@ export class EventSourceLanguage extends Reconnecting {
   }
 }
 
-/** A handshake with `presence=true` is refused where nobody knows who is there. Undefined: the server is away. */
+/** Whether the room tracks presence: otherwise a handshake with `presence=true` is refused. Undefined: no answer. */
 async function hasPresence({ channel, keeper }) {
   try {
     const names = channel === '' ? namesIn(keeper.token) : [channel]

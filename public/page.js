@@ -12,7 +12,7 @@ function element(name, className, text) {
   return node
 }
 
-/** @param message its channel, payload, event, the sender's claims, and all of it as it came: raw */
+/** @param message its channel, payload, event, the sender's claims, and `raw`, the text that arrived */
 function show(list, message, describe = payloadText) {
   const { event, channel, claims, raw } = message
   const item = element('li')
@@ -41,10 +41,10 @@ const metaText = (message) => {
   return payloadText(message)
 }
 
-/** Who is there, by channel and client; undefined where nobody knows. */
+/** The members, by channel and client; undefined if the channel does not track presence. */
 let people
 
-/** @param change of a channel: all its `clients`, who has `joined` or `left`; without any, it is not known */
+/** @param change all `clients` of a channel, or the one that `joined` or `left`; without any, the members are not known */
 function changePeople({ channel, clients, joined, left }) {
   if (channel === undefined) people = undefined
   else people ??= new Map()
@@ -58,7 +58,7 @@ function changePeople({ channel, clients, joined, left }) {
   showPeople()
 }
 
-function showPeople(empty = 'Not known: this is no presence channel.') {
+function showPeople(empty = 'Not known: this channel does not track presence.') {
   $('people').dataset.empty = empty
   $('people-count').textContent = people ? String(people.size) : ''
   $('people').replaceChildren(...[...(people?.values() ?? [])].map(({ client, user, channel }) => {
@@ -83,7 +83,7 @@ function showCommands() {
   $('curl').textContent = 'curl -X POST ' + location.origin + base + "publish -H 'Content-Type: application/json' -H 'Authorization: Bearer " + token + "' -d " + shellText(JSON.stringify({ channel, payload: 'Hello from curl' }))
 }
 
-/** The room that was joined: its channel, its token, and up to where it was read. */
+/** The room that was joined: its channel, its token, and the position of the last message. */
 let room
 let main, meta
 
@@ -100,11 +100,11 @@ function setState(kind, text) {
   $('state').textContent = text
   const writable = /w/.test(claimsOf(room?.keeper.token).mode || '')
   $('message').disabled = $('send').disabled = kind !== 'connected' || !writable
-  hint(kind === 'connected' && !writable ? 'This token may only read ("mode": "r").' : 'Enter sends, Shift + Enter begins a new line.')
+  hint(kind === 'connected' && !writable ? 'This token may only read ("mode": "r").' : 'Press Enter to send, Shift + Enter for a new line.')
   $('leave').disabled = room === undefined
   if (kind === 'connected') return
   people = undefined
-  showPeople('Not known while there is no connection.')
+  showPeople('Not known while disconnected.')
 }
 
 function hint(text) {
@@ -129,7 +129,7 @@ function join() {
   speak()
 }
 
-/** Goes on in the language that was chosen, from where the last one ended. What is shown stays. */
+/** Connects with the chosen protocol, and resumes where the last one ended. The messages on the page stay. */
 function speak() {
   if (room === undefined) return
   main?.end()
@@ -138,8 +138,8 @@ function speak() {
   const instead = language === 'sdk' && room.channel === ''
   if (instead) language = 'websocket'
   $('language-hint').textContent = instead
-    ? 'The SDK subscribes to channels by their names; all that the token names are joined by a raw websocket instead.'
-    : language === 'sse' ? 'Events only come; what you send goes by POST /publish.' : ''
+    ? 'The SDK subscribes to channels by name. A raw websocket is used to join all channels of the token.'
+    : language === 'sse' ? 'Server-sent events are one-way. Your messages are sent with POST /publish.' : ''
   main = new LANGUAGES[language](room, {
     onState: setState,
     onMessage: (message) => show($('messages'), message),
@@ -154,7 +154,7 @@ function showLifetime(token) {
     : 'A JSON Web Token with a "mode" of r, w or rw.'
 }
 
-/** The page has a new token, for itself and for when it is loaded again. */
+/** Stores a new token, also in the page's address, for a reload. */
 function freshToken(token, old) {
   if ($('token').value.trim() === old) $('token').value = token
   const fragment = readParameters()

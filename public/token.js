@@ -25,14 +25,14 @@ export function request(token, path, { method = 'GET', body } = {}) {
   return fetch(base + path, { method, headers, body: body && JSON.stringify(body) })
 }
 
-/** Keeps a token that ends fresh: a new one is asked for a minute before, or after half of its time. */
+/** Renews a token that expires: a minute before its end, or after half of its lifetime. */
 export class TokenKeeper {
   constructor(token, onFresh) {
     Object.assign(this, { token, onFresh })
     this.schedule()
   }
 
-  /** Whether the token has ended, by this machine's clock. */
+  /** Whether the token has expired, by this machine's clock. */
   get ended() {
     return this.left <= 0
   }
@@ -49,7 +49,7 @@ export class TokenKeeper {
     this.timer = wait > DAY ? setTimeout(() => this.schedule(), DAY) : setTimeout(() => this.refresh(), wait)
   }
 
-  /** Resolves when there is a new token, or none is to be had. */
+  /** Resolves when there is a new token, or when no new one is available. */
   refresh() {
     this.refreshing ??= this.ask().finally(() => { this.refreshing = undefined })
     return this.refreshing
@@ -67,7 +67,7 @@ export class TokenKeeper {
       if (!this.ended) this.timer = setTimeout(() => this.refresh(), 1000)
       return
     }
-    // 404: tokens come from elsewhere.
+    // 404: this server does not issue tokens.
     this.refused = !answer.ok
     if (this.refused) return
     const { token } = await answer.json()
@@ -78,11 +78,11 @@ export class TokenKeeper {
     this.schedule()
   }
 
-  /** What the SDK asks for once the token has ended; asked again, the server's clock may be ahead of ours. */
+  /** Returns a token to the SDK when its own has expired. If it asks again, the server's clock may be ahead of ours. */
   async fresh() {
     const isOld = () => this.ended || this.token === this.given
     if (isOld()) await this.refresh()
-    if (isOld()) throw this.refused ? new Centrifuge.UnauthorizedError('no fresh token') : new Error('the server is away')
+    if (isOld()) throw this.refused ? new Centrifuge.UnauthorizedError('no fresh token') : new Error('the server is unavailable')
     this.given = this.token
     return this.token
   }
