@@ -153,7 +153,7 @@ export function buildParts(options: GatewayOptions): Parts {
     ...options,
     hub,
     publisher,
-    catchUp: new CatchUp({ history, durable, losses }),
+    catchUp: new CatchUp({ history, durable, losses, maxHistoryBytes: options.maxHistoryBytes }),
     presence,
     joinLeavePush,
     metrics,

@@ -1,9 +1,9 @@
 import { errors } from '../lib/errors.js'
 import type { ChannelQuestion } from './channel-question.js'
+import { MAX_MESSAGES, messageCount } from './message-count.js'
 import { errorSchema } from './schemas.js'
 
 const DEFAULT_LIMIT = 100
-const MAX_LIMIT = 1000
 
 /**
  * `GET /channels/:channel/history`: what is stored of a durable channel, in pages.
@@ -33,7 +33,7 @@ export const history: ChannelQuestion = {
         },
         limit: {
           type: 'string',
-          description: `At most so many, up to ${MAX_LIMIT}; fewer where they are large: "next" of the answer is the "since" (in descending order the "before") of the next page.`,
+          description: `At most so many, up to ${MAX_MESSAGES}; fewer where they are large: "next" of the answer is the "since" (in descending order the "before") of the next page.`,
           examples: ['100']
         }
       }
@@ -55,7 +55,7 @@ export const history: ChannelQuestion = {
       throw new errors.BadQuery('"since" does not go with "order=desc": use "before"')
     }
     const reader = token.subject ?? request.ip
-    const most = readLimit(limit)
+    const most = limit === undefined ? DEFAULT_LIMIT : messageCount(limit, 'limit')
     const { messages, gap, next } = await (order === 'desc'
       ? gateway.bridge.historyBefore(channel, before, most, reader)
       : gateway.bridge.history(channel, since, most, reader))
@@ -66,13 +66,4 @@ export const history: ChannelQuestion = {
     gateway.holdAnswer(reply.raw, answer)
     return answer
   }
-}
-
-function readLimit(text: string | undefined): number {
-  if (text === undefined) return DEFAULT_LIMIT
-  const limit = Number(text)
-  if (!Number.isInteger(limit) || limit < 1 || limit > MAX_LIMIT) {
-    throw new errors.BadMessage(`"limit" must be a whole number from 1 to ${MAX_LIMIT}`)
-  }
-  return limit
 }

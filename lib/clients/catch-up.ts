@@ -4,65 +4,72 @@ import { isPermanent } from '../errors.js'
 import { parseMessageId } from '../messages/index.js'
 import type { Connection } from './connection.js'
 
+/** Where a client starts: after the message with an id (or `earliest`), or with the last messages of each channel. */
+export type Start = { since: string } | { last: number }
+
 export interface CatchUpOptions {
   history: MessageStore
   durable: RetentionRules
   losses: Losses
+  /** The most bytes of the last messages. */
+  maxHistoryBytes: number
 }
 
-/** Replays the messages that a client missed while it was disconnected. */
-export class CatchUp {
-  readonly #history: MessageStore
-  readonly #durable: RetentionRules
-  readonly #losses: Losses
+/** What is to be replayed. */
+interface Replayed {
+  channels: readonly string[]
+  /** The position before the first message; of each channel another one, where its messages begin later. */
+  after: number
+  starts?: readonly number[]
+  /** The last position of all when it began. */
+  latest: number
+  /** Channels of which nothing up to `latest` is replayed. */
+  skipped: ReadonlySet<string>
+}
 
-  constructor({ history, durable, losses }: CatchUpOptions) {
-    this.#history = history
-    this.#durable = durable
-    this.#losses = losses
+/** Replays messages to a client that connects: those that it missed while it was disconnected, or the last ones. */
+export class CatchUp {
+  readonly #options: CatchUpOptions
+
+  constructor(options: CatchUpOptions) {
+    this.#options = options
   }
 
   /**
-   * Sends a client the messages that it missed, then those that were held in the meantime. If the messages can never be
-   * read, it gets a `HistoryGap` instead.
+   * Sends a client the stored messages from its start on, then those that were held in the meantime. If the messages can
+   * never be read, it gets a `HistoryGap` instead.
    */
-  async resume(connection: Connection, since: string): Promise<void> {
+  async resume(connection: Connection, start: Start): Promise<void> {
+    const { durable, losses } = this.#options
     try {
-      await this.#resume(connection, since)
+      await this.#resume(connection, start)
     } catch (error) {
       if (!isPermanent(error)) throw error
-      this.#losses.add('unreplayed', { err: error })
-      const missing = connection.channels.filter((channel) => this.#durable.ageOf(channel) !== undefined)
+      losses.add('unreplayed', { err: error })
+      const missing = connection.channels.filter((channel) => durable.ageOf(channel) !== undefined)
+      const requested = 'since' in start ? start.since : null
       connection.replay(
-        missing.map((channel) => connection.format.encode(this.#durable.historyGap(channel, since, null, 0)))
+        missing.map((channel) => connection.format.encode(durable.historyGap(channel, requested, null, 0)))
       )
       while (connection.open && !connection.release(0)) {}
     }
   }
 
-  async #resume(connection: Connection, since: string): Promise<void> {
-    const { format } = connection
-    const channels = connection.read ? connection.channels : []
-    if (channels.length === 0) {
+  async #resume(connection: Connection, start: Start): Promise<void> {
+    if (!connection.read || connection.channels.length === 0) {
       connection.release(0)
       return
     }
-    const { latest, channels: states } = await this.#history.state(channels)
-    const start = since === 'earliest' ? { position: 0, epoch: this.#durable.epoch } : parseMessageId(since)
-    const foreign = start === undefined || start.epoch !== this.#durable.epoch || start.position > latest
-    const gaps = states.filter(({ trimmed }) => foreign || (since !== 'earliest' && start.position < trimmed))
-    const skipped = new Set(gaps.map(({ channel }) => channel))
-    connection.replay(
-      gaps
-        .filter(({ oldest, trimmed, channel }) => {
-          return oldest !== null || trimmed > 0 || this.#durable.ageOf(channel) !== undefined
-        })
-        .map(({ channel, oldest }) => format.encode(this.#durable.historyGap(channel, since, oldest, latest)))
-    )
-    let after = foreign || skipped.size === channels.length ? latest : start.position
+    const replayed = await ('since' in start
+      ? this.#since(connection, start.since)
+      : this.#last(connection.channels, start.last))
+    const { history } = this.#options
+    const { channels, starts, latest, skipped } = replayed
+    const { format } = connection
+    let { after } = replayed
     do {
       for (let more = true; more && connection.open; ) {
-        const page = await this.#history.read(channels, after)
+        const page = await history.read(channels, after, starts)
         const frames = page.messages
           .filter(({ position, message }) => position > latest || !skipped.has(message.channel))
           .map((message) => message.frame(format))
@@ -72,5 +79,32 @@ export class CatchUp {
         more = page.more
       }
     } while (connection.open && !connection.release(after))
+  }
+
+  /** The messages after an id. Tells the client of gaps. */
+  async #since(connection: Connection, since: string): Promise<Replayed> {
+    const { history, durable } = this.#options
+    const { channels, format } = connection
+    const { latest, channels: states } = await history.state(channels)
+    const start = since === 'earliest' ? { position: 0, epoch: durable.epoch } : parseMessageId(since)
+    const foreign = start === undefined || start.epoch !== durable.epoch || start.position > latest
+    const gaps = states.filter(({ trimmed }) => foreign || (since !== 'earliest' && start.position < trimmed))
+    const skipped = new Set(gaps.map(({ channel }) => channel))
+    connection.replay(
+      gaps
+        .filter(({ oldest, trimmed, channel }) => {
+          return oldest !== null || trimmed > 0 || durable.ageOf(channel) !== undefined
+        })
+        .map(({ channel, oldest }) => format.encode(durable.historyGap(channel, since, oldest, latest)))
+    )
+    const after = foreign || skipped.size === channels.length ? latest : start.position
+    return { channels, after, latest, skipped }
+  }
+
+  /** The last messages of each channel. */
+  async #last(channels: readonly string[], count: number): Promise<Replayed> {
+    const { history, maxHistoryBytes } = this.#options
+    const { latest, starts } = await history.tail(channels, count, maxHistoryBytes)
+    return { channels, after: Math.min(...starts), starts, latest, skipped: new Set() }
   }
 }

@@ -19,6 +19,8 @@ import { type Transport, whenGone } from './transport.js'
 export interface JoinOptions {
   /** The id of the last durable message that it has, or `earliest`: later messages are replayed. */
   since?: string | undefined
+  /** How many of the last messages of each durable channel it receives first. Not used together with `since`. */
+  last?: number | undefined
   /** Whether binary messages from it are delivered as binary. */
   binary?: boolean | undefined
   /** Whether it receives an event for each of its messages that `onMessageFunction` refuses. */
@@ -190,17 +192,18 @@ export class Clients {
   }
 
   /**
-   * Enters a connection with what its client asked for: the messages that it missed, and the members of its presence
-   * channels.
+   * Enters a connection with what its client asked for: the messages that it missed, or the last ones, and the members of
+   * its presence channels.
    */
-  join(connection: Connection, access: Access, { since, presence }: JoinOptions): void {
+  join(connection: Connection, access: Access, { since, last, presence }: JoinOptions): void {
+    const start = since !== undefined ? { since } : last !== undefined ? { last } : undefined
     // Before it joins, so that no message arrives in between.
-    if (since !== undefined) connection.hold()
+    if (start !== undefined) connection.hold()
     if (!this.enter(connection, access)) return
     if (presence) this.#membership.subscribe(connection)
-    if (since === undefined || this.closing) return
+    if (start === undefined || this.closing) return
     const { catchUp, log } = this.#options
-    catchUp.resume(connection, since).catch((error) => {
+    catchUp.resume(connection, start).catch((error) => {
       log.warn({ err: error, connection: connection.id }, 'could not replay messages')
       connection.close(CLOSE.NOT_PUBLISHED, 'messages could not be replayed')
     })

@@ -2,7 +2,7 @@ import type { LossReason, OnUnencodable } from '../channels/index.js'
 import { largeMessage, type Message, type Reference, storedMessage } from '../messages/index.js'
 import type { Query } from '../postgres/index.js'
 import { LATEST, type RetentionRules } from './retention-rules.js'
-import { SharedReads } from './shared-reads.js'
+import { SharedAnswers, SharedReads } from './shared-reads.js'
 import { StoredMessage } from './stored-message.js'
 import { Turns } from './turns.js'
 
@@ -11,9 +11,10 @@ const PAGE_ROWS = 500
 const PAGE_BYTES = 1024 * 1024
 
 /** Each channel's part is read from its own end of the index, however much there is of others. */
-const BY_CHANNEL = `select m.* from pg_catalog.unnest($2::pg_catalog.text[]) c (name), lateral (
+const BY_CHANNEL = `select m.*
+  from rows from (pg_catalog.unnest($2::pg_catalog.text[]), pg_catalog.unnest($3::pg_catalog.int8[])) c (name, start), lateral (
     select position, channel, body from pgws.messages
-    where channel operator(pg_catalog.=) c.name and position operator(pg_catalog.>) $1
+    where channel operator(pg_catalog.=) c.name and position operator(pg_catalog.>) greatest($1, c.start)
     order by position limit ${PAGE_ROWS}
   ) m`
 
@@ -47,6 +48,14 @@ export interface ChannelState extends Trimmed {
   oldest: number | null
 }
 
+/** The last messages of some channels, at one moment. */
+export interface Tail {
+  /** The last position of all at that moment. */
+  latest: number
+  /** For each channel, the position before the first of its messages; `latest` if it has none. */
+  starts: number[]
+}
+
 interface Reader {
   after: number
   resolve: (page: Page) => void
@@ -69,10 +78,7 @@ export class MessageStore {
   readonly #turns: Turns
   readonly #onLost: (reason: LossReason, fields: object) => void
   readonly #readers = new Map<string, SharedReads<Reader>>()
-  readonly #states = new Map<
-    string,
-    SharedReads<{ resolve: (states: States) => void; reject: Reader['reject'] }>
-  >()
+  readonly #answers = new SharedAnswers()
 
   /**
    * @param readsAtOnce how many statements read messages at the same time
@@ -93,13 +99,14 @@ export class MessageStore {
   /**
    * Messages of some channels, in order.
    * @param after the position before the first
+   * @param starts for each channel another such position, if its messages begin later
    */
-  read(channels: readonly string[], after: number): Promise<Page> {
-    const key = JSON.stringify(channels)
+  read(channels: readonly string[], after: number, starts: readonly number[] = []): Promise<Page> {
+    const key = JSON.stringify([channels, starts])
     let shared = this.#readers.get(key)
     if (shared === undefined) {
       shared = new SharedReads(
-        (readers) => this.#serve(key, channels, readers),
+        (readers) => this.#serve(key, channels, starts, readers),
         () => this.#readers.delete(key)
       )
       this.#readers.set(key, shared)
@@ -109,26 +116,17 @@ export class MessageStore {
 
   /** What is left of some channels, and the last position of all. */
   state(channels: readonly string[]): Promise<States> {
-    const key = JSON.stringify(channels)
-    let shared = this.#states.get(key)
-    if (shared === undefined) {
-      shared = new SharedReads(
-        async (waiting) => {
-          await this.#state(channels).then(
-            (states) => {
-              for (const { resolve } of waiting) resolve(states)
-            },
-            (error) => {
-              for (const { reject } of waiting) reject(error)
-            }
-          )
-          return []
-        },
-        () => this.#states.delete(key)
-      )
-      this.#states.set(key, shared)
-    }
-    return new Promise((resolve, reject) => shared.ask({ resolve, reject }))
+    return this.#answers.ask(JSON.stringify(channels), () => this.#state(channels))
+  }
+
+  /**
+   * Where the last messages of some channels begin.
+   * @param count the most of each channel
+   * @param maxBytes the most bytes of all together; older messages are left out, though never the last one
+   */
+  tail(channels: readonly string[], count: number, maxBytes: number): Promise<Tail> {
+    const key = JSON.stringify([channels, count])
+    return this.#answers.ask(key, () => this.#turns.take(key, () => this.#tail(channels, count, maxBytes)))
   }
 
   /**
@@ -229,12 +227,19 @@ export class MessageStore {
   }
 
   /** @returns those whose part is behind the end of the page */
-  async #serve(key: string, channels: readonly string[], readers: Reader[]): Promise<Reader[]> {
+  async #serve(
+    key: string,
+    channels: readonly string[],
+    starts: readonly number[],
+    readers: Reader[]
+  ): Promise<Reader[]> {
     const again: Reader[] = []
     const after = Math.min(...readers.map((reader) => reader.after))
     try {
       const source = `${BY_CHANNEL} order by position limit ${PAGE_ROWS}`
-      const { messages, more } = await this.#turns.take(key, () => this.#page(source, [after, channels]))
+      const { messages, more } = await this.#turns.take(key, () =>
+        this.#page(source, [after, channels, starts])
+      )
       const last = messages.at(-1)?.position ?? after
       for (const reader of readers) {
         if (more && reader.after >= last) again.push(reader)
@@ -274,6 +279,31 @@ export class MessageStore {
     return {
       latest,
       channels: states.map((state) => ({ ...state, trimmed: Math.max(state.trimmed, forgotten) }))
+    }
+  }
+
+  async #tail(channels: readonly string[], count: number, maxBytes: number): Promise<Tail> {
+    const { rows } = await this.#query<{ latest: number; firsts: Record<string, number> }>(
+      `with last as (
+         select c.name, m.position, pg_catalog.octet_length(m.body) as size,
+           pg_catalog.sum(pg_catalog.octet_length(m.body)::bigint) over (order by m.position desc) as total
+         from pg_catalog.unnest($1::pg_catalog.text[]) c (name), lateral (
+           select position, body from pgws.messages
+           where channel operator(pg_catalog.=) c.name and position is not null
+             and expires_at operator(pg_catalog.>) pg_catalog.clock_timestamp()
+           order by position desc limit $2
+         ) m
+       )
+       select ${LATEST} as latest, coalesce((select pg_catalog.json_object_agg(name, first) from (
+         select name, pg_catalog.min(position) as first from last
+         where total operator(pg_catalog.<=) $3::pg_catalog.int8 or total operator(pg_catalog.=) size group by name
+       ) firsts), '{}') as firsts`,
+      [channels, count, maxBytes]
+    )
+    const { latest, firsts } = rows[0]!
+    return {
+      latest,
+      starts: channels.map((channel) => (Object.hasOwn(firsts, channel) ? firsts[channel]! - 1 : latest))
     }
   }
 

@@ -41,3 +41,39 @@ export class SharedReads<Request> {
     this.#onIdle()
   }
 }
+
+interface Asker {
+  resolve: (answer: unknown) => void
+  reject: (error: unknown) => void
+}
+
+/** Answers of jobs by their keys: those who ask for the same at the same time share one. */
+export class SharedAnswers {
+  readonly #jobs = new Map<string, SharedReads<Asker>>()
+
+  /**
+   * @param key what is asked for
+   * @param job finds the answer; who asks while it runs shares the next one
+   */
+  ask<Answer>(key: string, job: () => Promise<Answer>): Promise<Answer> {
+    let shared = this.#jobs.get(key)
+    if (shared === undefined) {
+      shared = new SharedReads(
+        async (askers) => {
+          await job().then(
+            (answer) => {
+              for (const { resolve } of askers) resolve(answer)
+            },
+            (error) => {
+              for (const { reject } of askers) reject(error)
+            }
+          )
+          return []
+        },
+        () => this.#jobs.delete(key)
+      )
+      this.#jobs.set(key, shared)
+    }
+    return new Promise((resolve, reject) => shared.ask({ resolve: resolve as Asker['resolve'], reject }))
+  }
+}

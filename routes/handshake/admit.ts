@@ -4,6 +4,7 @@ import type { JoinOptions, Transport } from '../../lib/clients/index.js'
 import { isAllowedOrigin } from '../../lib/config/index.js'
 import { errors } from '../../lib/errors.js'
 import type { Gateway } from '../../lib/gateway.js'
+import { messageCount } from '../message-count.js'
 import { maskAddress, queryOf } from './address.js'
 import type { ChannelRoutesOptions } from './channel-addresses.js'
 import { readCredentials } from './credentials.js'
@@ -38,8 +39,8 @@ export function handshake(
       const credentials = readCredentials(request, pathBelowPrefix(request), options.tokenCookie)
       const token = await verifyToken(credentials.token)
       const access = authorize(token, credentials.channels, options.maxChannelsPerConnection)
-      const { since, binary, presence } = joinOptionsOf(request)
-      if (since !== undefined || binary) gateway.requireDurable()
+      const { since, last, binary, presence } = joinOptionsOf(request)
+      if (since !== undefined || last !== undefined || binary) gateway.requireDurable()
       if (presence) gateway.requirePresence(access.channels)
       const stream = request.headers.upgrade === undefined
       if (stream && !access.read) throw new errors.ReadNotAllowed()
@@ -55,8 +56,16 @@ export function handshake(
   function joinOptionsOf(request: FastifyRequest): JoinOptions {
     const query = queryOf(pathBelowPrefix(request))
     const lastEventId = request.headers['last-event-id'] as string | undefined
+    const last = query.get('last')
+    if (last !== null && query.get('since') !== null) {
+      throw new errors.BadQuery('"since" and "last" do not go together: name one of them')
+    }
+    const count = last === null ? undefined : messageCount(last, 'last')
+    const since = (lastEventId || query.get('since')) ?? undefined
     return {
-      since: (lastEventId || query.get('since')) ?? undefined,
+      since,
+      // An EventSource that comes back says what it has; its address stays the same.
+      last: since === undefined ? count : undefined,
       binary: query.get('binary') === 'true',
       rejections: query.get('rejections') === 'true',
       presence: query.get('presence') === 'true'

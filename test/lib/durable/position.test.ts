@@ -50,10 +50,13 @@ async function application(t: Test, { writers = 6 } = {}) {
       await client.query(Math.random() < 0.1 ? 'rollback' : 'commit')
     }
   })
+  const written = Promise.all(working)
+  // Whatever else fails, it is not hidden by this.
+  written.catch(() => {})
   /** Ends the writing; resolves with what the table has then. */
   async function end(): Promise<List> {
     ended = true
-    await Promise.all(working)
+    await written
     const { rows } = await query(dbUri, `select ${LIST} as list`)
     return rows[0].list
   }

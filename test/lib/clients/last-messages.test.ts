@@ -1,0 +1,188 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import t, { type Test } from 'tap'
+import { answer, stream } from '../../support/event-stream.js'
+import { FaultProxy } from '../../support/fault-proxy.js'
+import { build, open, query, refusal, token, until, withPostgres } from '../../support/helper.js'
+
+const { postgres, migrated, database } = await withPostgres(t)
+const jwt = token({ mode: 'r', channels: ['a', 'b', 'c'] })
+
+async function server(t: Test, options: object = {}) {
+  const dbUri = await migrated('a', 'b')
+  const app = await build(t, { dbUri, ...options })
+  const sql = (text: string, values: unknown[] = []) => query(dbUri, text, values)
+  return { ...app, dbUri, sql }
+}
+
+type Read = () => { channel: string; payload: unknown; id: string | undefined }[]
+
+/** The clients that can ask for the last messages: what each of them has got. */
+const CLIENTS: Record<string, (t: Test, app: { http: string; ws: string }, path: string) => Promise<Read>> = {
+  async 'a raw websocket'(t, { ws }, path) {
+    const { messages } = await open(t, ws + path)
+    return () => messages.map((text) => JSON.parse(text))
+  },
+  async 'an event stream'(t, { http }, path) {
+    const { events } = await stream(t, http + path)
+    return () => events.map(({ data, id }) => ({ ...JSON.parse(data), id }))
+  }
+}
+
+const payloadsOf = (read: Read) => read().map(({ payload }) => payload)
+const numbers = (first: number, last: number) => Array.from({ length: last - first + 1 }, (_, i) => first + i)
+
+for (const [name, connect] of Object.entries(CLIENTS)) {
+  t.test(`${name} gets the last messages of each of its channels, in order, then what comes`, async (t) => {
+    const app = await server(t)
+    const { sql } = app
+    await sql(`select pgws.publish('b', to_jsonb(n)) from generate_series(1, 3) n`)
+    await sql(`select pgws.publish('a', to_jsonb(n)) from generate_series(1, 1200) n`)
+    await sql(`select pgws.publish('b', to_jsonb(n)) from generate_series(4, 5) n`)
+    const read = await connect(t, app, `/${jwt}?last=4`)
+    // The first of `b` are older than most of `a`, which are not read for it.
+    await until(() => read().length === 8)
+    // Neither stored, nor one of the last.
+    await sql(`select pgws.publish('c', '"live"')`)
+    await sql(`select pgws.publish('a', '1201')`)
+    await until(() => read().length === 10)
+    t.same(payloadsOf(read), [2, 3, 1197, 1198, 1199, 1200, 4, 5, 'live', 1201])
+    const ids = read().flatMap(({ id }) => id ?? [])
+    t.equal(ids.length, 9)
+    t.same(ids, [...ids].sort())
+    const one = await connect(t, app, `/b/${jwt}?last=1000`)
+    await until(() => one().length === 5)
+    t.same(payloadsOf(one), numbers(1, 5))
+    // More than is read at once.
+    const many = await connect(t, app, `/a/${jwt}?last=1000`)
+    await until(() => many().length >= 1000)
+    t.same(payloadsOf(many), numbers(202, 1201))
+  })
+
+  t.test(`${name} that joins while others publish misses nothing after its first message`, async (t) => {
+    const dbUri = await migrated('a', 'b')
+    // What is notified comes later than it can be read.
+    const proxy = await FaultProxy.start(t, `${postgres.socketFolder}/.s.PGSQL.5432`)
+    proxy.delay = 50
+    const app = await build(t, { dbUri, listenerUri: proxy.uri(dbUri) })
+    const sent = { a: 0, b: 0 }
+    let ended = false
+    const publishing = (['a', 'b'] as const).map(async (channel) => {
+      while (!ended)
+        await query(dbUri, 'select pgws.publish($1, to_jsonb($2::int))', [channel, ++sent[channel]])
+    })
+    await until(() => sent.a > 20 && sent.b > 20)
+    const readers: { before: typeof sent; read: Read }[] = []
+    for (let i = 0; i < 20; i++) {
+      const before = { ...sent }
+      readers.push({ before, read: await connect(t, app, `/${jwt}?last=5`) })
+      await sleep(Math.random() * 20)
+    }
+    ended = true
+    await Promise.all(publishing)
+    for (const { before, read } of readers) {
+      for (const channel of ['a', 'b'] as const) {
+        const got = () =>
+          read()
+            .filter((message) => message.channel === channel)
+            .map(({ payload }) => payload as number)
+        await until(() => got().at(-1) === sent[channel])
+        const [first] = got() as [number]
+        t.same(got(), numbers(first, sent[channel]))
+        // The message that was being published when it came may be one of the five, or not.
+        t.ok(first >= before[channel] - 5, `${first} is one of the last five of ${before[channel]} or later`)
+      }
+      const ids = read().map(({ id }) => id!)
+      t.same(ids, [...ids].sort())
+    }
+  })
+
+  t.test(`${name} gets no more than maxHistoryBytes of last messages, the newest`, async (t) => {
+    const app = await server(t, { maxHistoryBytes: 5000 })
+    const { sql } = app
+    await sql(`select pgws.publish('b', '"old"')`)
+    await sql(`select pgws.publish('a', to_jsonb(n || repeat('x', 1000))) from generate_series(1, 10) n`)
+    const read = await connect(t, app, `/${jwt}?last=100`)
+    await until(() => read().length === 4)
+    await sql(`select pgws.publish('a', to_jsonb(repeat('y', 9000)))`)
+    await until(() => read().length === 5)
+    const starts = payloadsOf(read).map((payload) => /^\d*./.exec(payload as string)![0])
+    t.same(starts, ['7x', '8x', '9x', '10x', 'y'])
+    // One that is larger comes alone.
+    const alone = await connect(t, app, `/${jwt}?last=100`)
+    await until(() => alone().length === 1)
+    await sql(`select pgws.publish('b', '"live"')`)
+    await until(() => alone().length === 2)
+    t.equal((alone()[0]!.payload as string).length, 9000)
+    t.equal(alone()[1]!.payload, 'live')
+  })
+}
+
+t.test('the last messages of a channel that has none, or that nobody stores, are none', async (t) => {
+  const app = await server(t)
+  const { sql, ws } = app
+  await sql(`select pgws.publish('a', '1')`)
+  await sql(`update pgws.messages set expires_at = '-infinity'`)
+  const socket = await open(t, `${ws}/${jwt}?last=10`)
+  await sql(`select pgws.publish('b', '2')`)
+  await sql(`select pgws.publish('c', '3')`)
+  const messages = await socket.received(2)
+  t.same(
+    messages.map((text) => JSON.parse(text).payload),
+    [2, 3]
+  )
+})
+
+t.test('clients that do not read do not keep what they asked for in memory', async (t) => {
+  const { sql, ws, fastify } = await server(t)
+  await sql(`select pgws.publish('a', to_jsonb(repeat(md5(n::text), 7000))) from generate_series(1, 35) n`)
+  const sockets = await Promise.all(
+    Array.from({ length: 5 }, async () => {
+      const socket = await open(t, `${ws}/a/${jwt}?last=1000`)
+      socket.webSocket.pause()
+      return socket
+    })
+  )
+  // A page of each, and the next one only when it has gone.
+  const waiting = async () => (await fastify.pgws.connections()).map(({ bufferedBytes }) => bufferedBytes)
+  await until(async () => (await waiting()).every((bytes) => bytes > 0))
+  for (const bytes of await waiting()) t.ok(bytes < 2 * 1024 * 1024, `${bytes} bytes wait`)
+  for (const socket of sockets) socket.webSocket.resume()
+  for (const socket of sockets) {
+    await until(() => socket.messages.length === 35)
+  }
+})
+
+t.test('an event stream that comes back continues from its last event', async (t) => {
+  const { sql, http } = await server(t)
+  await sql(`select pgws.publish('a', to_jsonb(n)) from generate_series(1, 10) n`)
+  const first = await stream(t, `${http}/a/${jwt}?last=3`)
+  const events = await first.received(3)
+  const again = await stream(t, `${http}/a/${jwt}?last=1`, { 'last-event-id': events[0]!.id! })
+  const payloads = (await again.received(2)).map(({ data }) => JSON.parse(data).payload)
+  t.same(payloads, [9, 10])
+})
+
+t.test('what is no number of messages, and "last" beside "since", is refused', async (t) => {
+  const { http, ws } = await server(t)
+  for (const [search, message] of [
+    ...['', '0', '-1', '1001', '1.5', 'all', 'earliest'].map((last) => [
+      `?last=${last}`,
+      '"last" must be a whole number from 1 to 1000'
+    ]),
+    ['?last=5&since=earliest', '"since" and "last" do not go together'],
+    ['?since=&last=5', '"since" and "last" do not go together']
+  ] as [string, string][]) {
+    const { status, answer: text } = await refusal(t, `${ws}/a/${jwt}${search}`)
+    t.equal(status, 400, search)
+    t.ok(text.includes(message), text)
+    const response = await answer(`${http}/a/${jwt}${search}`)
+    t.equal(response.statusCode, 400, search)
+    response.destroy()
+  }
+})
+
+t.test('without the schema, "last" is refused as "since" is', async (t) => {
+  const { ws } = await build(t, { dbUri: await database() })
+  const { status, body } = await refusal(t, `${ws}/a/${jwt}?last=5`)
+  t.match({ status, ...JSON.parse(body) }, { status: 501, code: 'FST_PGWS_NOT_INSTALLED' })
+})
