@@ -63,10 +63,12 @@ async function application(t: Test, { writers = 6 } = {}) {
   return { ...app, dbUri, end }
 }
 
+const ONE_STATEMENT = `select ${LIST} as list, pgws.position() as position`
+
 /** The list, and the id from which to go on, in each of the ways in which an application reads both. */
 const WAYS: Record<string, (client: pg.Client) => Promise<{ list: List; position: string }>> = {
   async 'one statement'(client) {
-    const { rows } = await client.query(`select ${LIST} as list, pgws.position() as position`)
+    const { rows } = await client.query(ONE_STATEMENT)
     return rows[0]
   },
   async 'a snapshot, the list first'(client) {
@@ -127,15 +129,15 @@ for (const version of ['5.7', '5.8']) {
   t.test(
     `the SDK ${version} goes on from getState without a gap, and asks for it again after a gap`,
     async (t) => {
-      const { dbUri, ws, end } = await application(t)
-      const reading = await connected(t, dbUri)
+      const { dbUri, ws, fastify, end } = await application(t)
       const readers = Array.from({ length: 8 }, () => {
         const client = sdk(t, ws, { token: jwt }, SDKS[version])
         const reader = { list: {} as List, changes: [] as Change[], loads: 0, client }
         const subscription = client.newSubscription('items', {
           minResubscribeDelay: 50,
           async getState() {
-            const { list, position } = await WAYS['one statement']!(reading)
+            const { rows } = await query(dbUri, ONE_STATEMENT)
+            const { list, position } = rows[0]
             const [epoch, offset] = position.split('-') as [string, string]
             Object.assign(reader, { list, changes: [], loads: reader.loads + 1 })
             await sleep(Math.random() * 20)
@@ -160,7 +162,9 @@ for (const version of ['5.7', '5.8']) {
       away.client.connect()
       await until(() => away.client.state === 'connected')
       // As after a restore: nothing can be recovered any more.
-      await query(dbUri, 'select pgws.new_epoch()')
+      const { rows } = await query(dbUri, 'select pgws.position() as id, pgws.new_epoch()')
+      const known = (id: string) => fastify.pgws.history('items', id, 1).then(Boolean, () => false)
+      await until(async () => !(await known(rows[0].id)))
       gone.client.connect()
       await until(() => gone.loads === 2)
       const last = await end()
