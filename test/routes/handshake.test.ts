@@ -4,7 +4,7 @@ import { createServer } from 'node:http'
 import { type AddressInfo, connect } from 'node:net'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
-import { setForward } from '../support/clock.js'
+import { heldClock } from '../support/clock.js'
 import { build, notify, open, refusal, sqlListener, token, until, withPostgres } from '../support/helper.js'
 
 const { database } = await withPostgres(t)
@@ -276,11 +276,12 @@ async function provider(t: Test) {
 t.test('keys that rotate: one refresh for an unknown kid; the last good set serves', async (t) => {
   const { state, url, addKey, sign } = await provider(t)
   addKey('one')
+  const clock = heldClock(t)
   const { ws, http } = await build(t, { dbUri, jwtSecret: undefined, jwksUrl: url })
   const first = sign('one', { mode: 'r', admin: true })
   await open(t, `${ws}/a/${first}`)
   t.equal(state.requests, 1)
-  setForward(t, 5000)
+  clock.forward(5000)
   addKey('two')
   const second = sign('two', { mode: 'r' })
   await Promise.all(Array.from({ length: 5 }, () => open(t, `${ws}/a/${second}`)))
@@ -303,11 +304,12 @@ t.test('a provider that is late: 503 until the set is there', async (t) => {
   const { state, url, addKey, sign } = await provider(t)
   addKey('one')
   state.away = true
+  const clock = heldClock(t)
   const { ws } = await build(t, { dbUri, jwtSecret: undefined, jwksUrl: url })
   const jwt = sign('one', { mode: 'r' })
   t.equal((await refusal(t, `${ws}/a/${jwt}`)).status, 503)
   state.away = false
-  setForward(t, 5000)
+  clock.forward(5000)
   await open(t, `${ws}/a/${jwt}`)
 })
 

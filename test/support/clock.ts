@@ -29,14 +29,23 @@ export function stoppedClock(t: Test): { forward(milliseconds: number): Promise<
   }
 }
 
-/** Sets the date and `performance.now` forward for a test; timers take the time that they take. */
-export function setForward(t: Test, milliseconds: number): void {
-  const clocks = [Date, performance] as const
-  for (const clock of clocks) {
+/**
+ * Holds the date and `performance.now` of this process for a test: they go forward only when they are told to, however
+ * busy the machine is. Timers take the time that they take.
+ */
+export function heldClock(t: Test): { forward(milliseconds: number): void } {
+  let ahead = 0
+  for (const clock of [Date, performance] as const) {
     const { now } = clock
-    clock.now = () => now.call(clock) + milliseconds
+    const held = now.call(clock)
+    clock.now = () => held + ahead
     t.teardown(() => {
       clock.now = now
     })
+  }
+  return {
+    forward(milliseconds) {
+      ahead += milliseconds
+    }
   }
 }
