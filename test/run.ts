@@ -5,7 +5,7 @@ import { availableParallelism } from 'node:os'
 import { join, relative, resolve } from 'node:path'
 import t from 'tap'
 import { Reporter } from './reporter.js'
-import { prepareTemplate, startPostgres } from './support/postgres.js'
+import { keepInMemory, prepareTemplate, startPostgres } from './support/postgres.js'
 import { root } from './support/root.js'
 
 /** Only ends a file that hangs, however busy the machine is. In seconds. */
@@ -17,7 +17,11 @@ const isIn = (folder: string) => (file: string) => file.startsWith(`test/${folde
 
 const { NODE_OPTIONS = '' } = process.env
 const { postgres, stop } = await startPostgres({ max_connections: '400' })
-t.teardown(stop)
+const forget = await keepInMemory(postgres)
+t.teardown(async () => {
+  await stop()
+  forget()
+})
 await prepareTemplate(postgres)
 process.env.PGWS_TEST_URI = postgres.uri
 process.env.TAP_TIMEOUT = String(TIMEOUT)

@@ -1,10 +1,20 @@
 import { randomUUID } from 'node:crypto'
-import { mkdtempSync, rmSync } from 'node:fs'
+import {
+  chownSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  statfsSync,
+  statSync
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import pg from 'pg'
 import type { Test } from 'tap'
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../lib/embedded-postgres/server.js'
+import { codeOf } from '../../lib/errors.js'
 import { migrate } from '../../lib/schema/migrate.js'
 
 export const LISTEN_CHANNEL = 'postgres-websockets-listener'
@@ -124,6 +134,44 @@ const templates = new WeakMap<Cluster, Promise<void>>()
 const TEMPLATE = 'pgws_template'
 const newName = () => `test_${randomUUID().replaceAll('-', '')}`
 
+const MEMORY = 'memory'
+const MEMORY_FOLDER = '/dev/shm'
+/** What the databases of the tests that run at one time leave room for, in bytes. */
+const MEMORY_NEEDED = 2 ** 31
+
+/**
+ * Keeps the databases that are made from now on in memory, where the system has a folder of it: to make one
+ * copies 300 files, which takes a file system on disk twenty times as long.
+ * @returns a function that removes them, once PostgreSQL has ended
+ */
+export async function keepInMemory({ uri, dataFolder }: EmbeddedPostgres): Promise<() => void> {
+  if (!existsSync(MEMORY_FOLDER)) return () => {}
+  removeLeftovers()
+  const { bavail, bsize } = statfsSync(MEMORY_FOLDER)
+  if (bavail * bsize < MEMORY_NEEDED) return () => {}
+  const folder = join(MEMORY_FOLDER, `pgws-test-${process.pid}`)
+  mkdirSync(folder, { mode: 0o700 })
+  const { uid, gid } = statSync(dataFolder)
+  chownSync(folder, uid, gid)
+  await administrate(uri, (client) => client.query(`create tablespace ${MEMORY} location '${folder}'`))
+  return () => rmSync(folder, { recursive: true, force: true })
+}
+
+/** Frees the memory of runs that were killed. */
+function removeLeftovers(): void {
+  for (const name of readdirSync(MEMORY_FOLDER)) {
+    const [, pid] = /^pgws-test-(\d+)$/.exec(name) ?? []
+    if (pid === undefined) continue
+    try {
+      process.kill(Number(pid), 0)
+    } catch (error) {
+      // Another user's process is alive.
+      if (codeOf(error) !== 'ESRCH') continue
+      rmSync(join(MEMORY_FOLDER, name), { recursive: true, force: true })
+    }
+  }
+}
+
 /** Which PostgreSQL it is: 13, 14, … */
 export function majorVersion({ uri }: Cluster): Promise<number> {
   return administrate(uri, majorOf)
@@ -135,9 +183,11 @@ async function majorOf(client: pg.Client): Promise<number> {
 }
 
 async function create(client: pg.Client, cluster: Cluster, name: string, options: string): Promise<string> {
+  const { rows } = await client.query('select from pg_tablespace where spcname = $1', [MEMORY])
+  const tablespace = rows.length === 0 ? '' : `tablespace ${MEMORY}`
   // Copying files takes a tenth of the time of logging each page, which is the default from 15 on.
   const strategy = (await majorOf(client)) < 15 ? '' : 'strategy file_copy'
-  await client.query(`create database ${name} ${options} ${strategy}`)
+  await client.query(`create database ${name} ${options} ${tablespace} ${strategy}`)
   databases.get(cluster)?.push(name)
   return cluster.uri.replace('/postgres?', `/${name}?`)
 }
