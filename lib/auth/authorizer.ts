@@ -11,26 +11,26 @@ import {
   type SqlFunctions
 } from './owner-functions.js'
 
-/** What a client wants to do in a channel. */
+/** The access that a client asks for in a channel. */
 export type Mode = 'r' | 'w' | 'rw'
 
-/** How often a question is asked that fails with a conflict of transactions. */
+/** How often the function is called if it fails with a serialization failure or a deadlock. */
 const MAX_ATTEMPTS = 5
 
 export interface AuthorizerOptions extends SqlFunctions {
-  /** For how long an answer may be used again, in milliseconds. */
+  /** How long a positive answer is cached, in milliseconds; 0: not at all. */
   authorizeTtl: number
   /** Runs one statement in a transaction of its own, as the caller. */
   call: <Row>(text: string, values: unknown[], caller: Caller) => Promise<Rows<Row>>
-  /** Told where the function itself failed. */
+  /** Is called when the function itself fails. */
   onError: (error: unknown) => void
 }
 
-/** Asks a function of the database's owner whether clients may join channels, and publish to them. */
+/** Calls `authorizeFunction` to decide whether clients may join channels and publish to them. */
 export class Authorizer {
   readonly #options: AuthorizerOptions
   readonly #question: string
-  /** The questions that have been answered with yes. */
+  /** The cache of positive answers. */
   readonly #allowed: ReturnType<typeof textCache<true>>
 
   constructor(options: AuthorizerOptions) {
@@ -46,8 +46,8 @@ export class Authorizer {
   }
 
   /**
-   * Asks the database whether a client may do something in all of some channels, where a function for that is set.
-   * @returns as whom functions are called for it; undefined where none is set
+   * Asks the database whether a client may access all of some channels, if `authorizeFunction` is set.
+   * @returns the identity with which SQL functions are called for the client; undefined if there are no functions
    * @throws NotAuthorized, RoleNotAllowed (403); DatabaseUnavailable (503)
    */
   async authorize(token: Token, channels: readonly string[], mode: Mode): Promise<Caller | undefined> {
@@ -57,7 +57,7 @@ export class Authorizer {
     return caller
   }
 
-  /** Checks that a client may do something in all of some channels, and that its role can be taken. */
+  /** Checks that a client may access all of some channels, and that the server may switch to its role. */
   async #check(caller: Caller, channels: readonly string[], mode: Mode): Promise<void> {
     const { authorizeFunction, authorizeTtl, roleClaim } = this.#options
     if (authorizeFunction === undefined && roleClaim === undefined) return
@@ -69,7 +69,7 @@ export class Authorizer {
     for (const key of keys) this.#allowed.set(key, true, { start: now })
   }
 
-  /** The first channel that is refused. */
+  /** Calls the function. @returns the first channel that it refuses */
   async #ask(caller: Caller, channels: readonly string[], mode: Mode): Promise<string | undefined> {
     const { call, onError } = this.#options
     for (let attempt = 1; ; attempt++) {
@@ -82,9 +82,9 @@ export class Authorizer {
         return rows[0]?.channel
       } catch (error) {
         if (!(error instanceof errors.NotAccepted)) throw error
-        // A conflict with another transaction is no answer.
+        // A conflict with another transaction is not an answer.
         if (sqlstateOf(error).startsWith('40') && attempt < MAX_ATTEMPTS) continue
-        // A function that fails has not allowed it.
+        // A function that fails does not allow access.
         onError(error.cause)
         return channels[0]
       }
@@ -92,7 +92,7 @@ export class Authorizer {
   }
 }
 
-/** What answers are remembered by. A caller's claims may be long, so that their digest stands for them. */
+/** The keys of the cache. They contain a digest of the caller's claims, because the claims may be long. */
 function keysOf(caller: Caller, mode: Mode, channels: readonly string[]): string[] {
   const digest = createHash('sha256')
     .update(JSON.stringify([caller, mode]))

@@ -1,10 +1,10 @@
-/** Where a value is in a token's claims. */
+/** The place of a value in a token's claims. */
 export type ClaimPath = readonly Step[]
 
-/** A member's name, a place in a list, or the first text of a list that a test holds for. */
+/** The name of a member, the index in a list, or a test that selects the first matching string of a list. */
 type Step = string | number | ((text: string) => boolean)
 
-/** What compares in `[?(@ == "text")]`: the operators of PostgREST. */
+/** The operators in `[?(@ == "text")]`, as in PostgREST. */
 const OPERATORS: Record<string, (text: string, operand: string) => boolean> = {
   '==': (text, operand) => text === operand,
   '!=': (text, operand) => text !== operand,
@@ -16,17 +16,17 @@ const OPERATORS: Record<string, (text: string, operand: string) => boolean> = {
 const STEP = /\.([\w$@]+)|\."([^"]+)"|\[(\d{1,9})\]|\[\?\(@ {0,9}(==\^|\^==|\*==|==|!=) {0,9}"([^"]*)"\)\]/y
 
 /**
- * Reads where a claim is. A text that begins with `.` is a path, in the syntax of PostgREST's `jwt-role-claim-key`
+ * Parses the place of a claim. A text that begins with `.` is a path, in the syntax of PostgREST's `jwt-role-claim-key`
  * (https://docs.postgrest.org/en/stable/references/auth.html#jwt-role-claim-key): `.realm_access.roles`,
  * `."https://example.org/roles"[0]`, `.roles[?(@ ^== "app_")]`. Any other is the name of a claim.
- * @returns undefined for what begins as a path and is none
+ * @returns undefined for an invalid path
  */
 export function parseClaimPath(text: string): ClaimPath | undefined {
   if (!text.startsWith('.')) return [text]
   const path: Step[] = []
   STEP.lastIndex = 0
   while (STEP.lastIndex < text.length) {
-    // Only the last step chooses among texts.
+    // Only the last step may be a test.
     const match = typeof path.at(-1) === 'function' ? null : STEP.exec(text)
     if (match === null) return undefined
     const [, name, quotedName, index, operator, operand] = match
@@ -37,7 +37,7 @@ export function parseClaimPath(text: string): ClaimPath | undefined {
   return path
 }
 
-/** The value at a place of a token's claims; undefined where there is none. */
+/** The value at a place in a token's claims; undefined if there is none. */
 export function valueAt(claims: Readonly<Record<string, unknown>>, path: ClaimPath): unknown {
   let value: unknown = claims
   for (const step of path) {

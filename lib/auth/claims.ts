@@ -12,37 +12,37 @@ export interface Mode {
   readonly write: boolean
 }
 
-/** The channels that a token names: it allows no others. */
+/** The channels that a token names. It allows no others. */
 export interface NamedChannels {
   /** Those of the claim `channel` first. */
   readonly names: ReadonlySet<string>
   readonly patterns: readonly string[]
 }
 
-/** A token whose signature holds, as it was read once: what else is asked about it is asked of this. */
+/** A verified token, parsed once. */
 export interface Token {
-  /** As they were issued. */
+  /** All claims. */
   readonly claims: Claims
-  /** When it ends (`exp`), in milliseconds since the epoch; undefined: never. */
+  /** When it expires (`exp`), in milliseconds since the epoch; undefined: never. */
   readonly expiresAt: number | undefined
   readonly issuer: string | undefined
   readonly subject: string | undefined
-  /** Undefined: it has none. */
+  /** Undefined: the token has no mode. */
   readonly mode: Mode | 'unknown' | undefined
-  /** Undefined: it names none at all, and so allows any. */
+  /** Undefined: the token names no channels, and therefore allows any. */
   readonly channels: NamedChannels | undefined
   readonly admin: boolean
-  /** The database role; undefined: it names none. */
+  /** The database role; undefined: the token names none. */
   readonly role: string | undefined
-  /** What an SDK's client is subscribed to by it, and with what. */
+  /** The claim `subs`: the server-side subscriptions of an SDK's client. */
   readonly subs: Readonly<Record<string, unknown>>
-  /** Why it is no subscription's own token; undefined: it is one. */
+  /** Why it is not a subscription token; undefined: it is one. */
   readonly notSubscription: string | undefined
-  /** The client that a subscription's token is for; undefined: any. */
+  /** The client that a subscription token is for; undefined: any. */
   readonly client: string | undefined
-  /** What a subscription's token allows beside reading. */
+  /** What a subscription token allows in addition to reading. */
   readonly allow: readonly string[]
-  /** What its mode and its admin's right are called, for errors. */
+  /** How errors call its mode and its admin claim. */
   readonly called: { readonly mode: string; readonly admin: string }
 }
 
@@ -56,7 +56,7 @@ type Rule =
   | 'adminClaim'
   | 'roleClaim'
 
-/** What a token must have beside a signature, and where its claims are. */
+/** The options that say what a token must have, and where its claims are. */
 export type TokenRules = { readonly [name in Rule]?: string | undefined }
 
 export const MODES: ReadonlyMap<unknown, Mode> = new Map([
@@ -68,20 +68,20 @@ export const MODES: ReadonlyMap<unknown, Mode> = new Map([
 /** How far the clocks of the token's issuer and of this server may differ, in seconds. */
 const CLOCK_TOLERANCE = 30
 
-/** Claims of a connection's token, which allow more or less than reading one channel. */
+/** Claims of connection tokens, which a subscription token must not have. */
 const OF_CONNECTIONS = ['mode', 'channels', 'channel_patterns', 'subs']
 
-/** Where a claim is, and how errors call it. */
+/** The place of a claim, and its name in errors. */
 interface Place {
   called: string
   path: ClaimPath
 }
 
 /**
- * Makes what reads the claims of verified tokens. A claim of the wrong type is refused, not passed over: its owner would
- * be somebody else, or nobody.
+ * Makes a function that parses the claims of verified tokens. A claim of the wrong type is refused, not ignored, because
+ * ignoring it would change the identity or the rights of the client.
  * @param rules checked options
- * @returns throws InvalidToken, TokenExpired (401), MalformedClaims (403)
+ * @returns a function that throws InvalidToken, TokenExpired (401), MalformedClaims (403)
  */
 export function tokenReader(rules: TokenRules): (claims: Claims) => Token {
   const modePlace = placeOf(rules.modeClaim)
@@ -107,7 +107,7 @@ export function tokenReader(rules: TokenRules): (claims: Claims) => Token {
       expiresAt,
       issuer: optionalText(claims, 'iss'),
       subject: optionalText(claims, 'sub'),
-      // A subscription's token allows what it says, and that must not become more where a connection's is expected.
+      // Without this check, a subscription token would get the default mode if it is used as a connection token.
       mode: readMode(claims) ?? (notSubscription === undefined ? undefined : defaultMode),
       channels: readChannels(claims),
       admin: readAdmin(claims),
@@ -143,7 +143,7 @@ export function tokenReader(rules: TokenRules): (claims: Claims) => Token {
       if (problem !== undefined) throw new errors.MalformedClaims(problem)
     }
     const configured = channelsPlace !== undefined || patternsPlace !== undefined
-    // A provider's user of whom nobody has said anything must not have all channels.
+    // A user to whom the identity provider has assigned no channels must not get all channels.
     if (names === undefined && patterns === undefined && !configured) return undefined
     return { names: new Set(names), patterns: patterns ?? [] }
   }
@@ -173,7 +173,7 @@ function placeOf(called: string | undefined): Place | undefined {
 }
 
 /**
- * Checks whom a token is for, and whom it is from.
+ * Checks the audience and the issuer of a token.
  * @throws InvalidToken (401)
  */
 function checkParties({ aud, iss }: Claims, { jwtAudience, jwtIssuer }: TokenRules): void {
@@ -189,7 +189,7 @@ function checkParties({ aud, iss }: Claims, { jwtAudience, jwtIssuer }: TokenRul
   }
 }
 
-/** How deep claims may be nested. They are written again with each message, which JSON.stringify does by recursion. */
+/** The maximum nesting of claims. They are encoded again for messages, and JSON.stringify is recursive. */
 const MAX_DEPTH = 100
 
 /** @throws MalformedClaims (403) for claims that are nested too deep */
@@ -254,21 +254,21 @@ function readSubs({ subs }: Claims): Readonly<Record<string, unknown>> {
   return subs
 }
 
-/** A claim that says who somebody is (RFC 7519, sections 4.1.1 and 4.1.2: StringOrURI). */
+/** A claim that identifies somebody (RFC 7519, sections 4.1.1 and 4.1.2: StringOrURI). */
 function optionalText(claims: Claims, name: string): string | undefined {
   const value = claims[name]
   if (value === undefined) return undefined
   if (typeof value !== 'string') {
     throw new errors.MalformedClaims(`"${name}" must be a string`)
   }
-  // No database could hold it.
+  // PostgreSQL could not store it.
   if (!isPossible(value)) {
     throw new errors.MalformedClaims(`"${name}" must not contain a NUL character or a lone surrogate`)
   }
   return value
 }
 
-/** Whether PostgreSQL's text can hold a text. */
+/** Whether PostgreSQL's type text can store a string. */
 function isPossible(text: string): boolean {
   return !text.includes('\0') && text.isWellFormed()
 }

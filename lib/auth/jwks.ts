@@ -3,10 +3,10 @@ import { errors, messageOf } from '../errors.js'
 import type { Log } from '../log.js'
 import { keysOfSet, type VerificationKey } from './keys.js'
 
-/** How often the set is fetched again, so that keys that were taken out end, in milliseconds. */
+/** How often the set is fetched again, so that removed keys become invalid, in milliseconds. */
 const REFRESH_INTERVAL = 10 * 60_000
 
-/** An unknown `kid` fetches the set at most so often. */
+/** The minimum time between two fetches because of an unknown `kid`, in milliseconds. */
 const COOLDOWN = 5000
 
 export interface RemoteKeysOptions {
@@ -15,8 +15,8 @@ export interface RemoteKeysOptions {
 }
 
 /**
- * The JWK set (RFC 7517, section 5) of an identity provider, fetched by `jose`. The last good set serves while the
- * provider is away.
+ * The JWK set (RFC 7517, section 5) of an identity provider, fetched by `jose`. While the provider is unavailable, the
+ * last valid set is used.
  */
 export class RemoteKeySet {
   readonly #log: RemoteKeysOptions['log']
@@ -24,7 +24,7 @@ export class RemoteKeySet {
   #set: ReturnType<typeof createRemoteJWKSet> | undefined
   #timer: NodeJS.Timeout | undefined
   #refreshing: Promise<void> | undefined
-  /** As `performance.now()` has it. */
+  /** `performance.now()`. */
   #triedAt = Number.NEGATIVE_INFINITY
   #keys: VerificationKey[] = []
 
@@ -33,12 +33,12 @@ export class RemoteKeySet {
     this.#url = url
   }
 
-  /** Public keys only: what everyone can fetch can be nobody's secret. */
+  /** The public keys of the set. Other keys are ignored, because a key that anybody can fetch is not a secret. */
   get keys(): readonly VerificationKey[] {
     return this.#keys
   }
 
-  /** Fetches the set, and again at an interval. Without a provider it starts all the same. */
+  /** Fetches the set, and again at an interval. Does not fail if the provider is unavailable. */
   async start(): Promise<void> {
     this.#timer = setInterval(() => this.#refresh(), REFRESH_INTERVAL).unref()
     await this.#refresh()
@@ -49,8 +49,8 @@ export class RemoteKeySet {
   }
 
   /**
-   * To be called when a token's key is not among `keys`: fetches the set, if that was not tried just now.
-   * @throws KeysUnavailable (503) while none was ever fetched
+   * To be called when the key of a token is not in `keys`. Fetches the set, unless that was tried a moment ago.
+   * @throws KeysUnavailable (503) if no set has been fetched yet
    */
   async refreshUnknown(): Promise<void> {
     if (this.#refreshing !== undefined || performance.now() - this.#triedAt >= COOLDOWN) await this.#refresh()

@@ -3,13 +3,13 @@ import { errors } from '../errors.js'
 import { isObject } from '../json-value.js'
 import { mistakenSecret } from './mistaken-secret.js'
 
-/** One key that tokens may be signed with. */
+/** A key that verifies tokens. */
 export interface VerificationKey {
   /** The `kid` of the key in its set (RFC 7517, section 4.5). */
   kid: string | undefined
   /** The algorithms (RFC 7518, section 3.1; RFC 8037) that belong to this type of key. */
   algorithms: string[]
-  /** HMAC: the secret's bytes. All others: the public key. */
+  /** The secret of HMAC algorithms. For all others, `publicKey` is set instead. */
   secret: Buffer | undefined
   publicKey: string | undefined
 }
@@ -27,12 +27,12 @@ const PRIVATE =
   'contains a private key: set the public key (openssl pkey -pubout), which is enough to verify tokens, and keep the private key where they are signed'
 
 /**
- * Reads what `PGWS_JWT_SECRET` holds: a JWK set, else one JWK, else a public key in PEM, else the text of an
- * HMAC secret. What looks like a key, or like the name of one, and is none is refused: it is no secret.
- * @param text the variable's value; `@file` is already resolved
- * @param base64 the text is base64 (`PGWS_JWT_SECRET_BASE64`); the URL-safe alphabet is accepted, with `.`
- *   for `=`, as postgres-websockets does
- * @throws InvalidOption where it is none of these; the message never holds the secret
+ * Parses the value of `jwtSecret` (`PGWS_JWT_SECRET`): a JWK set, a JWK, a public key in PEM, or an HMAC secret. A text
+ * that looks like a broken key, or like the name of a key's file, is refused and not used as a secret.
+ * @param text the value; `@file` is already resolved
+ * @param base64 whether the text is base64 (`jwtSecretBase64`); the URL-safe alphabet is accepted, with `.` for `=`, as
+ *   postgres-websockets does
+ * @throws InvalidOption if it is none of these; the message never contains the secret
  */
 export function parseKeys(text: string, base64 = false): VerificationKey[] {
   const bytes = base64 ? decodeBase64(text) : Buffer.from(text, 'utf8')
@@ -45,7 +45,7 @@ export function parseKeys(text: string, base64 = false): VerificationKey[] {
     if (key === undefined) throw invalid('is a JWK of a type that is not supported')
     return [key]
   }
-  // A public key taken for the text of a secret would let anyone who knows that public key sign tokens.
+  // If the text of a public key were used as a secret, anybody who knows the public key could sign tokens.
   if (decoded.includes('-----BEGIN ')) return [keyOfPem(decoded)]
   const mistake = mistakenSecret(bytes)
   if (mistake !== undefined) throw invalid(mistake)
@@ -53,9 +53,9 @@ export function parseKeys(text: string, base64 = false): VerificationKey[] {
 }
 
 /**
- * The keys that may have signed a token, by its header.
+ * The keys that may verify a token, according to its header.
  * @param keys all keys
- * @param header the token's header: `kid` selects, a token without one is tried on every key of its type
+ * @param header the token's header; its `kid` selects a key, and without `kid` all keys for its `alg` are tried
  */
 export function keysFor<Key extends VerificationKey>(
   keys: readonly Key[],
@@ -87,11 +87,11 @@ function parseObject(text: string): Record<string, unknown> | undefined {
 /**
  * The keys of a JWK set.
  * @param members its `keys`
- * @throws InvalidOption where none of them could verify a signature
+ * @throws InvalidOption if none of them can verify signatures
  */
 export function keysOfSet(members: unknown): VerificationKey[] {
   if (!Array.isArray(members)) throw invalid('is a JWK set whose "keys" is not a list')
-  // RFC 7517, section 5: keys of a type that is not understood are passed over.
+  // RFC 7517, section 5: keys of an unknown type are ignored.
   const keys = members.map(keyOfJwk).filter((key) => key !== undefined)
   if (keys.length === 0) throw invalid('is a JWK set with no key that can verify signatures')
   return keys
@@ -136,7 +136,7 @@ function publicKey(input: Parameters<typeof createPublicKey>[0]): KeyObject {
   try {
     return createPublicKey(input)
   } catch {
-    // The message of the failure may repeat parts of the key.
+    // The error's message may contain parts of the key.
     throw invalid(
       'contains a key that cannot be read: it must be a JWK set, a JWK, a key in PEM, or the secret itself'
     )

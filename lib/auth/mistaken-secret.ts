@@ -1,16 +1,16 @@
 import { createPrivateKey, createPublicKey } from 'node:crypto'
 import { existsSync } from 'node:fs'
 
-/** The first lines of a key's and of a certificate's text (RFC 7468, RFC 4716), also where a dash is missing. */
+/** The first and last lines of keys and certificates (RFC 7468, RFC 4716), even if a dash is missing. */
 const PEM_LINE = /\b(BEGIN|END) [A-Z0-9 ]{0,40}(KEY|CERTIFICATE)\b|-----(BEGIN|END)\b/
 
 /** A key of OpenSSH (RFC 4253, section 6.6, in base64), or of PuTTY. */
 const SSH_KEY = /^(ssh-|ecdsa-sha2-|sk-ssh-|sk-ecdsa-)\S+\s+AAAA|^AAAA(B3N|C3N|E2V)|^PuTTY-User-Key-File/
 
-/** What no text holds: bytes that are no UTF-8, and control characters. */
+/** What is not text: bytes that are not UTF-8, and control characters. */
 const NO_TEXT = /\uFFFD|(?![\t\r\n])\p{Cc}/u
 
-/** JSON, or what was JSON once. */
+/** JSON, or a broken copy of it. */
 const JSON_START = /^[[{]/
 const JSON_MEMBER = /["']?\b(keys|kty|kid|crv|alg|use|key_ops|x5c|private_key)\b["']?\s*[:=]/
 
@@ -23,13 +23,13 @@ const KEY_TYPES = [
   '300506032b6571'
 ].map((hex) => Buffer.from(hex, 'hex'))
 
-/** How far into a key its type stands at most: behind lengths and a version. */
+/** The maximum offset of the type in a key: it follows lengths and a version. */
 const KEY_TYPE_WITHIN = 64
 
 /**
- * What the bytes of an HMAC secret must be instead, where they look like a key that was broken on its way, or like
- * the name of one. Whoever knows a public key could sign tokens, were its text taken for a secret.
- * @returns the end of a sentence that begins with the option's name and never repeats the bytes; undefined where they
+ * Detects an HMAC secret that is probably a broken key, or the name of a key's file. If the text of a public key were used
+ * as a secret, anybody who knows the public key could sign tokens.
+ * @returns the end of a sentence that begins with the name of the option, and never repeats the bytes; undefined if they
  *   may be a secret
  */
 export function mistakenSecret(bytes: Buffer): string | undefined {
@@ -49,7 +49,7 @@ function keyProblem(bytes: Buffer, text: string): string | undefined {
   if (isDer(bytes)) return 'is a key in DER: convert it to PEM (-----BEGIN PUBLIC KEY----- …)'
   if (PEM_LINE.test(text)) return 'is an incomplete key in PEM: a line -----BEGIN … or -----END … is missing'
   if (SSH_KEY.test(text)) return 'is an SSH key: convert it to PEM (ssh-keygen -e -m PKCS8)'
-  // Random bytes may begin as JSON does, and hold such a short word by chance.
+  // Random bytes may begin like JSON, and contain such a short word by chance.
   if (JSON_START.test(text) && !NO_TEXT.test(text)) {
     if (isObject(text)) return 'is JSON, but neither a JWK (with "kty") nor a JWK set (with "keys")'
     if (JSON_MEMBER.test(text)) return 'looks like a JWK, but is not valid JSON'
@@ -58,7 +58,7 @@ function keyProblem(bytes: Buffer, text: string): string | undefined {
   return undefined
 }
 
-/** As text: without what editors, shells and UTF-16 put around and in between. */
+/** The bytes as text, without what editors, shells and UTF-16 add. */
 function asText(bytes: Buffer): string {
   return bytes
     .toString('utf8')
@@ -70,7 +70,7 @@ function asText(bytes: Buffer): string {
     .trim()
 }
 
-/** A path where `@` was forgotten, or was hidden by a quote or a blank. */
+/** Whether a text is the path of a file without `@`, or with a quote or a space before `@`. */
 function namesFile(text: string): boolean {
   const path = text.replace(/^@/, '').replace(/^file:\/\//, '')
   const looksSo = text !== path || /^\.{0,2}\//.test(path)

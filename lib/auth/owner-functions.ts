@@ -13,18 +13,18 @@ type OptionsUsed =
 /** The functions of the database's owner that the server calls: `schema.function`; undefined: none. */
 export type SqlFunctions = { readonly [name in OptionsUsed]: string | undefined }
 
-/** As whom a function is called. */
+/** The identity with which a function is called. */
 export interface Caller {
   /**
-   * The JSON text of the token's claims, which functions see as `request.jwt.claims`, as with PostgREST; what jsonb cannot
-   * hold is replaced.
+   * The JSON text of the token's claims, which functions see as `request.jwt.claims`, as with PostgREST. Characters that
+   * jsonb cannot store are replaced.
    */
   readonly claims: string
-  /** The database role; undefined: the server's own, because no claim names one. */
+  /** The database role; undefined: the server's own role, because the option `roleClaim` is not set. */
   readonly role: string | undefined
 }
 
-/** Each option's function: its arguments, and what it returns. */
+/** The arguments and the result of each option's function. */
 const SIGNATURES: Record<Exclude<OptionsUsed, 'roleClaim'>, readonly [args: string, result: string]> = {
   onMessageFunction: ['jsonb', 'jsonb'],
   onConnectFunction: ['jsonb, text[], text', 'anything'],
@@ -32,12 +32,12 @@ const SIGNATURES: Record<Exclude<OptionsUsed, 'roleClaim'>, readonly [args: stri
   authorizeFunction: ['text, text, jsonb', 'boolean']
 }
 
-/** `schema.function`, each part as SQL writes an identifier (sql-syntax-lexical.html). */
+/** `schema.function`, each part an SQL identifier (sql-syntax-lexical.html). */
 const NAME = /^(?:([a-z_][\w$]*)|"((?:[^"]|"")+)")\.(?:([a-z_][\w$]*)|"((?:[^"]|"")+)")$/i
 
 /**
- * Reads a function's name.
- * @returns its schema and its own name, as the database has them; undefined where it is no `schema.function`
+ * Parses the name of a function.
+ * @returns its schema and its name, as the catalog has them; undefined if the text is not `schema.function`
  */
 export function parseFunctionName(text: string): [schema: string, name: string] | undefined {
   const match = NAME.exec(text)
@@ -48,21 +48,21 @@ export function parseFunctionName(text: string): [schema: string, name: string] 
   return [part(plainSchema, quotedSchema), part(plainName, quotedName)]
 }
 
-/** A function's name as it stands in a statement. */
+/** The name of a function, quoted for a statement. */
 export function quoteFunctionName(text: string): string {
   return parseFunctionName(text)!
     .map((part) => pg.escapeIdentifier(part))
     .join('.')
 }
 
-/** Whether any of the functions needs to know its caller. */
+/** Whether there are functions to call. */
 export function callsFunctions(functions: SqlFunctions): boolean {
   return Object.keys(SIGNATURES).some((option) => functions[option as keyof typeof SIGNATURES] !== undefined)
 }
 
 /**
- * As whom the functions are called for a token.
- * @throws RoleNotAllowed (403) where the token names no role, and a claim must
+ * The identity with which the functions are called for a token.
+ * @throws RoleNotAllowed (403) if `roleClaim` is set, and the token names no role
  */
 export function callerOf({ claims, role }: Token, roleClaim: string | undefined): Caller {
   if (roleClaim !== undefined && role === undefined) throw new errors.RoleNotAllowed()
@@ -70,7 +70,7 @@ export function callerOf({ claims, role }: Token, roleClaim: string | undefined)
 }
 
 /**
- * Checks that the functions are there: otherwise each message, or each client, would be refused.
+ * Checks that the functions exist. Otherwise each message, or each client, would be refused.
  * @throws FunctionMissing, NotInstalled
  */
 export async function checkFunctions(client: pg.Client, functions: SqlFunctions): Promise<void> {
@@ -87,7 +87,7 @@ export async function checkFunctions(client: pg.Client, functions: SqlFunctions)
   if (handled && (await resultsOf(client, ['pgws', 'handle'])).length === 0) throw new errors.NotInstalled()
 }
 
-/** What the functions of a name return. The catalog says it to roles that may not use the schema, too. */
+/** The result types of the functions with a name. The catalog is readable even without rights on the schema. */
 async function resultsOf(
   client: pg.Client,
   [schema, name]: [string, string],
@@ -103,7 +103,7 @@ async function resultsOf(
   return rows.map(({ result }) => result)
 }
 
-/** The statements that make a transaction a caller's. Fails where the server may not take the role. */
+/** The statements that switch a transaction to a caller. They fail if the server may not switch to the role. */
 export function become({ claims, role }: Caller): string {
   const setClaims = `select pg_catalog.set_config('request.jwt.claims', ${pg.escapeLiteral(claims)}, true)`
   if (role === undefined) return setClaims
@@ -114,6 +114,6 @@ export function become({ claims, role }: Caller): string {
       then '' else ${name} end, true)`
 }
 
-/** The statements after which nothing of a caller, or of a function, is left in the session. */
+/** The statements that reset everything that a caller or a function has left in the session. */
 export const LEAVE_NOTHING =
   'reset role; reset all; discard temporary; select pg_catalog.pg_advisory_unlock_all()'

@@ -3,27 +3,27 @@ import { errors } from '../errors.js'
 import type { Claims, Mode, NamedChannels, Token } from './claims.js'
 import type { Caller } from './owner-functions.js'
 
-/** What a token allows on the channels that were asked for. */
+/** What a token allows in the requested channels. */
 export interface Access {
   /** The channels to join, without duplicates. */
   channels: string[]
   read: boolean
   write: boolean
-  /** When the token ends, in milliseconds since the epoch; undefined: never. */
+  /** When the token expires, in milliseconds since the epoch; undefined: never. */
   expiresAt: number | undefined
   /** The token's claim `sub`. */
   subject?: string | undefined
   claims: Claims
-  /** As whom functions of the database's owner are called for it; undefined: none is. */
+  /** The identity with which SQL functions are called for it; undefined if there are no functions. */
   caller?: Caller | undefined
 }
 
 const NOTHING: Mode = { read: false, write: false }
 
 /**
- * What a token allows.
- * @param requested the channels that were asked for, or undefined for all channels that the token names
- * @param maxChannels how many channels one socket may join
+ * Checks what a token allows.
+ * @param requested the requested channels; undefined for all channels that the token names
+ * @param maxChannels how many channels one connection may join
  * @throws MissingMode, UnknownMode, NoAllowedChannels, TooManyChannels (403)
  */
 export function authorize(
@@ -45,8 +45,8 @@ export function authorize(
 }
 
 /**
- * Checks that a token may write each of some channels.
- * @throws as authorize does; WriteNotAllowed (403)
+ * Checks that a token may write to all of some channels.
+ * @throws MissingMode, UnknownMode, WriteNotAllowed, NoAllowedChannels (403)
  */
 export function authorizeWrite(token: Token, channels: Iterable<string>): void {
   if (!requireMode(token).write) throw new errors.WriteNotAllowed()
@@ -58,7 +58,7 @@ export function authorizeWrite(token: Token, channels: Iterable<string>): void {
 }
 
 /**
- * What a token allows in one channel, where a token without a mode allows nothing.
+ * What a token allows in one channel. A token without a mode allows nothing.
  * @throws UnknownMode (403)
  */
 export function permissionsIn(token: Token, channel: string): Mode {
@@ -68,7 +68,7 @@ export function permissionsIn(token: Token, channel: string): Mode {
 }
 
 /**
- * Checks that a token is an admin's.
+ * Checks that a token belongs to an administrator.
  * @throws AdminOnly (403)
  */
 export function authorizeAdmin({ admin, called }: Token): void {

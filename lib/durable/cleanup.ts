@@ -2,7 +2,7 @@ import type { Log } from '../log.js'
 import type { Query } from '../postgres/index.js'
 import type { RetentionRules } from './retention-rules.js'
 
-/** How often old messages are deleted, in milliseconds, and how many at once. */
+/** How often expired messages are deleted, in milliseconds, and how many in one step. */
 const INTERVAL = 10_000
 const ROWS = 5000
 
@@ -12,7 +12,7 @@ export interface CleanupOptions {
   log: Log
 }
 
-/** Deletes old messages, some at a time; of several servers, one at a time does it. */
+/** Deletes expired messages in small steps. Of several servers, only one does it at a time. */
 export class Cleanup {
   readonly #options: CleanupOptions
   #timer: NodeJS.Timeout | undefined

@@ -6,11 +6,11 @@ import { SharedAnswers, SharedReads } from './shared-reads.js'
 import { StoredMessage } from './stored-message.js'
 import { Turns } from './turns.js'
 
-/** At most so many messages, or so many bytes, are read at once; a larger message is read alone. */
+/** The maximum number of messages, and of bytes, that are read at once. A larger message is read alone. */
 const PAGE_ROWS = 500
 const PAGE_BYTES = 1024 * 1024
 
-/** Each channel's part is read from its own end of the index, however much there is of others. */
+/** Each channel is read from its own part of the index, so that the messages of others do not matter. */
 const BY_CHANNEL = `select m.*
   from rows from (pg_catalog.unnest($2::pg_catalog.text[]), pg_catalog.unnest($3::pg_catalog.int8[])) c (name, start), lateral (
     select position, channel, body from pgws.messages
@@ -24,27 +24,27 @@ export interface Page {
   more: boolean
 }
 
-/** Which messages of a channel are listed. */
+/** Selects the messages of a channel to list. */
 export interface ListOptions {
-  /** Only those after this position (in reverse: before it); undefined: from the first (in reverse: the last). */
+  /** Only messages after this position (with `reverse`, before it); undefined: from the first (with `reverse`, the last). */
   after: number | undefined
-  /** The most messages. */
+  /** The maximum number of messages. */
   limit: number
-  /** The most bytes; the first message is listed whatever its size. */
+  /** The maximum number of bytes. The first message is listed even if it is larger. */
   maxBytes: number
   reverse?: boolean
 }
 
-/** What is gone of a channel. */
+/** The deleted messages of a channel. */
 export interface Trimmed {
   channel: string
-  /** Up to which position its messages are gone. */
+  /** The position up to which its messages have been deleted. */
   trimmed: number
 }
 
-/** What is left of a channel. */
+/** The stored messages of a channel. */
 export interface ChannelState extends Trimmed {
-  /** The first position that is there. */
+  /** The position of its oldest message; null if there is none. */
   oldest: number | null
 }
 
@@ -63,14 +63,14 @@ interface Reader {
 }
 
 export interface States {
-  /** The last position of all. */
+  /** The last position in the database. */
   latest: number
   channels: ChannelState[]
 }
 
 /**
- * Reads stored messages. Those who ask for the same channels at the same time share one query; others take turns, so
- * that neither this process's memory nor the pool fills up with what many read at once.
+ * Reads stored messages. Clients that ask for the same channels at the same time share one query. All others take turns,
+ * so that many readers do not exhaust the memory of this process or the pool.
  */
 export class MessageStore {
   readonly #query: Query
@@ -81,8 +81,8 @@ export class MessageStore {
   readonly #answers = new SharedAnswers()
 
   /**
-   * @param readsAtOnce how many statements read messages at the same time
-   * @param onLost told of rows that hold no message, and of messages that a format cannot encode
+   * @param readsAtOnce how many statements may read messages at the same time
+   * @param onLost is called for rows that are not messages, and for messages that a format cannot encode
    */
   constructor(
     query: Query,
@@ -114,7 +114,7 @@ export class MessageStore {
     return new Promise((resolve, reject) => shared.ask({ after, resolve, reject }))
   }
 
-  /** What is left of some channels, and the last position of all. */
+  /** The state of some channels, and the last position in the database. */
   state(channels: readonly string[]): Promise<States> {
     return this.#answers.ask(JSON.stringify(channels), () => this.#state(channels))
   }
@@ -131,7 +131,7 @@ export class MessageStore {
 
   /**
    * Messages of one channel that have not expired, from its beginning or its end.
-   * @param reader whoever asks; readers take turns, however much each of them asks for
+   * @param reader identifies who asks, because readers take turns
    */
   async list(
     channel: string,
@@ -169,7 +169,7 @@ export class MessageStore {
     return this.#page(source, [after])
   }
 
-  /** Channels whose messages after a position are partly gone; null: it is not known which. */
+  /** Channels with deleted messages after a position; null: it is not known which. */
   async trimmedSince(position: number): Promise<Trimmed[] | null> {
     const { rows } = await this.#query<{ forgotten: boolean; channels: Trimmed[] }>(
       `select (select pg_catalog.max(position) from pgws.forgotten) operator(pg_catalog.>) $1 as forgotten,
@@ -192,15 +192,15 @@ export class MessageStore {
     return rows[0]!.timeline
   }
 
-  /** The last position of all. */
+  /** The last position in the database. */
   async latest(): Promise<number> {
     const { rows } = await this.#query<{ latest: number }>(`select ${LATEST} as latest`)
     return rows[0]!.latest
   }
 
   /**
-   * The messages that references to one table stand for, or why there is none. Where all of them take more than a page,
-   * some are left out, to be asked for again.
+   * The messages that references to one table refer to, or why there is none. If they take more than a page, some are left
+   * out. Ask for these again.
    */
   async resolve(references: readonly Reference[]): Promise<Map<Reference, Message | LossReason>> {
     const table = references[0]!.table
@@ -226,7 +226,7 @@ export class MessageStore {
     return found
   }
 
-  /** @returns those whose part is behind the end of the page */
+  /** @returns the readers whose messages come after the end of the page */
   async #serve(
     key: string,
     channels: readonly string[],
@@ -327,19 +327,19 @@ export class MessageStore {
 interface Row {
   position: number
   channel: string
-  /** Null where it is left out. */
+  /** Null if it is left out. */
   body: string
 }
 
 interface SizedRow extends Row {
-  /** How many the query has selected. */
+  /** The number of rows that the query selected. */
   found: number
 }
 
 /**
- * The first of the messages that a query selects, up to a number of bytes, though at least one. A body that is stored
- * out of line is not read for its size (TOAST, https://www.postgresql.org/docs/current/storage-toast.html).
- * @param maxBytes the number of the parameter
+ * Limits a query to the first messages with a total size, but at least one. The size of a body that is stored out of line
+ * is known without reading it (TOAST, https://www.postgresql.org/docs/current/storage-toast.html).
+ * @param maxBytes the number of the parameter with the size
  */
 function sized(source: string, direction: string, maxBytes: number): string {
   return `select pg_catalog.to_json(position) as position, channel, body, found::int as found from (

@@ -27,12 +27,12 @@ const settingsStatement = (
  */
 export const LATEST = 'pg_catalog.to_json(pgws.last_position())'
 
-/** Whether a server and the schema fit each other: without a schema, all else works. */
+/** Whether this server and the schema are compatible. Without a schema, everything but durable channels works. */
 export type SchemaState =
   | { status: 'ok' | 'missing'; error?: undefined }
   | { status: 'too old' | 'too new'; error: Error }
 
-/** What the database says of itself. */
+/** The settings of the schema. */
 interface Settings {
   version: number
   applied: number
@@ -54,14 +54,14 @@ function stateOf(settings: Settings | undefined): SchemaState {
   return { status: 'ok' }
 }
 
-/** What the database says about durable channels: whether there can be any, and which they are. */
+/** The retention rules of the database, which say what channels are durable, and the state of the schema. */
 export class RetentionRules {
   readonly #query: Query
   readonly #onState: (state: SchemaState) => void
   #state: SchemaState = { status: 'missing' }
-  /** What is durable is known: nothing is published before, because it would not be stored. */
+  /** Whether the rules are known. Nothing is published before, because it might not be stored. */
   known = false
-  /** Stays as it was where the two do not fit: then a message is refused rather than sent without being stored. */
+  /** Not updated while the schema is incompatible, so that messages are refused rather than sent without being stored. */
   #installed = false
   #partial = false
   #epoch = ''
@@ -70,32 +70,32 @@ export class RetentionRules {
   #checking: Promise<Permission> | undefined
   readonly #ages = textCache<{ seconds: number | undefined }>()
 
-  /** @param onState told of the schema's state whenever that changes */
+  /** @param onState is called when the state of the schema changes */
   constructor(query: Query, onState: (state: SchemaState) => void = () => {}) {
     this.#query = query
     this.#onState = onState
   }
 
-  /** Whether this server and the schema `pgws` fit each other, as far as is known. */
+  /** The last known compatibility of this server and the schema `pgws`. */
   get state(): SchemaState {
     return this.#state
   }
 
-  /** Whether the schema `pgws` is there, as far as is known. */
+  /** Whether the schema `pgws` was installed when it was last checked. */
   get installed(): boolean {
     return this.#installed
   }
 
-  /** Whether the database's encoding has not every character: see isPartial. */
+  /** Whether the database's encoding lacks some characters: see isPartial. */
   get partial(): boolean {
     return this.#partial
   }
 
   /**
-   * The word that something of a channel is missing.
-   * @param requested the id after which the client asked to begin, or null
-   * @param oldest the first position that is there, or null
-   * @param latest the last position of all; 0: none
+   * Makes the server event that says that messages of a channel are missing.
+   * @param requested the id that the client sent as `since`, or null
+   * @param oldest the position of the oldest stored message, or null
+   * @param latest the last position in the database; 0: none
    */
   historyGap(channel: string, requested: string | null, oldest: number | null, latest: number): Message {
     return historyGap(channel, {
@@ -105,19 +105,19 @@ export class RetentionRules {
     })
   }
 
-  /** The part of every id that changes when the database was restored. */
+  /** The part of every id that changes when the database is restored. */
   get epoch(): string {
     return this.#epoch
   }
 
-  /** What the database must still have when a message is sent by what is known here. */
+  /** The version of the rules. A statement that publishes checks that the database still has it. */
   get retentionVersion(): string {
     return this.#retentionVersion
   }
 
   /**
-   * For how long messages of a channel are kept.
-   * @returns seconds; undefined: it is not durable
+   * How long messages of a channel are stored.
+   * @returns seconds; undefined: the channel is not durable
    */
   ageOf(channel: string): number | undefined {
     if (this.#patterns.length === 0) return undefined
@@ -132,7 +132,7 @@ export class RetentionRules {
   }
 
   /**
-   * Asks the database.
+   * Reads the rules from the database.
    * @throws SchemaTooNew, SchemaTooOld, MissingGrant; and what the query throws
    */
   async refresh(): Promise<void> {
@@ -154,8 +154,8 @@ export class RetentionRules {
   }
 
   /**
-   * Asks the database what our role may do with the schema; one answer for all who ask at once.
-   * @returns `all` also where it does not answer: that is another failure
+   * Asks the database what the server's role may do with the schema. Concurrent calls share one query.
+   * @returns `all` even if the database does not answer, because that is another failure
    */
   permission(): Promise<Permission> {
     this.#checking ??= permissionOf(this.#query)

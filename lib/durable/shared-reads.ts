@@ -1,11 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 
-/** While many ask, the next query waits for so long after the last, in milliseconds, so that they share it. */
+/** While there are many requests, the next query waits this long after the last one, so that they share it, in milliseconds. */
 const GATHER = 25
 
 /**
- * Runs one job at a time for all who ask: those who ask while it runs share the next. Nobody gets an answer that is
- * older than the question.
+ * Runs one job at a time for all requests. Requests that arrive while it runs share the next job, so that no answer is
+ * older than its request.
  */
 export class SharedReads<Request> {
   readonly #run: (requests: Request[]) => Promise<Request[]>
@@ -14,8 +14,8 @@ export class SharedReads<Request> {
   #working = false
 
   /**
-   * @param run answers requests; resolves with those that have to go another round
-   * @param onIdle called when nobody asks any more
+   * @param run answers requests; resolves with those that need another round
+   * @param onIdle is called when there are no requests left
    */
   constructor(run: (requests: Request[]) => Promise<Request[]>, onIdle: () => void) {
     this.#run = run
@@ -29,7 +29,7 @@ export class SharedReads<Request> {
 
   async #work(): Promise<void> {
     this.#working = true
-    // All who come in this turn of the event loop share the first one.
+    // All requests of this turn of the event loop share the first job.
     await new Promise((resolve) => setImmediate(resolve))
     while (this.#waiting.length > 0) {
       const requests = this.#waiting

@@ -1,7 +1,7 @@
 import { encodeSafely, type Format, type Frame, type OnUnencodable } from '../channels/index.js'
 import type { Message } from '../messages/index.js'
 
-/** A message that was read; encoded once for all who replay it. */
+/** A message that was read from the database. It is encoded once for all clients to which it is replayed. */
 export class StoredMessage {
   readonly message: Message
   readonly position: number
@@ -17,7 +17,7 @@ export class StoredMessage {
   frame(format: Format): Frame {
     let frame = this.#frames.get(format)
     if (frame === undefined) {
-      // A durable message has a frame in any case.
+      // encodeSafely() always returns a frame for a durable message.
       frame = encodeSafely(format, this.message, this.#onUnencodable)!
       this.#frames.set(format, frame)
     }

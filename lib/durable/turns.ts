@@ -2,13 +2,13 @@
 type Waiting = () => void
 
 /**
- * Lets a few jobs run at a time. Those who wait take turns: one job of each, so that nobody who asks for much holds up
- * those who ask for little.
+ * Limits how many jobs run at a time. Waiting owners take turns with one job each, so that an owner of many jobs does not
+ * delay the others.
  */
 export class Turns {
   readonly #atOnce: number
   #running = 0
-  /** In the order of the turns: whoever has had one goes to the end. */
+  /** In the order of the turns. An owner that had its turn goes to the end. */
   readonly #waiting = new Map<string, Waiting[]>()
 
   /** @param atOnce how many jobs run at a time */
@@ -18,8 +18,8 @@ export class Turns {
 
   /**
    * Runs a job when it is its turn.
-   * @param who whose job it is
-   * @returns what the job returns; rejects as it does
+   * @param who the owner of the job
+   * @returns the result of the job; rejects if the job does
    */
   async take<Result>(who: string, job: () => Promise<Result>): Promise<Result> {
     if (this.#running < this.#atOnce) this.#running++
@@ -37,7 +37,7 @@ export class Turns {
     else theirs.push(resolve)
   }
 
-  /** Hands the place of a job that has ended to the next. */
+  /** Gives the place of a finished job to the next one. */
   #next(): void {
     const [first] = this.#waiting
     if (first === undefined) {

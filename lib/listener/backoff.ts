@@ -1,7 +1,6 @@
 /**
- * How long to wait before a first connection is tried again: 1 s, doubled each time to at most 32 s, as
- * postgres-websockets does.
- * @param failures how many tries have failed so far, from 1
+ * The backoff for the first connection: 1 s, doubled each time up to 32 s, as in postgres-websockets.
+ * @param failures the number of failed attempts so far, from 1
  * @returns milliseconds
  */
 export function startBackoff(failures: number): number {
@@ -9,9 +8,9 @@ export function startBackoff(failures: number): number {
 }
 
 /**
- * How long to wait before a lost connection is tried again: 0.1 s, 0.2 s, 0.4 s … 5 s, each between a half and
- * the whole of it at random, so that many servers do not come back in the same instant.
- * @param failures how many tries have failed since the connection was lost, from 1
+ * The backoff after a lost connection: 0.1 s, 0.2 s, 0.4 s … 5 s, each with a jitter of up to a half, so that many servers
+ * do not reconnect at the same instant.
+ * @param failures the number of failed attempts after the connection was lost, from 1
  * @returns milliseconds
  */
 export function reconnectBackoff(failures: number): number {

@@ -2,19 +2,19 @@ import type pg from 'pg'
 import { errors } from '../errors.js'
 
 /**
- * Checks that a connection can LISTEN: no hot standby is behind it
- * (https://www.postgresql.org/docs/current/hot-standby.html), and no pooler that gives each transaction another
+ * Checks that a connection can LISTEN: the server is not a hot standby
+ * (https://www.postgresql.org/docs/current/hot-standby.html), and there is no pooler that gives each transaction another
  * session.
  * @param client the connection
- * @param connect opens another one in the same way
- * @throws CannotListen that says what to set
+ * @param connect opens another connection in the same way
+ * @throws CannotListen, which says what to set
  */
 export async function checkCanListen(client: pg.Client, connect: () => Promise<pg.Client>): Promise<void> {
   const { pid, standby } = await session(client)
   if (standby) throw new errors.CannotListen('the database is a hot standby: name the primary')
-  // A pooler makes up the process number of its handshake (BackendKeyData, protocol-flow.html).
+  // A pooler invents the process number in its handshake (BackendKeyData, protocol-flow.html).
   if ('processID' in client && client.processID === pid) return
-  // In session mode it gives each client a session of its own, and is as good as none.
+  // In session mode a pooler gives each client its own session, so LISTEN works.
   const other = await connect()
   try {
     const shared = (await session(other)).pid === pid || (await session(client)).pid !== pid

@@ -8,7 +8,7 @@ import type { Handler, ListenerOptions, ListenerState, ListenOptions } from './l
 import { type ListeningSession, listenTo, openSession, sqlstateOfStatement } from './listening-session.js'
 import { Probe } from './probe.js'
 
-/** Errors that no further try would mend. */
+/** Errors that retrying does not help. */
 const FOR_GOOD = [
   errors.CannotListen,
   errors.ChannelRefused,
@@ -18,8 +18,8 @@ const FOR_GOOD = [
 ]
 
 /**
- * One dedicated connection that LISTENs. Supervised, it proves at an interval that notifications arrive on
- * this very connection, and is replaced when they do not; all channels are listened to again.
+ * A dedicated connection that LISTENs. With supervision, it proves at an interval that notifications arrive on this very
+ * connection. If they do not, the connection is replaced, and listens to all channels again.
  */
 export class Listener {
   readonly #options: ListenerOptions
@@ -27,13 +27,13 @@ export class Listener {
   readonly #probe = new Probe()
   readonly #stop = new AbortController()
   readonly #required = new Set<string>()
-  /** Channels whose LISTEN has committed on the connection that is there. */
+  /** Channels whose LISTEN has committed on the current connection. */
   #listening = new Set<string>()
   #session: ListeningSession | undefined
   #ready = withResolvers<void>()
   #run: Promise<void> | undefined
   #upSince: number | undefined
-  /** Since when notifications may have been lost. This, and what it is made of, is as `performance.now()` has it. */
+  /** From when on notifications may have been lost (`performance.now()`, as the next times). */
   #downSince: number | undefined
   #connectedAt = 0
   #lastProvenAlive: number | undefined
@@ -45,7 +45,7 @@ export class Listener {
 
   constructor(options: ListenerOptions) {
     this.#options = options
-    // Whoever waits gets the rejection; nobody waiting must not end the process.
+    // Without a handler, the rejection would end the process.
     this.#ready.promise.catch(() => {})
   }
 
@@ -60,9 +60,9 @@ export class Listener {
   }
 
   /**
-   * Starts the supervisor.
-   * @returns a promise that resolves when the first LISTEN has committed; it rejects when, without
-   *   supervision, every try has failed, or when the listener was closed before
+   * Starts the listener.
+   * @returns a promise that resolves when the first LISTEN has committed. It rejects if the listener is closed before, and,
+   *   without supervision, if all attempts have failed.
    */
   start(): Promise<void> {
     this.#run ??= this.#supervise()
@@ -71,11 +71,11 @@ export class Listener {
 
   /**
    * Calls a function with the payload of each notification on a database channel.
-   * @param channel at most 63 bytes; may hold any character but NUL
-   * @returns once LISTEN has committed (or, while the connection is away, at once: it is listened to with the
-   *   others when it is back), a function that ends it
-   * @throws BadMessage for an impossible name; ChannelRefused (400) for one that this database does not take;
-   *   ListenerUnavailable (503) where it refuses for another reason, and with `now` where it is away
+   * @param channel its name, at most 63 bytes; any characters except NUL
+   * @returns a promise that resolves when LISTEN has committed, or at once while the connection is lost (the channel is then
+   *   listened to when it is back). It resolves with a function that ends the subscription.
+   * @throws BadMessage for an invalid name; ChannelRefused (400) for a name that this database refuses;
+   *   ListenerUnavailable (503) if LISTEN fails for another reason, or, with `now`, while the connection is lost
    */
   async listen(
     channel: string,
@@ -93,7 +93,7 @@ export class Listener {
       this.#handlers.set(channel, new Set([own]))
     }
     try {
-      // Also for a second handler: the LISTEN of the first may still be under way, and is then before this one.
+      // Also for a second handler, because the LISTEN for the first one may not have committed yet.
       await this.#listenTo(channel, now)
     } catch (error) {
       this.#forget(channel, own)
@@ -104,13 +104,13 @@ export class Listener {
     }
   }
 
-  /** Ends the connection; no handler is called any more. */
+  /** Closes the connection. No handler is called any more. */
   async close(): Promise<void> {
     this.#stop.abort()
     this.#handlers.clear()
     this.#ready.reject(new errors.ShuttingDown())
     destroy(this.#session?.client, new Error('closed'))
-    // A connection attempt that is under way ends by itself at its deadline; nobody has to wait for that.
+    // A connection attempt in progress ends at its own deadline. Do not wait for it.
     await Promise.race([this.#run, sleep(500, undefined, { ref: false })])
   }
 
@@ -123,7 +123,7 @@ export class Listener {
         failures = 0
         const error = await this.#watch(client)
         const now = performance.now()
-        // A connection that has gone silent may have lost everything since it was last heard.
+        // A silent connection may have lost everything after the last sign of life.
         this.#downSince = error instanceof Silence ? this.#lastHeard : now
         this.#upSince = undefined
         if (this.#stop.signal.aborted) return
@@ -132,7 +132,7 @@ export class Listener {
           return
         }
         onEvent({ type: 'connection lost', error })
-        // One that is cut again and again must not make us a busy loop.
+        // A connection that breaks again and again must not cause a busy loop.
         if (now - this.#connectedAt < 1000) await this.#pause(reconnectBackoff(1))
       } catch (error) {
         if (this.#stop.signal.aborted) return
@@ -167,13 +167,13 @@ export class Listener {
     try {
       client.on('notification', ({ channel, payload }) => this.#receive(client, channel, payload ?? ''))
       const { check, prepare } = this.#options
-      // First of all: nothing may be set in a session that a pooler shares with others.
+      // First of all, because a session that a pooler shares must not be changed.
       if (!this.#checked && check !== undefined) await deadline(check(client))
       const session = await deadline(openSession(client))
       if (!this.#checked) await prepare?.(client)
       this.#checked = true
       this.#session = session
-      // What is listened to from here on, while all others still are to be, counts, too.
+      // Channels that are added from here on are listened to on this connection, too.
       this.#listening = new Set()
       const channels = [...this.#handlers.keys()]
       const refused = await deadline(listenTo(session, [this.#probe.channel, ...channels]))
@@ -210,7 +210,7 @@ export class Listener {
     const ended = new Promise<Error>((resolve) => {
       onEnd = resolve
       client.once('error', (error: NodeJS.ErrnoException) =>
-        // TCP's keep-alive has had no answer.
+        // TCP keep-alive got no answer.
         resolve(error.code === 'ETIMEDOUT' ? new Silence(error.message) : error)
       )
       client.once('end', () => resolve(new Error('the connection ended')))
@@ -243,7 +243,7 @@ export class Listener {
   }
 
   #receive(client: pg.Client, channel: string, payload: string): void {
-    // A connection that was given up may still have notifications in its buffers.
+    // A connection that was replaced may still have notifications in its buffers.
     if (client !== this.#session?.client) return
     if (channel === this.#probe.channel) {
       this.#probe.receive(payload)
@@ -259,7 +259,7 @@ export class Listener {
     }
   }
 
-  /** What is refused is left out, unless nothing works without it. */
+  /** Leaves out refused channels, unless they are required. */
   #noteRefused(refused: Map<string, Error>): void {
     for (const [channel, error] of refused) {
       if (this.#required.has(channel)) throw error
@@ -277,14 +277,14 @@ export class Listener {
     try {
       refusal = (await deadline(listenTo(session, [channel]))).get(channel)
     } catch (error) {
-      // The session goes on, and so do the others.
+      // The session and its other channels are not affected.
       const sqlstate = sqlstateOfStatement(error)
       if (sqlstate !== undefined) {
         throw new errors.ListenerUnavailable(`it answered with SQLSTATE ${sqlstate}`, {
           cause: asError(error)
         })
       }
-      // The supervisor listens to all channels again; a connection that does not answer is none.
+      // A connection that does not answer is replaced. The supervisor then listens to all channels again.
       destroy(session.client, asError(error))
       if (now) throw new errors.ListenerUnavailable('the connection broke')
       return
@@ -303,7 +303,7 @@ export class Listener {
     }
   }
 
-  /** @returns whether nobody listens to the channel any more */
+  /** @returns whether the channel has no handlers left */
   #forget(channel: string, own: Handler): boolean {
     const handlers = this.#handlers.get(channel)
     if (!handlers?.delete(own) || handlers.size > 0) return false

@@ -2,16 +2,16 @@ import { messageOf } from '../errors.js'
 import type { Log } from '../log.js'
 import type { Query } from '../postgres/index.js'
 
-/** How often the queue is looked at, in milliseconds. */
+/** How often the queue is checked, in milliseconds. */
 const INTERVAL = 10_000
 
-/** Above this part, somebody does not read. PostgreSQL itself warns from here on (sql-notify.html). */
+/** Above this fraction, a session does not read. PostgreSQL itself warns from there on (sql-notify.html). */
 const CROWDED = 0.5
 
 const USAGE = `select pg_catalog.to_json(pg_catalog.pg_notification_queue_usage()::pg_catalog.numeric) as usage,
   pg_catalog.current_setting('transaction_read_only') as readonly`
 
-/** A session in a transaction has not read what was notified since it began, if it listens. */
+/** A listening session in a transaction has not read any notification from after the start of the transaction. */
 const OLDEST = `select pid, usename, application_name, state,
     extract(epoch from pg_catalog.now() operator(pg_catalog.-) xact_start)::float as seconds
   from pg_catalog.pg_stat_activity where xact_start is not null and pid operator(pg_catalog.<>) pg_catalog.pg_backend_pid()
@@ -23,8 +23,8 @@ export interface NotificationQueueOptions {
 }
 
 /**
- * Watches the queue in which PostgreSQL keeps notifications until every listening session has read them. When it
- * is full, NOTIFY fails at commit (https://www.postgresql.org/docs/current/sql-notify.html).
+ * Monitors the queue in which PostgreSQL keeps notifications until all listening sessions have read them. When it is full,
+ * NOTIFY fails at commit (https://www.postgresql.org/docs/current/sql-notify.html).
  */
 export class NotificationQueueUsage {
   readonly #options: NotificationQueueOptions
@@ -37,12 +37,12 @@ export class NotificationQueueUsage {
     this.#options = options
   }
 
-  /** 0 to 1, as last seen; undefined where the database does not answer. */
+  /** The fraction that was in use at the last check, 0 to 1; undefined if the database did not answer. */
   get usage(): number | undefined {
     return this.#usage
   }
 
-  /** Whether the database refuses writes: then nothing is stored. */
+  /** Whether the database refuses writes, so that no message can be stored. */
   get readOnly(): boolean {
     return this.#readOnly
   }
@@ -59,7 +59,7 @@ export class NotificationQueueUsage {
     clearInterval(this.#timer)
   }
 
-  /** @returns 0 to 1, or undefined where the database does not answer */
+  /** @returns the fraction in use, 0 to 1; undefined if the database does not answer */
   check(): Promise<number | undefined> {
     this.#checking ??= this.#check().finally(() => {
       this.#checking = undefined

@@ -6,7 +6,7 @@ import { sqlstateOfStatement } from './listening-session.js'
 /** SQLSTATE of `NOTIFY` when the queue of the whole server is full (async.c: ERRCODE_PROGRAM_LIMIT_EXCEEDED). */
 const QUEUE_FULL = '54000'
 
-/** A notification to ourselves, which shows that others arrive, too. */
+/** A notification that the listener sends to itself, to prove that notifications arrive. */
 export class Probe {
   /** The database channel to listen to. */
   readonly channel = `pgws_probe_${randomUUID()}`
@@ -16,7 +16,7 @@ export class Probe {
     return this.#sent !== undefined
   }
 
-  /** Takes what came on the channel. */
+  /** Takes the payload of a notification on `channel`. */
   receive(payload: string): void {
     if (payload === this.#sent?.nonce) this.#sent.arrived()
   }

@@ -156,7 +156,7 @@ for (const language of LANGUAGES) {
 t.test('in a channel where nobody knows who is there, it says so', async (t) => {
   for (const language of LANGUAGES) {
     const page = await window(t, { channel: 'elsewhere', language })
-    await page.locator('#people[data-empty*="no presence channel"]').waitFor({ state: 'attached' })
+    await page.locator('#people[data-empty*="does not track presence"]').waitFor({ state: 'attached' })
     await send(page, language)
     await shown(page, language)
   }
