@@ -29,7 +29,7 @@ const BROKEN: Uint8Array[] = [
   encode({ uid: 'stranger', nsp: '/', type: 7, data: null })
 ]
 
-const lost = ({ failures }: Node) => failures.filter(({ message }) => /is lost/.test(message)).length
+const lost = ({ failures }: Node) => failures.filter(({ message }) => /was lost/.test(message)).length
 
 async function insertAndNotify(dbUri: string, payload: Uint8Array): Promise<void> {
   await query(
