@@ -1,8 +1,8 @@
 import type pg from 'pg'
 
 /**
- * Runs SQL and prints its results for a person, as psql does.
- * @param client a connection; it is ended
+ * Runs SQL and prints the results as psql does.
+ * @param client a connection; it is closed
  * @param text one statement or several
  * @param out where to print
  * @throws Error with PostgreSQL's message, detail and hint
@@ -14,7 +14,7 @@ export async function runSql(
 ): Promise<void> {
   client.on('notice', ({ severity, message }) => out.write(`${severity}:  ${message}\n`))
   try {
-    // Several statements have an array of results.
+    // For several statements, the result is an array.
     const results = [await client.query({ text, rowMode: 'array' })].flat()
     for (const result of results) out.write(format(result))
   } catch (error) {

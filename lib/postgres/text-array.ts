@@ -1,15 +1,15 @@
-/** The OID of the type text, the same in every database (src/include/catalog/pg_type.dat). */
+/** The OID of the type text, which is the same in every database (src/include/catalog/pg_type.dat). */
 const TEXT = 25
 
-/** Dimensions, whether there are nulls, the elements' type; then the dimension's length and its first subscript. */
+/** The number of dimensions, whether there are nulls, the element type, the length, and the first subscript. */
 const HEADER = 5 * 4
 
 /**
- * An array of texts as a parameter in PostgreSQL's binary format (array_recv in arrayfuncs.c), which `pg` sends as it is.
- * Neither side escapes, quotes or parses the elements, and a null is one whatever array_nulls says
- * (https://www.postgresql.org/docs/current/runtime-config-compatible.html). `pg` itself writes an array character by
- * character, which holds up all else for half a second where there are 60,000 messages.
- * @returns the value of a parameter that the statement says to be `pg_catalog.text[]`
+ * Encodes an array of texts in PostgreSQL's binary format (array_recv in arrayfuncs.c), which `pg` sends unchanged.
+ * Elements are not escaped or quoted, and nulls do not depend on array_nulls
+ * (https://www.postgresql.org/docs/current/runtime-config-compatible.html). `pg` itself would write the array character by
+ * character, which blocks the event loop for half a second for 60,000 messages.
+ * @returns the value of a parameter that the statement casts to `pg_catalog.text[]`
  */
 export function textArray(texts: readonly (string | null)[]): Buffer {
   const lengths = texts.map((text) => (text === null ? -1 : Buffer.byteLength(text)))

@@ -2,30 +2,30 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Caller } from '../auth/index.js'
 import { errors } from '../errors.js'
 
-/** At most so many notifications, or bytes, in one statement: larger ones gain nothing and hold others up. */
+/** The maximum number of notifications, and of bytes, in one statement. Larger ones are not faster and delay others. */
 export const MAX_BATCH = 500
 export const MAX_BATCH_BYTES = 1024 * 1024
 
-/** When so many bytes wait for the database, senders are to be paused. */
+/** When this many bytes wait for the database, senders are paused. */
 const HIGH_WATER_BYTES = 4 * 1024 * 1024
 
-/** How long to wait before the database, which was away, is tried again, in milliseconds. */
+/** How long to wait before an unavailable database is tried again, in milliseconds. */
 const RETRY_INTERVAL = 50
 
-/** What is sent. */
+/** A notification to send. */
 export interface Notification {
   /** The websocket channel. */
   channel: string
   payload: string
   /** The database channel, where it is not the listen channel. */
   databaseChannel?: string | undefined
-  /** What makes a durable message that is sent again the same one; made up where it is missing. */
+  /** The idempotency key of a durable message; made up if it is missing. */
   key?: string | undefined
-  /** A function of the database's owner is called for it first. */
+  /** The SQL function that is called for it first. */
   call?: { kind: 'message' | 'connect' | 'disconnect'; caller: Caller } | undefined
 }
 
-/** What became of a group. */
+/** The outcome of a group: an error, or undefined for success. */
 export type Outcome = Error | undefined
 
 export interface BatchQueueOptions {
@@ -39,20 +39,20 @@ export interface BatchQueueOptions {
   limit: (notification: Notification) => number
   /** Whether sending it a second time does nothing. */
   repeatable: (notification: Notification) => boolean
-  /** Whether this node listens: what is published while it does not would reach nobody here. */
+  /** Whether this node listens. Messages that are published while it does not would not reach its own clients. */
   ready: () => boolean
-  /** How long what may wait waits for the database, in milliseconds. */
+  /** How long notifications with `wait: 'timeout'` wait for the database, in milliseconds. */
   timeout: number
-  /** Told of each statement: how many notifications, how many milliseconds. */
+  /** Is called for each statement with its number of notifications, and how long it took in milliseconds. */
   onBatch: (size: number, milliseconds: number) => void
 }
 
 interface Group {
   notifications: readonly Notification[]
-  /** In a transaction of its own. */
+  /** Whether it needs a transaction of its own. */
   alone: boolean
   bytes: number
-  /** Until when it waits for a database that is away, as `performance.now()` has it; undefined: not at all. */
+  /** Until when it waits for an unavailable database (`performance.now()`); undefined: it does not wait. */
   deadline: number | undefined
   resolve: () => void
   reject: (error: Error) => void
@@ -60,28 +60,28 @@ interface Group {
 
 /** How notifications are published. */
 export interface PublishHow {
-  /** How long they may wait for a database that is away, in milliseconds, or as `timeout` says. Default: 0. */
+  /** How long they wait for an unavailable database, in milliseconds, or as the option `timeout` says. Default: 0. */
   wait?: number | 'timeout'
-  /** In a transaction that has no others. */
+  /** Whether they need a transaction of their own. */
   alone?: boolean
 }
 
-/** What may wait for a database that is away, as `timeout` says. One object for all. */
+/** For notifications that wait for an unavailable database as the option `timeout` says. One shared object. */
 export const MAY_WAIT: PublishHow = { wait: 'timeout' }
 
 /**
- * Sends notifications: one statement at a time, with all that has come while the last one was under way, so
- * that a lone message is not held back and many share a commit (commits with notifications are serialized in
- * PostgreSQL). The order of the calls is the order of the notifications.
+ * Sends notifications with one statement at a time, which takes everything that arrived while the last one was running. So
+ * a lone message is not delayed, and many messages share a commit. (PostgreSQL serializes commits with notifications.) The
+ * order of the calls is the order of the notifications.
  *
- * While the database is away, what may wait waits in order. Nothing is sent twice: a statement whose outcome is
- * unknown is repeated only where a key for each message makes the second time do nothing.
+ * While the database is unavailable, notifications that may wait do so in order. Nothing is sent twice: a statement with an
+ * unknown outcome is repeated only if each message has a key, so that repeating it has no effect.
  */
 export class BatchQueue {
   readonly #options: BatchQueueOptions
   #queue: Group[] = []
   #queuedBytes = 0
-  /** The database did not take the last statement. */
+  /** Whether the last statement failed because the database is unavailable. */
   #away = false
   #running: Promise<void> | undefined
   readonly #paused = new Set<() => void>()
@@ -90,13 +90,13 @@ export class BatchQueue {
     this.#options = options
   }
 
-  /** True when senders should wait (see `onDrain`). */
+  /** Whether senders should wait (see `onDrain`). */
   get overloaded(): boolean {
-    // Where nothing waits nobody would call back.
+    // If nothing waits, `onDrain` would never call back.
     return this.#running !== undefined && (this.#queuedBytes > HIGH_WATER_BYTES || !this.#open)
   }
 
-  /** How many bytes wait for the database, or are on their way to it. */
+  /** How many bytes wait for the database or are being sent to it. */
   get queuedBytes(): number {
     return this.#queuedBytes
   }
@@ -106,13 +106,13 @@ export class BatchQueue {
     return this.#paused.size
   }
 
-  /** Calls back once, when what waits has shrunk again. */
+  /** Calls back once, when the queue has shrunk. */
   onDrain(callback: () => void): void {
     this.#paused.add(callback)
   }
 
   /**
-   * Publishes notifications, all or none.
+   * Publishes notifications: all, or none.
    * @returns a promise that resolves when the database has committed them
    * @throws PayloadTooLarge (before anything is sent); DatabaseUnavailable: not published; NotAccepted;
    *   OutcomeUnknown
@@ -140,7 +140,7 @@ export class BatchQueue {
     })
   }
 
-  /** Resolves when nothing waits any more. */
+  /** Resolves when the queue is empty. */
   async idle(): Promise<void> {
     while (this.#running !== undefined) await this.#running
   }
@@ -150,7 +150,7 @@ export class BatchQueue {
   }
 
   async #run(): Promise<void> {
-    // What the same turn of the event loop brings (the frames of one chunk) goes into one statement.
+    // Notifications from one turn of the event loop (the frames of a chunk) share one statement.
     await null
     while (this.#queue.length > 0) {
       if (this.#options.ready()) await this.#send(this.#takeBatch())
@@ -186,13 +186,13 @@ export class BatchQueue {
         this.#settle(batch[0]!, error as Error)
         return
       }
-      // One of them is at fault, and must not take the others with it.
+      // One of them causes the error. The others must not fail with it.
       for (const group of batch) group.alone = true
       this.#queue = [...batch, ...this.#queue]
     }
   }
 
-  /** What waits may be sent again: if it was not committed, or if it makes no difference. */
+  /** Whether a group may be sent again: it was not committed, or repeating it has no effect. */
   #mayRepeat({ deadline, notifications }: Group, error: Error): boolean {
     if (deadline === undefined) return false
     return error instanceof errors.DatabaseUnavailable || notifications.every(this.#options.repeatable)
@@ -204,7 +204,7 @@ export class BatchQueue {
     else group.reject(error)
   }
 
-  /** What has waited long enough, or may not wait, is not published. */
+  /** Rejects groups that have waited long enough, or must not wait. */
   #dropOverdue(): void {
     const now = performance.now()
     const overdue = (group: Group) => group.deadline === undefined || group.deadline <= now
@@ -218,8 +218,8 @@ export class BatchQueue {
   }
 
   /**
-   * The next groups. PostgreSQL folds equal notifications of one transaction into one, so a group that repeats a raw
-   * payload of the batch waits for the next. Envelopes are never equal (see messages/envelope.ts).
+   * Takes the next groups. PostgreSQL delivers equal notifications of a transaction only once, so a group that repeats a
+   * raw payload waits for the next batch. Envelopes are never equal (see messages/envelope.ts).
    */
   #takeBatch(): Group[] {
     const seen = new Set<string>()

@@ -5,30 +5,30 @@ import { away, type Rows, textArray } from '../postgres/index.js'
 import type { Notification, Outcome } from './batch-queue.js'
 
 /**
- * At most so many groups in one transaction. Each is a subtransaction, and PostgreSQL keeps 64 of a session in shared
- * memory (PGPROC_MAX_CACHED_SUBXIDS); more slow every other session down.
+ * The maximum number of groups in one transaction. Each is a subtransaction, and PostgreSQL keeps 64 of a session in shared
+ * memory (PGPROC_MAX_CACHED_SUBXIDS). More would slow down all other sessions.
  */
 const MAX_GROUPS = 60
 
-/** How often what failed for no fault of its own is tried again. */
+/** How often a call is retried after a conflict of transactions. */
 const MAX_ATTEMPTS = 5
 
 /**
- * SQLSTATE classes (errcodes-appendix.html) that are no answer to the sender: resources, the operator, the system.
- * A statement that took too long (57014) is one: what it did, the function did.
+ * SQLSTATE classes (errcodes-appendix.html) that are not the sender's fault: resources, operator, system. A statement that
+ * took too long (57014) is not among them, because the function itself took that long.
  */
 const NOT_THE_SENDERS = /^(?:53|57P|58|XX)/
 
-/** A lock that is not to be had, a database that may only be read: it is tried again while the message may wait. */
+/** A lock that is not available, and a read-only database. These are retried while the message may wait. */
 const IN_THE_WAY = /^(?:55P03|25006)/
 
 export interface FunctionCallsOptions extends SqlFunctions {
   listenChannel: string
-  /** Runs one statement in a transaction of its own; rejects as BridgeOptions.query. */
+  /** Runs one statement in a transaction of its own; rejects as GatewayOptions.call. */
   call: (text: string, values: unknown[]) => Promise<Rows>
 }
 
-/** Its end resets what the transaction has set; until the commit, an idle session is still ours. */
+/** Until the commit, the session must not time out. The end of the transaction resets the setting. */
 const HANDLE = `select h.answer, pg_catalog.set_config('idle_in_transaction_session_timeout', '0', true)
   from (
     select pgws.handle($1, $2::pg_catalog.text[]::integer[], $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[],
@@ -37,13 +37,13 @@ const HANDLE = `select h.answer, pg_catalog.set_config('idle_in_transaction_sess
     offset 0
   ) h`
 
-/** What `pgws.handle` answers (lib/schema/sql/002-handlers.sql). */
+/** The result of `pgws.handle` (lib/schema/sql/002-handlers.sql). */
 interface Answer {
   done: number
   failures: { group: number; sqlstate: string; message: string; role: boolean }[]
 }
 
-/** Passes messages and connections to functions of the database's owner, in the transaction that publishes. */
+/** Passes messages, connections and disconnections to SQL functions, in the transaction that publishes the results. */
 export class FunctionCalls {
   readonly #options: FunctionCallsOptions
   readonly #functions: Record<string, string | undefined>
@@ -60,9 +60,9 @@ export class FunctionCalls {
   }
 
   /**
-   * Sends groups as BatchQueueOptions.send has it. A group that a function refuses comes out as Rejected or
-   * RoleNotAllowed, and takes no other with it.
-   * @param keyOf what makes a durable message that is sent again the same one
+   * Sends groups; see BatchQueueOptions.send. A group that a function refuses ends with Rejected or RoleNotAllowed, and does
+   * not affect the others.
+   * @param keyOf returns the idempotency key of a durable message
    */
   async send(
     groups: readonly (readonly Notification[])[],
@@ -73,12 +73,12 @@ export class FunctionCalls {
       try {
         return await this.#send(batch, keyOf)
       } catch (error) {
-        // Others are sent alone by whoever called us: one of them is at fault.
+        // The caller sends several groups one by one, because one of them causes the error.
         if (!(error instanceof errors.NotAccepted) || batch.length > 1) throw error
         const cause = (error as Error).cause as pg.DatabaseError
         const sqlstate = cause.code ?? ''
         if (sqlstate.startsWith('40') && attempt < MAX_ATTEMPTS) continue
-        // Not a function: what it raises is among the failures.
+        // Not an error of a function, because these are among the failures.
         if (IN_THE_WAY.test(sqlstate)) throw away(cause)
         if (NOT_THE_SENDERS.test(sqlstate) || isUntranslatable(error)) throw error
         return [rejected(messageOf(cause), sqlstate)]
@@ -117,10 +117,10 @@ export class FunctionCalls {
   }
 }
 
-/** A message that a function has refused; `sqlstate` as PostgreSQL has it. */
+/** The error of a message that a function refused, with the function's SQLSTATE. */
 export type Rejection = Error & { sqlstate: string }
 
 function rejected(message: string, sqlstate: string): Rejection {
-  // A % is not ours to fill in.
+  // The message may contain a %, which @fastify/error would replace.
   return Object.assign(new errors.Rejected('%s'), { message, sqlstate })
 }

@@ -7,17 +7,21 @@ import { binaryEnvelope, envelope, senderOf } from '../messages/index.js'
 import { checkDatabaseChannel, ENCODING, isPartial, NOTIFY_PAYLOAD_LIMIT } from '../postgres/index.js'
 
 export interface PublishOptions {
-  /** The database channel of the servers. Default: theirs, `postgres-websockets-listener`. */
+  /** The servers' option `listenChannel`. Default: `postgres-websockets-listener`. */
   listenChannel?: string | undefined
-  /** What clients see as the sender's claims. Default: none. */
+  /** The `claims` of the message, which say who sent it. Default: none. */
   claims?: Claims | undefined
 }
 
 /**
- * Publishes to a websocket channel of servers of this package, from a process that runs none.
- * @param target a pool of `pg`, or a client: then it is part of the client's transaction
- * @param payload any JSON value, or bytes, which clients get as a binary frame
- * @throws BadMessage; PayloadTooLarge where the schema `pgws` is not installed; what the database says
+ * Publishes to a websocket channel from a process without a server. Uses `pgws.publish` if the schema `pgws` is installed,
+ * and `pg_notify` otherwise.
+ * @param target a pool of `pg`, or a client; with a client, the message is part of the client's transaction
+ * @param channel the websocket channel
+ * @param payload any JSON value, or bytes, which clients receive as a binary frame
+ * @returns a promise that resolves when the statement has completed
+ * @throws BadMessage for an invalid name or payload; PayloadTooLarge for a message of 8,000 bytes or more, if the schema
+ *   `pgws` is not installed; the errors of the database
  */
 export async function publish(
   target: pg.Pool | pg.ClientBase,

@@ -4,9 +4,9 @@ import { asError, codeOf, messageOf } from '../../errors.js'
 import type { ConnectionTarget, SessionAttrs } from './connection-targets.js'
 
 /**
- * Connects to the first target that takes us. As libpq, a host that refuses the login ends the search.
+ * Connects to the first target that accepts the connection. As in libpq, a host that refuses the login ends the search.
  * @param targets made by parseConninfo
- * @param overrides what all of them share: `application_name` and the like
+ * @param overrides settings for all of them, such as `application_name`
  * @throws Error with the reason of the last failure
  */
 export async function connect(
@@ -17,7 +17,7 @@ export async function connect(
   for (const [index, target] of targets.entries()) {
     if (target.fallback && !mayFallBack(failure?.cause, targets[index - 1]!)) continue
     const client = new pg.Client({ ...target.config, ...overrides })
-    // An error that nobody hears would end the process.
+    // Without a listener, the error would end the process.
     client.on('error', () => {})
     const checkBinding = watchBinding(client, target)
     try {
@@ -39,8 +39,8 @@ interface Destroyable {
 }
 
 /**
- * Connects the clients of a pool, each to the host that worked last, as libpq: what one attempt has learned of TLS
- * counts for that attempt alone, and a host that refuses the login ends the search.
+ * Connects the clients of a pool, each first to the host that worked last. As in libpq, a TLS failure matters for its own
+ * attempt only, and a host that refuses the login ends the search.
  */
 export class PoolConnector {
   /** The class of the pool's clients. */
@@ -49,12 +49,12 @@ export class PoolConnector {
   readonly #hosts: number
   /** The first target of the host that worked last. */
   #current = 0
-  /** What the next clients are for, where it is not that. */
+  /** The target for the next clients, if it is not the preferred one. */
   readonly #fallbacks: { target: number }[] = []
-  /** The sockets of attempts that are under way. */
+  /** The sockets of attempts in progress. */
   readonly #connecting = new Set<Destroyable>()
   #closed = false
-  /** Which target an attempt has failed at. */
+  /** The target at which an attempt failed. */
   readonly #failed = new WeakMap<object, number>()
 
   constructor(targets: readonly ConnectionTarget[]) {
@@ -64,9 +64,9 @@ export class PoolConnector {
   }
 
   /**
-   * Takes a client from a pool, trying every host once.
-   * @param pool its clients are of our class
-   * @throws Error where none can be reached
+   * Takes a client from a pool. Tries every host once.
+   * @param pool a pool whose clients are of the class `Client`
+   * @throws Error if no host can be reached
    */
   async acquire(pool: pg.Pool): Promise<pg.PoolClient> {
     let fallback: { target: number } | undefined
@@ -80,7 +80,7 @@ export class PoolConnector {
         const failed = this.#failed.get(failure)
         const again = failed !== undefined && hasFallback(this.#targets, failed, cause)
         if (!again && (++hosts >= this.#hosts || isLoginRefusal(cause))) throw error
-        // Others may have taken our place in between, for which there are more attempts than targets.
+        // Concurrent attempts may move the target, so there are more attempts than targets.
         if (attempt >= 2 * this.#targets.length) throw error
         fallback = again ? { target: failed + 1 } : undefined
       } finally {
@@ -91,7 +91,7 @@ export class PoolConnector {
     }
   }
 
-  /** Ends the attempts that are under way, which a pool that ends would wait for, and lets no other begin. */
+  /** Aborts the attempts in progress, because the end of the pool would wait for them, and refuses new ones. */
   close(): void {
     this.#closed = true
     for (const socket of this.#connecting) socket.destroy()
@@ -106,7 +106,7 @@ export class PoolConnector {
         const target = connector.#fallbacks.shift()?.target ?? connector.#current
         super({ ...config, ...connector.#targets[target]!.config })
         this.#target = target
-        // Its error has no other listener before the pool has it, and while it is checked out: it would end the process.
+        // The pool listens for errors of idle clients only. Others would end the process.
         this.on('error', () => {})
       }
 
@@ -123,7 +123,7 @@ export class PoolConnector {
 
       async #connect(): Promise<pg.Client> {
         const { connection }: { connection: { stream: Destroyable } } = this
-        // With TLS, another one takes its place, which ends with it.
+        // With TLS, another socket wraps it, and ends with it.
         const socket = connection.stream
         const target = connector.#targets[this.#target]!
         if (connector.#closed) throw new Error('the server is shutting down')
@@ -144,13 +144,13 @@ export class PoolConnector {
     }
   }
 
-  /** The next client goes to another host, unless this one is worth another try. */
+  /** Chooses the target for the next client after a failure. */
   #note(error: unknown, target: number): Error {
     const described = describe(error, this.#targets[target]!)
     this.#failed.set(described, target)
     if (hasFallback(this.#targets, target, error)) return described
     const host = this.#targets[target]!.fallback ? target - 1 : target
-    // Others that failed at the same time must not move on twice.
+    // Attempts that failed at the same time must not skip a target.
     if (this.#current === host) {
       const next = this.#targets.findIndex(({ fallback }, i) => i > host && !fallback)
       this.#current = Math.max(next, 0)
@@ -160,9 +160,9 @@ export class PoolConnector {
 }
 
 /**
- * channel_binding=require (libpq-connect.html): node-postgres binds the login where the server offers it, and says
- * nothing where it does not.
- * @returns throws, once the client is connected, where the login was not bound
+ * Implements channel_binding=require (libpq-connect.html). node-postgres uses channel binding if the server offers it, but
+ * does not report whether it did.
+ * @returns a function to call when the client is connected; it throws if channel binding was not used
  */
 function watchBinding(client: pg.Client, { requiresChannelBinding }: ConnectionTarget): () => void {
   let bound = !requiresChannelBinding
@@ -198,18 +198,18 @@ function isLoginRefusal(error: unknown): boolean {
   return error instanceof pg.DatabaseError && error.code?.startsWith('28') === true
 }
 
-/** Whether a failed attempt is worth another one at the same host, with TLS or without. */
+/** Whether to try the same host again, with or without TLS. */
 function hasFallback(targets: readonly ConnectionTarget[], index: number, error: unknown): boolean {
   return targets[index + 1]?.fallback === true && mayFallBack(error, targets[index]!)
 }
 
-/** What node-postgres makes of the answer `N` to an SSLRequest (protocol-flow.html#PROTOCOL-FLOW-SSL). */
+/** The error of node-postgres for the answer `N` to an SSLRequest (protocol-flow.html#PROTOCOL-FLOW-SSL). */
 const NO_TLS = 'The server does not support SSL connections'
 
 /**
- * When libpq tries `prefer` without TLS, and `allow` with it (libpq-ssl.html): where the server has no TLS, or the two
- * cannot agree on it, or pg_hba.conf refuses just this. No other failure leads to plaintext: not a wrong password, and
- * not a network or a server that is away.
+ * The failures after which libpq retries `prefer` without TLS, and `allow` with it (libpq-ssl.html): the server has no TLS,
+ * the TLS handshake fails, or pg_hba.conf refuses this kind of connection. No other failure leads to plaintext, neither a
+ * wrong password nor an unavailable network or server.
  */
 function mayFallBack(error: unknown, { config: { ssl } }: ConnectionTarget): boolean {
   const code = codeOf(error) ?? ''
@@ -217,6 +217,6 @@ function mayFallBack(error: unknown, { config: { ssl } }: ConnectionTarget): boo
   // pg_hba.conf has no entry for this user, database and kind of connection (errcodes-appendix.html).
   if (error instanceof pg.DatabaseError) return code === '28000'
   if (!ssl) return false
-  // Node.js names a connection that breaks within the handshake by its text alone.
+  // For a connection that breaks during the handshake, Node.js has no code, only this message.
   return message === NO_TLS || /^(?:ERR_SSL|ERR_TLS|EPROTO)/.test(code) || /before secure TLS/.test(message)
 }

@@ -1,7 +1,7 @@
 import { type ConnectionTarget, type Parameters, targetsOf, UNESCAPED } from './connection-targets.js'
 
 /**
- * The parameters that are understood, with the variable that fills each where it is missing
+ * The supported parameters, each with the environment variable that is its default
  * (https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS and libpq-envars.html).
  */
 const PARAMETERS: Record<string, string | undefined> = {
@@ -23,9 +23,9 @@ const PARAMETERS: Record<string, string | undefined> = {
   channel_binding: 'PGCHANNELBINDING'
 }
 
-/** Names that weaken nothing, and have no meaning here. */
+/** Parameters that are ignored, because they have no effect here and ignoring them weakens nothing. */
 const WITHOUT_MEANING = new Set([
-  // Of libpq: our connections have names, keep-alive and an encoding of their own, and no GSSAPI.
+  // libpq: this server sets the name, keep-alive and encoding of its connections, and does not support GSSAPI.
   'application_name',
   'fallback_application_name',
   'client_encoding',
@@ -38,36 +38,36 @@ const WITHOUT_MEANING = new Set([
   'sslcompression',
   'sslnegotiation',
   'sslsni',
-  // Of Prisma (https://www.prisma.io/docs/orm/overview/databases/postgresql): its pool and its caches are not ours, and
-  // our statements name their schema.
+  // Prisma (https://www.prisma.io/docs/orm/overview/databases/postgresql): they configure its own pool and caches, and
+  // the statements of this server are schema-qualified.
   'connection_limit',
   'pool_timeout',
   'socket_timeout',
   'statement_cache_size',
   'pgbouncer',
   'schema',
-  // Of node-postgres: we read sslmode as libpq does.
+  // node-postgres: this server interprets sslmode as libpq does.
   'uselibpqcompat',
-  // Of Supabase's pooler on Vercel: which of its products made the string.
+  // Supabase on Vercel: the product that generated the string.
   'supa'
 ])
 
 const UNKNOWN_OPTION = `the connection string has an unknown option; the options are ${[...Object.keys(PARAMETERS), ...WITHOUT_MEANING].join(', ')}. In a list of keyword=value, quote a password that contains spaces: 'like this'. In a URI, percent-encode ?, &, /, @ and : in the password`
 
-/** Names that other clients give to what libpq calls otherwise. */
+/** Parameters of other clients, with what to write instead. */
 const INSTEAD_OF: Record<string, string> = {
   ssl: 'use sslmode=require for TLS, sslmode=verify-full to check the certificate as well, or sslmode=disable',
   sslaccept: 'use sslmode=require for TLS, or sslmode=verify-full to check the certificate as well'
 }
 
 /**
- * Reads a connection string as libpq does: a URI or a keyword string, with several hosts, `sslmode` in libpq's
- * meaning, and `PG*` variables and the password file for what is missing. (node-postgres by itself takes one
- * host, no keyword strings, and reads `sslmode` otherwise.) Unlike libpq, it wants the primary where there are several
- * hosts, unless `target_session_attrs` says something else.
- * @param onIgnored told of the names that have no meaning here, where there are any
- * @returns the attempts to make, in order
- * @throws Error that says what was expected; it never repeats the string, which may hold a password
+ * Parses a connection string as libpq does: a URI or a keyword string, with several hosts, libpq's meaning of `sslmode`,
+ * and `PG*` variables and the password file as defaults. (node-postgres supports only one host and no keyword strings, and
+ * interprets `sslmode` differently.) Unlike libpq, it looks for the primary if there are several hosts, unless
+ * `target_session_attrs` says something else.
+ * @param onIgnored is called with the names of ignored parameters, if there are any
+ * @returns the connection attempts to make, in order
+ * @throws Error that says what was expected. It never contains the string, which may contain a password.
  */
 export function parseConninfo(
   text: string,
@@ -80,7 +80,7 @@ export function parseConninfo(
   for (const name of parameters.keys()) {
     const instead = INSTEAD_OF[name]
     if (instead !== undefined && Object.hasOwn(INSTEAD_OF, name)) throw new Error(`${name}: ${instead}`)
-    // What stands there may be a part of a password.
+    // The error does not name it, because it may be part of a password.
     if (!Object.hasOwn(PARAMETERS, name)) throw new Error(UNKNOWN_OPTION)
   }
   if (ignored.length > 0) onIgnored(ignored)
@@ -132,7 +132,7 @@ function parseUri(text: string): Parameters {
   }
   if (names.some((name) => name !== '')) parameters.set('host', names.join(','))
   if (ports.some((port) => port !== '')) parameters.set('port', ports.join(','))
-  // The user information of RFC 3986 ends at the first "/" or "@": what follows might be the rest of a password.
+  // The user information ends at the first "/" or "@" (RFC 3986). The rest may be part of a password.
   if (dbname?.includes('@')) throw new Error(UNESCAPED)
   set('dbname', dbname)
   for (const pair of query?.split('&') ?? []) {
@@ -140,7 +140,7 @@ function parseUri(text: string): Parameters {
     if (equals === -1) throw new Error('a parameter of the URI lacks "=": write name=value')
     const name = decode(pair.slice(0, equals))
     const value = decode(pair.slice(equals + 1))
-    // What JDBC calls it; libpq knows it, too.
+    // JDBC's name, which libpq accepts, too.
     if (name === 'ssl' && value === 'true') parameters.set('sslmode', 'require')
     else if (name === 'ssl' && value === 'false') parameters.set('sslmode', 'disable')
     else parameters.set(name, value)

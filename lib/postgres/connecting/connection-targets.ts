@@ -10,10 +10,10 @@ export interface ConnectionTarget {
   config: pg.ClientConfig
   /** For messages: host and port. */
   name: string
-  /** The same host again, tried only where TLS with the one before could not be agreed upon. */
+  /** Whether it is the same host again, which is tried only after a TLS failure of the attempt before. */
   fallback: boolean
   sessionAttrs: SessionAttrs
-  /** The login must be bound to the TLS channel (libpq-connect.html, channel_binding). */
+  /** Whether the login must use channel binding (libpq-connect.html, channel_binding). */
   requiresChannelBinding: boolean
 }
 
@@ -28,14 +28,14 @@ const SESSION_ATTRS = ['any', 'read-write', 'read-only', 'primary', 'standby'] a
 const NO_VERIFY =
   'only node-postgres knows sslmode "no-verify": use sslmode=require, which does not check the certificate unless sslrootcert is set, or better sslmode=verify-full'
 
-/** How long one attempt may take where `connect_timeout` does not say, in milliseconds. */
+/** How long one attempt may take without `connect_timeout`, in milliseconds. */
 const CONNECT_TIMEOUT = 5000
 
 export const UNESCAPED =
   'the URI contains an unexpected "@": in its password, percent-encode "@" as %40, "/" as %2F and "?" as %3F'
 
 /**
- * The attempts that parameters ask for, in order.
+ * The connection attempts for some parameters, in order.
  * @throws Error that says what was expected
  */
 export function targetsOf(parameters: Parameters, env: NodeJS.ProcessEnv): ConnectionTarget[] {
@@ -58,13 +58,13 @@ export function targetsOf(parameters: Parameters, env: NodeJS.ProcessEnv): Conne
   const database = parameters.get('dbname') || user
   if (parameters.get('sslmode') === 'no-verify') throw new Error(NO_VERIFY)
   const sslmode = oneOf(SSL_MODES, 'sslmode', parameters.get('sslmode') ?? 'prefer')
-  // Only where it is asked for: node-postgres takes fewer kinds of certificate for it than libpq.
+  // Only on request, because node-postgres supports it for fewer kinds of certificates than libpq.
   const channelBinding = oneOf(
     CHANNEL_BINDINGS,
     'channel_binding',
     parameters.get('channel_binding') ?? 'disable'
   )
-  // On a hot standby nobody can LISTEN or NOTIFY (https://www.postgresql.org/docs/current/hot-standby.html).
+  // LISTEN and NOTIFY do not work on a hot standby (https://www.postgresql.org/docs/current/hot-standby.html).
   const wantedAttrs = parameters.get('target_session_attrs') ?? (count > 1 ? 'primary' : 'any')
   const sessionAttrs = oneOf(SESSION_ATTRS, 'target_session_attrs', wantedAttrs)
   const seconds = wholeNumber('connect_timeout', parameters.get('connect_timeout') ?? '0', 0, 2 ** 31 / 1000)
@@ -120,7 +120,7 @@ function wholeNumber(name: string, value: string, least: number, most: number): 
   return number
 }
 
-/** In another order each time, with a host's fallback behind it. */
+/** Shuffles the attempts, but keeps the second attempt at a host after the first. */
 function shuffleHosts(targets: ConnectionTarget[]): ConnectionTarget[] {
   const hosts: ConnectionTarget[][] = []
   for (const target of targets) {

@@ -14,7 +14,7 @@ export function passwordFor(
   const file = parameters.get('passfile') ?? join(env.HOME ?? homedir(), '.pgpass')
   let lines: string[]
   try {
-    // As libpq: one that others may read is not used.
+    // As in libpq, a file that others may read is ignored.
     if ((statSync(file).mode & 0o077) !== 0) return undefined
     lines = readFileSync(file, 'utf8').split('\n')
   } catch {
@@ -23,7 +23,7 @@ export function passwordFor(
   const wanted = [host.startsWith('/') ? 'localhost' : host, String(port), database, user]
   for (const line of lines) {
     if (line.startsWith('#')) continue
-    // A backslash at the end stands for itself, as in libpq.
+    // As in libpq, a backslash at the end is an ordinary character.
     const fields = (line.match(/(?:[^:\\]|\\.|\\$)*(?::|$)/gs) ?? []).map((field) =>
       field.replace(/:$/, '').replace(/\\(.)/g, '$1')
     )

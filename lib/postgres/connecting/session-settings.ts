@@ -2,38 +2,38 @@ import type pg from 'pg'
 
 /** Timeouts of a role or a database (https://www.postgresql.org/docs/current/runtime-config-client.html). */
 export const TIMEOUTS = [
-  // Since PostgreSQL 14: ends a session that is idle outside of a transaction, which a listener always is.
+  // From PostgreSQL 14 on. It ends sessions that are idle outside of a transaction, as a listener always is.
   'idle_session_timeout',
   'idle_in_transaction_session_timeout',
   'lock_timeout',
   'statement_timeout',
-  // Since PostgreSQL 17.
+  // From PostgreSQL 17 on.
   'transaction_timeout'
 ]
 
-/** In pg_settings a timeout is in milliseconds, without its unit. */
+/** pg_settings has timeouts in milliseconds, without a unit. */
 const SETTINGS = `select s.name, s.setting from pg_catalog.pg_settings s
   where s.name operator(pg_catalog.=) any ($1::pg_catalog.text[])`
 
-/** For how long one of our statements waits for a lock, in milliseconds: less than it may take, so that PostgreSQL says so. */
+/** How long a statement waits for a lock, in milliseconds. It is shorter than our deadline, so that PostgreSQL reports it. */
 const LOCK_TIMEOUT = 4000
 
-/** What a session has from its role and its database. */
+/** The settings that a session gets from its role and its database. */
 export interface SessionSettings {
   /** In milliseconds; 0: none. */
   readonly statementTimeout: number
   /** Whether it refuses writes. */
   readonly readOnly: boolean
   /**
-   * What begins a transaction in which a statement of ours runs as we need it; undefined where it does without one. In a
-   * transaction, because a pooler may give each another session.
+   * The statements that begin a transaction with the settings that we need; undefined if the session has them already. The
+   * settings are local to the transaction, because a pooler may give each transaction another session.
    */
   readonly begin: string | undefined
 }
 
 /**
- * Asks a session what its role and its database have set.
- * @param deadline how long a statement of ours may take, in milliseconds
+ * Reads the settings of a session.
+ * @param deadline how long a statement may take, in milliseconds
  */
 export async function settingsOf(client: pg.ClientBase, deadline: number): Promise<SessionSettings> {
   const names = [...TIMEOUTS, 'default_transaction_isolation', 'transaction_read_only']

@@ -7,8 +7,8 @@ import { codeOf } from '../../errors.js'
 export const SSL_MODES = ['disable', 'allow', 'prefer', 'require', 'verify-ca', 'verify-full']
 
 /**
- * What `sslmode` asks for (https://www.postgresql.org/docs/current/libpq-ssl.html, table "SSL Mode
- * Descriptions"): the attempts, in order; false is without TLS.
+ * The attempts for an `sslmode` (https://www.postgresql.org/docs/current/libpq-ssl.html, table "SSL Mode Descriptions"), in
+ * order; `false` means without TLS.
  */
 export function tlsAttempts(
   mode: string,
@@ -35,13 +35,13 @@ export function tlsAttempts(
   const file = parameters.get('sslrootcert') ?? join(homedir(), '.postgresql', 'root.crt')
   const system = file === 'system'
   const known = parameters.has('sslrootcert') || existsSync(file)
-  // With a root certificate, `require` is `verify-ca`, for compatibility (libpq-ssl.html).
+  // With a root certificate, `require` means `verify-ca`, for compatibility (libpq-ssl.html).
   if (mode === 'require' && !known) return [unverified]
   if (!known)
     throw new Error(`sslmode "${mode}" needs a root certificate: set sslrootcert to its file, or to "system"`)
   if (system && mode !== 'verify-full') throw new Error('sslrootcert "system" needs sslmode "verify-full"')
   const roots = system ? {} : { ca: read('sslrootcert') ?? readFileSync(file, 'utf8') }
-  // The name that the string gives, though the connection may go to a `hostaddr`.
+  // The name in the connection string, even if the connection goes to a `hostaddr`.
   const sameHost = (_: string, certificate: PeerCertificate) => checkServerIdentity(host, certificate)
   if (mode === 'verify-full') return [{ ...client, ...roots, checkServerIdentity: sameHost }]
   return [{ ...client, ...roots, checkServerIdentity: () => undefined }]
