@@ -9,6 +9,7 @@ const rooms = [
   'messages',
   'channels',
   'durable',
+  'sequencer',
   'publishing',
   'presence',
   'flow',

@@ -41,6 +41,9 @@ declare module 'fastify' {
   }
 }
 
+/** How long a round of the sequencer may take, in milliseconds: one transaction may have published very much. */
+const SEQUENCER_DEADLINE = 120_000
+
 /** The minimum size of a key for HS256 (RFC 7518, section 3.2), in bytes. */
 const SAFE_SECRET_BYTES = 32
 
@@ -78,9 +81,11 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
   addConstraint(fastify)
 
   await fastify.register(async (scope) => {
-    const pool = await registerPool(scope, targets, resolved.poolSize)
+    const pool = await registerPool(scope, targets, { purpose: 'publisher', size: resolved.poolSize })
+    const sequencing = { purpose: 'sequencer', size: 1, deadline: SEQUENCER_DEADLINE } as const
+    const sequencerPool = await registerPool(scope, targets, sequencing)
     const verifyToken = await registerJwt(scope, { ...resolved, keys })
-    const gateway = decorateGateway(fastify, resolved, listenerTargets, pool, verifyToken)
+    const gateway = decorateGateway(fastify, resolved, listenerTargets, { pool, sequencerPool }, verifyToken)
     endSessionsOnClose(fastify)
     const { bridge, metrics } = gateway
     if (resolved.metrics && resolved.metricsPort !== undefined) {

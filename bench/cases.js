@@ -6,6 +6,7 @@ import { joined } from './cases/joined-channels.js'
 import { neighbours } from './cases/neighbours.js'
 import { publishing } from './cases/publishing.js'
 import { socketIo } from './cases/socket-io.js'
+import { writer, writers16, writers64 } from './cases/writers.js'
 
 export const CASES = {
   burst,
@@ -25,5 +26,8 @@ export const CASES = {
   durablePublishing,
   durableFanOut,
   resuming,
-  retention
+  retention,
+  writer,
+  writers16,
+  writers64
 }

@@ -223,7 +223,8 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     if (start !== undefined && start.epoch !== durable.epoch) throw new errors.UnknownPosition()
     const { maxHistoryBytes: maxBytes } = options
     const { messages, more } = await history
-      .list(channel, reader, { after: start?.position, limit, maxBytes, reverse })
+      .catchUp()
+      .then(() => history.list(channel, reader, { after: start?.position, limit, maxBytes, reverse }))
       .catch((error) => {
         throw asBadMessage(error)
       })

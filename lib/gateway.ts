@@ -8,7 +8,7 @@ import { HeldAnswer } from './flow/index.js'
 import { senderOf } from './messages/index.js'
 import type { Metrics } from './metrics.js'
 import { buildParts, type GatewayOptions, type Parts, type Protocols } from './parts.js'
-import { SETTINGS_CHANNEL } from './postgres/index.js'
+import { SEQUENCER_CHANNEL, SETTINGS_CHANNEL } from './postgres/index.js'
 
 /** How long the start waits before it queries the pool again, in milliseconds. */
 const POOL_RETRY = 1000
@@ -59,6 +59,7 @@ export class Gateway {
         this.#parts.replay.refreshLater()
       }),
       this.#require(listenChannel, (payload) => this.#parts.incoming.receive(payload)),
+      this.#require(SEQUENCER_CHANNEL, (payload) => this.#parts.sequencer.receive(payload)),
       this.#require(this.#parts.cluster.channel, (payload) => this.#parts.cluster.receive(payload)),
       ...[...audiences.databaseChannels].map((name) =>
         this.#require(name, (payload) => audiences.receive(name, payload))
@@ -72,6 +73,7 @@ export class Gateway {
       await sleep(POOL_RETRY, undefined, { ref: false })
     }
     this.#parts.durable.known = true
+    if (!this.closing) this.#parts.sequencer.start()
   }
 
   /** What `start()` waits for; empty once it has succeeded. For the log only: it may say where the database is. */
@@ -168,7 +170,7 @@ export class Gateway {
     if (queuedBytes > 0)
       log.error({ queuedBytes }, 'shutting down although the database has not accepted all messages')
     await Promise.race([
-      this.#parts.cluster.goodbye(),
+      Promise.all([this.#parts.sequencer.stop(), this.#parts.cluster.goodbye()]),
       sleep(shutdownTimeout * 0.1, undefined, { ref: false })
     ])
     this.#parts.notificationQueue.stop()

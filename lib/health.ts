@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { SchemaState } from './durable/index.js'
 import type { Parts } from './parts.js'
+import type { OutboxState } from './sequencer/index.js'
 
 /** How long the pool may take to answer a health check, in milliseconds. */
 const HEALTH_DEADLINE = 2000
@@ -36,13 +37,30 @@ export interface Health {
   notificationQueue: { usage: number | null }
   /** Why messages were lost within the last minute, except for messages that were invalid themselves. */
   delivery: { status: 'up' | 'degraded'; failures: string[] }
+  /** What is published from SQL, until it is announced. */
+  outbox: {
+    /**
+     * `held`: it is large, and cannot be emptied, because a transaction that has published, or a dump, stays open.
+     * `failing`: this node is the sequencer, and cannot announce what is published.
+     */
+    status: 'ok' | 'held' | 'failing'
+    /** Whether this node is the sequencer, which announces it. */
+    sequencer: boolean
+    /** Its size in the database; null: another node knows. */
+    bytes: number | null
+    /** How many of its tables could not be emptied the last time. */
+    blocked: number
+  }
   /** The number of open connections. */
   connections: number
 }
 
+/** An outbox that is not emptied is large from here on, in bytes. */
+const LARGE_OUTBOX = 256 * 1024 * 1024
+
 /** Checks a server: whether the listener is alive and the pool answers. */
 export async function healthOf(parts: Parts): Promise<Health> {
-  const { notificationQueue, durable, losses, clients } = parts
+  const { notificationQueue, durable, losses, clients, sequencer } = parts
   const { up, upSince, lastProvenAlive, reconnects } = parts.options.listener.state
   const late = sleep(HEALTH_DEADLINE, undefined, { ref: false })
   const [usage, permission = 'all'] =
@@ -52,7 +70,13 @@ export async function healthOf(parts: Parts): Promise<Health> {
   const schemaUsable = schema.error === undefined && permission !== 'none'
   const available = up && durable.known && schemaUsable && usage !== undefined
   const { readOnly } = notificationQueue
-  const degraded = notificationQueue.crowded || readOnly || permission === 'some' || failures.length > 0
+  const outbox = outboxOf(sequencer.state)
+  const degraded =
+    notificationQueue.crowded ||
+    readOnly ||
+    permission === 'some' ||
+    failures.length > 0 ||
+    outbox.status !== 'ok'
   return {
     status: !available ? 'unavailable' : degraded ? 'degraded' : 'ok',
     listener: {
@@ -68,8 +92,15 @@ export async function healthOf(parts: Parts): Promise<Health> {
     schema: { status: schema.status },
     notificationQueue: { usage: usage ?? null },
     delivery: { status: failures.length > 0 ? 'degraded' : 'up', failures },
+    outbox,
     connections: clients.connections.size
   }
+}
+
+function outboxOf({ sequencer, bytes, blocked, failure }: OutboxState): Health['outbox'] {
+  const held = blocked > 0 && bytes !== undefined && bytes > LARGE_OUTBOX
+  const status = failure !== undefined ? 'failing' : held ? 'held' : 'ok'
+  return { status, sequencer, bytes: bytes ?? null, blocked }
 }
 
 function isoTime(time: number | undefined): string | null {

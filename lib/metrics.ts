@@ -18,6 +18,9 @@ export interface Readings {
   listenerHeartbeat: number | undefined
   /** 0 to 1. */
   notificationQueueUsage: number | undefined
+  /** Undefined: another node is the sequencer. */
+  outboxBytes: number | undefined
+  sequencer: boolean
 }
 
 /**
@@ -117,6 +120,14 @@ export class Metrics {
       'notification_queue_usage_ratio',
       'pg_notification_queue_usage(): how full the queue of PostgreSQL is, 0 to 1.',
       ({ notificationQueueUsage }) => notificationQueueUsage
+    )
+    gauge(
+      'outbox_bytes',
+      'The size of what was published from SQL, in the database, as the sequencer sees it.',
+      ({ outboxBytes }) => outboxBytes
+    )
+    gauge('sequencer', 'Whether this node announces what is published from SQL (1 or 0).', ({ sequencer }) =>
+      Number(sequencer)
     )
     total('messages_sent_total', 'Messages sent to sockets.', ({ messagesSent }) => messagesSent)
     total('sent_bytes_total', 'Bytes of the messages sent to sockets.', ({ bytesSent }) => bytesSent)

@@ -15,6 +15,7 @@ import { EventStreamServer } from './protocols/event-stream/index.js'
 import type { Core } from './protocols/index.js'
 import { WebSocketServer } from './protocols/websocket/index.js'
 import { Publisher } from './publishing/index.js'
+import { Sequencer } from './sequencer/index.js'
 
 type OptionsUsed =
   | 'listenChannel'
@@ -50,6 +51,8 @@ export interface GatewayOptions extends Pick<ResolvedOptions, OptionsUsed> {
    * the database refused it, and OutcomeUnknown if it may have been committed.
    */
   query: Query
+  /** The same for the sequencer, whose statements may take longer. */
+  sequencerQuery: Query
   /**
    * Runs one statement in a transaction of its own, as a client if a caller is given. Rejects like `query`, or with
    * RoleNotAllowed.
@@ -74,6 +77,7 @@ export interface Parts {
   readonly history: MessageStore
   readonly replay: Replay
   readonly retention: Cleanup
+  readonly sequencer: Sequencer
   readonly presence: Presence
   readonly publisher: Publisher
   readonly authorizer: Authorizer
@@ -137,6 +141,12 @@ export function buildParts(options: GatewayOptions): Parts {
     }
   })
   const retention = new Cleanup({ query, durable, log })
+  const sequencer = new Sequencer({
+    ...options,
+    node,
+    query: options.sequencerQuery,
+    installed: () => durable.installed
+  })
   const authorizer = new Authorizer({
     ...options,
     onError: (error) => log.warn({ err: error }, 'authorizeFunction failed')
@@ -202,6 +212,7 @@ export function buildParts(options: GatewayOptions): Parts {
     history,
     replay,
     retention,
+    sequencer,
     presence,
     publisher,
     authorizer,
@@ -228,7 +239,7 @@ export type Protocols = Readonly<ReturnType<typeof protocolsOf>>
 
 /** The current values of the gauges. */
 function gaugesOf(parts: Parts) {
-  const { clients, hub, publisher, notificationQueue } = parts
+  const { clients, hub, publisher, notificationQueue, sequencer } = parts
   const { up, reconnects, gapMilliseconds, lastProvenAlive } = parts.options.listener.state
   return {
     connections: clients.connections.size,
@@ -242,6 +253,8 @@ function gaugesOf(parts: Parts) {
     listenerReconnects: reconnects,
     listenerGap: gapMilliseconds / 1000,
     listenerHeartbeat: lastProvenAlive === undefined ? undefined : lastProvenAlive / 1000,
-    notificationQueueUsage: notificationQueue.usage
+    notificationQueueUsage: notificationQueue.usage,
+    outboxBytes: sequencer.state.bytes,
+    sequencer: sequencer.state.sequencer
   }
 }

@@ -24,14 +24,14 @@ const HOOK_MARGIN = 500
  * in preClose.
  * @param fastify the instance to decorate
  * @param targets where to LISTEN
- * @param pool publishes
+ * @param pools `pool` publishes, `sequencerPool` announces what was published from SQL
  * @param verifyToken for clients that bring their token later than their request
  */
 export function decorateGateway(
   fastify: FastifyInstance,
   options: ResolvedOptions,
   targets: ConnectionTarget[],
-  pool: Pool,
+  { pool, sequencerPool }: { pool: Pool; sequencerPool: Pool },
   verifyToken: VerifyToken
 ): Gateway {
   const { log } = fastify
@@ -58,6 +58,7 @@ export function decorateGateway(
   const gateway: Gateway = new Gateway({
     ...options,
     query: pool.query,
+    sequencerQuery: sequencerPool.query,
     call: pool.call,
     verifyToken,
     onSchema,
@@ -194,6 +195,7 @@ export function decorateGateway(
         gateway.listenerLost()
         // The pool's connections took the same way.
         pool.recycle()
+        sequencerPool.recycle()
         break
       case 'lost':
         // The start itself fails then.

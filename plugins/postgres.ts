@@ -16,14 +16,12 @@ import {
   settingsOf
 } from '../lib/postgres/index.js'
 
-/** The name of our pool beside the host's: `fastify.pg.pgws`. */
-const POOL_NAME = 'pgws'
-
-/** How long a statement may take before it counts as failed, in milliseconds. */
+/** How long a statement may take before it counts as failed, in milliseconds; and how much earlier PostgreSQL says so itself. */
 const STATEMENT_DEADLINE = 5000
+const MARGIN = 1000
 
-/** How long a function of the database's owner may take, in milliseconds: less, so that PostgreSQL says so itself. */
-const FUNCTION_DEADLINE = 4000
+/** How long a function of the database's owner may take, in milliseconds. */
+const FUNCTION_DEADLINE = STATEMENT_DEADLINE - MARGIN
 
 /**
  * Runs one statement that calls functions of the database's owner, in a transaction of its own.
@@ -52,30 +50,39 @@ interface Session {
   settings?: SessionSettings
 }
 
+export interface PoolOptions {
+  /** What its connections do: part of its name beside the host's, and of theirs in pg_stat_activity. */
+  purpose: 'publisher' | 'sequencer'
+  /** The most connections. */
+  size: number
+  /** How long a statement may take before it counts as failed, in milliseconds. */
+  deadline?: number
+}
+
 /**
- * Registers @fastify/postgres with a pool of our own.
+ * Registers @fastify/postgres with a pool of our own: `fastify.pg['pgws publisher']`.
  * @param targets where to connect, in the order to try
- * @param size the most connections
  * @returns the pool; it is ended when the instance closes
  */
 export async function registerPool(
   fastify: FastifyInstance,
   targets: ConnectionTarget[],
-  size: number
+  { purpose, size, deadline = STATEMENT_DEADLINE }: PoolOptions
 ): Promise<Pool> {
+  const name = `pgws ${purpose}`
   const connector = new PoolConnector(targets)
   await fastify.register(fastifyPostgres, {
-    name: POOL_NAME,
+    name,
     Client: connector.Client,
     max: size,
-    application_name: 'fastify-pg-websockets publisher',
+    application_name: `fastify-pg-websockets ${purpose}`,
     keepAlive: true,
     connectionTimeoutMillis: STATEMENT_DEADLINE,
-    query_timeout: STATEMENT_DEADLINE
+    query_timeout: deadline
   })
   // Before the pool ends: hooks for the end run in reverse order.
   fastify.addHook('onClose', async () => connector.close())
-  const { pool } = fastify.pg[POOL_NAME]!
+  const { pool } = fastify.pg[name]!
   // An idle connection that dies is replaced by the next query; unheard, its error would end the process.
   pool.on('error', (error) => {
     fastify.log.warn({ err: error }, 'a publishing connection was lost')
@@ -108,7 +115,7 @@ export async function registerPool(
   /** What its role and its database have set is asked for once for each connection. */
   async function known(client: pg.PoolClient): Promise<SessionSettings> {
     const session = sessions.get(client)!
-    session.settings ??= await settingsOf(client, FUNCTION_DEADLINE)
+    session.settings ??= await settingsOf(client, deadline - MARGIN)
     return session.settings
   }
 

@@ -58,6 +58,23 @@ export const healthSchema = (description: string) => ({
         failures: { type: 'array', items: { type: 'string' }, examples: [['unreadable']] }
       }
     },
+    outbox: {
+      description:
+        'What is published from SQL, until the sequencer, one of the nodes, has announced it. `held`: it is large and cannot be emptied while a transaction that has published, or a dump, stays open. `failing`: this node should announce it, and cannot; the log says why.',
+      type: 'object',
+      properties: {
+        status: { type: 'string', enum: ['ok', 'held', 'failing'] },
+        sequencer: { type: 'boolean', description: 'Whether this node is the sequencer.' },
+        bytes: {
+          anyOf: [{ type: 'integer' }, { type: 'null' }],
+          description: 'Its size; null: another node knows.'
+        },
+        blocked: {
+          type: 'integer',
+          description: 'How many of its tables could not be emptied the last time.'
+        }
+      }
+    },
     connections: { type: 'integer', description: 'Open sockets of this server.' }
   }
 })

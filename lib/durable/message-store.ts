@@ -130,6 +130,14 @@ export class MessageStore {
   }
 
   /**
+   * Stores what has been published from SQL so far, which the sequencer would do within milliseconds: who has committed
+   * something finds it. Where that fails, the next round of the sequencer will do it.
+   */
+  async catchUp(): Promise<void> {
+    await this.#query('select pgws.catch_up()').catch(() => {})
+  }
+
+  /**
    * Messages of one channel that have not expired, from its beginning or its end.
    * @param reader identifies who asks, because readers take turns
    */

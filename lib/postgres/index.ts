@@ -10,7 +10,7 @@ export {
 } from './database-channel.js'
 export { ENCODING, isPartial } from './encoding.js'
 export { away, failureOf, isInTheWay, outcomeOf, refused } from './outcome.js'
-export { isNodeChannel, nodeChannelOf, SETTINGS_CHANNEL } from './own-channels.js'
+export { isNodeChannel, nodeChannelOf, SEQUENCER_CHANNEL, SETTINGS_CHANNEL } from './own-channels.js'
 export type { PgQuery, Query, Rows } from './query.js'
 export { runSql } from './run-sql.js'
 export { textArray } from './text-array.js'

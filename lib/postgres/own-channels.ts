@@ -4,6 +4,9 @@ import { CHANNEL_NAME_LIMIT } from './database-channel.js'
 /** The database channel on which the schema notifies servers of changed settings. */
 export const SETTINGS_CHANNEL = 'pgws'
 
+/** The database channel on which writers wake the sequencer (pgws.send in lib/schema/sql/012-sequencer.sql). */
+export const SEQUENCER_CHANNEL = 'pgws_sequencer'
+
 const PREFIX = 'pgws_nodes:'
 
 /** The database channel of the nodes that share a listen channel. It contains a hash if the name would be too long. */

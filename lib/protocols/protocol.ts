@@ -38,7 +38,7 @@ export interface Core {
   /** Asks for a channel that is named later than the handshake. */
   readonly authorizer: Pick<Authorizer, 'authorize'>
   /** History, for a client that says where it was. `clients.join` does all of it by itself. */
-  readonly history: Pick<MessageStore, 'state' | 'read' | 'list'>
+  readonly history: Pick<MessageStore, 'state' | 'read' | 'list' | 'catchUp'>
   readonly durable: Pick<RetentionRules, 'ageOf' | 'epoch'>
   /** Who is in a channel. `clients.join` does all of it by itself. */
   readonly presence: Pick<Presence, 'has' | 'join' | 'leave' | 'isLarge' | 'members' | 'summary'>

@@ -3,6 +3,7 @@ import { quoteFunctionName, type SqlFunctions } from '../auth/index.js'
 import { errors, isUntranslatable, messageOf } from '../errors.js'
 import { away, type Rows, textArray } from '../postgres/index.js'
 import type { Notification, Outcome } from './batch-queue.js'
+import { CAUGHT_UP } from './caught-up.js'
 
 /**
  * The maximum number of groups in one transaction. Each is a subtransaction, and PostgreSQL keeps 64 of a session in shared
@@ -29,12 +30,12 @@ export interface FunctionCallsOptions extends SqlFunctions {
 }
 
 /** Until the commit, the session must not time out. The end of the transaction resets the setting. */
-const HANDLE = `select h.answer, pg_catalog.set_config('idle_in_transaction_session_timeout', '0', true)
+const HANDLE = `${CAUGHT_UP} select h.answer, pg_catalog.set_config('idle_in_transaction_session_timeout', '0', true)
   from (
     select pgws.handle($1, $2::pg_catalog.text[]::integer[], $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[],
       $6::pg_catalog.text[], $7::pg_catalog.text[], $8::pg_catalog.text[], $9::pg_catalog.text[],
       $10::pg_catalog.text[]) as answer
-    offset 0
+    from caught_up offset 0
   ) h`
 
 /** The result of `pgws.handle` (lib/schema/sql/002-handlers.sql). */

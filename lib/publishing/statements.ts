@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import type { RetentionRules } from '../durable/index.js'
 import { NOTIFY_PAYLOAD_LIMIT, type Query, textArray } from '../postgres/index.js'
 import type { Notification, Outcome } from './batch-queue.js'
+import { CAUGHT_UP } from './caught-up.js'
 import type { FunctionCalls } from './function-calls.js'
 
 /** The largest message with the schema installed, in bytes: as pgws.max_bytes(). */
@@ -71,10 +72,11 @@ export class Statements {
         const rest = notifications.filter(({ databaseChannel }) => databaseChannel === undefined)
         const ages = rest.map(({ channel }) => durable.ageOf(channel))
         const { rows } = await query(
-          `select (${rawPart('$9', '$10')}) as before,
+          `${CAUGHT_UP} select (${rawPart('$9', '$10')}) as before,
             pgws.relay($1, $2, $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[]::interval[],
               $6::pg_catalog.text[]) as sent,
-            (${rawPart('$7', '$8')}) as raw`,
+            (${rawPart('$7', '$8')}) as raw
+          from caught_up`,
           [
             version,
             listenChannel,
@@ -122,15 +124,18 @@ function plainStatement(
 ): [text: string, values: unknown[]] {
   const one = typeof channels === 'string'
   // count(): one row comes back, not one for each message.
-  const text = one
-    ? 'select pg_catalog.count(pg_catalog.pg_notify($1, payload))::int as sent from pg_catalog.unnest($2::pg_catalog.text[]) as payload'
-    : `select pg_catalog.count(pg_catalog.pg_notify(channel, payload))::int as sent
-       from rows from (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) as n (channel, payload)`
+  const [notify, from] = one
+    ? ['pg_catalog.pg_notify($1, payload)', 'pg_catalog.unnest($2::pg_catalog.text[]) as payload']
+    : [
+        'pg_catalog.pg_notify(channel, payload)',
+        'rows from (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) as n (channel, payload)'
+      ]
+  const text = `select pg_catalog.count(${notify})::int as sent from ${from}`
   const values = [one ? channels : textArray(channels), textArray(payloads)]
   return version === null
     ? [text, values]
     : [
-        `${text} where $3 operator(pg_catalog.=) (select retention_version from pgws.settings)`,
+        `${CAUGHT_UP} ${text}, caught_up where $3 operator(pg_catalog.=) (select retention_version from pgws.settings)`,
         [...values, version]
       ]
 }

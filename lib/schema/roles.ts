@@ -21,14 +21,28 @@ const ROLES = {
     tables: []
   },
   pgws_server: {
-    functions: ['relay', 'clean', 'message_id', 'history', 'max_age', 'handle', 'position', 'last_position'],
+    functions: [
+      'relay',
+      'clean',
+      'message_id',
+      'history',
+      'max_age',
+      'handle',
+      'position',
+      'last_position',
+      'lead',
+      'resign',
+      'sequence',
+      'catch_up',
+      'empty_outbox'
+    ],
     tables: ['settings', 'migrations', 'retention', 'messages', 'large', 'positions', 'trimmed', 'forgotten']
   }
 }
 
 /** Without these the server can publish nothing, or does not know what is durable. */
 const NEEDED = {
-  functions: ['relay', 'last_position'],
+  functions: ['relay', 'last_position', 'catch_up', 'lead', 'sequence'],
   tables: ['settings', 'migrations', 'retention', 'messages', 'large', 'trimmed', 'forgotten']
 }
 
@@ -57,7 +71,12 @@ const LACKING = `with role as (
   order by object`
 
 /** Without these nothing at all can be published. */
-const PUBLISHING = new Set(['function pgws.relay', 'table pgws.settings', 'table pgws.retention'])
+const PUBLISHING = new Set([
+  'function pgws.relay',
+  'function pgws.catch_up',
+  'table pgws.settings',
+  'table pgws.retention'
+])
 
 /** What our role may do with the schema: all that it must, publish and deliver only, or nothing that is of use. */
 export type Permission = 'all' | 'some' | 'none'

@@ -7,6 +7,8 @@ create schema pgws;
 
 create sequence pgws.ordinals as bigint increment by 1 minvalue 1 maxvalue 9223372036854775807 start with 1 cache 1;
 
+create sequence pgws.outbox_state as bigint increment by 1 minvalue 1 maxvalue 6 start with 1 cache 1;
+
 create sequence pgws.positions as bigint increment by 1 minvalue 1 maxvalue 9223372036854775807 start with 1 cache 1;
 
 create table pgws.cleaning (
@@ -63,6 +65,30 @@ create table pgws.moves (
   deletions jsonb default '[]'::jsonb not null
 );
 
+create table pgws.outbox_0 (
+  ordinal bigint default nextval('pgws.ordinals'::regclass) not null,
+  transaction xid8 default pg_current_xact_id() not null,
+  channel text not null,
+  body text not null,
+  published_at timestamp with time zone default clock_timestamp() not null
+) with (autovacuum_enabled=off);
+
+create table pgws.outbox_1 (
+  ordinal bigint default nextval('pgws.ordinals'::regclass) not null,
+  transaction xid8 default pg_current_xact_id() not null,
+  channel text not null,
+  body text not null,
+  published_at timestamp with time zone default clock_timestamp() not null
+) with (autovacuum_enabled=off);
+
+create table pgws.outbox_2 (
+  ordinal bigint default nextval('pgws.ordinals'::regclass) not null,
+  transaction xid8 default pg_current_xact_id() not null,
+  channel text not null,
+  body text not null,
+  published_at timestamp with time zone default clock_timestamp() not null
+) with (autovacuum_enabled=off);
+
 create table pgws.retention (
   pattern text not null,
   expression text not null,
@@ -72,6 +98,25 @@ create table pgws.retention (
   constraint retention_max_messages_check CHECK ((max_messages > 0)),
   constraint retention_pkey PRIMARY KEY (pattern)
 );
+
+create table pgws.rounds (
+  number bigint generated always as identity not null,
+  snapshot pg_snapshot not null,
+  next_snapshot pg_snapshot,
+  announced_to bigint,
+  ended_at timestamp with time zone default clock_timestamp() not null,
+  constraint rounds_pkey PRIMARY KEY (number)
+) with (autovacuum_enabled=off);
+
+create table pgws.sequencer (
+  only_row boolean default true not null,
+  node text,
+  term bigint default 0 not null,
+  until timestamp with time zone default clock_timestamp() not null,
+  database text,
+  constraint sequencer_only_row_check CHECK (only_row),
+  constraint sequencer_pkey PRIMARY KEY (only_row)
+) with (fillfactor=10);
 
 create table pgws.settings (
   only_row boolean default true not null,
@@ -102,6 +147,12 @@ CREATE UNIQUE INDEX messages_position ON pgws.messages USING btree ("position") 
 
 CREATE INDEX messages_transaction ON pgws.messages USING btree (transaction) WHERE ("position" IS NULL);
 
+CREATE INDEX outbox_0_transaction ON pgws.outbox_0 USING btree (transaction);
+
+CREATE INDEX outbox_1_transaction ON pgws.outbox_1 USING btree (transaction);
+
+CREATE INDEX outbox_2_transaction ON pgws.outbox_2 USING btree (transaction);
+
 CREATE OR REPLACE FUNCTION pgws."position"()
  RETURNS text
  LANGUAGE sql
@@ -110,6 +161,106 @@ CREATE OR REPLACE FUNCTION pgws."position"()
 AS $function$
   select pgws.message_id(pgws.last_position())
 $function$;
+
+CREATE OR REPLACE FUNCTION pgws.announce(snapshot pg_snapshot, upto pg_snapshot, after bigint, cut bigint, since timestamp with time zone)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+  found_count integer;
+  notified bigint;
+begin
+  with visible as materialized (
+    select u.*, max(u.ordinal) over (partition by u.transaction) as last_ordinal from pgws.unannounced(announce.snapshot, upto) u
+  ), taken as materialized (
+    select v.last_ordinal, v.ordinal, v.channel, v.body, v.published_at from visible v
+    where v.last_ordinal > after and (cut is null or v.last_ordinal <= cut)
+  ), rules as materialized (
+    select c.channel, pgws.max_age(c.channel) as age from (select distinct t.channel from taken t) c
+  ), numbered as materialized (
+    select t.*, r.age,
+      -- PostgreSQL folds equal notifications of a transaction into one. Blanks behind JSON mean nothing. (What has an id is
+      -- unlike all others, and hashes are quicker to compare than texts: where two are equal, there is a blank too many.)
+      case when r.age is null and octet_length(t.body) < 8000 then row_number() over (
+        partition by t.channel, case when r.age is null and octet_length(t.body) < 8000 then hashtextextended(t.body, 0) end
+        order by t.last_ordinal, t.ordinal
+      ) - 1 else 0 end as copies
+    from taken t join rules r on r.channel = t.channel
+    where r.age is not null or announce.since is null or t.published_at >= announce.since
+  ), placed as materialized (
+    select n.*, case when n.age is not null then nextval('pgws.positions')
+      when octet_length(n.body) + n.copies >= 8000 then nextval('pgws.large_id_seq') end as place
+    from (select * from numbered order by last_ordinal, ordinal) n
+  ), stored as (
+    insert into pgws.messages (position, channel, body, created_at, expires_at)
+    select p.place, p.channel, p.body, p.published_at, p.published_at + p.age from placed p where p.age is not null
+  ), kept as (
+    insert into pgws.large (id, channel, body) overriding system value
+    select p.place, p.channel, p.body from placed p where p.age is null and p.place is not null
+  )
+  select count(*), count(pg_notify(o.listen_channel, o.notification)) into found_count, notified
+  from (
+    select s.listen_channel, case
+      when p.age is not null then pgws.notification(s.epoch, p.place, p.channel, p.body)
+      when p.place is not null then json_build_object('pgws', 'large', 'position', p.place, 'channel', pgws.short(p.channel))::text
+      else p.body || repeat(' ', p.copies::integer) end as notification
+    from placed p, pgws.settings s order by p.last_ordinal, p.ordinal
+  ) o;
+  return found_count;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.begin_anew(last pgws.rounds)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  own constant xid8 := pg_current_xact_id();
+  here pg_snapshot;
+  name text;
+begin
+  perform pgws.new_epoch();
+  foreach name in array array['outbox_0', 'outbox_1', 'outbox_2'] loop
+    execute format('delete from pgws.%I o where pg_visible_in_snapshot(o.transaction, $1) and o.published_at <= $2', name)
+      using last.snapshot, last.ended_at;
+    execute format('update pgws.%I set transaction = $1', name) using own;
+  end loop;
+  here := pg_current_snapshot();
+  -- Ours is in no snapshot of our own.
+  if own < pg_snapshot_xmax(here) then
+    here := format('%s:%s:%s', least(own::text::numeric, pg_snapshot_xmin(here)::text::numeric), pg_snapshot_xmax(here), (
+      select string_agg(x::text, ',' order by x) from (select pg_snapshot_xip(here) as x union select own) xids
+    ))::pg_snapshot;
+  end if;
+  insert into pgws.rounds (snapshot) values (here);
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.catch_up()
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  last pgws.rounds;
+  one record;
+  announced integer := 0;
+begin
+  if pg_sequence_last_value('pgws.outbox_state') is null then return 0; end if;
+  for i in 1 .. 10 loop
+    select * into last from pgws.rounds r order by r.number desc limit 1;
+    exit when last.next_snapshot is null
+      and not exists (select from pgws.unannounced(coalesce(last.snapshot, '1:1:'), null) u);
+    select * into one from pgws.round(null);
+    announced := announced + one.announced;
+    exit when not one.more;
+  end loop;
+  return announced;
+end $function$;
 
 CREATE OR REPLACE FUNCTION pgws.changed()
  RETURNS void
@@ -209,6 +360,65 @@ begin
   return true;
 end $function$;
 
+CREATE OR REPLACE FUNCTION pgws.empty_outbox(node text, term bigint, OUT bytes bigint, OUT blocked integer)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  -- A table is left when it is so large.
+  full_bytes constant bigint := 8 * 1024 * 1024;
+  state constant bigint := pg_sequence_last_value('pgws.outbox_state');
+  used constant integer := (state - 1) / 2;
+  last pgws.rounds;
+  spare integer;
+  name text;
+  busy boolean;
+begin
+  if not exists (select from pgws.sequencer s where s.node = empty_outbox.node and s.term = empty_outbox.term) then return; end if;
+  blocked := 0;
+  lock table pgws.commit_lock in exclusive mode;
+  select * into last from pgws.rounds r order by r.number desc limit 1;
+  for i in 0 .. 2 loop
+    continue when i = used;
+    name := 'pgws.outbox_' || i;
+    if pg_relation_size(name::regclass) > 0 then
+      begin
+        execute 'lock table ' || name || ' in access exclusive mode nowait';
+        -- Nobody writes it, so all that is in it can be seen; but it may not have been announced.
+        execute 'select exists (select from ' || name || ' o where not pg_visible_in_snapshot(o.transaction, $1))'
+          into busy using last.snapshot;
+        if busy or last.next_snapshot is not null then
+          blocked := blocked + 1;
+          continue;
+        end if;
+        execute 'truncate ' || name;
+      exception when lock_not_available then
+        blocked := blocked + 1;
+        continue;
+      end;
+    end if;
+    spare := i;
+  end loop;
+  if spare is not null and pg_relation_size(('pgws.outbox_' || used)::regclass) >= full_bytes then
+    perform setval('pgws.outbox_state', 1 + 2 * spare + (state + 1) % 2);
+  end if;
+  if pg_relation_size('pgws.rounds') >= full_bytes / 8 then
+    begin
+      lock table pgws.rounds in access exclusive mode nowait;
+      truncate pgws.rounds;
+      insert into pgws.rounds (snapshot, next_snapshot, announced_to, ended_at)
+        values (last.snapshot, last.next_snapshot, last.announced_to, last.ended_at);
+    exception when lock_not_available then
+      blocked := blocked + 1;
+    end;
+  end if;
+  bytes := pg_total_relation_size('pgws.outbox_0') + pg_total_relation_size('pgws.outbox_1')
+    + pg_total_relation_size('pgws.outbox_2') + pg_total_relation_size('pgws.rounds');
+end $function$;
+
 CREATE OR REPLACE FUNCTION pgws.end_move()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -223,11 +433,13 @@ end $function$;
 CREATE OR REPLACE FUNCTION pgws.envelope(channel text, payload text, event text, more text DEFAULT ''::text)
  RETURNS text
  LANGUAGE sql
- SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-  select '{"event":' || to_json(coalesce(event, 'Message')) || ',"channel":' || to_json(channel)
-    || ',"payload":' || coalesce(payload, 'null')
-    || ',"claims":{"message_delivered_at":' || round(extract(epoch from clock_timestamp())::numeric, 6) || '}' || more || '}'
+  select '{"event":' operator(pg_catalog.||) pg_catalog.to_json(coalesce(event, 'Message'))::pg_catalog.text
+    operator(pg_catalog.||) ',"channel":' operator(pg_catalog.||) pg_catalog.to_json(channel)::pg_catalog.text
+    operator(pg_catalog.||) ',"payload":' operator(pg_catalog.||) coalesce(payload, 'null')
+    operator(pg_catalog.||) ',"claims":{"message_delivered_at":'
+    operator(pg_catalog.||) pg_catalog.round(extract(epoch from pg_catalog.clock_timestamp())::pg_catalog.numeric, 6)::pg_catalog.text
+    operator(pg_catalog.||) '}' operator(pg_catalog.||) more operator(pg_catalog.||) '}'
 $function$;
 
 CREATE OR REPLACE FUNCTION pgws.fill(template text, record jsonb)
@@ -562,6 +774,29 @@ AS $function$
   )
 $function$;
 
+CREATE OR REPLACE FUNCTION pgws.lead(node text, patience interval, OUT term bigint, OUT absence interval)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  before pgws.sequencer;
+  this_database constant text := (select c.system_identifier from pg_control_system() c)
+    || '/' || (select d.oid from pg_database d where d.datname = current_database());
+  state bigint;
+begin
+  select * into before from pgws.sequencer s
+    where s.node is not distinct from lead.node or s.until < clock_timestamp() for update;
+  if not found then return; end if;
+  term := before.term + case when before.node is not distinct from lead.node then 0 else 1 end;
+  absence := greatest(clock_timestamp() - before.until, '0');
+  update pgws.sequencer s set node = lead.node, term = lead.term, until = clock_timestamp() + patience, database = this_database;
+  -- A copy of a database, or its restore, has messages of its own from here on.
+  if before.database <> this_database then perform pgws.new_epoch(); end if;
+  if pg_sequence_last_value('pgws.outbox_state') is null then perform setval('pgws.outbox_state', 1); end if;
+end $function$;
+
 CREATE OR REPLACE FUNCTION pgws.lose_move(moving tid)
  RETURNS void
  LANGUAGE plpgsql
@@ -798,6 +1033,17 @@ begin
   return stored_count;
 end $function$;
 
+CREATE OR REPLACE FUNCTION pgws.resign(node text, term bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  update pgws.sequencer s set until = clock_timestamp() where s.node = resign.node and s.term = resign.term;
+  if found then perform pg_notify('pgws_sequencer', 'vacant'); end if;
+end $function$;
+
 CREATE OR REPLACE FUNCTION pgws.retain(pattern text, max_age interval, max_messages bigint DEFAULT NULL::bigint)
  RETURNS void
  LANGUAGE plpgsql
@@ -813,6 +1059,55 @@ begin
     where m.channel ~ pgws.pattern_expression(pattern)
     and m.expires_at is distinct from m.created_at + pgws.max_age(m.channel);
   perform pgws.changed();
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.round(since timestamp with time zone, OUT announced integer, OUT more boolean)
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET lock_timeout TO '4s'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  -- Of messages, and of bytes.
+  most constant integer := 20000;
+  most_bytes constant integer := 16777216;
+  last pgws.rounds;
+  upto pg_snapshot;
+  cut bigint;
+begin
+  -- In one order with what servers publish for their clients.
+  lock table pgws.commit_lock in exclusive mode;
+  select * into last from pgws.rounds r order by r.number desc limit 1;
+  if pg_snapshot_xmax(last.snapshot) > pg_snapshot_xmax(pg_current_snapshot()) then
+    perform pgws.begin_anew(last);
+    announced := 0;
+    more := true;
+    return;
+  end if;
+  -- Before the first round everything is new.
+  last.snapshot := coalesce(last.snapshot, '1:1:');
+  upto := coalesce(last.next_snapshot, pg_current_snapshot());
+  if last.next_snapshot is not null or (
+    select count(*) > most or sum(u.size) > most_bytes
+    from (select octet_length(u.body) as size from pgws.unannounced(last.snapshot, upto) u limit most + 1) u
+  ) then
+    -- A backlog: as many whole transactions as fit, though at least one.
+    select max(t.last_ordinal) into cut from (
+      select g.last_ordinal, row_number() over w as number, sum(g.messages) over w as messages, sum(g.bytes) over w as bytes from (
+        select max(u.ordinal) as last_ordinal, count(*) as messages, sum(octet_length(u.body)) as bytes
+        from pgws.unannounced(last.snapshot, upto) u
+        group by u.transaction having max(u.ordinal) > coalesce(last.announced_to, 0)
+      ) g window w as (order by g.last_ordinal)
+    ) t where t.number = 1 or t.messages <= most and t.bytes <= most_bytes;
+  end if;
+  announced := pgws.announce(last.snapshot, upto, coalesce(last.announced_to, 0), cut, round.since);
+  more := cut is not null;
+  if more then
+    insert into pgws.rounds (snapshot, next_snapshot, announced_to) values (last.snapshot, upto, cut);
+  elsif announced > 0 or last.next_snapshot is not null or last.number is null then
+    insert into pgws.rounds (snapshot) values (upto);
+  end if;
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgws.row_expression(target oid)
@@ -871,24 +1166,39 @@ CREATE OR REPLACE FUNCTION pgws.send(channel text, body text)
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 declare
+  state bigint;
   age interval;
   large_id bigint;
 begin
   if channel is null then return; end if;
-  if octet_length(body) > pgws.max_bytes() then
+  if octet_length(body) > 67108864 then
     body := pgws.envelope(channel, json_build_object('bytes', octet_length(body), 'limit', pgws.max_bytes())::text, 'TooLarge');
   end if;
-  age := pgws.max_age(channel);
-  if age is not null then
-    insert into pgws.messages (channel, body, expires_at, transaction, ordinal)
-      values (channel, body, clock_timestamp() + age, txid_current(), nextval('pgws.ordinals'));
-  elsif octet_length(body) < 8000 then
-    perform pg_notify(s.listen_channel, body) from pgws.settings s;
-  else
-    insert into pgws.large (channel, body) values (channel, body) returning id into large_id;
-    perform pg_notify(s.listen_channel,
-      json_build_object('pgws', 'large', 'position', large_id, 'channel', pgws.short(channel))::text)
-      from pgws.settings s;
+  state := pg_sequence_last_value('pgws.outbox_state');
+  if state is null then
+    -- No server runs that has a sequencer.
+    age := pgws.max_age(channel);
+    if age is not null then
+      insert into pgws.messages (channel, body, expires_at, transaction, ordinal)
+        values (channel, body, clock_timestamp() + age, txid_current(), nextval('pgws.ordinals'));
+    elsif octet_length(body) < 8000 then
+      perform pg_notify(s.listen_channel, body) from pgws.settings s;
+    else
+      insert into pgws.large (channel, body) values (channel, body) returning id into large_id;
+      perform pg_notify(s.listen_channel,
+        json_build_object('pgws', 'large', 'position', large_id, 'channel', pgws.short(channel))::text)
+        from pgws.settings s;
+    end if;
+    return;
+  end if;
+  if state <= 2 then insert into pgws.outbox_0 (channel, body) values (channel, body);
+  elsif state <= 4 then insert into pgws.outbox_1 (channel, body) values (channel, body);
+  else insert into pgws.outbox_2 (channel, body) values (channel, body);
+  end if;
+  -- Behind the insert, which has given this transaction its number: a sequencer that falls asleep after this look waits
+  -- until all transactions of its time have ended.
+  if pg_sequence_last_value('pgws.outbox_state') % 2 = 0 and coalesce(current_setting('pgws.wake', true), '') not in ('off', 'false', 'no', '0') then
+    perform pg_notify('pgws_sequencer', '');
   end if;
 end $function$;
 
@@ -915,6 +1225,36 @@ begin
   if other is distinct from one then
     perform pgws.send(other, pgws.envelope(other, body, 'Change'));
   end if;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.sequence(node text, term bigint, sleep boolean, since timestamp with time zone DEFAULT NULL::timestamp with time zone, OUT announced integer, OUT more boolean, OUT oldest text, OUT asleep_since text)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  state constant bigint := pg_sequence_last_value('pgws.outbox_state');
+  awake constant bigint := state - (state + 1) % 2;
+begin
+  if not exists (select from pgws.sequencer s where s.node = sequence.node and s.term = sequence.term) then return; end if;
+  if sleep then
+    perform setval('pgws.outbox_state', awake + 1);
+    asleep_since := pg_current_xact_id();
+  elsif state <> awake then
+    perform setval('pgws.outbox_state', awake);
+  end if;
+  select r.announced, r.more into announced, more from pgws.round(sequence.since) r;
+  if sleep then
+    if announced > 0 or more then
+      perform setval('pgws.outbox_state', awake);
+      asleep_since := null;
+    else
+      -- Nothing of it needs to outlive a crash.
+      set local synchronous_commit = off;
+    end if;
+  end if;
+  oldest := pg_snapshot_xmin(pg_current_snapshot());
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgws.short(channel text)
@@ -1017,6 +1357,27 @@ begin
     operation, fresh, old_record);
   return null;
 end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.unannounced(snapshot pg_snapshot, next_snapshot pg_snapshot)
+ RETURNS TABLE(ordinal bigint, transaction xid8, channel text, body text, published_at timestamp with time zone)
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select o.ordinal, o.transaction, o.channel, o.body, o.published_at from (
+    select * from pgws.outbox_0 a where a.transaction operator(pg_catalog.>=) pg_catalog.pg_snapshot_xmax(snapshot)
+    union all
+    select * from pgws.outbox_0 b where b.transaction operator(pg_catalog.=) any (array(select pg_catalog.pg_snapshot_xip(snapshot)))
+    union all
+    select * from pgws.outbox_1 c where c.transaction operator(pg_catalog.>=) pg_catalog.pg_snapshot_xmax(snapshot)
+    union all
+    select * from pgws.outbox_1 d where d.transaction operator(pg_catalog.=) any (array(select pg_catalog.pg_snapshot_xip(snapshot)))
+    union all
+    select * from pgws.outbox_2 e where e.transaction operator(pg_catalog.>=) pg_catalog.pg_snapshot_xmax(snapshot)
+    union all
+    select * from pgws.outbox_2 f where f.transaction operator(pg_catalog.=) any (array(select pg_catalog.pg_snapshot_xip(snapshot)))
+  ) o
+  where next_snapshot is null or pg_catalog.pg_visible_in_snapshot(o.transaction, next_snapshot)
+$function$;
 
 CREATE OR REPLACE FUNCTION pgws.unretain(pattern text)
  RETURNS void
@@ -1188,11 +1549,19 @@ alter table pgws.messages enable always trigger flush_later;
 
 comment on function pgws."position"() is 'The id to go on from after a query in the same snapshot. For: pgws_publisher, pgws_server.';
 
+comment on function pgws.announce(snapshot pg_snapshot, upto pg_snapshot, after bigint, cut bigint, since timestamp with time zone) is 'Stores and notifies what was published. For: the owner.';
+
+comment on function pgws.begin_anew(last pgws.rounds) is 'Begins anew after a restore. For: the owner.';
+
+comment on function pgws.catch_up() is 'Announces what was published, before a server publishes. For: pgws_server.';
+
 comment on function pgws.changed() is 'Tells servers that pgws.retention has changed. For: the owner.';
 
 comment on function pgws.clean(rows integer) is 'Deletes some of the messages that are too old or too many. For: pgws_server.';
 
 comment on function pgws.defer_deletion(watched oid, relation oid, place tid, deletion jsonb) is 'Keeps a DELETE until its row has arrived elsewhere. For: the owner.';
+
+comment on function pgws.empty_outbox(node text, term bigint, OUT bytes bigint, OUT blocked integer) is 'Empties what of the outbox is not in use. For: pgws_server.';
 
 comment on function pgws.end_move() is 'Trigger function of pgws.moves. For: the owner.';
 
@@ -1215,6 +1584,8 @@ comment on function pgws.history(channel text, since text, limit_ integer) is 'T
 comment on function pgws.is_foreign(type oid) is 'Whether to_jsonb() of a type may call a function of a stranger. For: the owner.';
 
 comment on function pgws.last_position() is 'The last position that is visible in this snapshot. For: pgws_server.';
+
+comment on function pgws.lead(node text, patience interval, OUT term bigint, OUT absence interval) is 'Makes a server the sequencer. For: pgws_server.';
 
 comment on function pgws.lose_move(moving tid) is 'Ends the move of a row that has not arrived. For: the owner.';
 
@@ -1244,7 +1615,11 @@ comment on function pgws.publish_text(channel text, payload text, event text) is
 
 comment on function pgws.relay(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[]) is 'Publishes what servers send. For: pgws_server.';
 
+comment on function pgws.resign(node text, term bigint) is 'Ends being the sequencer. For: pgws_server.';
+
 comment on function pgws.retain(pattern text, max_age interval, max_messages bigint) is 'Keeps the messages of the channels that match a pattern. For: the owner.';
+
+comment on function pgws.round(since timestamp with time zone, OUT announced integer, OUT more boolean) is 'A round of the sequencer. For: the owner.';
 
 comment on function pgws.row_expression(target oid) is 'The statement that makes JSON of a table''s row. For: the owner.';
 
@@ -1254,11 +1629,15 @@ comment on function pgws.send(channel text, body text) is 'Sends an envelope. Fo
 
 comment on function pgws.send_change(template text, columns jsonb, watched oid, partition text, operation text, record jsonb, old_record jsonb) is 'Sends a change of a partitioned table. For: the owner.';
 
+comment on function pgws.sequence(node text, term bigint, sleep boolean, since timestamp with time zone, OUT announced integer, OUT more boolean, OUT oldest text, OUT asleep_since text) is 'Announces what was published. For: pgws_server.';
+
 comment on function pgws.short(channel text) is 'A channel''s name, where it fits into a reference. For: the owner.';
 
 comment on function pgws.tell() is 'The trigger function of pgws.watch(). For: pgws_publisher.';
 
 comment on function pgws.tell_partitioned() is 'The trigger function of pgws.watch() on partitioned tables. For: pgws_publisher.';
+
+comment on function pgws.unannounced(snapshot pg_snapshot, next_snapshot pg_snapshot) is 'What was published from SQL and was not announced. For: the owner.';
 
 comment on function pgws.unretain(pattern text) is 'Ends pgws.retain(), and deletes what it kept. For: the owner.';
 
@@ -1271,6 +1650,8 @@ comment on function pgws.watch(target regclass, channel text, events text[], col
 comment on function pgws.watched_table(relation oid, trigger_name name) is 'The watched table of a trigger. For: the owner.';
 
 comment on schema pgws is 'Durable channels of fastify-pg-websockets.';
+
+comment on sequence pgws.outbox_state is 'Which table of the outbox writers use, and whether the sequencer sleeps.';
 
 comment on table pgws.cleaning is 'Locked by the session that deletes old messages.';
 
@@ -1288,7 +1669,17 @@ comment on table pgws.migrations is 'Which migrations the schema has.';
 
 comment on table pgws.moves is 'Rows that a transaction is moving between partitions.';
 
+comment on table pgws.outbox_0 is 'What was published from SQL, until it has been announced.';
+
+comment on table pgws.outbox_1 is 'As pgws.outbox_0, in turn.';
+
+comment on table pgws.outbox_2 is 'As pgws.outbox_0, in turn.';
+
 comment on table pgws.retention is 'Which channels are durable: see pgws.retain().';
+
+comment on table pgws.rounds is 'The rounds of the sequencer; the last one counts.';
+
+comment on table pgws.sequencer is 'Which server is the sequencer.';
 
 comment on table pgws.settings is 'One row: the epoch, the listen channel, and which servers the schema is for.';
 
@@ -1296,11 +1687,19 @@ comment on table pgws.trimmed is 'Up to which position a channel''s messages are
 
 revoke execute on function pgws."position"() from public;
 
+revoke execute on function pgws.announce(snapshot pg_snapshot, upto pg_snapshot, after bigint, cut bigint, since timestamp with time zone) from public;
+
+revoke execute on function pgws.begin_anew(last pgws.rounds) from public;
+
+revoke execute on function pgws.catch_up() from public;
+
 revoke execute on function pgws.changed() from public;
 
 revoke execute on function pgws.clean(rows integer) from public;
 
 revoke execute on function pgws.defer_deletion(watched oid, relation oid, place tid, deletion jsonb) from public;
+
+revoke execute on function pgws.empty_outbox(node text, term bigint, OUT bytes bigint, OUT blocked integer) from public;
 
 revoke execute on function pgws.end_move() from public;
 
@@ -1323,6 +1722,8 @@ revoke execute on function pgws.history(channel text, since text, limit_ integer
 revoke execute on function pgws.is_foreign(type oid) from public;
 
 revoke execute on function pgws.last_position() from public;
+
+revoke execute on function pgws.lead(node text, patience interval, OUT term bigint, OUT absence interval) from public;
 
 revoke execute on function pgws.lose_move(moving tid) from public;
 
@@ -1352,7 +1753,11 @@ revoke execute on function pgws.publish_text(channel text, payload text, event t
 
 revoke execute on function pgws.relay(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[]) from public;
 
+revoke execute on function pgws.resign(node text, term bigint) from public;
+
 revoke execute on function pgws.retain(pattern text, max_age interval, max_messages bigint) from public;
+
+revoke execute on function pgws.round(since timestamp with time zone, OUT announced integer, OUT more boolean) from public;
 
 revoke execute on function pgws.row_expression(target oid) from public;
 
@@ -1362,11 +1767,15 @@ revoke execute on function pgws.send(channel text, body text) from public;
 
 revoke execute on function pgws.send_change(template text, columns jsonb, watched oid, partition text, operation text, record jsonb, old_record jsonb) from public;
 
+revoke execute on function pgws.sequence(node text, term bigint, sleep boolean, since timestamp with time zone, OUT announced integer, OUT more boolean, OUT oldest text, OUT asleep_since text) from public;
+
 revoke execute on function pgws.short(channel text) from public;
 
 revoke execute on function pgws.tell() from public;
 
 revoke execute on function pgws.tell_partitioned() from public;
+
+revoke execute on function pgws.unannounced(snapshot pg_snapshot, next_snapshot pg_snapshot) from public;
 
 revoke execute on function pgws.unretain(pattern text) from public;
 
@@ -1382,7 +1791,11 @@ grant execute on function pgws."position"() to pgws_publisher;
 
 grant execute on function pgws."position"() to pgws_server;
 
+grant execute on function pgws.catch_up() to pgws_server;
+
 grant execute on function pgws.clean(rows integer) to pgws_server;
+
+grant execute on function pgws.empty_outbox(node text, term bigint, OUT bytes bigint, OUT blocked integer) to pgws_server;
 
 grant execute on function pgws.follow_moves(target regclass) to pgws_publisher;
 
@@ -1393,6 +1806,8 @@ grant execute on function pgws.history(channel text, newest integer) to pgws_ser
 grant execute on function pgws.history(channel text, since text, limit_ integer) to pgws_server;
 
 grant execute on function pgws.last_position() to pgws_server;
+
+grant execute on function pgws.lead(node text, patience interval, OUT term bigint, OUT absence interval) to pgws_server;
 
 grant execute on function pgws.max_age(channel text) to pgws_server;
 
@@ -1407,6 +1822,10 @@ grant execute on function pgws.publish_bytes(channel text, payload bytea) to pgw
 grant execute on function pgws.publish_text(channel text, payload text, event text) to pgws_publisher;
 
 grant execute on function pgws.relay(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[]) to pgws_server;
+
+grant execute on function pgws.resign(node text, term bigint) to pgws_server;
+
+grant execute on function pgws.sequence(node text, term bigint, sleep boolean, since timestamp with time zone, OUT announced integer, OUT more boolean, OUT oldest text, OUT asleep_since text) to pgws_server;
 
 grant execute on function pgws.tell() to pgws_publisher;
 

@@ -217,6 +217,7 @@ t.test('a client that resumes slowly is not taken for one that does not read', a
   await sql(`select pgws.retain('a', '1 hour')`)
   // More than the buffers of both operating systems take.
   await sql(`select pgws.publish_text('a', repeat('x', 20000) || n) from generate_series(1, 1000) n`)
+  await sql('select pgws.catch_up()')
   const slow = await open(t, `${ws}/a/${reader}?since=earliest`)
   slow.webSocket.pause()
   // More waits for it than may, and does not move.
@@ -294,6 +295,7 @@ t.test('no deadlock with deferred triggers of the application', async (t) => {
     })
   )
   t.same((await sql('select sum(n)::int as n from counters')).rows, [{ n: 200 }])
+  await sql('select pgws.catch_up()')
   t.same(
     (await sql('select count(*)::int as n, count(distinct position)::int as positions from pgws.messages'))
       .rows,

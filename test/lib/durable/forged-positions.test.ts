@@ -106,14 +106,20 @@ t.test('no gap is told of messages that were delivered and are gone', async (t) 
   await publish('one', 'two', 'three')
   await client.received(3)
   await outage(async () => {
-    await query(dbUri, `update pgws.messages set expires_at = now() - interval '1 second'`)
+    await query(
+      dbUri,
+      `select pgws.catch_up(); update pgws.messages set expires_at = now() - interval '1 second'`
+    )
     await query(dbUri, 'select pgws.clean()')
     await publish('four')
   })
   await client.received(4)
   await outage(async () => {
     await publish('missed')
-    await query(dbUri, `update pgws.messages set expires_at = now() - interval '1 second'`)
+    await query(
+      dbUri,
+      `select pgws.catch_up(); update pgws.messages set expires_at = now() - interval '1 second'`
+    )
     await query(dbUri, 'select pgws.clean()')
     await publish('five')
   })

@@ -48,6 +48,7 @@ t.test('history of large messages comes in pages, and no more is read than is an
   await sql(
     `select pgws.publish_text('a', n || ' ' || repeat(md5(n::text), 31250)) from generate_series(1, 100) n`
   )
+  await until(() => sql('select pgws.catch_up()').then(Boolean, () => false))
 
   const before = proxy.bytesFromServer
   const requests = 6

@@ -183,7 +183,10 @@ t.test('after a gap of the listener, open sockets get what they missed, before a
   proxy.cut()
   await until(() => !fastify.pgws.listenerState.up)
   await send('5')
-  await query(dbUri, `update pgws.messages set expires_at = '-infinity'; select pgws.clean()`)
+  await query(
+    dbUri,
+    `select pgws.catch_up(); update pgws.messages set expires_at = '-infinity'; select pgws.clean()`
+  )
   await send('6')
   proxy.mode = 'pass'
   await client.received(7)

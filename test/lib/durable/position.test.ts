@@ -204,6 +204,7 @@ t.test('there is an id to go on from before there is any message', async (t) => 
 t.test('messages that are gone count: what was deleted before is no gap', async (t) => {
   const { ws, fastify, sql, position } = await server(t, 'items')
   await sql(`select pgws.publish('items', to_jsonb(n)) from generate_series(1, 3) n`)
+  await sql('select pgws.catch_up()')
   const before = await position()
   await sql(`update pgws.messages set expires_at = '-infinity'`)
   await sql('select pgws.clean()')
@@ -223,12 +224,14 @@ t.test('messages that are gone count: what was deleted before is no gap', async 
 t.test('own messages that have not been committed come after the position', async (t) => {
   const { dbUri, sql, position } = await server(t, 'items')
   await sql(`select pgws.publish('items', '1')`)
+  await sql('select pgws.catch_up()')
   const before = await position()
   const client = await connected(t, dbUri)
   await client.query(`begin; select pgws.publish('items', '2')`)
   const { rows } = await client.query('select pgws.position() as id')
   t.equal(rows[0].id, before)
   await client.query('commit')
+  await client.query('select pgws.catch_up()')
   const { rows: later } = await client.query('select id from pgws.history($1, $2)', ['items', before])
   t.equal(later.length, 1)
 })

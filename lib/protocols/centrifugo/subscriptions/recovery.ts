@@ -78,6 +78,7 @@ export class Recovery {
     if (durable.ageOf(channel) === undefined) throw new CommandError(ERRORS.NOT_AVAILABLE)
     const { limit = 0, reverse = false, since } = params
     if (!isInteger(limit)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'limit')
+    await history.catchUp()
     const { latest } = await history.state([channel])
     const top = { ...offsetOf(latest), epoch: durable.epoch }
     let after: number | undefined

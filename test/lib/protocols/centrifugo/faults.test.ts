@@ -66,6 +66,7 @@ t.test(
     )
     over = true
     await Promise.all(wandering)
+    await query(dbUri, 'select pgws.catch_up()')
     const { rows } = await query(
       dbUri,
       `select body::jsonb ->> 'payload' as payload from pgws.messages order by position`
@@ -161,6 +162,7 @@ t.test('1,000 clients that recover at once', async (t) => {
   const dbUri = await retaining()
   const { ws, port } = await build(t, { dbUri })
   await query(dbUri, `select pgws.publish('kept', to_jsonb(n)) from generate_series(1, 200) n`)
+  await query(dbUri, 'select pgws.catch_up()')
   const { rows } = await query(
     dbUri,
     `select (select min(position) from pgws.messages)::int as first, (select epoch from pgws.settings) as epoch`

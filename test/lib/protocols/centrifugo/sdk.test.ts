@@ -304,7 +304,7 @@ t.test(
     client.connect()
     await client.ready(30_000)
     const { epoch, offset: top } = await client.history('kept', { limit: 0 })
-    await query(dbUri, 'select pgws.clean()')
+    await query(dbUri, 'select pgws.catch_up(); select pgws.clean()')
     const tried: [string, { offset: number; epoch: string }, boolean, number][] = [
       ['trimmed', { offset: 2, epoch }, false, 0],
       ['of another database', { offset: top - 1, epoch: 'other' }, false, 0],
@@ -379,7 +379,7 @@ t.test('a gap of the listener: durable channels miss nothing, others are subscri
   // What cannot be replayed is told: the SDK asks anew, and hears that it is not recovered.
   await away(async () => {
     for (let n = 3; n <= 20; n++) await publish(n)
-    await query(dbUri, 'select pgws.clean()')
+    await query(dbUri, 'select pgws.catch_up(); select pgws.clean()')
   })
   await until(() => kept.contexts.length === 2)
   t.match(kept.contexts[1], { wasRecovering: true, recovered: false })

@@ -1,0 +1,1 @@
+export { type OutboxState, Sequencer, type SequencerOptions } from './sequencer.js'
