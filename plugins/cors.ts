@@ -1,19 +1,19 @@
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import { isAllowedOrigin } from '../lib/config/index.js'
 
-/** Of our HTTP routes. */
+/** The methods of the plugin's HTTP routes. */
 const METHODS = 'GET, POST, DELETE'
 
-/** How long a browser need not ask again, in seconds. */
+/** How long browsers may cache the answer to a preflight request, in seconds. */
 const MAX_AGE = 600
 
 /**
- * Lets pages of the allowed origins ask the HTTP routes of this scope, and answers their preflight requests where it
- * has routes for `OPTIONS` (https://fetch.spec.whatwg.org/#http-cors-protocol).
+ * Allows pages of the allowed origins to use the HTTP routes of this scope, and answers their preflight requests if it has
+ * routes for `OPTIONS` (https://fetch.spec.whatwg.org/#http-cors-protocol).
  *
- * @fastify/cors decorates requests and answers `OPTIONS` for the whole server, so it cannot be there twice, nor beside a
- * host's catch-all route. What a host's own has answered stays.
- * @param allowedOrigins undefined: nobody is told anything
+ * @fastify/cors decorates requests and answers `OPTIONS` for the whole server, so it cannot be registered twice, or beside a
+ * host's catch-all route. The answers of a host's own @fastify/cors stay.
+ * @param allowedOrigins undefined: no headers are sent
  */
 export function registerCors(fastify: FastifyInstance, allowedOrigins: readonly string[] | undefined): void {
   if (allowedOrigins === undefined) return

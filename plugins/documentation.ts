@@ -3,12 +3,12 @@ import fastifySwagger, { type SwaggerTransform } from '@fastify/swagger'
 import fastifySwaggerUi from '@fastify/swagger-ui'
 import type { FastifyInstance } from 'fastify'
 
-/** The bearer token of the control plane, as our routes' schemas name it. */
+/** The security scheme of the control plane. */
 const BEARER = { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' } as const
 
 /**
- * Says in a host's document what `bearer` is, where the host has not: @fastify/swagger fails on a scheme that is not
- * defined. It is called with one of our routes, before it comes to the others.
+ * Defines the security scheme `bearer` in a host's document, unless the host has done so, because @fastify/swagger fails on
+ * an undefined scheme. It must be called with the first of the plugin's routes.
  */
 export function defineBearer({ schema, url, ...document }: Parameters<SwaggerTransform>[0]) {
   if ('openapiObject' in document) {
@@ -23,8 +23,8 @@ export function defineBearer({ schema, url, ...document }: Parameters<SwaggerTra
 }
 
 /**
- * Makes the OpenAPI document from the routes' schemas and serves it at `/documentation/json`, with its page.
- * A host that has registered @fastify/swagger before us has our routes in its own document instead.
+ * Builds the OpenAPI document from the schemas of the routes, and serves it at `/documentation/json`, with a page. If the
+ * host has registered @fastify/swagger before, the routes appear in the host's document instead.
  */
 export async function registerDocumentation(fastify: FastifyInstance): Promise<void> {
   if (fastify.hasDecorator('swagger')) return
@@ -50,9 +50,9 @@ export async function registerDocumentation(fastify: FastifyInstance): Promise<v
       staticCSP: true,
       transformStaticCSP: (policy) =>
         policy
-          // On a local network there is no TLS.
+          // On a local network there is often no TLS.
           .replace(/upgrade-insecure-requests;?/, '')
-          // Its scripts set styles in place.
+          // Its scripts set inline styles.
           .replace(/style-src [^;]*/, "style-src 'self' 'unsafe-inline'")
     })
   })

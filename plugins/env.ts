@@ -16,7 +16,7 @@ import {
 } from '../lib/config/index.js'
 import { messageOf } from '../lib/errors.js'
 
-/** What the app reads from its environment beside the plugin's options. */
+/** The variables of the server that are not options of the plugin. */
 interface AppConfig {
   host: string
   port: number
@@ -31,27 +31,27 @@ interface AppConfig {
   trustProxy: string | undefined
 }
 
-/** The variables `PGWS_SOME_NAME` under the names of the options, `someName`. */
+/** The values of the variables. `PGWS_SOME_NAME` is the property `someName`. */
 export type Config = Omit<PgWebsocketsOptions, 'dbUri' | 'jwtSecret' | PluginOnly> &
   AppConfig & { dbUri: string | undefined; jwtSecret: string | undefined }
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** The app's configuration, read from `PGWS_*` variables. */
+    /** The configuration of the server, from the `PGWS_*` variables. */
     config: Config
   }
 }
 
-/** The app's own variables, and where its defaults are not the plugin's. */
+/** The specs of all variables. The first ones override the plugin's specs. */
 export const variableSpecs: typeof optionSpecs & Record<keyof AppConfig, (typeof optionSpecs)['dbUri']> = {
   ...optionSpecs,
-  // Without a database the app brings its own, and then makes a secret.
+  // Not required, because the embedded database and a random secret are the defaults.
   dbUri: { type: 'string' },
   jwtSecret: { type: 'string' },
-  // As postgres-websockets: unset, a lost listener ends the server, for an outside supervisor to restart it.
+  // As in postgres-websockets: by default a lost listener ends the server, and its process manager restarts it.
   checkListenerInterval: { type: 'integer', minimum: 0, default: 0 },
   readyTimeout: { type: 'integer', minimum: 0, default: 1500 },
-  // Without a default: that depends on the database.
+  // No default, because it depends on the database.
   host: { type: 'string' },
   port: { type: 'integer', minimum: 0, maximum: 65535, default: 3000 },
   rootPath: { type: 'string' },
@@ -71,16 +71,16 @@ const variables = names.map(variableOf)
 /** Made once, because Ajv keeps what it has compiled by the schema's identity, and a start reads the variables twice. */
 const schema = { type: 'object', properties: Object.fromEntries(names.map(propertyOf)), required: [] }
 
-/** Where to listen: the embedded database is for development, and the server prints a token for it. */
+/** The default address. With the embedded database, the server prints an admin token, so it listens on localhost only. */
 const DEFAULT_HOST = '*4'
 const EMBEDDED_HOST = 'localhost'
 
 /**
- * Reads `PGWS_*` variables, from the environment and a file `.env` (the environment wins), with @fastify/env,
- * and decorates the instance with `config`.
- * @param purpose a command needs no key that verifies tokens
- * @throws one error that names every variable that is missing, malformed or misspelled; of others that it does not
- *   know it warns, because a newer version may know them
+ * Reads the `PGWS_*` variables with @fastify/env, from the environment and a file `.env` (the environment takes
+ * precedence), and decorates the instance with `config`. Logs a warning for other unknown variables, because a newer
+ * version may have them.
+ * @param purpose a `command` needs no key that verifies tokens
+ * @throws Error that names every variable that is missing, malformed or misspelled
  */
 export async function registerEnv(
   fastify: FastifyInstance,
@@ -111,7 +111,7 @@ export async function registerEnv(
     }
   }
   for (const name of names) {
-    // Ajv takes 1e400 for a whole number, and applies no bounds to infinity.
+    // Ajv accepts 1e400 as an integer, and does not apply bounds to infinity.
     if (
       variableSpecs[name].type === 'integer' &&
       Number(data[variableOf(name)]) === Number.POSITIVE_INFINITY
@@ -145,7 +145,7 @@ export async function registerEnv(
   }
 
   const read = (fastify as FastifyInstance & { pgwsEnvironment: Record<string, unknown> }).pgwsEnvironment
-  // @fastify/env has checked them by the specs that the type is made of.
+  // @fastify/env has checked the values against the specs.
   const config: Config = Object.fromEntries(names.map((name): unknown[] => [name, read[variableOf(name)]]))
   config.host ??= config.dbUri === undefined ? EMBEDDED_HOST : DEFAULT_HOST
   fastify.decorate('config', config)
@@ -180,7 +180,7 @@ function propertyOf(name: keyof Config): [string, object] {
   return [variableOf(name), property]
 }
 
-/** An empty value is unset; booleans are `true` and `false` in any case. */
+/** Removes empty values, and converts booleans to lower case. */
 function normalize(environment: NodeJS.ProcessEnv): Record<string, string> {
   const normal: Record<string, string> = {}
   for (const name of names) {

@@ -1,20 +1,20 @@
 import type { FastifyInstance } from 'fastify'
 
-/** What we need of Node.js's Http2Session. */
+/** The part of Node.js's Http2Session that is used here. */
 interface Session {
-  /** Ends it when its streams have ended; no new ones may begin. */
+  /** Accepts no new streams, and ends the session when its streams have ended. */
   close(): void
   once(event: 'close', callback: () => void): unknown
 }
 
 /**
- * Ends the HTTP/2 sessions of a server with it: before version 24 of Node.js, `server.close()` waits until the clients
- * end theirs (https://nodejs.org/api/http2.html#serverclosecallback). To be called behind what ends the streams.
+ * Ends the HTTP/2 sessions of a server when it closes. Before Node.js 24, `server.close()` waits until the clients end
+ * their sessions (https://nodejs.org/api/http2.html#serverclosecallback). Call it after the hooks that end the streams.
  */
 export function endSessionsOnClose(fastify: FastifyInstance): void {
   const sessions = new Set<Session>()
   let closing = false
-  // Servers of HTTP/1.1 have no such event.
+  // HTTP/1.1 servers do not emit this event.
   fastify.server.on('session', (session: Session) => {
     sessions.add(session)
     session.once('close', () => sessions.delete(session))

@@ -13,7 +13,7 @@ import {
 import { errors } from '../lib/errors.js'
 
 /**
- * Verifies a token, and reads its claims.
+ * Verifies a token, and parses its claims.
  * @throws InvalidToken, TokenExpired (401), MalformedClaims (403), KeysUnavailable (503)
  */
 export type VerifyToken = (token: string) => Token | Promise<Token>
@@ -33,9 +33,8 @@ export interface JwtOptions extends TokenRules {
 }
 
 /**
- * Registers @fastify/jwt, once for each key (its fast path verifies with one static key) and once for keys that are
- * fetched, under names of our own beside the host's. The times of a token are checked where its claims are
- * read (lib/auth/claims.ts), with other tolerances.
+ * Registers @fastify/jwt once for each key (its fast path needs a static key), and once for keys that are fetched, under
+ * namespaces that do not conflict with the host's. lib/auth/claims.ts checks the times of a token, with other tolerances.
  */
 export async function registerJwt(fastify: FastifyInstance, options: JwtOptions): Promise<VerifyToken> {
   const keys: VerifyingKey[] = []
@@ -47,7 +46,7 @@ export async function registerJwt(fastify: FastifyInstance, options: JwtOptions)
 
   const read = tokenReader(options)
 
-  // Nearly all tokens of an issuer have one and the same header.
+  // Most tokens have the same header, so the last one is cached.
   let lastHeader: string | undefined
   let lastCandidates: VerifyingKey[] = []
 
@@ -76,7 +75,7 @@ async function registerRemote(
   url: string
 ): Promise<(token: string, header: TokenHeader) => Promise<Claims>> {
   const remote = new RemoteKeySet({ url, log: fastify.log })
-  // No token is ever verified with this one.
+  // @fastify/jwt requires a secret. No token is verified with this one.
   const jwt = await register(fastify, 'pgwsRemote', ['HS256'], randomBytes(32))
   await remote.start()
   fastify.addHook('onClose', async () => remote.stop())
@@ -111,7 +110,7 @@ async function register(
     // As above.
     verify: { algorithms: algorithms as never, ignoreExpiration: true, ignoreNotBefore: true }
   } as Parameters<typeof fastifyJwt>[1])
-  // What a namespace decorates with is not in the types.
+  // The types do not know the decorator of a namespace.
   return (fastify.jwt as FastifyInstance['jwt'] & Record<string, FastifyInstance['jwt']>)[namespace]!
 }
 
@@ -121,7 +120,7 @@ function verifyWith(token: string, candidates: readonly VerifyingKey[]): Claims 
     try {
       claims = verify(token)
     } catch {
-      // Its message may repeat parts of the token.
+      // The error's message may contain parts of the token.
       continue
     }
     if (typeof claims === 'object' && claims !== null && !Array.isArray(claims)) return claims
@@ -130,7 +129,7 @@ function verifyWith(token: string, candidates: readonly VerifyingKey[]): Claims 
 }
 
 function unknownKey(): Error {
-  return new errors.InvalidToken('the token\'s algorithm ("alg", "kid") belongs to none of the keys')
+  return new errors.InvalidToken('no configured key matches "alg" and "kid" of the token\'s header')
 }
 
 function decodeHeader(encoded: string): TokenHeader | undefined {

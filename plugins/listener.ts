@@ -13,10 +13,10 @@ import { completeRoles, excessOf, migrate } from '../lib/schema/index.js'
 import type { VerifyToken } from './jwt.js'
 import type { Pool } from './postgres.js'
 
-/** How soon it is said what the start waits for, and what has changed of it, in milliseconds. */
+/** How often the log reports what the start waits for, if that has changed, in milliseconds. */
 const REPORT_INTERVAL = 500
 
-/** Without supervision, tries go on until shortly before Fastify gives up on the hook. */
+/** How long before Fastify's timeout for the hook the attempts end, without supervision, in milliseconds. */
 const HOOK_MARGIN = 500
 
 /**
@@ -96,10 +96,10 @@ export function decorateGateway(
     })
     refused.catch(() => {})
     const started = gateway.start((error) => {
-      // Who we are does not change while we wait; what is away may come.
+      // Waiting does not help if the database refuses the role. It may help if the database is unavailable.
       if (starting && isRefusal(error)) refuse(asStartError(error))
     })
-    // Where the start does not wait for it, the log tells.
+    // If the start no longer waits for it, the log reports a failure.
     started.then(
       () => {
         clearInterval(reporter)
@@ -130,7 +130,7 @@ export function decorateGateway(
 
   async function waitFor(started: Promise<void>): Promise<void> {
     if (options.checkListenerInterval > 0) {
-      // The supervisor goes on trying; health says 503 until it has succeeded.
+      // The supervisor keeps trying. Health reports 503 until it succeeds.
       await Promise.race([started, sleep(options.readyTimeout, undefined, { ref: false })])
       return
     }
@@ -147,11 +147,11 @@ export function decorateGateway(
   function onSchema({ status, error }: SchemaState): void {
     if (error === undefined) return
     if (status === 'too new') leave(error)
-    // Whoever waits for the start is reported of it there.
+    // During the start, the start itself reports it.
     else if (gateway.awaited.length === 0) log.error({ err: error }, messageOf(error))
   }
 
-  /** Others go on with the new schema; this server makes room for them, and says why. */
+  /** Shuts down because the schema is too new for this server. Other servers take its clients. */
   async function leave(error: Error): Promise<void> {
     if (outdated !== undefined) return
     outdated = error
@@ -181,7 +181,7 @@ export function decorateGateway(
         break
       case 'attempt failed':
         lastFailure = messageOf(event.error)
-        // The start itself fails with it, and whoever started us says so.
+        // The start itself fails with this error, which is then reported.
         if (starting && event.attempt === 1 && event.wait === undefined) break
         log.warn(
           { err: event.error, attempt: event.attempt },
@@ -193,7 +193,7 @@ export function decorateGateway(
       case 'connection lost':
         log.error({ err: event.error }, `the listener's connection was lost: ${event.error.message}`)
         gateway.listenerLost()
-        // The pool's connections took the same way.
+        // The connections of the pool probably broke for the same reason.
         pool.recycle()
         sequencerPool.recycle()
         break
@@ -222,7 +222,7 @@ export function decorateGateway(
   }
 }
 
-/** What has failed, without what it means to clients. */
+/** The cause of an error, without its meaning for clients. */
 function asStartError(error: Error): Error {
   return error.cause instanceof Error && !(error instanceof errors.MissingGrant) ? error.cause : error
 }

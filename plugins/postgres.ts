@@ -24,26 +24,26 @@ const MARGIN = 1000
 const FUNCTION_DEADLINE = STATEMENT_DEADLINE - MARGIN
 
 /**
- * Runs one statement that calls functions of the database's owner, in a transaction of its own.
- * @param caller as whom; undefined: the statement sees to that itself
- * @throws as PgQuery does, where OutcomeUnknown is left to a commit that was not answered; RoleNotAllowed
+ * Runs one statement that calls SQL functions, in a transaction of its own.
+ * @param caller the identity to switch to; undefined: the statement does that itself
+ * @throws as PgQuery, but OutcomeUnknown only for an unanswered commit; RoleNotAllowed
  */
 export type Call = (text: string, values: unknown[], caller?: Caller) => Promise<pg.QueryResult>
 
 export interface Pool {
   query: PgQuery
   call: Call
-  /** Closes every connection that is there now: idle ones at once, others after their statement. */
+  /** Replaces all current connections: idle ones at once, others after their statement. */
   recycle: () => void
 }
 
-/** How long to wait before a statement is tried again that something is in the way of, in milliseconds. */
+/** How long to wait before a statement is retried after a temporary obstacle, in milliseconds. */
 const PAUSES = [10, 40, 160]
 
-/** For how long a session is used that may only read, in milliseconds: the next one may be allowed to write again. */
+/** How long a read-only session is used, in milliseconds, because a new session may be allowed to write. */
 const READ_ONLY_LIFE = 1000
 
-/** What is known of a connection of the pool. */
+/** The state of a connection of the pool. */
 interface Session {
   readonly generation: number
   readonly connectedAt: number
@@ -55,7 +55,7 @@ export interface PoolOptions {
   purpose: 'publisher' | 'sequencer'
   /** The most connections. */
   size: number
-  /** How long a statement may take before it counts as failed, in milliseconds. */
+  /** How long a statement may take, in milliseconds. */
   deadline?: number
 }
 
@@ -80,10 +80,10 @@ export async function registerPool(
     connectionTimeoutMillis: STATEMENT_DEADLINE,
     query_timeout: deadline
   })
-  // Before the pool ends: hooks for the end run in reverse order.
+  // onClose hooks run in reverse order, so this runs before the pool is closed.
   fastify.addHook('onClose', async () => connector.close())
   const { pool } = fastify.pg[name]!
-  // An idle connection that dies is replaced by the next query; unheard, its error would end the process.
+  // The next query replaces an idle connection that broke. Without a listener, its error would end the process.
   pool.on('error', (error) => {
     fastify.log.warn({ err: error }, 'a publishing connection was lost')
   })
@@ -112,7 +112,7 @@ export async function registerPool(
     }
   }
 
-  /** What its role and its database have set is asked for once for each connection. */
+  /** The settings of a session, which are read once for each connection. */
   async function known(client: pg.PoolClient): Promise<SessionSettings> {
     const session = sessions.get(client)!
     session.settings ??= await settingsOf(client, deadline - MARGIN)
@@ -121,7 +121,7 @@ export async function registerPool(
 
   async function once(text: string, values: unknown[] | undefined): Promise<pg.QueryResult> {
     const client = await acquireOrThrow()
-    // A statement alone is committed with its end.
+    // A single statement commits when it ends.
     let stage: 'preparing' | 'committing' = 'preparing'
     try {
       const { begin } = await known(client)
@@ -133,11 +133,11 @@ export async function registerPool(
       client.release()
       return result
     } catch (error) {
-      // What a failed statement leaves behind, or one that is still running, is not for the next.
+      // The session may be in a bad state, or still running the statement. Do not reuse it.
       client.release(true)
       const classified = outcomeOf(error)
       if (!(classified instanceof errors.OutcomeUnknown)) throw classified
-      // The others took the same way; each would cost its deadline.
+      // The other connections probably broke, too, and each would cost a deadline.
       generation++
       throw stage === 'committing' ? classified : away(error)
     }
@@ -159,12 +159,12 @@ export async function registerPool(
         client.release()
         return result
       } catch (error) {
-        // What is in the way may be a function's own doing.
+        // A function itself may have caused a temporary obstacle.
         const classified = error instanceof pg.DatabaseError ? refused(error) : outcomeOf(error)
         if (!(classified instanceof errors.NotAccepted)) {
           client.release(true)
           generation++
-          // Nothing is committed before we ask for it.
+          // Nothing is committed before the commit is sent.
           throw stage === 'committing' ? classified : away(error)
         }
         // Session locks outlive the rollback.
@@ -190,13 +190,13 @@ export async function registerPool(
   }
 }
 
-/** What begins a transaction that calls functions: they have a time limit, or that of their role where it is shorter. */
+/** The statements that begin a transaction for function calls. The time limit is that of the role, if it is shorter. */
 function beginCall({ statementTimeout }: SessionSettings, caller: Caller | undefined): string {
   const limit = Math.min(statementTimeout || FUNCTION_DEADLINE, FUNCTION_DEADLINE)
   return [
     'begin',
     `set local statement_timeout = ${limit}`,
-    // Between two statements it is ours, however busy this process is.
+    // This process may be busy between two statements, so the session must not time out.
     'set local idle_in_transaction_session_timeout = 0',
     ...(caller ? [become(caller)] : [])
   ].join('; ')

@@ -4,30 +4,30 @@ import { WebSocketServer } from 'ws'
 import type { AcceptedSocket } from '../lib/transports/index.js'
 import { takeUpgrade, UpgradeDispatcher } from './upgrades.js'
 
-/** How long an upgrade may wait where Fastify has no `requestTimeout`, in milliseconds. */
+/** How long an upgrade may wait if Fastify has no `requestTimeout`, in milliseconds. */
 const HANDSHAKE_TIMEOUT = 10_000
 
 /** Accepts the websockets of this scope. */
 export interface WebSockets {
   /**
-   * Answers an upgrade with 101, or with what is wrong with it.
-   * @param use given the open socket; it handles the errors of it
+   * Answers an upgrade with 101, or with an error.
+   * @param use is called with the open websocket, and handles its errors
    */
   accept(request: FastifyRequest, reply: FastifyReply, use: (accepted: AcceptedSocket) => void): void
 }
 
 export interface WebsocketOptions {
-  /** The largest message that a socket may send, in bytes (close code 1009). */
+  /** The largest message that a client may send, in bytes. A larger one closes the websocket with 1009. */
   maxPayload: number
-  /** Whether an upgrade is surely meant for us; we have no prefix that tells. */
+  /** Without a prefix: whether an upgrade is certainly meant for this plugin. */
   owns: (request: IncomingMessage) => boolean
-  /** See routes/credentials.ts. */
+  /** See routes/handshake/credentials.ts. */
   selectProtocol: (offered: Set<string>) => string | false
 }
 
 /**
- * Makes websockets possible in this scope, beside whoever else listens for upgrades: the host's @fastify/websocket,
- * other websocket servers, and proxies.
+ * Enables websockets in this scope, without conflicts with others that listen for upgrades: the host's
+ * @fastify/websocket, other websocket servers, and proxies.
  */
 export function registerWebsocket(
   fastify: FastifyInstance,
@@ -70,7 +70,7 @@ function isBelow(prefix: string, url: string): boolean {
   return url.startsWith(prefix) && (prefix === '' || /^(?:$|[/?#])/.test(url.slice(prefix.length)))
 }
 
-/** Where an operator has turned on permessage-deflate for the host's own sockets, ours have it, too. */
+/** The permessage-deflate option of the host's @fastify/websocket, which applies to this plugin's websockets, too. */
 function hostsCompression(fastify: FastifyInstance) {
   if (!fastify.hasDecorator('websocketServer')) return false
   const { websocketServer } = fastify as FastifyInstance & { websocketServer: WebSocketServer }

@@ -18,8 +18,7 @@ export interface AudienceRoutesOptions {
 }
 
 /**
- * Endpoints as pgws has them: a path, the database channels that it serves, and audiences which are decided here
- * for each request.
+ * Endpoints as in pgws. Each has a path and database channels. The audiences are decided for each request.
  */
 export function audienceRoutes(
   fastify: FastifyInstance,

@@ -5,7 +5,7 @@ import type { Gateway } from '../lib/gateway.js'
 /** The parameters of an address. */
 export type ReadQuery = Partial<Record<string, string>>
 
-/** What a token that may read a channel may ask about it. */
+/** A request about a channel, for tokens that may read the channel. */
 export interface ChannelQuestion {
   schema: { summary: string; querystring?: object; response: object }
   answer: (

@@ -17,12 +17,12 @@ export function channelsRoute(
     {
       schema: {
         tags: ['channels'],
-        summary: 'The connected channels',
+        summary: 'The channels that clients have joined',
         security: bearer,
         querystring: { type: 'object', properties: { scope: scopeSchema } },
         response: {
           200: {
-            description: 'One entry for each channel that somebody is connected to.',
+            description: 'One entry for each channel that clients have joined.',
             type: 'array',
             items: {
               type: 'object',

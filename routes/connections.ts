@@ -23,19 +23,19 @@ const connectionSchema = {
   type: 'object',
   properties: {
     id: text,
-    node: { ...text, description: 'The node that holds it.' },
+    node: { ...text, description: 'The id of its node.' },
     subject: { type: ['string', 'null'], description: 'The claim "sub".' },
     channels: { type: 'array', items: text },
     mode: { ...text, enum: ['r', 'w', 'rw'] },
     since: { ...text, format: 'date-time' },
     address: text,
-    bufferedBytes: { type: 'integer', description: 'What waits for the client.' }
+    bufferedBytes: { type: 'integer', description: 'Bytes that wait for the client.' }
   }
 }
 
 const filterSchema = {
-  channel: { ...text, description: 'Those that have joined it.' },
-  subject: { ...text, description: 'Those whose token has this claim "sub".' }
+  channel: { ...text, description: 'Connections that have joined this channel.' },
+  subject: { ...text, description: 'Connections whose token has this claim "sub".' }
 }
 
 const closingSchema = {
@@ -82,7 +82,7 @@ export function connectionsRoutes(
         querystring: { type: 'object', properties: { ...filterSchema, scope: scopeSchema } },
         response: {
           200: {
-            description: 'Sockets and event streams that fit all that is given.',
+            description: 'The websockets and event streams that match all parameters.',
             type: 'array',
             items: connectionSchema
           },
@@ -104,7 +104,7 @@ export function connectionsRoutes(
     {
       schema: {
         ...common,
-        summary: 'Close connections, on whichever node they are',
+        summary: 'Close connections on all nodes',
         querystring: { type: 'object', properties: { ...filterSchema, ...closingSchema } },
         response: { 200: closedSchema, 400: errorSchema('The query is malformed.'), ...refusals }
       },
@@ -122,7 +122,7 @@ export function connectionsRoutes(
     {
       schema: {
         ...common,
-        summary: 'Close a connection, on whichever node it is',
+        summary: 'Close a connection, on any node',
         params: { type: 'object', properties: { id: text } },
         querystring: { type: 'object', properties: closingSchema },
         response: {

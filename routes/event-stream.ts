@@ -6,7 +6,7 @@ import { HIDDEN } from './schemas.js'
 import { openStream, requireTurn } from './stream.js'
 
 /**
- * Server-sent events on the same addresses, for `GET` with `Accept: text/event-stream`
+ * Server-sent events at the same addresses as websockets, for `GET` with `Accept: text/event-stream`
  * (https://html.spec.whatwg.org/multipage/server-sent-events.html).
  */
 export function eventStreamRoutes(

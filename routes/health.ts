@@ -4,7 +4,7 @@ import { healthSchema } from './schemas.js'
 
 /** `GET /health`, and for orchestrators `GET /health/live` and `GET /health/ready`. None needs a token. */
 export function healthRoutes(fastify: FastifyInstance, { gateway }: { gateway: Gateway }): void {
-  // Load balancers ask every few seconds; a line for each request would bury all others.
+  // Load balancers check every few seconds. Their requests would flood the log.
   const logLevel = 'warn'
   const config = { rateLimit: false }
   const response = {
@@ -30,10 +30,10 @@ export function healthRoutes(fastify: FastifyInstance, { gateway }: { gateway: G
       config,
       schema: {
         tags: ['health'],
-        summary: 'The process answers',
+        summary: 'Liveness: the process answers',
         response: {
           200: {
-            description: 'It does.',
+            description: 'The process answers.',
             type: 'object',
             properties: { status: { type: 'string', enum: ['ok'] } }
           }
@@ -50,7 +50,7 @@ export function healthRoutes(fastify: FastifyInstance, { gateway }: { gateway: G
       config,
       schema: {
         tags: ['health'],
-        summary: 'New connections may come here; 503 once shutdown has begun',
+        summary: 'Readiness: the server accepts connections; 503 during shutdown',
         response
       }
     },

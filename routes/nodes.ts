@@ -31,8 +31,8 @@ export function nodesRoute(
                 version: { type: 'string' },
                 startedAt: time,
                 lastSeen: time,
-                connections: { type: 'integer', description: 'Open sockets, as last told.' },
-                self: { type: 'boolean', description: 'The node that answers.' }
+                connections: { type: 'integer', description: 'Open connections at the last heartbeat.' },
+                self: { type: 'boolean', description: 'Whether this is the node that answers.' }
               }
             }
           },

@@ -6,8 +6,8 @@ import { CONSTRAINT, hostOf } from './handshake/router-constraint.js'
 import { HIDDEN } from './schemas.js'
 
 /**
- * Answers plain HTTP requests to our websocket addresses, so that neither a host's log nor its 404 repeats the token.
- * A request whose path holds a JSON Web Token comes here only where the host has no route for it.
+ * Answers plain HTTP requests to the websocket addresses, so that neither the host's log nor its 404 contains the token. A
+ * request with a JSON Web Token in its path arrives here only if the host has no route for it.
  */
 export function plainHttpRoute(fastify: FastifyInstance): void {
   const { methods, prefixes } = hostOf(fastify)
@@ -18,7 +18,7 @@ export function plainHttpRoute(fastify: FastifyInstance): void {
     exposeHeadRoute: true,
     constraints: { [CONSTRAINT]: 'token' },
     schema: HIDDEN,
-    // The first of our routes that a document sees.
+    // This is the first of the plugin's routes in a document.
     config: { swaggerTransform: defineBearer },
     logSerializers: maskingSerializers,
     async handler() {

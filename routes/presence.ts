@@ -2,10 +2,10 @@ import { MAX_LISTED } from '../lib/presence/index.js'
 import type { ChannelQuestion } from './channel-question.js'
 import { errorSchema } from './schemas.js'
 
-/** `GET /channels/:channel/presence`: who is in a presence channel, on all nodes. */
+/** `GET /channels/:channel/presence`: the members of a presence channel, on all nodes. */
 export const presence: ChannelQuestion = {
   schema: {
-    summary: 'Who is in a presence channel, on all nodes',
+    summary: 'The members of a presence channel, on all nodes',
     response: {
       200: {
         description:
@@ -13,19 +13,19 @@ export const presence: ChannelQuestion = {
         type: 'object',
         properties: {
           clients: {
-            description: `Missing where there are more than ${MAX_LISTED}.`,
+            description: `Missing if there are more than ${MAX_LISTED} members.`,
             type: 'array',
             items: {
               type: 'object',
               properties: {
-                client: { type: 'string', description: "The connection's id." },
+                client: { type: 'string', description: 'The id of the connection.' },
                 user: { type: 'string', description: 'The claim "sub" of its token, or empty.' },
-                info: { description: 'What else others see of it: any JSON value, or missing.' }
+                info: { description: 'The claim "info" of an SDK\'s token, any JSON value.' }
               }
             }
           },
-          count: { type: 'integer', description: 'How many clients.' },
-          users: { type: 'integer', description: 'How many different users.' }
+          count: { type: 'integer', description: 'The number of clients.' },
+          users: { type: 'integer', description: 'The number of different users.' }
         }
       },
       401: errorSchema('No valid token.'),

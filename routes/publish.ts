@@ -21,18 +21,21 @@ const messageSchema = {
   properties: {
     channel: { type: 'string', minLength: 1, examples: ['chat'] },
     channels: { type: 'array', items: { type: 'string', minLength: 1 }, minItems: 1 },
-    payload: { description: 'A string travels as it is, any other JSON value as JSON.', examples: ['hello'] },
-    confirm: { type: 'boolean', description: 'Answer who got it: 200. For a list, in the address.' }
+    payload: { description: 'A string, or any other JSON value.', examples: ['hello'] },
+    confirm: {
+      type: 'boolean',
+      description: 'Answer 200 with the number of clients that received it. For a list, set it in the query.'
+    }
   },
   description: 'A message for one channel (`channel`) or for several (`channels`).'
 }
 
-/** `POST /publish`: messages into channels, all or none, answered once the database has accepted them. */
+/** `POST /publish`: publishes messages, all or none. Answers when the database has accepted them. */
 export async function publishRoute(
   fastify: FastifyInstance,
   { gateway, verifyToken, maxChannels }: { gateway: Gateway; verifyToken: VerifyToken; maxChannels: number }
 ): Promise<void> {
-  // A host's parser, or Fastify's own, would make values of payloads, which are to be passed on as they came.
+  // Other parsers, Fastify's included, would parse the payloads, which must be passed on unchanged.
   fastify.removeContentTypeParser('application/json')
   fastify.addContentTypeParser('application/json', { parseAs: 'string' }, async (_: unknown, body: string) =>
     readBody(body)
@@ -57,19 +60,24 @@ export async function publishRoute(
         querystring: {
           type: 'object',
           properties: {
-            confirm: { type: 'string', enum: ['true', 'false'], description: 'Answer who got them: 200.' }
+            confirm: {
+              type: 'string',
+              enum: ['true', 'false'],
+              description: 'Answer 200 with the number of clients that received them.'
+            }
           }
         },
         body: { anyOf: [messageSchema, { type: 'array', items: messageSchema, minItems: 1 }] },
         response: {
           200: {
-            description: 'With `confirm`: who got them. Of several messages, or channels, the sum.',
+            description:
+              'With `confirm`: how many clients received them; the sum, for several messages or channels.',
             type: 'object',
             properties: {
-              delivered: { type: 'integer', description: 'To how many sockets, on all nodes.' },
-              nodes: { type: 'integer', description: 'How many nodes answered.' },
+              delivered: { type: 'integer', description: 'The number of clients, on all nodes.' },
+              nodes: { type: 'integer', description: 'The number of nodes that answered.' },
               missing: {
-                description: 'Those that did not in time, if any.',
+                description: 'The nodes that did not answer in time, if any.',
                 type: 'array',
                 items: { type: 'string' }
               }
@@ -98,7 +106,7 @@ export async function publishRoute(
           503: errorSchema('The database is unavailable. Retry-After says when to try again.')
         }
       },
-      // A host's validator may coerce, which would make `{"channel":5}` the channel "5".
+      // Not by the schema, because a host's validator may coerce types, and `{"channel":5}` must not be the channel "5".
       validatorCompiler: () => () => true
     },
     async (request, reply) => {
@@ -122,7 +130,7 @@ export async function publishRoute(
   )
 }
 
-/** @returns the values of a body, where payloads stay texts; @throws BadMessage (400) for what is no JSON */
+/** Parses a body, but leaves the payloads as text. @throws BadMessage (400) if it is not JSON */
 function readBody(text: string): unknown {
   const elements = elementsOf(text)
   return elements === undefined ? readItem(text) : elements.map(readItem)
@@ -151,7 +159,7 @@ function readConfirm({ query, body }: FastifyRequest): boolean {
     throw new errors.BadMessage('"confirm" in the query must be true or false')
   }
   if (Array.isArray(body)) {
-    // One answer is for all of them.
+    // There is one answer for all messages of the list.
     const index = body.findIndex((item) => item.confirm !== undefined)
     if (index !== -1)
       throw new errors.BadMessage(
@@ -167,9 +175,8 @@ function readConfirm({ query, body }: FastifyRequest): boolean {
 }
 
 /**
- * The key of a request that may be sent again. It is its sender's, and nobody else's: of who the token says it is (`iss`
- * and `sub`, RFC 7519, sections 4.1.1 and 4.1.2), or of the one token where it does not say, because strangers have such
- * tokens, too.
+ * The idempotency key of a request. It belongs to the token's `iss` and `sub` (RFC 7519, sections 4.1.1 and 4.1.2). Without
+ * a `sub`, it belongs to this one token, because other clients have tokens without a `sub`, too.
  */
 function keyOf(request: FastifyRequest, { issuer, subject }: Token): string | undefined {
   const header = request.headers['idempotency-key']
@@ -181,7 +188,7 @@ function keyOf(request: FastifyRequest, { issuer, subject }: Token): string | un
   return `http:${digest}`
 }
 
-/** @throws BadMessage, TooManyPublishChannels (400) that name the place and what it expects */
+/** @throws BadMessage, TooManyPublishChannels (400), which name the place and what is expected */
 function parseBody(body: unknown, maxChannels: number): OutgoingMessage[] {
   if (!Array.isArray(body)) return [parseMessage(body, 'the body', maxChannels)]
   if (body.length === 0) throw new errors.BadMessage('the list must not be empty')
@@ -201,7 +208,7 @@ function parseMessage(value: unknown, place: string, maxChannels: number): Outgo
   if (!Array.isArray(channels) || channels.length === 0) {
     throw new errors.BadMessage(`"channels" of ${place} must be a list of at least one channel`)
   }
-  // Before each of them is looked at: there may be very many.
+  // Before the names are checked, because there may be very many.
   const { size } = new Set(channels)
   if (size > maxChannels) throw new errors.TooManyPublishChannels(size, maxChannels)
   const names = channels.map((name, index) => channelIn(name, `"channels[${index}]" of ${place}`))

@@ -2,7 +2,7 @@ import type { FastifySchema } from 'fastify'
 
 /** Schemas that several routes share, for the OpenAPI document and for serialization. */
 
-/** Fastify's own error. */
+/** The body of an error. */
 export const errorSchema = (description: string) => ({
   description,
   type: 'object',
@@ -14,7 +14,7 @@ export const errorSchema = (description: string) => ({
   }
 })
 
-/** The error of a function of the database's owner. */
+/** The body of an error that an SQL function raised. */
 export const rejectionSchema = (description: string) => {
   const schema = errorSchema(description)
   return { ...schema, properties: { ...schema.properties, sqlstate: { type: 'string' } } }
@@ -43,7 +43,7 @@ export const healthSchema = (description: string) => ({
     },
     schema: {
       type: 'object',
-      description: 'Whether this server and the schema `pgws` of durable channels fit each other.',
+      description: 'Whether this server and the schema `pgws` are compatible.',
       properties: { status: { type: 'string', enum: ['ok', 'missing', 'too old', 'too new'] } }
     },
     notificationQueue: {
@@ -51,7 +51,7 @@ export const healthSchema = (description: string) => ({
       properties: { usage: { anyOf: [{ type: 'number', minimum: 0, maximum: 1 }, { type: 'null' }] } }
     },
     delivery: {
-      description: 'Why messages were lost here within the last minute.',
+      description: 'Why messages were lost on this server within the last minute.',
       type: 'object',
       properties: {
         status: { type: 'string', enum: ['up', 'degraded'] },
@@ -75,9 +75,9 @@ export const healthSchema = (description: string) => ({
         }
       }
     },
-    connections: { type: 'integer', description: 'Open sockets of this server.' }
+    connections: { type: 'integer', description: 'Open connections of this server.' }
   }
 })
 
-/** Leaves a route out of the API document: no schema describes it. */
+/** Hides a route from the API document. */
 export const HIDDEN: FastifySchema = { hide: true }

@@ -3,18 +3,18 @@ import type { Scope } from '../lib/cluster/index.js'
 import { errors } from '../lib/errors.js'
 import { isObject } from '../lib/json-value.js'
 
-/** The header that names the nodes which did not answer in time. */
+/** The header with the nodes that did not answer in time. */
 const MISSING = 'x-pgws-missing-nodes'
 
 export const scopeSchema = {
   type: 'string',
   enum: ['local', 'cluster'],
   default: 'local',
-  description: `This node, or all of them; the header ${MISSING} names those that did not answer in time.`
+  description: `This node, or all nodes. The header ${MISSING} names those that did not answer in time.`
 }
 
 /**
- * Whom a request asks, and how its answer tells of the nodes that are missing from it.
+ * Reads the scope of a request, and makes the function that adds the header for missing nodes to its answer.
  * @throws BadQuery (400)
  */
 export function answeringScope(request: FastifyRequest, reply: FastifyReply): Required<Scope> {
@@ -25,7 +25,7 @@ export function answeringScope(request: FastifyRequest, reply: FastifyReply): Re
   return { scope, onMissing: (nodes) => reply.header(MISSING, nodes.join(', ')) }
 }
 
-/** An answer names the nodes that are missing from it, if there are any. */
+/** The schema of the header that names missing nodes. */
 export function listMissing<Answer extends { missing: string[] }>({ missing, ...answer }: Answer): object {
   return missing.length === 0 ? answer : { ...answer, missing }
 }

@@ -23,19 +23,19 @@ export interface SdkEmulationOptions {
   options: Pick<ResolvedOptions, 'allowedOrigins' | 'maxMessageBytes'>
 }
 
-/** The address holds a token or accepts a stream of events (routes/channel.ts): whatever it does, it is ours. */
+/** The constraint for addresses with a token, or with `Accept: text/event-stream` (routes/channel.ts). */
 const CONSTRAINTS = [{}, { [CONSTRAINT]: 'events' }, { [CONSTRAINT]: 'token' }]
 
 /**
- * Where Centrifugo's client SDKs go by themselves when websockets are blocked: they read the answer to
- * `/connection/sse` or `/connection/http_stream`, and send what they have to say to `/emulation`, which may be another
- * node (https://centrifugal.dev/docs/transports/http_stream).
+ * The HTTP transports of Centrifugo's client SDKs, for clients whose websockets are blocked. Clients read the response to
+ * `/connection/sse` or `/connection/http_stream`, and send commands to `/emulation`, which may be on another node
+ * (https://centrifugal.dev/docs/transports/http_stream).
  */
 export async function sdkEmulationRoutes(
   fastify: FastifyInstance,
   { gateway, options }: SdkEmulationOptions
 ): Promise<void> {
-  // Lines of JSON are no JSON, and the SDK says that they are.
+  // The SDK sends lines of JSON as application/json.
   fastify.removeAllContentTypeParsers()
   fastify.addContentTypeParser('*', { parseAs: 'string' }, (_request, body, done) => done(null, body))
 
@@ -49,7 +49,7 @@ export async function sdkEmulationRoutes(
     bodyLimit: options.maxMessageBytes,
     schema: HIDDEN,
     logLevel: 'warn',
-    // The address may hold a token.
+    // The address may contain a token.
     logSerializers: { req: describeRequest }
   } as const
 
@@ -72,7 +72,7 @@ export async function sdkEmulationRoutes(
         await admit(request)
       },
       async handler(request, reply) {
-        // An error status would have the SDK try again for ever; this reply ends its attempts, as the close code does.
+        // After an error status the SDK would retry forever. This reply makes it stop, as the close code does.
         if (request.headers['content-type']?.startsWith(PROTOBUF_TYPE)) {
           return reply.type(PROTOBUF_TYPE).send(protobufDisconnect(DISCONNECT.INAPPROPRIATE_PROTOCOL))
         }
@@ -121,7 +121,7 @@ export async function sdkEmulationRoutes(
   })
 }
 
-/** @throws BadQuery (400), which repeats nothing of the body: it holds a secret */
+/** @throws BadQuery (400), which does not contain the body, because that has a secret */
 function readCommands(body: unknown): { session: string; node: string; data: string } {
   let value: unknown
   try {

@@ -6,7 +6,7 @@ import { upgradeOf } from '../plugins/upgrades.js'
 import type { WebSockets } from '../plugins/websocket.js'
 import { webSocketRoute } from './websocket-route.js'
 
-/** Where Centrifugo's client SDKs come to with a websocket. */
+/** The websocket address of Centrifugo's client SDKs. */
 export const SDK_ADDRESS = '/connection/websocket'
 
 export interface SdkRoutesOptions {
@@ -16,8 +16,8 @@ export interface SdkRoutesOptions {
 }
 
 /**
- * `/connection/websocket`, where Centrifugo's client SDKs come to. Who they are they say in their first command: a
- * refused upgrade would have them come back for ever.
+ * `/connection/websocket`, the address of Centrifugo's client SDKs. The token is in their first command, not in the
+ * handshake: after a refused handshake they would retry forever.
  */
 export function sdkRoute(fastify: FastifyInstance, { gateway, webSockets, options }: SdkRoutesOptions): void {
   webSocketRoute(fastify, {
@@ -30,7 +30,7 @@ export function sdkRoute(fastify: FastifyInstance, { gateway, webSockets, option
       if (!isAllowedOrigin(request.headers.origin, options.allowedOrigins)) {
         throw new errors.OriginNotAllowed()
       }
-      // Python's SDK sends an empty one, which `ws` refuses.
+      // The Python SDK sends an empty header, which `ws` refuses.
       const { headers } = request.raw
       if (headers['sec-websocket-protocol'] === '') delete headers['sec-websocket-protocol']
       await gateway.admit(upgradeOf(request.raw)!.socket, request.ip)

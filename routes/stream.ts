@@ -4,8 +4,8 @@ import { errors } from '../lib/errors.js'
 import { type HandshakeLog, takeOver } from './handshake/take-over.js'
 
 /**
- * Begins an answer that does not end: its head goes out at once.
- * @param use given the response; what it throws ends the connection
+ * Starts a streamed response, and sends its head at once.
+ * @param use is called with the response; if it throws, the connection is closed
  */
 export function openStream(
   reply: FastifyReply,
@@ -20,7 +20,7 @@ export function openStream(
       ...(reply.getHeaders() as Record<string, string>),
       'content-type': contentType,
       'cache-control': 'no-cache, no-transform',
-      // nginx gathers answers otherwise.
+      // Without this header, nginx would buffer the response.
       'x-accel-buffering': 'no',
       // The stream's end is the connection's: it counts as one for as long as it is open. HTTP/2 has streams for that.
       ...(request.raw.httpVersionMajor === 1 && { connection: 'close' })
@@ -33,8 +33,8 @@ export function openStream(
 }
 
 /**
- * To be called before a stream is admitted. What is pipelined behind a request that has not been answered has no
- * socket yet; behind a stream it never would, nor would anybody be told when its client has gone.
+ * To be called before a stream is admitted. A request that is pipelined behind an unanswered one has no socket yet. Behind a
+ * stream it would never get one, and the end of its client would go unnoticed.
  * @throws BadQuery (400)
  */
 export function requireTurn(reply: FastifyReply): void {

@@ -8,8 +8,8 @@ import { verifyBearer } from './handshake/bearer.js'
 const LIFETIME = 60 * 60
 
 /**
- * `POST /token`, for the page of a first run: a token that is still valid is answered with one of the same claims
- * that ends in an hour; any other with 401. An application asks its own session instead whether there is to be one.
+ * `POST /token`, for the sample page. It exchanges a valid token for one with the same claims that expires in an hour, and
+ * answers 401 to any other. An application should check its own session instead.
  */
 export function tokenRoute(
   fastify: FastifyInstance,

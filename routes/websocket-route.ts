@@ -14,15 +14,15 @@ export interface WebSocketRoute {
   url: string
   gateway: Gateway
   webSockets: WebSockets
-  /** A request as it may be logged. */
+  /** Describes a request for the log, without its token. */
   describeRequest: (request: FastifyRequest) => object
-  /** Throws where the client may not come in. */
+  /** Admits the client, or throws. */
   admit: (request: FastifyRequest) => Promise<void>
   /** Takes the open socket. */
   connect: (accepted: AcceptedSocket, request: FastifyRequest) => void
 }
 
-/** A route for upgrades to websockets, whoever dispatches them: our own dispatcher, or a host's @fastify/websocket. */
+/** A route for websocket upgrades, dispatched by this plugin or by the host's @fastify/websocket. */
 export function webSocketRoute(
   fastify: FastifyInstance,
   { url, gateway, webSockets, describeRequest, admit, connect }: WebSocketRoute
@@ -34,7 +34,7 @@ export function webSocketRoute(
     exposeHeadRoute: false,
     constraints: { [CONSTRAINT]: 'upgrade' },
     schema: HIDDEN,
-    // One line tells of each socket that is opened (lib/clients/clients.ts) or refused (onError).
+    // There is one log line for each websocket that is opened (lib/clients/clients.ts) or refused (onError).
     logLevel: 'warn',
     logSerializers: { req: describeRequest },
     onError: refused(fastify, gateway, describeRequest),
@@ -42,7 +42,7 @@ export function webSocketRoute(
       if (upgradeOf(request.raw) === undefined) throw new errors.UpgradeRequired()
       await admit(request)
     },
-    // Not in the handler: a host's @fastify/websocket puts one of its own in the place of each.
+    // Not in the handler, because the host's @fastify/websocket replaces it.
     async preHandler(request, reply) {
       const { raw } = request
       reply.hijack()

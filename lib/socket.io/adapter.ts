@@ -34,11 +34,12 @@ type Options = ReturnType<typeof resolveAdapterOptions>
 type Restored = Awaited<ReturnType<Adapter['restoreSession']>>
 
 /**
- * An adapter for Socket.IO servers that share a PostgreSQL database: a drop-in replacement of
- * @socket.io/postgres-adapter 0.5, also beside it in one cluster.
- * @param pool of `pg`; it stays the caller's
- * @returns for the option `adapter` of a server
- * @throws InvalidOption
+ * Creates an adapter for Socket.IO servers that share a PostgreSQL database. It is a drop-in replacement for
+ * @socket.io/postgres-adapter 0.5, and may run beside it in one cluster.
+ * @param pool a pool of `pg`; the caller closes it, after the server
+ * @param options see AdapterOptions
+ * @returns the value of the server's option `adapter`
+ * @throws InvalidOption, which says what is expected
  */
 export function createAdapter(
   pool: pg.Pool,

@@ -9,7 +9,7 @@ type EventsMap = Record<string, any>
 type DefaultEvents = Record<string, (...args: unknown[]) => void>
 type Parameters_<Events extends EventsMap, Name extends keyof Events> = Parameters<Events[Name]>
 
-/** Sends to the clients of Socket.IO servers that share a database, from a process that runs none. */
+/** Sends events to the clients of Socket.IO servers that share a database, from a process without a server. */
 export class Emitter<
   EmitEvents extends EventsMap = DefaultEvents,
   ServerSideEvents extends EventsMap = DefaultEvents
@@ -21,10 +21,10 @@ export class Emitter<
   readonly #publisher: PacketPublisher
 
   /**
-   * @param pool a pool of `pg`, or a client: then what is emitted is part of its transaction
-   * @param nsp the namespace
-   * @param options those of the servers' adapter
-   * @throws InvalidOption
+   * @param pool a pool of `pg`, or a client; with a client, events are part of the client's transaction
+   * @param nsp the namespace. Default: `/`
+   * @param options the options of the servers' adapter
+   * @throws InvalidOption, which says what is expected
    */
   constructor(pool: pg.Pool | pg.ClientBase, nsp = '/', options: EmitterOptions = {}) {
     this.#publisher = pool instanceof PacketPublisher ? pool : new PacketPublisher(pool, options)
@@ -35,44 +35,44 @@ export class Emitter<
   /** An emitter for another namespace, with the same options. */
   of(nsp: string): Emitter<EmitEvents, ServerSideEvents> {
     const name = nsp.startsWith('/') ? nsp : `/${nsp}`
-    // The constructor takes a publisher, too; its types do not tell, because nobody else has one.
+    // The constructor also takes a publisher, which its public type does not mention.
     return new Emitter(this.#publisher as unknown as pg.Pool, name)
   }
 
   /**
-   * Resolves when all that was emitted so far, in any namespace, is accepted by the database.
-   * @throws SocketIoNotPublished: the first failure since the last call
+   * Waits until the database has accepted everything that was emitted so far, in any namespace.
+   * @throws SocketIoNotPublished, the first failure after the last call
    */
   flushed(): Promise<void> {
     return this.#publisher.flushed()
   }
 
-  /** Sends an event to all clients. Failures go to the error handler, and to `flushed()`. */
+  /** Sends an event to all clients. Failures go to `errorHandler`, and to `flushed()`. */
   emit<Name extends keyof EmitEvents & string>(event: Name, ...args: Parameters_<EmitEvents, Name>): true {
     return this.#operator.emit(event, ...args)
   }
 
-  /** Only clients in one of the rooms. */
+  /** Selects clients in at least one of the rooms. */
   to(rooms: string | string[]): BroadcastOperator<EmitEvents, ServerSideEvents> {
     return this.#operator.to(rooms)
   }
 
-  /** As `to`. */
+  /** The same as `to`. */
   in(rooms: string | string[]): BroadcastOperator<EmitEvents, ServerSideEvents> {
     return this.#operator.to(rooms)
   }
 
-  /** No clients in one of the rooms. */
+  /** Excludes clients in any of the rooms. */
   except(rooms: string | string[]): BroadcastOperator<EmitEvents, ServerSideEvents> {
     return this.#operator.except(rooms)
   }
 
-  /** The next event may be lost where a client is not ready. */
+  /** Marks the next event as volatile: it may be lost if a client is not ready. */
   get volatile(): BroadcastOperator<EmitEvents, ServerSideEvents> {
     return this.#operator.volatile
   }
 
-  /** Whether the next event is compressed. */
+  /** Sets whether the next event is compressed. */
   compress(compress: boolean): BroadcastOperator<EmitEvents, ServerSideEvents> {
     return this.#operator.compress(compress)
   }
@@ -87,7 +87,7 @@ export class Emitter<
     return this.#operator.socketsLeave(rooms)
   }
 
-  /** Disconnects the clients; `close`: from all namespaces. */
+  /** Disconnects the clients. @param close whether to close the connection, and so leave all namespaces */
   disconnectSockets(close = false): Promise<void> {
     return this.#operator.disconnectSockets(close)
   }
@@ -107,7 +107,7 @@ export class Emitter<
 
 type Publish = (message: Omit<Message, 'uid'>) => Promise<void>
 
-/** Whom the next event is for. Each step gives a new one. */
+/** Selects the clients for the next event. Each method returns a new object. */
 export class BroadcastOperator<EmitEvents extends EventsMap, ServerSideEvents extends EventsMap> {
   readonly #nsp: string
   readonly #publish: Publish
@@ -149,7 +149,7 @@ export class BroadcastOperator<EmitEvents extends EventsMap, ServerSideEvents ex
     return this.#with({ flags: { ...this.#flags, volatile: true } })
   }
 
-  /** @throws Error for an event that Socket.IO keeps for itself, and for an acknowledgement */
+  /** @throws Error for a reserved event name, and for an acknowledgement */
   emit<Name extends keyof EmitEvents & string>(event: Name, ...args: Parameters_<EmitEvents, Name>): true {
     if (RESERVED_EVENTS.has(event)) throw new Error(`"${event}" is a reserved event name`)
     refuseAcknowledgement(args)

@@ -2,25 +2,25 @@ import { emitWarning } from 'node:process'
 import { codeOf, errors } from '../errors.js'
 import { type Tables, tablesOf } from './database/tables.js'
 
-/** What `createAdapter(pool, options)` takes: as @socket.io/postgres-adapter. Durations are milliseconds. */
+/** The options of `createAdapter`, as in @socket.io/postgres-adapter. Durations are in milliseconds, sizes in bytes. */
 export interface AdapterOptions {
-  /** The name of this node. Default: random. */
+  /** The name of this node, unique in the cluster. Default: random. */
   uid?: string | undefined
-  /** What database channels begin with. Default: `socket.io`. */
+  /** The prefix of the database channels. Default: `socket.io`. */
   channelPrefix?: string | undefined
-  /** The table of packets that are binary or too large for a notification. Default: `socket_io_attachments`. */
+  /** The table for packets that are binary or too large for a notification. Default: `socket_io_attachments`. */
   tableName?: string | undefined
-  /** Packets of so many bytes go into the table. Default: 8000, which is also the most. */
+  /** The size from which packets are stored in the table. Default: 8000, which is also the maximum. */
   payloadThreshold?: number | undefined
   /** How long `fetchSockets` and `serverSideEmit` wait for the other nodes. Default: 5 s. */
   requestsTimeout?: number | undefined
-  /** How often a node tells that it is there. Default: 5 s. */
+  /** How often a node sends a heartbeat. Default: 5 s. */
   heartbeatInterval?: number | undefined
-  /** After how long without a word a node counts as gone. Default: 10 s. */
+  /** After how much silence a node counts as gone. Default: 10 s. */
   heartbeatTimeout?: number | undefined
-  /** How old rows must be to be removed. Default: 30 s. */
+  /** How old rows must be before they are deleted. Default: 30 s. */
   cleanupInterval?: number | undefined
-  /** Told of each failure. Default: a warning of the process. */
+  /** Is called with each failure. Default: `process.emitWarning`. */
   errorHandler?: ((error: Error) => void) | undefined
 }
 
@@ -45,10 +45,10 @@ const numbers = {
   cleanupInterval: 30_000
 }
 
-/** The longest time that a timer can take. */
+/** The longest delay of a timer. */
 const MAX_TIME = 2 ** 31 - 1
 
-/** @throws InvalidOption that says what is expected */
+/** Checks the options, and sets the defaults. @throws InvalidOption, which says what is expected */
 export function resolveAdapterOptions(options: AdapterOptions): ResolvedAdapterOptions {
   const { uid, channelPrefix = 'socket.io', tableName = 'socket_io_attachments', errorHandler } = options
   for (const [name, value] of Object.entries({ uid, channelPrefix })) {
@@ -69,7 +69,7 @@ export function resolveAdapterOptions(options: AdapterOptions): ResolvedAdapterO
   return { uid, channelPrefix, tables: tablesOf(tableName), ...times, errorHandler: errorHandler ?? warn }
 }
 
-/** What is told where nobody asked to be told: seen, and no reason to end. */
+/** The default `errorHandler`: a warning, which does not end the process. */
 export function warn(error: Error): void {
   emitWarning(error.message, 'SocketIoPostgresWarning', codeOf(error) ?? '')
 }

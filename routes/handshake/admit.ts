@@ -18,7 +18,7 @@ declare module 'fastify' {
   }
 }
 
-/** What sockets and event streams have in common before they are accepted. */
+/** The admission of websockets and event streams, before they are accepted. */
 export function handshake(
   fastify: FastifyInstance,
   { gateway, verifyToken, options }: Omit<ChannelRoutesOptions, 'paths'>
