@@ -7,8 +7,8 @@ import type { MessageStore, Page } from './message-store.js'
 import type { RetentionRules } from './retention-rules.js'
 
 export interface ReplayOptions {
-  history: MessageStore
-  durable: RetentionRules
+  history: Pick<MessageStore, 'timeline' | 'latest' | 'readAll' | 'resolve' | 'trimmedSince'>
+  durable: Pick<RetentionRules, 'refresh' | 'installed' | 'epoch' | 'ageOf' | 'historyGap'>
   incoming: IncomingQueue
   hub: Hub
   losses: Losses
@@ -23,8 +23,8 @@ const SHORT_NAME = 1000
 
 /** Catches this server up with what its listener missed. A client's own catch-up is lib/clients/catch-up.ts. */
 export class Replay {
-  readonly #history: MessageStore
-  readonly #durable: RetentionRules
+  readonly #history: ReplayOptions['history']
+  readonly #durable: ReplayOptions['durable']
   readonly #incoming: IncomingQueue
   readonly #hub: Hub
   readonly #losses: Losses

@@ -1,0 +1,347 @@
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import t, { type Test } from 'tap'
+import type { Format } from '../../../lib/channels/frames.js'
+import { Hub } from '../../../lib/channels/hub.js'
+import { IncomingQueue } from '../../../lib/channels/incoming-queue.js'
+import { Losses } from '../../../lib/channels/losses.js'
+import type { Trimmed } from '../../../lib/durable/message-store.js'
+import { Replay } from '../../../lib/durable/replay.js'
+import { StoredMessage } from '../../../lib/durable/stored-message.js'
+import { errors } from '../../../lib/errors.js'
+import type { Message } from '../../../lib/messages/message.js'
+import { messageId, type Reference, storedMessage } from '../../../lib/messages/notification-payload.js'
+import { historyGap } from '../../../lib/messages/server-message.js'
+import { Metrics } from '../../../lib/metrics.js'
+import { stoppedClock } from '../../support/clock.js'
+
+const EPOCH = '0000000e'
+
+/** What the database holds, which the tests write; a function of it may be replaced by one that fails or waits. */
+class Stored {
+  epoch = EPOCH
+  installed = true
+  server = '00000001'
+  trimmed: Trimmed[] | null = []
+  rows: Message[] = []
+  /** Called before each answer. */
+  before: (question: string) => unknown = () => {}
+
+  add(position: number, channel = 'kept', text = `${position}`): void {
+    this.rows.push(storedMessage(this.epoch, position, channel, JSON.stringify({ channel, payload: text })))
+  }
+
+  readonly durable = {
+    refresh: async () => void (await this.before('refresh')),
+    installed: true,
+    epoch: EPOCH,
+    ageOf: (channel: string) => (channel.startsWith('kept') ? 60 : undefined),
+    historyGap: (channel: string, requested: string | null, _oldest: number | null, latest: number) =>
+      historyGap(channel, { requested, latest: latest === 0 ? null : messageId(this.epoch, latest) })
+  }
+
+  readonly history = {
+    timeline: () => this.#answer('timeline', () => this.server),
+    latest: () => this.#answer('latest', () => this.rows.at(-1)?.position ?? 0),
+    // Pages of two messages.
+    readAll: (after: number) =>
+      this.#answer('readAll', () => {
+        const rows = this.rows.filter(({ position }) => position! > after)
+        const messages = rows.slice(0, 2).map((message) => new StoredMessage(message, () => {}))
+        return { messages, more: rows.length > 2 }
+      }),
+    resolve: (references: readonly Reference[]) =>
+      this.#answer('resolve', () => {
+        const found = new Map<Reference, Message | 'gone'>()
+        for (const one of references)
+          found.set(one, this.rows.find(({ position }) => position === one.position) ?? 'gone')
+        return found
+      }),
+    trimmedSince: (position: number) =>
+      this.#answer('trimmedSince', () => this.trimmed?.filter(({ trimmed }) => trimmed > position) ?? null)
+  }
+
+  async #answer<Value>(question: string, value: () => Value): Promise<Value> {
+    await this.before(question)
+    return value()
+  }
+}
+
+/** A server with a reader of each channel, whose listener the tests lose and find. */
+async function server(t: Test, ...rows: number[]) {
+  const stored = new Stored()
+  for (const position of rows) stored.add(position)
+  const logged: string[] = []
+  const write = (_fields: object, message: string) => logged.push(message)
+  const log = { debug: write, info: write, warn: write, error: write }
+  const hub = new Hub(
+    () => t.fail('a listener threw'),
+    () => t.fail('a message could not be encoded')
+  )
+  const losses = new Losses(new Metrics(unread), log)
+  t.teardown(() => losses.stop())
+  const seen: string[] = []
+  const format: Format = {
+    encode: ({ text, position }) => ({ bytes: Buffer.from(text), position })
+  }
+  for (const channel of ['kept', 'kept too', 'plain']) {
+    hub.join({ format, deliver() {} }, [channel], { read: true, write: false })
+    hub.listen(channel, (text) => {
+      const { event, payload } = JSON.parse(text)
+      seen.push(event === undefined ? payload : `${event} ${channel} ${payload.latest}`)
+    })
+  }
+  const incoming = new IncomingQueue({
+    listenChannel: 'listen',
+    deliver: (message) => hub.deliver(message),
+    wanted: () => true,
+    resolve: (references) => stored.history.resolve(references),
+    onMessage() {},
+    onLost: (reason) => t.fail(reason),
+    replays: true
+  })
+  const replay = new Replay({ history: stored.history, durable: stored.durable, incoming, hub, losses, log })
+  t.teardown(() => replay.stop())
+  await replay.refresh()
+  /** Hears a message that has just been stored. */
+  const hear = (position: number, channel = 'kept') => {
+    stored.add(position, channel)
+    incoming.receive(stored.rows.at(-1)!.text)
+  }
+  /** Sends a probe, which arrives. */
+  const probe = async () => {
+    replay.probe()()
+    await settled()
+  }
+  return { stored, replay, incoming, losses, seen, logged, hear, probe }
+}
+
+function unread(): never {
+  throw new Error('nobody reads the metrics')
+}
+
+async function settled(): Promise<void> {
+  for (let turn = 0; turn < 50; turn++) await nextTurn()
+}
+
+t.test('what was missed comes once, in order, before anything newer', async (t) => {
+  const { stored, replay, incoming, seen, hear } = await server(t, 10)
+  t.equal(incoming.floor, 10)
+  hear(11)
+  replay.listenerLost()
+  for (const position of [12, 13, 14, 15]) stored.add(position)
+  replay.listenerReconnected()
+  // It is heard while the others are read.
+  hear(16)
+  t.same(seen, ['11'])
+  await settled()
+  hear(17)
+  t.same(seen, ['11', '12', '13', '14', '15', '16', '17'])
+})
+
+t.test('what is not stored waits as well, and is not replayed', async (t) => {
+  const { stored, replay, incoming, seen } = await server(t, 10)
+  replay.listenerLost()
+  stored.add(11)
+  replay.listenerReconnected()
+  incoming.receive('{"channel":"plain","payload":"not stored"}')
+  t.same(seen, [])
+  await settled()
+  t.same(seen, ['11', 'not stored'])
+})
+
+t.test('a listener that is lost during a replay: the next one resumes where it ended', async (t) => {
+  const { stored, replay, seen } = await server(t, 10)
+  replay.listenerLost()
+  for (const position of [11, 12, 13, 14]) stored.add(position)
+  let pages = 0
+  let proceed = () => {}
+  const waits = new Promise<void>((resolve) => {
+    proceed = resolve
+  })
+  stored.before = (question) => (question === 'readAll' && ++pages === 2 ? waits : undefined)
+  replay.listenerReconnected()
+  await settled()
+  t.same(seen, ['11', '12'])
+  replay.listenerLost()
+  stored.add(15)
+  replay.listenerReconnected()
+  proceed()
+  await settled()
+  t.same(seen, ['11', '12', '13', '14', '15'])
+})
+
+t.test(
+  'the floor rises to what was heard before the database was asked, and a probe has shown',
+  async (t) => {
+    const { stored, replay, incoming, hear, probe } = await server(t, 10)
+    hear(11)
+    // The first asks the database, and the second proves that all up to its answer has come.
+    await probe()
+    t.equal(incoming.floor, 10)
+    hear(12)
+    await probe()
+    t.equal(incoming.floor, 11)
+    await probe()
+    t.equal(incoming.floor, 12)
+
+    // A probe of a connection that was lost proves nothing for the next.
+    hear(13)
+    await probe()
+    const arrived = replay.probe()
+    replay.listenerLost()
+    arrived()
+    t.equal(incoming.floor, 12)
+    // Nor does an answer to a question from before.
+    stored.before = () => {
+      throw new errors.DatabaseUnavailable('it is away')
+    }
+    replay.listenerReconnected()
+    await probe()
+    t.equal(incoming.floor, 12)
+  }
+)
+
+t.test(
+  'a database with another epoch: all durable channels are told, and positions begin anew',
+  async (t) => {
+    const { stored, replay, incoming, seen, hear } = await server(t, 10, 11)
+    replay.listenerLost()
+    stored.before = (question) => {
+      if (question === 'refresh') Object.assign(stored.durable, { epoch: '0000000f' })
+    }
+    Object.assign(stored, { epoch: '0000000f', rows: [] })
+    stored.add(3)
+    replay.listenerReconnected()
+    await settled()
+    const latest = messageId('0000000f', 3)
+    t.same(seen, [`HistoryGap kept ${latest}`, `HistoryGap kept too ${latest}`])
+    t.equal(incoming.floor, 3)
+    hear(4)
+    t.equal(seen.at(-1), '4')
+  }
+)
+
+t.test('a database that was restored to an earlier state has positions behind the floor', async (t) => {
+  const { stored, replay, incoming, seen } = await server(t, 10, 11)
+  replay.listenerLost()
+  stored.rows.pop()
+  replay.listenerReconnected()
+  await settled()
+  t.match(seen, ['HistoryGap kept ', 'HistoryGap kept too '])
+  t.equal(incoming.floor, 10)
+})
+
+t.test('readers are told of what was deleted before it was read, unless they got it', async (t) => {
+  const { stored, replay, seen, hear } = await server(t, 10)
+  hear(11)
+  replay.listenerLost()
+  stored.add(14)
+  stored.trimmed = [
+    { channel: 'kept', trimmed: 11 },
+    { channel: 'kept too', trimmed: 12 },
+    { channel: 'kept by nobody', trimmed: 13 }
+  ]
+  replay.listenerReconnected()
+  await settled()
+  t.same(seen, ['11', `HistoryGap kept too ${messageId(EPOCH, 14)}`, '14'])
+
+  // Where the database does not know any more which, all are told.
+  replay.listenerLost()
+  stored.trimmed = null
+  replay.listenerReconnected()
+  await settled()
+  t.match(seen.slice(3), ['HistoryGap kept ', 'HistoryGap kept too '])
+})
+
+t.test('a promoted standby that has other messages at the positions that were delivered', async (t) => {
+  const promoted = async (text: string) => {
+    const { stored, replay, losses, seen, hear, probe } = await server(t, 10)
+    hear(11)
+    await probe()
+    await probe()
+    replay.listenerLost()
+    stored.server = '00000002'
+    stored.rows.pop()
+    stored.add(11, 'kept', text)
+    stored.add(12)
+    replay.listenerReconnected()
+    await settled()
+    return { seen: seen.slice(1), failures: losses.failures }
+  }
+  t.same(await promoted('11'), { seen: ['12'], failures: [] })
+  const { seen, failures } = await promoted('another')
+  t.match(seen, ['HistoryGap kept ', 'HistoryGap kept too ', '12'])
+  t.same(failures, ['diverged'])
+})
+
+t.test('without the schema nothing is replayed, and what comes passes', async (t) => {
+  const { stored, replay, seen, hear } = await server(t, 10)
+  replay.listenerLost()
+  stored.add(11)
+  stored.durable.installed = false
+  replay.listenerReconnected()
+  hear(12)
+  await settled()
+  t.same(seen, ['12'])
+})
+
+t.test('a database that is away is asked again, and given up after 10 s: others wait for it', async (t) => {
+  const { stored, replay, losses, seen, logged, hear } = await server(t, 10)
+  const clock = stoppedClock(t)
+  let asked = 0
+  stored.before = () => {
+    asked++
+    throw new errors.DatabaseUnavailable('it is away')
+  }
+  replay.listenerLost()
+  stored.add(11)
+  replay.listenerReconnected()
+  hear(12)
+  await clock.forward(9000)
+  t.same(seen, [])
+  t.match(logged, ['could not read the messages that durable channels missed'])
+  t.ok(asked > 3 && asked < 15, `asked ${asked} times, less and less often`)
+  t.same(losses.failures, [])
+  await clock.forward(3000)
+  t.same(seen, ['HistoryGap kept null', 'HistoryGap kept too null', '12'])
+  t.same(losses.failures, ['unreplayed'])
+})
+
+t.test('a database that answers in time is read from where it was', async (t) => {
+  const { stored, replay, losses, seen } = await server(t, 10)
+  const clock = stoppedClock(t)
+  let failing = 4
+  stored.before = () => {
+    if (failing-- > 0) throw new errors.DatabaseUnavailable('it is away')
+  }
+  replay.listenerLost()
+  stored.add(11)
+  replay.listenerReconnected()
+  await clock.forward(5000)
+  t.same(seen, ['11'])
+  t.same(losses.failures, [])
+})
+
+t.test('what another try would not mend is given up at once', async (t) => {
+  const { stored, replay, losses, seen, hear } = await server(t, 10)
+  stored.before = () => {
+    throw new errors.MissingGrant({ cause: new Error('grant pgws_server to me') })
+  }
+  replay.listenerLost()
+  stored.add(11)
+  replay.listenerReconnected()
+  hear(12)
+  await settled()
+  t.same(seen, ['HistoryGap kept null', 'HistoryGap kept too null', '12'])
+  t.same(losses.failures, ['unreplayed'])
+})
+
+t.test('a message that is given up is a gap for the readers of its channel alone', async (t) => {
+  const { replay, seen } = await server(t, 10)
+  const lost = (channel: string | undefined): Reference => ({ table: 'message', position: 12, channel })
+  replay.tellLost(lost('kept'))
+  replay.tellLost(lost('plain'))
+  // Only a name that is too long for a notification is left out of one.
+  replay.tellLost(lost(undefined))
+  t.same(seen, [`HistoryGap kept ${messageId(EPOCH, 12)}`])
+})
