@@ -5,8 +5,10 @@ import { base, claimsOf, namesIn, request } from './token.js'
 
 const origin = (location.protocol === 'https:' ? 'wss://' : 'ws://') + location.host
 const ID = /^([0-9a-f]{8})-([0-9a-f]{16})$/
-/** Not the id of a message: a durable channel answers with its current position. */
-const NOW = 'now'
+/** How many messages of a durable channel are shown when it is opened. */
+const LAST = 50
+/** The protocol's code for a channel that has no history. */
+const NOT_AVAILABLE = 108
 const EXPIRED = 'closed: the token has expired, get a new one'
 /** The protocol's code for a token that is not signed by the server's keys. */
 const INVALID_TOKEN = 3500
@@ -66,8 +68,26 @@ export class SdkLanguage extends Language {
     })
     // A token that may only write cannot subscribe.
     if (claimsOf(keeper.token).mode === 'w') client.on('connected', () => this.connected(', to write only'))
-    else this.subscribe(client.newSubscription(channel, { joinLeave: true, ...(position && { since: position }) }))
+    else this.subscribe(client.newSubscription(channel, { joinLeave: true, ...(position ? { since: position } : { getState: () => this.lastMessages() }) }))
     client.connect()
+  }
+
+  /** Shows the last messages. Resolves with the position from which the SDK continues. */
+  async lastMessages() {
+    const { room, client } = this
+    let last
+    try {
+      last = await client.history(room.channel, { limit: LAST, reverse: true })
+    } catch (error) {
+      if (error.code !== NOT_AVAILABLE) throw error
+      return { epoch: '', offset: 0 }
+    }
+    const { publications, epoch, offset } = last
+    // The SDK calls this again if it cannot recover what it missed.
+    if (room.seen) this.lost = true
+    // Messages after the position are recovered.
+    else for (const publication of publications.reverse()) if (publication.offset <= offset) this.show(publication)
+    return { epoch, offset }
   }
 
   subscribe(subscription) {
@@ -76,9 +96,11 @@ export class SdkLanguage extends Language {
       this.tell('onState', 'waiting', code === 0 ? 'connecting' : 'reconnecting (' + reason + ')')
     })
     subscription.on('subscribed', ({ wasRecovering, recovered, streamPosition }) => {
-      const missed = wasRecovering ? !recovered : room.seen && !room.position
+      const missed = room.seen && (this.lost || (wasRecovering ? !recovered : !room.position))
+      const resumed = room.seen && wasRecovering
+      this.lost = false
       room.position = streamPosition
-      this.connected(missed ? MISSED : wasRecovering ? RESUMED : '')
+      this.connected(missed ? MISSED : resumed ? RESUMED : '')
       subscription.presence().then(
         ({ clients }) => this.tell('onPeople', { channel: room.channel, clients: Object.values(clients) }),
         () => this.tell('onPeople', {})
@@ -86,15 +108,20 @@ export class SdkLanguage extends Language {
     })
     subscription.on('unsubscribed', ({ reason }) => this.close('closed: refused, ' + reason))
     subscription.on('publication', (publication) => {
-      const { channel, data, offset, tags, info } = publication
+      const { offset } = publication
       if (offset && room.position) room.position = { ...room.position, offset }
-      const claims = info && { ...info.connInfo, ...(info.user && { sub: info.user }) }
-      this.tell('onMessage', { channel, payload: data, event: tags?.event, claims, raw: JSON.stringify(publication) })
+      this.show(publication)
     })
     const { channel } = room
     subscription.on('join', ({ info }) => this.tell('onPeople', { channel, joined: info }))
     subscription.on('leave', ({ info }) => this.tell('onPeople', { channel, left: info }))
     subscription.subscribe()
+  }
+
+  show(publication) {
+    const { channel = this.room.channel, data, tags, info } = publication
+    const claims = info && { ...info.connInfo, ...(info.user && { sub: info.user }) }
+    this.tell('onMessage', { channel, payload: data, event: tags?.event, claims, raw: JSON.stringify(publication) })
   }
 
   /** Resolves when the server has accepted the message. */
@@ -126,7 +153,7 @@ class Reconnecting extends Language {
     if (this.ended) return
     const { token } = room.keeper
     const { position } = room
-    const query = new URLSearchParams({ since: position ? idOf(position) : NOW, ...(room.presence && { presence: 'true' }) })
+    const query = new URLSearchParams({ ...(position ? { since: idOf(position) } : { last: LAST }), ...(room.presence && { presence: 'true' }) })
     const path = base + (room.channel === '' ? '' : encodeURIComponent(room.channel) + '/') + token + '?' + query
     let opened = false
     this.connect(path, {
@@ -163,7 +190,7 @@ class Reconnecting extends Language {
     room.position = positionOf(id ?? envelope.id) ?? room.position
     if (own && event === 'HistoryGap') {
       room.position = payload.latest ? positionOf(payload.latest) : { epoch: '', offset: 0 }
-      if (payload.requested !== NOW) this.connected(MISSED)
+      this.connected(MISSED)
     } else if (own && room.presence && event === 'Presence') {
       // For a large room, the server sends the number of members only.
       this.tell('onPeople', payload.clients ? { channel, clients: payload.clients } : {})

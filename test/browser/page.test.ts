@@ -42,6 +42,8 @@ async function serve(): Promise<{ child: ChildProcess; address: string; dbUri: s
 }
 
 let { child, address, dbUri } = await serve()
+// Each test has a channel of its own, because a window shows what was sent before it was opened.
+await query(dbUri, `select pgws.retain('kept:*', '1 day')`)
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM_PATH ?? '/usr/bin/chromium',
   args: [
@@ -175,11 +177,11 @@ t.test('any channel name works, and what is sent is shown as text', async (t) =>
 })
 
 t.test('without a channel, all that the token names are joined', async (t) => {
-  const both = token({ mode: 'rw', channels: ['chat', 'other'] }, SECRET)
+  const both = token({ mode: 'rw', channels: ['one', 'other'] }, SECRET)
   for (const language of LANGUAGES) {
     const page = await window(t, { channel: '', language, token: both })
     const hint = await page.locator('#language-hint').textContent()
-    t.equal(/by a raw websocket instead/.test(hint!), language === 'sdk')
+    t.equal(/A raw websocket is used/.test(hint!), language === 'sdk')
     await send(page, language)
     await until(async () => (await payloads(page)).length === 2)
     t.same(await payloads(page), [language, language])
@@ -218,12 +220,56 @@ t.test('a token that may only write sends, and reads nothing', async (t) => {
   }
 })
 
-t.test('a switch shows the same room in another language: nothing is doubled, nothing is lost', async (t) => {
-  const page = await window(t)
+t.test('a channel that is opened shows its last messages, then new ones', async (t) => {
+  await query(dbUri, `select pgws.publish_text('kept:last', 'message ' || n) from generate_series(1, 60) n`)
+  const pages: Page[] = []
+  for (const language of LANGUAGES) pages.push(await window(t, { channel: 'kept:last', language }))
+  const expected = Array.from({ length: 50 }, (_, i) => `message ${i + 11}`)
+  for (const [index, page] of pages.entries()) {
+    await shown(page, 'message 60')
+    t.same(await payloads(page), expected, LANGUAGES[index]!)
+    t.match(await page.locator('#state').textContent(), /^connected to kept:last$/)
+  }
+  await send(pages[0]!, 'message 61')
+  for (const page of pages) {
+    await shown(page, 'message 61')
+    t.same(await payloads(page), [...expected, 'message 61'])
+  }
+  // To join again is to start again.
+  for (const page of pages) {
+    await page.click('#join')
+    await shown(page, 'message 61')
+    t.same(await payloads(page), [...expected.slice(1), 'message 61'])
+  }
+})
+
+t.test('a window that is opened while others publish shows each message once', async (t) => {
   let sent = 0
   let ended = false
   const publishing = (async () => {
-    while (!ended) await query(dbUri, `select pgws.publish_text('chat', $1)`, [`message ${++sent}`])
+    while (!ended) await query(dbUri, `select pgws.publish_text('kept:busy', $1)`, [String(++sent)])
+  })()
+  for (const language of [...LANGUAGES, ...LANGUAGES]) {
+    const page = await window(t, { channel: 'kept:busy', language })
+    await shown(page, String(sent))
+    const numbers = (await payloads(page)).map(Number)
+    t.same(
+      numbers,
+      numbers.map((_, i) => numbers[0]! + i),
+      language
+    )
+    await page.close()
+  }
+  ended = true
+  await publishing
+})
+
+t.test('a switch shows the same room in another language: nothing is doubled, nothing is lost', async (t) => {
+  const page = await window(t, { channel: 'kept:switch' })
+  let sent = 0
+  let ended = false
+  const publishing = (async () => {
+    while (!ended) await query(dbUri, `select pgws.publish_text('kept:switch', $1)`, [`message ${++sent}`])
   })()
   await page.focus('#language-sdk')
   await page.keyboard.press('ArrowRight')
@@ -245,16 +291,20 @@ t.test('a switch shows the same room in another language: nothing is doubled, no
 t.test('after a restart it goes on where it was: what was sent meanwhile comes once, in order', async (t) => {
   const proxy = await FaultProxy.start(t, port)
   const pages: Page[] = []
-  for (const language of LANGUAGES) pages.push(await window(t, { language, port: proxy.port }))
+  for (const language of LANGUAGES)
+    pages.push(await window(t, { channel: 'kept:restart', language, port: proxy.port }))
   // Nobody has seen a message of this channel yet, but for one.
-  await query(dbUri, `select pgws.publish_text('chat', 'before')`)
+  await query(dbUri, `select pgws.publish_text('kept:restart', 'before')`)
   for (const page of pages) await shown(page, 'before')
   proxy.mode = 'refuse'
   child.kill('SIGTERM')
   await once(child, 'exit')
   for (const page of pages) await page.locator('#state', { hasText: 'reconnecting' }).waitFor()
   ;({ child, dbUri } = await serve())
-  await query(dbUri, `select pgws.publish_text('chat', 'meanwhile ' || n) from generate_series(1, 3) n`)
+  await query(
+    dbUri,
+    `select pgws.publish_text('kept:restart', 'meanwhile ' || n) from generate_series(1, 3) n`
+  )
   proxy.mode = 'pass'
   for (const page of pages) {
     await connected(page)
@@ -274,7 +324,8 @@ t.test('after a restart it goes on where it was: what was sent meanwhile comes o
 t.test('what cannot be replayed is said to be missing', async (t) => {
   const proxy = await FaultProxy.start(t, port)
   const pages: Page[] = []
-  for (const language of LANGUAGES) pages.push(await window(t, { language, port: proxy.port }))
+  for (const language of LANGUAGES)
+    pages.push(await window(t, { channel: 'kept:gap', language, port: proxy.port }))
   proxy.mode = 'refuse'
   proxy.cut()
   for (const page of pages) await page.locator('#state', { hasText: 'reconnecting' }).waitFor()
@@ -282,7 +333,7 @@ t.test('what cannot be replayed is said to be missing', async (t) => {
   await query(dbUri, 'select pgws.new_epoch()')
   proxy.mode = 'pass'
   for (const page of pages) await page.locator('#state', { hasText: 'may have missed' }).waitFor()
-  await query(dbUri, `select pgws.publish_text('chat', 'after the gap')`)
+  await query(dbUri, `select pgws.publish_text('kept:gap', 'after the gap')`)
   for (const page of pages) {
     await shown(page, 'after the gap')
     t.same(await payloads(page), ['after the gap'])
