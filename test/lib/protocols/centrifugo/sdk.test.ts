@@ -81,6 +81,7 @@ for (const [version, Sdk] of Object.entries(SDKS)) {
       const dbUri = await retaining('room:*')
       const nodes = [await build(t, { dbUri }), await build(t, { dbUri })]
       await query(dbUri, `select pgws.publish('room:a', '0')`)
+      await query(dbUri, 'select pgws.catch_up()')
       let node = 0
       const client = sdk(
         t,
