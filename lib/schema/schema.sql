@@ -402,7 +402,7 @@ begin
     end if;
     spare := i;
   end loop;
-  if spare is not null and pg_relation_size(('pgws.outbox_' || used)::regclass) >= full_bytes then
+  if spare is not null and pg_table_size(('pgws.outbox_' || used)::regclass) >= full_bytes then
     perform setval('pgws.outbox_state', 1 + 2 * spare + (state + 1) % 2);
   end if;
   if pg_relation_size('pgws.rounds') >= full_bytes / 8 then
@@ -1241,7 +1241,7 @@ begin
   if sleep then
     perform setval('pgws.outbox_state', awake + 1);
     asleep_since := pg_current_xact_id();
-  elsif state <> awake then
+  elsif not sleep and state <> awake then
     perform setval('pgws.outbox_state', awake);
   end if;
   select r.announced, r.more into announced, more from pgws.round(sequence.since) r;

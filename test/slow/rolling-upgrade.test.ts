@@ -1,125 +1,130 @@
 import t from 'tap'
 import { run, started } from '../support/app.js'
 import { build, type Client, open, query, SECRET, token, until, withPostgres } from '../support/helper.js'
-import { previousRelease } from '../support/previous-release.js'
+import { previousRelease, RELEASES } from '../support/previous-release.js'
 
 const { database } = await withPostgres(t)
 const rw = token({ mode: 'rw' })
 
 const payloadsOf = ({ messages }: Client) => messages.map((text) => JSON.parse(text).payload as string)
 
-t.test(
-  'the previous release and this one serve beside each other across the migration, and lose nothing',
-  async (t) => {
-    const cli = await previousRelease(t)
-    if (cli === undefined) {
-      t.pass('not tested', {
-        skip: 'the history of this clone does not have the previous release: git fetch --unshallow'
-      })
-      return
-    }
-    const dbUri = await database()
-    const environment = {
-      PGWS_DB_URI: dbUri,
-      PGWS_JWT_SECRET: SECRET,
-      PGWS_HOST: '127.0.0.1',
-      PGWS_MIGRATE: 'true'
-    }
-    const before = await started(await run(t, environment, [], cli))
-    await until(async () => (await fetch(`${before.http}/health`)).ok)
-    await query(
-      dbUri,
-      `select pgws.retain('kept', '1 hour'); create table public.watched (n text);
+for (const commit of RELEASES)
+  t.test(
+    `the release ${commit.slice(0, 7)} and this one serve beside each other across the migration, and lose nothing`,
+    async (t) => {
+      const cli = await previousRelease(t, commit)
+      if (cli === undefined) {
+        t.pass('not tested', {
+          skip: 'the history of this clone does not have the previous release: git fetch --unshallow'
+        })
+        return
+      }
+      const dbUri = await database()
+      const environment = {
+        PGWS_DB_URI: dbUri,
+        PGWS_JWT_SECRET: SECRET,
+        PGWS_HOST: '127.0.0.1',
+        PGWS_MIGRATE: 'true'
+      }
+      const before = await started(await run(t, environment, [], cli))
+      await until(async () => (await fetch(`${before.http}/health`)).ok)
+      await query(
+        dbUri,
+        `select pgws.retain('kept', '1 hour'); create table public.watched (n text);
      select pgws.watch('public.watched', 'kept'), pgws.watch('public.watched', 'plain')`
-    )
+      )
 
-    const sent: { kept: string[]; plain: string[] } = { kept: [], plain: [] }
-    const traffic = (name: string, send: (channel: 'kept' | 'plain', text: string) => Promise<unknown>) => {
-      let going = true
-      let rounds = 0
-      const done = (async () => {
-        for (let n = 0; going; n++) {
-          for (const channel of ['kept', 'plain'] as const) {
-            const text = `${name} ${n} ${n % 5 === 0 ? 'x'.repeat(9000) : ''}`
-            await send(channel, text)
-            sent[channel].push(text)
+      const sent: { kept: string[]; plain: string[] } = { kept: [], plain: [] }
+      const traffic = (name: string, send: (channel: 'kept' | 'plain', text: string) => Promise<unknown>) => {
+        let going = true
+        let rounds = 0
+        const done = (async () => {
+          for (let n = 0; going; n++) {
+            for (const channel of ['kept', 'plain'] as const) {
+              const text = `${name} ${n} ${n % 5 === 0 ? 'x'.repeat(9000) : ''}`
+              await send(channel, text)
+              sent[channel].push(text)
+            }
+            rounds++
           }
-          rounds++
-        }
-      })()
-      return {
-        /** Goes on until it has sent some more. */
-        some: async () => {
-          const wanted = rounds + 10
-          await until(() => rounds >= wanted, 60_000)
-        },
-        stop: async () => {
-          going = false
-          await done
+        })()
+        return {
+          /** Goes on until it has sent some more. */
+          some: async () => {
+            const wanted = rounds + 10
+            await until(() => rounds >= wanted, 60_000)
+          },
+          stop: async () => {
+            going = false
+            await done
+          }
         }
       }
-    }
-    const byHttp = (http: string) => async (channel: string, payload: string) => {
-      const answer = await fetch(`${http}/publish`, {
-        method: 'POST',
-        headers: { authorization: `Bearer ${rw}`, 'content-type': 'application/json' },
-        body: JSON.stringify({ channel, payload })
-      })
-      if (answer.status !== 202) throw new Error(`${answer.status} ${await answer.text()}`)
-    }
-    const bySql = (channel: string, payload: string) =>
-      query(dbUri, 'select pgws.publish_text($1, $2)', [channel, payload])
-    const bySocket = async (ws: string) => {
-      const sockets = { kept: await open(t, `${ws}/kept/${rw}`), plain: await open(t, `${ws}/plain/${rw}`) }
-      // A sender that reads its own message knows that it was published.
-      return async (channel: 'kept' | 'plain', payload: string) => {
-        const { webSocket, messages } = sockets[channel]
-        const known = messages.length
-        webSocket.send(payload)
-        await until(() => messages.slice(known).some((text) => JSON.parse(text).payload === payload), 60_000)
+      const byHttp = (http: string) => async (channel: string, payload: string) => {
+        const answer = await fetch(`${http}/publish`, {
+          method: 'POST',
+          headers: { authorization: `Bearer ${rw}`, 'content-type': 'application/json' },
+          body: JSON.stringify({ channel, payload })
+        })
+        if (answer.status !== 202) throw new Error(`${answer.status} ${await answer.text()}`)
+      }
+      const bySql = (channel: string, payload: string) =>
+        query(dbUri, 'select pgws.publish_text($1, $2)', [channel, payload])
+      const bySocket = async (ws: string) => {
+        const sockets = { kept: await open(t, `${ws}/kept/${rw}`), plain: await open(t, `${ws}/plain/${rw}`) }
+        // A sender that reads its own message knows that it was published.
+        return async (channel: 'kept' | 'plain', payload: string) => {
+          const { webSocket, messages } = sockets[channel]
+          const known = messages.length
+          webSocket.send(payload)
+          await until(
+            () => messages.slice(known).some((text) => JSON.parse(text).payload === payload),
+            60_000
+          )
+        }
+      }
+
+      const readers = [await open(t, `${before.ws}/kept/${rw}`), await open(t, `${before.ws}/plain/${rw}`)]
+      const flows = [
+        traffic('old http', byHttp(before.http)),
+        traffic('old socket', await bySocket(before.ws)),
+        traffic('sql', bySql)
+      ]
+      await Promise.all(flows.map((flow) => flow.some()))
+      const after = await started(await run(t, environment))
+      await until(async () => (await fetch(`${after.http}/health`)).ok)
+      readers.push(await open(t, `${after.ws}/kept/${rw}?since=earliest`))
+      flows.push(traffic('new http', byHttp(after.http)), traffic('new socket', await bySocket(after.ws)))
+      await Promise.all(flows.map((flow) => flow.some()))
+      await Promise.all(flows.map((flow) => flow.stop()))
+
+      await query(dbUri, `insert into public.watched values ('from a table')`)
+      const ended = () =>
+        readers.every((reader) => payloadsOf(reader).some((payload) => typeof payload === 'object'))
+      await until(ended, 60_000)
+      const [oldKept, oldPlain, newKept] = readers.map((reader) =>
+        payloadsOf(reader).filter((payload) => typeof payload === 'string')
+      ) as [string[], string[], string[]]
+      t.same([...oldKept].sort(), [...sent.kept].sort())
+      t.same([...oldPlain].sort(), [...sent.plain].sort())
+      t.same(newKept, oldKept, 'in one order for all')
+
+      const { rows } = await query(dbUri, 'select version from pgws.settings')
+      t.same(rows, [{ version: 2 }])
+      // Each still takes what it has to, and neither has complained.
+      for (const { http, output } of [before, after]) {
+        t.match(await (await fetch(`${http}/health`)).json(), { status: 'ok' })
+        const complaints = output()
+          .split('\n')
+          // On a busy machine the start takes longer than the second after which it says what it waits for.
+          .filter(
+            (line) =>
+              /"level":(?:40|50|60)/.test(line) && !/start waits for|startup is waiting for/.test(line)
+          )
+        t.same(complaints, [])
       }
     }
-
-    const readers = [await open(t, `${before.ws}/kept/${rw}`), await open(t, `${before.ws}/plain/${rw}`)]
-    const flows = [
-      traffic('old http', byHttp(before.http)),
-      traffic('old socket', await bySocket(before.ws)),
-      traffic('sql', bySql)
-    ]
-    await Promise.all(flows.map((flow) => flow.some()))
-    const after = await started(await run(t, environment))
-    await until(async () => (await fetch(`${after.http}/health`)).ok)
-    readers.push(await open(t, `${after.ws}/kept/${rw}?since=earliest`))
-    flows.push(traffic('new http', byHttp(after.http)), traffic('new socket', await bySocket(after.ws)))
-    await Promise.all(flows.map((flow) => flow.some()))
-    await Promise.all(flows.map((flow) => flow.stop()))
-
-    await query(dbUri, `insert into public.watched values ('from a table')`)
-    const ended = () =>
-      readers.every((reader) => payloadsOf(reader).some((payload) => typeof payload === 'object'))
-    await until(ended, 60_000)
-    const [oldKept, oldPlain, newKept] = readers.map((reader) =>
-      payloadsOf(reader).filter((payload) => typeof payload === 'string')
-    ) as [string[], string[], string[]]
-    t.same([...oldKept].sort(), [...sent.kept].sort())
-    t.same([...oldPlain].sort(), [...sent.plain].sort())
-    t.same(newKept, oldKept, 'in one order for all')
-
-    const { rows } = await query(dbUri, 'select version from pgws.settings')
-    t.same(rows, [{ version: 2 }])
-    // Each still takes what it has to, and neither has complained.
-    for (const { http, output } of [before, after]) {
-      t.match(await (await fetch(`${http}/health`)).json(), { status: 'ok' })
-      const complaints = output()
-        .split('\n')
-        // On a busy machine the start takes longer than the second after which it says what it waits for.
-        .filter(
-          (line) => /"level":(?:40|50|60)/.test(line) && !/start waits for|startup is waiting for/.test(line)
-        )
-      t.same(complaints, [])
-    }
-  }
-)
+  )
 
 t.test(
   'a server that is too old for the schema says so, closes its clients with 1012, and ends',

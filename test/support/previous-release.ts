@@ -8,17 +8,21 @@ import { root } from './root.js'
 
 const run = promisify(execFile)
 
-/** The release before this one. */
-const COMMIT = 'e8842c997735a70bdf4332b1a38915d5c24e2bd2'
+/** Releases before this one: the last without numbered migrations, and the last without a sequencer. */
+export const RELEASES = [
+  'e8842c997735a70bdf4332b1a38915d5c24e2bd2',
+  'c649ea6ebb89288707424d5e329c384a117d4957'
+] as const
 
 /**
- * Builds the previous release from the repository's history.
+ * Builds a previous release from the repository's history.
+ * @param commit one of RELEASES
  * @returns its command; undefined where the history does not reach so far, as in a shallow clone
  */
-export async function previousRelease(t: Test): Promise<string | undefined> {
+export async function previousRelease(t: Test, commit: string): Promise<string | undefined> {
   const git = (...args: string[]) => run('git', args, { cwd: root, maxBuffer: 1e8 })
   try {
-    await git('cat-file', '-e', `${COMMIT}^{commit}`)
+    await git('cat-file', '-e', `${commit}^{commit}`)
   } catch {
     return undefined
   }
@@ -26,7 +30,7 @@ export async function previousRelease(t: Test): Promise<string | undefined> {
   t.teardown(() => rmSync(folder, { recursive: true, force: true }))
   const archive = join(folder, 'source.tar')
   const source = join(folder, 'source')
-  await git('archive', `--output=${archive}`, COMMIT)
+  await git('archive', `--output=${archive}`, commit)
   mkdirSync(source)
   await run('tar', ['-xf', archive, '-C', source])
   symlinkSync(join(root, 'node_modules'), join(source, 'node_modules'))

@@ -286,7 +286,8 @@ begin
   if found then perform pg_notify('pgws_sequencer', 'vacant'); end if;
 end $$;
 
--- A round of the sequencer. Where it wants to sleep, and there was nothing to do, writers wake it from now on; it goes on
+-- A round of the sequencer: it is awake from now on, or wants to sleep, or (null) is as it was. Where it wants to sleep, and
+-- there was nothing to do, writers wake it from now on; it goes on
 -- looking until the oldest transaction that runs is behind `asleep_since`, because older ones have not seen that it sleeps.
 -- Answers null where another server is the sequencer now.
 create function pgws.sequence(node text, term bigint, sleep boolean, since timestamptz default null,
@@ -300,7 +301,7 @@ begin
   if sleep then
     perform setval('pgws.outbox_state', awake + 1);
     asleep_since := pg_current_xact_id();
-  elsif state <> awake then
+  elsif not sleep and state <> awake then
     perform setval('pgws.outbox_state', awake);
   end if;
   select r.announced, r.more into announced, more from pgws.round(sequence.since) r;
@@ -375,7 +376,7 @@ begin
     end if;
     spare := i;
   end loop;
-  if spare is not null and pg_relation_size(('pgws.outbox_' || used)::regclass) >= full_bytes then
+  if spare is not null and pg_table_size(('pgws.outbox_' || used)::regclass) >= full_bytes then
     perform setval('pgws.outbox_state', 1 + 2 * spare + (state + 1) % 2);
   end if;
   if pg_relation_size('pgws.rounds') >= full_bytes / 8 then

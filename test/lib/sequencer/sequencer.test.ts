@@ -330,3 +330,56 @@ t.test(
     t.match(JSON.parse((await late.received(1))[0]!), { event: 'HistoryGap' })
   }
 )
+
+t.test('serializable transactions that publish do not conflict', async (t) => {
+  const dbUri = await migrated('kept')
+  const { ws } = await build(t, { dbUri })
+  await until(async () => (await leader(dbUri)).node !== null)
+  const client = await open(t, `${ws}/kept/${reader}`)
+  const failures: string[] = []
+  await Promise.all(
+    [0, 1, 2, 3].map(async (writer) => {
+      const connection = await connected(t, dbUri)
+      for (let i = 0; i < 60; i++) {
+        await connection.query('begin isolation level serializable')
+        await connection.query(`select pgws.publish_text('kept', $1)`, [`${writer} ${i}`])
+        await sleep(1)
+        await connection.query('commit').catch((error: pg.DatabaseError) => failures.push(error.code!))
+      }
+    })
+  )
+  t.same(failures, [])
+  await client.received(240)
+})
+
+t.test(
+  'a role without any right on pgws writes a watched table, by COPY and in a deferred trigger',
+  async (t) => {
+    const dbUri = await migrated('kept')
+    const { ws } = await build(t, { dbUri })
+    await until(async () => (await leader(dbUri)).node !== null)
+    const role = `writer_${process.pid}`
+    await query(dbUri, `create role ${role} login`)
+    t.teardown(() => query(dbUri, `drop owned by ${role}; drop role ${role}`))
+    await query(
+      dbUri,
+      `create table watched (n integer); select pgws.watch('watched', 'kept');
+     create table plain (n integer); grant insert on watched, plain to ${role};
+     create function later() returns trigger language plpgsql security definer as $$ begin
+       perform pgws.publish_text('kept', 'deferred ' || new.n); return null; end $$;
+     create constraint trigger later after insert on plain deferrable initially deferred for each row execute function later()`
+    )
+    const client = await open(t, `${ws}/kept/${reader}`)
+    const writer = await connected(t, dbUri.replace(/\/\/[^@/]*@/, `//${role}@`))
+    await writer.query(
+      'begin; insert into plain values (1); insert into watched select generate_series(1, 3); commit'
+    )
+    await client.received(4)
+    const got = client.messages.map((text) => JSON.parse(text).payload)
+    t.same(
+      got.slice(0, 3).map(({ record }) => record.n),
+      [1, 2, 3]
+    )
+    t.equal(got[3], 'deferred 1')
+  }
+)
