@@ -16,11 +16,11 @@ import {
   settingsOf
 } from '../lib/postgres/index.js'
 
-/** How long a statement may take before it counts as failed, in milliseconds; and how much earlier PostgreSQL says so itself. */
+/** How long a statement may take, in milliseconds, and how much earlier PostgreSQL itself cancels it. */
 const STATEMENT_DEADLINE = 5000
 const MARGIN = 1000
 
-/** How long a function of the database's owner may take, in milliseconds. */
+/** How long an SQL function may take, in milliseconds. */
 const FUNCTION_DEADLINE = STATEMENT_DEADLINE - MARGIN
 
 /**
@@ -51,18 +51,18 @@ interface Session {
 }
 
 export interface PoolOptions {
-  /** What its connections do: part of its name beside the host's, and of theirs in pg_stat_activity. */
+  /** What its connections do. It is part of the pool's name and of their `application_name` in pg_stat_activity. */
   purpose: 'publisher' | 'sequencer'
-  /** The most connections. */
+  /** The maximum number of connections. */
   size: number
   /** How long a statement may take, in milliseconds. */
   deadline?: number
 }
 
 /**
- * Registers @fastify/postgres with a pool of our own: `fastify.pg['pgws publisher']`.
+ * Registers @fastify/postgres with a pool that does not conflict with the host's: `fastify.pg['pgws publisher']`.
  * @param targets where to connect, in the order to try
- * @returns the pool; it is ended when the instance closes
+ * @returns the pool, which is closed with the instance
  */
 export async function registerPool(
   fastify: FastifyInstance,

@@ -3,38 +3,38 @@ import { type IncomingMessage, type Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 
-/** How many handshakes one turn of the event loop takes: a crowd that comes at once must not hold up deliveries. */
+/** How many handshakes are processed in one turn of the event loop, so that deliveries continue in between. */
 const UPGRADES_A_TURN = 10
 
-/** How often to look whether earlier requests of a connection have been answered, in milliseconds. */
+/** How often to check whether earlier requests of a connection have been answered, in milliseconds. */
 const POLL_INTERVAL = 20
 
-/** How long they may take once the server has begun to end, in milliseconds. */
+/** How long they may take during shutdown, in milliseconds. */
 const CLOSING_PATIENCE = 1000
 
-/** Node.js keeps so many header lines of a request (`server.maxHeadersCount`); of more, we would put back a part. */
+/** Node.js keeps this many header lines of a request (`server.maxHeadersCount`). If there are more, some are lost. */
 const MAX_HEADER_LINES = 1000
 
-/** RFC 9110, section 7.8; HTTP/2's (RFC 7540, section 3.2.1) goes with it. */
+/** The headers of an upgrade (RFC 9110, section 7.8), including that of HTTP/2 (RFC 7540, section 3.2.1). */
 const UPGRADE_HEADERS = new Set(['connection', 'keep-alive', 'upgrade', 'http2-settings'])
 
 const TOO_MANY_HEADERS =
   'HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n'
 
-/** A request for an upgrade, as Node.js hands it over. */
+/** An upgrade request, as Node.js emits it. */
 export interface Upgrade {
   socket: Duplex
-  /** What has come behind the request already. */
+  /** The bytes that have arrived after the request. */
   head: Buffer
 }
 
-/** What one registration of the plugin answers. */
+/** The upgrades that one registration of the plugin answers. */
 export interface UpgradeScope {
-  /** Whether a request's address is below its prefix. */
+  /** Whether the address of a request is below its prefix. */
   covers(request: IncomingMessage): boolean
-  /** Whether a request is surely meant for it, so that it is answered although others listen for upgrades, too. */
+  /** Whether a request is certainly meant for it, so that it is answered even if others listen for upgrades, too. */
   owns(request: IncomingMessage): boolean
-  /** Answers a request: the router of its Fastify instance. */
+  /** Answers a request. It is the router of the Fastify instance. */
   route(request: IncomingMessage, response: ServerResponse): void
   onError(error: unknown): void
 }
@@ -42,7 +42,7 @@ export interface UpgradeScope {
 interface Waiting {
   request: IncomingMessage
   socket: Duplex
-  /** Milliseconds since the epoch: then the connection is ended. */
+  /** When the connection is closed, in milliseconds since the epoch. */
   deadline: number
   then: () => void
 }
@@ -52,12 +52,12 @@ const dispatchers = new WeakMap<EventEmitter, UpgradeDispatcher>()
 
 function ignore(): void {}
 
-/** Whether a request has come as an upgrade, whoever has dispatched it. */
+/** Whether a request arrived as an upgrade, whoever dispatched it. */
 export function upgradeOf(request: IncomingMessage): Upgrade | undefined {
   return upgrades.get(request)
 }
 
-/** Takes an upgrade over: whoever calls it handles the errors of the socket from here on. */
+/** Takes over an upgrade. The caller handles the errors of the socket from here on. */
 export function takeUpgrade(request: IncomingMessage): Upgrade {
   const upgrade = upgrades.get(request)!
   upgrades.delete(request)
@@ -66,42 +66,42 @@ export function takeUpgrade(request: IncomingMessage): Upgrade {
 }
 
 /**
- * Ends a connection when what was written has been sent. Once a connection has asked for an upgrade, Node.js reads no
- * more requests from it.
+ * Closes a connection when everything has been sent. After an upgrade request, Node.js reads no more requests from a
+ * connection.
  */
 export function endSoon(socket: Duplex): void {
-  // A socket of the network has it; what a test injects has not.
+  // Network sockets have this method. Streams that a test injects do not.
   if ('destroySoon' in socket) (socket as Socket).destroySoon()
   else socket.end()
 }
 
 /**
- * The upgrades of one HTTP server. As soon as anybody listens to its event `upgrade`, Node.js reads no more requests
- * from a connection that asks for one, whatever the protocol, and takes its own listeners off the socket, the one for
- * errors, too. So each upgrade needs somebody who answers it:
- * - websockets at our addresses are routed, after what was asked for on the same connection before;
- * - what is not ours is left alone where others listen, too, and ended when nobody has taken it;
- * - where nobody else listens, it is a request as any other, as it would be without us (RFC 9110, section 7.8).
+ * The upgrades of one HTTP server. As soon as anybody listens for its event `upgrade`, Node.js reads no more requests from
+ * a connection that requests an upgrade, whatever the protocol, and removes its own listeners from the socket, including the
+ * one for errors. So every upgrade must be answered:
+ * - Websockets at the plugin's addresses are routed, after earlier requests on the same connection.
+ * - Other upgrades are left to the other listeners, if there are any, and closed if nobody takes them.
+ * - If nobody else listens, they are ordinary requests, as they would be without the plugin (RFC 9110, section 7.8).
  *
- * Others must not hear of what is ours: a `ws` server with a path answers all else with 400, Socket.IO ends after a
- * second what nobody has answered by then. An event has no means to be kept from its other listeners, so it is taken
- * before it is emitted.
+ * Other listeners must not see the plugin's upgrades: a `ws` server with a path answers 400 to all other paths, and Socket.IO
+ * closes a connection that nobody has answered within a second. An event cannot be hidden from its other listeners, so it is
+ * intercepted before it is emitted.
  */
 export class UpgradeDispatcher {
   readonly #server: Server
   readonly #timeout: number
   readonly #scopes = new Set<UpgradeScope>()
-  /** Ours, to be routed. */
+  /** The plugin's upgrades that wait to be routed. */
   #queue: (() => void)[] = []
-  /** On connections with earlier requests that have not been answered. */
+  /** Upgrades that wait for earlier requests on their connection. */
   readonly #waiting = new Set<Waiting>()
-  /** Others', with what ends those that nobody has taken. */
+  /** Upgrades that were left to others, with the timer that closes those that nobody takes. */
   readonly #left = new Map<Duplex, () => void>()
   #poll: NodeJS.Timeout | undefined
   #closing = false
 
   /**
-   * The dispatcher of a server; one, however often the plugin is registered.
+   * The dispatcher of a server. There is only one, however often the plugin is registered.
    * @param timeout how long an upgrade may wait, in milliseconds
    */
   static of(server: Server, timeout: number): UpgradeDispatcher {
@@ -121,7 +121,7 @@ export class UpgradeDispatcher {
   }
 
   add(scope: UpgradeScope): void {
-    // Node.js hands upgrades over where somebody listens.
+    // Node.js emits upgrades only if there is a listener.
     if (this.#scopes.size === 0) this.#server.on('upgrade', ignore)
     this.#scopes.add(scope)
   }
@@ -131,7 +131,7 @@ export class UpgradeDispatcher {
     if (this.#scopes.size === 0) this.#server.off('upgrade', ignore)
   }
 
-  /** Lets nothing wait that would hold up the end of the server. */
+  /** Shortens all waits, which would delay the shutdown. */
   close(): void {
     this.#closing = true
     const deadline = Date.now() + CLOSING_PATIENCE
@@ -139,13 +139,13 @@ export class UpgradeDispatcher {
     for (const end of [...this.#left.values()]) end()
   }
 
-  /** @returns false for what is left to others */
+  /** @returns false if the upgrade is left to others */
   #take(request: IncomingMessage, socket: Duplex, head: Buffer): boolean {
     if (this.#scopes.size === 0) return false
-    // An error that nobody hears would end the process.
+    // Without a listener, an error would end the process.
     socket.on('error', ignore)
     upgrades.set(request, { socket, head })
-    // Requests that are injected for a test have none, and any duplex stream serves as one.
+    // Injected requests of tests have no network socket. Any duplex stream serves as one.
     request.socket ??= socket as Socket
     const alone = this.#server.listenerCount('upgrade') === 1
     const asked = isWebSocket(request)
@@ -169,21 +169,21 @@ export class UpgradeDispatcher {
         endSoon(socket)
       })
     } else {
-      // At once: a stream that has ended takes nothing back.
+      // At once, because a stream that has ended accepts no unshift().
       socket.unshift(Buffer.concat([plainHead(request), head]))
       this.#whenFree(request, socket, free, () => this.#takeBack(socket))
     }
     return true
   }
 
-  /** Has the HTTP server read a connection again. */
+  /** Gives a connection back to the HTTP server. */
   #takeBack(socket: Duplex): void {
     // As in endSoon.
     if ('setTimeout' in socket) (socket as Socket).setTimeout(this.#server.timeout)
     this.#server.emit('encrypted' in socket ? 'secureConnection' : 'connection', socket)
   }
 
-  /** Calls back when all earlier requests of a connection have been answered; ends it where that takes too long. */
+  /** Calls back when all earlier requests of a connection have been answered. Closes it if that takes too long. */
   #whenFree(request: IncomingMessage, socket: Duplex, free: boolean, then: () => void): void {
     if (free) {
       then()
@@ -218,7 +218,7 @@ export class UpgradeDispatcher {
     if (this.#queue.length > 0) setImmediate(() => this.#answerSome())
   }
 
-  /** Leaves a connection to others, and ends it where none of them has taken it. */
+  /** Leaves a connection to other listeners, and closes it if none of them takes it. */
   #leave(socket: Duplex, isUntaken: () => boolean): void {
     const end = () => {
       forget()
@@ -235,7 +235,7 @@ export class UpgradeDispatcher {
   }
 }
 
-/** RFC 6455, section 4.2.1. */
+/** Whether a request is a websocket handshake (RFC 6455, section 4.2.1). */
 function isWebSocket({ method, headers, httpVersion }: IncomingMessage): boolean {
   return method === 'GET' && headers.upgrade?.toLowerCase() === 'websocket' && httpVersion === '1.1'
 }
@@ -257,17 +257,17 @@ function route(
   }
 }
 
-/** Whether no answer to a request is assigned to a connection. */
+/** Whether no response is assigned to a connection. */
 function isFree(request: IncomingMessage, socket: Duplex): boolean {
   const probe = assignedTo(socket, request)
-  // Node.js takes any duplex stream here, its types only a socket of the network.
+  // Node.js accepts any duplex stream here, but its types require a network socket.
   probe?.detachSocket(socket as Socket)
   return probe !== undefined
 }
 
 /**
- * The answer to a request, assigned to its connection.
- * @returns undefined where the connection ends, or another answer is assigned to it: Node.js refuses a second one
+ * Creates the response to a request, and assigns it to the connection.
+ * @returns undefined if the connection ends, or if another response is assigned to it, because Node.js refuses a second one
  */
 function assignedTo(socket: Duplex, request: IncomingMessage): ServerResponse | undefined {
   if (socket.destroyed || socket.writableEnded) return undefined
@@ -281,17 +281,17 @@ function assignedTo(socket: Duplex, request: IncomingMessage): ServerResponse | 
   }
 }
 
-/** Whoever has taken a connection reads it. */
+/** Whether another listener has taken a connection: it reads it then. */
 function isRead(socket: Duplex): boolean {
   return socket.listenerCount('data') > 0 || socket.listenerCount('readable') > 0
 }
 
-/** Undefined for what is no socket of the network. */
+/** Undefined for a stream that is not a network socket. */
 function bytesWritten(socket: Duplex): number | undefined {
   return (socket as Partial<Socket>).bytesWritten
 }
 
-/** A request's line and headers without its wish for an upgrade. Its connection ends with the answer. */
+/** The request line and headers without the upgrade. The connection is closed after the response. */
 function plainHead({ method, url, httpVersion, rawHeaders }: IncomingMessage): Buffer {
   let head = `${method} ${url} HTTP/${httpVersion}\r\n`
   for (let i = 0; i < rawHeaders.length; i += 2) {

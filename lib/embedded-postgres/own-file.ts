@@ -4,20 +4,20 @@ import { codeOf } from '../errors.js'
 
 const { O_APPEND, O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = constants
 
-/** Others may neither read nor write it. */
+/** Only the owner may read and write it. */
 const PRIVATE = 0o600
 
 /**
- * Reads a file that nobody but its owner can have written or read.
- * @param uid the owner; by default the user that we are
- * @returns undefined where it is not there
- * @throws Error where it is a link, no regular file, somebody else's, or open to others: then it may have been put
- *   there by whoever can write to its folder
+ * Reads a file that only its owner can read and write.
+ * @param uid the owner. Default: the user of this process
+ * @returns the contents; undefined if the file does not exist
+ * @throws Error if it is a symbolic link, not a regular file, owned by another user, or accessible to others, because
+ *   another user may have created it then
  */
 export function readOwnFile(file: string, uid = process.getuid?.()): string | undefined {
   let descriptor: number
   try {
-    // O_NONBLOCK: a pipe of that name would hold us up for ever.
+    // O_NONBLOCK: opening a pipe of that name would block forever.
     descriptor = openSync(file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
   } catch (error) {
     const code = codeOf(error)
@@ -35,7 +35,7 @@ export function readOwnFile(file: string, uid = process.getuid?.()): string | un
   }
 }
 
-/** Writes such a file: all of it, or nothing. What is there under its name is replaced, and never followed. */
+/** Writes such a file atomically. An existing file or symbolic link of that name is replaced, never followed. */
 export function writeOwnFile(file: string, text: string): void {
   const temporary = `${file}.${randomBytes(6).toString('hex')}`
   const descriptor = openSync(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, PRIVATE)
@@ -47,7 +47,7 @@ export function writeOwnFile(file: string, text: string): void {
   renameSync(temporary, file)
 }
 
-/** Opens such a file to append to it. The descriptor is to be closed by the caller. */
+/** Opens such a file to append to it. The caller must close the descriptor. */
 export function appendToOwnFile(file: string): number {
   return openSync(file, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW, PRIVATE)
 }

@@ -2,14 +2,14 @@ import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { readOwnFile } from './own-file.js'
 
-/** The server whose database it is. */
+/** The server that uses an embedded database. */
 export interface Owner {
   pid: number
   started: string
   uri: string
 }
 
-/** What a server has written down; undefined where there is nothing, or nothing of ours. */
+/** Reads the owner file; undefined if it does not exist or is not valid. */
 export function readOwner(file: string): Owner | undefined {
   try {
     return JSON.parse(readOwnFile(file) ?? 'null') ?? undefined
@@ -18,17 +18,17 @@ export function readOwner(file: string): Owner | undefined {
   }
 }
 
-/** A process id is given again to another process; with the time of its start it is one process's alone. */
+/** The start time of a process. Process ids are reused, but together with the start time they are unique. */
 export function isAlive({ pid, started }: Owner): boolean {
   return startTime(pid) === started
 }
 
 export function startTime(pid: number): string | undefined {
   try {
-    // proc(5): fields 3 and 22, counted behind the command's name, which may hold spaces.
+    // proc(5): fields 3 and 22, counted after the name of the command, which may contain spaces.
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
     const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-    // A zombie has ended; only its parent has not asked yet.
+    // A zombie has ended.
     return fields[0] === 'Z' ? undefined : fields[19]
   } catch {
     if (process.platform === 'linux') return undefined

@@ -7,10 +7,10 @@ import { readOwnFile } from './own-file.js'
 import { isAlive, type Owner, readOwner, startTime } from './owner.js'
 import type { Places, User } from './places.js'
 
-/** How long a PostgreSQL has to end before it is ended with more force, in milliseconds. */
+/** How long PostgreSQL may take to shut down before a harder signal is sent, in milliseconds. */
 export const STOP_DEADLINE = 10_000
 
-/** Writes down that the data is ours, unless another living server's it is. */
+/** Records in the owner file that this process uses the data, unless another running server does. */
 export async function takeOwnership(places: Places, log: (line: string) => void): Promise<void> {
   const own: Owner = { pid: process.pid, started: startTime(process.pid) ?? '', uri: places.uri }
   for (let attempt = 0; ; attempt++) {
@@ -29,13 +29,13 @@ export async function takeOwnership(places: Places, log: (line: string) => void)
       )
     }
     if (owner !== undefined) log(`taking over the embedded database of process ${owner.pid}, which is gone`)
-    // A file without contents is just being written.
+    // An empty file is being written by another process.
     else if (attempt < 5) await sleep(50)
     rmSync(places.owner, { force: true })
   }
 }
 
-/** Ends the postmaster of a server that was killed together with the watchdog. */
+/** Stops the postmaster of a server that was killed together with its watchdog. */
 export async function endLeftover(places: Places, log: (line: string) => void): Promise<void> {
   const deadline = performance.now() + STOP_DEADLINE + 4000
   for (let round = 0; ; round++) {
@@ -54,7 +54,7 @@ export async function endLeftover(places: Places, log: (line: string) => void): 
   }
 }
 
-/** The process that runs on our data, if it is one; another may have got the same number. */
+/** The postmaster that runs on the data; undefined if there is none, or if its process id belongs to another process now. */
 function postmaster({ data, user }: Places): number | undefined {
   let pid: number
   try {
@@ -65,7 +65,7 @@ function postmaster({ data, user }: Places): number | undefined {
   if (!Number.isInteger(pid) || pid <= 1) return undefined
   if (process.platform === 'linux') {
     try {
-      // A postmaster's working folder is its data, and it is its user's: that one has written the file.
+      // The working directory of a postmaster is its data folder, and it runs as the user that wrote the file.
       const runs = readlinkSync(`/proc/${pid}/cwd`) === realpathSync(data)
       return runs && statSync(`/proc/${pid}`).uid === (user?.uid ?? process.getuid?.()) ? pid : undefined
     } catch {
@@ -77,8 +77,9 @@ function postmaster({ data, user }: Places): number | undefined {
 }
 
 /**
- * Signals a process as PostgreSQL's user, who may signal none but its own: the number comes from that user.
- * @throws Error where there is no such process
+ * Sends a signal to a process as PostgreSQL's user, who may signal only its own processes, because the process id comes from
+ * a file of that user.
+ * @throws Error if there is no such process
  */
 export function signal(pid: number, name: NodeJS.Signals, user: User | undefined): void {
   if (user === undefined) {

@@ -4,35 +4,35 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { isAlive, readOwner } from './owner.js'
 
-/** Who runs PostgreSQL: a user that is not root. */
+/** The user that runs PostgreSQL, which is not root. */
 export interface User {
   uid: number
   gid: number
 }
 
-/** Where everything of one embedded database is. */
+/** The folders and files of an embedded database. */
 export interface Places {
   /**
-   * The folder that is ours alone: log, owner file, secret, binaries, and the cluster. As root we trust nothing that
-   * PostgreSQL's user could have put somewhere, and follow no link of its own.
+   * The folder that only this server's user can write to: log, owner file, secret, binaries. If that is root, no file that
+   * PostgreSQL's user could have created is trusted, and none of its symbolic links is followed.
    */
   home: string
-  /** The folder that is PostgreSQL's: its data is in it. The same where both are one user. */
+  /** The folder of PostgreSQL's user, with the data. It is the same folder if both are the same user. */
   cluster: string
   data: string
   log: string
   owner: string
   sockets: string
   uri: string
-  /** Undefined: ourselves. */
+  /** Undefined: the user of this process. */
   user: User | undefined
-  /** Where earlier versions, run as root, had home and cluster in one folder of PostgreSQL's user. */
+  /** The single folder that earlier versions used when root started them. */
   former: string | undefined
 }
 
 /**
- * Says where things are, and touches nothing.
- * @param port of the server, where it is not PostgreSQL's own
+ * Determines the places, without changing anything.
+ * @param port the port of the server, if it is not PostgreSQL's default
  */
 export function findPlaces(wanted: string, port?: string): Places {
   const folder = resolve(wanted)
@@ -40,7 +40,7 @@ export function findPlaces(wanted: string, port?: string): Places {
   const id = createHash('sha256').update(folder).digest('hex').slice(0, 16)
   const home = user === undefined ? folder : join('/var/tmp', `pgws-${id}`)
   const cluster = user === undefined ? home : join(home, 'cluster')
-  // A socket's path has at most 107 bytes (unix(7)), which a checkout's may not leave room for.
+  // The path of a socket has at most 107 bytes (unix(7)). The path of a checkout may be too long.
   const root = Buffer.byteLength(tmpdir()) < 50 && user === undefined ? tmpdir() : '/tmp'
   const sockets = join(root, `pgws-${user?.uid ?? process.getuid?.()}-${id}`)
   return {
@@ -56,7 +56,7 @@ export function findPlaces(wanted: string, port?: string): Places {
   }
 }
 
-/** The user that PostgreSQL runs as when we are root: `postgres` where there is one, else `nobody`. */
+/** The user that PostgreSQL runs as if this process runs as root: `postgres` if it exists, otherwise `nobody`. */
 function unprivilegedUser(): User {
   const users = readFileSync('/etc/passwd', 'utf8')
     .split('\n')
@@ -71,14 +71,14 @@ function unprivilegedUser(): User {
 }
 
 /**
- * Makes the folder that is ours, and the one of the socket.
- * @throws Error where somebody else has made them, or may write to them
+ * Creates the server's own folder and the folder of the socket.
+ * @throws Error if they belong to another user, or if others may write to them
  */
 export function prepareHome({ home, sockets, user }: Places): void {
   mkdirSync(home, { recursive: true, mode: 0o700 })
   const { mode } = checkFolder(home, process.getuid?.())
   if ((mode & 0o022) !== 0) throw new Error(`other users may write to ${home}: run chmod go-w on it`)
-  // PostgreSQL's user has to find its folder and the binaries.
+  // PostgreSQL's user must be able to enter it, to reach its folder and the binaries.
   if (user !== undefined) chmodSync(home, 0o711)
   makeFolder(sockets, user)
   if ((checkFolder(sockets, user?.uid ?? process.getuid?.()).mode & 0o077) !== 0) {
@@ -87,8 +87,8 @@ export function prepareHome({ home, sockets, user }: Places): void {
 }
 
 /**
- * Makes the folder that is PostgreSQL's, or takes over what an earlier version has left.
- * @throws Error where a server of that version still runs on it
+ * Creates the folder of PostgreSQL's user, or takes over that of an earlier version.
+ * @throws Error if a server of that version still uses it
  */
 export function prepareCluster({ cluster, home, user, former }: Places): void {
   if (cluster === home) return
@@ -107,14 +107,14 @@ export function prepareCluster({ cluster, home, user, former }: Places): void {
   checkFolder(cluster, user?.uid)
 }
 
-/** Makes a folder for PostgreSQL's user, unless it is there. */
+/** Creates a folder for PostgreSQL's user, unless it exists. */
 function makeFolder(folder: string, user: User | undefined): void {
   mkdirSync(folder, { recursive: true, mode: 0o700 })
-  // Not one of that user's: it could be exchanged for a link meanwhile.
+  // Only a folder that root has just created. PostgreSQL's user could replace its own folder by a symbolic link.
   if (user !== undefined && lstatSync(folder).uid === 0) lchownSync(folder, user.uid, user.gid)
 }
 
-/** These may be in folders that everybody may write to: what is there may have been put there by somebody else. */
+/** Checks a folder. It may be in a folder that all users may write to, so another user may have created it. */
 function checkFolder(folder: string, uid: number | undefined) {
   const stat = lstatSync(folder)
   if (!stat.isDirectory() || stat.uid !== uid) {

