@@ -165,6 +165,8 @@ t.test('a listener that is lost during a replay: the next one resumes where it e
   replay.listenerLost()
   stored.add(15)
   replay.listenerReconnected()
+  await settled()
+  t.same(seen, ['11', '12'])
   proceed()
   await settled()
   t.same(seen, ['11', '12', '13', '14', '15'])
