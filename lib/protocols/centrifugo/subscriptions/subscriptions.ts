@@ -65,13 +65,21 @@ export class Subscriptions implements SubscriptionOwner {
     if (this.#byChannel.has(channel) || this.#opening.has(channel)) {
       throw new CommandError(ERRORS.ALREADY_SUBSCRIBED)
     }
-    if (this.#byChannel.size + this.#opening.size >= this.#services.core.limits.maxChannelsPerConnection) {
+    const { maxChannelsPerConnection: maxChannels } = this.#services.core.limits
+    if (this.#byChannel.size + this.#opening.size >= maxChannels && this.#count() >= maxChannels) {
       throw new CommandError(ERRORS.LIMIT_EXCEEDED)
     }
     if (params.tf !== undefined) throw new CommandError(ERRORS.BAD_REQUEST, 'tag filters are not supported')
     if (typeof params.type === 'number' && params.type > 0) throw new CommandError(ERRORS.NOT_AVAILABLE)
     const answered = this.#subscribe(id, channel, params).finally(() => this.#opening.delete(channel))
     this.#opening.set(channel, answered)
+  }
+
+  /** The number of channels. One that is about to be answered is in both maps. */
+  #count(): number {
+    let count = this.#byChannel.size
+    for (const channel of this.#opening.keys()) if (!this.#byChannel.has(channel)) count++
+    return count
   }
 
   /** Never rejects. */
