@@ -11,11 +11,11 @@ import { WebSocket } from 'ws'
 import { Emitter, publish } from '../../emitter.js'
 import pgWebsockets from '../../index.js'
 import { createAdapter } from '../../socket.io.js'
-import { build, open, SECRET, token, until, withPostgres } from '../support/helper.js'
+import { build, open, query, SECRET, token, until, withPostgres } from '../support/helper.js'
 import { snippet } from '../support/pages.js'
 import { runFragment } from '../support/run-fragment.js'
 
-const { database } = await withPostgres(t)
+const { database, migrated } = await withPostgres(t)
 
 /** A host that is not listening, closed with the test. */
 function host(t: Test): FastifyInstance {
@@ -86,6 +86,78 @@ t.test('docs/plugin.md: history, and several messages at once under a key', asyn
   t.same(counts, [0, undefined])
   t.match(JSON.parse((await stock.received(1))[0]!), { payload: 3, claims: { sub: 'shop' } })
 })
+
+t.test(
+  'docs/durable-channels.md: a list of the application, and its changes by both kinds of client',
+  async (t) => {
+    const dbUri = await migrated('orders')
+    await query(dbUri, 'create table orders (id int primary key, state text)')
+    await query(dbUri, `insert into orders values (1, 'new'), (2, 'new')`)
+    const change = (id: number, state: string) =>
+      query(
+        dbUri,
+        `with changed as (update orders set state = $2 where id = $1 returning *)
+       select pgws.publish('orders', to_jsonb(changed)) from changed`,
+        [id, state]
+      )
+    let pool: pg.Pool | undefined
+    const { http, ws } = await build(
+      t,
+      { dbUri },
+      {
+        async after(fastify) {
+          const scope = { fastify, dbUri, pg }
+          pool = (await runFragment(
+            snippet('docs/durable-channels.md', 'pgws.position() as position'),
+            scope,
+            'pool'
+          )) as pg.Pool
+        }
+      }
+    )
+    t.teardown(() => pool!.end())
+    const address = (url: string) => url.replace('wss://example.org', ws)
+    class Socket extends WebSocket {
+      constructor(url: string) {
+        super(address(url))
+        t.teardown(() => this.terminate())
+      }
+    }
+    class Client extends Centrifuge {
+      constructor(url: string, options: object) {
+        super(address(url), { ...options, websocket: WebSocket })
+        t.teardown(() => this.disconnect())
+      }
+    }
+    const clients = {
+      websocket: snippet('docs/durable-channels.md', 'show(message.payload)'),
+      sdk: snippet('docs/durable-channels.md', 'async getState()')
+    }
+    for (const [name, code] of Object.entries(clients)) {
+      const shown: Record<number, string> = {}
+      const [one, two] = [`one for ${name}`, `two for ${name}`]
+      await change(1, one)
+      let loads = 0
+      await runFragment(code, {
+        token: token({ mode: 'r' }),
+        WebSocket: Socket,
+        Centrifuge: Client,
+        async fetch(path: string) {
+          const response = await fetch(http + path)
+          // Published after the list was read, and before the client is there.
+          if (loads++ === 0) await change(2, two)
+          return response
+        },
+        show: ({ id, state }: { id: number; state: string }) => (shown[id] = state),
+        reload: () => t.fail('nothing is missing')
+      })
+      await until(() => shown[2] === two)
+      await change(1, 'last')
+      await until(() => shown[1] === 'last')
+      t.equal(loads, 1)
+    }
+  }
+)
 
 t.test('docs/several-nodes.md: a plugin asks and ends all nodes', async (t) => {
   const dbUri = await database()

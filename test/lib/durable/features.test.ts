@@ -382,7 +382,7 @@ t.test('what is too old or too many is gone within 30 s', async (t) => {
 
 t.test("docs/durable-channels.md's SQL and its client work as they stand", async (t) => {
   const example = snippet('docs/durable-channels.md', 'pgws.retain(')
-  const browser = snippet('docs/durable-channels.md', 'onmessage')
+  const browser = snippet('docs/durable-channels.md', 'socket.onclose')
   const { sql, fastify, port, ws } = await durable(t)
   await sql(example)
 
