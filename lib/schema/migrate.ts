@@ -1,5 +1,5 @@
 import pg from 'pg'
-import { errors } from '../errors.js'
+import { codeOf, errors } from '../errors.js'
 import { SETTINGS_CHANNEL, TIMEOUTS } from '../postgres/index.js'
 import { type Migration, readMigrations } from './migrations.js'
 
@@ -22,6 +22,10 @@ export function appliedExpression(counted: boolean): string {
 
 /** SQLSTATEs with which the slower of two that create the schema at once fails. */
 const CREATED_MEANWHILE = new Set(['23505', '42P06'])
+
+/** The SQLSTATE of a statement that has exceeded statement_timeout, and how often the transaction is begun then. */
+const QUERY_CANCELED = '57014'
+const BEGIN_ATTEMPTS = 20
 
 /**
  * Whatever the role or the database has set: SQL is read as it is written here, and may write. Only what a migration was
@@ -46,7 +50,7 @@ export async function migrate(
 ): Promise<{ from: number; to: number }> {
   let from: number | undefined
   try {
-    await client.query(BEGIN)
+    await begin(client)
     const { applied, required } = await lockSchema(client)
     if (required > SCHEMA_VERSION) throw new errors.SchemaTooNew(required, SCHEMA_VERSION)
     from = applied
@@ -72,6 +76,19 @@ export async function migrate(
       )
     }
     throw error
+  }
+}
+
+/** Begins the transaction. Until its settings are in effect, a short timeout of the role may end it on a busy machine. */
+async function begin(client: pg.Client): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await client.query(BEGIN)
+      return
+    } catch (error) {
+      if (codeOf(error) !== QUERY_CANCELED || attempt === BEGIN_ATTEMPTS) throw error
+      await client.query('rollback')
+    }
   }
 }
 

@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process'
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -37,5 +37,7 @@ export async function previousRelease(t: Test, commit: string): Promise<string |
   await run(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', 'tsconfig.build.json'], {
     cwd: source
   })
+  const sql = join(source, 'lib/schema/sql')
+  if (existsSync(sql)) cpSync(sql, join(source, 'dist/lib/schema/sql'), { recursive: true })
   return join(source, 'dist/cli.js')
 }
