@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import type { Test } from 'tap'
 import { fullMessageOf } from '../../lib/errors.js'
 import { makeServer, startServer } from '../../server.js'
-import { until } from './helper.js'
+import { type Owner, until } from './helper.js'
 import { root } from './root.js'
 
 /** The command, as built. */
@@ -40,7 +40,7 @@ export interface App {
 
 /** Runs the command with an environment of its own. */
 export async function run(
-  t: Test,
+  t: Owner,
   environment: Record<string, string>,
   args: string[] = [],
   cli = CLI

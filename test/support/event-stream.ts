@@ -16,7 +16,8 @@ export class Stream {
   readonly response: IncomingMessage
   readonly ended: Promise<unknown>
 
-  constructor(response: IncomingMessage) {
+  /** @param onEvent told of each event */
+  constructor(response: IncomingMessage, onEvent: (event: StreamEvent) => void = () => {}) {
     this.response = response
     this.ended = once(response, 'close')
     let rest = ''
@@ -34,7 +35,10 @@ export class Stream {
           if (field === 'data') data.push(value!)
           else if (field === 'id' || field === 'event') event[field] = value!
         }
-        if (data.length > 0) this.events.push({ ...event, data: data.join('\n') })
+        if (data.length === 0) continue
+        const whole = { ...event, data: data.join('\n') }
+        this.events.push(whole)
+        onEvent(whole)
       }
     })
   }

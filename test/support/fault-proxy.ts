@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
-import type { Test } from 'tap'
+import type { Owner } from './helper.js'
 
 interface Link {
   client: Socket
@@ -31,7 +31,7 @@ export class FaultProxy {
   }
 
   /** @param target the path of the Unix socket, or a port */
-  static async start(t: Test, target: string | number, host = '127.0.0.1', port = 0): Promise<FaultProxy> {
+  static async start(t: Owner, target: string | number, host = '127.0.0.1', port = 0): Promise<FaultProxy> {
     const server = createServer()
     server.listen(port, host)
     await once(server, 'listening')

@@ -13,6 +13,9 @@ import { createDatabase, LISTEN_CHANNEL, migratedDatabase, sharedPostgres, testP
 export const SECRET = 'reallyreallyreallyreallyverysafe'
 export { LISTEN_CHANNEL }
 
+/** A test, or what else ends what was started for it. */
+export type Owner = Pick<Test, 'teardown'>
+
 /** Only ends what hangs: no test is about how long something takes. In milliseconds. */
 export const DEADLINE = 60_000
 

@@ -63,7 +63,7 @@ export async function startPostgres(
 
 /** A PostgreSQL for one test file that stops it, or sets it up for itself; ended and removed with it. */
 export async function testPostgres(
-  t: Test,
+  t: Pick<Test, 'teardown'>,
   ...options: Parameters<typeof startPostgres>
 ): Promise<EmbeddedPostgres> {
   const { postgres, stop } = await startPostgres(...options)

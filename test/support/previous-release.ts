@@ -3,7 +3,7 @@ import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from 
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import type { Test } from 'tap'
+import type { Owner } from './helper.js'
 import { root } from './root.js'
 
 const run = promisify(execFile)
@@ -19,7 +19,7 @@ export const RELEASES = [
  * @param commit one of RELEASES
  * @returns its command; undefined where the history does not reach so far, as in a shallow clone
  */
-export async function previousRelease(t: Test, commit: string): Promise<string | undefined> {
+export async function previousRelease(t: Owner, commit: string): Promise<string | undefined> {
   const git = (...args: string[]) => run('git', args, { cwd: root, maxBuffer: 1e8 })
   try {
     await git('cat-file', '-e', `${commit}^{commit}`)

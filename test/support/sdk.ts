@@ -1,8 +1,8 @@
 import { Centrifuge } from 'centrifuge'
 import { Centrifuge as Centrifuge53 } from 'centrifuge-5-3'
 import { Centrifuge as Centrifuge57 } from 'centrifuge-5-7'
-import type { Test } from 'tap'
 import { WebSocket } from 'ws'
+import type { Owner } from './helper.js'
 
 export type { Centrifuge }
 
@@ -20,7 +20,7 @@ const sockets = new WeakMap<Centrifuge, WebSocket>()
  * @param endpoints where to, in place of the address of one server
  */
 export function sdk(
-  t: Test,
+  t: Owner,
   ws: string,
   options: object,
   Sdk = Centrifuge,

@@ -1,10 +1,9 @@
-import type { Test } from 'tap'
 import { runAs } from '../../lib/embedded-postgres/binaries.js'
 import { findPlaces, prepareCluster, prepareHome } from '../../lib/embedded-postgres/places.js'
 import type { EmbeddedPostgres } from '../../lib/embedded-postgres/server.js'
 import { freePort } from './app.js'
 import { FaultProxy } from './fault-proxy.js'
-import { query, until } from './helper.js'
+import { type Owner, query, until } from './helper.js'
 import { testPostgres } from './postgres.js'
 
 /** What the standby calls itself. */
@@ -81,7 +80,7 @@ export class Replication {
 
 /** Starts a primary and a standby, and waits until it streams; both end with the test. */
 export async function withStandby(
-  t: Test,
+  t: Owner,
   { synchronous = false, settings = {} }: ReplicationOptions = {}
 ): Promise<Replication> {
   const common = {

@@ -1,0 +1,190 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { History } from './history.js'
+import type { Random } from './random.js'
+import type { Readers } from './readers.js'
+import { NODE_TIMEOUT, type Node, type System } from './system.js'
+
+type Fault = (random: Random) => Promise<string>
+
+/** Injects faults into a system, at random. */
+export class Faults {
+  readonly #system: System
+  readonly #history: History
+  readonly #readers: Readers
+  /** Nodes that a fault holds. */
+  readonly #held = new Set<Node>()
+  readonly #faults: [weight: number, fault: Fault][] = [
+    [3, (random) => this.#kill(random)],
+    [1, (random) => this.#close(random)],
+    [3, (random) => this.#stop(random)],
+    [2, (random) => this.#partition(random)],
+    [2, (random) => this.#cut(random)],
+    [3, (random) => this.#terminate(random)],
+    [3, (random) => this.#break(random)],
+    [1, (random) => this.#crash(random)]
+  ]
+
+  constructor(system: System, history: History, readers: Readers) {
+    this.#system = system
+    this.#history = history
+    this.#readers = readers
+  }
+
+  /** Goes on for so many milliseconds; then all is well again. */
+  async inject(random: Random, duration: number): Promise<void> {
+    const end = performance.now() + duration
+    const bag = this.#faults.flatMap(([weight, fault]) => Array.from({ length: weight }, () => fault))
+    const failOverAt = performance.now() + duration * (0.4 + 0.4 * random.next())
+    let failedOver = this.#system.replication === undefined
+    while (performance.now() < end) {
+      await sleep(200 + random.below(2000))
+      if (!failedOver && performance.now() > failOverAt) {
+        failedOver = true
+        // What was committed on the primary alone, by a session that was terminated, must have arrived.
+        await sleep(2000)
+        this.#history.incident('the standby is promoted')
+        await this.#system.failOver()
+        await this.#system.healthy()
+        continue
+      }
+      // Some overlap.
+      const faults = Array.from({ length: random.chance(0.3) ? 2 : 1 }, () => random.one(bag))
+      await Promise.all(
+        faults.map(async (fault) => {
+          const what = await fault(random.fork())
+          if (what !== '') this.#history.incident(`over: ${what}`)
+        })
+      )
+    }
+    await this.#system.healthy()
+  }
+
+  #say(what: string): string {
+    this.#history.incident(what)
+    return what
+  }
+
+  /** Does something to a node that no other fault has, and gives it back when it is there again. */
+  async #hold(random: Random, action: (node: Node) => Promise<string>): Promise<string> {
+    // Most faults are for the sequencer: the other nodes have little to do with the order.
+    const free = this.#system.nodes.filter((node) => !this.#held.has(node))
+    const sequencer = random.chance(0.6) ? await this.#sequencer(free) : undefined
+    const node = sequencer ?? (free.length === 0 ? undefined : random.one(free))
+    if (node === undefined || this.#held.has(node)) return ''
+    this.#held.add(node)
+    try {
+      return await action(node)
+    } finally {
+      this.#held.delete(node)
+    }
+  }
+
+  async #sequencer(nodes: Node[]): Promise<Node | undefined> {
+    for (const node of nodes) {
+      try {
+        const response = await fetch(`${node.http}/health`, { signal: AbortSignal.timeout(1000) })
+        const { outbox } = (await response.json()) as { outbox?: { sequencer?: boolean } }
+        if (outbox?.sequencer) return node
+      } catch {
+        // It does not answer, because of another fault.
+      }
+    }
+    return undefined
+  }
+
+  #kill(random: Random): Promise<string> {
+    return this.#hold(random, async (node) => {
+      const what = this.#say(`${node.name} is killed`)
+      await node.end('SIGKILL')
+      await sleep(random.below(1.5 * NODE_TIMEOUT))
+      node.start()
+      return what
+    })
+  }
+
+  #close(random: Random): Promise<string> {
+    return this.#hold(random, async (node) => {
+      const what = this.#say(`${node.name} is closed`)
+      await node.end('SIGTERM')
+      await sleep(random.below(500))
+      node.start()
+      return what
+    })
+  }
+
+  /** Longer than its timeout, mostly: another node takes over, and this one does not know. */
+  #stop(random: Random): Promise<string> {
+    return this.#hold(random, async (node) => {
+      const what = this.#say(`${node.name} is stopped`)
+      node.signal('SIGSTOP')
+      await sleep(NODE_TIMEOUT * (0.3 + 1.5 * random.next()))
+      node.signal('SIGCONT')
+      return what
+    })
+  }
+
+  /** Packets are dropped: neither end is told. */
+  #partition(random: Random): Promise<string> {
+    return this.#hold(random, async (node) => {
+      const what = this.#say(`${node.name} is cut off from PostgreSQL in silence`)
+      for (const proxy of node.proxies) {
+        proxy.mode = 'silence'
+        proxy.silence()
+      }
+      await sleep(NODE_TIMEOUT * (0.3 + 1.5 * random.next()))
+      for (const proxy of node.proxies) {
+        proxy.mode = 'pass'
+        if (random.chance(0.5)) proxy.cut()
+      }
+      return what
+    })
+  }
+
+  #cut(random: Random): Promise<string> {
+    return this.#hold(random, async (node) => {
+      const what = this.#say(`the connections of ${node.name} to PostgreSQL are cut`)
+      for (const proxy of node.proxies) {
+        if (random.chance(0.5)) proxy.cut()
+        else proxy.cutAfter(random.below(2000))
+      }
+      return what
+    })
+  }
+
+  async #terminate(random: Random): Promise<string> {
+    const who = random.one(['%', '% sequencer', '% listener', '% publisher', 'check writer'])
+    const what = this.#say(`sessions of "${who}" are terminated`)
+    await this.#system.query(
+      `select pg_terminate_backend(pid) from pg_stat_activity
+       where datname = current_database() and pid <> pg_backend_pid() and application_name like $1`,
+      [who]
+    )
+    return what
+  }
+
+  async #break(random: Random): Promise<string> {
+    const what = this.#say('readers are disconnected')
+    for (let left = 1 + random.below(4); left > 0; left--) this.#readers.break()
+    return what
+  }
+
+  async #crash(random: Random): Promise<string> {
+    const { postgres } = this.#system
+    if (random.chance(0.5)) {
+      const what = this.#say('PostgreSQL restarts, because one of its processes is killed')
+      const { rows } = await this.#system.query(
+        `select pid from pg_stat_activity
+         where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'`
+      )
+      if (rows.length > 0) process.kill(random.one(rows).pid, 'SIGKILL')
+      return what
+    }
+    const signal = random.one(['SIGKILL', 'SIGQUIT', 'SIGINT'] as const)
+    const what = this.#say(`PostgreSQL is ended with ${signal}`)
+    postgres.kill(signal)
+    await postgres.exited
+    await sleep(random.below(1500))
+    await this.#system.restartPostgres()
+    return what
+  }
+}

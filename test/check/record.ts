@@ -1,0 +1,55 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { History, Reader } from './history.js'
+import type { Random } from './random.js'
+import { Readers, readHistory } from './readers.js'
+import type { Owner, Target } from './target.js'
+import { Writers } from './writers.js'
+
+/** How long it takes for what comes twice to come again, in milliseconds. */
+const AFTERMATH = 1000
+
+export interface RecordOptions {
+  /** The longest pause between two transactions of a writer, in milliseconds. */
+  pause?: number
+  /** How long readers may take, when all is well again, to get what they still miss, in milliseconds. */
+  patience?: number
+}
+
+/**
+ * Records in a history what is published and delivered.
+ * @param meanwhile resolves when the writers are to end: after that, all must work
+ */
+export async function record(
+  owner: Owner,
+  target: Target,
+  random: Random,
+  history: History,
+  meanwhile: (readers: Readers) => Promise<void>,
+  { pause, patience = 60_000 }: RecordOptions = {}
+): Promise<void> {
+  const readers = new Readers(target, history, random.fork())
+  await readers.start(owner)
+  const writers = new Writers(target, history)
+  writers.start(random.fork(), pause === undefined ? {} : { pause })
+  await meanwhile(readers)
+  await writers.stop()
+  history.incident('the writers have ended')
+  const deadline = performance.now() + patience
+  while (performance.now() < deadline && !history.readers.every((reader) => hasAll(history, reader))) {
+    await sleep(100)
+  }
+  await sleep(AFTERMATH)
+  readers.stop()
+  await readHistory(history, target)
+}
+
+/** Only whether it is worth waiting: the checker finds out what is missing. */
+function hasAll({ transactions }: History, { complete, channels, deliveries }: Reader): boolean {
+  if (!complete) return true
+  const got = new Set(deliveries.map(({ message }) => message))
+  return transactions.every(
+    ({ outcome, messages }) =>
+      outcome !== 'committed' ||
+      messages.every(({ id, channel, undone }) => undone || !channels.includes(channel) || got.has(id))
+  )
+}
