@@ -124,7 +124,7 @@ async function left(t: Test, fastify: FastifyInstance): Promise<void> {
   })
   const none = { connections: 0, channels: 0, present: 0, gauge: 0, sockets: 0 }
   // What does not read its end is ended after ten seconds.
-  await until(async () => JSON.stringify(await counts()) === JSON.stringify(none), 20_000).catch(() => {})
+  await until(async () => JSON.stringify(await counts()) === JSON.stringify(none), 60_000).catch(() => {})
   t.strictSame(await counts(), none)
 }
 

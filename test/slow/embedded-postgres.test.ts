@@ -51,9 +51,11 @@ async function one(uri: string, text: string): Promise<string> {
 /** Copies the compiled module, and what it needs of ours, into a package. */
 function copyModule(folder: string): string {
   for (const name of readdirSync(dirname(COMPILED)).filter((name) => name.endsWith('.js'))) {
-    cpSync(join(dirname(COMPILED), name), join(folder, name))
+    cpSync(join(dirname(COMPILED), name), join(folder, 'embedded-postgres', name))
   }
-  return join(folder, 'server.js')
+  // The one file outside that it needs.
+  cpSync(join(root, 'dist/lib/thrown.js'), join(folder, 'thrown.js'))
+  return join(folder, 'embedded-postgres', 'server.js')
 }
 
 interface Owner {
