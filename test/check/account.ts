@@ -28,10 +28,14 @@ export function account({ transactions, readers, incidents }: History): string {
       if (!undone) published.set(channel, (published.get(channel) ?? 0) + 1)
     }
   }
-  for (const { name, channels, deliveries, connections } of readers) {
+  for (const { name, channels, complete, deliveries, connections } of readers) {
+    if (!complete) continue
     const all = channels.reduce((sum, channel) => sum + (published.get(channel) ?? 0), 0)
     lines.push(`${name}: ${deliveries.length} of ${all} messages, ${connections} connections`)
   }
+  const others = readers.filter(({ complete }) => !complete)
+  const received = others.reduce((sum, { deliveries }) => sum + deliveries.length, 0)
+  lines.push(`readers of channels that nobody keeps: ${received} messages, ${others.length} connections`)
   const kinds = incidents
     .filter(({ what }) => !what.startsWith('over: '))
     .map(({ what }) => what.replace(/node-\d+/, 'a node'))

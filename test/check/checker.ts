@@ -172,6 +172,7 @@ function checkCommitOrder(name: string, publications: Known[], report: Report): 
         )
       }
     }
+    if (transaction.unordered) continue
     if (latest === undefined || transaction.published > latest.transaction.published) latest = publication
   }
 }

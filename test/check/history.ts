@@ -25,6 +25,11 @@ export interface Transaction {
   /** When its sender knew that it was committed. */
   acknowledged?: number
   outcome: Outcome
+  /**
+   * Published through a server of a release that knows nothing of the sequencer: it does not wait for what was committed
+   * before.
+   */
+  unordered?: boolean
 }
 
 export interface Delivery {
@@ -35,7 +40,10 @@ export interface Delivery {
   position?: string
 }
 
-/** One that reads channels, through all connections that it has had, each of which continues the last one. */
+/**
+ * One that reads channels: through all connections that it has had, where each continues the last one, or else through
+ * one.
+ */
 export interface Reader {
   name: string
   channels: string[]

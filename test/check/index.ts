@@ -1,6 +1,6 @@
 // Publishes and reads while nodes, connections and PostgreSQL fail at random, and then checks the history of all of it
 // against what docs/guarantees.md promises:
-//   npm run check -- --minutes 10 --seed 7 [--standby]
+//   npm run check -- --minutes 10 --seed 7 [--standby] [--previous]
 //   npm run check -- --history FOLDER    checks one that was kept
 import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -20,6 +20,7 @@ const { values: given } = parseArgs({
     seed: { type: 'string', default: String(Math.floor(Math.random() * 2 ** 31)) },
     nodes: { type: 'string', default: '3' },
     standby: { type: 'boolean', default: false },
+    previous: { type: 'boolean', default: false },
     history: { type: 'string', default: '' }
   }
 })
@@ -28,7 +29,7 @@ const seed = Number(given.seed)
 const nodes = Number(given.nodes)
 if (!(minutes > 0) || !Number.isSafeInteger(seed) || !(nodes > 0)) {
   console.error(
-    'usage: npm run check -- [--minutes N] [--seed N] [--nodes N] [--standby], or npm run check -- --history FOLDER'
+    'usage: npm run check -- [--minutes N] [--seed N] [--nodes N] [--standby] [--previous], or npm run check -- --history FOLDER'
   )
   process.exit(2)
 }
@@ -54,9 +55,11 @@ async function end(): Promise<void> {
 
 async function main(): Promise<number> {
   if (given.history !== '') return report(History.load(given.history))
-  console.log(`${minutes} minutes, seed ${seed}, ${nodes} nodes${given.standby ? ', and a standby' : ''}`)
+  console.log(
+    `${minutes} minutes, seed ${seed}, ${nodes} nodes${given.previous ? ', one of the previous release' : ''}${given.standby ? ', a standby' : ''}`
+  )
   const random = new Random(seed)
-  const system = await System.start(owner, { nodes, standby: given.standby })
+  const system = await System.start(owner, { nodes, standby: given.standby, previous: given.previous })
   const recorded = new History()
   try {
     await record(owner, system, random, recorded, async (readers) => {

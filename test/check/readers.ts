@@ -78,9 +78,10 @@ export class Readers {
   }
 
   #socket(name: string, channels: string[], complete: boolean): Promise<void> {
-    const reader = this.#reader(name, channels, complete)
+    let reader = this.#reader(name, channels, complete)
     const address = token({ mode: 'r', channels })
     let last = 'earliest'
+    let visits = 0
     let webSocket: WebSocket | undefined
     this.#breaks.push(() => webSocket?.terminate())
     return new Promise((ready) => {
@@ -91,6 +92,9 @@ export class Readers {
         webSocket = opened
         opened.on('error', () => {})
         opened.on('open', () => {
+          // Where nothing is kept, a connection does not continue the last one.
+          if (!complete && visits > 0) reader = this.#reader(`${name}.${visits}`, channels, false)
+          visits++
           reader.connections++
           ready()
         })

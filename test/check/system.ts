@@ -7,6 +7,7 @@ import { CLI, freePort } from '../support/app.js'
 import { FaultProxy } from '../support/fault-proxy.js'
 import { install, query, SECRET, until } from '../support/helper.js'
 import { createDatabase, testPostgres } from '../support/postgres.js'
+import { previousRelease, RELEASES } from '../support/previous-release.js'
 import { portOf, type Replication, withStandby } from '../support/standby.js'
 import { prepare } from './channels.js'
 import type { Random } from './random.js'
@@ -24,14 +25,16 @@ export class Node {
   readonly port: number
   readonly proxies: FaultProxy[]
   readonly #dbUri: string
+  readonly #cli: string
   #child: ChildProcess | undefined
   #output = ''
 
-  constructor(name: string, port: number, proxies: FaultProxy[], dbUri: string) {
+  constructor(name: string, port: number, proxies: FaultProxy[], dbUri: string, cli = CLI) {
     this.name = name
     this.port = port
     this.proxies = proxies
     this.#dbUri = dbUri
+    this.#cli = cli
   }
 
   get http(): string {
@@ -46,12 +49,17 @@ export class Node {
     return this.#output
   }
 
+  /** Of the previous release. */
+  get previous(): boolean {
+    return this.#cli !== CLI
+  }
+
   get running(): boolean {
     return this.#child !== undefined && this.#child.exitCode === null && this.#child.signalCode === null
   }
 
   start(): void {
-    const child = spawn(process.execPath, [CLI], {
+    const child = spawn(process.execPath, [this.#cli], {
       cwd: '/',
       env: {
         PATH: process.env.PATH,
@@ -93,6 +101,15 @@ export class Node {
   }
 }
 
+export interface SystemOptions {
+  /** How many servers of this release. */
+  nodes: number
+  /** Whether PostgreSQL has a synchronous standby. */
+  standby: boolean
+  /** Whether there is a server of the previous release, too. */
+  previous: boolean
+}
+
 /** A PostgreSQL, perhaps with its standby, and the nodes. */
 export class System implements Target {
   readonly nodes: Node[]
@@ -113,7 +130,7 @@ export class System implements Target {
   }
 
   /** Starts all, and waits until it works. */
-  static async start(owner: Owner, { nodes: count, standby }: { nodes: number; standby: boolean }) {
+  static async start(owner: Owner, { nodes: count, standby, previous }: SystemOptions) {
     const replication = standby
       ? await withStandby(owner, { synchronous: true, settings: SETTINGS })
       : undefined
@@ -126,16 +143,24 @@ export class System implements Target {
         ? [join(postgres.socketFolder, '.s.PGSQL.5432')]
         : [replication.primary, replication.standby].map(portOf)
     const nodes: Node[] = []
-    for (let i = 0; i < count; i++) {
+    const commands = Array.from({ length: count }, () => CLI)
+    if (previous) {
+      const command = await previousRelease(owner, RELEASES.at(-1)!)
+      if (command === undefined)
+        throw new Error('the history of the repository is needed for the previous release')
+      commands.push(command)
+    }
+    for (const [i, command] of commands.entries()) {
       const proxies: FaultProxy[] = []
       for (const target of targets) proxies.push(await FaultProxy.start(owner, target))
       const hosts = proxies.map(({ port }) => `127.0.0.1:${port}`).join(',')
       const name = /\/([^/?]+)\?/.exec(dbUri)![1]
       const node = new Node(
-        `node-${i}`,
+        command === CLI ? `node-${i}` : `previous-node-${i}`,
         await freePort(),
         proxies,
-        `postgresql://postgres@${hosts}/${name}?target_session_attrs=read-write`
+        `postgresql://postgres@${hosts}/${name}?target_session_attrs=read-write`,
+        command
       )
       owner.teardown(() => node.end('SIGKILL'))
       node.start()

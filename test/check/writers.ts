@@ -163,7 +163,9 @@ export class Writers {
       const body = JSON.stringify({ channel, payload: id })
       // The key is kept until it is known, over all nodes; without one, it is tried once.
       do {
-        const status = await fetch(`${this.#target.node(random).http}/publish`, {
+        const { http, previous } = this.#target.node(random)
+        if (previous) transaction.unordered = true
+        const status = await fetch(`${http}/publish`, {
           method: 'POST',
           headers: { ...headers, ...(durable && { 'idempotency-key': id }) },
           body,
