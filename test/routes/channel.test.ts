@@ -20,6 +20,9 @@ const dbUri = await database()
 const { ws } = await build(t, { dbUri })
 
 const rw = token({ mode: 'rw' })
+// For the last of these tests, because a ping comes within half a minute.
+const pinged = await open(t, `${ws}/pinged/${rw}`)
+const ping = once(pinged.webSocket, 'ping')
 const message = (channel: string, payload = 'test') =>
   JSON.stringify({ event: 'WebsocketMessage', channel, payload })
 
@@ -433,4 +436,10 @@ t.test('meta channel', async (t) => {
     await until(() => payloads.length === 3)
     t.same(payloads, watcher.messages)
   })
+})
+
+// That each is pinged every 30 seconds, test/lib/clients/registry.test.ts shows.
+t.test('row 26: the server pings', async (t) => {
+  await ping
+  t.equal(pinged.webSocket.readyState, 1)
 })
