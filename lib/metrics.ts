@@ -11,6 +11,7 @@ export interface Readings {
   messagesSent: number
   bytesSent: number
   bufferedBytes: number
+  fallenBehind: number
   listenerUp: boolean
   listenerReconnects: number
   listenerGap: number
@@ -130,6 +131,11 @@ export class Metrics {
       Number(sequencer)
     )
     total('messages_sent_total', 'Messages sent to sockets.', ({ messagesSent }) => messagesSent)
+    total(
+      'slow_catch_ups_total',
+      'How often clients, or subscriptions of SDKs, read too slowly and continued with stored messages.',
+      ({ fallenBehind }) => fallenBehind
+    )
     total('sent_bytes_total', 'Bytes of the messages sent to sockets.', ({ bytesSent }) => bytesSent)
     total(
       'listener_reconnects_total',

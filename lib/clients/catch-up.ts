@@ -1,8 +1,9 @@
-import type { Losses } from '../channels/index.js'
+import { type Frame, isPublicChannel, type Losses, type RawChannels } from '../channels/index.js'
 import type { MessageStore, RetentionRules } from '../durable/index.js'
 import { isPermanent } from '../errors.js'
 import { parseMessageId } from '../messages/index.js'
 import type { Connection } from './connection.js'
+import { follow } from './follow.js'
 
 /** Where a client starts: after the message with an id (or `earliest`), or with the last messages of each channel. */
 export type Start = { since: string } | { last: number }
@@ -11,6 +12,7 @@ export interface CatchUpOptions {
   history: MessageStore
   durable: RetentionRules
   losses: Losses
+  rawChannels: Pick<RawChannels, 'has'>
   /** The most bytes of the last messages. */
   maxHistoryBytes: number
 }
@@ -25,9 +27,14 @@ interface Replayed {
   latest: number
   /** Channels of which nothing up to `latest` is replayed. */
   skipped: ReadonlySet<string>
+  /** Of what comes after this position, nothing may be missing. */
+  whole: number
 }
 
-/** Replays messages to a client that connects: those that it missed while it was disconnected, or the last ones. */
+/**
+ * Replays messages to a client that connects (those that it missed while it was disconnected, or the last ones), and to
+ * one that reads too slowly.
+ */
 export class CatchUp {
   readonly #options: CatchUpOptions
 
@@ -55,6 +62,38 @@ export class CatchUp {
     }
   }
 
+  /**
+   * Lets a client for which too much waits continue with the stored messages, if they have all that it misses: all of its
+   * channels must be durable.
+   * @param frames the first that are not sent to it
+   * @returns whether it does
+   */
+  fallBehind(connection: Connection, frames: readonly Frame[]): boolean {
+    const first = frames.find(({ position }) => position !== undefined)?.position
+    if (first === undefined || !connection.channels.every((channel) => this.#isStored(channel))) return false
+    connection.hold()
+    connection.skip()
+    connection.fellBehind()
+    this.#follow(connection, first - 1)
+    return true
+  }
+
+  /** Never rejects. */
+  async #follow(connection: Connection, after: number): Promise<void> {
+    try {
+      if (await follow(connection, connection, connection.channels, after, this.#options)) return
+    } catch (error) {
+      this.#options.losses.add('unreplayed', { err: error })
+    }
+    // When it resumes, it learns what is missing.
+    connection.fallOut()
+  }
+
+  #isStored(channel: string): boolean {
+    const { durable, rawChannels } = this.#options
+    return durable.ageOf(channel) !== undefined && isPublicChannel(channel) && !rawChannels.has(channel)
+  }
+
   async #resume(connection: Connection, start: Start): Promise<void> {
     if (!connection.read || connection.channels.length === 0) {
       connection.release(0)
@@ -64,12 +103,17 @@ export class CatchUp {
       ? this.#since(connection, start.since)
       : this.#last(connection.channels, start.last))
     const { history } = this.#options
-    const { channels, starts, latest, skipped } = replayed
+    const { channels, starts, latest, skipped, whole } = replayed
     const { format } = connection
     let { after } = replayed
     do {
       for (let more = true; more && connection.open; ) {
         const page = await history.read(channels, after, starts)
+        // It was so slow that messages were deleted before it got them.
+        if (after >= whole && page.trimmed > after) {
+          connection.fallOut()
+          return
+        }
         const frames = page.messages
           .filter(({ position, message }) => position > latest || !skipped.has(message.channel))
           .map((message) => message.frame(format))
@@ -98,13 +142,15 @@ export class CatchUp {
         .map(({ channel, oldest }) => format.encode(durable.historyGap(channel, since, oldest, latest)))
     )
     const after = foreign || skipped.size === channels.length ? latest : start.position
-    return { channels, after, latest, skipped }
+    const whole = skipped.size > 0 ? latest : Math.max(after, 1)
+    return { channels, after, latest, skipped, whole }
   }
 
   /** The last messages of each channel. */
   async #last(channels: readonly string[], count: number): Promise<Replayed> {
     const { history, maxHistoryBytes } = this.#options
     const { latest, starts } = await history.tail(channels, count, maxHistoryBytes)
-    return { channels, after: Math.min(...starts), starts, latest, skipped: new Set() }
+    const after = Math.min(...starts)
+    return { channels, after, starts, latest, skipped: new Set(), whole: Math.max(...starts) }
   }
 }

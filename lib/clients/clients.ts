@@ -89,7 +89,8 @@ export class Clients {
     this.#context = {
       flow: this.flow,
       sent: this.sent,
-      onGone: (connection, code, reason) => this.leave(connection, code, reason)
+      onGone: (connection, code, reason) => this.leave(connection, code, reason),
+      fallBehind: (connection, frames) => options.catchUp.fallBehind(connection, frames)
     }
     this.#membership = new PresenceMembership({
       ...options,

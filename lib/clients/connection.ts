@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Access, Caller } from '../auth/index.js'
 import { type Format, type Frame, joinFrames } from '../channels/index.js'
 import { type FlowControl, HeldFrames, type Waiting } from '../flow/index.js'
@@ -24,7 +25,19 @@ export interface ConnectionContext {
   onGone: (connection: Connection, code: number, reason: string) => void
   /** Totals of what was sent to all clients. */
   sent: { messages: number; bytes: number }
+  /**
+   * Lets a client for which too much waits continue with the stored messages, if they have all that it misses.
+   * @param frames what is not sent to it
+   * @returns whether it does
+   */
+  fallBehind: (connection: Connection, frames: readonly Frame[]) => boolean
 }
+
+/** How long to wait until more may wait for clients, in milliseconds. */
+const ROOM_INTERVAL = 250
+
+/** For how long a client that reads may take nothing, in milliseconds: the time between two pings. */
+const READING = 30_000
 
 export interface ConnectionOptions {
   /** Its number on this server. */
@@ -112,7 +125,11 @@ export abstract class Connection implements ClientConnection {
     if (!this.open) return
     if (this.#held === undefined) this.#deliver(frames, joined)
     else if (!this.#held.holding) this.#deliverFresh(this.#held, frames, joined)
-    else if (!this.#held.add(frames)) this.#context.flow.close(this, 'limit')
+    else this.#hold(this.#held, frames)
+  }
+
+  #hold(held: HeldFrames, frames: readonly Frame[]): void {
+    if (!held.add(frames)) this.#context.flow.close(this, 'limit')
   }
 
   #deliverFresh(held: HeldFrames, frames: readonly Frame[], joined: Buffer): void {
@@ -123,13 +140,70 @@ export abstract class Connection implements ClientConnection {
   }
 
   #deliver(frames: readonly Frame[], joined: Buffer): void {
-    // While nothing waits, a message of any size is accepted.
+    if (this.#fits(joined)) this.#sendAll(frames, joined)
+    else if (this.fallBehind(frames)) this.#hold(this.#held!, frames)
+    else if (this.#context.flow.mayWait(this, joined.length)) this.#sendAll(frames, joined)
+  }
+
+  /** While nothing waits, a message of any size is accepted. */
+  #fits(joined: Buffer): boolean {
     const { bufferedBytes } = this
-    const { flow } = this.#context
-    if (bufferedBytes > 0 && bufferedBytes + joined.length > flow.maxBufferedBytes) {
-      if (!flow.mayWait(this, joined.length)) return
-    }
-    this.#sendAll(frames, joined)
+    return bufferedBytes === 0 || bufferedBytes + joined.length <= this.#context.flow.maxBufferedBytes
+  }
+
+  /**
+   * Delivers frames unless too much waits for the client.
+   * @returns false if they were not sent
+   */
+  offer(frames: readonly Frame[], joined: Buffer): boolean {
+    if (!this.open) return true
+    const fits = this.#fits(joined)
+    if (fits) this.#sendAll(frames, joined)
+    return fits
+  }
+
+  /**
+   * To be called when frames are too many for the client.
+   * @returns whether it continues with the stored messages; false: the frames must be sent
+   */
+  protected fallBehind(frames: readonly Frame[]): boolean {
+    return this.#context.fallBehind(this, frames)
+  }
+
+  /** Notes that the client, or one of its subscriptions, continues with the stored messages. */
+  fellBehind(): void {
+    this.#context.flow.fellBehind(this)
+  }
+
+  /** Whether little enough waits for all clients that older messages may be written to this one. */
+  get mayReplay(): boolean {
+    return this.#context.flow.hasRoom
+  }
+
+  /** Resolves when it has taken all that waited and older messages may be written, or when it has ended. */
+  async ready(): Promise<void> {
+    await this.drained()
+    while (this.open && !this.mayReplay) await sleep(ROOM_INTERVAL, undefined, { ref: false })
+  }
+
+  /** For how long the client has taken nothing of what waits for it, in milliseconds. */
+  protected get stalledFor(): number {
+    return this.#context.flow.stalledFor(this)
+  }
+
+  /** Whether the client has taken something of what waits for it since the last ping. A ping waits behind that. */
+  protected get reading(): boolean {
+    return this.waiting !== undefined && this.stalledFor < READING
+  }
+
+  /** Closes the client because it reads so slowly that messages were deleted before it was sent them. */
+  fallOut(): void {
+    if (this.open) this.#context.flow.close(this, 'expired')
+  }
+
+  /** Closes the client because it takes nothing of what waits for it. */
+  protected closeStalled(): void {
+    this.#context.flow.close(this, 'stalled')
   }
 
   closeSlow(): void {
@@ -141,9 +215,19 @@ export abstract class Connection implements ClientConnection {
     this.#held = new HeldFrames(this.#context.flow.maxBufferedBytes)
   }
 
+  /** Drops durable messages, which are read again; see HeldFrames. */
+  skip(): void {
+    this.#held!.skip()
+  }
+
+  /** Holds durable messages again; see HeldFrames. */
+  keep(): void {
+    this.#held!.keep()
+  }
+
   /** Sends older messages, ahead of those that are held. */
-  replay(frames: readonly Frame[]): void {
-    if (this.open && frames.length > 0) this.#sendAll(frames, joinFrames(frames))
+  replay(frames: readonly Frame[], joined = joinFrames(frames)): void {
+    if (this.open && frames.length > 0) this.#sendAll(frames, joined)
   }
 
   /**

@@ -14,6 +14,7 @@ export {
   select,
   summaryOf
 } from './filter.js'
+export { type Follower, follow } from './follow.js'
 export { MAX_INFO_BYTES } from './presence-membership.js'
 export { type Leaving, OUTDATED, SHUTTING_DOWN } from './registry.js'
 export { isGone, type Transport, whenGone } from './transport.js'

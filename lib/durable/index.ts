@@ -1,5 +1,5 @@
 export { Cleanup } from './cleanup.js'
-export { MessageStore, type States, type Tail } from './message-store.js'
+export { type ChannelPage, MessageStore, type States, type Tail } from './message-store.js'
 export { Replay } from './replay.js'
 export { RetentionRules, type SchemaState } from './retention-rules.js'
 export { StoredMessage } from './stored-message.js'

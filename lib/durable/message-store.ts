@@ -24,6 +24,14 @@ export interface Page {
   more: boolean
 }
 
+/** A page of some channels. Readers that ask for the same at the same time get the same object. */
+export interface ChannelPage extends Page {
+  /** The position up to which messages of one of the channels had been deleted when the page was read. */
+  trimmed: number
+  /** The last position that is stored, or `trimmed` if that is greater. No reader of these channels is beyond it. */
+  latest: number
+}
+
 /** Selects the messages of a channel to list. */
 export interface ListOptions {
   /** Only messages after this position (with `reverse`, before it); undefined: from the first (with `reverse`, the last). */
@@ -58,7 +66,7 @@ export interface Tail {
 
 interface Reader {
   after: number
-  resolve: (page: Page) => void
+  resolve: (page: ChannelPage) => void
   reject: (error: unknown) => void
 }
 
@@ -101,7 +109,7 @@ export class MessageStore {
    * @param after the position before the first
    * @param starts for each channel another such position, if its messages begin later
    */
-  read(channels: readonly string[], after: number, starts: readonly number[] = []): Promise<Page> {
+  read(channels: readonly string[], after: number, starts: readonly number[] = []): Promise<ChannelPage> {
     const key = JSON.stringify([channels, starts])
     let shared = this.#readers.get(key)
     if (shared === undefined) {
@@ -244,14 +252,22 @@ export class MessageStore {
     const again: Reader[] = []
     const after = Math.min(...readers.map((reader) => reader.after))
     try {
-      const source = `${BY_CHANNEL} order by position limit ${PAGE_ROWS}`
-      const { messages, more } = await this.#turns.take(key, () =>
-        this.#page(source, [after, channels, starts])
+      const { messages, ...rest } = await this.#turns.take(key, () =>
+        this.#channelPage([after, channels, starts])
       )
       const last = messages.at(-1)?.position ?? after
+      const pages = new Map<number, ChannelPage>()
       for (const reader of readers) {
-        if (more && reader.after >= last) again.push(reader)
-        else reader.resolve({ messages: messages.filter(({ position }) => position > reader.after), more })
+        if (rest.more && reader.after >= last) {
+          again.push(reader)
+          continue
+        }
+        let page = pages.get(reader.after)
+        if (page === undefined) {
+          page = { messages: messages.filter(({ position }) => position > reader.after), ...rest }
+          pages.set(reader.after, page)
+        }
+        reader.resolve(page)
       }
     } catch (error) {
       for (const reader of readers) reader.reject(error)
@@ -264,6 +280,29 @@ export class MessageStore {
       ...values,
       PAGE_BYTES
     ])
+    return this.#fullPageOf(rows)
+  }
+
+  /** Reads in one statement, and so in one snapshot, what there is and what has been deleted. */
+  async #channelPage(values: unknown[]): Promise<ChannelPage> {
+    const source = `${BY_CHANNEL} order by position limit ${PAGE_ROWS}`
+    const { rows } = await this.#query<SizedRow & { trimmed: number; stored: number | null }>(
+      `select p.*,
+        (select pg_catalog.to_json(pg_catalog.max(position)) from pgws.messages) as stored,
+        pg_catalog.to_json(greatest(0, (select pg_catalog.max(position) from pgws.forgotten),
+          (select pg_catalog.max(position) from pgws.trimmed
+            where channel operator(pg_catalog.=) any($2::pg_catalog.text[])))) as trimmed
+        from (select) one left join (${sized(source, 'asc', values.length + 1)}) p on true
+        order by (p.position operator(pg_catalog.#>>) '{}')::pg_catalog.int8`,
+      [...values, PAGE_BYTES]
+    )
+    const { trimmed, stored } = rows[0]!
+    // Without messages there is one row, which has no position.
+    const page = this.#fullPageOf(rows.filter(({ position }) => position !== null))
+    return { ...page, trimmed, latest: Math.max(stored ?? 0, trimmed) }
+  }
+
+  #fullPageOf(rows: SizedRow[]): Page {
     const { messages, found } = this.#pageOf(rows)
     return { messages, more: found === PAGE_ROWS || messages.length < found }
   }

@@ -12,6 +12,9 @@ const INTERVAL = 250
  */
 const RELIEF = 0.9
 
+/** Up to this fraction of the total limit, stored messages are written to clients that catch up. */
+const ROOM = 0.5
+
 /** A receiver of bytes that may read them more slowly than they arrive. */
 export interface Receiver {
   /** False once it is being closed. */
@@ -74,8 +77,11 @@ export interface FlowControlOptions {
   onSlow: (bufferedBytes: number, reason: SlowReason) => void
 }
 
-/** `stalled`: it does not read. `behind`: for too long. `limit`: too much waits for it. `total`: too much for all clients. */
-export type SlowReason = 'stalled' | 'behind' | 'limit' | 'total'
+/**
+ * `stalled`: it does not read. `behind`: for too long. `limit`: too much waits for it. `total`: too much for all clients.
+ * `expired`: it would continue with stored messages, but some have been deleted.
+ */
+export type SlowReason = 'stalled' | 'behind' | 'limit' | 'total' | 'expired'
 
 /**
  * Limits how much may wait for clients, for all protocols. More than `maxBufferedBytes` may wait for some seconds for a
@@ -89,6 +95,7 @@ export class FlowControl {
   readonly #options: FlowControlOptions
   readonly #receivers = new Set<Receiver>()
   #totalBytes = 0
+  #fallenBehind = 0
   /** The readers of a channel get the same buffer, one after the other. */
   #lastBytes: Buffer | undefined
   #lastChunk: Chunk | undefined
@@ -102,6 +109,29 @@ export class FlowControl {
   /** How many bytes wait for all clients, as of the last check. A buffer that is written to several clients counts once. */
   get totalBytes(): number {
     return this.#totalBytes
+  }
+
+  /** How often a client was too slow and continued with stored messages. */
+  get fallenBehind(): number {
+    return this.#fallenBehind
+  }
+
+  /** Whether less than half of what may wait for all clients does. Only then stored messages are read for slow ones. */
+  get hasRoom(): boolean {
+    return this.#totalBytes <= this.#options.maxTotalBufferedBytes * ROOM
+  }
+
+  /** To be called for a client that continues with stored messages: it may be as slow as it is. */
+  fellBehind({ waiting }: Receiver): void {
+    this.#fallenBehind++
+    if (waiting !== undefined) waiting.behind = undefined
+  }
+
+  /**
+   * For how long a client has taken nothing, in milliseconds, as of the last check; 0 if nothing waits for it.
+   */
+  stalledFor({ waiting }: Receiver): number {
+    return waiting === undefined ? 0 : waiting.stalled * INTERVAL
   }
 
   /**

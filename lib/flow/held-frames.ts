@@ -21,6 +21,16 @@ export class HeldFrames {
     this.#maxBytes = maxBytes
   }
 
+  /** Drops durable frames, those that are held and those that come, until `keep`. The replay must continue then. */
+  skip(): void {
+    if (!this.#dropped) this.#drop()
+  }
+
+  /** Holds durable frames again. To be called before the page of the replay is read that has what was dropped. */
+  keep(): void {
+    this.#dropped = false
+  }
+
   /** Whether new frames go to `add`. Later they go to `fresh`. */
   get holding(): boolean {
     return this.#holding
@@ -42,13 +52,17 @@ export class HeldFrames {
       this.#bytes += frame.bytes.length
     }
     if (this.#bytes <= this.#maxBytes) return true
+    this.#drop()
+    if (this.#bytes <= this.#maxBytes) return true
+    this.#frames = []
+    this.#bytes = 0
+    return false
+  }
+
+  #drop(): void {
     this.#dropped = true
-    const passing = this.#frames.filter(({ position }) => position === undefined)
-    const bytes = passing.reduce((sum, frame) => sum + frame.bytes.length, 0)
-    const bearable = bytes <= this.#maxBytes
-    this.#frames = bearable ? passing : []
-    this.#bytes = bearable ? bytes : 0
-    return bearable
+    this.#frames = this.#frames.filter(({ position }) => position === undefined)
+    this.#bytes = this.#frames.reduce((sum, frame) => sum + frame.bytes.length, 0)
   }
 
   /**

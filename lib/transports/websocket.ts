@@ -1,4 +1,5 @@
 import type { Duplex } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { TLSSocket } from 'node:tls'
 import type { WebSocket } from 'ws'
 import type { Access } from '../auth/index.js'
@@ -9,6 +10,9 @@ import { messageIn, webSocketFrames } from './frames.js'
 
 /** How many pings may remain without a pong. */
 const MAX_UNANSWERED = 2
+
+/** How often to look whether messages have been compressed, in milliseconds. */
+const COMPRESSION_INTERVAL = 20
 
 /** A websocket that has been accepted. */
 export interface AcceptedSocket {
@@ -117,7 +121,20 @@ export class WebSocketConnection extends Connection implements Pausable {
     }
   }
 
-  drained(): Promise<void> {
+  async drained(): Promise<void> {
+    // What `ws` compresses has not reached the socket yet.
+    const { webSocket } = this
+    while (
+      this.open &&
+      webSocket.extensions !== '' &&
+      webSocket.bufferedAmount > this.#socket.writableLength
+    ) {
+      await sleep(COMPRESSION_INTERVAL, undefined, { ref: false })
+    }
+    await this.#socketDrained()
+  }
+
+  #socketDrained(): Promise<void> {
     const socket = this.#socket
     if (!this.open || !socket.writableNeedDrain) return Promise.resolve()
     return new Promise((resolve) => {
@@ -131,10 +148,10 @@ export class WebSocketConnection extends Connection implements Pausable {
 
   /**
    * Sends a ping. A client that has answered neither of the last two is terminated, unless the server has stopped reading
-   * it.
+   * it, or it takes what waits before the pings.
    */
   ping(): void {
-    if (this.webSocket.isPaused) this.unanswered = 0
+    if (this.webSocket.isPaused || this.reading) this.unanswered = 0
     else if (this.unanswered === MAX_UNANSWERED) {
       this.terminate()
       return

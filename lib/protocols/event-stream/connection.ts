@@ -22,6 +22,9 @@ export const eventStreamFrames: Format = {
 /** A comment, which keeps proxies from closing the connection. */
 const HEARTBEAT = ':\n\n'
 
+/** For how long a client may take nothing of what waits for it, in milliseconds; as long as a websocket may not answer. */
+const MAX_STALLED = 60_000
+
 /** How long a client may take to read the end of the stream, in milliseconds. */
 const END_TIMEOUT = 10_000
 
@@ -34,8 +37,11 @@ export class EventStream extends StreamConnection {
     super(response, { ...access, write: false }, options)
   }
 
+  /** A stream has no answers to pings. One that takes nothing of what waits for it, for as long as others may, is ended. */
   ping(): void {
-    if (this.open && this.bufferedBytes === 0) this.response.write(HEARTBEAT)
+    if (!this.open) return
+    if (this.bufferedBytes === 0) this.response.write(HEARTBEAT)
+    else if (this.stalledFor >= MAX_STALLED) this.closeStalled()
   }
 
   close(code: number, reason: string): void {

@@ -60,6 +60,26 @@ t.test('durable ones that are too many are read again; the others are kept, and 
   t.equal(full.release(4)?.length, 9)
 })
 
+t.test('durable ones are dropped until they are to be kept; the others are held all the time', async (t) => {
+  const held = new HeldFrames(MAX_BYTES)
+  const [first, second, newer] = [frame(), frame(), frame(3)]
+  t.ok(held.add([frame(1), first]))
+  held.skip()
+  for (let n = 0; n < 100; n++) t.ok(held.add([frame(2)]))
+  t.ok(held.add([second]))
+  t.equal(held.release(1), undefined)
+  held.skip()
+  held.keep()
+  t.ok(held.add([newer]))
+  t.strictSame(held.release(2), [first, second, newer])
+  held.skip()
+
+  const full = new HeldFrames(MAX_BYTES)
+  full.skip()
+  t.ok(full.add(Array.from({ length: 10 }, () => frame())))
+  t.notOk(full.add([frame()]))
+})
+
 t.test('too many that cannot be read again are lost, and that is told', async (t) => {
   const held = new HeldFrames(MAX_BYTES)
   t.notOk(held.add(Array.from({ length: 11 }, () => frame())))

@@ -16,7 +16,12 @@ async function pair(t: Test, autoPong: boolean) {
   t.teardown(() => client.terminate())
   const [webSocket, { socket }] = (await accepted) as [WebSocket, IncomingMessage]
   const access = { channels: ['a'], read: true, write: true, expiresAt: undefined, claims: {} }
-  const context = { flow: flowControl(1024), onGone() {}, sent: { messages: 0, bytes: 0 } }
+  const context = {
+    flow: flowControl(1024),
+    onGone() {},
+    fallBehind: () => false,
+    sent: { messages: 0, bytes: 0 }
+  }
   const subscriber = new WebSocketConnection({ webSocket, socket }, access, {
     id: 1,
     address: '127.0.0.1',
@@ -40,6 +45,22 @@ t.test('a client that has answered neither of two pings is ended at the third', 
   subscriber.ping()
   t.equal((await closed)[0], 1006)
 })
+
+t.test(
+  'a client that takes what waits before the pings stays; one that takes nothing does not',
+  async (t) => {
+    const { client, subscriber } = await pair(t, true)
+    client.pause()
+    const frame = subscriber.format.encode({ channel: 'a', text: 'x'.repeat(20_000_000) })
+    subscriber.deliver([frame], frame.bytes)
+    for (let n = 0; n < 5; n++) subscriber.ping()
+    t.equal(subscriber.open, true)
+    // As if it had taken nothing for 30 s.
+    subscriber.waiting!.stalled = 120
+    for (let n = 0; n < 3; n++) subscriber.ping()
+    t.equal(subscriber.open, false)
+  }
+)
 
 t.test('a client that answers stays', async (t) => {
   const { client, webSocket, subscriber } = await pair(t, true)

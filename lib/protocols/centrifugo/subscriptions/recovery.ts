@@ -1,4 +1,4 @@
-import type { Connection } from '../../../clients/index.js'
+import { type Connection, follow } from '../../../clients/index.js'
 import type { StoredMessage } from '../../../durable/index.js'
 import { JsonText } from '../../../json-text.js'
 import { isInteger, isObject } from '../../../json-value.js'
@@ -40,7 +40,7 @@ export class Recovery {
     if (params.recover !== true) {
       return {
         result: { ...top, ...offsetOf(latest) },
-        follow: () => subscription.release(latest)
+        follow: () => this.#start(subscription, connection, latest)
       }
     }
     const fail = () => {
@@ -49,7 +49,7 @@ export class Recovery {
       }
       return {
         result: { ...top, ...offsetOf(latest), was_recovering: true },
-        follow: () => subscription.release(latest)
+        follow: () => this.#start(subscription, connection, latest)
       }
     }
     const { offset, epoch } = positionOf(params)
@@ -62,8 +62,8 @@ export class Recovery {
     return {
       result: { ...top, ...offsetOf(offset), was_recovering: true, recovered: true, publications },
       follow: () => {
-        if (page.more) this.#follow(subscription, connection, last)
-        else subscription.release(last)
+        if (page.more) this.follow(subscription, connection, last)
+        else this.#start(subscription, connection, last)
       }
     }
   }
@@ -102,33 +102,23 @@ export class Recovery {
     return { ...top, publications: arrayOf(framesOf(messages).filter(({ ends }) => !ends)) }
   }
 
-  /** Sends the messages that do not fit into the reply as pushes, as fast as the client reads them. */
-  async #follow(subscription: Subscription, connection: Connection, start: number): Promise<void> {
-    const { history, log } = this.#core
-    const { channel, format } = subscription
-    let after = start
+  /**
+   * Sends the stored messages that do not fit into the reply, or that the client was too slow for, as pushes, as fast as
+   * the client reads them. Never rejects.
+   * @param after the position after which the client has been sent nothing
+   */
+  async follow(subscription: Subscription, connection: Connection, after: number): Promise<void> {
     try {
-      for (let more = true; more && connection.open; ) {
-        const page = await history.read([channel], after)
-        const frames: SdkFrame[] = page.messages.map((message) => message.frame(format))
-        const end = frames.findIndex(({ ends }) => ends)
-        connection.replay(end === -1 ? frames : frames.slice(0, end))
-        if (end !== -1) {
-          subscription.insufficient()
-          return
-        }
-        await connection.drained()
-        after = page.messages.at(-1)?.position ?? after
-        more = page.more
-      }
-      // Messages may have been deleted before they were read.
-      const { channels } = await history.state([channel])
-      if (channels[0]!.trimmed > start) subscription.insufficient()
-      else subscription.release(after)
+      if (await follow(subscription, connection, [subscription.channel], after, this.#core)) return
     } catch (error) {
-      log.warn({ err: error }, 'messages could not be replayed')
-      subscription.insufficient()
+      this.#core.log.warn({ err: error }, 'messages could not be replayed')
     }
+    subscription.insufficient()
+  }
+
+  /** Starts a subscription whose client has the messages up to a position. */
+  #start(subscription: Subscription, connection: Connection, position: number): void {
+    if (!subscription.release(position)) this.follow(subscription, connection, position)
   }
 
   #isKnown(epoch: string): boolean {

@@ -5,7 +5,7 @@ import {
   type Permissions,
   type Subscriber
 } from '../../../channels/index.js'
-import type { Connection } from '../../../clients/index.js'
+import type { Connection, Follower } from '../../../clients/index.js'
 import { HeldFrames } from '../../../flow/index.js'
 import type { ProtocolError } from '../wire/protocol.js'
 import type { SdkFrame } from '../wire/publication.js'
@@ -31,12 +31,17 @@ export interface SubscriptionOwner {
    * @param notified whether the client knows already
    */
   incomplete(subscription: Subscription, notified: boolean): void
+  /**
+   * Continues the subscription with the stored messages, because too much waits for the client.
+   * @param after the position after which the client has been sent nothing
+   */
+  behind(subscription: Subscription, after: number): void
   /** Ends the subscription because its token has expired. */
   expire(subscription: Subscription): void
 }
 
 /** A client's subscription to a channel. Messages are held until it is answered, and while older ones are replayed. */
-export class Subscription implements Subscriber {
+export class Subscription implements Subscriber, Follower {
   readonly format: Format
   readonly channel: string
   readonly serverSide: boolean
@@ -57,9 +62,12 @@ export class Subscription implements Subscriber {
   joinLeave = false
   /** Ends the LISTEN of a raw channel. */
   leaveRaw: (() => void) | undefined
+  /** Whether it has ended. */
+  ended = false
   readonly #connection: Connection
   readonly #owner: SubscriptionOwner
   readonly #ends: Ends
+  readonly #maxHeldBytes: number
   #held: HeldFrames | undefined
 
   constructor(options: SubscriptionOptions) {
@@ -69,6 +77,7 @@ export class Subscription implements Subscriber {
     this.recoverable = options.recoverable
     this.#connection = options.connection
     this.#ends = options.ends
+    this.#maxHeldBytes = options.maxHeldBytes
     this.#held = new HeldFrames(options.maxHeldBytes)
     this.#owner = options.owner
   }
@@ -76,8 +85,8 @@ export class Subscription implements Subscriber {
   deliver(frames: readonly Frame[], joined: Buffer): void {
     const held = this.#held
     if (held?.holding) {
-      // If some are dropped, `release` notices it.
-      held.add(frames)
+      // If it is not answered yet, `release` notices that some are dropped.
+      if (!held.add(frames) && this.answered) this.insufficient()
       return
     }
     const end = this.#ends.indexIn(frames)
@@ -86,21 +95,68 @@ export class Subscription implements Subscriber {
       passed = held.fresh(passed)
       if (held.done) this.#held = undefined
     }
-    if (passed.length === frames.length) this.#connection.deliver(frames, joined)
-    else if (passed.length > 0) this.#connection.deliver(passed, joinFrames(passed))
-    if (end !== -1) this.#owner.incomplete(this, true)
+    if (passed.length === 0) return
+    const sent = this.#send(passed, passed.length === frames.length ? joined : joinFrames(passed))
+    if (end !== -1) this.#owner.incomplete(this, sent)
+    else if (!sent) this.#fallBehind(passed)
+  }
+
+  /** @returns false if too much waits for the client and the frames can be read again */
+  #send(frames: readonly Frame[], joined: Buffer): boolean {
+    if (this.recoverable) {
+      if (this.#connection.offer(frames, joined)) return true
+      if (frames.some(({ position }) => position !== undefined)) return false
+    }
+    this.#connection.deliver(frames, joined)
+    return true
+  }
+
+  #fallBehind(frames: readonly Frame[]): void {
+    const first = frames.find(({ position }) => position !== undefined)!.position!
+    this.#held = new HeldFrames(this.#maxHeldBytes)
+    this.#held.skip()
+    if (!this.#held.add(frames)) this.insufficient()
+    else this.#owner.behind(this, first - 1)
   }
 
   /**
    * Delivers what was held. From now on messages are delivered at once.
    * @param position the position up to which the client has durable messages; undefined if the channel has none
+   * @returns false if some were dropped
    */
-  release(position: number | undefined): void {
+  release(position: number | undefined): boolean {
     const held = this.#held!
     const frames = held.release(position)
     if (held.done) this.#held = undefined
-    if (frames === undefined) this.#owner.incomplete(this, false)
-    else if (frames.length > 0) this.deliver(frames, joinFrames(frames))
+    if (frames === undefined) return false
+    if (frames.length > 0) this.deliver(frames, joinFrames(frames))
+    return true
+  }
+
+  /** Delivers what was held of a channel that has no stored messages. */
+  startLive(): void {
+    if (!this.release(undefined)) this.insufficient()
+  }
+
+  get open(): boolean {
+    return !this.ended && this.#connection.open
+  }
+
+  skip(): void {
+    this.#held!.skip()
+  }
+
+  keep(): void {
+    this.#held!.keep()
+  }
+
+  replay(frames: readonly SdkFrame[], joined: Buffer): void {
+    const end = frames.findIndex(({ ends }) => ends)
+    if (end === -1) this.#connection.replay(frames, joined)
+    else {
+      this.#connection.replay(frames.slice(0, end))
+      this.insufficient()
+    }
   }
 
   /** To be called when messages may be missing. The client must subscribe again. */

@@ -169,6 +169,12 @@ export class Subscriptions implements SubscriptionOwner {
     }
   }
 
+  behind(subscription: Subscription, after: number): void {
+    const { connection } = this.#client
+    connection.fellBehind()
+    this.#services.recovery.follow(subscription, connection, after)
+  }
+
   expire(subscription: Subscription): void {
     this.#unsubscribe(subscription, UNSUBSCRIBE.EXPIRED)
   }
@@ -222,7 +228,7 @@ export class Subscriptions implements SubscriptionOwner {
     core.hub.join(subscription, [channel], subscription.permissions)
     this.#byChannel.set(channel, subscription)
     access.channels.push(channel)
-    if (!recoverable) return { subscription, result: {}, start: () => subscription.release(undefined) }
+    if (!recoverable) return { subscription, result: {}, start: () => subscription.startLive() }
     try {
       const { result, follow } = await recovery.recover(subscription, connection, params)
       return { subscription, result, start: follow }
@@ -288,6 +294,7 @@ export class Subscriptions implements SubscriptionOwner {
     const { channel, leaveRaw } = subscription
     if (this.#byChannel.get(channel) !== subscription) return
     this.#byChannel.delete(channel)
+    subscription.ended = true
     const { core, presence } = this.#services
     const { connection, access } = this.#client
     this.#keep(subscription)

@@ -41,7 +41,7 @@ export class SdkWebSocketConnection extends WebSocketConnection {
   }
 
   override ping(): void {
-    if (this.webSocket.isPaused) this.unanswered = 0
+    if (this.webSocket.isPaused || this.reading) this.unanswered = 0
     else if (this.unanswered === MAX_UNANSWERED) {
       const { code, reason } = DISCONNECT.NO_PONG
       this.close(code, reason)
@@ -54,6 +54,11 @@ export class SdkWebSocketConnection extends WebSocketConnection {
   override close(code: number, reason: string): void {
     const disconnect = disconnectFor(code, reason)
     super.close(disconnect.code, disconnect.reason)
+  }
+
+  /** Each subscription continues with the stored messages of its own channel. */
+  protected override fallBehind(): boolean {
+    return false
   }
 
   override disconnect(code: number, reason: string): void {

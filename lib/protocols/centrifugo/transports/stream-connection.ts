@@ -35,7 +35,7 @@ export class SdkStreamConnection extends StreamConnection implements SdkConnecti
 
   ping(): void {
     // While it is paused, its answers to pings are not processed.
-    if (this.paused !== 0) this.unanswered = 0
+    if (this.paused !== 0 || this.reading) this.unanswered = 0
     else if (this.unanswered === MAX_UNANSWERED) {
       const { code, reason } = DISCONNECT.NO_PONG
       this.close(code, reason)
@@ -68,6 +68,11 @@ export class SdkStreamConnection extends StreamConnection implements SdkConnecti
   override closeSlow(): void {
     super.closeSlow()
     this.terminate()
+  }
+
+  /** Each subscription continues with the stored messages of its own channel. */
+  protected override fallBehind(): boolean {
+    return false
   }
 
   override disconnect(code: number, reason: string): void {

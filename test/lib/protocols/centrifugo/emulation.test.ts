@@ -495,7 +495,12 @@ t.test('pings, and a client that does not answer them', async (t) => {
       address: '',
       sender: undefined,
       caller: undefined,
-      context: { flow: flowControl(1000), onGone() {}, sent: { messages: 0, bytes: 0 } }
+      context: {
+        flow: flowControl(1000),
+        onGone() {},
+        fallBehind: () => false,
+        sent: { messages: 0, bytes: 0 }
+      }
     }
     connections.push(new SdkStreamConnection(response, sdkLineFrames, access, options, () => {}))
   })
