@@ -246,18 +246,17 @@ CREATE OR REPLACE FUNCTION pgws.catch_up()
  SET enable_seqscan TO 'off'
 AS $function$
 declare
+  here constant pg_snapshot := pg_current_snapshot();
   last pgws.rounds;
-  one record;
   announced integer := 0;
 begin
   if pg_sequence_last_value('pgws.outbox_state') is null then return 0; end if;
+  -- A limit, because a client waits for it: a larger backlog is the sequencer's.
   for i in 1 .. 10 loop
     select * into last from pgws.rounds r order by r.number desc limit 1;
     exit when last.next_snapshot is null
-      and not exists (select from pgws.unannounced(coalesce(last.snapshot, '1:1:'), null) u);
-    select * into one from pgws.round(null);
-    announced := announced + one.announced;
-    exit when not one.more;
+      and not exists (select from pgws.unannounced(coalesce(last.snapshot, '1:1:'), here) u);
+    announced := announced + (select r.announced from pgws.round(null) r);
   end loop;
   return announced;
 end $function$;

@@ -117,6 +117,21 @@ t.test(
   }
 )
 
+t.test('what is committed while a round has left something to the next ones is caught up with', async (t) => {
+  const dbUri = await migrated('kept')
+  await query(dbUri, `select pgws.lead('the test', '1 hour')`)
+  // More than a round takes, in two transactions.
+  for (const _ of [1, 2]) {
+    await query(dbUri, `select pgws.publish_text('free', n::text) from generate_series(1, 15000) n`)
+  }
+  t.same((await query(dbUri, 'select announced, more from pgws.round(null)')).rows, [
+    { announced: 15_000, more: true }
+  ])
+  await query(dbUri, `select pgws.publish_text('kept', 'committed')`)
+  t.same((await query(dbUri, 'select pgws.catch_up() as announced')).rows, [{ announced: 15_001 }])
+  t.equal((await query(dbUri, `select from pgws.history('kept', null, 10)`)).rowCount, 1)
+})
+
 t.test('what clients send comes behind what was committed before', async (t) => {
   const dbUri = await migrated('kept')
   const { ws, fastify } = await build(t, { dbUri })
