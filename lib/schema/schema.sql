@@ -1546,7 +1546,7 @@ alter table pgws.flushes enable always trigger flush;
 
 alter table pgws.messages enable always trigger flush_later;
 
-comment on function pgws."position"() is 'The id to go on from after a query in the same snapshot. For: pgws_publisher, pgws_server.';
+comment on function pgws."position"() is 'Returns the id of the last message that is visible in this snapshot. For: pgws_publisher, pgws_server.';
 
 comment on function pgws.announce(snapshot pg_snapshot, upto pg_snapshot, after bigint, cut bigint, since timestamp with time zone) is 'Stores and notifies what was published. For: the owner.';
 
@@ -1554,117 +1554,117 @@ comment on function pgws.begin_anew(last pgws.rounds) is 'Begins anew after a re
 
 comment on function pgws.catch_up() is 'Announces what was published, before a server publishes. For: pgws_server.';
 
-comment on function pgws.changed() is 'Tells servers that pgws.retention has changed. For: the owner.';
+comment on function pgws.changed() is 'Notifies servers that the retention rules have changed. For: the owner.';
 
-comment on function pgws.clean(rows integer) is 'Deletes some of the messages that are too old or too many. For: pgws_server.';
+comment on function pgws.clean(rows integer) is 'Deletes a limited number of messages that exceed their retention. For: pgws_server.';
 
-comment on function pgws.defer_deletion(watched oid, relation oid, place tid, deletion jsonb) is 'Keeps a DELETE until its row has arrived elsewhere. For: the owner.';
+comment on function pgws.defer_deletion(watched oid, relation oid, place tid, deletion jsonb) is 'Holds back a DELETE until the row arrives in another partition. For: the owner.';
 
 comment on function pgws.empty_outbox(node text, term bigint, OUT bytes bigint, OUT blocked integer) is 'Empties what of the outbox is not in use. For: pgws_server.';
 
 comment on function pgws.end_move() is 'Trigger function of pgws.moves. For: the owner.';
 
-comment on function pgws.envelope(channel text, payload text, event text, more text) is 'The envelope of a payload. For: the owner.';
+comment on function pgws.envelope(channel text, payload text, event text, more text) is 'Builds the envelope of a payload. For: the owner.';
 
-comment on function pgws.fill(template text, record jsonb) is 'Fills the channel of pgws.watch() with a row''s values. For: the owner.';
+comment on function pgws.fill(template text, record jsonb) is 'Replaces {column} in the channel of pgws.watch() by the values of a row. For: the owner.';
 
-comment on function pgws.flush() is 'Trigger function of pgws.flushes. For: the owner.';
+comment on function pgws.flush() is 'Trigger function of pgws.flushes: assigns positions and notifies servers, while none has a sequencer. For: the owner.';
 
-comment on function pgws.flush_later() is 'Trigger function of pgws.messages. For: the owner.';
+comment on function pgws.flush_later() is 'Trigger function of pgws.messages: assigns positions at commit, while no server has a sequencer. For: the owner.';
 
-comment on function pgws.follow_moves(target regclass) is 'Creates the triggers that notice moves. For: pgws_publisher.';
+comment on function pgws.follow_moves(target regclass) is 'Creates the triggers that detect moves between partitions. For: pgws_publisher.';
 
-comment on function pgws.handle(listen_channel text, groups integer[], kinds text[], functions text[], channels text[], bodies text[], database_channels text[], keys text[], claims text[], roles text[]) is 'Passes messages and connections to functions of the database''s owner. For: pgws_server.';
+comment on function pgws.handle(listen_channel text, groups integer[], kinds text[], functions text[], channels text[], bodies text[], database_channels text[], keys text[], claims text[], roles text[]) is 'Passes messages, connections and disconnections to SQL functions, and publishes the results. For: pgws_server.';
 
-comment on function pgws.history(channel text, newest integer) is 'The newest messages of a channel, the newest first. For: pgws_server.';
+comment on function pgws.history(channel text, newest integer) is 'Returns the newest messages of a channel, the newest first. For: pgws_server.';
 
-comment on function pgws.history(channel text, since text, limit_ integer) is 'The stored messages of a channel after an id. For: pgws_server.';
+comment on function pgws.history(channel text, since text, limit_ integer) is 'Returns the stored messages of a channel after an id, the oldest first. For: pgws_server.';
 
-comment on function pgws.is_foreign(type oid) is 'Whether to_jsonb() of a type may call a function of a stranger. For: the owner.';
+comment on function pgws.is_foreign(type oid) is 'Returns whether to_jsonb() of a type may call a function of an untrusted role. For: the owner.';
 
-comment on function pgws.last_position() is 'The last position that is visible in this snapshot. For: pgws_server.';
+comment on function pgws.last_position() is 'Returns the last position that is visible in this snapshot. For: pgws_server.';
 
 comment on function pgws.lead(node text, patience interval, OUT term bigint, OUT absence interval) is 'Makes a server the sequencer. For: pgws_server.';
 
-comment on function pgws.lose_move(moving tid) is 'Ends the move of a row that has not arrived. For: the owner.';
+comment on function pgws.lose_move(moving tid) is 'Ends the move of a row that has not arrived, and publishes its deletion. For: the owner.';
 
-comment on function pgws.max_age(channel text) is 'How long messages of a channel are kept; null: it is not durable. For: pgws_server.';
+comment on function pgws.max_age(channel text) is 'Returns the maximum age of a channel''s messages; null if the channel is not durable. For: pgws_server.';
 
-comment on function pgws.max_bytes() is 'The size of the largest message, in bytes. For: the owner.';
+comment on function pgws.max_bytes() is 'Returns the maximum size of a message, in bytes. For: the owner.';
 
-comment on function pgws.message_id(place bigint) is 'The id of a position. For: pgws_server.';
+comment on function pgws.message_id(place bigint) is 'Returns the id of a position. For: pgws_server.';
 
-comment on function pgws.move() is 'The trigger function of rows that move. For: pgws_publisher.';
+comment on function pgws.move() is 'Trigger function for rows that move between partitions. For: pgws_publisher.';
 
-comment on function pgws.moved_record(watched oid, command cid) is 'What a row was before it moved. For: the owner.';
+comment on function pgws.moved_record(watched oid, command cid) is 'Returns the values of a row before it was moved. For: the owner.';
 
-comment on function pgws.moving() is 'Where the row is that moves now. For: the owner.';
+comment on function pgws.moving() is 'Returns the current location of the row that is being moved. For: the owner.';
 
-comment on function pgws.new_epoch() is 'To be called after a restore: old ids are gaps from then on. For: the owner.';
+comment on function pgws.new_epoch() is 'Starts a new epoch. Call it after a restore: ids of earlier epochs are then reported as gaps. For: the owner.';
 
-comment on function pgws.notification(epoch text, place bigint, channel text, body text) is 'How a stored message is notified: whole, or as a reference. For: the owner.';
+comment on function pgws.notification(epoch text, place bigint, channel text, body text) is 'Builds the notification for a stored message: the message itself, or a reference to it. For: the owner.';
 
-comment on function pgws.pattern_expression(pattern text) is 'The regular expression of a pattern. For: the owner.';
+comment on function pgws.pattern_expression(pattern text) is 'Returns the regular expression for a pattern of channels. For: the owner.';
 
-comment on function pgws.publish(channel text, payload jsonb, event text) is 'Publishes a JSON payload, in your transaction. For: pgws_publisher.';
+comment on function pgws.publish(channel text, payload jsonb, event text) is 'Publishes a JSON payload to a channel, as part of your transaction. For: pgws_publisher.';
 
-comment on function pgws.publish_bytes(channel text, payload bytea) is 'Publishes bytes, in your transaction. For: pgws_publisher.';
+comment on function pgws.publish_bytes(channel text, payload bytea) is 'Publishes bytes to a channel, as part of your transaction. For: pgws_publisher.';
 
-comment on function pgws.publish_text(channel text, payload text, event text) is 'Publishes a text, in your transaction. For: pgws_publisher.';
+comment on function pgws.publish_text(channel text, payload text, event text) is 'Publishes a text to a channel, as part of your transaction. For: pgws_publisher.';
 
-comment on function pgws.relay(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[]) is 'Publishes what servers send. For: pgws_server.';
+comment on function pgws.relay(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[]) is 'Publishes the messages that a server sends. For: pgws_server.';
 
 comment on function pgws.resign(node text, term bigint) is 'Ends being the sequencer. For: pgws_server.';
 
-comment on function pgws.retain(pattern text, max_age interval, max_messages bigint) is 'Keeps the messages of the channels that match a pattern. For: the owner.';
+comment on function pgws.retain(pattern text, max_age interval, max_messages bigint) is 'Stores messages of the channels that match a pattern, up to an age and optionally a number. For: the owner.';
 
 comment on function pgws.round(since timestamp with time zone, OUT announced integer, OUT more boolean) is 'A round of the sequencer. For: the owner.';
 
-comment on function pgws.row_expression(target oid) is 'The statement that makes JSON of a table''s row. For: the owner.';
+comment on function pgws.row_expression(target oid) is 'Returns the statement that converts a row of a table to JSON. For: the owner.';
 
-comment on function pgws.row_json(r anyelement, relation oid) is 'A row as JSON. For: the owner.';
+comment on function pgws.row_json(r anyelement, relation oid) is 'Converts a row to JSON. For: the owner.';
 
-comment on function pgws.send(channel text, body text) is 'Sends an envelope. For: the owner.';
+comment on function pgws.send(channel text, body text) is 'Publishes an envelope. For: the owner.';
 
-comment on function pgws.send_change(template text, columns jsonb, watched oid, partition text, operation text, record jsonb, old_record jsonb) is 'Sends a change of a partitioned table. For: the owner.';
+comment on function pgws.send_change(template text, columns jsonb, watched oid, partition text, operation text, record jsonb, old_record jsonb) is 'Publishes a change of a partitioned table. For: the owner.';
 
 comment on function pgws.sequence(node text, term bigint, sleep boolean, since timestamp with time zone, OUT announced integer, OUT more boolean, OUT oldest text, OUT asleep_since text) is 'Announces what was published. For: pgws_server.';
 
-comment on function pgws.short(channel text) is 'A channel''s name, where it fits into a reference. For: the owner.';
+comment on function pgws.short(channel text) is 'Returns the name of a channel; null if it is too long for a reference. For: the owner.';
 
-comment on function pgws.tell() is 'The trigger function of pgws.watch(). For: pgws_publisher.';
+comment on function pgws.tell() is 'Trigger function of pgws.watch(). For: pgws_publisher.';
 
-comment on function pgws.tell_partitioned() is 'The trigger function of pgws.watch() on partitioned tables. For: pgws_publisher.';
+comment on function pgws.tell_partitioned() is 'Trigger function of pgws.watch() on partitioned tables. For: pgws_publisher.';
 
 comment on function pgws.unannounced(snapshot pg_snapshot, next_snapshot pg_snapshot) is 'What was published from SQL and was not announced. For: the owner.';
 
-comment on function pgws.unretain(pattern text) is 'Ends pgws.retain(), and deletes what it kept. For: the owner.';
+comment on function pgws.unretain(pattern text) is 'Ends pgws.retain() for a pattern, and deletes its messages. For: the owner.';
 
-comment on function pgws.unwatch(target regclass, channel text) is 'Ends pgws.watch(), of one channel or of all. For: pgws_publisher.';
+comment on function pgws.unwatch(target regclass, channel text) is 'Ends pgws.watch() for one channel, or for all channels of the table. For: pgws_publisher.';
 
-comment on function pgws.updating() is 'The trigger function that notes which row is updated. For: pgws_publisher.';
+comment on function pgws.updating() is 'Trigger function that records which row is being updated. For: pgws_publisher.';
 
-comment on function pgws.watch(target regclass, channel text, events text[], columns text[], condition text) is 'Sends a table''s changes to a channel; {column} in it is the row''s value. For: pgws_publisher.';
+comment on function pgws.watch(target regclass, channel text, events text[], columns text[], condition text) is 'Publishes the changes of a table to a channel. {column} in the name of the channel is replaced by the row''s value. For: pgws_publisher.';
 
-comment on function pgws.watched_table(relation oid, trigger_name name) is 'The watched table of a trigger. For: the owner.';
+comment on function pgws.watched_table(relation oid, trigger_name name) is 'Returns the table that the watch of a trigger was created for. For: the owner.';
 
 comment on schema pgws is 'Durable channels of fastify-pg-websockets.';
 
 comment on sequence pgws.outbox_state is 'Which table of the outbox writers use, and whether the sequencer sleeps.';
 
-comment on table pgws.cleaning is 'Locked by the session that deletes old messages.';
+comment on table pgws.cleaning is 'Locked by the session that deletes expired messages.';
 
-comment on table pgws.commit_lock is 'Locked from the positions of a transaction''s messages to the end of its commit.';
+comment on table pgws.commit_lock is 'Locked from the assignment of positions to the end of the commit.';
 
-comment on table pgws.flushes is 'Transactions that get positions at their commit.';
+comment on table pgws.flushes is 'Transactions whose messages get their positions at commit, while no server has a sequencer.';
 
-comment on table pgws.forgotten is 'Up to which position messages of channels are gone that pgws.trimmed has no more.';
+comment on table pgws.forgotten is 'The position up to which rows of pgws.trimmed were deleted.';
 
-comment on table pgws.large is 'Messages that are too large for a notification, until every server has read them.';
+comment on table pgws.large is 'Messages that are too large for a notification, until all servers have read them.';
 
 comment on table pgws.messages is 'The messages of durable channels.';
 
-comment on table pgws.migrations is 'Which migrations the schema has.';
+comment on table pgws.migrations is 'The migrations that were applied.';
 
 comment on table pgws.moves is 'Rows that a transaction is moving between partitions.';
 
@@ -1674,15 +1674,15 @@ comment on table pgws.outbox_1 is 'As pgws.outbox_0, in turn.';
 
 comment on table pgws.outbox_2 is 'As pgws.outbox_0, in turn.';
 
-comment on table pgws.retention is 'Which channels are durable: see pgws.retain().';
+comment on table pgws.retention is 'The retention rules of durable channels; see pgws.retain().';
 
 comment on table pgws.rounds is 'The rounds of the sequencer; the last one counts.';
 
 comment on table pgws.sequencer is 'Which server is the sequencer.';
 
-comment on table pgws.settings is 'One row: the epoch, the listen channel, and which servers the schema is for.';
+comment on table pgws.settings is 'One row: the epoch, the listen channel, and the oldest server version that can use the schema.';
 
-comment on table pgws.trimmed is 'Up to which position a channel''s messages are gone.';
+comment on table pgws.trimmed is 'The position up to which messages of a channel were deleted.';
 
 revoke execute on function pgws."position"() from public;
 

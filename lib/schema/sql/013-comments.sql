@@ -1,0 +1,58 @@
+-- What `\d+` and `\df+ pgws.*` of psql say of each table and function, and for whom it is.
+
+comment on schema pgws is 'Durable channels of fastify-pg-websockets.';
+
+comment on table pgws.settings is 'One row: the epoch, the listen channel, and the oldest server version that can use the schema.';
+comment on table pgws.migrations is 'The migrations that were applied.';
+comment on table pgws.retention is 'The retention rules of durable channels; see pgws.retain().';
+comment on table pgws.messages is 'The messages of durable channels.';
+comment on table pgws.large is 'Messages that are too large for a notification, until all servers have read them.';
+comment on table pgws.trimmed is 'The position up to which messages of a channel were deleted.';
+comment on table pgws.forgotten is 'The position up to which rows of pgws.trimmed were deleted.';
+comment on table pgws.commit_lock is 'Locked from the assignment of positions to the end of the commit.';
+comment on table pgws.flushes is 'Transactions whose messages get their positions at commit, while no server has a sequencer.';
+comment on table pgws.cleaning is 'Locked by the session that deletes expired messages.';
+comment on table pgws.moves is 'Rows that a transaction is moving between partitions.';
+
+comment on function pgws.publish is 'Publishes a JSON payload to a channel, as part of your transaction. For: pgws_publisher.';
+comment on function pgws.publish_text is 'Publishes a text to a channel, as part of your transaction. For: pgws_publisher.';
+comment on function pgws.publish_bytes is 'Publishes bytes to a channel, as part of your transaction. For: pgws_publisher.';
+comment on function pgws.watch is 'Publishes the changes of a table to a channel. {column} in the name of the channel is replaced by the row''s value. For: pgws_publisher.';
+comment on function pgws.unwatch is 'Ends pgws.watch() for one channel, or for all channels of the table. For: pgws_publisher.';
+comment on function pgws.tell is 'Trigger function of pgws.watch(). For: pgws_publisher.';
+comment on function pgws.tell_partitioned is 'Trigger function of pgws.watch() on partitioned tables. For: pgws_publisher.';
+comment on function pgws.retain is 'Stores messages of the channels that match a pattern, up to an age and optionally a number. For: the owner.';
+comment on function pgws.unretain is 'Ends pgws.retain() for a pattern, and deletes its messages. For: the owner.';
+comment on function pgws.new_epoch is 'Starts a new epoch. Call it after a restore: ids of earlier epochs are then reported as gaps. For: the owner.';
+comment on function pgws.history(text, text, integer) is 'Returns the stored messages of a channel after an id, the oldest first. For: pgws_server.';
+comment on function pgws.history(text, integer) is 'Returns the newest messages of a channel, the newest first. For: pgws_server.';
+comment on function pgws.position is 'Returns the id of the last message that is visible in this snapshot. For: pgws_publisher, pgws_server.';
+comment on function pgws.last_position is 'Returns the last position that is visible in this snapshot. For: pgws_server.';
+comment on function pgws.relay is 'Publishes the messages that a server sends. For: pgws_server.';
+comment on function pgws.handle is 'Passes messages, connections and disconnections to SQL functions, and publishes the results. For: pgws_server.';
+comment on function pgws.clean is 'Deletes a limited number of messages that exceed their retention. For: pgws_server.';
+comment on function pgws.max_age is 'Returns the maximum age of a channel''s messages; null if the channel is not durable. For: pgws_server.';
+comment on function pgws.message_id is 'Returns the id of a position. For: pgws_server.';
+comment on function pgws.send is 'Publishes an envelope. For: the owner.';
+comment on function pgws.envelope is 'Builds the envelope of a payload. For: the owner.';
+comment on function pgws.notification is 'Builds the notification for a stored message: the message itself, or a reference to it. For: the owner.';
+comment on function pgws.short is 'Returns the name of a channel; null if it is too long for a reference. For: the owner.';
+comment on function pgws.max_bytes is 'Returns the maximum size of a message, in bytes. For: the owner.';
+comment on function pgws.pattern_expression is 'Returns the regular expression for a pattern of channels. For: the owner.';
+comment on function pgws.changed is 'Notifies servers that the retention rules have changed. For: the owner.';
+comment on function pgws.fill is 'Replaces {column} in the channel of pgws.watch() by the values of a row. For: the owner.';
+comment on function pgws.is_foreign is 'Returns whether to_jsonb() of a type may call a function of an untrusted role. For: the owner.';
+comment on function pgws.row_expression is 'Returns the statement that converts a row of a table to JSON. For: the owner.';
+comment on function pgws.row_json is 'Converts a row to JSON. For: the owner.';
+comment on function pgws.send_change is 'Publishes a change of a partitioned table. For: the owner.';
+comment on function pgws.flush_later is 'Trigger function of pgws.messages: assigns positions at commit, while no server has a sequencer. For: the owner.';
+comment on function pgws.flush is 'Trigger function of pgws.flushes: assigns positions and notifies servers, while none has a sequencer. For: the owner.';
+comment on function pgws.watched_table is 'Returns the table that the watch of a trigger was created for. For: the owner.';
+comment on function pgws.moving is 'Returns the current location of the row that is being moved. For: the owner.';
+comment on function pgws.lose_move is 'Ends the move of a row that has not arrived, and publishes its deletion. For: the owner.';
+comment on function pgws.moved_record is 'Returns the values of a row before it was moved. For: the owner.';
+comment on function pgws.defer_deletion is 'Holds back a DELETE until the row arrives in another partition. For: the owner.';
+comment on function pgws.end_move is 'Trigger function of pgws.moves. For: the owner.';
+comment on function pgws.updating is 'Trigger function that records which row is being updated. For: pgws_publisher.';
+comment on function pgws.move is 'Trigger function for rows that move between partitions. For: pgws_publisher.';
+comment on function pgws.follow_moves is 'Creates the triggers that detect moves between partitions. For: pgws_publisher.';
