@@ -81,8 +81,15 @@ export async function registerPool(
     query_timeout: deadline
   })
   // onClose hooks run in reverse order, so this runs before the pool is closed.
-  fastify.addHook('onClose', async () => connector.close())
   const { pool } = fastify.pg[name]!
+  const busy = new Set<pg.ClientBase>()
+  fastify.addHook('onClose', async () => {
+    connector.close()
+    // A round is one transaction: whatever becomes of it, another node continues. Its deadline is long.
+    if (purpose === 'sequencer') for (const client of busy) (client as pg.Client).end().catch(() => {})
+  })
+  pool.on('acquire', (client) => busy.add(client))
+  pool.on('release', (_error, client) => busy.delete(client))
   // The next query replaces an idle connection that broke. Without a listener, its error would end the process.
   pool.on('error', (error) => {
     fastify.log.warn({ err: error }, 'a publishing connection was lost')

@@ -1,3 +1,4 @@
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import t, { type Test } from 'tap'
@@ -152,17 +153,18 @@ t.test(
   'another node takes over at once where the sequencer ends, and soon where it is cut off',
   async (t) => {
     const dbUri = await migrated('kept')
-    const proxy = await FaultProxy.start(t, postgres.socketFolder)
+    const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
     const nodeTimeout = 1000
     const first = await build(t, { dbUri, nodeTimeout: 60_000 })
     await until(async () => (await leader(dbUri)).node !== null)
     const { node: firstNode, term } = await leader(dbUri)
-    await build(t, {
+    const second = await build(t, {
       dbUri: proxy.uri(dbUri),
       nodeTimeout,
       checkListenerInterval: 200,
       retries: 1000
     })
+    await until(() => second.fastify.pgws.listenerState.up)
     const third = await build(t, { dbUri, nodeTimeout })
     const client = await open(t, `${third.ws}/kept/${reader}`)
     // Its lease would last for another half minute.
@@ -398,3 +400,17 @@ t.test(
     t.equal(got[3], 'deferred 1')
   }
 )
+
+t.test('a round that gets no answer does not hold up the end', async (t) => {
+  const dbUri = await migrated('kept')
+  const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
+  const { fastify } = await build(t, { dbUri: proxy.uri(dbUri), shutdownTimeout: 1000 })
+  await until(async () => (await leader(dbUri)).node !== null)
+  proxy.silence()
+  proxy.mode = 'silence'
+  // The sequencer looks once a second at the latest.
+  await sleep(1500)
+  // A statement of it may take two minutes; the test's own deadline is shorter.
+  await fastify.close()
+  t.pass('closed')
+})
