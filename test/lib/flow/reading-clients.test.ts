@@ -74,6 +74,9 @@ function masked(text: string): Buffer {
   return Buffer.concat([head, bytes])
 }
 
+/** `{}` as a client's frame. */
+const PONG = Buffer.from([0x81, 0x82, 0, 0, 0, 0, 0x7b, 0x7d])
+
 const subscribe = `${JSON.stringify({ id: 1, connect: { token: rw } })}\n{"id":2,"subscribe":{"channel":"a"}}`
 
 const KINDS: Record<string, (t: Test, port: number) => Promise<Counting>> = {
@@ -81,16 +84,27 @@ const KINDS: Record<string, (t: Test, port: number) => Promise<Counting>> = {
   'a websocket over TLS': (t, port) => Counting.open(t, port, `GET /a/${reader} HTTP/1.1`, true),
   'an event stream': (t, port) =>
     Counting.open(t, port, `GET /a/${reader} HTTP/1.1\r\nAccept: text/event-stream`),
-  "an SDK's websocket": (t, port) =>
-    Counting.open(t, port, 'GET /connection/websocket HTTP/1.1', false, masked(subscribe))
+  async "an SDK's websocket"(t, port) {
+    const client = await Counting.open(
+      t,
+      port,
+      'GET /connection/websocket HTTP/1.1',
+      false,
+      masked(subscribe)
+    )
+    // It would be closed after some pings without an answer.
+    const answering = setInterval(() => client.socket.write(PONG), 10_000)
+    t.teardown(() => clearInterval(answering))
+    return client
+  }
 }
 
 for (const [kind, openOne] of Object.entries(KINDS)) {
   t.test(`${kind}: a burst at full speed closes nobody who reads, and still those who do not`, async (t) => {
     const { port, fastify, lines } = await build(
       t,
-      // However busy the machine is.
-      { dbUri, slowTimeout: 60_000 },
+      // However busy the machine is. A listener that is replaced ends the subscriptions of an SDK.
+      { dbUri, slowTimeout: 60_000, checkListenerInterval: 0 },
       { server: kind.includes('TLS') ? (tls as FastifyServerOptions) : {} }
     )
     const readers = await Promise.all(Array.from({ length: 8 }, () => openOne(t, port)))
