@@ -1,3 +1,6 @@
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import type { FastifyInstance } from 'fastify'
+import type { Gauge } from 'prom-client'
 import t, { type Test } from 'tap'
 import { build, type Client, open, token, until, withPostgres } from '../../support/helper.js'
 
@@ -15,10 +18,13 @@ async function connected(t: Test, ws: string, claims: object = {}): Promise<Clie
 const lines = (count: number, command: object) =>
   Array.from({ length: count }, (_, i) => JSON.stringify({ id: i + 2, ...command })).join('\n')
 
-/** How many clients are not read at the moment. */
-async function paused(http: string): Promise<number> {
-  const metrics = await (await fetch(`${http}/metrics`)).text()
-  return Number(/^pgws_paused_sockets (\d+)$/m.exec(metrics)![1])
+/**
+ * Resolves once so many clients are not read. It looks in each turn of the event loop, because one may be left unread for
+ * a few of them.
+ */
+async function untilPaused(fastify: FastifyInstance, count: number): Promise<void> {
+  const gauge = fastify.pgws.metrics.registry.getSingleMetric('pgws_paused_sockets') as Gauge
+  while ((await gauge.get()).values[0]!.value !== count) await nextTurn()
 }
 
 /** The answers so far; `{}` is a ping. */
@@ -53,23 +59,23 @@ for (const [name, count, command] of [
 }
 
 t.test('every command counts for messageRate, refused ones and lines of one frame', async (t) => {
-  const { ws, http } = await build(t, { dbUri, messageRate: 20 })
+  const { ws, fastify } = await build(t, { dbUri, messageRate: 20 })
   const client = await connected(t, ws)
   client.send(lines(29, { rpc: {} }))
-  await until(async () => (await paused(http)) === 1)
+  await untilPaused(fastify, 1)
   t.ok(client.messages.length < 30)
   await until(() => answers(client).length === 30)
-  await until(async () => (await paused(http)) === 0)
+  await untilPaused(fastify, 0)
   t.same(idsOf(client), upTo(30))
   client.send(JSON.stringify({ id: 31, ping: {} }))
   await until(() => answers(client).length === 31)
 })
 
 t.test('a client that has not said who it is is bound by it, too', async (t) => {
-  const { ws, http } = await build(t, { dbUri, messageRate: 20 })
+  const { ws, fastify } = await build(t, { dbUri, messageRate: 20 })
   const client = await open(t, `${ws}/connection/websocket`)
   client.send(lines(29, { connect: { token: token({ mode: 'r', exp: 1 }) } }))
-  await until(async () => (await paused(http)) === 1)
+  await untilPaused(fastify, 1)
   await until(() => answers(client).length === 29)
   t.ok(answers(client).every((text) => JSON.parse(text).error.code === 109))
 })
@@ -77,11 +83,11 @@ t.test('a client that has not said who it is is bound by it, too', async (t) => 
 t.test(
   'without messageRate, a client that is faster than any honest one is not read meanwhile',
   async (t) => {
-    const { ws, http } = await build(t, { dbUri })
+    const { ws, fastify } = await build(t, { dbUri })
     const client = await open(t, `${ws}/a/${token({ mode: 'r' })}`)
     for (let i = 0; i < 7000; i++) client.send(String(i))
-    await until(async () => (await paused(http)) === 1)
-    await until(async () => (await paused(http)) === 0)
+    await untilPaused(fastify, 1)
+    await untilPaused(fastify, 0)
     t.equal(client.webSocket.readyState, client.webSocket.OPEN)
   }
 )
@@ -99,11 +105,11 @@ t.test('what a client has sent before it goes is published before it is told tha
 })
 
 t.test('pings count, too', async (t) => {
-  const { ws, http } = await build(t, { dbUri, messageRate: 5 })
+  const { ws, fastify } = await build(t, { dbUri, messageRate: 5 })
   for (const client of [await open(t, `${ws}/a/${token({ mode: 'r' })}`), await connected(t, ws)]) {
     for (let i = 0; i < 10; i++) client.webSocket.ping()
-    await until(async () => (await paused(http)) === 1)
-    await until(async () => (await paused(http)) === 0)
+    await untilPaused(fastify, 1)
+    await untilPaused(fastify, 0)
     t.equal(client.webSocket.readyState, client.webSocket.OPEN)
   }
 })
