@@ -1,11 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
+import { COMPLETE, prepare } from '../check/channels.js'
+import { check, type Rule } from '../check/checker.js'
+import { History, type Reader } from '../check/history.js'
+import { Random } from '../check/random.js'
+import { record } from '../check/record.js'
 import { build, query, withPostgres } from '../support/helper.js'
-import { COMPLETE, prepare } from './channels.js'
-import { check, type Rule } from './checker.js'
-import { History, type Reader } from './history.js'
-import { Random } from './random.js'
-import { record } from './record.js'
 
 const { migrated } = await withPostgres(t)
 
