@@ -162,6 +162,8 @@ export class Replay {
         }
         const latest = await this.#history.latest()
         if (this.#durable.epoch !== epoch || latest < floor) {
+          // The same epoch: a standby that lacked messages was promoted, and has given no new ones their positions yet.
+          if (this.#durable.epoch === epoch) this.#losses.add('diverged')
           this.#tellHistoryGap(null, latest)
           incoming.restart(latest)
         } else {

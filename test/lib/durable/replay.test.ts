@@ -224,13 +224,14 @@ t.test(
 )
 
 t.test('a database that was restored to an earlier state has positions behind the floor', async (t) => {
-  const { stored, replay, incoming, seen } = await server(t, 10, 11)
+  const { stored, replay, incoming, losses, seen } = await server(t, 10, 11)
   replay.listenerLost()
   stored.rows.pop()
   replay.listenerReconnected()
   await settled()
   t.match(seen, ['HistoryGap kept ', 'HistoryGap kept too '])
   t.equal(incoming.floor, 10)
+  t.same(losses.failures, ['diverged'])
 })
 
 t.test('readers are told of what was deleted before it was read, unless they got it', async (t) => {
