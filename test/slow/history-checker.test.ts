@@ -271,17 +271,23 @@ const faults: [string, Rule[], ...(readonly [string, string, string])[]][] = [
   ]
 ]
 
+/** How often a faulty sequencer is recorded at most. Whether a fault shows is up to chance: which transactions meet in a round. */
+const ATTEMPTS = 20
+
 for (const [title, rules, ...replacements] of faults) {
   t.test(`finds that a sequencer ${title}`, async (t) => {
-    const dbUri = await migrated()
-    await prepare(dbUri)
-    for (const [name, text, replacement] of replacements) {
-      const { rows } = await query(dbUri, 'select pg_get_functiondef($1::regprocedure) as source', [name])
-      const source: string = rows[0]!.source
-      t.equal(source.split(text).length, 2, text)
-      await query(dbUri, source.replace(text, replacement))
+    const found = new Set<Rule>()
+    for (let attempt = 1; attempt <= ATTEMPTS && !rules.every((rule) => found.has(rule)); attempt++) {
+      const dbUri = await migrated()
+      await prepare(dbUri)
+      for (const [name, text, replacement] of replacements) {
+        const { rows } = await query(dbUri, 'select pg_get_functiondef($1::regprocedure) as source', [name])
+        const source: string = rows[0]!.source
+        t.equal(source.split(text).length, 2, text)
+        await query(dbUri, source.replace(text, replacement))
+      }
+      for (const rule of rulesOf(await recorded(t, dbUri))) found.add(rule)
     }
-    const found = rulesOf(await recorded(t, dbUri))
     for (const rule of rules) t.ok(found.has(rule), `${rule}: ${[...found].join(', ')}`)
   })
 }
