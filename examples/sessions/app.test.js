@@ -33,8 +33,10 @@ test('without a session there is no token', async () => {
 
 test('a user receives what is published in their room', async () => {
   const socket = await injectWS(app, `/room:staff/${await tokenOf('alice')}`)
+  // Listened for before it is sent: it may come before the answer that it was published.
+  const received = once(socket, 'message')
   await app.pgws.publish('room:staff', 'hello')
-  const [message] = await once(socket, 'message')
+  const [message] = await received
   assert.equal(JSON.parse(message).payload, 'hello')
 })
 
