@@ -29,8 +29,12 @@ export function readCredentials(
   path: string,
   cookieName: string | undefined
 ): Credentials {
-  const token = findToken(request, cookieName)
-  if (!isRoot(path)) {
+  const { headers } = request.raw
+  // Nearly all clients that bring their token in the address bring nothing else.
+  const more = headers.authorization !== undefined || headers['sec-websocket-protocol'] !== undefined
+  const root = isRoot(path)
+  const token = root || more ? findToken(request, cookieName) : undefined
+  if (!root) {
     const { channel, token } = parseAddress(path)
     return { token, channels: channel === undefined ? undefined : [channel] }
   }
@@ -93,7 +97,8 @@ export function selectProtocol(offered: Set<string>): string | false {
 }
 
 function offeredTokens(headers: IncomingHttpHeaders, cookieName: string | undefined) {
-  const protocols = (headers['sec-websocket-protocol'] ?? '').split(',').map((protocol) => protocol.trim())
+  const offered = headers['sec-websocket-protocol']
+  const protocols = offered === undefined ? [] : offered.split(',').map((protocol) => protocol.trim())
   return {
     protocols,
     header: bearerToken({ headers }),
