@@ -122,14 +122,18 @@ export class Clients {
    */
   enter(connection: Connection, access: Access): boolean {
     if (!connection.open) return false
-    const { hub, publisher, log } = this.#options
+    const { hub, publisher, metaChannel, log } = this.#options
     const { id, address, channels, sender } = connection
     this.connections.add(connection)
     hub.join(connection, channels, connection)
     this.#membership.enter(connection)
-    log.info({ connection: id, ip: address, channels: publicOf(channels) }, 'socket opened')
-    publisher.tellMeta('ConnectionOpen', publicOf(channels).join(','), sender)
-    publisher.tellFunction('connect', access.caller, { channels, connection: this.idOf(connection) })
+    const named = publicOf(channels)
+    log.info({ connection: id, ip: address, channels: named }, 'socket opened')
+    // What nobody is told of is not put together: thousands may connect at once.
+    if (metaChannel !== undefined) publisher.tellMeta('ConnectionOpen', named.join(','), sender)
+    if (access.caller !== undefined) {
+      publisher.tellFunction('connect', access.caller, { channels, connection: this.idOf(connection) })
+    }
     if (this.#leaving !== undefined) connection.goAway(this.#leaving.code, this.#leaving.reason)
     return true
   }
@@ -146,7 +150,7 @@ export class Clients {
    * @param left the channels that it has left, if `connection` does not have them any more
    */
   leave(connection: Connection, code: number, reason: string, left = connection.channels): void {
-    const { hub, publisher, metrics, log } = this.#options
+    const { hub, publisher, metaChannel, metrics, log } = this.#options
     const { id, channels, openedAt, sender, caller } = connection
     if (!this.connections.delete(connection)) return
     this.flow.forget(connection)
@@ -154,12 +158,14 @@ export class Clients {
     this.#membership.leave(connection)
     metrics.closed(code)
     log.info({ connection: id, code, seconds: (Date.now() - openedAt) / 1000 }, 'socket closed')
-    publisher.tellMeta('ConnectionClose', publicOf(left).join(','), sender)
-    publisher.tellFunction('disconnect', caller, {
-      channels: left,
-      connection: this.idOf(connection),
-      reason: `${code} ${reason}`.trimEnd()
-    })
+    if (metaChannel !== undefined) publisher.tellMeta('ConnectionClose', publicOf(left).join(','), sender)
+    if (caller !== undefined) {
+      publisher.tellFunction('disconnect', caller, {
+        channels: left,
+        connection: this.idOf(connection),
+        reason: `${code} ${reason}`.trimEnd()
+      })
+    }
   }
 
   /**
