@@ -131,6 +131,9 @@ t.test('tables that may not be read hold up nobody, and health says so', async (
 
 t.test('a pool that is away holds up the listener for a bounded time', async (t) => {
   const { dbUri } = await installed(t)
+  // What is published from SQL is announced by another node, because this one cannot.
+  const other = await build(t, { dbUri })
+  await until(async () => (await other.fastify.pgws.health()).outbox?.sequencer)
   const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
   const { ws, fastify } = await build(t, { dbUri: proxy.uri(dbUri), listenerUri: dbUri })
   const client = await open(t, `${ws}/durable/${reader}`)
