@@ -1,5 +1,6 @@
 // Rows of the tables that servers read, as somebody with rights may leave them; afterwards they are as they were.
 import fc from 'fast-check'
+import { until } from '../target.js'
 import {
   anyChannel,
   anyNumber,
@@ -8,6 +9,7 @@ import {
   deepJson,
   forDatabase,
   LISTEN_CHANNEL,
+  token,
   tokens
 } from '../values.js'
 
@@ -167,8 +169,10 @@ export async function runRows({ rows, settings, deleted, reference }, { pool, ht
   }
 }
 
-/** What the tables hold again before honest clients are looked at. */
-export async function restoreRows({ pool }, { epoch, listen_channel }) {
+let restored = 0
+
+/** What the tables hold again, and the server knows that they do, before honest clients are looked at. */
+export async function restoreRows({ pool, http }, { epoch, listen_channel }) {
   await pool.query('truncate pgws.messages, pgws.large, pgws.trimmed, pgws.retention')
   await pool.query('delete from pgws.forgotten; insert into pgws.forgotten values (0)')
   await pool.query(
@@ -179,5 +183,22 @@ export async function restoreRows({ pool }, { epoch, listen_channel }) {
   )
   for (const table of ['', '_packets', '_sessions'])
     await pool.query(`delete from socket_io_attachments${table}`)
-  await pool.query(`select pgws.retain('kept:*', '1 hour'), pgws.retain('kept-witness', '1 hour')`)
+  const channel = `restored-${++restored}`
+  await pool.query(
+    `select pgws.retain('kept:*', '1 hour'), pgws.retain('kept-witness', '1 hour'), pgws.retain($1, '1 hour')`,
+    [channel]
+  )
+  // A server that found no settings publishes as where there is no schema, until it has read them.
+  const authorization = `Bearer ${token({ mode: 'w', channels: [channel] })}`
+  await until(async () => {
+    const headers = { authorization, 'content-type': 'application/json' }
+    const response = await fetch(`${http}/publish`, {
+      method: 'POST',
+      headers,
+      body: JSON.stringify({ channel, payload: null })
+    })
+    await response.text()
+    const { rows } = await pool.query('select from pgws.messages where channel = $1', [channel])
+    return rows.length > 0
+  }, 'the server has read the settings')
 }
