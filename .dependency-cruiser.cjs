@@ -36,7 +36,7 @@ module.exports = {
       comment:
         'A room is imported through its index.ts. (The emitter works where socket.io-adapter is not installed; and the entries for Socket.IO load nothing of the plugin.)',
       severity: 'error',
-      from: { path: '^lib/((?:protocols/)?[^/]+)/|^(?:plugins|routes)/|^[^/]+\\.ts$' },
+      from: { path: '^lib/((?:protocols/)?[^/]+)/|^(?:commands|plugins|routes)/|^[^/]+\\.ts$' },
       to: {
         path: '^lib/[^/]+/',
         pathNot: [
@@ -54,7 +54,12 @@ module.exports = {
       severity: 'error',
       from: { path: folder(room) },
       to: {
-        path: ['^lib/[^/]+/', '^(plugins|routes)/', '^[^/]+\\.ts$', '^lib/(bridge|gateway|parts|health)'],
+        path: [
+          '^lib/[^/]+/',
+          '^(commands|plugins|routes)/',
+          '^[^/]+\\.ts$',
+          '^lib/(bridge|gateway|parts|health)'
+        ],
         pathNot: rooms.slice(0, index + 1).map(folder)
       }
     })),
@@ -63,7 +68,7 @@ module.exports = {
       comment: 'The files of lib/ that everybody may import know no room.',
       severity: 'error',
       from: { path: '^lib/[^/]+\\.ts$', pathNot: '^lib/(bridge|gateway|parts|health)\\.ts$' },
-      to: { path: ['^lib/[^/]+/', '^(plugins|routes)/'] }
+      to: { path: ['^lib/[^/]+/', '^(commands|plugins|routes)/'] }
     },
     {
       name: 'lib-knows-no-fastify',

@@ -1,15 +1,14 @@
-import { randomBytes } from 'node:crypto'
 import { lookup } from 'node:dns/promises'
 import { statSync } from 'node:fs'
 import { STATUS_CODES } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { join, resolve } from 'node:path'
+import { resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import fastifyHelmet from '@fastify/helmet'
 import fastifyRateLimit from '@fastify/rate-limit'
 import fastifyStatic from '@fastify/static'
 import type { FastifyInstance, FastifyReply, FastifyRequest, FastifyServerOptions } from 'fastify'
-import pgWebsockets, { type PgWebsocketsOptions } from './index.js'
+import pgWebsockets from './index.js'
 import {
   authorize,
   parseKeys,
@@ -19,17 +18,11 @@ import {
   tokenReader,
   type VerificationKey
 } from './lib/auth/index.js'
-import {
-  optionSpecs,
-  originHost,
-  type ResolvedOptions,
-  readTrustProxy,
-  resolveOptions
-} from './lib/config/index.js'
-import { readOwnFile, startEmbeddedPostgres, writeOwnFile } from './lib/embedded-postgres/index.js'
+import { originHost, type ResolvedOptions, readTrustProxy, resolveOptions } from './lib/config/index.js'
+import { keepSecret, startEmbeddedPostgres } from './lib/embedded-postgres/index.js'
 import { connect, parseConninfo } from './lib/postgres/index.js'
 import { migrate } from './lib/schema/index.js'
-import { type Config, registerEnv } from './plugins/env.js'
+import { type Config, pluginOptions, registerEnv } from './plugins/env.js'
 import { registerJwt } from './plugins/jwt.js'
 import { maskTokens } from './routes/handshake/address.js'
 import { tokenRoute } from './routes/token.js'
@@ -79,7 +72,7 @@ export async function serveApp(
       ...options,
       dbUri: postgres.uri,
       ...(options.jwksUrl === undefined && {
-        jwtSecret: options.jwtSecret ?? embeddedSecret(postgres.home)
+        jwtSecret: options.jwtSecret ?? keepSecret(postgres.home)
       }),
       metaChannel: options.metaChannel ?? EMBEDDED_META_CHANNEL,
       ...(rootPath === undefined && { presenceChannels: options.presenceChannels ?? PAGE_CHANNEL }),
@@ -110,19 +103,6 @@ export async function serveApp(
   fastify.pgws.once('lost', () => {
     process.exitCode = 1
   })
-}
-
-/**
- * The default secret with the embedded database: a random one. It is stored beside the data, so that open pages resume
- * after a restart.
- */
-function embeddedSecret(folder: string): string {
-  const file = join(folder, 'jwt-secret')
-  const kept = readOwnFile(file)
-  if (kept) return kept
-  const secret = randomBytes(32).toString('base64url')
-  writeOwnFile(file, secret)
-  return secret
 }
 
 /**
@@ -197,17 +177,6 @@ function checkRootPath(folder: string): void {
   const stat = statSync(folder, { throwIfNoEntry: false })
   if (!stat?.isDirectory()) {
     throw new Error(`PGWS_ROOT_PATH names "${folder}", which ${stat ? 'is not a folder' : 'does not exist'}`)
-  }
-}
-
-/** The part of the configuration that the plugin takes. */
-function pluginOptions(config: Config): Omit<PgWebsocketsOptions, 'dbUri'> {
-  const names = Object.keys(optionSpecs).filter((name) => name !== 'dbUri') as (keyof typeof optionSpecs)[]
-  const { audienceChannels, audiencePath, audiencePublic } = config
-  const channels = audienceChannels?.split(',').map((channel) => channel.trim())
-  return {
-    ...Object.fromEntries(names.map((name) => [name, config[name]])),
-    ...(channels && { endpoints: [{ path: audiencePath, channels, public: audiencePublic }] })
   }
 }
 

@@ -168,6 +168,17 @@ export async function readConfig(
   }
 }
 
+/** The options of the plugin that the configuration sets, but for the database. */
+export function pluginOptions(config: Config): Omit<PgWebsocketsOptions, 'dbUri'> {
+  const names = Object.keys(optionSpecs).filter((name) => name !== 'dbUri') as (keyof typeof optionSpecs)[]
+  const { audienceChannels, audiencePath, audiencePublic } = config
+  const channels = audienceChannels?.split(',').map((channel) => channel.trim())
+  return {
+    ...Object.fromEntries(names.map((name) => [name, config[name]])),
+    ...(channels && { endpoints: [{ path: audiencePath, channels, public: audiencePublic }] })
+  }
+}
+
 function propertyOf(name: keyof Config): [string, object] {
   const { type, default: value } = variableSpecs[name]
   const [minimum, maximum] = boundsOf(variableSpecs[name])

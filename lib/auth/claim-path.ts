@@ -1,3 +1,5 @@
+import { isObject } from '../json-value.js'
+
 /** The place of a value in a token's claims. */
 export type ClaimPath = readonly Step[]
 
@@ -51,4 +53,23 @@ export function valueAt(claims: Readonly<Record<string, unknown>>, path: ClaimPa
       typeof step === 'number' ? value[step] : value.find((item) => typeof item === 'string' && step(item))
   }
   return value
+}
+
+/**
+ * Puts a value at a place in a token's claims.
+ * @returns whether it could be put there: not into a list, nor into a value that is none
+ */
+export function putAt(claims: Record<string, unknown>, path: ClaimPath, value: unknown): boolean {
+  let target = claims
+  for (const [index, step] of path.entries()) {
+    if (typeof step !== 'string') return false
+    const last = index === path.length - 1
+    const there = Object.hasOwn(target, step) ? target[step] : undefined
+    const next = last ? value : (there ?? {})
+    if (!last && !isObject(next)) return false
+    // A claim may have the name "__proto__".
+    Object.defineProperty(target, step, { value: next, enumerable: true, configurable: true, writable: true })
+    target = next as Record<string, unknown>
+  }
+  return true
 }

@@ -1,5 +1,5 @@
 export { Authorizer, type Mode } from './authorizer.js'
-export { parseClaimPath } from './claim-path.js'
+export { parseClaimPath, putAt } from './claim-path.js'
 export { type Claims, type Token, type TokenRules, tokenReader } from './claims.js'
 export { RemoteKeySet } from './jwks.js'
 export { keysFor, parseKeys, type VerificationKey } from './keys.js'

@@ -76,14 +76,10 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
   // The loop above has checked each option against its spec.
   const all = resolved as ResolvedOptions
   checkEnvelopeClaims(all.envelopeClaims)
-  all.dbUri = readFileValue('dbUri', all.dbUri).trim()
-  if (all.listenerUri !== undefined) all.listenerUri = readFileValue('listenerUri', all.listenerUri).trim()
+  all.dbUri = readUri('dbUri', all.dbUri)
+  if (all.listenerUri !== undefined) all.listenerUri = readUri('listenerUri', all.listenerUri)
   if (all.jwtSecret !== undefined) {
-    // Editors add one trailing newline. All other white space may belong to the secret.
-    all.jwtSecret = readFileValue('jwtSecret', all.jwtSecret).replace(
-      /\r?\n$/,
-      all.jwtSecret.startsWith('@') ? '' : '$&'
-    )
+    all.jwtSecret = readSecret(all.jwtSecret)
   } else if (all.jwksUrl === undefined) {
     throw new errors.InvalidOption(
       'jwtSecret',
@@ -218,6 +214,19 @@ function isFetchable(text: string): boolean {
   if (!URL.canParse(text)) return false
   const { protocol, username, password } = new URL(text)
   return /^https?:$/.test(protocol) && username === '' && password === ''
+}
+
+/**
+ * The connection string that an option holds, or whose file it names.
+ * @throws InvalidOption if the file cannot be read
+ */
+export function readUri(option: 'dbUri' | 'listenerUri', value: string): string {
+  return readFileValue(option, value).trim()
+}
+
+/** The key that `jwtSecret` holds, or whose file it names. Editors add one trailing newline; all other white space stays. */
+function readSecret(value: string): string {
+  return readFileValue('jwtSecret', value).replace(/\r?\n$/, value.startsWith('@') ? '' : '$&')
 }
 
 function readFileValue(name: string, value: string): string {

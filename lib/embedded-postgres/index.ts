@@ -1,2 +1,3 @@
-export { readOwnFile, writeOwnFile } from './own-file.js'
+export { findBinaries } from './binaries.js'
+export { findSecret, keepSecret } from './secret.js'
 export { findRunningEmbedded, startEmbeddedPostgres } from './server.js'

@@ -1,0 +1,209 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { keepSecret } from '../../lib/embedded-postgres/index.js'
+import { findPlaces, prepareHome } from '../../lib/embedded-postgres/places.js'
+import { VERSION } from '../../lib/version.js'
+import { run, serve } from '../support/app.js'
+import { open, SECRET, withPostgres } from '../support/helper.js'
+
+const { database } = await withPostgres(t)
+const secret = { PGWS_JWT_SECRET: SECRET }
+
+/** Runs a command to its end. */
+async function command(t: Test, args: string[], environment: Record<string, string> = {}) {
+  const app = await run(t, environment, args)
+  let printed = ''
+  app.child.stdout!.on('data', (chunk) => {
+    printed += chunk
+  })
+  const code = await app.exit
+  return { code, printed, output: app.output() }
+}
+
+const claimsOf = (token: string) => JSON.parse(Buffer.from(token.split('.')[1]!, 'base64url').toString())
+
+/** Prints a token, and returns it with its claims. */
+async function minted(t: Test, args: string[], environment: Record<string, string> = secret) {
+  const { code, printed, output } = await command(t, ['token', ...args], environment)
+  t.equal(code, 0, output)
+  const token = printed.trimEnd()
+  t.match(token, /^[\w-]+\.[\w-]+\.[\w-]+$/, 'the token alone is on standard output')
+  return { token, claims: claimsOf(token), output }
+}
+
+t.test('--version prints the version alone', async (t) => {
+  for (const word of ['--version', '-v']) {
+    t.match(await command(t, [word]), { code: 0, output: `${VERSION}\n` })
+  }
+})
+
+t.test(
+  '--help says how to use each command; a call that is unknown ends with 2 and the same help',
+  async (t) => {
+    const { code, printed } = await command(t, ['--help'])
+    t.equal(code, 0)
+    const names = [...printed.matchAll(/^ {2}fastify-pg-websockets ([a-z]+)/gm)].map(([, name]) => name!)
+    t.ok(names.includes('token'))
+    for (const name of names) {
+      const help = await command(t, [name, '--help'])
+      t.match(help, { code: 0, printed: `Usage: fastify-pg-websockets ${name}` })
+      t.match(await command(t, ['help', name]), { code: 0, printed: help.printed })
+    }
+    for (const [args, problem] of [
+      [['tokn'], /^there is no command "tokn"/],
+      [['--port', '3000'], /^there is no command "--port"/],
+      [['constructor'], /^there is no command "constructor"/],
+      [['migrate', 'now'], /^unexpected argument: now/],
+      [['sql'], /^no SQL is given/],
+      [['sql', 'select 1', 'select 2'], /^unexpected argument/]
+    ] as const) {
+      const refused = await command(t, [...args])
+      t.match(refused, { code: 2, printed: '', output: problem }, args.join(' '))
+      t.match(refused.output, /\n\nUsage:/)
+    }
+  }
+)
+
+t.test('SQL may begin with a comment', async (t) => {
+  const { code, printed } = await command(t, ['sql', '-- a comment\nselect 1 as one'], {
+    PGWS_DB_URI: await database()
+  })
+  t.equal(code, 0)
+  t.match(printed, /one/)
+})
+
+t.test('sql and migrate read the connection string from a file, as the server does', async (t) => {
+  const file = join(t.testdir(), 'uri')
+  writeFileSync(file, `${await database()}\n`)
+  t.match(await command(t, ['migrate'], { PGWS_DB_URI: `@${file}` }), { code: 0, printed: /^Installed/ })
+  t.match(await command(t, ['sql', 'select 1'], { PGWS_LISTENER_URI: `@${file}` }), { code: 0 })
+})
+
+t.test('token prints what the server accepts, and for no longer than asked', async (t) => {
+  const server = await serve(t, { PGWS_DB_URI: await database(), ...secret })
+  const before = Math.floor(Date.now() / 1000)
+  const { token, claims, output } = await minted(t, [
+    ...['--sub', 'ann', '--mode', 'rw', '--channels', 'room:7,room:8', '--channels', 'lobby'],
+    ...['--patterns', 'user:ann:*', '--claims', '{"name": "Ann"}', '--expires', '2h']
+  ])
+  t.match(claims, {
+    sub: 'ann',
+    mode: 'rw',
+    channels: ['room:7', 'room:8', 'lobby'],
+    channel_patterns: ['user:ann:*'],
+    name: 'Ann'
+  })
+  t.equal(claims.exp - claims.iat, 7200)
+  t.ok(claims.iat >= before)
+  t.equal(claims.admin, undefined)
+  t.equal(output.trimEnd(), token)
+  await open(t, `${server.ws}/room:7/${token}`)
+  await open(t, `${server.ws}/user:ann:inbox/${token}`)
+  await t.rejects(open(t, `${server.ws}/room:9/${token}`), { message: /^refused with 403/ })
+
+  const admin = await minted(t, ['--admin', '--expires', 'never'])
+  t.same(Object.keys(admin.claims).sort(), ['admin', 'iat'])
+  const headers = { authorization: `Bearer ${admin.token}` }
+  t.equal((await fetch(`${server.http}/channels`, { headers })).status, 200)
+
+  const { claims: hour, output: noted } = await minted(t, ['--mode', 'r'])
+  t.equal(hour.exp - hour.iat, 3600)
+  t.match(noted, /Note: this token allows every channel/)
+})
+
+t.test('token puts claims where the server looks for them', async (t) => {
+  const environment = {
+    ...secret,
+    PGWS_MODE_CLAIM: '.app_metadata.mode',
+    PGWS_CHANNELS_CLAIM: 'https://example.org/channels',
+    PGWS_ADMIN_CLAIM: '.roles[0]',
+    PGWS_JWT_AUDIENCE: 'realtime',
+    PGWS_JWT_ISSUER: 'https://example.org/'
+  }
+  const server = await serve(t, { PGWS_DB_URI: await database(), ...environment })
+  const args = ['--mode', 'rw', '--channels', 'a', '--claims', '{"app_metadata": {"team": 1}}']
+  const { token, claims } = await minted(t, args, environment)
+  t.match(claims, {
+    aud: 'realtime',
+    iss: 'https://example.org/',
+    app_metadata: { team: 1, mode: 'rw' },
+    'https://example.org/channels': ['a']
+  })
+  await open(t, `${server.ws}/a/${token}`)
+  await t.rejects(open(t, `${server.ws}/b/${token}`), { message: /^refused with 403/ })
+  const admin = await command(t, ['token', '--admin'], environment)
+  t.match(admin, { code: 2, printed: '', output: /--admin: \.roles\[0\] is a place in a list/ })
+})
+
+t.test(
+  'token signs with a secret in base64, from a file, of a JWK, and of the embedded database',
+  async (t) => {
+    const uri = await database()
+    const bytes = Buffer.from(`${SECRET}ÿ`)
+    const folder = t.testdir({ secret: `${SECRET}\n` })
+    const k = bytes.toString('base64url')
+    const configured: Record<string, string>[] = [
+      { PGWS_JWT_SECRET: bytes.toString('base64'), PGWS_JWT_SECRET_BASE64: 'true' },
+      { PGWS_JWT_SECRET: `@${join(folder, 'secret')}` },
+      { PGWS_JWT_SECRET: JSON.stringify({ kty: 'oct', alg: 'HS512', k }) }
+    ]
+    for (const environment of configured) {
+      const { token } = await minted(t, ['--mode', 'rw'], environment)
+      const server = await serve(t, { PGWS_DB_URI: uri, ...environment })
+      await open(t, `${server.ws}/a/${token}`)
+    }
+    // Where the server keeps its own: test/slow has the server itself.
+    const embedded = { PGWS_EMBEDDED_FOLDER: mkdtempSync(join(tmpdir(), 'pgws-embedded-')) }
+    t.match(await command(t, ['token', '--mode', 'r'], embedded), {
+      code: 1,
+      output: /start the server once/
+    })
+    const places = findPlaces(embedded.PGWS_EMBEDDED_FOLDER)
+    prepareHome(places)
+    t.teardown(() => {
+      for (const path of [embedded.PGWS_EMBEDDED_FOLDER, places.home, places.sockets])
+        rmSync(path, { recursive: true, force: true })
+    })
+    const kept = keepSecret(places.home)
+    const { token } = await minted(t, ['--mode', 'r'], embedded)
+    const server = await serve(t, { PGWS_DB_URI: uri, PGWS_JWT_SECRET: kept })
+    await open(t, `${server.ws}/a/${token}`)
+  }
+)
+
+t.test('token says what is missing, and never a secret', async (t) => {
+  const jwk = { kty: 'OKP', crv: 'Ed25519', x: '11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo' }
+  const uri = { PGWS_DB_URI: 'postgresql://ann:geheim@localhost/none' }
+  const cases: [string[], Record<string, string>, number, RegExp][] = [
+    [[], secret, 2, /--mode is required/],
+    [['--mode', 'x'], secret, 2, /--mode must be r, w or rw/],
+    [['--mod', 'r'], secret, 2, /Unknown option '--mod'/],
+    [['--mode', 'r', 'extra'], secret, 2, /Unexpected argument 'extra'/],
+    [['--mode', 'r', '--expires', '1w'], secret, 2, /--expires must be a number with s, m, h or d/],
+    [['--mode', 'r', '--expires', '0s'], secret, 2, /--expires must be/],
+    [['--mode', 'r', '--channels', ''], secret, 2, /--channels names nothing/],
+    [['--mode', 'r', '--claims', '[]'], secret, 2, /--claims must be a JSON object/],
+    [['--claims', '{"channels": "a"}'], secret, 2, /the server would refuse this token: Malformed claims/],
+    [['--mode', 'r', '--claims', '{"exp": 1}'], secret, 2, /would refuse this token: Token expired/],
+    [['--mode', 'r'], uri, 1, /PGWS_JWT_SECRET is not set/],
+    [
+      ['--mode', 'r'],
+      { ...uri, PGWS_JWKS_URL: 'https://example.org/jwks' },
+      1,
+      /has public keys only.*identity provider/
+    ],
+    [['--mode', 'r'], { PGWS_JWKS_URL: 'https://example.org/jwks' }, 1, /has public keys only/],
+    [['--mode', 'r'], { PGWS_JWT_SECRET: JSON.stringify(jwk) }, 1, /PGWS_JWT_SECRET is a public key/],
+    [['--mode', 'r'], { PGWS_JWT_SECRET: '{"k": "geheim"}' }, 1, /PGWS_JWT_SECRET\) is JSON, but/],
+    [['--mode', 'r'], { PGWS_JWT_SECERT: 'geheim' }, 1, /did you mean PGWS_JWT_SECRET/]
+  ]
+  await Promise.all(
+    cases.map(async ([args, environment, code, problem]) => {
+      const refused = await command(t, ['token', ...args], environment)
+      t.match(refused, { code, printed: '', output: problem }, args.join(' '))
+      t.notMatch(refused.output, /geheim|reallyreally/)
+    })
+  )
+})
