@@ -6,7 +6,7 @@ import { joined } from './cases/joined-channels.js'
 import { neighbours } from './cases/neighbours.js'
 import { publishing } from './cases/publishing.js'
 import { socketIo } from './cases/socket-io.js'
-import { writer, writers16, writers64 } from './cases/writers.js'
+import { writer, writerPaced, writers16, writers64 } from './cases/writers.js'
 
 export const CASES = {
   burst,
@@ -28,6 +28,7 @@ export const CASES = {
   resuming,
   retention,
   writer,
+  writerPaced,
   writers16,
   writers64
 }

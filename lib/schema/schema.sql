@@ -429,6 +429,49 @@ begin
   return null;
 end $function$;
 
+CREATE OR REPLACE FUNCTION pgws.enqueue(channel text, body text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  own xid8;
+  state bigint;
+  age interval;
+  large_id bigint;
+begin
+  if channel is null then return true; end if;
+  if octet_length(body) > 67108864 then
+    body := pgws.envelope(channel, json_build_object('bytes', octet_length(body), 'limit', pgws.max_bytes())::text, 'TooLarge');
+  end if;
+  -- First of all the transaction gets its number: a sequencer that falls asleep after the look waits until all transactions
+  -- of its time have ended.
+  own := pg_current_xact_id();
+  state := pg_sequence_last_value('pgws.outbox_state');
+  if state <= 2 then insert into pgws.outbox_0 (transaction, channel, body) values (own, channel, body);
+  elsif state <= 4 then insert into pgws.outbox_1 (transaction, channel, body) values (own, channel, body);
+  elsif state is not null then insert into pgws.outbox_2 (transaction, channel, body) values (own, channel, body);
+  else
+    -- No server runs that has a sequencer.
+    age := pgws.max_age(channel);
+    if age is not null then
+      insert into pgws.messages (channel, body, expires_at, transaction, ordinal)
+        values (channel, body, clock_timestamp() + age, txid_current(), nextval('pgws.ordinals'));
+    elsif octet_length(body) < 8000 then
+      perform pg_notify(s.listen_channel, body) from pgws.settings s;
+    else
+      insert into pgws.large (channel, body) values (channel, body) returning id into large_id;
+      perform pg_notify(s.listen_channel,
+        json_build_object('pgws', 'large', 'position', large_id, 'channel', pgws.short(channel))::text)
+        from pgws.settings s;
+    end if;
+  end if;
+  if state % 2 = 0 and coalesce(current_setting('pgws.wake', true), '') not in ('off', 'false', 'no', '0') then
+    perform pg_notify('pgws_sequencer', '');
+  end if;
+  return true;
+end $function$;
+
 CREATE OR REPLACE FUNCTION pgws.envelope(channel text, payload text, event text, more text DEFAULT ''::text)
  RETURNS text
  LANGUAGE sql
@@ -950,8 +993,9 @@ CREATE OR REPLACE FUNCTION pgws.publish(channel text, payload jsonb, event text 
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
+declare sent boolean;
 begin
-  perform pgws.send(channel, pgws.envelope(channel, payload::text, event));
+  sent := pgws.enqueue(channel, pgws.envelope(channel, payload::text, event));
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgws.publish_bytes(channel text, payload bytea)
@@ -960,8 +1004,9 @@ CREATE OR REPLACE FUNCTION pgws.publish_bytes(channel text, payload bytea)
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
+declare sent boolean;
 begin
-  perform pgws.send(channel, pgws.envelope(channel,
+  sent := pgws.enqueue(channel, pgws.envelope(channel,
     to_json(replace(encode(payload, 'base64'), E'\n', ''))::text, 'Bytes', ',"encoding":"base64"'));
 end $function$;
 
@@ -971,8 +1016,9 @@ CREATE OR REPLACE FUNCTION pgws.publish_text(channel text, payload text, event t
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
+declare sent boolean;
 begin
-  perform pgws.send(channel, pgws.envelope(channel, to_json(payload)::text, event));
+  sent := pgws.enqueue(channel, pgws.envelope(channel, to_json(payload)::text, event));
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgws.relay(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[])
@@ -1164,41 +1210,8 @@ CREATE OR REPLACE FUNCTION pgws.send(channel text, body text)
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-declare
-  state bigint;
-  age interval;
-  large_id bigint;
 begin
-  if channel is null then return; end if;
-  if octet_length(body) > 67108864 then
-    body := pgws.envelope(channel, json_build_object('bytes', octet_length(body), 'limit', pgws.max_bytes())::text, 'TooLarge');
-  end if;
-  state := pg_sequence_last_value('pgws.outbox_state');
-  if state is null then
-    -- No server runs that has a sequencer.
-    age := pgws.max_age(channel);
-    if age is not null then
-      insert into pgws.messages (channel, body, expires_at, transaction, ordinal)
-        values (channel, body, clock_timestamp() + age, txid_current(), nextval('pgws.ordinals'));
-    elsif octet_length(body) < 8000 then
-      perform pg_notify(s.listen_channel, body) from pgws.settings s;
-    else
-      insert into pgws.large (channel, body) values (channel, body) returning id into large_id;
-      perform pg_notify(s.listen_channel,
-        json_build_object('pgws', 'large', 'position', large_id, 'channel', pgws.short(channel))::text)
-        from pgws.settings s;
-    end if;
-    return;
-  end if;
-  if state <= 2 then insert into pgws.outbox_0 (channel, body) values (channel, body);
-  elsif state <= 4 then insert into pgws.outbox_1 (channel, body) values (channel, body);
-  else insert into pgws.outbox_2 (channel, body) values (channel, body);
-  end if;
-  -- Behind the insert, which has given this transaction its number: a sequencer that falls asleep after this look waits
-  -- until all transactions of its time have ended.
-  if pg_sequence_last_value('pgws.outbox_state') % 2 = 0 and coalesce(current_setting('pgws.wake', true), '') not in ('off', 'false', 'no', '0') then
-    perform pg_notify('pgws_sequencer', '');
-  end if;
+  perform pgws.enqueue(channel, body);
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgws.send_change(template text, columns jsonb, watched oid, partition text, operation text, record jsonb, old_record jsonb)
@@ -1275,13 +1288,14 @@ CREATE OR REPLACE FUNCTION pgws.tell()
  SET extra_float_digits TO '1'
 AS $function$
 declare
-  columns jsonb := tg_argv[1]::jsonb;
+  one text := tg_argv[0];
+  other text := one;
+  columns jsonb := tg_argv[1];
   fresh jsonb;
   old_record jsonb;
   body text;
-  one text;
-  other text;
   expression text;
+  sent boolean;
 begin
   if tg_level = 'ROW' then
     -- For each row, so quickly: nearly all tables have types of PostgreSQL's own, and enums of our owner, alone.
@@ -1300,8 +1314,10 @@ begin
       if tg_op in ('UPDATE', 'DELETE') then execute expression into old_record using old; end if;
     end if;
   end if;
-  one := pgws.fill(tg_argv[0], coalesce(fresh, old_record));
-  other := pgws.fill(tg_argv[0], coalesce(old_record, fresh));
+  if strpos(one, '{') > 0 then
+    one := pgws.fill(tg_argv[0], coalesce(fresh, old_record));
+    other := pgws.fill(tg_argv[0], coalesce(old_record, fresh));
+  end if;
   if columns <> 'null' then
     fresh := (select jsonb_object_agg(key, value) from jsonb_each(fresh) where columns ? key);
     old_record := (select jsonb_object_agg(key, value) from jsonb_each(old_record) where columns ? key);
@@ -1309,9 +1325,9 @@ begin
   end if;
   body := json_build_object('operation', tg_op, 'schema', tg_table_schema, 'table', tg_table_name,
     'record', fresh, 'old_record', old_record)::text;
-  perform pgws.send(one, pgws.envelope(one, body, 'Change'));
+  sent := pgws.enqueue(one, pgws.envelope(one, body, 'Change'));
   if other is distinct from one then
-    perform pgws.send(other, pgws.envelope(other, body, 'Change'));
+    sent := pgws.enqueue(other, pgws.envelope(other, body, 'Change'));
   end if;
   return null;
 end $function$;
@@ -1564,6 +1580,8 @@ comment on function pgws.empty_outbox(node text, term bigint, OUT bytes bigint, 
 
 comment on function pgws.end_move() is 'Trigger function of pgws.moves. For: the owner.';
 
+comment on function pgws.enqueue(channel text, body text) is 'Publishes an envelope. For: the owner.';
+
 comment on function pgws.envelope(channel text, payload text, event text, more text) is 'Builds the envelope of a payload. For: the owner.';
 
 comment on function pgws.fill(template text, record jsonb) is 'Replaces {column} in the channel of pgws.watch() by the values of a row. For: the owner.';
@@ -1701,6 +1719,8 @@ revoke execute on function pgws.defer_deletion(watched oid, relation oid, place 
 revoke execute on function pgws.empty_outbox(node text, term bigint, OUT bytes bigint, OUT blocked integer) from public;
 
 revoke execute on function pgws.end_move() from public;
+
+revoke execute on function pgws.enqueue(channel text, body text) from public;
 
 revoke execute on function pgws.envelope(channel text, payload text, event text, more text) from public;
 

@@ -8,8 +8,12 @@ const LEASE = 0.5
 const RENEWAL = 0.15
 const CANDIDACY = 0.25
 
-/** The pause behind a round that has announced something, in milliseconds: what is published meanwhile shares the next. */
+/** The pause behind a round, in milliseconds: what is published meanwhile shares the next. */
 const PAUSE = 2
+
+/** How much longer it is for each message of the round, up to a maximum: of many writers, the rounds must not take the time. */
+const PAUSE_PER_MESSAGE = 0.05
+const MAX_PAUSE = 10
 
 /** For how long it goes on looking when there is nothing to announce, in milliseconds, before it sleeps. */
 const STAY_AWAKE = 25
@@ -192,7 +196,7 @@ export class Sequencer {
         if (!(await this.#empty(term))) return
         emptyAt = performance.now() + EMPTYING_INTERVAL
       }
-      if (asleepSince === undefined) await sleep(round.more ? 0 : PAUSE)
+      if (asleepSince === undefined) await sleep(pauseAfter(round))
       else if (BigInt(round.oldest) <= asleepSince) await this.#pause(DROWSY_INTERVAL)
       else await this.#pause(Math.min(SLEEPING_INTERVAL, renewAt - performance.now()))
     }
@@ -253,4 +257,9 @@ export class Sequencer {
     }
     this.#called = false
   }
+}
+
+/** How long to wait for the next round, in milliseconds. */
+function pauseAfter({ announced, more }: Round): number {
+  return more ? 0 : Math.min(PAUSE + PAUSE_PER_MESSAGE * announced!, MAX_PAUSE)
 }

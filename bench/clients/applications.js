@@ -1,0 +1,33 @@
+// Applications that write to the database: connections that each run one transaction after the other, in one round trip each.
+import pg from 'pg'
+
+/**
+ * Runs a prepared statement on each connection, again and again.
+ * @param order `uri` and `connections`; `text`, with the id of a row as $1; `seconds`; `pause`, between two of one connection, in
+ *   milliseconds
+ */
+async function write({ uri, connections, text, seconds, pause }) {
+  const clients = Array.from({ length: connections }, () => new pg.Client(uri))
+  await Promise.all(clients.map((client) => client.connect()))
+  const run = (client) =>
+    client.query({ name: 'write', text, values: [1 + Math.floor(Math.random() * 10_000)] })
+  // Each connection prepares its statement, which nobody waits for later.
+  await Promise.all(clients.map(run))
+  const begun = performance.now()
+  let count = 0
+  await Promise.all(
+    clients.map(async (client) => {
+      while (performance.now() - begun < seconds * 1000) {
+        await run(client)
+        count++
+        if (pause > 0) await new Promise((resolve) => setTimeout(resolve, pause))
+      }
+    })
+  )
+  const took = (performance.now() - begun) / 1000
+  await Promise.all(clients.map((client) => client.end()))
+  return { sent: count + connections, rate: count / took }
+}
+
+process.on('message', async (order) => process.send(await write(order)))
+process.on('disconnect', () => process.exit())
