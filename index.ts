@@ -96,6 +96,9 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
       async (routes) => {
         const paths = new Set<string>()
         routes.setErrorHandler(errorHandler)
+        // The schemas describe what the handlers return. To compile them takes most of the time that a start takes, and a
+        // host's compiler may be for schemas of another kind.
+        routes.setSerializerCompiler(() => JSON.stringify)
         await routes.register(async (control) => {
           control.addHook('onRoute', (route) => {
             const { method, path, constraints } = route
