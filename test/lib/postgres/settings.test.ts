@@ -206,6 +206,8 @@ t.test("a writer's own timeouts are what they were, and it waits for nobody", as
   await migrated(dbUri)
   await query(owner, `select pgws.retain('kept:*', '1 hour')`)
   const { fastify } = await build(t, { dbUri, publishTimeout: 30_000 })
+  // Until a server is the sequencer, writers take the lock themselves.
+  await until(async () => (await fastify.pgws.health()).outbox.sequencer)
   const writer = new pg.Client(dbUri)
   await writer.connect()
   t.teardown(() => writer.end())
