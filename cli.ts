@@ -10,6 +10,7 @@ const USAGE = `Usage:
   ${NAME} migrate       install or upgrade the schema "pgws" (durable channels) in its database
   ${NAME} sql "…"       run SQL on its database
   ${NAME} token …       print a token, signed with its secret
+  ${NAME} doctor        check the configuration, the database and the keys, and say what to do
   ${NAME} --version     print the version
 
 ${NAME} <command> --help says more about a command.
@@ -19,7 +20,8 @@ ${NAME} <command> --help says more about a command.
 const commands: Record<string, () => Promise<Command>> = {
   migrate: async () => (await import('./commands/database.js')).migrateCommand,
   sql: async () => (await import('./commands/database.js')).sqlCommand,
-  token: async () => (await import('./commands/token.js')).tokenCommand
+  token: async () => (await import('./commands/token.js')).tokenCommand,
+  doctor: async () => (await import('./commands/doctor/index.js')).doctorCommand
 }
 
 /** The command `fastify-pg-websockets`. */

@@ -154,13 +154,16 @@ export async function registerEnv(
 
 /**
  * Reads the configuration before the server is created, because TLS is an option of the server.
+ * @param warn is called with what `registerEnv` logs
  * @throws as `registerEnv`
  */
 export async function readConfig(
   environment: NodeJS.ProcessEnv,
-  purpose: 'server' | 'command' = 'server'
+  purpose: 'server' | 'command' = 'server',
+  warn?: (text: string) => void
 ): Promise<Config> {
-  const reader = Fastify()
+  const stream = warn && { write: (line: string) => warn(JSON.parse(line).msg) }
+  const reader = Fastify({ logger: stream === undefined ? false : { level: 'warn', stream } })
   try {
     return await registerEnv(reader as FastifyInstance, environment, purpose)
   } finally {

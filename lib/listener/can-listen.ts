@@ -10,19 +10,31 @@ import { errors } from '../errors.js'
  * @throws CannotListen, which says what to set
  */
 export async function checkCanListen(client: pg.Client, connect: () => Promise<pg.Client>): Promise<void> {
-  const { pid, standby } = await session(client)
+  const { standby } = await session(client)
   if (standby) throw new errors.CannotListen('the database is a hot standby: name the primary')
+  if ((await poolerOf(client, connect)) === 'transaction') {
+    throw new errors.CannotListen(
+      'it goes through a connection pooler in transaction mode: name the database server itself'
+    )
+  }
+}
+
+/** What is between a connection and the database: a pooler that gives each client, or each transaction, a session. */
+export type Pooler = 'none' | 'session' | 'transaction'
+
+/**
+ * Finds out whether a connection goes through a pooler.
+ * @param connect opens another connection in the same way
+ */
+export async function poolerOf(client: pg.Client, connect: () => Promise<pg.Client>): Promise<Pooler> {
+  const { pid } = await session(client)
   // A pooler invents the process number in its handshake (BackendKeyData, protocol-flow.html).
-  if ('processID' in client && client.processID === pid) return
+  if ('processID' in client && client.processID === pid) return 'none'
   // In session mode a pooler gives each client its own session, so LISTEN works.
   const other = await connect()
   try {
     const shared = (await session(other)).pid === pid || (await session(client)).pid !== pid
-    if (shared) {
-      throw new errors.CannotListen(
-        'it goes through a connection pooler in transaction mode: name the database server itself'
-      )
-    }
+    return shared ? 'transaction' : 'session'
   } finally {
     other.end().catch(() => {})
   }

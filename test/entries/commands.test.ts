@@ -5,22 +5,12 @@ import t, { type Test } from 'tap'
 import { keepSecret } from '../../lib/embedded-postgres/index.js'
 import { findPlaces, prepareHome } from '../../lib/embedded-postgres/places.js'
 import { VERSION } from '../../lib/version.js'
-import { run, serve } from '../support/app.js'
+import { serve } from '../support/app.js'
+import { command } from '../support/command.js'
 import { open, SECRET, withPostgres } from '../support/helper.js'
 
 const { database } = await withPostgres(t)
 const secret = { PGWS_JWT_SECRET: SECRET }
-
-/** Runs a command to its end. */
-async function command(t: Test, args: string[], environment: Record<string, string> = {}) {
-  const app = await run(t, environment, args)
-  let printed = ''
-  app.child.stdout!.on('data', (chunk) => {
-    printed += chunk
-  })
-  const code = await app.exit
-  return { code, printed, output: app.output() }
-}
 
 const claimsOf = (token: string) => JSON.parse(Buffer.from(token.split('.')[1]!, 'base64url').toString())
 
@@ -45,7 +35,7 @@ t.test(
     const { code, printed } = await command(t, ['--help'])
     t.equal(code, 0)
     const names = [...printed.matchAll(/^ {2}fastify-pg-websockets ([a-z]+)/gm)].map(([, name]) => name!)
-    t.ok(names.includes('token'))
+    t.same(names, ['migrate', 'sql', 'token', 'doctor'])
     for (const name of names) {
       const help = await command(t, [name, '--help'])
       t.match(help, { code: 0, printed: `Usage: fastify-pg-websockets ${name}` })

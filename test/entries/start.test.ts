@@ -1,9 +1,8 @@
-import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import pg from 'pg'
 import t, { type Test } from 'tap'
 import { refused, run, serve } from '../support/app.js'
 import { FaultProxy } from '../support/fault-proxy.js'
+import { guardedRole } from '../support/guarded-role.js'
 import { build, install, query, SECRET, token, until } from '../support/helper.js'
 import { createDatabase, testPostgres } from '../support/postgres.js'
 
@@ -12,22 +11,6 @@ const socket = join(postgres.socketFolder, '.s.PGSQL.5432')
 const secret = { PGWS_JWT_SECRET: SECRET }
 const supervised = { PGWS_CHECK_LISTENER_INTERVAL: '300' }
 const supervision: Record<string, string>[] = [{}, supervised]
-
-/** A role that logs in with a password. */
-async function guardedRole(name: string): Promise<void> {
-  const hba = join(postgres.dataFolder, 'pg_hba.conf')
-  await query(postgres.uri, `create role ${name} login password 'right'`)
-  writeFileSync(hba, `local all ${name} scram-sha-256\n${readFileSync(hba, 'utf8')}`)
-  await query(postgres.uri, 'select pg_reload_conf()')
-  // The reload takes a moment.
-  await until(() => {
-    const client = new pg.Client(as(postgres.uri, `${name}:wrong`))
-    return client.connect().then(
-      () => client.end().then(() => false),
-      () => true
-    )
-  })
-}
 
 const as = (dbUri: string, user: string) => dbUri.replace(/postgres(:[^@]*)?@/, `${user}@`)
 
@@ -49,7 +32,7 @@ async function endsWith(t: Test, environment: Record<string, string>, text: stri
 
 t.test('a wrong password, role or database ends the start at once, and is said once', async (t) => {
   const dbUri = await createDatabase(postgres)
-  await guardedRole('guarded')
+  await guardedRole(postgres, 'guarded')
   const wrong = as(dbUri, 'guarded:wrong')
   const wrongPassword = 'password authentication failed'
   await endsWith(t, { PGWS_DB_URI: wrong }, wrongPassword)

@@ -7,8 +7,9 @@ import { join } from 'node:path'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { migrate } from '../../lib/schema/migrate.js'
+import { command } from '../support/command.js'
 import { FaultProxy } from '../support/fault-proxy.js'
-import { build, LISTEN_CHANNEL, notify, open, token, until, withPostgres } from '../support/helper.js'
+import { build, LISTEN_CHANNEL, notify, open, SECRET, token, until, withPostgres } from '../support/helper.js'
 
 const { postgres, database } = await withPostgres(t)
 const rw = token({ mode: 'rw' })
@@ -119,4 +120,23 @@ t.test('in session mode the listener may go through PgBouncer, too', async (t) =
   const client = await open(t, `${ws}/chat/${rw}`)
   await notify(direct, JSON.stringify({ channel: 'chat', payload: 'x' }))
   t.equal(JSON.parse((await client.received(1))[0]!).payload, 'x')
+})
+
+t.test('doctor notices PgBouncer, and says what to set in transaction mode', async (t) => {
+  const listenerUri = await durable()
+  const doctor = (environment: Record<string, string>) =>
+    command(t, ['doctor'], { PGWS_JWT_SECRET: SECRET, ...environment })
+  const dbUri = await pooler(t, 'transaction', listenerUri)
+  const alone = await doctor({ PGWS_DB_URI: dbUri })
+  t.equal(alone.code, 1)
+  t.match(alone.output, /^error +pooler +.*PgBouncer.* transaction mode: set PGWS_LISTENER_URI/m)
+  t.match(alone.output, /^1 error, 0 warnings$/m)
+  const beside = await doctor({ PGWS_DB_URI: dbUri, PGWS_LISTENER_URI: listenerUri })
+  t.equal(beside.code, 0, beside.output)
+  t.match(beside.output, /^OK +pooler +.*PgBouncer.* transaction mode$/m)
+  t.match(beside.output, /^OK +listen /m)
+  const session = await doctor({ PGWS_DB_URI: await pooler(t, 'session', listenerUri) })
+  t.equal(session.code, 0, session.output)
+  t.match(session.output, /^OK +pooler +.*session mode$/m)
+  t.match(session.output, /^OK +listen /m)
 })
