@@ -4,121 +4,121 @@ import { type Message, type Reference, readNotification } from '../messages/inde
 import { Delivered } from './delivered.js'
 import type { LossReason } from './losses.js'
 
-/** How long to wait before the database is asked again for what a reference stands for, in milliseconds. */
+/** How long to wait before a failed read of referenced messages is repeated, in milliseconds. */
 const RETRY_INTERVAL = 100
 
-/** For how long it is asked, where it does not answer, in milliseconds. */
+/** For how long failed reads are repeated before the messages are given up, in milliseconds. */
 const PATIENCE = 10_000
 
-/** The class of SQLSTATEs that tell of the table, not of one of its rows: it is missing, or may not be read. */
+/** The class of SQLSTATEs that concern the table, not one of its rows: it does not exist, or it may not be read. */
 const ABOUT_THE_TABLE = /^42/
 
-/** At most so many references are read at once. */
+/** The maximum number of references that are read at once. */
 const MAX_READ = 100
 
 export interface IncomingQueueOptions {
-  /** The channel of notifications that name none. */
+  /** The channel of notifications that do not name one. */
   listenChannel: string
-  /** Returns to how many clients. */
+  /** Returns the number of clients that the message was delivered to. */
   deliver: (message: Message) => number
-  /** Whether anybody on this server would get a message of the channel. */
+  /** Whether the channel has readers on this server. */
   wanted: (channel: string) => boolean
   /**
-   * Reads what references to one table stand for, at least the first of them. What is not there, or holds no message, is
-   * answered with why. Rejects where the database is away, or refuses.
+   * Reads the messages of references to one table, at least the first of them. Answers the reason for a row that does not
+   * exist or holds no message. Rejects when the database is unavailable or answers with an error.
    */
   resolve: (references: readonly Reference[]) => Promise<Map<Reference, Message | LossReason>>
-  /** Told of each message that came, with its age in seconds where that is known. */
-  onMessage: (age: number | undefined) => void
+  /** Called for each notification, with the time at which it was sent if that is known, in Unix seconds. */
+  onMessage: (sentAt: number | undefined) => void
   /**
-   * Told of each that is given up, in its turn.
-   * @param reference what it was; undefined: nothing that anybody could have got
+   * Called for each message that is given up, when its turn has come.
+   * @param reference the row that was not read; undefined for a notification that is not a message
    */
   onLost: (reason: LossReason, reference?: Reference, error?: unknown) => void
-  /** Whether what is missed will be replayed: only then is it kept what was delivered. */
+  /** Whether missed messages are replayed. Only then does the queue remember what was delivered. */
   replays: boolean
 }
 
-/** Counts what is delivered of one publication. */
+/** Counts the deliveries of one publication. */
 interface Tally {
   id: string
   delivered: number
 }
 
-/** A message that waits for its turn, or for its row. */
+/** A message that waits for its turn, or until its row has been read. */
 interface Arrival {
   tally: Tally | undefined
   reference?: Reference
-  /** Undefined until the row was read; or why there is none. */
+  /** The message, or the reason why there is none; undefined until the row has been read. */
   outcome: Message | LossReason | undefined
   error?: unknown
-  /** Until when its row is asked for, once that has failed. */
+  /** When to stop trying to read its row; undefined while no read has failed. */
   deadline?: number
 }
 
-/** Who wants to know the count when all before was delivered. */
+/** Waits until everything before it has been delivered, and reports the count of a publication. */
 interface Count {
   tally: Tally
   counted: (delivered: number) => void
 }
 
 /**
- * Notifications in the order in which they came, although some must first be read from a table; and, after the
- * listener was away, the replay of what it missed before anything newer. None waits for longer than the tries to read
- * those before it take.
+ * Delivers notifications in the order in which they arrive, although the messages of some must first be read from a table.
+ * After the listener was disconnected, delivers the replay of the missed messages before anything newer. No message waits
+ * longer than it takes to read those before it, or to give them up.
  */
 export class IncomingQueue {
   readonly #options: IncomingQueueOptions
   #queue: (Arrival | Count)[] = []
-  /** Something must come first: a reference's row, or the replay. */
+  /** Whether the queue is being worked through: a newer message must not overtake it. */
   #waiting = false
   #held = false
   #closed = false
-  /** Durable messages up to here were replayed; their notifications may still come. */
+  /** Durable messages up to this position were replayed. Their notifications may still arrive, and are ignored. */
   #replayedTo = 0
   readonly #delivered = new Delivered()
-  /** Of the publication that is coming in, where its publisher wants to know. */
+  /** The tally of the publication that is arriving, if its publisher asked for one. */
   #tally: Tally | undefined
-  /** How many references are read at once: one, where one of several was at fault. */
+  /** How many references are read at once. It is 1 after an error, because one of several rows may have caused it. */
   #most = MAX_READ
 
   constructor(options: IncomingQueueOptions) {
     this.#options = options
   }
 
-  /** Where a replay begins: durable messages up to this position have arrived, or were there before us. */
+  /** Where a replay begins. Durable messages up to this position have arrived, or are older than this server. */
   get floor(): number | undefined {
     return this.#delivered.floor
   }
 
-  /** The database has said what was there before us. */
+  /** To be called with the database's last position when the server starts. */
   startAt(position: number): void {
     this.#delivered.raise(position)
   }
 
-  /** The positions of durable messages that were delivered beyond the floor. */
+  /** The positions of the durable messages that were delivered beyond the floor. */
   get delivered(): Set<number> {
     return this.#delivered.positions()
   }
 
-  /** The positions of some of the last messages that were delivered up to the floor. */
+  /** The positions of some of the last messages at or below the floor. */
   get sample(): number[] {
     return this.#delivered.sample
   }
 
-  /** Whether one of the sample was delivered with the text of a message. */
+  /** Whether the sample has a message with this position and text. */
   isSample({ position, text }: Message): boolean {
     return this.#delivered.isSample(position!, text)
   }
 
-  /** The database is about to be asked for its last position. */
+  /** To be called before the database is asked for its last position. */
   mark(): void {
     this.#delivered.mark()
   }
 
   /**
-   * All notifications up to the position that the database answered after the mark have come.
-   * @returns false where one of them still waits: then it is too early
+   * To be called when all notifications up to the position that the database answered after the mark have arrived.
+   * @returns false if one of them still waits in the queue, and the call has to be repeated later
    */
   prove(latest: number): boolean {
     if (this.#held) return false
@@ -144,22 +144,22 @@ export class IncomingQueue {
       return
     }
     const { reference } = received
-    // Nobody here would get it, so it need not be read.
+    // It has no readers here, so it need not be read.
     if (reference.channel !== undefined && !wanted(reference.channel)) return
     this.#push({ reference, outcome: undefined, tally })
   }
 
-  /** A publication begins whose publisher wants to know how many clients got it. */
+  /** Begins to count the deliveries of a publication, because its publisher asked for the number of clients that got it. */
   begin(id: string): void {
     this.#tally = { id, delivered: 0 }
   }
 
-  /** Counts what was delivered past the incoming. */
+  /** Adds deliveries that did not pass through this queue. */
   count(delivered: number): void {
     if (this.#tally !== undefined) this.#tally.delivered += delivered
   }
 
-  /** The publication has ended: calls back when all of it was delivered. Nothing for one whose begin was missed. */
+  /** Ends a publication. Calls back when all of it has been delivered, or never if its beginning was missed. */
   end(id: string, counted: (delivered: number) => void): void {
     const tally = this.#tally
     if (tally?.id !== id) return
@@ -168,18 +168,17 @@ export class IncomingQueue {
     else counted(tally.delivered)
   }
 
-  /** From now on what comes has to wait: the listener was lost, and something may be missing before it. */
+  /** Makes all messages wait, because the listener was disconnected and messages before them may be missing. */
   hold(): void {
     this.#held = true
-    // What comes on another connection proves nothing for this one.
+    // The notifications of the next connection prove nothing about those of this one.
     this.#delivered.unmark()
-    // The end of a publication may be among what was lost.
+    // The end of the publication may be missing.
     this.#tally = undefined
   }
 
   /**
-   * Delivers a message that was read instead of heard, unless it was heard before. Its notification may still come, and
-   * is passed over.
+   * Delivers a missed message, unless it has been delivered already. Its notification may still arrive, and is ignored.
    */
   replay(message: Message): void {
     const position = message.position!
@@ -189,13 +188,13 @@ export class IncomingQueue {
     if (!known) this.#options.deliver(message)
   }
 
-  /** The database is another one: positions begin anew. */
+  /** Starts again from a position, because the database was restored or replaced. */
   restart(position: number): void {
     this.#replayedTo = position
     this.#delivered.restart(position)
   }
 
-  /** Goes on, after a replay. */
+  /** Delivers what waits, after a replay. */
   release(): void {
     this.#held = false
     if (!this.#waiting) this.#work()
@@ -219,7 +218,7 @@ export class IncomingQueue {
       if (unread.length > 0) await this.#read(unread)
       while (this.#queue.length > 0 && !this.#held) {
         const next = this.#queue[0]!
-        // Its row was not read yet, or it came while others were.
+        // Its row has not been read: it arrived during the read, or the read failed.
         if (isUnread(next)) break
         this.#queue.shift()
         if ('counted' in next) next.counted(next.tally.delivered)
@@ -229,7 +228,7 @@ export class IncomingQueue {
     this.#waiting = false
   }
 
-  /** The first references that have to be read, of one table: what fails for one table is no affair of the other. */
+  /** The first references that have to be read. They are of one table, because an error may concern one table alone. */
   #nextUnread(): Arrival[] {
     const unread: Arrival[] = []
     for (const item of this.#queue) {
@@ -241,7 +240,7 @@ export class IncomingQueue {
     return unread
   }
 
-  /** Reads references, or waits a little; gives up those that cannot be read. */
+  /** Reads references. On failure, waits for a moment, and gives up those that cannot be read. */
   async #read(arrivals: readonly Arrival[]): Promise<void> {
     try {
       const found = await this.#options.resolve(arrivals.map(({ reference }) => reference!))
@@ -249,7 +248,7 @@ export class IncomingQueue {
       this.#most = Math.min(this.#most * 2, MAX_READ)
     } catch (error) {
       const away = error instanceof errors.DatabaseUnavailable
-      // One of several may be at fault.
+      // One of several rows may have caused the error.
       if (!away) this.#most = 1
       if (isPermanent(error)) {
         if (arrivals.length === 1 || ABOUT_THE_TABLE.test(sqlstateOf(error))) giveUp(arrivals, error)
@@ -269,7 +268,7 @@ export class IncomingQueue {
 
   #settle({ outcome, reference, error, tally }: Arrival): void {
     if (typeof outcome === 'object') this.#deliver(outcome, tally)
-    // What a replay has delivered is not lost.
+    // It is not lost if a replay has delivered it.
     else if (reference?.table !== 'message' || reference.position > this.#replayedTo) {
       this.#options.onLost(outcome!, reference, error)
     }
@@ -290,7 +289,7 @@ function isUnread(item: Arrival | Count): item is Arrival {
   return !('counted' in item) && item.outcome === undefined
 }
 
-/** Of a durable message; others have none that counts. */
+/** The position of a durable message, or infinity for any other message. */
 function positionOf({ reference, outcome }: Arrival): number {
   if (reference?.table === 'message') return reference.position
   return (typeof outcome === 'object' ? outcome.position : undefined) ?? Number.POSITIVE_INFINITY

@@ -3,87 +3,90 @@ import { messageOf } from '../errors.js'
 import type { Log } from '../log.js'
 import type { Query } from '../postgres/index.js'
 
-/** The parts of a node's timeout: for how long it stays the sequencer unseen, how often it says so, and others ask. */
+/** Fractions of a node's timeout: how long a lease lasts, how often it is renewed, and how often other nodes ask for it. */
 const LEASE = 0.5
 const RENEWAL = 0.15
 const CANDIDACY = 0.25
 
-/** The pause behind a round, in milliseconds: what is published meanwhile shares the next. */
+/** The pause after a round, in milliseconds. What is published in the meantime shares the next round. */
 const PAUSE = 2
 
-/** How much longer it is for each message of the round, up to a maximum: of many writers, the rounds must not take the time. */
+/** How much longer the pause is for each message of the round, up to a maximum, so that rounds leave time to busy writers. */
 const PAUSE_PER_MESSAGE = 0.05
 const MAX_PAUSE = 10
 
-/** For how long it goes on looking when there is nothing to announce, in milliseconds, before it sleeps. */
+/** How long rounds continue when there is nothing to announce, in milliseconds. Then the sequencer sleeps. */
 const STAY_AWAKE = 25
 
-/** How often a sleeping sequencer looks, in milliseconds: while transactions run that began before it slept, and after. */
+/**
+ * How often a sleeping sequencer runs a round, in milliseconds. It is drowsy while transactions run that began before it
+ * fell asleep, because those do not wake it.
+ */
 const DROWSY_INTERVAL = 20
 const SLEEPING_INTERVAL = 1000
 
-/** How often the outbox is emptied, in milliseconds. */
+/** The interval in which the outbox is emptied, in milliseconds. */
 const EMPTYING_INTERVAL = 1000
 
-/** The least pause before a node asks again, in milliseconds. */
+/** The minimum pause before a node asks for the lease again, in milliseconds. */
 const MIN_PAUSE = 20
 
-/** The pause behind a failure, in milliseconds. */
+/** The pause after a failure, in milliseconds. */
 const RETRY_INTERVAL = 200
 
-/** How often a failure that lasts is logged, in milliseconds. */
+/** How often a persistent failure is logged, in milliseconds. */
 const LOG_INTERVAL = 60_000
 
-/** Where there was no sequencer for longer, messages that nobody keeps are too old when they have waited for a minute. */
+/** In seconds. After a longer time without a sequencer, messages that are not durable and older than a minute are dropped. */
 const LONG_ABSENCE = 60
 
 export interface SequencerOptions {
   /** This node's id. */
   node: string
-  /** After how much silence a node is gone, in milliseconds. */
+  /** How long a node may be silent before the others regard it as gone, in milliseconds. */
   nodeTimeout: number
   query: Query
-  /** Whether the schema is there, as far as is known. */
+  /** Whether the schema is known to be installed. */
   installed: () => boolean
   log: Log
 }
 
-/** What is known of the outbox, as health shows it. */
+/** The state of the outbox, as `GET /health` shows it. */
 export interface OutboxState {
   /** Whether this node is the sequencer. */
   sequencer: boolean
-  /** The size of the outbox, as the sequencer has last seen it; undefined: it is another node. */
+  /** The size of the outbox when it was last emptied, in bytes; undefined where another node is the sequencer. */
   bytes: number | undefined
-  /** How many of its tables could not be emptied the last time, because a transaction, or a dump, holds them. */
+  /** How many of its tables could not be emptied the last time, because a transaction or a dump has locked them. */
   blocked: number
-  /** Why what is published from SQL is not announced at present, where this node should do it. */
+  /** Why messages from SQL are not being announced, although this node should do it; undefined if all is well. */
   failure: string | undefined
 }
 
-/** What a round answers (pgws.sequence in lib/schema/sql/012-sequencer.sql). */
+/** What `pgws.sequence` returns (lib/schema/sql/012-sequencer.sql). */
 interface Round {
-  /** How many messages it has announced; null: another node is the sequencer now. */
+  /** How many messages were announced; null if another node is the sequencer now. */
   announced: number | null
   more: boolean
-  /** The oldest transaction that runs. */
+  /** The id of the oldest running transaction. */
   oldest: string
-  /** Older transactions than this one have not seen that the sequencer sleeps. */
+  /** The id of a transaction. Older ones have not seen that the sequencer sleeps. */
   asleep_since: string | null
 }
 
 /**
- * Announces what is published from SQL: while this node is the one that does, which the database says. All that counts is
- * there, so whatever is killed when, each message is announced once, and in order.
+ * Announces the messages that are published from SQL, while the database says that this node is the sequencer. All state
+ * that matters is in the database. So each message is announced once and in order, even if a node is killed in a round.
  */
 export class Sequencer {
   readonly #options: SequencerOptions
   #running: Promise<void> | undefined
   #closed = false
-  /** Ends the pause under way. */
+  /** Ends the current pause. */
   #resume: (() => void) | undefined
-  /** Somebody has called since the last pause. */
+  /** Whether `#call` was called after the last pause. */
   #called = false
-  /** A writer has found the sequencer asleep. */
+  /** Whether a writer has found the sequencer asleep. */
   #woken = false
   #leading = false
   #bytes: number | undefined
@@ -104,12 +107,12 @@ export class Sequencer {
     }
   }
 
-  /** To be called once it is known whether the schema is there. */
+  /** To be called once it is known whether the schema is installed. */
   start(): void {
     this.#running ??= this.#run()
   }
 
-  /** Lets another node take over. */
+  /** Stops, and lets another node take over at once. */
   async stop(): Promise<void> {
     this.#closed = true
     this.#call()
@@ -117,8 +120,8 @@ export class Sequencer {
   }
 
   /**
-   * Takes what came on the channel of the sequencer: a writer has found it asleep, or it has ended.
-   * @param payload `vacant`, or nothing
+   * Takes a notification of the channel `pgws_sequencer`.
+   * @param payload `vacant`: there is no sequencer; empty: a writer has found the sequencer asleep
    */
   receive(payload: string): void {
     const vacant = payload === 'vacant'
@@ -144,12 +147,12 @@ export class Sequencer {
         this.#blocked = 0
       }
       await this.#pause(nodeTimeout * CANDIDACY * (0.8 + 0.4 * Math.random()))
-      // Whoever may run SQL may call as often as he likes.
+      // Any role that may run SQL can end the pause above with a notification.
       await sleep(MIN_PAUSE)
     }
   }
 
-  /** Asks to be the sequencer, or to stay so. */
+  /** Requests or renews the lease. Returns undefined if another node holds it. */
   async #lead(): Promise<{ term: string; absence: number } | undefined> {
     const { node, nodeTimeout, query } = this.#options
     const { rows } = await query(
@@ -161,7 +164,7 @@ export class Sequencer {
     return term === null ? undefined : { term, absence }
   }
 
-  /** Runs rounds until this node ends, or another one has taken over. */
+  /** Runs rounds until this node stops, or another one has taken over. */
   async #serve({ term, absence }: { term: string; absence: number }): Promise<void> {
     const { nodeTimeout } = this.#options
     this.#leading = true
@@ -202,7 +205,7 @@ export class Sequencer {
     }
   }
 
-  /** @param sleep whether writers have to wake it; null: as it is */
+  /** @param sleep whether writers have to wake the sequencer from now on; null: no change */
   async #round(term: string, sleep: boolean | null, stale: boolean): Promise<Round> {
     const { rows } = await this.#options.query(
       `select announced, more, oldest, asleep_since from pgws.sequence($1, $2, $3,
@@ -213,7 +216,7 @@ export class Sequencer {
     return rows[0] as unknown as Round
   }
 
-  /** @returns false where another node is the sequencer now */
+  /** @returns false if another node is the sequencer now */
   async #empty(term: string): Promise<boolean> {
     const { rows } = await this.#options.query(
       'select pg_catalog.to_json(bytes) as bytes, blocked from pgws.empty_outbox($1, $2)',
@@ -243,7 +246,7 @@ export class Sequencer {
     this.#resume?.()
   }
 
-  /** Ends early where somebody calls, or has called since the last pause. */
+  /** Ends early when `#call` is called, or was called after the last pause. */
   async #pause(milliseconds: number): Promise<void> {
     if (!this.#called) {
       await new Promise<void>((resolve) => {
