@@ -53,10 +53,13 @@ export async function startServer(name, dbUri) {
 export function startClient(name) {
   const child = fork(file(`clients/${name}.js`))
   return {
-    /** Sends an order and waits for the answer. */
-    async order(message) {
+    /**
+     * Sends an order and waits for the answer.
+     * @param within milliseconds
+     */
+    async order(message, within) {
       child.send(message)
-      return answer(child, name)
+      return answer(child, name, within)
     },
     next: () => answer(child, name),
     stop: () => stop(child)
@@ -64,7 +67,7 @@ export function startClient(name) {
 }
 
 /** Fails loudly: a server or client that says nothing has lost something. */
-async function answer(child, name) {
+async function answer(child, name, within = DEADLINE) {
   const abort = new AbortController()
   const { signal } = abort
   try {
@@ -75,8 +78,8 @@ async function answer(child, name) {
       }),
       new Promise((_, reject) => {
         const late = setTimeout(
-          () => reject(new Error(`${name}: nothing came for ${DEADLINE} ms; messages are missing`)),
-          DEADLINE
+          () => reject(new Error(`${name}: nothing came for ${within} ms; messages are missing`)),
+          within
         )
         signal.addEventListener('abort', () => clearTimeout(late))
       })

@@ -41,7 +41,7 @@ async function reader(port) {
   return { socket, waits }
 }
 
-async function run(what, { connections, pause = 0 }, quick) {
+async function run(what, { connections, interval = 0 }, quick) {
   const folder = mkdtempSync(join(tmpdir(), 'pgws-bench-'))
   const postgres = await startEmbeddedPostgres({ folder, settings: { max_connections: '100' } })
   const node = await startServer('durable', postgres.uri)
@@ -54,7 +54,7 @@ async function run(what, { connections, pause = 0 }, quick) {
     if (what === 'watched') await control.query(`select pgws.watch('load', 'chat')`)
     const { socket, waits } = await reader(node.port)
     const seconds = quick ? DURATION / 2 : DURATION
-    const order = { uri: postgres.uri, connections, text: TRANSACTIONS[what], seconds, pause }
+    const order = { uri: postgres.uri, connections, text: TRANSACTIONS[what], seconds, interval }
     const { sent, rate } = await writers.order(order)
     const expected = what === 'alone' ? 0 : sent
     // A fast loss is no result.
@@ -86,4 +86,4 @@ const writersCase = (title, how) => ({
 export const writer = writersCase('1 writer', { connections: 1 })
 export const writers16 = writersCase('16 writers', { connections: 16 })
 export const writers64 = writersCase('64 writers', { connections: 64 })
-export const writerPaced = writersCase('1 writer at 20/s', { connections: 1, pause: 50 })
+export const writerPaced = writersCase('1 writer at 20/s', { connections: 1, interval: 50 })

@@ -3,10 +3,10 @@ import pg from 'pg'
 
 /**
  * Runs a prepared statement on each connection, again and again.
- * @param order `uri` and `connections`; `text`, with the id of a row as $1; `seconds`; `pause`, between two of one connection, in
- *   milliseconds
+ * @param order `uri` and `connections`; `text`, with the id of a row as $1; `seconds`; `interval`, from one to the next of a
+ *   connection, in milliseconds (0: as fast as it can)
  */
-async function write({ uri, connections, text, seconds, pause }) {
+async function write({ uri, connections, text, seconds, interval }) {
   const clients = Array.from({ length: connections }, () => new pg.Client(uri))
   await Promise.all(clients.map((client) => client.connect()))
   const run = (client) =>
@@ -17,10 +17,11 @@ async function write({ uri, connections, text, seconds, pause }) {
   let count = 0
   await Promise.all(
     clients.map(async (client) => {
-      while (performance.now() - begun < seconds * 1000) {
+      for (let next = begun; performance.now() - begun < seconds * 1000; next += interval) {
         await run(client)
         count++
-        if (pause > 0) await new Promise((resolve) => setTimeout(resolve, pause))
+        const early = next + interval - performance.now()
+        if (early > 0) await new Promise((resolve) => setTimeout(resolve, early))
       }
     })
   )
