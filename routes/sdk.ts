@@ -2,8 +2,10 @@ import type { FastifyInstance } from 'fastify'
 import { isAllowedOrigin, type ResolvedOptions } from '../lib/config/index.js'
 import { errors } from '../lib/errors.js'
 import type { Gateway } from '../lib/gateway.js'
+import { SDK_FORMATS } from '../lib/protocols/centrifugo/index.js'
 import { upgradeOf } from '../plugins/upgrades.js'
 import type { WebSockets } from '../plugins/websocket.js'
+import { encodingOf } from './sdk-encoding.js'
 import { webSocketRoute } from './websocket-route.js'
 
 /** The websocket address of Centrifugo's client SDKs. */
@@ -35,6 +37,9 @@ export function sdkRoute(fastify: FastifyInstance, { gateway, webSockets, option
       if (headers['sec-websocket-protocol'] === '') delete headers['sec-websocket-protocol']
       await gateway.admit(upgradeOf(request.raw)!.socket, request.ip)
     },
-    connect: (accepted, request) => gateway.protocols.centrifugo.connect(accepted, request.ip)
+    connect(accepted, request) {
+      const encoding = encodingOf(request, accepted.webSocket.protocol)
+      gateway.protocols.centrifugo.connect(accepted, SDK_FORMATS.websocket[encoding], request.ip)
+    }
   })
 }

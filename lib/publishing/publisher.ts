@@ -1,3 +1,4 @@
+import { isUtf8 } from 'node:buffer'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Caller } from '../auth/index.js'
 import type { RawChannels } from '../channels/index.js'
@@ -93,15 +94,19 @@ export class Publisher {
     return { channel, payload: rawPayload(payload), databaseChannel: channel, call }
   }
 
-  /** The same for bytes, which only durable channels keep as they are. */
+  /**
+   * The same for bytes. All channels keep them as they are but raw channels, which have text only.
+   * @throws BadMessage for bytes on a raw channel that are not UTF-8
+   */
   binaryNotification(
     channel: string,
     payload: Buffer,
     sender: Sender,
     caller: Caller | undefined
   ): Notification {
-    if (this.#options.durable.ageOf(channel) === undefined) {
-      return this.notification(channel, payload.toString('utf8'), sender, caller)
+    if (this.#options.rawChannels.has(channel)) {
+      if (!isUtf8(payload)) throw new errors.BadMessage('a raw channel has text only: send UTF-8')
+      return this.notification(channel, payload.toString(), sender, caller)
     }
     const text = binaryEnvelope(channel, payload, sender, this.#options.durable.partial)
     return { channel, payload: text, call: this.#messageCall(caller) }

@@ -10,10 +10,7 @@ const BINARY = 0x2
  */
 export const webSocketFrames: Format = {
   encode({ text, bytes, position }: Message): Frame {
-    if (bytes === undefined) return { bytes: textFrame(text), position }
-    const { frame, start } = frameOf(BINARY, bytes.length)
-    bytes.copy(frame, start)
-    return { bytes: frame, position }
+    return { bytes: bytes === undefined ? textFrame(text) : binaryFrame(bytes), position }
   }
 }
 
@@ -21,6 +18,13 @@ export const webSocketFrames: Format = {
 export function textFrame(text: string): Buffer {
   const { frame, start } = frameOf(TEXT, Buffer.byteLength(text))
   frame.write(text, start)
+  return frame
+}
+
+/** Encodes bytes as a whole frame. */
+export function binaryFrame(bytes: Uint8Array): Buffer {
+  const { frame, start } = frameOf(BINARY, bytes.length)
+  frame.set(bytes, start)
   return frame
 }
 

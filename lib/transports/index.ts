@@ -1,3 +1,3 @@
-export { textFrame } from './frames.js'
+export { binaryFrame, textFrame } from './frames.js'
 export { StreamConnection } from './stream-connection.js'
-export { type AcceptedSocket, type RawMessage, WebSocketConnection } from './websocket.js'
+export { type AcceptedSocket, type RawMessage, WebSocketConnection, writeFrames } from './websocket.js'

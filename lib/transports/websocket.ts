@@ -111,14 +111,7 @@ export class WebSocketConnection extends Connection implements Pausable {
   }
 
   protected send(frames: readonly Frame[], joined: Buffer): void {
-    if (this.webSocket.extensions === '') {
-      this.#socket.write(joined)
-    } else {
-      for (const frame of frames) {
-        const { data, binary } = messageIn(frame)
-        this.webSocket.send(data, { binary })
-      }
-    }
+    writeFrames(this.webSocket, this.#socket, frames, joined)
   }
 
   async drained(): Promise<void> {
@@ -186,6 +179,26 @@ export class WebSocketConnection extends Connection implements Pausable {
 
   terminate(): void {
     this.webSocket.terminate()
+  }
+}
+
+/**
+ * Writes frames to an open websocket.
+ * @param joined the same bytes in one buffer
+ */
+export function writeFrames(
+  webSocket: WebSocket,
+  socket: Duplex,
+  frames: readonly Frame[],
+  joined: Buffer
+): void {
+  if (webSocket.extensions === '') {
+    socket.write(joined)
+    return
+  }
+  for (const frame of frames) {
+    const { data, binary } = messageIn(frame)
+    webSocket.send(data, { binary })
   }
 }
 

@@ -1,8 +1,12 @@
 import { Centrifuge } from 'centrifuge'
+import { Centrifuge as CentrifugeProtobuf } from 'centrifuge/build/protobuf'
 import { Centrifuge as Centrifuge53 } from 'centrifuge-5-3'
+import { Centrifuge as CentrifugeProtobuf53 } from 'centrifuge-5-3/build/protobuf'
 import { Centrifuge as Centrifuge57 } from 'centrifuge-5-7'
+import { Centrifuge as CentrifugeProtobuf57 } from 'centrifuge-5-7/build/protobuf'
 import { WebSocket } from 'ws'
 import type { Owner } from './helper.js'
+import { jsonOverProtobuf } from './json-over-protobuf.js'
 
 export type { Centrifuge }
 
@@ -11,6 +15,20 @@ export const SDKS: Record<string, typeof Centrifuge> = {
   '5.3': Centrifuge53 as unknown as typeof Centrifuge,
   '5.7': Centrifuge57 as unknown as typeof Centrifuge,
   '5.8': Centrifuge
+}
+
+/** The SDK that speaks protobuf as applications have it: with bytes. */
+export const PROTOBUF_SDK = CentrifugeProtobuf as unknown as typeof Centrifuge
+
+/** Whether the SDKs speak JSON or protobuf. */
+export let encoding: 'json' | 'protobuf' = 'json'
+
+/** Lets all SDKs speak protobuf, for a test file that imports one of those for JSON. */
+export function speakProtobuf(): void {
+  encoding = 'protobuf'
+  SDKS['5.3'] = jsonOverProtobuf(CentrifugeProtobuf53)
+  SDKS['5.7'] = jsonOverProtobuf(CentrifugeProtobuf57)
+  SDKS['5.8'] = jsonOverProtobuf(CentrifugeProtobuf)
 }
 
 const sockets = new WeakMap<Centrifuge, WebSocket>()
@@ -23,7 +41,7 @@ export function sdk(
   t: Owner,
   ws: string,
   options: object,
-  Sdk = Centrifuge,
+  Sdk = SDKS['5.8']!,
   endpoints?: { transport: 'websocket'; endpoint: () => string }[]
 ): Centrifuge {
   let client: Centrifuge | undefined

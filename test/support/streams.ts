@@ -2,10 +2,11 @@ import { once } from 'node:events'
 import { type ClientRequest, get, type IncomingMessage, request } from 'node:http'
 import type { Test } from 'tap'
 import { until } from './helper.js'
-import { type Centrifuge, SDKS } from './sdk.js'
+import { type Centrifuge, encoding, SDKS } from './sdk.js'
 
 export type Transport = 'sse' | 'http_stream'
-export const TRANSPORTS: Transport[] = ['sse', 'http_stream']
+/** Server-sent events are text: there is no protobuf over them. */
+export const TRANSPORTS: Transport[] = encoding === 'protobuf' ? ['http_stream'] : ['sse', 'http_stream']
 
 /** As much of a browser's EventSource as the SDK uses. */
 class EventSource {

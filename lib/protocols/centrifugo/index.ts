@@ -1,5 +1,5 @@
 export { Emulation } from './emulation/emulation.js'
 export { CentrifugoServer } from './server.js'
-export { PROTOBUF_TYPE, protobufDisconnect } from './wire/protobuf.js'
+export { SDK_FORMATS, type SdkFormat } from './wire/formats.js'
+export { readEmulationRequest } from './wire/protobuf.js'
 export { DISCONNECT } from './wire/protocol.js'
-export { type SdkFormat, sdkEventStreamFrames, sdkLineFrames } from './wire/publication.js'

@@ -2,7 +2,7 @@ import type { ServerResponse } from 'node:http'
 import type { RawData } from 'ws'
 import { Expiry } from '../../clients/index.js'
 import { PAUSED } from '../../flow/index.js'
-import type { AcceptedSocket } from '../../transports/index.js'
+import { type AcceptedSocket, writeFrames } from '../../transports/index.js'
 import { type Core, Protocol } from '../index.js'
 import type { Emulation } from './emulation/emulation.js'
 import type { SdkConnection, SdkServices } from './services.js'
@@ -13,11 +13,8 @@ import { Recovery } from './subscriptions/recovery.js'
 import { Ends, type Subscription } from './subscriptions/subscription.js'
 import { SdkWebSocketConnection } from './transports/connections.js'
 import { StreamTransport } from './transports/stream-transport.js'
+import type { SdkFormat } from './wire/formats.js'
 import { DISCONNECT, type Disconnect } from './wire/protocol.js'
-import type { SdkFormat } from './wire/publication.js'
-
-/** The subprotocol of clients that use the protobuf encoding. */
-const PROTOBUF = 'centrifuge-protobuf'
 
 /** Serves clients that speak Centrifugo's client protocol. */
 export class CentrifugoServer extends Protocol {
@@ -45,20 +42,17 @@ export class CentrifugoServer extends Protocol {
   /**
    * Takes over an accepted websocket.
    * @param accepted its errors are handled from here on
+   * @param format frames for websockets, in the encoding that the client speaks
    * @param address the client's IP address
    */
-  connect(accepted: AcceptedSocket, address: string): void {
+  connect(accepted: AcceptedSocket, format: SdkFormat, address: string): void {
     const { webSocket } = accepted
     const { clients, log } = this.core
     webSocket.on('error', (error) => log.debug({ err: error }, 'websocket error'))
-    if (webSocket.protocol === PROTOBUF) {
-      const { code, reason } = DISCONNECT.INAPPROPRIATE_PROTOCOL
-      webSocket.close(code, reason)
-      return
-    }
-    const transport = new WebSocketTransport(accepted, address, clients)
+    const transport = new WebSocketTransport(accepted, format, address, clients)
     const session = this.#begin(transport)
-    webSocket.on('message', (data: RawData) => session.receive(data.toString()))
+    // The default `binaryType` is a Buffer.
+    webSocket.on('message', (data: RawData) => session.receive(data as Buffer))
     webSocket.on('ping', () => session.count())
     webSocket.on('close', (code, reason) => this.#end(session, code, reason.toString()))
     if (clients.closing) session.close(DISCONNECT.SHUTDOWN)
@@ -70,11 +64,11 @@ export class CentrifugoServer extends Protocol {
    * @param commands the first commands
    * @param address the client's IP address
    */
-  stream(response: ServerResponse, format: SdkFormat, commands: string, address: string): void {
+  stream(response: ServerResponse, format: SdkFormat, commands: Buffer, address: string): void {
     const { clients, limits, log } = this.core
     response.on('error', (error) => log.debug({ err: error }, 'stream error'))
     if (response.destroyed) return
-    const { details, end } = this.#emulation.begin((text) => transport.receive(session, text))
+    const { details, end } = this.#emulation.begin((data) => transport.receive(session, data))
     const transport = new StreamTransport({
       response,
       format,
@@ -99,7 +93,7 @@ export class CentrifugoServer extends Protocol {
    * @returns whether the session exists
    * @throws NodesUnavailable (503) if the session is on another node, and the database is unavailable
    */
-  receive(session: string, node: string, commands: string): Promise<boolean> {
+  receive(session: string, node: string, commands: Buffer): Promise<boolean> {
     return this.#emulation.receive(session, node, commands)
   }
 
@@ -134,26 +128,30 @@ export class CentrifugoServer extends Protocol {
 }
 
 class WebSocketTransport implements SdkTransport {
+  readonly format: SdkFormat
   readonly address: string
   readonly details = {}
   readonly #accepted: AcceptedSocket
   readonly #clients: Core['clients']
   #connection: SdkWebSocketConnection | undefined
 
-  constructor(accepted: AcceptedSocket, address: string, clients: Core['clients']) {
+  constructor(accepted: AcceptedSocket, format: SdkFormat, address: string, clients: Core['clients']) {
     this.#accepted = accepted
+    this.format = format
     this.address = address
     this.#clients = clients
   }
 
   attach(access: Parameters<SdkTransport['attach']>[0]): SdkConnection {
     const options = this.#clients.optionsFor(access, this.address)
-    this.#connection = new SdkWebSocketConnection(this.#accepted, access, options)
+    this.#connection = new SdkWebSocketConnection(this.#accepted, this.format, access, options)
     return this.#connection
   }
 
-  send(json: string): void {
-    this.#accepted.webSocket.send(json)
+  send(reply: Buffer): void {
+    const { webSocket, socket } = this.#accepted
+    if (webSocket.readyState !== webSocket.OPEN) return
+    writeFrames(webSocket, socket, [{ bytes: reply, position: undefined }], reply)
   }
 
   close({ code, reason }: Disconnect): void {

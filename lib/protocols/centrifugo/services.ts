@@ -4,8 +4,9 @@ import type { Core } from '../index.js'
 import type { SdkPresence } from './subscriptions/presence.js'
 import type { Recovery } from './subscriptions/recovery.js'
 import type { Ends, Subscription } from './subscriptions/subscription.js'
-import type { Disconnect, Result } from './wire/protocol.js'
-import type { SdkFormat } from './wire/publication.js'
+import type { SdkFormat } from './wire/formats.js'
+import type { Disconnect } from './wire/protocol.js'
+import type { Method, Push, Results } from './wire/replies.js'
 
 /** The connection of an SDK, on any transport. */
 export interface SdkConnection extends Connection, Pausable {
@@ -19,9 +20,9 @@ export interface SessionReplies {
   /** Whether the client has disconnected, so that nothing is sent any more. */
   readonly ended: boolean
   /** Answers a command. The result is sent even if it is empty, because the SDK waits for it. */
-  reply(id: number, method: string, result: Result): void
+  reply<M extends Method>(id: number, method: M, result: Results[M]): void
   /** Sends a push, which is not the answer to a command. */
-  push(push: object): void
+  push(push: Push): void
   /**
    * Answers a command with an error, or closes the connection if the error is a DisconnectError.
    * @param id the id of the command; without it, the connection is closed

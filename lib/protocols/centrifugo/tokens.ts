@@ -2,6 +2,7 @@ import { requireMode, type Token } from '../../auth/index.js'
 import { errors } from '../../errors.js'
 import type { Core } from '../index.js'
 import { CommandError, DISCONNECT, DisconnectError, ERRORS } from './wire/protocol.js'
+import type { Lifetime } from './wire/replies.js'
 
 /** How long a token is valid after it has expired, so that the SDK can send a new one, in milliseconds. */
 export const GRACE = 25_000
@@ -74,7 +75,7 @@ export async function subscriptionToken(
 }
 
 /** The remaining lifetime of a token, for a reply. At least 1 s, because the SDK would refresh at once otherwise. */
-export function lifetime(exp: number | undefined): { expires?: true; ttl?: number } {
+export function lifetime(exp: number | undefined): Lifetime {
   if (exp === undefined) return {}
   return { expires: true, ttl: Math.max(1, Math.ceil((exp - Date.now()) / 1000)) }
 }

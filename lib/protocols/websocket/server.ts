@@ -63,7 +63,7 @@ export class WebSocketServer extends Protocol {
   }
 
   #send(connection: WebSocketConnection, { data, isBinary }: RawMessage): void {
-    const { clients, publisher, limits, log } = this.core
+    const { clients, publisher, durable, limits, log } = this.core
     const { channels, sender, caller } = connection
     if (connection.faulted) return
     clients.received(data.length)
@@ -75,7 +75,7 @@ export class WebSocketServer extends Protocol {
     let notifications: Notification[]
     try {
       notifications = channels.map((channel) =>
-        isBinary && connection.binary
+        isBinary && connection.binary && durable.ageOf(channel) !== undefined
           ? publisher.binaryNotification(channel, data, sender!, caller)
           : publisher.notification(channel, text, sender!, caller)
       )

@@ -1,7 +1,7 @@
 import { isInteger, isObject } from '../../../json-value.js'
 import { isSessionOf, keysOf, newSession, newSessionsKey, seal, unseal } from './sealed-commands.js'
 
-/** Before longer texts are sent, which take several notifications, the node is asked whether it has the session. */
+/** Before more bytes are sent, which take several notifications, the node is asked whether it has the session. */
 const LARGE = 4096
 
 /** Commands that are forwarded to another node. */
@@ -16,7 +16,7 @@ interface SealedCommands {
 
 interface EmulatedSession {
   key: Buffer
-  receive: (text: string) => void
+  receive: (data: Buffer) => void
   /** The last number from each node. */
   last: Map<string, number>
 }
@@ -46,7 +46,7 @@ export class Emulation {
   readonly #node: string
   #nodes: SessionNodes | undefined
   readonly #sessions = new Map<string, EmulatedSession>()
-  /** Large texts that are being forwarded, by session. Later commands of the session wait for them. */
+  /** Large commands that are being forwarded, by session. Later commands of the session wait for them. */
   readonly #large = new Map<string, Promise<unknown>>()
   #lastNumber = 0
 
@@ -65,7 +65,7 @@ export class Emulation {
    * @param receive is called with its commands
    * @returns what the client must send with each command, and `end`, which removes the session
    */
-  begin(receive: (text: string) => void): { details: { session: string; node: string }; end: () => void } {
+  begin(receive: (data: Buffer) => void): { details: { session: string; node: string }; end: () => void } {
     const session = newSession(this.sessions)
     const { id, key } = keysOf(session)
     this.#sessions.set(id, { key, receive, last: new Map() })
@@ -77,23 +77,23 @@ export class Emulation {
    * @returns whether the session exists
    * @throws NodesUnavailable (503) if the session is on another node that cannot be reached
    */
-  async receive(session: string, node: string, text: string): Promise<boolean> {
+  async receive(session: string, node: string, data: Buffer): Promise<boolean> {
     const { id, key } = keysOf(session)
     if (node === this.#node) {
       const known = this.#sessions.get(id)
-      known?.receive(text)
+      known?.receive(data)
       return known !== undefined
     }
     const sessions = this.#nodes!.sessionsOf(node)
     // A made-up session must not cause traffic in the database.
     if (sessions !== undefined && !isSessionOf(sessions, session)) return false
-    const ask = () => this.#nodes!.commands(node, this.#seal(id, key, text, sessions !== undefined))
+    const ask = () => this.#nodes!.commands(node, this.#seal(id, key, data, sessions !== undefined))
     const before = this.#large.get(id)
-    if (text.length <= LARGE && before === undefined) return ask()
+    if (data.length <= LARGE && before === undefined) return ask()
     const asked = (async () => {
       await before?.catch(() => {})
-      // The session may have ended. Do not send a large text in vain.
-      if (text.length > LARGE && !(await this.#nodes!.commands(node, { id, sealed: '' }))) return false
+      // The session may have ended. Do not send a lot in vain.
+      if (data.length > LARGE && !(await this.#nodes!.commands(node, { id, sealed: '' }))) return false
       return ask()
     })()
     this.#large.set(id, asked)
@@ -118,24 +118,24 @@ export class Emulation {
     if (sealed === '') return true
     const numbered = typeof from === 'string' && isInteger(number) ? { from, number } : undefined
     if (numbered === undefined && !this.#nodes!.outdated) return false
-    const text = unseal(
+    const data = unseal(
       known.key,
       sealed,
       numbered === undefined ? '' : `${numbered.from} ${numbered.number}`
     )
-    if (text === undefined) return false
+    if (data === undefined) return false
     if (numbered !== undefined) {
       if (numbered.number <= (known.last.get(numbered.from) ?? 0)) return false
       known.last.set(numbered.from, numbered.number)
     }
-    known.receive(text)
+    known.receive(data)
     return true
   }
 
-  #seal(id: string, key: Buffer, text: string, numbered: boolean): SealedCommands {
-    if (!numbered) return { id, sealed: seal(key, text, '') }
+  #seal(id: string, key: Buffer, data: Buffer, numbered: boolean): SealedCommands {
+    if (!numbered) return { id, sealed: seal(key, data, '') }
     const from = this.#node
     const number = ++this.#lastNumber
-    return { id, sealed: seal(key, text, `${from} ${number}`), from, number }
+    return { id, sealed: seal(key, data, `${from} ${number}`), from, number }
   }
 }

@@ -60,24 +60,23 @@ export function keysOf(session: string): SessionKeys {
  * @param place additional data that must be the same for decryption
  * @returns base64
  */
-export function seal(key: Buffer, text: string, place: string): string {
+export function seal(key: Buffer, commands: Buffer, place: string): string {
   const iv = randomBytes(IV_BYTES)
   const cipher = createCipheriv(CIPHER, key, iv, { authTagLength: TAG_BYTES })
   cipher.setAAD(Buffer.from(place))
-  const encrypted = Buffer.concat([cipher.update(text, 'utf8'), cipher.final()])
+  const encrypted = Buffer.concat([cipher.update(commands), cipher.final()])
   return Buffer.concat([iv, cipher.getAuthTag(), encrypted]).toString('base64')
 }
 
 /** @returns the decrypted commands; undefined if they were not encrypted with this key and place */
-export function unseal(key: Buffer, sealed: string, place: string): string | undefined {
+export function unseal(key: Buffer, sealed: string, place: string): Buffer | undefined {
   const bytes = Buffer.from(sealed, 'base64')
   if (bytes.length < IV_BYTES + TAG_BYTES) return undefined
   const decipher = createDecipheriv(CIPHER, key, bytes.subarray(0, IV_BYTES), { authTagLength: TAG_BYTES })
   decipher.setAAD(Buffer.from(place))
   decipher.setAuthTag(bytes.subarray(IV_BYTES, IV_BYTES + TAG_BYTES))
   try {
-    const text = Buffer.concat([decipher.update(bytes.subarray(IV_BYTES + TAG_BYTES)), decipher.final()])
-    return text.toString('utf8')
+    return Buffer.concat([decipher.update(bytes.subarray(IV_BYTES + TAG_BYTES)), decipher.final()])
   } catch {
     return undefined
   }

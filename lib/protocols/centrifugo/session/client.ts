@@ -1,19 +1,13 @@
 import { type Access, type Caller, type Claims, permissionsIn, type Token } from '../../../auth/index.js'
 import { MAX_INFO_BYTES } from '../../../clients/index.js'
 import { errors } from '../../../errors.js'
+import { JsonText } from '../../../json-text.js'
 import type { Core } from '../../index.js'
 import type { SdkConnection, SdkServices, SessionReplies } from '../services.js'
 import { Subscriptions } from '../subscriptions/subscriptions.js'
 import { connectionToken, GRACE, lifetime } from '../tokens.js'
-import {
-  CommandError,
-  channelOf,
-  DISCONNECT,
-  DisconnectError,
-  ERRORS,
-  type Result,
-  textOf
-} from '../wire/protocol.js'
+import { CommandError, channelOf, DISCONNECT, DisconnectError, ERRORS, textOf } from '../wire/protocol.js'
+import type { HistoryResult, Lifetime } from '../wire/replies.js'
 
 /** How long a message may wait, in milliseconds. The SDK gives up after 5 s, and it must not be published after that. */
 const PATIENCE = 4000
@@ -90,8 +84,11 @@ export class SdkClient {
 
   /** Publishes a message. Replies when the database has accepted it, but resolves when the next command may be processed. */
   async publish(id: number, params: Record<string, unknown>): Promise<void> {
-    const { channel, data } = { channel: channelOf(params), data: params.data }
-    if (data === undefined) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'data is missing')
+    const channel = channelOf(params)
+    const { data } = params
+    if (!(data instanceof JsonText || Buffer.isBuffer(data))) {
+      throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'data is missing')
+    }
     if (typeof params.type === 'number' && params.type > 0) throw new CommandError(ERRORS.NOT_AVAILABLE)
     const { authorizer, limits } = this.#services.core
     const token = this.#token
@@ -110,15 +107,19 @@ export class SdkClient {
     )
   }
 
-  async #publish(channel: string, data: unknown, caller: Caller | undefined): Promise<void> {
+  async #publish(channel: string, data: JsonText | Buffer, caller: Caller | undefined): Promise<void> {
     const { clients, publisher } = this.#services.core
     const { connection } = this
-    const notification = publisher.notification(channel, data, connection.sender!, caller)
+    const sender = connection.sender!
+    const notification =
+      data instanceof JsonText
+        ? publisher.notification(channel, data, sender, caller)
+        : publisher.binaryNotification(channel, data, sender, caller)
     clients.received(notification.payload.length)
     await clients.publish(connection, [notification], { wait: PATIENCE })
   }
 
-  async history(params: Record<string, unknown>): Promise<Result> {
+  async history(params: Record<string, unknown>): Promise<HistoryResult> {
     const channel = channelOf(params)
     await this.requireRead(channel)
     return this.#services.recovery.history(channel, params, this.connection)
@@ -133,7 +134,7 @@ export class SdkClient {
   }
 
   /** Replaces the connection token by a new one of the same user. */
-  async refresh(params: Record<string, unknown>): Promise<Result> {
+  async refresh(params: Record<string, unknown>): Promise<Lifetime> {
     const { clients, authorizer, verifyToken } = this.#services.core
     let token: Token
     try {

@@ -1,17 +1,21 @@
 import type { Access } from '../../../auth/index.js'
 import type { SdkConnection } from '../services.js'
+import type { SdkFormat } from '../wire/formats.js'
 import type { Disconnect } from '../wire/protocol.js'
+import type { ConnectResult } from '../wire/replies.js'
 
 /** The transport between a session and its client. */
 export interface SdkTransport {
   /** The client's IP address. */
   readonly address: string
+  /** How it frames replies, and in which encoding. */
+  readonly format: SdkFormat
   /** Additional members of the reply to `connect`. */
-  readonly details: object
+  readonly details: Pick<ConnectResult, 'session' | 'node'>
   /** Creates the connection, once the client is identified. */
   attach(access: Access): SdkConnection
-  /** Sends a reply before there is a connection. */
-  send(json: string): void
+  /** Sends a framed reply before there is a connection. */
+  send(reply: Buffer): void
   /** Closes the transport. */
   close(disconnect: Disconnect): void
   /** Stops reading commands, and reads them again. */

@@ -1,8 +1,8 @@
 import { asBadMessage, errors, messageOf } from '../../../errors.js'
 import { Intake } from '../../../flow/index.js'
-import { JsonText, jsonObjectOf } from '../../../json-text.js'
 import { VERSION } from '../../../version.js'
 import type { SdkConnection, SdkServices, SessionReplies } from '../services.js'
+import type { Opened } from '../subscriptions/subscriptions.js'
 import { lifetime } from '../tokens.js'
 import {
   type Command,
@@ -12,14 +12,13 @@ import {
   type Disconnect,
   DisconnectError,
   ERRORS,
-  linesOf,
+  type Incoming,
   PONG,
   type ProtocolError,
   REJECTED,
-  type Result,
-  readCommand,
   textOf
 } from '../wire/protocol.js'
+import type { Method, Push, Reply, Results, SubscribeResult } from '../wire/replies.js'
 import { identified, SdkClient } from './client.js'
 import type { SdkTransport } from './session-transport.js'
 
@@ -33,7 +32,7 @@ const PING_SECONDS = 30
 export class Session implements SessionReplies {
   readonly #services: SdkServices
   readonly #transport: SdkTransport
-  readonly #intake: Intake<string>
+  readonly #intake: Intake<Incoming>
   /** Undefined until the client has connected. */
   #client: SdkClient | undefined
   /** Whether `connect` has failed. The commands that came with it are discarded then. */
@@ -44,7 +43,7 @@ export class Session implements SessionReplies {
     this.#services = services
     this.#transport = transport
     this.#intake = new Intake(services.core.clients.pace, {
-      take: (line) => this.#take(line),
+      take: (incoming) => this.#take(incoming),
       pause: () => transport.pause(),
       resume: () => transport.resume()
     })
@@ -59,17 +58,18 @@ export class Session implements SessionReplies {
     return this.#ended
   }
 
-  /** Takes a text with commands. */
-  receive(text: string): void {
+  /** Takes commands, in the encoding of the transport. */
+  receive(data: Buffer): void {
     if (this.#ended) return
+    const { format } = this.#transport
     // At once: the commands that wait before it must not make the client seem dead.
-    if (text === PONG) this.#ponged()
-    this.#intake.receive(linesOf(text))
+    if (format.isPong(data)) this.#ponged()
+    this.#intake.receive(format.commandsIn(data))
   }
 
   /** Counts something other than a command, such as a ping, against the client's rate. */
   count(): void {
-    if (!this.#ended) this.#intake.receiveOne('')
+    if (!this.#ended) this.#intake.receiveOne(undefined)
   }
 
   /** Closes the session with a reason. */
@@ -91,12 +91,12 @@ export class Session implements SessionReplies {
     this.#client?.subscriptions.insufficient()
   }
 
-  reply(id: number, method: string, result: Result): void {
-    this.#send(`{"id":${id},"${method}":${jsonObjectOf(result)}}`)
+  reply<M extends Method>(id: number, method: M, result: Results[M]): void {
+    this.#send({ id, method, result } as Reply)
   }
 
-  push(push: object): void {
-    this.#send(JSON.stringify({ push }))
+  push(push: Push): void {
+    this.#send({ push })
   }
 
   fail(error: unknown, id?: number): void {
@@ -107,20 +107,14 @@ export class Session implements SessionReplies {
     }
     const protocolError = this.#protocolError(error)
     if (id === undefined) this.close(DISCONNECT.SERVER_ERROR)
-    else this.#send(JSON.stringify({ id, error: protocolError }))
+    else this.#send({ id, error: protocolError })
   }
 
-  #take(line: string): Promise<void> | undefined {
-    if (this.#ended || line === '') return undefined
-    let command: Command | undefined
-    try {
-      command = readCommand(line)
-    } catch (error) {
-      this.fail(error)
-      return undefined
-    }
-    if (command !== undefined) return this.#run(command)
-    this.#ponged()
+  #take(incoming: Incoming): Promise<void> | undefined {
+    if (this.#ended || incoming === undefined) return undefined
+    if (incoming === PONG) this.#ponged()
+    else if (incoming instanceof Error) this.fail(incoming)
+    else return this.#run(incoming)
     return undefined
   }
 
@@ -142,43 +136,40 @@ export class Session implements SessionReplies {
         if (this.#refused) return
         throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'the first command must be connect')
       }
-      const result = await this.#handle(client, command)
-      if (result !== undefined) this.reply(id, method, result)
+      await this.#handle(client, command)
     } catch (error) {
       this.#refused ||= method === 'connect'
       this.fail(error, id)
     }
   }
 
-  /** @returns the result; undefined if the command is answered later, or not at all */
-  async #handle(client: SdkClient, { id, method, params }: Command): Promise<Result | undefined> {
+  /** Handles a command, which may be answered later, or not at all. */
+  async #handle(client: SdkClient, { id, method, params }: Command): Promise<void> {
     switch (method) {
       case 'subscribe':
-        client.subscriptions.subscribe(id, params)
-        return undefined
+        return client.subscriptions.subscribe(id, params)
       case 'unsubscribe':
         // The name is not checked, because the SDK drops its connection if this fails.
         await client.subscriptions.leave(textOf(params, 'channel'))
-        return {}
+        return this.reply(id, method, {})
       case 'sub_refresh':
-        return client.subscriptions.refresh(params)
+        return this.reply(id, method, await client.subscriptions.refresh(params))
       case 'publish':
-        await client.publish(id, params)
-        return undefined
+        return client.publish(id, params)
       case 'history':
-        return client.history(params)
+        return this.reply(id, method, await client.history(params))
       case 'refresh':
-        return client.refresh(params)
+        return this.reply(id, method, await client.refresh(params))
       case 'presence':
         await client.requireRead(channelOf(params))
-        return this.#services.presence.list(channelOf(params))
+        return this.reply(id, method, this.#services.presence.list(channelOf(params)))
       case 'presence_stats':
         await client.requireRead(channelOf(params))
-        return this.#services.presence.stats(channelOf(params))
+        return this.reply(id, method, this.#services.presence.stats(channelOf(params)))
       case 'ping':
-        return {}
+        return this.reply(id, method, {})
       case 'send':
-        return undefined
+        return
       case 'rpc':
         throw new CommandError(ERRORS.NOT_AVAILABLE)
       default:
@@ -196,10 +187,6 @@ export class Session implements SessionReplies {
     clients.enter(client.connection, identity.access)
     const opened = await client.subscriptions.openServerSide(params.subs)
     if (this.#ended) return
-    const subs = opened.map(({ subscription, result }) => [
-      subscription.channel,
-      new JsonText(jsonObjectOf(result))
-    ])
     this.reply(id, 'connect', {
       client: clients.idOf(client.connection),
       version: `fastify-pg-websockets ${VERSION}`,
@@ -207,20 +194,17 @@ export class Session implements SessionReplies {
       pong: true,
       ...lifetime(client.token.expiresAt),
       ...this.#transport.details,
-      subs: subs.length === 0 ? undefined : new JsonText(jsonObjectOf(Object.fromEntries(subs)))
+      subs: resultsOf(opened)
     })
     for (const one of opened) client.subscriptions.answered(one, false)
   }
 
-  #send(json: string): void {
+  #send(reply: Reply): void {
     if (this.#ended) return
+    const bytes = this.#transport.format.reply(reply)
     const { connection } = this
-    if (connection === undefined) {
-      this.#transport.send(json)
-      return
-    }
-    const bytes = connection.format.wrap(json)
-    connection.deliver([{ bytes, position: undefined }], bytes)
+    if (connection === undefined) this.#transport.send(bytes)
+    else connection.deliver([{ bytes, position: undefined }], bytes)
   }
 
   /** Notes that the client has answered a ping. */
@@ -241,4 +225,10 @@ export class Session implements SessionReplies {
     if (statusCode !== 503) this.#services.core.log.error({ err: error }, 'a command failed')
     return ERRORS.INTERNAL
   }
+}
+
+/** The results of server-side subscriptions, by channel; undefined if there are none. */
+function resultsOf(opened: readonly Opened[]): Record<string, SubscribeResult> | undefined {
+  if (opened.length === 0) return undefined
+  return Object.fromEntries(opened.map(({ subscription, result }) => [subscription.channel, result]))
 }

@@ -1,8 +1,8 @@
 import type { Connection } from '../../../clients/index.js'
 import { MAX_LISTED } from '../../../presence/index.js'
 import type { Core } from '../../index.js'
-import { clientInfo } from '../wire/client-info.js'
-import { CommandError, ERRORS, type Result } from '../wire/protocol.js'
+import { CommandError, ERRORS } from '../wire/protocol.js'
+import { clientInfo, type Results } from '../wire/replies.js'
 import { Settling } from './settling.js'
 import type { Subscription } from './subscription.js'
 
@@ -49,7 +49,7 @@ export class SdkPresence {
   }
 
   /** The answer to `presence`. @throws CommandError */
-  list(channel: string): Result {
+  list(channel: string): Results['presence'] {
     const { presence } = this.#core
     if (!presence.has(channel)) throw new CommandError(ERRORS.NOT_AVAILABLE)
     if (presence.isLarge(channel)) {
@@ -63,7 +63,7 @@ export class SdkPresence {
   }
 
   /** The answer to `presence_stats`. @throws CommandError */
-  stats(channel: string): Result {
+  stats(channel: string): Results['presence_stats'] {
     const { presence } = this.#core
     if (!presence.has(channel)) throw new CommandError(ERRORS.NOT_AVAILABLE)
     const { count, users } = presence.summary(channel)

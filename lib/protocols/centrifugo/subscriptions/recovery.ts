@@ -1,10 +1,10 @@
 import { type Connection, follow } from '../../../clients/index.js'
 import type { StoredMessage } from '../../../durable/index.js'
-import { JsonText } from '../../../json-text.js'
 import { isInteger, isObject } from '../../../json-value.js'
 import type { Core } from '../../index.js'
-import { CommandError, DISCONNECT, DisconnectError, ERRORS, type Result, textOf } from '../wire/protocol.js'
-import { type SdkFrame, sdkPublications } from '../wire/publication.js'
+import type { SdkFormat, SdkFrame } from '../wire/formats.js'
+import { CommandError, DISCONNECT, DisconnectError, ERRORS, textOf } from '../wire/protocol.js'
+import type { EncodedPublications, HistoryResult, SubscribeResult } from '../wire/replies.js'
 import type { Subscription } from './subscription.js'
 
 /** The maximum number of publications in one answer to `history`. */
@@ -12,6 +12,9 @@ const MAX_HISTORY = 300
 
 /** The bit of `flag` that asks for an error if a position cannot be recovered. */
 const ERROR_WHERE_LOST = 2
+
+/** A client, and the encoding that it speaks. */
+type SdkReader = Connection & { readonly format: SdkFormat }
 
 /** Recovery in durable channels. An offset is the position of a message; the epoch is that of the database. */
 export class Recovery {
@@ -29,9 +32,9 @@ export class Recovery {
    */
   async recover(
     subscription: Subscription,
-    connection: Connection,
+    connection: SdkReader,
     params: Record<string, unknown>
-  ): Promise<{ result: Result; follow: () => void }> {
+  ): Promise<{ result: SubscribeResult; follow: () => void }> {
     const { history, durable } = this.#core
     const { channel } = subscription
     const { latest, channels } = await history.state([channel])
@@ -55,7 +58,7 @@ export class Recovery {
     const { offset, epoch } = positionOf(params)
     if (offset === undefined || !this.#isKnown(epoch) || offset > latest || offset < trimmed) return fail()
     const page = await history.read([channel], offset)
-    const publications = publicationsOf(page.messages)
+    const publications = publicationsOf(page.messages, connection.format)
     // One of them can never be read.
     if (publications === undefined) return fail()
     const last = page.messages.at(-1)?.position ?? offset
@@ -73,7 +76,11 @@ export class Recovery {
    * requested; the client continues with the offset of the last one.
    * @throws CommandError, DisconnectError
    */
-  async history(channel: string, params: Record<string, unknown>, connection: Connection): Promise<Result> {
+  async history(
+    channel: string,
+    params: Record<string, unknown>,
+    connection: SdkReader
+  ): Promise<HistoryResult> {
     const { history, durable, limits } = this.#core
     if (durable.ageOf(channel) === undefined) throw new CommandError(ERRORS.NOT_AVAILABLE)
     const { limit = 0, reverse = false, since } = params
@@ -99,7 +106,8 @@ export class Recovery {
       maxBytes: limits.maxHistoryBytes,
       reverse: reverse === true
     })
-    return { ...top, publications: arrayOf(framesOf(messages).filter(({ ends }) => !ends)) }
+    const frames = framesOf(messages, connection.format).filter(({ ends }) => !ends)
+    return { ...top, publications: frames.map(({ bytes }) => bytes) }
   }
 
   /**
@@ -146,16 +154,15 @@ function offsetOf(offset: number): { offset?: number } {
   return offset === 0 ? {} : { offset }
 }
 
-function framesOf(messages: readonly StoredMessage[]): SdkFrame[] {
-  return messages.map((message) => message.frame(sdkPublications))
+function framesOf(messages: readonly StoredMessage[], { publications }: SdkFormat): SdkFrame[] {
+  return messages.map((message) => message.frame(publications))
 }
 
-/** The array of publications; undefined if one of them is missing. */
-function publicationsOf(messages: readonly StoredMessage[]): JsonText | undefined {
-  const frames = framesOf(messages)
-  return frames.some(({ ends }) => ends) ? undefined : arrayOf(frames)
-}
-
-function arrayOf(frames: readonly SdkFrame[]): JsonText {
-  return new JsonText(`[${frames.map(({ bytes }) => bytes).join(',')}]`)
+/** The publications of messages; undefined if one of them is missing. */
+function publicationsOf(
+  messages: readonly StoredMessage[],
+  format: SdkFormat
+): EncodedPublications | undefined {
+  const frames = framesOf(messages, format)
+  return frames.some(({ ends }) => ends) ? undefined : frames.map(({ bytes }) => bytes)
 }

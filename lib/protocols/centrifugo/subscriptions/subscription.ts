@@ -7,8 +7,8 @@ import {
 } from '../../../channels/index.js'
 import type { Connection, Follower } from '../../../clients/index.js'
 import { HeldFrames } from '../../../flow/index.js'
+import type { SdkFrame } from '../wire/formats.js'
 import type { ProtocolError } from '../wire/protocol.js'
-import type { SdkFrame } from '../wire/publication.js'
 
 export interface SubscriptionOptions {
   channel: string

@@ -10,10 +10,10 @@ import {
   type Disconnect,
   DisconnectError,
   ERRORS,
-  type Result,
   textOf,
   UNSUBSCRIBE
 } from '../wire/protocol.js'
+import type { Lifetime, SubscribeResult } from '../wire/replies.js'
 import { Subscription, type SubscriptionOwner } from './subscription.js'
 
 /** The part of a client that its subscriptions use. */
@@ -30,7 +30,7 @@ export interface Subscribing {
 export interface Opened {
   subscription: Subscription
   /** The result for the reply. */
-  result: Result
+  result: SubscribeResult
   /** Starts the delivery of messages, after the reply. */
   start: () => void
 }
@@ -137,7 +137,7 @@ export class Subscriptions implements SubscriptionOwner {
   }
 
   /** Replaces the token of a subscription. @throws CommandError, DisconnectError, KeysUnavailable */
-  async refresh(params: Record<string, unknown>): Promise<Result> {
+  async refresh(params: Record<string, unknown>): Promise<Lifetime> {
     const channel = channelOf(params)
     if (typeof params.type === 'number' && params.type > 0) throw new CommandError(ERRORS.NOT_AVAILABLE)
     const subscription = this.#byChannel.get(channel)

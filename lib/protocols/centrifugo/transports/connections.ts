@@ -1,11 +1,8 @@
 import type { Access } from '../../../auth/index.js'
 import { CLOSE, type ConnectionOptions } from '../../../clients/index.js'
-import { type AcceptedSocket, textFrame, WebSocketConnection } from '../../../transports/index.js'
+import { type AcceptedSocket, WebSocketConnection } from '../../../transports/index.js'
+import type { SdkFormat } from '../wire/formats.js'
 import { DISCONNECT, type Disconnect } from '../wire/protocol.js'
-import { sdkWebSocketFrames } from '../wire/publication.js'
-
-/** A ping is an empty JSON object, and so is its answer. */
-const PING = textFrame('{}')
 
 /** How many pings may remain without an answer. */
 export const MAX_UNANSWERED = 2
@@ -33,11 +30,12 @@ export function forcedDisconnect(code: number, reason: string): Disconnect {
 
 /** The connection of an SDK on a websocket. */
 export class SdkWebSocketConnection extends WebSocketConnection {
-  override readonly format = sdkWebSocketFrames
+  override readonly format: SdkFormat
 
   /** @param accepted its listeners find the connection with `WebSocketConnection.of` */
-  constructor(accepted: AcceptedSocket, access: Access, options: ConnectionOptions) {
+  constructor(accepted: AcceptedSocket, format: SdkFormat, access: Access, options: ConnectionOptions) {
     super(accepted, access, options)
+    this.format = format
   }
 
   override ping(): void {
@@ -48,7 +46,8 @@ export class SdkWebSocketConnection extends WebSocketConnection {
       return
     }
     this.unanswered++
-    if (this.open) this.send([{ bytes: PING, position: undefined }], PING)
+    const { ping } = this.format
+    if (this.open) this.send([{ bytes: ping, position: undefined }], ping)
   }
 
   override close(code: number, reason: string): void {

@@ -3,8 +3,8 @@ import type { Access } from '../../../auth/index.js'
 import type { ConnectionOptions } from '../../../clients/index.js'
 import { StreamConnection } from '../../../transports/index.js'
 import type { SdkConnection } from '../services.js'
+import type { SdkFormat } from '../wire/formats.js'
 import { DISCONNECT, type Disconnect } from '../wire/protocol.js'
-import type { SdkFormat } from '../wire/publication.js'
 import { disconnectFor, forcedDisconnect, MAX_UNANSWERED } from './connections.js'
 
 /** How long a client may take to read the end of the stream, in milliseconds. */
@@ -42,8 +42,8 @@ export class SdkStreamConnection extends StreamConnection implements SdkConnecti
       return
     }
     this.unanswered++
-    const bytes = this.format.wrap('{}')
-    if (this.open) this.send([{ bytes, position: undefined }], bytes)
+    const { ping } = this.format
+    if (this.open) this.send([{ bytes: ping, position: undefined }], ping)
   }
 
   pause(reason: number): void {
@@ -85,7 +85,7 @@ export class SdkStreamConnection extends StreamConnection implements SdkConnecti
 export function endStream(response: ServerResponse, format: SdkFormat, disconnect: Disconnect): void {
   if (response.writableEnded || response.destroyed) return
   const { code, reason } = disconnect
-  response.end(format.wrap(JSON.stringify({ push: { disconnect: { code, reason } } })))
+  response.end(format.reply({ push: { disconnect: { code, reason } } }))
   const late = setTimeout(() => response.destroy(), END_TIMEOUT).unref()
   response.once('close', () => clearTimeout(late))
 }

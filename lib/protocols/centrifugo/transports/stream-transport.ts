@@ -3,8 +3,8 @@ import { PAUSED } from '../../../flow/index.js'
 import type { Core } from '../../index.js'
 import type { Session } from '../session/session.js'
 import type { SdkTransport } from '../session/session-transport.js'
+import type { SdkFormat } from '../wire/formats.js'
 import { DISCONNECT, type Disconnect } from '../wire/protocol.js'
-import type { SdkFormat } from '../wire/publication.js'
 import { endStream, SdkStreamConnection } from './stream-connection.js'
 
 export interface StreamTransportOptions {
@@ -24,17 +24,19 @@ export interface StreamTransportOptions {
  */
 export class StreamTransport implements SdkTransport {
   readonly address: string
-  readonly details: object
+  readonly format: SdkFormat
+  readonly details: StreamTransportOptions['details']
   readonly #options: StreamTransportOptions
   #connection: SdkStreamConnection | undefined
   #session: Session | undefined
-  #held: string[] = []
+  #held: Buffer[] = []
   #heldBytes = 0
   #turn: NodeJS.Immediate | undefined
 
   constructor(options: StreamTransportOptions) {
     this.#options = options
     this.address = options.address
+    this.format = options.format
     this.details = options.details
   }
 
@@ -44,14 +46,14 @@ export class StreamTransport implements SdkTransport {
   }
 
   /** Takes commands for its session. */
-  receive(session: Session, text: string): void {
+  receive(session: Session, data: Buffer): void {
     this.#session = session
     if (this.#held.length === 0 && !this.#paused) {
-      session.receive(text)
+      session.receive(data)
       return
     }
-    this.#held.push(text)
-    this.#heldBytes += Buffer.byteLength(text)
+    this.#held.push(data)
+    this.#heldBytes += data.length
     if (this.#heldBytes > this.#options.maxHeldBytes) session.close(DISCONNECT.TOO_MANY_REQUESTS)
   }
 
@@ -62,9 +64,9 @@ export class StreamTransport implements SdkTransport {
     return this.#connection
   }
 
-  send(json: string): void {
-    const { response, format } = this.#options
-    if (!response.writableEnded) response.write(format.wrap(json))
+  send(reply: Buffer): void {
+    const { response } = this.#options
+    if (!response.writableEnded) response.write(reply)
   }
 
   close(disconnect: Disconnect): void {
@@ -91,9 +93,9 @@ export class StreamTransport implements SdkTransport {
     this.#turn ??= setImmediate(() => {
       this.#turn = undefined
       if (this.#paused || this.#held.length === 0) return
-      const text = this.#held.shift()!
-      this.#heldBytes -= Buffer.byteLength(text)
-      this.#session!.receive(text)
+      const data = this.#held.shift()!
+      this.#heldBytes -= data.length
+      this.#session!.receive(data)
       this.#read()
     })
   }

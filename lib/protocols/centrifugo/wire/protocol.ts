@@ -1,10 +1,8 @@
 import { channelNameProblem } from '../../../channel-name.js'
-import { JsonText, membersOf } from '../../../json-text.js'
-import { isInteger, isObject } from '../../../json-value.js'
 
 /**
- * Centrifugo's client protocol in JSON (https://centrifugal.dev/docs/transports/client_protocol): commands and replies are
- * JSON objects, one per line.
+ * Centrifugo's client protocol (https://centrifugal.dev/docs/transports/client_protocol), whichever encoding a client
+ * speaks.
  */
 
 /** Errors in replies. After a `temporary` one, the SDK retries. */
@@ -44,7 +42,7 @@ export const DISCONNECT = {
   FORCED: { code: 3503, reason: 'disconnected' },
   INAPPROPRIATE_PROTOCOL: {
     code: 3506,
-    reason: 'inappropriate protocol: this server speaks JSON, not protobuf'
+    reason: 'inappropriate protocol: server-sent events have no protobuf, http_stream has'
   }
 } as const satisfies Record<string, Disconnect>
 
@@ -81,61 +79,19 @@ export class DisconnectError extends Error {
   }
 }
 
-/** One command: `{"id":1,"subscribe":{…}}`; `send` and the answer to a ping (`{}`) have no id. */
+/** One command, whichever encoding it came in. `send` has no id: it is 0. */
 export interface Command {
   id: number
   method: string
-  /** Its parameters. The `data` of a publish stays the text that arrived. */
+  /** Its parameters, by the names of the protocol. The `data` of a publish is a `JsonText`, or bytes that are not JSON. */
   params: Record<string, unknown>
 }
 
-/** The members of a reply's result: see `jsonObjectOf`. */
-export type Result = Record<string, unknown>
+/** The answer to a ping: a command without content. */
+export const PONG = Symbol('pong')
 
-/** The answer to a ping. */
-export const PONG = '{}'
-
-/** The lines of a text from a client, one at a time and trimmed. */
-export function* linesOf(text: string): Generator<string> {
-  for (let start = 0; start < text.length; ) {
-    const end = text.indexOf('\n', start)
-    const stop = end === -1 ? text.length : end
-    yield text.slice(start, stop).trim()
-    start = stop + 1
-  }
-}
-
-/**
- * Parses a line.
- * @returns the command; undefined for the answer to a ping
- * @throws DisconnectError if it is not a command
- */
-export function readCommand(line: string): Command | undefined {
-  let value: unknown
-  try {
-    value = JSON.parse(line)
-  } catch {
-    throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'not JSON')
-  }
-  if (!isObject(value)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'a command must be a JSON object')
-  const { id, ...rest } = value
-  const [method] = Object.keys(rest)
-  if (method === undefined && id === undefined) return undefined
-  if (method === undefined) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'a command needs a method')
-  const params = rest[method]
-  if (!isObject(params)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, `${method} must be an object`)
-  if (method === 'send') return { id: 0, method, params }
-  if (!isInteger(id) || id <= 0) {
-    throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'a command needs an id, a positive integer')
-  }
-  if (method === 'publish' && params.data !== undefined) params.data = dataIn(line)
-  return { id, method, params }
-}
-
-/** @param line the JSON text of a publish command */
-function dataIn(line: string): JsonText {
-  return new JsonText(membersOf(membersOf(line)!.get('publish')!)!.get('data')!)
-}
+/** What a client sends: a command, the answer to a ping, what is no command, or nothing, such as an empty line. */
+export type Incoming = Command | typeof PONG | Error | undefined
 
 /** A string parameter of a command; empty if it is missing. @throws DisconnectError for any other type */
 export function textOf(params: Record<string, unknown>, name: string): string {

@@ -7,6 +7,7 @@ import { migrate } from '../../../../lib/schema/migrate.js'
 import { build, LISTEN_CHANNEL, SECRET, token, until, withPostgres } from '../../../support/helper.js'
 import { snippet } from '../../../support/pages.js'
 import { runFragment } from '../../../support/run-fragment.js'
+import { PROTOBUF_SDK } from '../../../support/sdk.js'
 import { BROWSER } from '../../../support/streams.js'
 
 const { database } = await withPostgres(t)
@@ -94,4 +95,21 @@ t.test('docs/client-sdks.md: where websockets are blocked, the SDK falls back to
   await chat.publish('over HTTP')
   await until(() => got.length === 1)
   t.same(got, ['over HTTP'])
+})
+
+t.test('docs/client-sdks.md: an SDK that speaks protobuf has bytes', async (t) => {
+  const { port } = await build(t, { dbUri: await database() })
+  const code = snippet('docs/client-sdks.md', 'new TextEncoder()')
+  class Local extends PROTOBUF_SDK {
+    constructor(url: string, options: object) {
+      const local = url.replace('wss://example.org', `ws://127.0.0.1:${port}`)
+      super(local, { ...options, websocket: WebSocket } as never)
+      t.teardown(() => this.disconnect())
+    }
+  }
+  const shown: unknown[] = []
+  const getToken = async () => token({ mode: 'rw' })
+  await runFragment(code, { Centrifuge: Local, getToken, show: (data: unknown) => shown.push(data) })
+  await until(() => shown.length === 1)
+  t.same(shown, [{ text: 'hello' }])
 })

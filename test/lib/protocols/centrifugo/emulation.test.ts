@@ -2,10 +2,9 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
-import WebSocket from 'ws'
 import { nodeChannelOf } from '../../../../lib/postgres/own-channels.js'
 import { SdkStreamConnection } from '../../../../lib/protocols/centrifugo/transports/stream-connection.js'
-import { sdkLineFrames } from '../../../../lib/protocols/centrifugo/wire/publication.js'
+import { SDK_FORMATS } from '../../../../lib/protocols/centrifugo/wire/formats.js'
 import { FaultProxy } from '../../../support/fault-proxy.js'
 import {
   build,
@@ -18,7 +17,7 @@ import {
   until,
   withPostgres
 } from '../../../support/helper.js'
-import { type Centrifuge, SDKS, subscribed } from '../../../support/sdk.js'
+import { type Centrifuge, encoding, SDKS, subscribed } from '../../../support/sdk.js'
 import { BROWSER, end, post, Stream, streaming, TRANSPORTS } from '../../../support/streams.js'
 
 const { postgres, database, migrated } = await withPostgres(t)
@@ -68,7 +67,9 @@ for (const version of ['5.3', '5.7', '5.8']) {
       // More than goes into one notification.
       // Older SDKs take a character that comes in two pieces for two broken ones.
       const letter = transport === 'http_stream' && version !== '5.8' ? 'u' : 'ü'
-      const large = `${letter}"x`.repeat(50_000)
+      // And in protobuf they give up on a reply that comes in pieces.
+      const whole = encoding === 'protobuf' && version !== '5.8'
+      const large = `${letter}"x`.repeat(whole ? 500 : 50_000)
       await kept.subscription.publish({ large })
       await until(() => kept.got.length === 1)
       t.same(kept.got[0]!.data, { large })
@@ -173,29 +174,6 @@ t.test('where the websocket is blocked, the SDK comes by one of the others by it
       await until(() => got.length === 1)
       t.match(got, [{ data: version }])
     }
-  }
-})
-
-t.test('an SDK that speaks protobuf is told so over each transport, and does not come back', async (t) => {
-  const { port } = await build(t, { dbUri: await database() })
-  const { Centrifuge: Protobuf } = await import('centrifuge/build/protobuf')
-  for (const transport of ['websocket', 'http_stream'] as const) {
-    const path = `/connection/${transport}`
-    const endpoint = `${transport === 'websocket' ? 'ws' : 'http'}://127.0.0.1:${port}${path}`
-    const client = new Protobuf([{ transport, endpoint }], {
-      ...BROWSER,
-      websocket: WebSocket,
-      emulationEndpoint: `http://127.0.0.1:${port}/emulation`,
-      token: rw(),
-      minReconnectDelay: 10,
-      maxReconnectDelay: 10
-    } as never)
-    t.teardown(() => client.disconnect())
-    client.on('error', () => {})
-    const disconnected = new Promise<{ code: number }>((resolve) => client.on('disconnected', resolve))
-    client.connect()
-    t.match(await disconnected, { code: 3506, reason: /protobuf/ }, transport)
-    t.equal(client.state, 'disconnected', transport)
   }
 })
 
@@ -502,7 +480,9 @@ t.test('pings, and a client that does not answer them', async (t) => {
         sent: { messages: 0, bytes: 0 }
       }
     }
-    connections.push(new SdkStreamConnection(response, sdkLineFrames, access, options, () => {}))
+    connections.push(
+      new SdkStreamConnection(response, SDK_FORMATS.httpStream.json, access, options, () => {})
+    )
   })
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')

@@ -1,5 +1,4 @@
 import t from 'tap'
-import { WebSocket } from 'ws'
 import { FaultProxy } from '../../../support/fault-proxy.js'
 import {
   build,
@@ -11,7 +10,7 @@ import {
   until,
   withPostgres
 } from '../../../support/helper.js'
-import { type Centrifuge, raw, SDKS, sdk, subscribed } from '../../../support/sdk.js'
+import { type Centrifuge, encoding, raw, SDKS, sdk, subscribed } from '../../../support/sdk.js'
 
 const { postgres, database, migrated } = await withPostgres(t)
 
@@ -57,7 +56,9 @@ for (const [version, Sdk] of Object.entries(SDKS)) {
       { data: { n: 1 }, tags: { event: 'Tick' } },
       { data: '{"channel":"chat","other":1}' }
     ])
-    t.ok(got.every(({ offset }) => offset === undefined))
+    // In protobuf none is 0, which older SDKs pass on.
+    const none = encoding === 'json' ? [undefined] : [undefined, 0]
+    t.ok(got.every(({ offset }) => none.includes(offset && Number(offset))))
     t.match(JSON.parse(socket.messages[0]!), {
       event: 'WebsocketMessage',
       channel: 'chat',
@@ -482,13 +483,6 @@ t.test('details of the protocol', async (t) => {
   t.same(replies.get(7), { id: 7, publish: {} })
   t.ok(client.messages.some((text) => text.includes('"pub":{"data":null')))
 
-  const protobuf = new WebSocket(`${ws}/connection/websocket`, 'centrifuge-protobuf')
-  t.teardown(() => protobuf.terminate())
-  const [code, reason] = await new Promise<[number, Buffer]>((resolve) => {
-    protobuf.on('close', (code, reason) => resolve([code, reason]))
-  })
-  t.equal(code, 3506)
-  t.match(reason.toString(), /JSON/)
   // Python's SDK.
   const python = await open(t, `${ws}/connection/websocket`, { headers: { 'sec-websocket-protocol': '' } })
   python.send(JSON.stringify({ id: 1, connect: { token: rw() } }))

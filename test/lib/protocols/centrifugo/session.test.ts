@@ -16,7 +16,7 @@ import { SdkPresence } from '../../../../lib/protocols/centrifugo/subscriptions/
 import { Recovery } from '../../../../lib/protocols/centrifugo/subscriptions/recovery.js'
 import { Ends, type Subscription } from '../../../../lib/protocols/centrifugo/subscriptions/subscription.js'
 import { StreamTransport } from '../../../../lib/protocols/centrifugo/transports/stream-transport.js'
-import { sdkLineFrames } from '../../../../lib/protocols/centrifugo/wire/publication.js'
+import { SDK_FORMATS } from '../../../../lib/protocols/centrifugo/wire/formats.js'
 import { SECRET } from '../../../support/helper.js'
 
 const listener = { state: { up: true, reconnects: 0, gapMilliseconds: 0 } } as unknown as Listener
@@ -95,7 +95,7 @@ async function session(t: Test) {
   })
   const transport = new StreamTransport({
     response,
-    format: sdkLineFrames,
+    format: SDK_FORMATS.httpStream.json,
     address: '192.0.2.1',
     clients: parts.clients,
     details: { session: 's', node: 'n' },
@@ -105,7 +105,8 @@ async function session(t: Test) {
   t.teardown(() => response.destroy())
   /** Sends commands in one text, and returns what has been answered. */
   const send = async (...commands: (object | string)[]) => {
-    session.receive(commands.map((one) => (typeof one === 'string' ? one : JSON.stringify(one))).join('\n'))
+    const lines = commands.map((one) => (typeof one === 'string' ? one : JSON.stringify(one)))
+    session.receive(Buffer.from(lines.join('\n')))
     await settled()
     return replies.splice(0)
   }
