@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Caller } from '../auth/index.js'
-import { errors } from '../errors.js'
+import { asError, errors } from '../errors.js'
 
 /** The maximum number of notifications, and of bytes, in one statement. Larger ones are not faster and delay others. */
 export const MAX_BATCH = 500
@@ -17,9 +17,9 @@ export interface Notification {
   /** The websocket channel. */
   channel: string
   payload: string
-  /** The database channel, where it is not the listen channel. */
+  /** The database channel, if it is not the listen channel. */
   databaseChannel?: string | undefined
-  /** The idempotency key of a durable message; made up if it is missing. */
+  /** The idempotency key of a durable message. One is generated if it is missing. */
   key?: string | undefined
   /** The SQL function that is called for it first. */
   call?: { kind: 'message' | 'connect' | 'disconnect'; caller: Caller } | undefined
@@ -28,17 +28,17 @@ export interface Notification {
 /** The outcome of a group: an error, or undefined for success. */
 export type Outcome = Error | undefined
 
-export interface BatchQueueOptions {
+export interface BatchQueueOptions<Item extends Notification = Notification> {
   /**
-   * Sends groups of notifications in one transaction, in order. Resolves with what became of each, at least of the
-   * first; those behind them are still to be sent. Rejects with DatabaseUnavailable where it was surely not committed and the
-   * database is to be tried again, and with OutcomeUnknown where that cannot be known.
+   * Sends groups of notifications in one transaction, in order. Resolves with the outcomes of the first groups, at least of
+   * one; the other groups were not sent, and are sent again. Rejects with DatabaseUnavailable if nothing was committed and
+   * the database should be tried again; with OutcomeUnknown if it may have committed.
    */
-  send: (groups: readonly (readonly Notification[])[]) => Promise<readonly Outcome[]>
-  /** The largest payload that a notification may have, in bytes. */
-  limit: (notification: Notification) => number
-  /** Whether sending it a second time does nothing. */
-  repeatable: (notification: Notification) => boolean
+  send: (groups: readonly (readonly Item[])[]) => Promise<readonly Outcome[]>
+  /** The maximum size of a notification's payload, in bytes. */
+  limit: (notification: Item) => number
+  /** Whether sending the notification a second time has no effect. */
+  repeatable: (notification: Item) => boolean
   /** Whether this node listens. Messages that are published while it does not would not reach its own clients. */
   ready: () => boolean
   /** How long notifications with `wait: 'timeout'` wait for the database, in milliseconds. */
@@ -47,8 +47,8 @@ export interface BatchQueueOptions {
   onBatch: (size: number, milliseconds: number) => void
 }
 
-interface Group {
-  notifications: readonly Notification[]
+interface Group<Item> {
+  notifications: readonly Item[]
   /** Whether it needs a transaction of its own. */
   alone: boolean
   bytes: number
@@ -77,16 +77,16 @@ export const MAY_WAIT: PublishHow = { wait: 'timeout' }
  * While the database is unavailable, notifications that may wait do so in order. Nothing is sent twice: a statement with an
  * unknown outcome is repeated only if each message has a key, so that repeating it has no effect.
  */
-export class BatchQueue {
-  readonly #options: BatchQueueOptions
-  #queue: Group[] = []
+export class BatchQueue<Item extends Notification = Notification> {
+  readonly #options: BatchQueueOptions<Item>
+  #queue: Group<Item>[] = []
   #queuedBytes = 0
   /** Whether the last statement failed because the database is unavailable. */
   #away = false
   #running: Promise<void> | undefined
   readonly #paused = new Set<() => void>()
 
-  constructor(options: BatchQueueOptions) {
+  constructor(options: BatchQueueOptions<Item>) {
     this.#options = options
   }
 
@@ -117,10 +117,7 @@ export class BatchQueue {
    * @throws PayloadTooLarge (before anything is sent); DatabaseUnavailable: not published; NotAccepted;
    *   OutcomeUnknown
    */
-  publish(
-    notifications: readonly Notification[],
-    { wait = 0, alone = false }: PublishHow = {}
-  ): Promise<void> {
+  publish(notifications: readonly Item[], { wait = 0, alone = false }: PublishHow = {}): Promise<void> {
     let bytes = 0
     for (const notification of notifications) {
       const length = Buffer.byteLength(notification.payload)
@@ -163,7 +160,7 @@ export class BatchQueue {
     this.#running = undefined
   }
 
-  async #send(batch: Group[]): Promise<void> {
+  async #send(batch: Group<Item>[]): Promise<void> {
     const begun = performance.now()
     try {
       const outcomes = await this.#options.send(batch.map(({ notifications }) => notifications))
@@ -183,7 +180,7 @@ export class BatchQueue {
       }
       this.#away = false
       if (batch.length === 1) {
-        this.#settle(batch[0]!, error as Error)
+        this.#settle(batch[0]!, asError(error))
         return
       }
       // One of them causes the error. The others must not fail with it.
@@ -193,12 +190,12 @@ export class BatchQueue {
   }
 
   /** Whether a group may be sent again: it was not committed, or repeating it has no effect. */
-  #mayRepeat({ deadline, notifications }: Group, error: Error): boolean {
+  #mayRepeat({ deadline, notifications }: Group<Item>, error: Error): boolean {
     if (deadline === undefined) return false
     return error instanceof errors.DatabaseUnavailable || notifications.every(this.#options.repeatable)
   }
 
-  #settle(group: Group, error?: Error): void {
+  #settle(group: Group<Item>, error?: Error): void {
     this.#queuedBytes -= group.bytes
     if (error === undefined) group.resolve()
     else group.reject(error)
@@ -207,7 +204,7 @@ export class BatchQueue {
   /** Rejects groups that have waited long enough, or must not wait. */
   #dropOverdue(): void {
     const now = performance.now()
-    const overdue = (group: Group) => group.deadline === undefined || group.deadline <= now
+    const overdue = (group: Group<Item>) => group.deadline === undefined || group.deadline <= now
     for (const group of this.#queue.filter(overdue)) {
       this.#settle(
         group,
@@ -221,7 +218,7 @@ export class BatchQueue {
    * Takes the next groups. PostgreSQL delivers equal notifications of a transaction only once, so a group that repeats a
    * raw payload waits for the next batch. Envelopes are never equal (see messages/envelope.ts).
    */
-  #takeBatch(): Group[] {
+  #takeBatch(): Group<Item>[] {
     const seen = new Set<string>()
     const isRaw = ({ databaseChannel }: Notification) => databaseChannel !== undefined
     const isRepeated = (one: Notification) => isRaw(one) && seen.has(one.payload)

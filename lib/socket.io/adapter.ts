@@ -9,7 +9,7 @@ import {
   type SocketId
 } from 'socket.io-adapter'
 import { internalsOf, type Namespace } from './internals.js'
-import type { Member } from './member.js'
+import type { NamespaceAdapter } from './namespace-adapter.js'
 import { type AdapterOptions, resolveAdapterOptions } from './options.js'
 import { NamespaceInbox, type Received } from './packets/namespace-inbox.js'
 import {
@@ -26,7 +26,7 @@ import { ReturningClients } from './recovery/returning-clients.js'
 import type { Session } from './recovery/state-recovery.js'
 import { SharedLink } from './shared-link.js'
 
-/** An offset that no session can be restored from: positions are not known yet. */
+/** An offset from which no session can be restored, because positions are not known yet. */
 const NO_OFFSET = '-'
 
 type Options = ReturnType<typeof resolveAdapterOptions>
@@ -46,16 +46,14 @@ export function createAdapter(
   options: AdapterOptions = {}
 ): (nsp: unknown) => PostgresAdapter {
   const resolved = resolveAdapterOptions(options)
-  let transport: SharedLink | undefined
-  // Socket.IO calls it with `new`.
+  let link: SharedLink | undefined
+  // Socket.IO calls this function with `new`.
   return function adapterOf(nsp) {
-    const {
-      connectionStateRecovery,
-      pingInterval = 25_000,
-      pingTimeout = 20_000
-    } = (nsp as Namespace).server.opts
-    if (transport === undefined || transport.size === 0) {
-      transport = new SharedLink(
+    // The public type is `unknown`, because this package does not depend on socket.io.
+    const namespace = nsp as Namespace
+    const { connectionStateRecovery, pingInterval = 25_000, pingTimeout = 20_000 } = namespace.server.opts
+    if (link === undefined || link.size === 0) {
+      link = new SharedLink(
         pool,
         resolved,
         connectionStateRecovery && {
@@ -64,53 +62,54 @@ export function createAdapter(
         }
       )
     }
-    return new PostgresAdapter(nsp as Namespace, resolved, transport)
+    return new PostgresAdapter(namespace, resolved, link)
   }
 }
 
 /**
- * One namespace's adapter.
+ * The adapter of one namespace.
  *
- * With connection state recovery, clients of this node get its own packets at once, and those of other nodes in the
- * order of their commits. What a client has got is so told by a position in that order and, beyond it, a number of our own.
+ * With connection state recovery, clients of this node get its own packets at once, and those of other nodes in the order
+ * of their commits. So two numbers say what a client has got: a position in that order, and the number of the last of this
+ * node's own packets, which may be ahead of the position.
  */
 export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
   readonly #options: Options
-  readonly #transport: SharedLink
-  readonly #member: Member
+  readonly #link: SharedLink
+  readonly #namespaceAdapter: NamespaceAdapter
   readonly #inbox: NamespaceInbox
   #joined: Promise<void> | undefined
   #closing = false
   #closed = false
   #position: number | undefined
-  /** The last of our own packets that our clients have, and that came back as committed. */
+  /** The numbers of this node's last packet that its clients have got, and of its last packet that is known to be committed. */
   #delivered = 0
   #confirmed = 0
   readonly #returning: ReturningClients
 
-  constructor(nsp: Namespace, options: Options, transport: SharedLink) {
+  constructor(nsp: Namespace, options: Options, link: SharedLink) {
     super(nsp, options)
     const internals = internalsOf(this)
     if (options.uid !== undefined) internals.uid = options.uid
     this.#options = options
-    this.#transport = transport
+    this.#link = link
     this.#inbox = new NamespaceInbox({
       nsp: nsp.name,
       uid: this.uid,
       deliver: (received) => this.#receive(received),
-      read: (ids) => transport.read(ids),
+      read: (ids) => link.read(ids),
       onError: options.errorHandler
     })
     this.#returning = new ReturningClients({
       nsp: nsp.name,
       uid: this.uid,
-      link: transport,
+      link: link,
       state: () => this.#state,
       position: () => this.#position,
       onError: options.errorHandler
     })
     const adapter = this
-    this.#member = {
+    this.#namespaceAdapter = {
       nsp: nsp.name,
       uid: this.uid,
       inbox: this.#inbox,
@@ -126,32 +125,32 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
     }
   }
 
-  /** Resolves when the namespace is listened to. Called again, it waits for the same: it has joined already. */
+  /** Resolves when the namespace is listened to. Another call waits for the same promise. */
   override init(): Promise<void> {
-    this.#joined ??= this.#transport.add(this.#member).catch(this.#options.errorHandler)
+    this.#joined ??= this.#link.add(this.#namespaceAdapter).catch(this.#options.errorHandler)
     return this.#joined
   }
 
-  /** Resolves when the other nodes were told, sessions are saved, and nothing keeps the process. */
+  /** Resolves when the last packets and sessions have been written, and nothing keeps the process alive. */
   override async close(): Promise<void> {
     if (this.#closing) return
     this.#closing = true
-    // A heartbeat that came after the farewell would make the others wait for us.
-    await this.#transport.beaten()
+    // If a heartbeat arrived after the farewell, the others would count this node again, and wait for its responses.
+    await this.#link.heartbeatsSent()
     super.close()
     this.#closed = true
     this.#returning.clear()
-    await this.#transport.remove(this.#member)
+    await this.#link.remove(this.#namespaceAdapter)
   }
 
   override publish(message: Parameters<ClusterAdapterWithHeartbeat['publish']>[0]): void {
-    // It would start the timer of the heartbeats again.
+    // The base class would start the timer of the heartbeats again.
     if (!this.#closed) super.publish(message)
   }
 
   override doPublish(message: ClusterMessage): Promise<string> {
     this.#send(message)
-    // Nothing here waits for the database.
+    // The base class must not wait for the database. The offset that it expects is added elsewhere.
     return Promise.resolve('')
   }
 
@@ -163,24 +162,25 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
   #send(message: Message): number | undefined {
     if (this.#closed) return undefined
     if (message.type === types.INITIAL_HEARTBEAT || message.type === types.HEARTBEAT) {
-      if (!this.#closing) this.#transport.beat(message)
+      if (!this.#closing) this.#link.sendHeartbeat(message)
       return undefined
     }
+    // Broadcasts and SOCKETS_… messages have these options.
     const flags = (message.data as { opts?: { flags?: { volatile?: boolean } } } | undefined)?.opts?.flags
-    return this.#transport.publish(message, flags?.volatile === true)
+    return this.#link.publish(message, flags?.volatile === true)
   }
 
-  /** Clients of this node get it at once; those of others when the database has taken it. */
+  /** Sends a packet to clients: to those of this node at once, to those of other nodes through the database. */
   override broadcast(packet: BroadcastData['packet'], opts: BroadcastOptions): Promise<void> {
     const { rooms, except, flags } = opts
     let seq: number | undefined
     if (!flags?.local) {
-      // The packet of socket.io-parser, before anything is added to it.
+      // The packet without the offset that is added below.
       const data = { packet, opts: { rooms: [...rooms], except: [...(except ?? [])], flags } }
       seq = this.#send({ uid: this.uid, nsp: this.nsp.name, type: types.BROADCAST, data })
     }
     let delivered = packet
-    if (this.#transport.recovery !== undefined && isRecoverable(packet, flags)) {
+    if (this.#link.recovery !== undefined && isRecoverable(packet, flags)) {
       if (seq !== undefined) {
         this.#delivered = seq
         this.#returning.log({ data: packet.data, opts: { rooms, except: except ?? new Set() }, seq })
@@ -200,7 +200,7 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
     const { customRequests } = internalsOf(this)
     const before = new Set(customRequests.keys())
     const emitted = super.serverSideEmit(packet)
-    // The base class waits for 5 s, whatever the option says.
+    // The base class always waits for 5 s; the option sets another timeout.
     for (const [id, request] of customRequests) {
       if (before.has(id)) continue
       clearTimeout(request.timeout)
@@ -219,11 +219,11 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
       if (n !== undefined) this.#confirmed = n
       return
     }
-    this.#transport.heard(this.nsp.name, uid)
+    this.#link.heard(this.nsp.name, uid)
     if (message === undefined || this.#closed) return
     let offset: string | undefined
     if (isBroadcast(message)) checkEvent(message.data.packet)
-    if (this.#transport.recovery !== undefined && isBroadcast(message)) {
+    if (this.#link.recovery !== undefined && isBroadcast(message)) {
       offset = this.#offset()
       const { packet, opts } = message.data
       if (position !== undefined && isRecoverable(packet, opts.flags)) {
@@ -235,46 +235,47 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
         })
       }
     }
+    // The base class ignores a message whose type it does not know.
     this.onMessage(message as ClusterMessage, offset)
   }
 
-  /** What clients of this node have got so far. */
+  /** What the clients of this node have got so far. */
   get #state(): Offset {
     const ahead = this.#delivered > this.#confirmed
     return {
-      epoch: this.#transport.recovery!.epoch,
+      epoch: this.#link.recovery!.epoch,
       position: this.#position!,
       own: ahead ? { uid: this.uid, seq: this.#delivered } : undefined
     }
   }
 
   #offset(): string {
-    const known = this.#transport.recoverable && this.#position !== undefined
+    const known = this.#link.recoverable && this.#position !== undefined
     return known ? writeOffset(this.#state) : NO_OFFSET
   }
 
   override persistSession(session: Session): void {
-    if (!this.#transport.recoverable) return
-    this.#transport.save({ ...session, nsp: this.nsp.name, disconnectedAt: Date.now() })
+    if (!this.#link.recoverable) return
+    this.#link.save({ ...session, nsp: this.nsp.name, disconnectedAt: Date.now() })
   }
 
   /**
-   * What a client was. What it has missed follows once its socket is there (see addAll).
-   * @param text the offset of the last packet that it got
-   * @returns null where something may be missing
+   * Restores the session of a client. The packets that it missed follow when its socket exists (see addAll).
+   * @param text the offset of the last packet that the client got
+   * @returns null if packets may be missing
    */
   override async restoreSession(pid: string, text: string): Promise<Restored> {
-    const session = await this.#returning.letIn(pid, text)
-    // Its types do not say so, but null is its answer where there is no session.
+    const session = await this.#returning.restore(pid, text)
+    // The type does not allow it, but Socket.IO's own adapters return null if there is no session.
     if (session === undefined) return null as never
     const { sid, rooms, data } = session
-    // Socket.IO would send what was missed at once.
+    // Socket.IO would send missed packets too early (see addAll).
     return { sid, pid, rooms, data, missedPackets: [] }
   }
 
   /**
-   * The socket of a client that has come back is there: it gets what it missed. Behind the CONNECT packet, which is the next
-   * to be sent: what comes before it stays with a client that is cut off in between, which then would have it twice.
+   * Called when the socket of a returning client exists. Sends the packets that it missed after the CONNECT packet, which is
+   * the next to be sent. If they were sent before it and the connection broke in between, the client would get them twice.
    */
   override addAll(id: SocketId, rooms: Set<Room>): void {
     super.addAll(id, rooms)
@@ -292,9 +293,9 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
   }
 
   override delAll(id: SocketId): void {
-    // It has gone before its socket was there, and has got nothing: it may come again.
-    const session = this.#returning.left(id)
-    if (session !== undefined) this.#transport.save(session)
+    // If the client leaves before it has got its missed packets, it may come back with the same session.
+    const session = this.#returning.remove(id)
+    if (session !== undefined) this.#link.save(session)
     super.delAll(id)
   }
 }

@@ -1,6 +1,6 @@
 import type { ClusterAdapterWithHeartbeat } from 'socket.io-adapter'
 
-/** What the base class keeps to itself. */
+/** The private members of the base class that the adapter needs. */
 interface Internals {
   uid: string
   nodesMap: Map<string, number>
@@ -15,11 +15,15 @@ interface Internals {
   >
 }
 
-/** Its types say that these are private, and we need them: where nodes have names of their own, and for their timeouts. */
+/**
+ * Gives access to private members of the base class. They are the only way to set the name of a node, to list the other
+ * nodes, and to change the timeout of a request.
+ */
 export function internalsOf(adapter: ClusterAdapterWithHeartbeat): Internals {
   return adapter as unknown as Internals
 }
 
+/** A namespace of Socket.IO, as far as the adapter uses it. */
 export interface Namespace {
   name: string
   sockets: Map<string, { packet(packet: object, opts?: object): void }>

@@ -1,46 +1,46 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Member } from './member.js'
+import type { NamespaceAdapter } from './namespace-adapter.js'
 
-/** How long other nodes are waited for, once the database is back, before it is published again; and how often they are called. */
+/** After an outage: how long publishing waits for the other nodes at most, and how often they are called, in milliseconds. */
 const REUNION_TIMEOUT = 5000
 const REUNION_INTERVAL = 200
 
 export interface CallOptions {
   /** The namespaces in which they are called. */
-  members: () => Iterable<Member>
-  /** How long they are waited for at most, in milliseconds. */
+  adapters: () => Iterable<NamespaceAdapter>
+  /** How long to wait for them at most, in milliseconds. */
   timeout: number
-  /** Whether an answer would be heard. */
+  /** Whether this node would receive an answer. */
   listening: () => boolean
 }
 
-/** Nodes that were there before the listener was lost, and were not heard since. */
+/** The nodes that were known before the listener was lost, and have not been heard of after that. */
 export class MissingNodes {
   readonly #missing = new Set<string>()
   #until = 0
 
-  /** Whether they are still waited for. */
+  /** Whether to wait for them still. */
   get awaited(): boolean {
     return this.#missing.size > 0 && performance.now() < this.#until
   }
 
-  /** The listener is lost: those that were known are missing. */
-  expect(members: Iterable<Member>): void {
-    for (const { nsp, peers } of members) {
+  /** To be called when the listener is lost. All known nodes are missing until they are heard of. */
+  expect(adapters: Iterable<NamespaceAdapter>): void {
+    for (const { nsp, peers } of adapters) {
       for (const uid of peers()) this.#missing.add(nodeKey(nsp, uid))
     }
   }
 
-  /** A message of another node has come. */
+  /** Notes that a message of another node has arrived. */
   heard(nsp: string, uid: string): void {
     if (this.#missing.size > 0) this.#missing.delete(nodeKey(nsp, uid))
   }
 
-  /** Calls the other nodes until each has answered: each may need some time to listen again. */
-  async call({ members, timeout, listening }: CallOptions): Promise<void> {
+  /** Calls the other nodes until each has answered. They may need some time to listen again. */
+  async call({ adapters, timeout, listening }: CallOptions): Promise<void> {
     this.#until = performance.now() + Math.min(REUNION_TIMEOUT, timeout)
     do {
-      for (const member of members()) member.hello()
+      for (const adapter of adapters()) adapter.hello()
       await sleep(REUNION_INTERVAL, undefined, { ref: false })
     } while (this.awaited && listening())
     if (listening()) this.#missing.clear()

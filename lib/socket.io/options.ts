@@ -16,7 +16,7 @@ export interface AdapterOptions {
   requestsTimeout?: number | undefined
   /** How often a node sends a heartbeat. Default: 5 s. */
   heartbeatInterval?: number | undefined
-  /** After how much silence a node counts as gone. Default: 10 s. */
+  /** How long a node may be silent before the others regard it as gone. Default: 10 s. */
   heartbeatTimeout?: number | undefined
   /** How old rows must be before they are deleted. Default: 30 s. */
   cleanupInterval?: number | undefined

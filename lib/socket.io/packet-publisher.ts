@@ -7,16 +7,16 @@ import { classify, guardPool, queryPool } from './database/user-pool.js'
 import { type AdapterOptions, resolveAdapterOptions } from './options.js'
 import { type Message, type Packet, packetOf } from './packets/packet.js'
 
-/** How long packets wait for a database that is away, in milliseconds. */
+/** How long packets wait for an unavailable database, in milliseconds. */
 const PUBLISH_TIMEOUT = 10_000
 
-/** How long it is believed whether the servers keep packets for clients that come back, in milliseconds. */
+/** How long the answer to whether the servers keep packets is cached, in milliseconds. */
 const DETECTION_TIME = 10_000
 
-/** Nodes do not count who has this name. */
+/** Nodes do not count a sender with this name as a node. */
 const EMITTER_UID = 'emitter'
 
-/** This process, and its packets, among all that are kept. */
+/** Identifies this process as the sender of its kept packets. */
 const origin = `${EMITTER_UID}-${randomBytes(9).toString('base64url')}`
 let lastNumber = 0
 
@@ -25,11 +25,12 @@ export type EmitterOptions = Pick<
   'channelPrefix' | 'tableName' | 'payloadThreshold' | 'errorHandler'
 >
 
-/** Publishes in order: through a pool, many at once; or on the caller's client, within its transaction. */
+/** Publishes packets in order: through a pool, many in one statement; or on the caller's client, in its transaction. */
 export class PacketPublisher {
   readonly options: ReturnType<typeof resolveAdapterOptions>
-  readonly #target: pg.Pool | pg.ClientBase
-  readonly #queue: BatchQueue | undefined
+  /** The caller's client, or else a queue for the caller's pool. */
+  readonly #client: pg.ClientBase | undefined
+  readonly #queue: BatchQueue<Packet> | undefined
   #recovery = false
   #detected: number | undefined
   #waiting = 0
@@ -39,17 +40,19 @@ export class PacketPublisher {
 
   constructor(target: pg.Pool | pg.ClientBase, options: EmitterOptions) {
     this.options = resolveAdapterOptions(options)
-    this.#target = target
-    if (!('totalCount' in target)) return
+    if (!('totalCount' in target)) {
+      this.#client = target
+      return
+    }
     guardPool(target)
     this.#queue = new BatchQueue({
       send: async (groups) => {
         await this.#detect((text, values) => queryPool(target, text, values))
-        await queryPool(target, ...this.#statement(groups.flat() as readonly Packet[]))
+        await queryPool(target, ...this.#statement(groups.flat()))
         return groups.map(() => undefined)
       },
       limit: () => Number.MAX_SAFE_INTEGER,
-      repeatable: (packet) => this.#recovery && (packet as Packet).kept !== undefined,
+      repeatable: ({ kept }) => this.#recovery && kept !== undefined,
       ready: () => true,
       timeout: PUBLISH_TIMEOUT,
       onBatch: () => {}
@@ -82,11 +85,11 @@ export class PacketPublisher {
     const whole = { uid: EMITTER_UID, ...message }
     const packet = packetOf(channelPrefix, whole, ++lastNumber, payloadThreshold, origin)
     if (this.#queue !== undefined) return this.#queue.publish([packet], MAY_WAIT)
-    const client = this.#target as pg.ClientBase
+    const client = this.#client!
     const send = () => client.query(...this.#statement([packet]))
     try {
-      // Where nothing is waited for, it is sent before this function returns: so it is part of a transaction that the
-      // caller commits next.
+      // If nothing has to be waited for, the statement is sent before this function returns. So it is part of the
+      // transaction even if the caller commits without waiting.
       if (this.#detected !== undefined && this.#waiting === 0) {
         await send()
         return
@@ -108,13 +111,13 @@ export class PacketPublisher {
     return publishStatement(tables, this.#recovery ? packets : packets.map(({ kept, ...packet }) => packet))
   }
 
-  /** Whether the servers keep packets for clients that come back: they have made the tables. */
+  /** Finds out whether the servers keep packets for connection state recovery. They do if its tables exist. */
   async #detect(query: (text: string, values: unknown[]) => Promise<pg.QueryResult>): Promise<void> {
     if (this.#detected !== undefined && performance.now() - this.#detected < DETECTION_TIME) return
-    const { rows } = await query('select pg_catalog.to_regclass($1) is not null as there', [
+    const { rows } = await query('select pg_catalog.to_regclass($1) is not null as found', [
       this.options.tables.recovery
     ])
-    this.#recovery = rows[0].there
+    this.#recovery = rows[0].found
     this.#detected = performance.now()
   }
 }

@@ -9,48 +9,48 @@ import { AttachmentCleanup } from './database/attachment-cleanup.js'
 import { publishStatement } from './database/publish-statement.js'
 import { createTables } from './database/tables.js'
 import { classify, connectLike, guardPool, queryPool } from './database/user-pool.js'
-import type { Member } from './member.js'
 import { MissingNodes } from './missing-nodes.js'
+import type { NamespaceAdapter } from './namespace-adapter.js'
 import type { ResolvedAdapterOptions } from './options.js'
 import { attempt, channelOf, type Message, type Packet, packetOf, readAttachment } from './packets/packet.js'
 import { OutageReplay } from './recovery/outage-replay.js'
 import { SessionSaver } from './recovery/session-saver.js'
 import { type SavedSession, StateRecovery } from './recovery/state-recovery.js'
 
-/** How long packets wait for a database that is away, in milliseconds. */
+/** How long packets wait for an unavailable database, in milliseconds. */
 const PUBLISH_TIMEOUT = 10_000
 
 /** The largest packet, in bytes of base64. */
 const MAX_ATTACHMENT = 128 * 1024 * 1024
 
-/** How often the database is asked where a namespace begins, in milliseconds. */
+/** How often the database is asked for the position at which a namespace begins, in milliseconds. */
 const BEGIN_INTERVAL = 200
 
-/** How long the end may take where the database answers, and where it does not. */
+/** How long closing may take while the database is available, and while it is not, in milliseconds. */
 const CLOSE_TIMEOUT = 5000
-const AWAY_CLOSE_TIMEOUT = 500
+const UNAVAILABLE_CLOSE_TIMEOUT = 500
 
-/** What connection state recovery needs to know of a server's options. */
+/** The times that connection state recovery takes from the server's options. */
 export type RecoveryTimes = Pick<
   ConstructorParameters<typeof StateRecovery>[0],
   'maxDisconnectionDuration' | 'noticeTime'
 >
 
-/** What the adapters of all namespaces share: one connection that listens, and one order of what is published. */
+/** Shared by the adapters of all namespaces: one listener, and one queue that keeps the order of all packets. */
 export class SharedLink {
   readonly recovery: StateRecovery | undefined
   readonly #pool: pg.Pool
   readonly #options: ResolvedAdapterOptions
   readonly #listener: Listener
-  readonly #queue: BatchQueue
-  readonly #nodes: AttachmentCleanup
-  readonly #members = new Map<Member, { stop?: () => Promise<void> }>()
-  /** Namespaces whose names the database does not take: they are this node's alone. */
+  readonly #queue: BatchQueue<Packet>
+  readonly #attachmentCleanup: AttachmentCleanup
+  readonly #adapters = new Map<NamespaceAdapter, { stop?: () => Promise<void> }>()
+  /** Namespaces that the database refuses to listen to. Their packets do not leave this node. */
   readonly #refused = new Map<string, Error>()
-  /** Numbers of packets grow over restarts, because a node may have a fixed name. */
+  /** The number of the last packet. It grows over restarts, because a node may keep its name. */
   #lastNumber: number
   #settled: Promise<void> = Promise.resolve()
-  readonly #beats = new Set<Promise<unknown>>()
+  readonly #heartbeats = new Set<Promise<unknown>>()
   readonly #sessions: SessionSaver | undefined
   readonly #missing = new MissingNodes()
   readonly #outages: OutageReplay
@@ -84,112 +84,112 @@ export class SharedLink {
     })
     this.#queue = new BatchQueue({
       send: async (groups) => {
-        await this.query(...publishStatement(tables, groups.flat() as readonly Packet[]))
+        await this.query(...publishStatement(tables, groups.flat()))
         return groups.map(() => undefined)
       },
-      limit: (packet) =>
-        (packet as Packet).header === undefined ? NOTIFY_PAYLOAD_LIMIT - 1 : MAX_ATTACHMENT,
-      repeatable: (packet) => (packet as Packet).kept !== undefined,
-      // What is published before the others listen again reaches nobody. At the end nothing waits any more.
+      limit: ({ header }) => (header === undefined ? NOTIFY_PAYLOAD_LIMIT - 1 : MAX_ATTACHMENT),
+      repeatable: ({ kept }) => kept !== undefined,
+      // Other nodes do not receive what is published before they listen again. While closing, nothing waits.
       ready: () => this.#closed || (this.#listener.state.up && !this.#missing.awaited),
       timeout: PUBLISH_TIMEOUT,
       onBatch: () => {}
     })
-    this.#nodes = new AttachmentCleanup({
+    this.#attachmentCleanup = new AttachmentCleanup({
       ...options,
       uid: randomBytes(8).toString('hex'),
       query,
-      drained: () => Promise.all([...this.#members.keys()].map(({ inbox }) => inbox.drained())),
+      drained: () => Promise.all([...this.#adapters.keys()].map(({ inbox }) => inbox.drained())),
       onError: options.errorHandler
     })
     this.#outages = new OutageReplay({
       recovery: () => (this.#recoverable ? this.recovery : undefined),
-      members: () => this.#members.keys(),
-      isMember: (member) => this.#members.has(member),
+      adapters: () => this.#adapters.keys(),
+      isCurrent: (adapter) => this.#adapters.has(adapter),
       isRefused: (nsp) => this.#refused.has(nsp),
-      begin: (member) => this.#begin(member),
+      begin: (adapter) => this.#begin(adapter),
       closed: () => this.#closed,
       maxDelay: PUBLISH_TIMEOUT,
       onError: options.errorHandler
     })
-    // Idle connections die with the database, and an error that nobody hears ends the process.
+    // The pool emits an error when an idle connection is lost, and an 'error' event without a listener ends the process.
     guardPool(pool)
     pool.on('error', this.#onPoolError)
     this.#listener
-      .listen(this.#nodes.channel, (payload) => this.#nodes.receive(payload))
+      .listen(this.#attachmentCleanup.channel, (payload) => this.#attachmentCleanup.receive(payload))
       .catch(options.errorHandler)
     this.#listener.start().catch(() => {})
-    this.#nodes.start()
+    this.#attachmentCleanup.start()
     if (this.recovery) {
       const clean = () => this.#recoverable && this.recovery!.clean().catch(options.errorHandler)
       this.#cleaner = setInterval(clean, options.cleanupInterval).unref()
     }
   }
 
-  /** Whether the database has said where its packets are. */
+  /** Whether the tables of connection state recovery exist and can be used. */
   get recoverable(): boolean {
     return this.#recoverable && !this.#closed
   }
 
-  /** Whether what other nodes send is heard. */
+  /** Whether this node receives what other nodes send. */
   get listening(): boolean {
     return this.#listener.state.up
   }
 
   get size(): number {
-    return this.#members.size
+    return this.#adapters.size
   }
 
-  /** Runs one statement on the user's pool; rejects as queryPool. */
+  /** Runs one statement on the user's pool. Rejects with the same errors as `queryPool`. */
   query(text: string, values?: unknown[]): Promise<pg.QueryResult> {
     if (this.#closed) return Promise.reject(new errors.NotAccepted('the adapter is closed'))
     return queryPool(this.#pool, text, values)
   }
 
   /**
-   * Resolves when the namespace is listened to, or at once where the database is away.
-   * @throws ChannelRefused for a name that the database does not take
+   * Adds a namespace. Resolves when its channel is listened to, or at once if the database is unavailable.
+   * @throws ChannelRefused if the database refuses the channel's name
    */
-  async add(member: Member): Promise<void> {
+  async add(adapter: NamespaceAdapter): Promise<void> {
     const own: { stop?: () => Promise<void> } = {}
-    this.#members.set(member, own)
-    const channel = channelOf(this.#options.channelPrefix, member.nsp)
+    this.#adapters.set(adapter, own)
+    const channel = channelOf(this.#options.channelPrefix, adapter.nsp)
     let stop: () => Promise<void>
     try {
-      stop = await this.#listener.listen(channel, (payload) => member.inbox.receive(payload))
+      stop = await this.#listener.listen(channel, (payload) => adapter.inbox.receive(payload))
     } catch (error) {
-      if (error instanceof errors.ChannelRefused) this.#refused.set(member.nsp, error)
+      if (error instanceof errors.ChannelRefused) this.#refused.set(adapter.nsp, error)
       throw error
     }
-    if (!this.#members.has(member)) return stop()
+    if (!this.#adapters.has(adapter)) return stop()
     own.stop = stop
-    if (this.#listener.state.up) await this.#begin(member)
+    if (this.#listener.state.up) await this.#begin(adapter)
   }
 
-  /** Ends a namespace; with the last one, everything. */
-  async remove(member: Member): Promise<void> {
-    const own = this.#members.get(member)
+  /** Removes a namespace. The link closes with the last one. */
+  async remove(adapter: NamespaceAdapter): Promise<void> {
+    const own = this.#adapters.get(adapter)
     if (own === undefined) return
-    const patience = this.#listener.state.up && !this.#pool.ending ? CLOSE_TIMEOUT : AWAY_CLOSE_TIMEOUT
-    // Sessions are saved behind the last packets.
+    const available = this.#listener.state.up && !this.#pool.ending
+    const timeout = available ? CLOSE_TIMEOUT : UNAVAILABLE_CLOSE_TIMEOUT
+    // Sessions are saved after the last packets.
     const ended = Promise.all([this.#settled, this.#sessions?.idle()])
-    await Promise.race([ended, sleep(patience, undefined, { ref: false })])
-    this.#members.delete(member)
-    this.#refused.delete(member.nsp)
-    member.inbox.close()
-    if (this.#members.size > 0) return own.stop?.()
+    await Promise.race([ended, sleep(timeout, undefined, { ref: false })])
+    this.#adapters.delete(adapter)
+    this.#refused.delete(adapter.nsp)
+    adapter.inbox.close()
+    if (this.#adapters.size > 0) return own.stop?.()
     clearInterval(this.#cleaner)
-    this.#nodes.stop()
-    if (patience === CLOSE_TIMEOUT) await this.#nodes.tell({ leaving: true })
+    this.#attachmentCleanup.stop()
+    if (available) await this.#attachmentCleanup.sendMark({ leaving: true })
     this.#closed = true
     await this.#listener.close()
     this.#pool.off('error', this.#onPoolError)
   }
 
   /**
-   * Publishes a message behind all before it; failures go to the error handler.
-   * @param volatile whether it may be lost: it does not wait for a database that is away
-   * @returns its number, where it is kept
+   * Publishes a message after all earlier ones. Failures go to the error handler.
+   * @param volatile whether it may be lost; then it does not wait for an unavailable database
+   * @returns the packet's number if the packet is kept
    */
   publish(message: Message, volatile = false): number | undefined {
     const { channelPrefix, payloadThreshold } = this.#options
@@ -207,7 +207,7 @@ export class SharedLink {
       return undefined
     }
     const published = this.#queue.publish([packet], volatile ? {} : MAY_WAIT)
-    // What may not wait says nothing about what does.
+    // `settled` covers only packets that must not be lost.
     if (volatile) published.catch(() => {})
     else {
       const before = this.#settled
@@ -220,37 +220,38 @@ export class SharedLink {
   }
 
   /**
-   * Says that a node is there: at once, because that waits for nothing. The next one will do where it fails. Nothing is said
-   * while it does not listen: others would send it what it cannot hear.
+   * Sends a heartbeat at once, ahead of the queue. A failure is ignored, because another heartbeat follows. While this node
+   * does not listen, none is sent: the others would wait for answers to requests that it cannot receive.
    */
-  async beat({ uid, nsp, type }: Message): Promise<void> {
+  async sendHeartbeat({ uid, nsp, type }: Message): Promise<void> {
     if (!this.#listener.state.up || this.#refused.has(nsp)) return
     const channel = channelOf(this.#options.channelPrefix, nsp)
-    const beat = this.query('select pg_catalog.pg_notify($1, $2)', [
+    const heartbeat = this.query('select pg_catalog.pg_notify($1, $2)', [
       channel,
       JSON.stringify({ uid, nsp, type })
     ]).catch(() => {})
-    this.#beats.add(beat)
-    await beat
-    this.#beats.delete(beat)
+    this.#heartbeats.add(heartbeat)
+    await heartbeat
+    this.#heartbeats.delete(heartbeat)
   }
 
-  /** Resolves when what was published so far has been accepted by the database, or has failed. */
+  /** Resolves when everything published so far has been accepted by the database, or has failed. */
   settled(): Promise<void> {
     return this.#settled
   }
 
-  /** Resolves when the heartbeats that are under way have been sent, in a bounded time. */
-  async beaten(): Promise<void> {
-    await Promise.race([Promise.all(this.#beats), sleep(AWAY_CLOSE_TIMEOUT, undefined, { ref: false })])
+  /** Resolves when all heartbeats have been sent, or after UNAVAILABLE_CLOSE_TIMEOUT. */
+  async heartbeatsSent(): Promise<void> {
+    const timeout = sleep(UNAVAILABLE_CLOSE_TIMEOUT, undefined, { ref: false })
+    await Promise.race([Promise.all(this.#heartbeats), timeout])
   }
 
-  /** A message of another node has come. */
+  /** Notes that a message of another node has arrived. */
   heard(nsp: string, uid: string): void {
     this.#missing.heard(nsp, uid)
   }
 
-  /** Reads rows; one that holds no message is answered with what is wrong with it. */
+  /** Reads attachments by their ids. Answers an error for a row that holds no message. */
   async read(ids: readonly string[]): Promise<Map<string, Message | Error>> {
     const { rows } = await this.query(
       `select id::pg_catalog.text as id, payload from ${this.#options.tables.attachments} where id operator(pg_catalog.=) any($1::bigint[])`,
@@ -259,9 +260,9 @@ export class SharedLink {
     return new Map(rows.map(({ id, payload }) => [id, attempt(() => readAttachment(payload))]))
   }
 
-  /** Saves a session, behind all that was published before it: who finds it, finds those packets. */
+  /** Saves a session after everything published before it. So a node that finds the session also finds those packets. */
   save(session: SavedSession): void {
-    // One that the database does not take would take the others of its statement with it.
+    // A session that the database refuses would make the statement fail for the sessions that are saved with it.
     if (!this.#refused.has(session.nsp)) this.#sessions!.save(session)
   }
 
@@ -269,7 +270,7 @@ export class SharedLink {
     this.#options.errorHandler(new errors.SocketIoNotPublished(messageOf(error)))
   }
 
-  /** Where the tables cannot be made, packets that need none pass all the same. */
+  /** Creates the tables. If the database refuses, the node runs without them: small packets do not need a table. */
   async #prepare(client: pg.Client): Promise<void> {
     const query = (text: string, values?: unknown[]) => client.query(text, values)
     try {
@@ -287,20 +288,20 @@ export class SharedLink {
     switch (event.type) {
       case 'connection lost':
         this.#outages.lost()
-        this.#missing.expect(this.#members.keys())
-        if (this.#recoverable) for (const { inbox } of this.#members.keys()) inbox.hold()
+        this.#missing.expect(this.#adapters.keys())
+        if (this.#recoverable) for (const { inbox } of this.#adapters.keys()) inbox.hold()
         errorHandler(event.error)
         break
       case 'attempt failed':
-        // One report for each outage, and for the start.
+        // One report for each outage, and one for the start.
         if (event.attempt === 1 && event.wait !== undefined) errorHandler(event.error)
         break
       case 'lost':
-        // Its words are about an option that there is not here.
+        // The message of CannotListen names an option that the adapter does not have.
         errorHandler(
           event.error instanceof errors.CannotListen
             ? new errors.ListenerUnavailable(
-                'the pool leads to a hot standby or a pooler in transaction mode, where nobody can LISTEN; createAdapter needs one that leads to the database itself'
+                'the pool connects to a hot standby or to a pooler in transaction mode, where LISTEN is not possible: pass createAdapter a pool that connects to the primary server directly'
               )
             : event.error
         )
@@ -310,13 +311,13 @@ export class SharedLink {
         errorHandler(asError(event.error))
         break
       case 'listening':
-        this.#nodes.tell({ hello: true })
-        for (const [member, { stop }] of this.#members) if (stop) this.#begin(member).catch(errorHandler)
+        this.#attachmentCleanup.sendMark({ hello: true })
+        for (const [adapter, { stop }] of this.#adapters) if (stop) this.#begin(adapter).catch(errorHandler)
         break
       case 'relistening':
-        this.#nodes.tell({ hello: true })
+        this.#attachmentCleanup.sendMark({ hello: true })
         this.#missing.call({
-          members: () => this.#members.keys(),
+          adapters: () => this.#adapters.keys(),
           timeout: this.#options.heartbeatTimeout,
           listening: () => this.#listener.state.up && !this.#closed
         })
@@ -325,12 +326,12 @@ export class SharedLink {
     }
   }
 
-  /** The namespace is listened to: from here on nothing is missed. */
-  async #begin(member: Member): Promise<void> {
-    member.hello()
-    while (this.#recoverable && member.position === undefined && this.#members.has(member)) {
+  /** Finds out where a namespace begins. Called when its channel is listened to, so nothing is missed after that position. */
+  async #begin(adapter: NamespaceAdapter): Promise<void> {
+    adapter.hello()
+    while (this.#recoverable && adapter.position === undefined && this.#adapters.has(adapter)) {
       try {
-        member.begin(await this.recovery!.last(member.nsp))
+        adapter.begin(await this.recovery!.last(adapter.nsp))
       } catch (error) {
         if (error instanceof errors.NotAccepted) throw error
         await sleep(BEGIN_INTERVAL, undefined, { ref: false })

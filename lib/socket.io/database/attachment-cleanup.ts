@@ -4,10 +4,10 @@ import type { PgQuery } from '../../postgres/index.js'
 import { attempt, channelOf } from '../packets/packet.js'
 import type { Tables } from './tables.js'
 
-/** How long a row's transaction may take after it has begun: its age counts from there, in milliseconds. */
+/** How long a row's transaction may take, in milliseconds. The row's age counts from the transaction's beginning. */
 const MARGIN = 2000
 
-export interface NodesOptions {
+export interface AttachmentCleanupOptions {
   uid: string
   channelPrefix: string
   tables: Tables
@@ -15,39 +15,43 @@ export interface NodesOptions {
   heartbeatTimeout: number
   cleanupInterval: number
   query: PgQuery
-  /** Resolves when every message that has come so far is delivered. */
+  /** Resolves when every message that has arrived so far has been delivered. */
   drained: () => Promise<unknown>
   onError: (error: Error) => void
 }
 
-/** At most so many other nodes are known: whoever has SQL may say that it is one. */
+/** The maximum number of other nodes. Any role that may run SQL can send marks of nodes that do not exist. */
 const MAX_NODES = 1000
 
-/** `at`: when it was sent, `read`: up to when its sender has read everything; Unix seconds of the database. */
+/** What nodes tell each other about the attachments that they have read. Times are Unix seconds of the database. */
 interface Mark {
   uid: string
+  /** When the mark was sent. */
   at: number
+  /** The sender has read everything that was committed before this time. */
   read: number | null
+  /** Asks the other nodes for their marks. */
   hello?: boolean
   leaving?: boolean
 }
 
 /**
- * Removes the rows of packets that every node has read. Each node tells the others up to when it has: notifications come in
- * the order of commits, so once it gets its own mark back, and has delivered what came before, it has read all that was
- * committed before. Nodes that do not tell (@socket.io/postgres-adapter) count by age alone.
+ * Deletes the attachments that every node has read. For this, nodes send each other marks. Notifications arrive in the
+ * order of commits. So when a node receives its own mark, and has delivered everything before it, it has read all that
+ * was committed before the mark was sent. For nodes that send no marks (@socket.io/postgres-adapter), only the age of an
+ * attachment counts.
  */
 export class AttachmentCleanup {
-  /** The database channel of the marks: that of no namespace, which all begin with "/". */
+  /** The database channel of the marks. No namespace has it, because the names of namespaces begin with "/". */
   readonly channel: string
-  readonly #options: NodesOptions
+  readonly #options: AttachmentCleanupOptions
   readonly #others = new Map<string, { read: number | null; heard: number }>()
   #read: number | null = null
   #timer: NodeJS.Timeout | undefined
   #cleaner: NodeJS.Timeout | undefined
   #started = 0
 
-  constructor(options: NodesOptions) {
+  constructor(options: AttachmentCleanupOptions) {
     this.#options = options
     this.channel = channelOf(options.channelPrefix, '')
   }
@@ -55,7 +59,7 @@ export class AttachmentCleanup {
   start(): void {
     const { heartbeatInterval, cleanupInterval, onError } = this.#options
     this.#started = performance.now()
-    this.#timer = setInterval(() => this.tell(), heartbeatInterval).unref()
+    this.#timer = setInterval(() => this.sendMark(), heartbeatInterval).unref()
     this.#cleaner = setInterval(() => this.#clean().catch(onError), cleanupInterval).unref()
   }
 
@@ -64,8 +68,8 @@ export class AttachmentCleanup {
     clearInterval(this.#cleaner)
   }
 
-  /** Sends our mark. Where that fails the next one will do. */
-  async tell(more: { hello?: boolean; leaving?: boolean } = {}): Promise<void> {
+  /** Sends this node's mark. A failure is ignored, because the next mark says the same. */
+  async sendMark(more: { hello?: boolean; leaving?: boolean } = {}): Promise<void> {
     const { query, uid } = this.#options
     const mark = JSON.stringify({ uid, read: this.#read, ...more }).slice(1)
     await query(
@@ -83,7 +87,7 @@ export class AttachmentCleanup {
     } else if (leaving) this.#others.delete(uid)
     else if (this.#others.has(uid) || this.#others.size < MAX_NODES) {
       this.#others.set(uid, { read, heard: performance.now() })
-      if (hello) this.tell()
+      if (hello) this.sendMark()
     }
   }
 
@@ -95,7 +99,7 @@ export class AttachmentCleanup {
     }
     const marks = [this.#read, ...[...this.#others.values()].map(({ read }) => read)]
     const known = marks.filter((mark) => mark !== null)
-    // Not before each had the time to tell.
+    // Every node needs the time to send a mark.
     if (known.length < marks.length || now - this.#started < heartbeatInterval) return
     await query(
       `delete from ${tables.attachments}
@@ -109,7 +113,8 @@ export class AttachmentCleanup {
 }
 
 /**
- * Any role of the database may notify the channel, and a time that is none would end all cleaning.
+ * Reads a mark. It is checked, because any role of the database may notify the channel, and one invalid time would stop
+ * the cleanup for good.
  * @throws SocketIoPacketLost
  */
 function readMark(payload: string): Mark {
@@ -117,5 +122,5 @@ function readMark(payload: string): Mark {
   const { uid, at, read, leaving } = isObject(mark) ? mark : {}
   const marks = Number.isFinite(at) && (read === null || Number.isFinite(read))
   if (typeof uid === 'string' && (marks || leaving === true)) return mark as Mark
-  throw new errors.SocketIoPacketLost('its row is not the heartbeat of a node')
+  throw new errors.SocketIoPacketLost('it is not the mark of a node')
 }

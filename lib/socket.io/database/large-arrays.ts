@@ -1,15 +1,16 @@
-/** From so many elements on, an array is large. */
+/** An array with at least this many elements is large. */
 const LARGE = 500
 
-/** An array parameter with its type, as `$2::pg_catalog.text[]`. */
+/** An array parameter with its type, such as `$2::pg_catalog.text[]`. */
 const ARRAY = /\$(\d+)::([\w.]+)\[\]/g
 
 /**
- * Has large array parameters travel as JSON, and those with nulls: where array_nulls is off, a null of an array's text is
- * the word (https://www.postgresql.org/docs/current/runtime-config-compatible.html). `pg` writes an array character by character, which holds up all else for
- * half a second where there are 60,000 messages; JSON.stringify takes a twentieth of that.
- * @param text a statement that says the type of each of its array parameters, as `$2::pg_catalog.text[]`
- * @param values lists of texts, numbers or nulls among others
+ * Passes array parameters as JSON if they are large or contain nulls. `pg` writes an array character by character, which
+ * blocks the event loop for half a second with 60,000 messages; JSON.stringify takes a twentieth of that. Nulls must not
+ * be written as arrays, because PostgreSQL reads them as the word "null" where `array_nulls` is off
+ * (https://www.postgresql.org/docs/current/runtime-config-compatible.html).
+ * @param text a statement that casts each of its array parameters, such as `$2::pg_catalog.text[]`
+ * @param values the parameters; elements of arrays are texts, numbers or nulls
  */
 export function withLargeArrays(text: string, values: unknown[]): [text: string, values: unknown[]] {
   const isLarge = (value: unknown) => Array.isArray(value) && (value.length >= LARGE || value.includes(null))

@@ -3,12 +3,12 @@ import { withLargeArrays } from './large-arrays.js'
 import type { Tables } from './tables.js'
 
 /**
- * The statement that publishes packets, in order, in one transaction: it inserts the rows and notifies at once, so that
- * large and small packets keep their order.
+ * Builds the statement that publishes packets, in order, in one transaction. It inserts the rows and sends the
+ * notifications together, so that large and small packets keep their order.
  *
- * Packets that are kept get positions in the order of their commits, which is that of their notifications: who hands
- * them out holds the lock of one row to the end of the transaction. A sequence alone would not do. The row is never
- * changed, so that serializable transactions do not fail on it.
+ * Kept packets get positions in the order of their commits, which is also the order of their notifications. For this, the
+ * statement locks one row until the end of the transaction. A sequence alone does not give that order. The row is never
+ * changed, so that serializable transactions do not fail because of it.
  */
 export function publishStatement(
   tables: Tables,
@@ -19,7 +19,7 @@ export function publishStatement(
   const kept = packets.some((packet) => packet.kept !== undefined)
   if (!attachments && !kept) {
     return [
-      // count(): one row comes back, not one for each packet.
+      // count() returns one row instead of one for each packet.
       `select pg_catalog.count(pg_catalog.pg_notify(channel, body))
        from rows from (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) as n (channel, body)`,
       [channels, packets.map(({ payload }) => payload)]
@@ -84,11 +84,11 @@ export function publishStatement(
   return withLargeArrays(text, values)
 }
 
-/** A packet that is sent a second time is not notified a second time. */
+/** Prevents that a packet which is sent twice is notified twice. */
 const KEPT_ONLY = `left join kept k on k.origin operator(pg_catalog.=) i.origin and k.seq operator(pg_catalog.=) i.seq
       where i.origin is null or k.position is not null`
 
-/** PostgreSQL's text of an array (arrays.html#ARRAYS-INPUT), because arrays of arrays cannot differ in length. */
+/** An array as PostgreSQL's text (arrays.html#ARRAYS-INPUT), because the arrays in an array must have the same length. */
 function arrayLiteral(names: readonly string[] | undefined): string | null {
   if (names === undefined) return null
   return `{${names.map((name) => `"${textOf(name).replace(/["\\]/g, '\\$&')}"`).join(',')}}`

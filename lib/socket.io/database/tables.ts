@@ -8,21 +8,24 @@ export interface Tables {
   attachments: string
   /** Packets that clients may have missed, in the order of their commits. */
   packets: string
-  /** What clients were that may come back. */
+  /** The sessions of disconnected clients, which may come back. */
   sessions: string
-  /** Two rows: `turn`, which is locked while positions are handed out, and `trimmed`: up to where packets are gone. */
+  /**
+   * Two rows: `turn`, which is locked while positions are assigned, and `trimmed`, the position up to which packets have
+   * been deleted.
+   */
   recovery: string
 }
 
-/** What the derived names add at most. */
+/** The length of the longest suffix of the derived names. */
 const SUFFIX_BYTES = '_sessions'.length
 
 const NAME = /^(?:([a-z_][\w$]*|"(?:[^"]|"")+")\.)?([a-z_][\w$]*|"(?:[^"]|"")+")$/i
 
 /**
- * The tables that belong to a table of attachments.
+ * Derives the names of all tables from that of the table of attachments.
  * @param name as in SQL: `name`, `schema.name`, or quoted
- * @throws InvalidOption for what is no name
+ * @throws InvalidOption if it is not a name
  */
 export function tablesOf(name: string): Tables {
   const [, schema, table] = (typeof name === 'string' && NAME.exec(name)) || []
@@ -47,7 +50,7 @@ function unquote(identifier: string): string {
   return identifier.startsWith('"') ? identifier.slice(1, -1).replaceAll('""', '"') : identifier.toLowerCase()
 }
 
-/** The definition of @socket.io/postgres-adapter's documentation. */
+/** The table's definition in the documentation of @socket.io/postgres-adapter. */
 const attachments = ({ attachments }: Tables) => `
   create table if not exists ${attachments} (
     id bigserial unique,
@@ -59,13 +62,13 @@ const recovery = ({ packets, sessions, recovery }: Tables) => `
   create table if not exists ${packets} (
     position bigserial primary key,
     nsp text not null,
-    -- Who sent it, and its number there: what is sent a second time is not stored a second time.
+    -- The sender, and the packet's number there. A packet that is sent twice is stored once.
     origin text not null,
     seq bigint not null,
-    -- Null: nothing for clients.
+    -- Null: the packet is not for clients.
     rooms text[],
     excluded text[],
-    -- The message as it was notified, or in msgpack.
+    -- The message as it was notified; or, in attachment, in msgpack.
     body text,
     attachment bytea,
     created_at timestamptz not null default pg_catalog.clock_timestamp(),
@@ -81,10 +84,10 @@ const recovery = ({ packets, sessions, recovery }: Tables) => `
   );
   create table if not exists ${recovery} (
     name text primary key,
-    -- Of 'turn': tells offsets of another database from ours.
+    -- In the row 'turn': changes with the database, so that offsets of another database are recognized.
     epoch text,
     position bigint not null default 0,
-    -- When the last of the packets that are gone was sent.
+    -- In the row 'trimmed': when the last of the deleted packets was sent.
     at timestamptz not null default 'epoch'
   );
   insert into ${recovery} (name, epoch) values
@@ -92,32 +95,32 @@ const recovery = ({ packets, sessions, recovery }: Tables) => `
     ('trimmed', null)
     on conflict do nothing`
 
-/** Indexes live in their table's schema, and their names may be cut. */
+/** The name of an index. An index is in the schema of its table. The table's name is shortened if it is too long. */
 function indexName(table: string, what: string): string {
   const base = unquote(NAME.exec(table)![2]!)
   return pg.escapeIdentifier(`${base.slice(0, 50)}_${what}`)
 }
 
-/** What nodes that start together may run into, although each says "if not exists". */
+/** SQLSTATEs that concurrent starts may cause, even with "if not exists". */
 const RACES = new Set(['23505', '42P07', '42710', 'XX000'])
 const MAX_TRIES = 5
 
 /**
  * Creates the tables that are missing.
- * @param wanted whether those of connection state recovery are wanted, too
+ * @param withRecovery whether to create the tables of connection state recovery, too
  */
-export async function createTables(query: PgQuery, tables: Tables, wanted: boolean): Promise<void> {
+export async function createTables(query: PgQuery, tables: Tables, withRecovery: boolean): Promise<void> {
   await create([tables.attachments], attachments(tables))
-  if (wanted) await create([tables.packets, tables.sessions, tables.recovery], recovery(tables))
+  if (withRecovery) await create([tables.packets, tables.sessions, tables.recovery], recovery(tables))
 
   async function create(names: string[], statements: string): Promise<void> {
     for (let attempt = 1; ; attempt++) {
-      // A role that may not create anything may use what is there.
+      // A role that may not create tables may use existing ones.
       const { rows } = await query(
-        'select pg_catalog.bool_and(pg_catalog.to_regclass(name) is not null) as there from pg_catalog.unnest($1::pg_catalog.text[]) name',
+        'select pg_catalog.bool_and(pg_catalog.to_regclass(name) is not null) as found from pg_catalog.unnest($1::pg_catalog.text[]) name',
         [names]
       )
-      if (rows[0].there) return
+      if (rows[0].found) return
       try {
         await query(statements)
         return

@@ -2,20 +2,20 @@ import pg from 'pg'
 import { asError, errors, messageOf } from '../../errors.js'
 import { failureOf } from '../../postgres/index.js'
 
-/** How long a connection, or a statement, may take, in milliseconds: so many ticks. */
+/** How long a connection or a statement may take, in milliseconds. It is counted in ticks (see `within`). */
 const DEADLINE = 5000
 const TICK = 500
 
 /**
- * Runs one statement on a pool of the user's, in time.
- * @throws DatabaseUnavailable: nothing was done; OutcomeUnknown; NotAccepted
+ * Runs one statement on the user's pool, within the deadline.
+ * @throws DatabaseUnavailable: the statement was not run; OutcomeUnknown; NotAccepted
  */
 export async function queryPool(
   pool: pg.Pool,
   text: string,
   values: unknown[] = []
 ): Promise<pg.QueryResult> {
-  // It will never give a connection again: nothing to wait for.
+  // It will never provide a connection again, so waiting is of no use.
   if (pool.ending) throw new errors.NotAccepted('the pool has ended')
   let client: pg.PoolClient
   try {
@@ -23,7 +23,7 @@ export async function queryPool(
   } catch (error) {
     throw new errors.DatabaseUnavailable(messageOf(error))
   }
-  // A client that is checked out has no other listener, and an error that nobody hears ends the process.
+  // A checked-out client has no other listener, and an 'error' event without a listener ends the process.
   client.on('error', ignore)
   try {
     const result = await within(client.query(text, values))
@@ -44,8 +44,8 @@ function ignore(): void {}
 const guarded = new WeakSet<pg.Pool>()
 
 /**
- * Sees to it that no connection of a pool ends the process by an error that nobody hears: one that is lost between being
- * connected and being used has no listener yet.
+ * Prevents connections of a pool from ending the process with an 'error' event. A connection has no listener of its own
+ * if it is lost after it has been made and before it is used.
  */
 export function guardPool(pool: pg.Pool): void {
   if (guarded.has(pool)) return
@@ -53,7 +53,7 @@ export function guardPool(pool: pg.Pool): void {
   pool.on('connect', (client) => client.on('error', ignore))
 }
 
-/** A statement that the database answered with an error was rolled back; one without an answer may have committed. */
+/** Classifies a failure. If the database answered with an error, it rolled back. If it did not answer, it may have committed. */
 export function classify(error: unknown): Error {
   switch (failureOf(error)) {
     case 'unanswered':
@@ -66,8 +66,9 @@ export function classify(error: unknown): Error {
 }
 
 /**
- * Rejects when a promise takes too long. Time is counted in ticks, because a server that is busy for seconds reads an
- * answer late that came in time.
+ * Rejects when a promise takes too long. Time is counted in ticks of a timer, because a process that is busy for seconds
+ * reads an answer late although it came in time.
+ * @param onLate is called with a value that comes after the rejection
  */
 function within<Value>(promise: Promise<Value>, onLate?: (value: Value) => void): Promise<Value> {
   return new Promise((resolve, reject) => {
@@ -92,17 +93,17 @@ function within<Value>(promise: Promise<Value>, onLate?: (value: Value) => void)
 }
 
 /**
- * A connection of its own to where a pool leads, for a listener.
- * @throws Error where it cannot be made
+ * Connects a client with the options of a pool, but outside of it, for a listener.
+ * @throws Error if the connection fails
  */
 export async function connectLike(pool: pg.Pool): Promise<pg.Client> {
-  // The class that its connections have, which the types do not tell.
+  // The class of its connections. The types do not declare this property.
   const { options, Client = pg.Client } = pool as pg.Pool & { Client?: typeof pg.Client }
   const client = new Client({
     connectionTimeoutMillis: 5000,
     application_name: 'fastify-pg-websockets socket.io listener',
     ...options,
-    // pg-pool hides it from copies.
+    // pg-pool makes this property non-enumerable, so the spread above does not copy it.
     password: options.password,
     keepAlive: true,
     keepAliveInitialDelayMillis: 10_000

@@ -1,41 +1,41 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { asError, errors, isPermanent, messageOf, sqlstateOf } from '../../errors.js'
-import { isCount } from '../../json-value.js'
+import { isCount, isObject } from '../../json-value.js'
 import type { Message } from './packet.js'
 
-/** How long to wait before rows are asked for again that could not be read, in milliseconds. */
+/** How long to wait before a failed read of rows is repeated, in milliseconds. */
 const RETRY_INTERVAL = 100
 
-/** For how long they are asked for, where the database does not answer, in milliseconds. */
-const PATIENCE = 20_000
+/** For how long failed reads are repeated before the packets are given up, in milliseconds. */
+const READ_TIMEOUT = 20_000
 
-/** The class of SQLSTATEs that tell of the table, not of one of its rows. */
+/** The class of SQLSTATEs that concern the table, not one of its rows. */
 const ABOUT_THE_TABLE = /^42/
 
-/** At most so many rows are read at once: each may be large. */
+/** The maximum number of rows that are read at once. Each may be large. */
 const MAX_ROWS = 100
 
-/** What a notification says. */
+/** A received packet. */
 export interface Received {
-  /** Undefined until the row is read. */
+  /** Undefined until the row has been read. */
   message: Message | undefined
   uid: string
-  /** The row that holds the message. */
+  /** The id of the row that holds the message. */
   attachmentId?: string | undefined
-  /** The place of a packet that is kept. */
+  /** The position of a kept packet. */
   position?: number | undefined
-  /** The sender's number. */
+  /** The packet's number at its sender. */
   n?: number | undefined
 }
 
-/** What waits for its row. */
+/** A packet whose row has not been read. */
 interface Unread extends Received {
   attachmentId: string
-  /** Until when it is asked for, once that has failed. */
+  /** When to stop trying to read its row; undefined while no read has failed. */
   deadline?: number
 }
 
-/** A notification: a message, or the row that holds it, and what stands beside it. */
+/** A notification: a message or the id of the row that holds it, and the packet's position and number. */
 interface Header extends Message {
   attachmentId?: unknown
   position?: number
@@ -44,20 +44,20 @@ interface Header extends Message {
 
 export interface InboxOptions {
   nsp: string
-  /** Packets of our own are not read; their positions count. */
+  /** This node. Its own packets are not delivered; only their positions matter. */
   uid: string
   deliver: (received: Received) => void
   /**
-   * Reads rows, many at once; one that holds no message is answered with what is wrong with it. Rejects with
-   * NotAccepted where the database will never give them.
+   * Reads rows. Answers an error for a row that holds no message. Rejects with NotAccepted if the database refuses the
+   * statement.
    */
   read: (ids: readonly string[]) => Promise<Map<string, Message | Error>>
   onError: (error: Error) => void
 }
 
 /**
- * A namespace's messages in the order of their notifications, although some must first be read from a table; and, after
- * the listener was away, the replay of what it missed before anything newer.
+ * Delivers a namespace's messages in the order of their notifications, although some must first be read from a table.
+ * After the listener was disconnected, delivers the replay of the missed packets before anything newer.
  */
 export class NamespaceInbox {
   readonly #options: InboxOptions
@@ -65,9 +65,9 @@ export class NamespaceInbox {
   #working = false
   #held = false
   #closed = false
-  /** Up to here packets were replayed; their notifications may still come. */
+  /** Packets up to this position were replayed. Their notifications may still arrive, and are ignored. */
   #replayedTo = 0
-  /** How many rows are read at once: one, where one of several was at fault. */
+  /** How many rows are read at once. It is 1 after an error, because one of several rows may have caused it. */
   #most = MAX_ROWS
 
   readonly #ownStart: string
@@ -78,7 +78,7 @@ export class NamespaceInbox {
   }
 
   receive(payload: string): void {
-    // The half of a busy node's messages need not be parsed. (Those that are kept begin with their position.)
+    // A node receives its own packets, too. They need not be parsed, except kept ones, which begin with their position.
     if (payload.startsWith(this.#ownStart)) return
     let header: Header
     try {
@@ -100,23 +100,23 @@ export class NamespaceInbox {
     })
   }
 
-  /** Resolves when all that has come so far is delivered. */
+  /** Resolves when everything that has arrived so far has been delivered. */
   drained(): Promise<void> {
     return new Promise((resolve) => this.#push(resolve))
   }
 
-  /** From now on what comes has to wait: something may be missing before it. */
+  /** Makes all packets wait, because packets before them may be missing. */
   hold(): void {
     this.#held = true
   }
 
-  /** Delivers what was read instead of heard. Its notification may still come, and is passed over. */
+  /** Delivers a missed packet. Its notification may still arrive, and is ignored. */
   replay(received: Received): void {
     this.#replayedTo = received.position!
     this.#deliver(received)
   }
 
-  /** Goes on, after a replay. */
+  /** Delivers what waits, after a replay. */
   release(): void {
     this.#held = false
     if (!this.#working) this.#work()
@@ -149,7 +149,7 @@ export class NamespaceInbox {
       if (unread.length > 0) await this.#read(unread)
       while (this.#queue.length > 0 && !this.#held && !this.#closed) {
         const item = this.#queue[0]!
-        // Its row was not read yet, or it came while others were.
+        // Its row has not been read: it arrived during the read, or the read failed.
         if (isUnread(item)) break
         this.#queue.shift()
         this.#take(item)
@@ -158,25 +158,25 @@ export class NamespaceInbox {
     this.#working = false
   }
 
-  /** Reads rows, or waits a little; gives up those that cannot be read. */
+  /** Reads rows. On failure, waits for a moment, and gives up those that cannot be read. */
   async #read(unread: readonly Unread[]): Promise<void> {
     try {
       const found = await this.#options.read(unread.map(({ attachmentId }) => attachmentId))
       for (const item of unread) {
-        const message = found.get(item.attachmentId) ?? new Error('its row is missing')
+        const message = found.get(item.attachmentId) ?? new Error('the row does not exist')
         if (message instanceof Error) this.#lose([item], message)
         else item.message = message
       }
       this.#most = Math.min(this.#most * 2, MAX_ROWS)
     } catch (error) {
       if (isPermanent(error)) {
-        // One of several may be at fault.
+        // One of several rows may have caused the error.
         if (unread.length === 1 || ABOUT_THE_TABLE.test(sqlstateOf(error))) this.#lose(unread, error)
         else this.#most = 1
         return
       }
       const now = performance.now()
-      for (const item of this.#queue) if (isUnread(item)) item.deadline ??= now + PATIENCE
+      for (const item of this.#queue) if (isUnread(item)) item.deadline ??= now + READ_TIMEOUT
       this.#lose(
         unread.filter(({ deadline }) => deadline! <= now),
         error
@@ -188,7 +188,7 @@ export class NamespaceInbox {
   #lose(unread: readonly Received[], reason: unknown): void {
     for (const item of unread) {
       const row = `the row ${item.attachmentId} of the node ${item.uid} cannot be read: ${messageOf(reason)}`
-      // Its position counts all the same.
+      // The packet stays in the queue, because its position has to be counted.
       item.attachmentId = undefined
       this.#options.onError(new errors.SocketIoPacketLost(row))
     }
@@ -215,24 +215,25 @@ function isUnread(item: Received | (() => void)): item is Unread {
   return typeof item !== 'function' && item.message === undefined && item.attachmentId !== undefined
 }
 
-/** The largest id of a row: PostgreSQL's bigint. */
+/** The largest id of a row: the maximum of PostgreSQL's bigint. */
 const MAX_ID = 2n ** 63n - 1n
 
 /**
- * Any role of the database may notify the channel, and a position that is none would spoil that of all who come after.
- * @throws TypeError for what no node has sent
+ * Checks a notification, because any role of the database may notify the channel, and an invalid position would corrupt
+ * the offsets of all later packets.
+ * @throws TypeError for a notification that no node sends
  */
 function readHeader(value: unknown): Header {
-  if (typeof value !== 'object' || value === null) throw new TypeError('it is no JSON object')
-  const { uid, position, n, attachmentId } = value as Record<string, unknown>
-  if (typeof uid !== 'string') throw new TypeError('it names no node')
+  const { uid, position, n, attachmentId } = isObject(value) ? value : {}
+  if (typeof uid !== 'string') throw new TypeError('it does not name a node')
   for (const number of [position, n]) {
-    if (number !== undefined && !isCount(number)) throw new TypeError('it has no number')
+    if (number !== undefined && !isCount(number)) throw new TypeError('its number or position is invalid')
   }
-  // An id that is none would fail those that are read with it.
+  // An invalid id would make the statement fail for the rows that are read together with it.
   if (attachmentId !== undefined && attachmentId !== null) {
     const id = String(attachmentId)
-    if (!/^\d{1,19}$/.test(id) || BigInt(id) > MAX_ID) throw new TypeError('it refers to no row')
+    if (!/^\d{1,19}$/.test(id) || BigInt(id) > MAX_ID) throw new TypeError('the id of its row is invalid')
   }
+  // An invalid `type` or `data` is ignored or reported when the packet is delivered.
   return value as Header
 }

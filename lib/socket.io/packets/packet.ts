@@ -1,10 +1,11 @@
 import { createHash } from 'node:crypto'
 import { decode, encode } from '@msgpack/msgpack'
 import { asError, errors, messageOf } from '../../errors.js'
+import { isObject } from '../../json-value.js'
 import { CHANNEL_NAME_LIMIT, databaseChannelProblem, NOTIFY_PAYLOAD_LIMIT } from '../../postgres/index.js'
 import type { Notification } from '../../publishing/batch-queue.js'
 
-/** The types of messages between nodes (MessageType of socket.io-adapter, which the emitter does without). */
+/** The types of messages between nodes: MessageType of socket.io-adapter, on which the emitter does not depend. */
 export const types = {
   INITIAL_HEARTBEAT: 1,
   HEARTBEAT: 2,
@@ -18,7 +19,7 @@ export const types = {
   BROADCAST_ACK: 12
 }
 
-/** The types that carry values of the application, which may be binary. */
+/** The types that carry the application's values, which may be binary. */
 const CARRIERS = new Set([
   types.BROADCAST,
   types.FETCH_SOCKETS_RESPONSE,
@@ -27,7 +28,7 @@ const CARRIERS = new Set([
   types.BROADCAST_ACK
 ])
 
-/** A packet's type EVENT in Socket.IO's protocol. */
+/** The packet type EVENT of Socket.IO's protocol. */
 export const EVENT = 2
 
 export interface BroadcastData {
@@ -36,7 +37,7 @@ export interface BroadcastData {
   requestId?: string
 }
 
-/** The names of events that Socket.IO keeps for itself. */
+/** The event names that Socket.IO reserves for itself. */
 export const RESERVED_EVENTS = new Set([
   'connect',
   'connect_error',
@@ -47,23 +48,23 @@ export const RESERVED_EVENTS = new Set([
 ])
 
 /**
- * Checks a packet for clients: anything but an event (socket.io-parser's `isPacketValid`) ends the connection of each that
- * gets it, and whoever has SQL may send some.
+ * Checks a packet for clients. A client closes its connection when it gets anything but a valid event (`isPacketValid` of
+ * socket.io-parser), and any role that may run SQL can send such a packet.
  * @throws TypeError
  */
 export function checkEvent(packet: BroadcastData['packet']): void {
   const { type, id, data } = packet
-  if (type !== EVENT || !Array.isArray(data)) throw new TypeError('a packet for clients is no event')
+  if (type !== EVENT || !Array.isArray(data)) throw new TypeError('a packet for clients is not an event')
   const name: unknown = data[0]
   if (typeof name !== 'number' && (typeof name !== 'string' || RESERVED_EVENTS.has(name))) {
     throw new TypeError('an event for clients has no name')
   }
   if (id !== undefined && !(Number.isSafeInteger(id) && id >= 0)) {
-    throw new TypeError('an event for clients has no number')
+    throw new TypeError('the acknowledgement id of an event for clients is invalid')
   }
 }
 
-/** What nodes send each other. */
+/** A message between nodes. */
 export interface Message {
   uid: string
   nsp: string
@@ -71,16 +72,16 @@ export interface Message {
   data?: unknown
 }
 
-/** Whether a message is for clients. What it holds is not checked. */
+/** Whether a message is for clients. Its data is not checked. */
 export function isBroadcast(message: Message): message is Message & { data: BroadcastData } {
   return message.type === types.BROADCAST
 }
 
-/** A message as it is published. */
+/** A message to publish. */
 export interface Packet extends Notification {
-  /** Where the payload goes into a row, in base64: the notification up to the row's id. */
+  /** For a packet whose payload is stored as an attachment (in base64): the beginning of the notification, before the row's id. */
   header?: string | undefined
-  /** What is stored for those who miss it. */
+  /** For a packet that is kept for nodes and clients that miss it. */
   kept?: Kept | undefined
 }
 
@@ -88,17 +89,17 @@ export interface Kept {
   nsp: string
   origin: string
   seq: number
-  /** Undefined where it is nothing for clients. */
+  /** Undefined for a packet that is not for clients. */
   rooms: readonly string[] | undefined
   except: readonly string[] | undefined
 }
 
-/** What `{"position":…,` may add to a notification. */
+/** The maximum length of `{"position":…,` in a notification. */
 const POSITION_BYTES = 32
 
 /**
- * The database channel of a namespace. A name that no PostgreSQL can have (too long, or with NUL) is replaced by its hash;
- * with the original such namespaces never reached another node.
+ * The database channel of a namespace. A name that PostgreSQL does not allow (too long, or with NUL) is replaced by its
+ * hash. With @socket.io/postgres-adapter, packets of such a namespace never reach another node.
  */
 export function channelOf(prefix: string, nsp: string): string {
   const channel = `${prefix}#${nsp}`
@@ -108,11 +109,10 @@ export function channelOf(prefix: string, nsp: string): string {
 
 /**
  * Makes a packet of a message.
- * @param n a number of its own, so that equal messages differ: PostgreSQL folds equal notifications of a transaction
- *   (sql-notify.html)
- * @param threshold packets of so many bytes go into a row
- * @param origin makes the packet one that is kept for those who miss it
- * @throws TypeError for what cannot be written, such as circular structures
+ * @param n a unique number, because PostgreSQL delivers equal notifications of a transaction only once (sql-notify.html)
+ * @param threshold the size from which a packet is stored in a row, in bytes
+ * @param origin the sender of a packet that is kept for nodes and clients that miss it; undefined: it is not kept
+ * @throws TypeError for data that cannot be serialized, such as circular structures
  */
 export function packetOf(
   prefix: string,
@@ -131,25 +131,24 @@ export function packetOf(
   }
   const text = JSON.stringify({ uid, nsp, type, data, n })
   if (Buffer.byteLength(text) < most) return { ...base, payload: text }
-  // By way of JSON, so that a value looks the same whether its packet is large or not.
+  // It is converted to JSON and back, so that a value arrives the same in a small packet and in a large one.
   return { ...base, header: header(), payload: base64(JSON.parse(text)) }
 }
 
-/** Reads a row's payload. @throws Error, RangeError for what is none */
+/** Reads the message of an attachment. @throws Error, RangeError if it holds none */
 export function readAttachment(payload: Uint8Array): Message {
   return checkMessage(decode(payload))
 }
 
-/** @throws TypeError for what is no message of a node */
+/** Checks that a value is a message of a node. Its data is not checked. @throws TypeError */
 export function checkMessage(value: unknown): Message {
-  if (typeof value !== 'object' || value === null) throw new TypeError('it is no message')
-  const { uid, type } = value as Record<string, unknown>
+  const { uid, type } = isObject(value) ? value : {}
   const named = uid === undefined || typeof uid === 'string'
-  if (!named || typeof type !== 'number') throw new TypeError('it is no message')
+  if (!named || typeof type !== 'number') throw new TypeError('it is not a message')
   return value as Message
 }
 
-/** What is read, or what is wrong with it. */
+/** Returns what a function returns, or the error that it throws. */
 export function attempt<Value>(read: () => Value): Value | Error {
   try {
     return read()
@@ -158,13 +157,12 @@ export function attempt<Value>(read: () => Value): Value | Error {
   }
 }
 
-/**
- * What nodes and clients must not miss; undefined for requests, responses, and what may be lost.
- */
+/** What to keep of a message that nodes and clients must not miss; undefined for requests, responses and volatile packets. */
 function keptOf({ nsp, type, data }: Message, origin: string, seq: number): Kept | undefined {
   const common = { nsp, origin, seq }
   switch (type) {
     case types.BROADCAST: {
+      // This node's adapter or emitter has made the message, so its data fits its type.
       const { packet, opts, requestId } = data as BroadcastData
       if (requestId !== undefined || !isRecoverable(packet, opts.flags)) return undefined
       return { ...common, rooms: opts.rooms, except: opts.except }
@@ -181,7 +179,7 @@ function keptOf({ nsp, type, data }: Message, origin: string, seq: number): Kept
   }
 }
 
-/** Whether a packet counts for connection state recovery: an event, with no acknowledgement, not volatile. */
+/** Whether connection state recovery covers a packet: an event without an acknowledgement that is not volatile. */
 export function isRecoverable(
   packet: { type: number; id?: number | undefined },
   flags: { volatile?: boolean | undefined } | undefined
@@ -189,7 +187,7 @@ export function isRecoverable(
   return packet.type === EVENT && packet.id === undefined && flags?.volatile === undefined
 }
 
-/** A name as PostgreSQL's text can hold it: NUL and lone surrogates are escaped, as in JSON. */
+/** Escapes NUL and lone surrogates as in JSON, because PostgreSQL's text cannot contain them. */
 export function textOf(name: string): string {
   return JSON.stringify(String(name)).slice(1, -1)
 }
@@ -207,13 +205,14 @@ function isBinary(value: object): boolean {
   return ArrayBuffer.isView(value) || value instanceof ArrayBuffer
 }
 
-/** The value that stands for an object in JSON. */
+/** The value that JSON.stringify writes for an object. */
 function jsonOf(value: object): unknown {
+  // Any object may have such a method.
   const { toJSON } = value as { toJSON?: unknown }
   return typeof toJSON === 'function' ? toJSON.call(value) : value
 }
 
-/** Whether there are bytes anywhere within. */
+/** Whether a value contains binary data at any depth. */
 export function hasBinary(value: unknown): boolean {
   if (typeof value !== 'object' || value === null) return false
   if (isBinary(value)) return true
@@ -222,7 +221,7 @@ export function hasBinary(value: unknown): boolean {
   return json === value ? Object.values(value).some(hasBinary) : hasBinary(json)
 }
 
-/** What JSON would make of a value, but for the bytes, which stay. */
+/** Converts a value as JSON would, but leaves binary data unchanged. */
 function plain(value: unknown): unknown {
   if (typeof value === 'bigint') throw new TypeError('a BigInt cannot be sent')
   if (typeof value === 'function' || typeof value === 'symbol') return undefined
@@ -239,7 +238,7 @@ function plain(value: unknown): unknown {
   )
 }
 
-/** The bytes of a value that is stored, and back. */
+/** Converts a value to bytes that can be stored (in base64), and back. */
 export const stored = {
   write: (value: unknown): string => base64(plain(value)),
   read: (bytes: Uint8Array): unknown => decode(bytes)

@@ -3,44 +3,45 @@ import { errors, isPermanent } from '../../errors.js'
 import type { NamespaceInbox } from '../packets/namespace-inbox.js'
 import type { StateRecovery } from './state-recovery.js'
 
-/** How long the database may take to answer, and how often it is asked, in milliseconds. */
-const PATIENCE = 10_000
+/** How long a failed read is repeated, and how often, in milliseconds. */
+const TIMEOUT = 10_000
 const INTERVAL = 200
 
-/** Until when all of one replay wait for a database that does not answer; undefined: it has answered. */
-export interface Patience {
-  until: number | undefined
+/** When all namespaces of one replay stop waiting for the database. */
+export interface ReplayDeadline {
+  /** `performance.now()`; undefined while the database answers. */
+  at: number | undefined
 }
 
 export interface MissedPackets {
   recovery: StateRecovery
   nsp: string
-  /** The position after which they begin. */
+  /** The position after which the missed packets begin. */
   position: () => number
-  /** How old the packets may be at most, in milliseconds: what was committed before that has come. */
+  /** The maximum age of missed packets, in milliseconds. Older ones were received before the outage. */
   maxAge: number
   inbox: NamespaceInbox
-  patience: Patience
-  /** False once nobody wants them any more. */
+  deadline: ReplayDeadline
+  /** Whether the replay is still needed. */
   wanted: () => boolean
   onError: (error: Error) => void
 }
 
 /**
- * Delivers what a namespace missed while the listener was away.
- * @returns whether some of it is gone
- * @throws where it cannot be read, for good or within PATIENCE
+ * Delivers the packets that a namespace missed while the listener was disconnected.
+ * @returns whether some of them are lost
+ * @throws if they cannot be read, for a permanent reason or until the deadline
  */
 export async function replayMissed(missed: MissedPackets): Promise<boolean> {
-  const { recovery, nsp, position, maxAge, inbox, patience, wanted, onError } = missed
-  let gone = false
+  const { recovery, nsp, position, maxAge, inbox, deadline, wanted, onError } = missed
+  let lost = false
   for (let more = true; more && wanted(); ) {
     try {
       const page = await recovery.page(nsp, position(), maxAge)
-      gone ||= page.trimmed
+      lost ||= page.trimmed
       for (const { position, origin, seq, message } of page.packets) {
         if (message instanceof Error) {
-          gone = true
+          lost = true
           const packet = `the packet ${position} of the node ${origin} cannot be read: ${message.message}`
           onError(new errors.SocketIoPacketLost(packet))
         }
@@ -48,12 +49,12 @@ export async function replayMissed(missed: MissedPackets): Promise<boolean> {
         inbox.replay({ uid: read?.uid ?? origin, message: read, position, n: seq })
       }
       more = page.more
-      patience.until = undefined
+      deadline.at = undefined
     } catch (error) {
-      patience.until ??= performance.now() + PATIENCE
-      if (isPermanent(error) || performance.now() >= patience.until) throw error
+      deadline.at ??= performance.now() + TIMEOUT
+      if (isPermanent(error) || performance.now() >= deadline.at) throw error
       await sleep(INTERVAL)
     }
   }
-  return gone
+  return lost
 }

@@ -1,6 +1,7 @@
 /**
- * What a client has got, as it stands behind each packet that counts: all that was committed up to a position, and of one
- * node, which gives its own packets to its own clients before they are committed, all up to a number.
+ * What a client has got. It is appended to each packet that connection state recovery covers. The client has got all
+ * packets that were committed up to a position; and all packets of one node up to a number, because a node sends its own
+ * packets to its own clients before they are committed.
  */
 export interface Offset {
   epoch: string
@@ -15,7 +16,7 @@ export function writeOffset({ epoch, position, own }: Offset): string {
   return own === undefined ? start : `${start}-${own.seq.toString(36)}-${own.uid}`
 }
 
-/** @returns undefined for what is none */
+/** @returns undefined if the text is not an offset */
 export function readOffset(text: string): Offset | undefined {
   const [, epoch, position, seq, uid] = OFFSET.exec(text) ?? []
   if (epoch === undefined) return undefined

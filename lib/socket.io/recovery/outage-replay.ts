@@ -1,25 +1,25 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { asError, errors } from '../../errors.js'
-import type { Member } from '../member.js'
-import { type Patience, replayMissed } from './missed-packets.js'
+import type { NamespaceAdapter } from '../namespace-adapter.js'
+import { type ReplayDeadline, replayMissed } from './missed-packets.js'
 import type { StateRecovery } from './state-recovery.js'
 
 export interface OutageReplayOptions {
-  /** Undefined where packets are not kept. */
+  /** Undefined if packets are not kept. */
   recovery: () => StateRecovery | undefined
-  members: () => Iterable<Member>
-  isMember: (member: Member) => boolean
-  /** Whether the database does not take a namespace's name: then nothing was missed. */
+  adapters: () => Iterable<NamespaceAdapter>
+  isCurrent: (adapter: NamespaceAdapter) => boolean
+  /** Whether the database refuses to listen to a namespace. Then nothing was missed in it. */
   isRefused: (nsp: string) => boolean
-  /** Asks where a namespace begins, and tells it. */
-  begin: (member: Member) => Promise<void>
+  /** Finds out where a namespace begins. */
+  begin: (adapter: NamespaceAdapter) => Promise<void>
   closed: () => boolean
-  /** How long packets wait at most until they are committed, in milliseconds. */
+  /** How long packets may wait until they are committed, in milliseconds. */
   maxDelay: number
   onError: (error: Error) => void
 }
 
-/** Delivers what was missed while the listener was away, where it is kept; otherwise says that something may be lost. */
+/** After an outage of the listener, delivers the missed packets if they are kept, or reports that packets may be lost. */
 export class OutageReplay {
   readonly #options: OutageReplayOptions
   #lostAt = 0
@@ -28,54 +28,59 @@ export class OutageReplay {
     this.#options = options
   }
 
-  /** The listener is lost. */
+  /** To be called when the listener is lost. */
   lost(): void {
     this.#lostAt = performance.now()
   }
 
   /**
-   * The listener is back.
-   * @param gap for how long it was away, in milliseconds
+   * To be called when the listener is connected again.
+   * @param gap how long it was disconnected, in milliseconds
    */
   async replay(gap: number): Promise<void> {
-    const { recovery, members, isRefused, closed, onError } = this.#options
+    const { recovery, adapters, isRefused, closed, onError } = this.#options
     const lostAt = this.#lostAt
-    const patience: Patience = { until: undefined }
+    const deadline: ReplayDeadline = { at: undefined }
     let lost = recovery() === undefined
-    for (const member of [...members()]) {
-      if (isRefused(member.nsp)) continue
+    for (const adapter of [...adapters()]) {
+      if (isRefused(adapter.nsp)) continue
       try {
-        if (await this.#replayMember(member, lostAt, gap, patience)) lost = true
+        if (await this.#replayNamespace(adapter, lostAt, gap, deadline)) lost = true
       } catch (error) {
         lost = true
         onError(asError(error))
       }
-      // Lost again meanwhile: the next replay goes on from where this one has ended.
+      // If the listener was lost again, the next replay continues where this one has ended.
       if (lostAt !== this.#lostAt || closed()) return
-      member.inbox.release()
-      if (lost) member.gap(gap)
+      adapter.inbox.release()
+      if (lost) adapter.gap(gap)
     }
     if (lost) onError(new errors.SocketIoGap(gap))
   }
 
-  /** @returns whether some of it is gone; @throws where it cannot be read */
-  async #replayMember(member: Member, lostAt: number, gap: number, patience: Patience): Promise<boolean> {
-    const { isMember, begin, maxDelay, onError } = this.#options
+  /** @returns whether packets are lost; @throws if they cannot be read */
+  async #replayNamespace(
+    adapter: NamespaceAdapter,
+    lostAt: number,
+    gap: number,
+    deadline: ReplayDeadline
+  ): Promise<boolean> {
+    const { isCurrent, begin, maxDelay, onError } = this.#options
     const recovery = this.#options.recovery()
     if (recovery === undefined) return false
-    if (member.position === undefined) {
-      // What is behind it waits for that, though not for ever.
-      await Promise.race([begin(member), sleep(maxDelay, undefined, { ref: false })])
+    if (adapter.position === undefined) {
+      // Newer packets wait until the beginning is known, but not forever.
+      await Promise.race([begin(adapter), sleep(maxDelay, undefined, { ref: false })])
       return false
     }
     return replayMissed({
       recovery,
-      nsp: member.nsp,
-      position: () => member.position!,
+      nsp: adapter.nsp,
+      position: () => adapter.position!,
       maxAge: gap + maxDelay,
-      inbox: member.inbox,
-      patience,
-      wanted: () => lostAt === this.#lostAt && isMember(member),
+      inbox: adapter.inbox,
+      deadline,
+      wanted: () => lostAt === this.#lostAt && isCurrent(adapter),
       onError
     })
   }

@@ -3,33 +3,33 @@ import { asError } from '../../errors.js'
 import { type Offset, readOffset, writeOffset } from './offset.js'
 import type { SavedSession, StateRecovery } from './state-recovery.js'
 
-/** How long the restoration of a session waits for packets that are under way, in milliseconds. */
+/** How long the restoration of a session waits for packets in flight, in milliseconds. */
 const CATCH_UP_TIMEOUT = 2000
 
-/** After this long a client that has been let in, and has not come, is forgotten. */
+/** How long the restored session of a client is kept until its socket exists, in milliseconds. */
 const JOIN_TIMEOUT = 60_000
 
-/** A packet that came while a client was coming back. */
+/** A packet that was delivered while a client was coming back. */
 interface Logged {
   data: unknown[]
   opts: { rooms: Set<Room>; except: Set<Room> }
   state: Offset
-  /** Its position, for another node's; its number, for our own. */
+  /** The position of a packet of another node, or the number of a packet of this node. */
   position?: number | undefined
   seq?: number | undefined
 }
 
-/** A client that is coming back: from the look at the tables until its socket is there, packets are put aside for it. */
+/** A client that is coming back. Packets are logged for it from before the tables are read until its socket exists. */
 interface Joining {
   log: Logged[]
   session?: SavedSession
-  /** What it missed, and the position up to which that is all. */
+  /** The packets that it missed, and the position up to which they are complete. */
   missed: unknown[][]
   last: number
   timer?: NodeJS.Timeout
 }
 
-/** What the namespace shares with the others (SharedLink). */
+/** The part of SharedLink that is needed here. */
 export interface RecoveryLink {
   readonly recovery: StateRecovery | undefined
   readonly recoverable: boolean
@@ -42,24 +42,24 @@ export interface ReturningClientsOptions {
   /** This node. */
   uid: string
   link: RecoveryLink
-  /** What clients of this node have got so far. */
+  /** What the clients of this node have got so far. */
   state: () => Offset
-  /** The place in the order of packets up to which all were delivered. */
+  /** The position up to which all packets have been delivered. */
   position: () => number | undefined
   onError: (error: Error) => void
 }
 
-/** The clients of a namespace that come back after their connection was lost, and what they get then. */
+/** The clients of a namespace that come back after their connection was lost, and the packets that they missed. */
 export class ReturningClients {
   readonly #options: ReturningClientsOptions
   readonly #joining = new Set<Joining>()
-  readonly #letIn = new Map<SocketId, Joining>()
+  readonly #restored = new Map<SocketId, Joining>()
 
   constructor(options: ReturningClientsOptions) {
     this.#options = options
   }
 
-  /** A packet was delivered to the clients that are there. */
+  /** Notes that a packet was delivered to the connected clients. */
   log(packet: Omit<Logged, 'state'>): void {
     if (this.#joining.size === 0) return
     const { data, ...rest } = packet
@@ -68,38 +68,38 @@ export class ReturningClients {
   }
 
   /**
-   * What a client was. What it has missed follows once its socket is there (see missedBy).
+   * Restores the session of a client. The packets that it missed follow when its socket exists (see missedBy).
    * @param pid the session's secret
-   * @param text the offset of the last packet that it got
-   * @returns undefined where something may be missing
+   * @param text the offset of the last packet that the client got
+   * @returns undefined if packets may be missing
    */
-  async letIn(pid: string, text: string): Promise<SavedSession | undefined> {
+  async restore(pid: string, text: string): Promise<SavedSession | undefined> {
     const joining: Joining = { log: [], missed: [], last: 0 }
     this.#joining.add(joining)
-    const restored = await this.#restore(joining, pid, text).catch((error) => {
+    const ready = await this.#prepare(joining, pid, text).catch((error) => {
       this.#options.onError(asError(error))
       return false
     })
-    if (!restored) {
+    if (!ready) {
       this.#joining.delete(joining)
       return undefined
     }
     const session = joining.session!
     const { sid } = session
-    const earlier = this.#letIn.get(sid)
+    const earlier = this.#restored.get(sid)
     if (earlier) this.#forget(sid, earlier)
-    this.#letIn.set(sid, joining)
+    this.#restored.set(sid, joining)
     joining.timer = setTimeout(() => this.#forget(sid, joining), JOIN_TIMEOUT).unref()
     return session
   }
 
-  async #restore(joining: Joining, pid: string, text: string): Promise<boolean> {
+  async #prepare(joining: Joining, pid: string, text: string): Promise<boolean> {
     const { nsp, uid, link, position } = this.#options
     const { recovery } = link
     const offset = readOffset(text)
     if (!recovery || !link.recoverable || offset?.epoch !== recovery.epoch || !link.listening) return false
     const pause = () => new Promise((resolve) => setTimeout(resolve, 5))
-    // What our clients got before the log begins must be in the table.
+    // What this node's clients got before the log begins must be in the table.
     let settled = false
     link.settled().then(() => {
       settled = true
@@ -111,7 +111,7 @@ export class ReturningClients {
     const { last, top, seq } = await recovery.state(nsp, uid)
     if (!settled || offset.position > top) return false
     const missed = await recovery.missed(nsp, offset, last, session)
-    // From here on packets are delivered as they come, so that all before must have come.
+    // Later packets come from the log, so all packets up to this position must have been delivered.
     while ((position() ?? 0) < last && performance.now() < deadline) await pause()
     if (missed === undefined || (position() ?? 0) < last || !link.listening) return false
     joining.session = session
@@ -122,17 +122,18 @@ export class ReturningClients {
     return true
   }
 
-  /** Whether a client has been let in, and has not got what it missed. */
+  /** Whether a client's session was restored, and it has not got the packets that it missed. */
   has(sid: SocketId): boolean {
-    return this.#letIn.has(sid)
+    return this.#restored.has(sid)
   }
 
   /**
-   * The socket of a client is there: what it missed, and what came while it was coming back.
+   * To be called when the socket of a client exists.
    * @param joined the rooms that it is in
+   * @returns the packets that it missed, and those that were delivered while it was coming back
    */
   missedBy(sid: SocketId, joined: ReadonlySet<Room>): unknown[][] {
-    const joining = this.#letIn.get(sid)
+    const joining = this.#restored.get(sid)
     if (joining === undefined) return []
     this.#forget(sid, joining)
     const { missed, log, last } = joining
@@ -151,23 +152,23 @@ export class ReturningClients {
   }
 
   /**
-   * A client has gone.
-   * @returns its session where it has got nothing of what it missed: it may come again
+   * To be called when a client leaves.
+   * @returns its session if it has not got the packets that it missed, so that it may come back again
    */
-  left(sid: SocketId): SavedSession | undefined {
-    const joining = this.#letIn.get(sid)
+  remove(sid: SocketId): SavedSession | undefined {
+    const joining = this.#restored.get(sid)
     if (joining === undefined) return undefined
     this.#forget(sid, joining)
     return joining.session
   }
 
   clear(): void {
-    for (const [sid, joining] of this.#letIn) this.#forget(sid, joining)
+    for (const [sid, joining] of this.#restored) this.#forget(sid, joining)
   }
 
   #forget(sid: SocketId, joining: Joining): void {
     clearTimeout(joining.timer)
     this.#joining.delete(joining)
-    this.#letIn.delete(sid)
+    this.#restored.delete(sid)
   }
 }

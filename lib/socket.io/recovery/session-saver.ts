@@ -2,23 +2,23 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { asError, errors } from '../../errors.js'
 import type { SavedSession, StateRecovery } from './state-recovery.js'
 
-/** How many sessions are saved at once. */
+/** The maximum number of sessions in one statement. */
 const MAX_BATCH = 500
 
-/** How long it is tried, and how often, in milliseconds. */
+/** How long a failed statement is repeated, and how often, in milliseconds. */
 const TIMEOUT = 10_000
 const INTERVAL = 200
 
 export interface SessionSaverOptions {
   recovery: StateRecovery
-  /** Resolves when what was published so far has been accepted by the database, or has failed. */
+  /** Resolves when everything published so far has been accepted by the database, or has failed. */
   settled: () => Promise<void>
-  /** Whether nothing is tried again, because the node ends. */
+  /** Whether the node has closed. Then a failed statement is not repeated. */
   closed: () => boolean
   onError: (error: Error) => void
 }
 
-/** Saves sessions, each behind all that was published before it. */
+/** Saves sessions, each after everything that was published before it. */
 export class SessionSaver {
   readonly #options: SessionSaverOptions
   #sessions: SavedSession[] = []

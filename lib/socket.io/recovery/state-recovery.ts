@@ -12,16 +12,16 @@ import {
 } from '../packets/packet.js'
 import type { Offset } from './offset.js'
 
-/** How many packets are replayed at once. */
+/** How many packets a replay reads at once. */
 const PAGE = 200
 
-/** A client that is quicker than its session: how long to wait before it is asked for again, in milliseconds. */
+/** How long to wait before each new attempt to find a session, in milliseconds. A client may come back before it is saved. */
 const SESSION_RETRIES = [20, 40, 80, 160, 300, 400, 500]
 
-/** What a packet may be late: removing it is no loss for who came in time. */
+/** How much longer packets are kept than clients may be away, in milliseconds. */
 const MARGIN = 10_000
 
-/** What Socket.IO keeps of a client. */
+/** The state of a client that Socket.IO restores. */
 export interface Session {
   sid: string
   pid: string
@@ -35,12 +35,12 @@ export interface SavedSession extends Session {
   disconnectedAt: number
 }
 
-/** A packet that was kept. */
+/** A packet in the table. */
 export interface KeptPacket {
   position: number
   origin: string
   seq: number
-  /** What is wrong with it, where it holds none. */
+  /** The message, or an error if the row holds none. */
   message: Message | Error
 }
 
@@ -49,7 +49,7 @@ export interface RecoveryOptions {
   query: PgQuery
   /** How long a client may be away, in milliseconds. */
   maxDisconnectionDuration: number
-  /** How long a connection may be dead before it is noticed, in milliseconds. */
+  /** How long it may take to notice that a connection is dead, in milliseconds. */
   noticeTime: number
 }
 
@@ -62,7 +62,7 @@ export class StateRecovery {
     this.#options = options
   }
 
-  /** Tells offsets of this database from those of another; empty until the database was asked. */
+  /** Distinguishes the offsets of this database from those of another; empty until the database has been asked. */
   get epoch(): string {
     return this.#epoch
   }
@@ -89,7 +89,7 @@ export class StateRecovery {
     const { query, tables } = this.#options
     const now = Date.now()
     await query(
-      // By the database's clock, as all that it is compared with.
+      // Times are by the database's clock, because they are compared with other times of the database.
       `insert into ${tables.sessions} as s (pid, nsp, body, disconnected_at)
        select distinct on (pid) pid, nsp, pg_catalog.decode(body, 'base64'), 
          pg_catalog.clock_timestamp() operator(pg_catalog.-) pg_catalog.make_interval(secs => ago)
@@ -107,8 +107,8 @@ export class StateRecovery {
   }
 
   /**
-   * Takes a session, which so is used once. One that is not there yet is waited for.
-   * @returns undefined where there is none, or it is too old
+   * Removes a session from the table and returns it, so that it is used once. Waits for a session that is not saved yet.
+   * @returns undefined if there is none, or it is too old
    */
   async take(nsp: string, pid: string): Promise<SavedSession | undefined> {
     if (pid.includes('\0')) return undefined
@@ -124,6 +124,7 @@ export class StateRecovery {
       if (row !== undefined) {
         const away = row.away * 1000
         if (away > maxDisconnectionDuration) return undefined
+        // A node of this cluster has written it (see `save`).
         const { sid, rooms, data } = stored.read(row.body) as Session
         return { sid, pid, rooms, data, nsp, disconnectedAt: Date.now() - away }
       }
@@ -132,7 +133,11 @@ export class StateRecovery {
     return undefined
   }
 
-  /** The last position of a namespace, and of all; and the last number of a node that is among the packets. */
+  /**
+   * Reads how far the packets in the table go.
+   * @returns `last`: the last position of a namespace; `top`: the last position of all namespaces; `seq`: the last number
+   *   of a node
+   */
   async state(nsp: string, origin: string): Promise<{ last: number; top: number; seq: number }> {
     const { query, tables } = this.#options
     const { rows } = await query(
@@ -146,8 +151,8 @@ export class StateRecovery {
   }
 
   /**
-   * What a client has missed, up to a position; undefined where some of it may be gone.
-   * @param rooms those that it was in
+   * Reads the packets that a client has missed up to a position.
+   * @returns undefined if some of them may have been deleted
    */
   async missed(
     nsp: string,
@@ -167,18 +172,19 @@ export class StateRecovery {
        order by p.position`,
       [textOf(nsp), position, last, rooms.map(textOf), own?.uid ?? '', own?.seq ?? 0]
     )
-    // Afterwards, so that what goes meanwhile is noticed.
+    // This is read last, so that it includes what is deleted meanwhile.
     const { rows: trims } = await query(
       `select pg_catalog.to_json(position) as position,
          pg_catalog.to_json(extract(epoch from pg_catalog.clock_timestamp() operator(pg_catalog.-) at)::pg_catalog.numeric) as ago
        from ${tables.recovery} where name operator(pg_catalog.=) 'trimmed'`
     )
     const [trimmed] = trims
-    // A client that has got nothing for long may know only of packets that are gone. What is older than its connection's
-    // last sign of life, it has got.
+    // The last packet of a client that has got nothing for long may have been deleted. The client has got every packet that
+    // is older than the last sign of life of its connection.
     const away = Date.now() - disconnectedAt
     if (position < trimmed.position && trimmed.ago * 1000 < away + noticeTime) return undefined
     return rows.map((row) => {
+      // Only broadcasts are stored with rooms (see `keptOf`).
       const { packet } = messageOf(row).data as BroadcastData
       checkEvent(packet)
       return { position: row.position, data: packet.data }
@@ -186,14 +192,14 @@ export class StateRecovery {
   }
 
   /**
-   * What this node has missed after a position, in pages.
-   * @param since how long ago it may have missed the first, in milliseconds
-   * @returns packets, and whether some are gone
+   * Reads a page of the packets after a position.
+   * @param maxAge the maximum age of packets that this node may have missed, in milliseconds
+   * @returns the packets, whether there are more, and whether missed packets have been deleted
    */
   async page(
     nsp: string,
     after: number,
-    since: number
+    maxAge: number
   ): Promise<{ packets: KeptPacket[]; more: boolean; trimmed: boolean }> {
     const { query, tables } = this.#options
     const { rows } = await query(
@@ -206,7 +212,7 @@ export class StateRecovery {
       `select position operator(pg_catalog.>) $1
          and at operator(pg_catalog.>) (pg_catalog.clock_timestamp() operator(pg_catalog.-) pg_catalog.make_interval(secs => $2)) as trimmed
        from ${tables.recovery} where name operator(pg_catalog.=) 'trimmed'`,
-      [after, since / 1000]
+      [after, maxAge / 1000]
     )
     const packets = rows.map((row) => ({
       position: row.position,
@@ -217,7 +223,7 @@ export class StateRecovery {
     return { packets, more: rows.length === PAGE, trimmed: trims[0].trimmed }
   }
 
-  /** Removes what nobody can come back for. */
+  /** Deletes packets and sessions that are too old for any client. */
   async clean(): Promise<void> {
     const { query, tables, maxDisconnectionDuration, noticeTime } = this.#options
     await query(
@@ -239,7 +245,7 @@ export class StateRecovery {
   }
 }
 
-/** @throws Error for a row that holds no message */
+/** Reads the message of a row. @throws Error if it holds none */
 function messageOf({ body, attachment }: { body: string | null; attachment: Buffer | null }): Message {
   return body === null ? readAttachment(attachment!) : checkMessage(JSON.parse(body))
 }
