@@ -20,12 +20,13 @@ export function account({ transactions, readers, incidents }: History): string {
       `${way}: ${all.length} transactions, ${messages} messages; ${counts(all.map((one) => one.outcome))}`
     )
   }
+  const delivered = new Set(readers.flatMap(({ deliveries }) => deliveries.map(({ message }) => message)))
   /** How many messages each channel should have delivered. */
   const published = new Map<string, number>()
   for (const { outcome, messages } of transactions) {
-    if (outcome !== 'committed') continue
-    for (const { channel, undone } of messages) {
-      if (!undone) published.set(channel, (published.get(channel) ?? 0) + 1)
+    for (const { id, channel, undone } of messages) {
+      if (!undone && (outcome === 'committed' || delivered.has(id)))
+        published.set(channel, (published.get(channel) ?? 0) + 1)
     }
   }
   for (const { name, channels, complete, deliveries, connections } of readers) {

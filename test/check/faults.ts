@@ -21,6 +21,7 @@ export class Faults {
     [2, (random) => this.#cut(random)],
     [3, (random) => this.#terminate(random)],
     [3, (random) => this.#break(random)],
+    [1, (random) => this.#setClock(random)],
     [1, (random) => this.#crash(random)]
   ]
 
@@ -160,6 +161,17 @@ export class Faults {
       [who]
     )
     return what
+  }
+
+  /** The clock of the machine is set, as a time server does it. */
+  #setClock(random: Random): Promise<string> {
+    return this.#hold(random, async (node) => {
+      const seconds = random.one([-3600, -30, 30, 3600])
+      const what = this.#say(`the clock of ${node.name} is set by ${seconds} s`)
+      node.setClock(seconds)
+      await sleep(random.below(NODE_TIMEOUT))
+      return what
+    })
   }
 
   async #break(random: Random): Promise<string> {

@@ -30,7 +30,7 @@ export async function record(
   const readers = new Readers(target, history, random.fork())
   await readers.start(owner)
   const writers = new Writers(target, history)
-  writers.start(random.fork(), pause === undefined ? {} : { pause })
+  writers.start(owner, random.fork(), pause === undefined ? {} : { pause })
   await meanwhile(readers)
   await writers.stop()
   history.incident('the writers have ended')
@@ -44,12 +44,15 @@ export async function record(
 }
 
 /** Only whether it is worth waiting: the checker finds out what is missing. */
-function hasAll({ transactions }: History, { complete, channels, deliveries }: Reader): boolean {
+function hasAll({ transactions, readers }: History, { complete, channels, deliveries }: Reader): boolean {
   if (!complete) return true
+  // What one of them got was committed, even if its sender was not told.
+  const anywhere = new Set(readers.flatMap((reader) => reader.deliveries.map(({ message }) => message)))
   const got = new Set(deliveries.map(({ message }) => message))
-  return transactions.every(
-    ({ outcome, messages }) =>
-      outcome !== 'committed' ||
-      messages.every(({ id, channel, undone }) => undone || !channels.includes(channel) || got.has(id))
+  return transactions.every(({ outcome, messages }) =>
+    messages.every(
+      ({ id, channel, undone }) =>
+        undone || !channels.includes(channel) || got.has(id) || (outcome !== 'committed' && !anywhere.has(id))
+    )
   )
 }

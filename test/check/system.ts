@@ -19,6 +19,9 @@ export const NODE_TIMEOUT = 2000
 /** What a commit promises must outlive the end of PostgreSQL; the machine itself does not end. */
 const SETTINGS = { synchronous_commit: 'on', restart_after_crash: 'on' }
 
+/** The clock of a node is set by it. */
+const CLOCK = new URL('clock.js', import.meta.url).href
+
 /** A server, in a process of its own, with its own way to each PostgreSQL. */
 export class Node {
   readonly name: string
@@ -59,8 +62,9 @@ export class Node {
   }
 
   start(): void {
-    const child = spawn(process.execPath, [this.#cli], {
+    const child = spawn(process.execPath, ['--import', CLOCK, this.#cli], {
       cwd: '/',
+      stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
       env: {
         PATH: process.env.PATH,
         PGWS_DB_URI: this.#dbUri,
@@ -74,7 +78,7 @@ export class Node {
       }
     })
     this.#output += `--- ${this.name} starts as process ${child.pid}\n`
-    for (const output of [child.stdout, child.stderr]) {
+    for (const output of [child.stdout!, child.stderr!]) {
       output.on('data', (chunk) => (this.#output += chunk))
     }
     child.on('exit', (code, signal) => (this.#output += `--- ended with ${signal ?? code}\n`))
@@ -83,6 +87,11 @@ export class Node {
 
   signal(name: NodeJS.Signals): void {
     if (this.running) this.#child!.kill(name)
+  }
+
+  /** Sets its clock forward, or back. */
+  setClock(seconds: number): void {
+    if (this.running && this.#child!.connected) this.#child!.send({ setClock: seconds }, () => {})
   }
 
   async end(name: NodeJS.Signals): Promise<void> {

@@ -1,6 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
-import { token, until } from '../support/helper.js'
+import { WebSocket } from 'ws'
+import { type Owner, token, until } from '../support/helper.js'
+import { raw, sdk } from '../support/sdk.js'
 import { DURABLE, EPHEMERAL, ROWS, WATCHED } from './channels.js'
 import type { History, Transaction } from './history.js'
 import type { Random } from './random.js'
@@ -25,9 +27,11 @@ export class Writers {
   }
 
   /** @param pause the longest pause between two transactions of a writer, in milliseconds */
-  start(random: Random, { sql = 6, http = 3, pause = 60 } = {}): void {
+  start(owner: Owner, random: Random, { sql = 6, http = 3, sockets = 2, sdks = 1, pause = 60 } = {}): void {
     for (let i = 0; i < sql; i++) this.#running.push(this.#writeSql(random.fork(), pause))
     for (let i = 0; i < http; i++) this.#running.push(this.#post(random.fork(), pause))
+    for (let i = 0; i < sockets; i++) this.#running.push(this.#send(i, random.fork(), pause))
+    for (let i = 0; i < sdks; i++) this.#running.push(this.#publish(owner, random.fork(), pause))
   }
 
   /** Ends them, and finds out what became of the transactions whose senders were not told. */
@@ -189,5 +193,65 @@ export class Writers {
       } while (durable && transaction.outcome === 'unknown')
       await sleep(random.below(pause))
     }
+  }
+
+  /** Sends over websockets, which get no answer: what one sends on a connection comes in order, or not at all. */
+  async #send(sender: number, random: Random, pause: number): Promise<void> {
+    for (let connection = 0; !this.#over; connection++) {
+      const channel = random.one(random.chance(0.75) ? DURABLE : EPHEMERAL)
+      const { ws, previous } = this.#target.node(random)
+      const socket = new WebSocket(`${ws}/${channel}/${token({ mode: 'w', sub: 'writer' })}`, {
+        handshakeTimeout: 5000
+      })
+      socket.on('error', () => {})
+      const opened = await new Promise<boolean>((resolve) => {
+        socket.on('open', () => resolve(true))
+        socket.on('close', () => resolve(false))
+      })
+      const row = `socket ${sender}.${connection}`
+      const most = random.below(200)
+      for (let version = 0; opened && version < most && !this.#over; version++) {
+        if (socket.readyState !== socket.OPEN) break
+        const transaction = this.#begin('websocket')
+        if (previous) transaction.unordered = true
+        const id = `${transaction.id}.0`
+        transaction.messages.push({ id, channel, row, version })
+        socket.send(id)
+        await sleep(random.below(pause))
+      }
+      socket.terminate()
+      if (!opened) await sleep(random.below(300))
+    }
+  }
+
+  /** Publishes with the SDK, which is answered, or not. */
+  async #publish(owner: Owner, random: Random, pause: number): Promise<void> {
+    let node = this.#target.node(random)
+    const transport = 'websocket' as const
+    const endpoint = () => {
+      node = this.#target.node(random)
+      return `${node.ws}/connection/websocket`
+    }
+    const options = { token: token({ mode: 'w', sub: 'writer' }), timeout: ATTEMPT }
+    const client = sdk(owner, '', options, undefined, [{ transport, endpoint }])
+    client.connect()
+    while (!this.#over) {
+      await client.ready(ATTEMPT).catch(() => {})
+      const channel = random.one(random.chance(0.75) ? DURABLE : EPHEMERAL)
+      const transaction = this.#begin('SDK')
+      if (node.previous) transaction.unordered = true
+      const id = `${transaction.id}.0`
+      transaction.messages.push({ id, channel })
+      await client.publish(channel, id).then(
+        () => {
+          transaction.acknowledged = this.#history.now()
+          transaction.outcome = 'committed'
+        },
+        () => {}
+      )
+      if (random.chance(0.02)) raw(client)?.terminate()
+      await sleep(random.below(pause))
+    }
+    client.disconnect()
   }
 }
