@@ -1,7 +1,7 @@
 /** All cases, by the names that the command line takes. */
 import { connecting, idle, storm } from './cases/connections.js'
 import { durableFanOut, durablePublishing, resuming, retention } from './cases/durable.js'
-import { blocking, burst, channels, paced, sdk, sdkPaced, single } from './cases/fan-out.js'
+import { blocking, burst, channels, paced, sdk, sdkPaced, sdkProtobuf, single } from './cases/fan-out.js'
 import { joined } from './cases/joined-channels.js'
 import { neighbours } from './cases/neighbours.js'
 import { publishing } from './cases/publishing.js'
@@ -22,6 +22,7 @@ export const CASES = {
   blocking,
   joined,
   sdk,
+  sdkProtobuf,
   socketIo,
   durablePublishing,
   durableFanOut,

@@ -1,3 +1,4 @@
+import { BinaryWriter } from '@bufbuild/protobuf/wire'
 import pg from 'pg'
 import { address, notification, percentile, sign, sleep, startClient, startServer } from '../harness.js'
 
@@ -41,16 +42,15 @@ export async function publish(
 }
 
 async function run(server, dbUri, { readers, messages, batch, perSecond, pause, write, slow = () => 1 }) {
-  const sdk = server === 'sdk'
-  const { port, ask, stop } = await startServer(sdk ? 'ours' : server, dbUri)
+  const greeting = GREETINGS[server]?.(readers[0])
+  const { port, ask, stop } = await startServer(greeting ? 'ours' : server, dbUri)
   const client = startClient('readers')
   const publisher = new pg.Client(dbUri)
   try {
     const count = Math.ceil(messages / slow(server))
     const paths = readers.map((channel) =>
-      sdk ? '/connection/websocket' : address(server, channel, { mode: 'r' })
+      greeting ? greeting.path : address(server, channel, { mode: 'r' })
     )
-    const greeting = sdk ? subscribe(readers[0]) : undefined
     const socketIo = server === 'socket-io'
     await client.order({
       port,
@@ -92,10 +92,36 @@ async function run(server, dbUri, { readers, messages, batch, perSecond, pause, 
   }
 }
 
-/** What a client of the SDK says first. */
-function subscribe(channel) {
-  const token = sign({ mode: 'r' })
-  return `${JSON.stringify({ id: 1, connect: { token } })}\n${JSON.stringify({ id: 2, subscribe: { channel } })}`
+/** What clients of the SDK say first, where, and the begin of the answer to it: the second reply is the subscription's. */
+const GREETINGS = {
+  sdk: (channel) => ({
+    path: '/connection/websocket',
+    opcode: 1,
+    bytes: `${JSON.stringify({ id: 1, connect: { token: sign({ mode: 'r' }) } })}\n${JSON.stringify({ id: 2, subscribe: { channel } })}`,
+    answer: '{"id":2,"subscribe":'
+  }),
+  'sdk (protobuf)': (channel) => {
+    // Command.id is field 1, its connect 4, its subscribe 5; their first fields are the token and the channel.
+    const command = (id, method, text) =>
+      new BinaryWriter()
+        .fork()
+        .tag(1, 0)
+        .uint32(id)
+        .tag(method, 2)
+        .fork()
+        .tag(1, 2)
+        .string(text)
+        .join()
+        .join()
+    const commands = [command(1, 4, sign({ mode: 'r' })), command(2, 5, channel)]
+    return {
+      path: '/connection/websocket?format=protobuf',
+      opcode: 2,
+      bytes: Buffer.concat(commands.map((writer) => writer.finish())).toString('latin1'),
+      // Reply.id with 2, and Reply.subscribe, field 6.
+      answer: '\x08\x02\x32'
+    }
+  }
 }
 
 const everyone = Array(500).fill('chat')
@@ -160,4 +186,12 @@ export const sdkPaced = {
   figures: latencies,
   baseline: 'sdk',
   run: fanOut({ readers: everyone, messages: 6000, batch: 1, perSecond: 500, write: enveloped })
+}
+
+export const sdkProtobuf = {
+  title: 'Fan-out to 500 clients of the SDK that speak protobuf, beside 500 that speak JSON',
+  servers: ['sdk', 'sdk (protobuf)'],
+  figures: atFullSpeed,
+  baseline: 'sdk (protobuf)',
+  run: fanOut({ readers: everyone, messages: 6000, batch: 100, write: enveloped })
 }

@@ -15,11 +15,11 @@ let sampled = 1
 const latencies = []
 const now = () => performance.timeOrigin + performance.now()
 
-/** A short text as a frame of a client, masked with zeroes (RFC 6455, section 5.2). */
-function textFrame(text) {
-  const head = Buffer.from([0x81, 0xfe, 0, 0, 0, 0, 0, 0])
-  head.writeUInt16BE(text.length, 2)
-  return Buffer.concat([head, Buffer.from(text)])
+/** Less than 64 KiB as a frame of a client, masked with zeroes (RFC 6455, section 5.2). */
+function frame(opcode, bytes) {
+  const head = Buffer.from([0x80 | opcode, 0xfe, 0, 0, 0, 0, 0, 0])
+  head.writeUInt16BE(bytes.length, 2)
+  return Buffer.concat([head, bytes])
 }
 
 function open({ port, path, socketIo, greeting }) {
@@ -41,11 +41,10 @@ function open({ port, path, socketIo, greeting }) {
       if (end === -1) return
       if (!head.startsWith('HTTP/1.1 101')) return reject(new Error(head.slice(0, 200)))
       if (greeting) {
-        // Centrifugo's client protocol: the second reply is the subscription's.
-        if (head.includes('{"id":2,"subscribe":')) return begin()
+        if (head.includes(greeting.answer)) return begin()
         if (!reader.greeted) {
           reader.greeted = true
-          socket.write(textFrame(greeting))
+          socket.write(frame(greeting.opcode, Buffer.from(greeting.bytes, 'latin1')))
         }
         return
       }
@@ -79,8 +78,8 @@ function read(reader, chunk) {
     if (data.length < start) break
     const length = short < 126 ? short : data.readUInt16BE(at + 2)
     if (data.length < start + length) break
-    // `{}` is a ping of Centrifugo's client protocol.
-    if ((data[at] & 0x0f) === 1 && length > 2) message(reader, data, start, length)
+    // `{}` is a ping of Centrifugo's client protocol, and so is the byte 0.
+    if ((data[at] & 0x0f) <= 2 && length > 2) message(reader, data, start, length)
     at = start + length
   }
   reader.rest = at === data.length ? undefined : data.subarray(at)

@@ -22,7 +22,7 @@ const minutes = Number(given.minutes)
 const seed = Number(given.seed)
 if (!(minutes > 0) || !Number.isSafeInteger(seed)) {
   console.error(
-    'usage: npm run fuzz -- [--minutes N] [--seed N] [--path PATH] [--only http,websocket,sdk,notifications,rows,sql]'
+    'usage: npm run fuzz -- [--minutes N] [--seed N] [--path PATH] [--only http,websocket,sdk,protobuf,notifications,rows,sql]'
   )
   process.exit(2)
 }

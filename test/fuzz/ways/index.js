@@ -2,6 +2,7 @@
 import fc from 'fast-check'
 import { http, runHttp } from './http.js'
 import { notifications, runNotifications } from './notifications.js'
+import { protobuf, runProtobuf } from './protobuf.js'
 import { rows, runRows } from './rows.js'
 import { runSdk, sdk } from './sdk.js'
 import { runSql, sql } from './sql.js'
@@ -11,6 +12,7 @@ const RUN = {
   http: runHttp,
   websocket: runWebSocket,
   sdk: runSdk,
+  protobuf: runProtobuf,
   notifications: runNotifications,
   rows: runRows,
   sql: runSql
@@ -18,7 +20,7 @@ const RUN = {
 
 /** @param only the ways that are wanted; all of them where there is none */
 export function anyActions(only) {
-  const all = { http, websocket: webSocket, sdk, notifications, rows, sql }
+  const all = { http, websocket: webSocket, sdk, protobuf, notifications, rows, sql }
   const wanted = Object.keys(all).filter((way) => only.length === 0 || only.includes(way))
   return fc.array(fc.oneof(...wanted.map((way) => all[way])), { minLength: 1, maxLength: 10 })
 }

@@ -41,7 +41,9 @@ function encoded(write: () => void): Buffer {
 }
 
 function writeMessage(fields: Fields, values: object): void {
-  for (const [name, value] of Object.entries(values)) {
+  // Faster than Object.entries(), because this is done for each message.
+  for (const name in values) {
+    const value = (values as Record<string, unknown>)[name]
     if (value === undefined) continue
     const [number, type] = fields[name]!
     writeField(number, type, value)
