@@ -29,7 +29,7 @@ export function channelsRoute(
               properties: { channel: { type: 'string' }, connections: count, readers: count, writers: count }
             }
           },
-          401: errorSchema('No valid token.'),
+          401: errorSchema('The token is missing or invalid.'),
           403: errorSchema("The token is no admin's."),
           503: errorSchema('The database is unavailable, and so are the other nodes.')
         }

@@ -57,7 +57,7 @@ const closedSchema = {
 }
 
 const refusals = {
-  401: errorSchema('No valid token.'),
+  401: errorSchema('The token is missing or invalid.'),
   403: errorSchema("The token is no admin's."),
   503: errorSchema('The database is unavailable, and so are the other nodes.')
 }

@@ -6,9 +6,9 @@ import { errorSchema } from './schemas.js'
 const DEFAULT_LIMIT = 100
 
 /**
- * `GET /channels/:channel/history`: what is stored of a durable channel, in pages.
- * - `?since=&limit=`: the oldest first. `next` is the `since` of the next page, where there is one; `gap` says that messages
- *   after `since` have gone.
+ * `GET /channels/:channel/history`: the stored messages of a durable channel, in pages.
+ * - `?since=&limit=`: the oldest first. `next` is the `since` of the next page, if there is one. `gap` is true if messages
+ *   after `since` have been deleted.
  * - `?order=desc&before=&limit=`: the newest first. `next` is the `before` of the next page.
  */
 export const history: ChannelQuestion = {
@@ -21,45 +21,47 @@ export const history: ChannelQuestion = {
           type: 'string',
           enum: ['asc', 'desc'],
           default: 'asc',
-          description: 'The oldest message first (asc), or the newest (desc).'
+          description: 'Whether the oldest message (asc) or the newest (desc) comes first.'
         },
         since: {
           type: 'string',
-          description: 'In ascending order: the id of a message; those after it. Default: the oldest.'
+          description:
+            'In ascending order: the id of a message. The page begins after it. Default: the oldest message.'
         },
         before: {
           type: 'string',
-          description: 'In descending order: the id of a message; those before it. Default: the newest.'
+          description:
+            'In descending order: the id of a message. The page begins before it. Default: the newest message.'
         },
         limit: {
           type: 'string',
-          description: `At most so many, up to ${MAX_MESSAGES}; fewer where they are large: "next" of the answer is the "since" (in descending order the "before") of the next page.`,
+          description: `The maximum number of messages, up to ${MAX_MESSAGES}. A page has fewer if messages are large. "next" of the answer is the "since" (in descending order the "before") of the next page.`,
           examples: ['100']
         }
       }
     },
     response: {
-      401: errorSchema('No valid token.'),
+      401: errorSchema('The token is missing or invalid.'),
       403: errorSchema('The token may not read the channel.'),
-      409: errorSchema('The id is of another epoch of the database: begin with "since=earliest".'),
-      501: errorSchema('Durable channels are not installed.')
+      409: errorSchema('The id belongs to another epoch of the database: begin with "since=earliest".'),
+      501: errorSchema('The schema "pgws" is not installed.')
     }
   },
   async answer(gateway, channel, request, reply, token) {
     const { order = 'asc', since, before, limit } = request.query
     if (order !== 'asc' && order !== 'desc') throw new errors.BadQuery('"order" must be "asc" or "desc"')
     if (order === 'asc' && before !== undefined) {
-      throw new errors.BadQuery('"before" needs "order=desc": without it, use "since"')
+      throw new errors.BadQuery('"before" requires "order=desc"; in ascending order, use "since"')
     }
     if (order === 'desc' && since !== undefined) {
-      throw new errors.BadQuery('"since" does not go with "order=desc": use "before"')
+      throw new errors.BadQuery('"since" cannot be used with "order=desc": use "before"')
     }
     const reader = token.subject ?? request.ip
     const most = limit === undefined ? DEFAULT_LIMIT : messageCount(limit, 'limit')
     const { messages, gap, next } = await (order === 'desc'
       ? gateway.bridge.historyBefore(channel, before, most, reader)
       : gateway.bridge.history(channel, since, most, reader))
-    // Each is the text of a JSON object already.
+    // Each message is already the text of a JSON object.
     reply.type('application/json; charset=utf-8')
     const more = `${gap ? ',"gap":true' : ''}${next === undefined ? '' : `,"next":"${next}"`}`
     const answer = Buffer.from(`{"messages":[${messages.map(({ text }) => text).join(',')}]${more}}`)

@@ -36,7 +36,7 @@ export function nodesRoute(
               }
             }
           },
-          401: errorSchema('No valid token.'),
+          401: errorSchema('The token is missing or invalid.'),
           403: errorSchema("The token is no admin's."),
           503: errorSchema('The database is unavailable, so the other nodes are not known.')
         }

@@ -28,7 +28,7 @@ export const presence: ChannelQuestion = {
           users: { type: 'integer', description: 'The number of different users.' }
         }
       },
-      401: errorSchema('No valid token.'),
+      401: errorSchema('The token is missing or invalid.'),
       403: errorSchema('The token may not read the channel.'),
       404: errorSchema('The channel is no presence channel.')
     }

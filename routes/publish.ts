@@ -97,7 +97,7 @@ export async function publishRoute(
             }
           },
           400: errorSchema('The body is malformed.'),
-          401: errorSchema('No valid token.'),
+          401: errorSchema('The token is missing or invalid.'),
           403: errorSchema('The token may not write one of the channels.'),
           413: errorSchema('A message is too large.'),
           422: rejectionSchema(

@@ -1,28 +1,29 @@
 import { channelNameProblem } from '../../lib/channel-name.js'
 import { errors } from '../../lib/errors.js'
 
-/** What a websocket address asks for. */
+/** The parts of a websocket address. */
 export interface Address {
-  /** `/:channel/:token`: the channel; `/:token`: undefined. */
+  /** The channel of `/:channel/:token`; undefined for `/:token`. */
   channel: string | undefined
   token: string
 }
 
-/** What stands in a log or an answer where a token stood. */
+/** Replaces tokens in logs and answers. */
 const MASK = '***'
 
 /**
- * What may be a JSON Web Token in a path: its header begins with `{"`, which is `eyJ` in base64url. It is one only
- * with a dot (which some write as %2e, lest it be taken for a file's extension); asked for here, the dot would be
- * looked for again from each `eyJ` of a long text.
+ * Matches what may be a JSON Web Token in a path. The header of a token begins with `{"`, which is `eyJ` in base64url. A
+ * match is a token only if it contains a dot, which some clients write as %2e because proxies may treat it as the
+ * beginning of a file extension. The dot is checked apart (see DOT): if this expression required it, matching would take
+ * quadratic time in a long text with many `eyJ`.
  */
 const TOKEN = /eyJ[\w-]*(?:(?:\.|%2[eE])[\w%.-]*)?/g
 const DOT = /\.|%2[eE]/
 
 /**
- * Reads `/:channel/:token` or `/:token`; what follows a token is ignored.
+ * Reads `/:channel/:token` or `/:token`. Anything after the token is ignored.
  * @param url the request's path below the prefix, still percent-encoded, with or without a query
- * @throws BadAddress (400) for a malformed percent-encoding, or what is no name of a channel
+ * @throws BadAddress (400) for a malformed percent-encoding or an invalid channel name
  */
 export function parseAddress(url: string): Address {
   const [first = '', second] = pathOf(url).replace(/^\//, '').split('/')
@@ -33,9 +34,9 @@ export function parseAddress(url: string): Address {
 }
 
 /**
- * The channels of a query `?channel=a&channel=b`.
- * @returns undefined where it names none
- * @throws BadAddress (400) for what is no name of a channel
+ * Reads the channels of a query such as `?channel=a&channel=b`.
+ * @returns undefined if it names none
+ * @throws BadAddress (400) for an invalid channel name
  */
 export function channelsOfQuery(url: string): string[] | undefined {
   const names = queryOf(url).getAll('channel')
@@ -45,7 +46,7 @@ export function channelsOfQuery(url: string): string[] | undefined {
 
 const NO_PARAMETERS: Pick<URLSearchParams, 'get' | 'getAll'> = new URLSearchParams()
 
-/** The parameters after the `?` of a URL. Most addresses of channels have none. */
+/** The parameters after the `?` of a URL. Most addresses of channels have none, and share one object. */
 export function queryOf(url: string): Pick<URLSearchParams, 'get' | 'getAll'> {
   const start = url.indexOf('?')
   return start === -1 ? NO_PARAMETERS : new URLSearchParams(url.slice(start))
@@ -62,23 +63,23 @@ export function isDecodable(url: string): boolean {
   }
 }
 
-/** Whether a text is a JSON Web Token by its looks: a JWS in its compact form (RFC 7515, section 3.1). */
+/** Whether a text has the form of a JSON Web Token: a JWS in compact serialization (RFC 7515, section 3.1). */
 export function isToken(text: string): boolean {
   return /^eyJ[\w-]*\.[\w-]*\.[\w-]*$/.test(text)
 }
 
-/** Whether a URL's path holds what looks like a JSON Web Token. */
+/** Whether a URL contains something that has the form of a JSON Web Token. */
 export function holdsToken(url: string): boolean {
   return url.includes('eyJ') && maskTokens(url) !== url
 }
 
-/** A URL with every token in it masked: JSON Web Tokens anywhere. */
+/** Masks every JSON Web Token in a URL or another text. */
 export function maskTokens(url: string): string {
   return url.replace(TOKEN, (text) => (DOT.test(text) ? MASK : text))
 }
 
 /**
- * The URL of a websocket request as it may be logged: the token's place is masked, whatever stands there.
+ * The URL of a websocket request for logs. The token's segment is masked, even if it does not look like a token.
  * @param url as for parseAddress
  */
 export function maskAddress(url: string): string {

@@ -3,13 +3,13 @@ import type { Token } from '../../lib/auth/index.js'
 import { errors } from '../../lib/errors.js'
 import type { VerifyToken } from '../../plugins/jwt.js'
 
-/** The bearer token of a request (RFC 6750, section 2.1), if there is one. */
+/** The bearer token of a request (RFC 6750, section 2.1); undefined if it has none. */
 export function bearerToken({ headers }: Pick<FastifyRequest, 'headers'>): string | undefined {
   return /^Bearer +(\S+) *$/i.exec(headers.authorization ?? '')?.[1]
 }
 
 /**
- * A request's bearer token, verified.
+ * Reads and verifies the bearer token of a request.
  * @throws InvalidToken, TokenExpired (401), MalformedClaims (403), KeysUnavailable (503)
  */
 export async function verifyBearer(request: FastifyRequest, verifyToken: VerifyToken): Promise<Token> {

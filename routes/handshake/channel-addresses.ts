@@ -6,7 +6,7 @@ export interface ChannelRoutesOptions {
   gateway: Gateway
   verifyToken: VerifyToken
   options: Pick<ResolvedOptions, 'allowedOrigins' | 'tokenCookie' | 'maxChannelsPerConnection'>
-  /** The paths of our own HTTP routes, below the prefix. */
+  /** The paths of the plugin's HTTP routes, below the prefix. */
   paths: Iterable<string>
 }
 

@@ -5,11 +5,11 @@ import { errors } from '../../lib/errors.js'
 import { channelsOfQuery, isToken, parseAddress } from './address.js'
 import { bearerToken } from './bearer.js'
 
-/** The subprotocol (RFC 6455, section 1.9) that we speak, and how a browser hands a token over beside it. */
+/** The plugin's subprotocol (RFC 6455, section 1.9), and the prefix of a subprotocol with which a browser passes a token. */
 const SUBPROTOCOL = 'pgws'
 const BEARER = 'bearer.'
 
-/** What a handshake asks for. */
+/** The token of a handshake, and the channels that it requests. */
 export interface Credentials {
   token: string
   /** Undefined: all channels that the token names. */
@@ -17,11 +17,11 @@ export interface Credentials {
 }
 
 /**
- * Reads the token of a handshake, and the channels that it asks for: from the address `/:channel/:token` or
- * `/:token`; or, for the address `/`, from the header `Authorization`, the subprotocol `bearer.<token>` or a
- * cookie, and from `?channel=a&channel=b`.
- * @param path the request's path below our prefix, with the query
- * @param cookieName the cookie that may hold a token
+ * Reads the token of a handshake, and the channels that it requests. They are in the address `/:channel/:token` or
+ * `/:token`. For the address `/`, the token is in the header `Authorization`, the subprotocol `bearer.<token>` or a cookie,
+ * and the channels are in `?channel=a&channel=b`.
+ * @param path the request's path below the prefix, with the query
+ * @param cookieName the name of the cookie that may contain a token
  * @throws BadAddress (400), InvalidToken (401)
  */
 export function readCredentials(
@@ -30,7 +30,7 @@ export function readCredentials(
   cookieName: string | undefined
 ): Credentials {
   const { headers } = request.raw
-  // Nearly all clients that bring their token in the address bring nothing else.
+  // Nearly all clients with the token in the address send neither header.
   const more = headers.authorization !== undefined || headers['sec-websocket-protocol'] !== undefined
   const root = isRoot(path)
   const token = root || more ? findToken(request, cookieName) : undefined
@@ -47,10 +47,9 @@ export function readCredentials(
 }
 
 /**
- * The token of a handshake that does not stand in the address: of the header `Authorization`, the subprotocol
- * `bearer.<token>` or a cookie.
- * @throws BadAddress (400) where the subprotocol stands alone: the answer must not repeat it, and browsers close what
- *   selects none of those that they offer
+ * Finds a token that is not in the address: in the header `Authorization`, the subprotocol `bearer.<token>` or a cookie.
+ * @throws BadAddress (400) if `bearer.<token>` is the only subprotocol: the answer must not repeat it, and browsers fail a
+ *   connection whose answer selects none of the subprotocols that they offered
  */
 export function findToken(
   { raw: { headers } }: Pick<FastifyRequest, 'raw'>,
@@ -64,8 +63,8 @@ export function findToken(
 }
 
 /**
- * Whether a handshake brings what looks like a token to where we look for one.
- * @param path the request's path below our prefix, with the query
+ * Whether a handshake has something that looks like a token in one of the places where tokens are accepted.
+ * @param path the request's path below the prefix, with the query
  */
 export function bringsToken(
   headers: IncomingHttpHeaders,
@@ -74,7 +73,7 @@ export function bringsToken(
 ): boolean {
   if (isRoot(path)) {
     const { header, protocol, cookie, protocols } = offeredTokens(headers, cookieName)
-    // Browsers send a cookie with each handshake; who speaks another protocol (vite-hmr) may mean another server.
+    // Browsers send the cookie with each handshake. One with another subprotocol (vite-hmr) may be for another server.
     const other = headers['sec-websocket-protocol'] !== undefined && !protocols.includes(SUBPROTOCOL)
     return [header, protocol, other ? undefined : cookie].some(
       (token) => token !== undefined && isToken(token)
@@ -88,8 +87,8 @@ export function bringsToken(
 }
 
 /**
- * The subprotocol that the answer to a handshake selects: ours, or the first one that holds no token.
- * @returns false where there is none
+ * The subprotocol that the answer to a handshake selects: `pgws`, or else the first one that contains no token.
+ * @returns false if there is none
  */
 export function selectProtocol(offered: Set<string>): string | false {
   if (offered.has(SUBPROTOCOL)) return SUBPROTOCOL

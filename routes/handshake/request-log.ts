@@ -1,7 +1,10 @@
 import type { FastifyRequest } from 'fastify'
 import { maskTokens } from './address.js'
 
-/** A request as it may be logged. */
+/**
+ * The fields of a request for logs.
+ * @param url the URL with its token masked
+ */
 export function describeRequestAs(request: FastifyRequest, url: string) {
   return {
     method: request.method,
@@ -12,7 +15,7 @@ export function describeRequestAs(request: FastifyRequest, url: string) {
   }
 }
 
-/** Logs requests as Fastify does, with tokens masked. */
+/** Serializers that log requests as Fastify does, but mask tokens. */
 export const maskingSerializers = {
   req: (request: FastifyRequest) => describeRequestAs(request, maskTokens(request.raw.url!))
 }

@@ -1,10 +1,10 @@
 import type { FastifyInstance } from 'fastify'
 import { holdsToken, isDecodable, maskTokens, pathOf } from './address.js'
 
-/** The name of our find-my-way constraint. */
+/** The name of the plugin's find-my-way constraint. */
 export const CONSTRAINT = 'pgws'
 
-/** Its values. */
+/** The values of the constraint. */
 export type Kind = 'upgrade' | 'events' | 'token' | 'preflight' | 'preflight-shared'
 
 /** The part of a request that a constraint sees. */
@@ -21,23 +21,24 @@ export function isRootPrefix(prefix: string): boolean {
   return prefix === '' || prefix === '/'
 }
 
+/** What the plugin knows of its host. */
 export interface Host {
-  /** The prefixes that we are registered with. */
+  /** The prefixes with which the plugin is registered. */
   prefixes: Set<string>
-  /** Whether it answers `OPTIONS` for all addresses at once, as @fastify/cors does. */
+  /** Whether the host answers `OPTIONS` for all addresses, as @fastify/cors does. */
   answersPreflights: boolean
   /**
-   * The methods with a route for what holds a token. Not `OPTIONS`, which a host may answer for all addresses at once
-   * (CORS), and not what its router does not know: there the token is masked before anybody sees it.
+   * The methods for which the plugin has a route for URLs with a token. `OPTIONS` is not one of them, because the host may
+   * answer it for all addresses (CORS). For methods that the router does not support, the token is masked in the URL.
    */
   methods: string[]
 }
 
-/** By its server: of several instances of the plugin on one host, all share what is known of it. */
+/** By the host's server, so that several instances of the plugin share one object. */
 const hosts = new WeakMap<object, Host>()
 
 export function hostOf({ server, supportedMethods }: FastifyInstance): Host {
-  // HEAD has the route of GET.
+  // The route of GET answers HEAD, too.
   const methods = supportedMethods.filter((method) => method !== 'OPTIONS' && method !== 'HEAD')
   const host = hosts.get(server) ?? { prefixes: new Set(), answersPreflights: false, methods }
   hosts.set(server, host)
@@ -48,13 +49,13 @@ export function hostOf({ server, supportedMethods }: FastifyInstance): Host {
 export const malformed = new WeakSet<object>()
 
 /**
- * Makes the constraint known to the router, once for each host.
+ * Adds the constraint to the router, once for each host.
  *
- * It also writes `request.url`, which no other place could. The router answers a path that it cannot decode with a text
- * that repeats the path, token included, before any hook runs; and a method without a route leads to the host's 404
- * handler and log line. Fastify has two options for that, `rewriteUrl` and `frameworkErrors`
- * (https://fastify.dev/docs/latest/Reference/Server/), but they are the host's: a plugin cannot set them. A constraint is
- * derived before the path is decoded, so such a path is cut, or masked, here.
+ * The constraint also changes `request.url`, because this is the only place where a plugin can do so. The router answers a
+ * path that it cannot decode with a text that repeats the path, including the token, before any hook runs. And a method
+ * without a route leads to the host's 404 handler and its log line. Fastify has the options `rewriteUrl` and
+ * `frameworkErrors` for this (https://fastify.dev/docs/latest/Reference/Server/), but a plugin cannot set options of its
+ * host. A constraint is derived before the path is decoded. So such a path is shortened or masked here.
  */
 export function addConstraint(fastify: FastifyInstance): void {
   if (fastify.hasConstraintStrategy(CONSTRAINT)) return
@@ -62,7 +63,7 @@ export function addConstraint(fastify: FastifyInstance): void {
   const { prefixes, methods } = host
   const routed = new Set([...methods, 'HEAD'])
   const isOurs = (url: string) => {
-    // RFC 9112, section 3.2.2: the whole address.
+    // The URL may be in absolute form (RFC 9112, section 3.2.2).
     const path = url.replace(/^[a-z]+:\/\/[^/?]*/i, '')
     return [...prefixes].some((prefix) => path.startsWith(prefix))
   }
@@ -80,7 +81,7 @@ export function addConstraint(fastify: FastifyInstance): void {
         set: (value: unknown, handler: never) => handlers.set(value, handler),
         del: (value: unknown) => handlers.delete(value),
         empty: () => handlers.clear()
-      } as never
+      }
     },
     deriveConstraint(request: ConstrainedRequest) {
       const { url = '', method = '', headers } = request
@@ -110,5 +111,5 @@ export function addConstraint(fastify: FastifyInstance): void {
       return preflight
     },
     validate() {}
-  } as Parameters<FastifyInstance['addConstraintStrategy']>[0])
+  })
 }

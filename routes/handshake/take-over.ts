@@ -2,17 +2,17 @@ import type { FastifyRequest } from 'fastify'
 import { asError } from '../../lib/errors.js'
 import { maskTokens } from './address.js'
 
-/** How what happens to a handshake is logged. */
+/** The log of handshakes. */
 export interface HandshakeLog {
   error(fields: object, message: string): void
-  /** A request as it may be logged: its URL may hold a token. */
+  /** The fields of a request for logs, with tokens masked. */
   describeRequest(request: FastifyRequest): object
 }
 
 /**
- * Does what is left to do once Fastify has let go of a request (`reply.hijack()`), where Fastify would log an error
- * together with the whole URL.
- * @param transport destroyed when it throws
+ * Runs the rest of a handshake after `reply.hijack()`. Errors are logged here, because Fastify would log them together with
+ * the whole URL.
+ * @param transport is destroyed if `work` throws
  */
 export function takeOver(
   request: FastifyRequest,
