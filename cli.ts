@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 import { type Command, UsageError } from './commands/command.js'
-import { fullMessageOf } from './lib/errors.js'
+import { unnamedMessageOf } from './lib/errors.js'
 import { VERSION } from './lib/version.js'
 
 const NAME = 'fastify-pg-websockets'
@@ -55,6 +55,6 @@ function refuse(problem: string, help: string): void {
 }
 
 main(process.argv.slice(2)).catch((error) => {
-  process.stderr.write(`${fullMessageOf(error)}\n`)
+  process.stderr.write(`${unnamedMessageOf(error)}\n`)
   process.exitCode = 1
 })

@@ -1,5 +1,5 @@
 import type { FastifyInstance } from 'fastify'
-import { errors, fullMessageOf } from '../lib/errors.js'
+import { errors, fullMessageOf, unnamedMessageOf } from '../lib/errors.js'
 import { makeServer, startServer } from '../server.js'
 
 /** npm and terminals may deliver one signal twice. One that comes this much later, in milliseconds, is a second signal. */
@@ -28,7 +28,7 @@ export async function serve(): Promise<void> {
   } catch (error) {
     if (end.begun && error instanceof errors.ShuttingDown) return
     process.exitCode = 1
-    process.stderr.write(`fastify-pg-websockets could not start: ${fullMessageOf(error)}\n`)
+    process.stderr.write(`fastify-pg-websockets could not start: ${unnamedMessageOf(error)}\n`)
     end('start failed')
   }
 }

@@ -223,6 +223,11 @@ export function fullMessageOf(error: unknown): string {
   return message.includes(inner) ? message : `${message}: ${inner}`
 }
 
+/** The full message where the name of this package stands before it already: an invalid option's begins with it. */
+export function unnamedMessageOf(error: unknown): string {
+  return fullMessageOf(error).replace(/^fastify-pg-websockets: /, '')
+}
+
 /**
  * SQLSTATEs (errcodes-appendix.html) that retrying does not help: a wrong password, no entry in pg_hba.conf, a role or
  * database that does not exist, a missing permission.

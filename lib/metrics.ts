@@ -37,6 +37,10 @@ export class Metrics {
     'received_bytes_total',
     'Bytes of the messages that sockets have sent.'
   )
+  readonly ignoredMessages = this.#counter(
+    'ignored_messages_total',
+    'Messages of raw sockets whose tokens do not allow writing. They are ignored.'
+  )
   readonly notifications = this.#counter('notifications_total', 'Notifications from the database.')
   readonly #closes = this.#counter(
     'closes_total',

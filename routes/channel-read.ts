@@ -7,6 +7,7 @@ import type { VerifyToken } from '../plugins/jwt.js'
 import type { ChannelQuestion, ReadQuery } from './channel-question.js'
 import { verifyBearer } from './handshake/bearer.js'
 import { history } from './history.js'
+import { checkQuery } from './known.js'
 import { presence } from './presence.js'
 import { bearer, HIDDEN } from './schemas.js'
 
@@ -33,6 +34,7 @@ export function channelReadRoutes(
     checkChannel(channel, 'the channel of the address')
     if (!authorize(token, [channel]).read) throw new errors.ReadNotAllowed()
     await gateway.authorize(token, [channel], 'r')
+    checkQuery(request, read.schema.querystring ?? {})
     return read.answer(gateway, channel, request, reply, token)
   }
 

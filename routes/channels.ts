@@ -3,6 +3,7 @@ import { authorizeAdmin } from '../lib/auth/index.js'
 import type { Bridge } from '../lib/bridge.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { verifyBearer } from './handshake/bearer.js'
+import { checkQuery } from './known.js'
 import { bearer, errorSchema } from './schemas.js'
 import { answeringScope, scopeSchema } from './scope.js'
 
@@ -29,6 +30,7 @@ export function channelsRoute(
               properties: { channel: { type: 'string' }, connections: count, readers: count, writers: count }
             }
           },
+          400: errorSchema('The query is malformed.'),
           401: errorSchema('The token is missing or invalid.'),
           403: errorSchema("The token is no admin's."),
           503: errorSchema('The database is unavailable, and so are the other nodes.')
@@ -38,6 +40,7 @@ export function channelsRoute(
     },
     async (request, reply) => {
       authorizeAdmin(await verifyBearer(request, verifyToken))
+      checkQuery(request)
       const { scope, onMissing } = answeringScope(request, reply)
       return scope === 'cluster' ? bridge.channels({ scope, onMissing }) : bridge.channels()
     }

@@ -3,8 +3,10 @@ import { authorizeAdmin } from '../lib/auth/index.js'
 import type { Bridge } from '../lib/bridge.js'
 import type { Closing } from '../lib/clients/index.js'
 import { errors } from '../lib/errors.js'
+import { isObject } from '../lib/json-value.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { verifyBearer } from './handshake/bearer.js'
+import { checkQuery, nameAndKnown } from './known.js'
 import { bearer, errorSchema } from './schemas.js'
 import { answeringScope, listMissing, scopeSchema } from './scope.js'
 
@@ -94,6 +96,7 @@ export function connectionsRoutes(
     },
     async (request, reply) => {
       authorizeAdmin(await verifyBearer(request, verifyToken))
+      checkQuery(request)
       const { subject, channel } = request.query
       return bridge.connections({ subject, channel, ...answeringScope(request, reply) })
     }
@@ -112,6 +115,7 @@ export function connectionsRoutes(
     },
     async (request) => {
       authorizeAdmin(await verifyBearer(request, verifyToken))
+      checkQuery(request)
       const { subject, channel } = request.query
       return listMissing(await bridge.disconnect({ subject, channel }, closingOf(request)))
     }
@@ -136,6 +140,7 @@ export function connectionsRoutes(
     },
     async (request) => {
       authorizeAdmin(await verifyBearer(request, verifyToken))
+      checkQuery(request)
       const { id } = request.params
       const { closed, missing } = await bridge.disconnect({ id }, closingOf(request))
       if (missing.length > 0) {
@@ -149,8 +154,17 @@ export function connectionsRoutes(
   )
 }
 
-/** The code and reason of a query, or of a JSON body; readClosing checks them. */
+/**
+ * The code and reason of a query, or of a JSON body; readClosing checks them.
+ * @throws BadQuery (400) for a body with anything else
+ */
 function closingOf({ query, body }: FastifyRequest<Closed>): Partial<Closing> {
+  const unknown = isObject(body)
+    ? Object.keys(body).find((name) => !Object.hasOwn(closingSchema, name))
+    : undefined
+  if (unknown !== undefined) {
+    throw new errors.BadQuery(`in the body, ${nameAndKnown(unknown, Object.keys(closingSchema))}`)
+  }
   const { code, reason } = query
   const inQuery = {
     ...(code !== undefined && { code: Number(code) }),

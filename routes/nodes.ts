@@ -3,6 +3,7 @@ import { authorizeAdmin } from '../lib/auth/index.js'
 import type { Bridge } from '../lib/bridge.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { verifyBearer } from './handshake/bearer.js'
+import { checkQuery } from './known.js'
 import { bearer, errorSchema } from './schemas.js'
 
 /** `GET /nodes`: the servers that share the database and the listen channel, for tokens with `"admin": true`. */
@@ -36,6 +37,7 @@ export function nodesRoute(
               }
             }
           },
+          400: errorSchema('The query is malformed.'),
           401: errorSchema('The token is missing or invalid.'),
           403: errorSchema("The token is no admin's."),
           503: errorSchema('The database is unavailable, so the other nodes are not known.')
@@ -44,6 +46,7 @@ export function nodesRoute(
     },
     async (request) => {
       authorizeAdmin(await verifyBearer(request, verifyToken))
+      checkQuery(request)
       return bridge.nodes()
     }
   )

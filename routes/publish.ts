@@ -9,6 +9,7 @@ import { elementsOf, JsonText, membersOf } from '../lib/json-text.js'
 import { isObject } from '../lib/json-value.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { bearerToken, verifyBearer } from './handshake/bearer.js'
+import { checkQuery, nameAndKnown } from './known.js'
 import { bearer, errorSchema, rejectionSchema } from './schemas.js'
 import { listMissing } from './scope.js'
 
@@ -29,6 +30,12 @@ const messageSchema = {
   },
   description: 'A message for one channel (`channel`) or for several (`channels`).'
 }
+
+/** The members of a message. */
+const MEMBERS = Object.keys(messageSchema.properties)
+
+/** Where a parsed message has the name of a member that is none of these. */
+const UNKNOWN = Symbol('unknown')
 
 /** `POST /publish`: publishes messages, all or none. Answers when the database has accepted them. */
 export async function publishRoute(
@@ -111,6 +118,7 @@ export async function publishRoute(
     },
     async (request, reply) => {
       const token = await verifyBearer(request, verifyToken)
+      checkQuery(request)
       const messages = parseBody(request.body, maxChannels)
       const channels = [...new Set(messages.flatMap((message) => message.channels))]
       if (channels.length > maxChannels) throw new errors.TooManyPublishChannels(channels.length, maxChannels)
@@ -143,7 +151,8 @@ function readItem(text: string): unknown {
   } catch {
     throw new errors.BadMessage('the body must be JSON')
   }
-  const item: Record<string, unknown> = {}
+  const item: Record<string | symbol, unknown> = {}
+  for (const name of members.keys()) if (!MEMBERS.includes(name)) item[UNKNOWN] = name
   for (const name of ['channel', 'channels', 'confirm']) {
     const value = members.get(name)
     if (value !== undefined) item[name] = JSON.parse(value)
@@ -200,6 +209,8 @@ function parseMessage(value: unknown, place: string, maxChannels: number): Outgo
     throw new errors.BadMessage(`${place} must be an object with "channel" or "channels", and "payload"`)
   }
   const { channel, channels, payload } = value
+  const { [UNKNOWN]: unknown } = value as { [UNKNOWN]?: string }
+  if (unknown !== undefined) throw new errors.BadMessage(`in ${place}, ${nameAndKnown(unknown, MEMBERS)}`)
   if (payload === undefined) throw new errors.BadMessage(`${place} must have a "payload"`)
   if ((channel === undefined) === (channels === undefined)) {
     throw new errors.BadMessage(`${place} must have either "channel" or "channels", and not both`)

@@ -1,4 +1,4 @@
-import { fullMessageOf } from '../../lib/errors.js'
+import { unnamedMessageOf } from '../../lib/errors.js'
 
 type Level = 'OK' | 'warning' | 'error'
 
@@ -22,7 +22,7 @@ export class Report {
 
   /** What keeps the server from working. */
   error(check: string, problem: unknown): void {
-    this.#print('error', check, typeof problem === 'string' ? problem : fullMessageOf(problem))
+    this.#print('error', check, typeof problem === 'string' ? problem : unnamedMessageOf(problem))
   }
 
   /** Runs a check, whose error is reported. */

@@ -1,5 +1,5 @@
 import type { createRemoteJWKSet } from 'jose'
-import { errors, messageOf } from '../errors.js'
+import { errors, unnamedMessageOf } from '../errors.js'
 import type { Log } from '../log.js'
 import { keysOfSet, type VerificationKey } from './keys.js'
 
@@ -77,7 +77,7 @@ export class RemoteKeySet {
       await this.#set.reload()
       this.#keys = keysOfSet(this.#set.jwks()?.keys).filter(({ publicKey }) => publicKey !== undefined)
     } catch (error) {
-      this.#log.warn({ err: error }, `could not fetch the JWK set: ${messageOf(error)}`)
+      this.#log.warn({ err: error }, `could not fetch the JWK set: ${unnamedMessageOf(error)}`)
     }
   }
 }

@@ -35,20 +35,24 @@ const PRIVATE =
  * @throws InvalidOption if it is none of these; the message never contains the secret
  */
 export function parseKeys(text: string, base64 = false): VerificationKey[] {
+  return of('jwtSecret', 'PGWS_JWT_SECRET', () => keysIn(text, base64))
+}
+
+function keysIn(text: string, base64: boolean): VerificationKey[] {
   const bytes = base64 ? decodeBase64(text) : Buffer.from(text, 'utf8')
-  if (bytes.length === 0) throw invalid('must not be empty')
+  if (bytes.length === 0) throw new KeyProblem('must not be empty')
   const decoded = bytes.toString('utf8')
   const jwk = parseObject(decoded)
-  if (jwk !== undefined && 'keys' in jwk) return keysOfSet(jwk.keys)
+  if (jwk !== undefined && 'keys' in jwk) return keysOf(jwk.keys)
   if (jwk !== undefined && 'kty' in jwk) {
     const key = keyOfJwk(jwk)
-    if (key === undefined) throw invalid('is a JWK of a type that is not supported')
+    if (key === undefined) throw new KeyProblem('is a JWK of a type that is not supported')
     return [key]
   }
   // If the text of a public key were used as a secret, anybody who knows the public key could sign tokens.
   if (decoded.includes('-----BEGIN ')) return [keyOfPem(decoded)]
   const mistake = mistakenSecret(bytes)
-  if (mistake !== undefined) throw invalid(mistake)
+  if (mistake !== undefined) throw new KeyProblem(mistake)
   return [{ kid: undefined, algorithms: HMAC, secret: bytes, publicKey: undefined }]
 }
 
@@ -70,7 +74,7 @@ export function keysFor<Key extends VerificationKey>(
 function decodeBase64(text: string): Buffer {
   const standard = text.trim().replaceAll('-', '+').replaceAll('_', '/').replaceAll('.', '=')
   if (!/^[A-Za-z0-9+/]*={0,2}$/.test(standard)) {
-    throw invalid('is not base64, although jwtSecretBase64 (PGWS_JWT_SECRET_BASE64) is true')
+    throw new KeyProblem('is not base64, although jwtSecretBase64 (PGWS_JWT_SECRET_BASE64) is true')
   }
   return Buffer.from(standard, 'base64')
 }
@@ -85,20 +89,24 @@ function parseObject(text: string): Record<string, unknown> | undefined {
 }
 
 /**
- * The keys of a JWK set.
+ * The keys of a JWK set that was fetched from `jwksUrl`.
  * @param members its `keys`
  * @throws InvalidOption if none of them can verify signatures
  */
 export function keysOfSet(members: unknown): VerificationKey[] {
-  if (!Array.isArray(members)) throw invalid('is a JWK set whose "keys" is not a list')
+  return of('jwksUrl', 'PGWS_JWKS_URL', () => keysOf(members))
+}
+
+function keysOf(members: unknown): VerificationKey[] {
+  if (!Array.isArray(members)) throw new KeyProblem('is a JWK set whose "keys" is not a list')
   // RFC 7517, section 5: keys of an unknown type are ignored.
   const keys = members.map(keyOfJwk).filter((key) => key !== undefined)
-  if (keys.length === 0) throw invalid('is a JWK set with no key that can verify signatures')
+  if (keys.length === 0) throw new KeyProblem('is a JWK set with no key that can verify signatures')
   return keys
 }
 
 function keyOfJwk(jwk: unknown): VerificationKey | undefined {
-  if (!isObject(jwk)) throw invalid('contains a JWK that is not an object')
+  if (!isObject(jwk)) throw new KeyProblem('contains a JWK that is not an object')
   const { kty, kid, alg, use, crv, k, d } = jwk
   if (use !== undefined && use !== 'sig') return undefined
   const allowed = algorithmsOf(kty, crv)
@@ -107,11 +115,11 @@ function keyOfJwk(jwk: unknown): VerificationKey | undefined {
   if (algorithms.length === 0) return undefined
   const key = { kid: typeof kid === 'string' ? kid : undefined, algorithms }
   if (kty === 'oct') {
-    if (typeof k !== 'string' || k === '') throw invalid('contains a JWK of type "oct" without "k"')
+    if (typeof k !== 'string' || k === '') throw new KeyProblem('contains a JWK of type "oct" without "k"')
     return { ...key, secret: Buffer.from(k, 'base64url'), publicKey: undefined }
   }
   // RFC 7518, sections 6.2.2 and 6.3.2; RFC 8037, section 2.
-  if (d !== undefined) throw invalid(PRIVATE)
+  if (d !== undefined) throw new KeyProblem(PRIVATE)
   return { ...key, secret: undefined, publicKey: toPem(publicKey({ key: jwk as JsonWebKey, format: 'jwk' })) }
 }
 
@@ -124,11 +132,11 @@ function algorithmsOf(kty: unknown, crv: unknown): string[] | undefined {
 }
 
 function keyOfPem(pem: string): VerificationKey {
-  if (/-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY/.test(pem)) throw invalid(PRIVATE)
+  if (/-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY/.test(pem)) throw new KeyProblem(PRIVATE)
   const key = publicKey(pem)
   const { crv, kty } = key.export({ format: 'jwk' })
   const algorithms = algorithmsOf(kty, crv)
-  if (algorithms === undefined) throw invalid('is a PEM key of a type that is not supported')
+  if (algorithms === undefined) throw new KeyProblem('is a PEM key of a type that is not supported')
   return { kid: undefined, algorithms, secret: undefined, publicKey: toPem(key) }
 }
 
@@ -137,7 +145,7 @@ function publicKey(input: Parameters<typeof createPublicKey>[0]): KeyObject {
     return createPublicKey(input)
   } catch {
     // The error's message may contain parts of the key.
-    throw invalid(
+    throw new KeyProblem(
       'contains a key that cannot be read: it must be a JWK set, a JWK, a key in PEM, or the secret itself'
     )
   }
@@ -147,6 +155,15 @@ function toPem(key: KeyObject): string {
   return key.export({ type: 'spki', format: 'pem' }).toString()
 }
 
-function invalid(what: string): Error {
-  return new errors.InvalidOption('jwtSecret', `(PGWS_JWT_SECRET) ${what}`)
+/** What is wrong with a key, as the end of a sentence that begins with the name of its option. */
+class KeyProblem extends Error {}
+
+/** @throws InvalidOption for a KeyProblem */
+function of<Result>(option: string, variable: string, read: () => Result): Result {
+  try {
+    return read()
+  } catch (error) {
+    if (!(error instanceof KeyProblem)) throw error
+    throw new errors.InvalidOption(option, `(${variable}) ${error.message}`)
+  }
 }

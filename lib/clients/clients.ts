@@ -223,6 +223,11 @@ export class Clients {
     metrics.bytesReceived.inc(bytes)
   }
 
+  /** Counts a message from a client that may not write, where its protocol has no answer for that. */
+  ignored(): void {
+    this.#options.metrics.ignoredMessages.inc()
+  }
+
   /**
    * Publishes messages from a client, in the order of the calls (see Publisher.publish). Resolves when the database has
    * accepted them. While the database is behind, the client is not read.

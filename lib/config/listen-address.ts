@@ -31,19 +31,20 @@ export function listenTargets(host: string): Pick<ListenOptions, 'host' | 'ipv6O
  */
 export function listenError(error: unknown, host: string, port: number): Error {
   const code = codeOf(error)
-  const cause = { cause: error }
   switch (code) {
     case 'EADDRINUSE':
-      return new Error(`PGWS_PORT: port ${port} is already in use by another program`, cause)
+      return new Error(
+        `PGWS_PORT: port ${port} is already in use by another program: set PGWS_PORT to a free one`
+      )
     case 'EACCES':
-      return new Error(`PGWS_PORT: this user may not listen on port ${port}`, cause)
+      return new Error(`PGWS_PORT: this user may not listen on port ${port}: set PGWS_PORT to one above 1023`)
     case 'ENOTFOUND':
     case 'EAI_AGAIN':
     case 'EADDRNOTAVAIL':
     case 'EAFNOSUPPORT':
-      return new Error(`PGWS_HOST: "${host}" is not an address of this machine (${code})`, cause)
+      return new Error(`PGWS_HOST: "${host}" is not an address of this machine (${code})`)
     default:
-      return new Error(`PGWS_HOST and PGWS_PORT: ${messageOf(error)}`, cause)
+      return new Error(`PGWS_HOST and PGWS_PORT: ${messageOf(error)}`, { cause: error })
   }
 }
 

@@ -23,6 +23,7 @@ export interface Core {
     | 'leave'
     | 'pace'
     | 'received'
+    | 'ignored'
     | 'publish'
     | 'idOf'
     | 'memberOf'

@@ -5,8 +5,8 @@ import { isAllowedOrigin } from '../../lib/config/index.js'
 import { errors } from '../../lib/errors.js'
 import type { Gateway } from '../../lib/gateway.js'
 import { messageCount } from '../message-count.js'
-import { maskAddress, queryOf } from './address.js'
-import type { ChannelRoutesOptions } from './channel-addresses.js'
+import { isToken, maskAddress, queryOf } from './address.js'
+import { ADDRESSES, type ChannelRoutesOptions } from './channel-addresses.js'
 import { readCredentials } from './credentials.js'
 import { describeRequestAs } from './request-log.js'
 import { malformed } from './router-constraint.js'
@@ -37,6 +37,7 @@ export function handshake(
       if (!isAllowedOrigin(request.headers.origin, options.allowedOrigins))
         throw new errors.OriginNotAllowed()
       const credentials = readCredentials(request, pathBelowPrefix(request), options.tokenCookie)
+      checkAddress(request, credentials.token)
       const token = await verifyToken(credentials.token)
       const access = authorize(token, credentials.channels, options.maxChannelsPerConnection)
       const { since, last, binary, presence } = joinOptionsOf(request)
@@ -51,6 +52,17 @@ export function handshake(
     },
 
     joinOptionsOf
+  }
+
+  /** An address for HTTP requests (`/health`) may be meant, which would be a token here. */
+  function checkAddress(request: FastifyRequest, token: string): void {
+    if (isToken(token)) return
+    const { url = '' } = request.routeOptions
+    const path = url.slice(prefix.length)
+    if (path === '' || ADDRESSES.includes(path)) return
+    throw new errors.InvalidToken(
+      `the token is not a JSON Web Token (RFC 7519). "${url}" is an address for HTTP requests; websockets and event streams connect to /:channel/:token, /:token or /`
+    )
   }
 
   function joinOptionsOf(request: FastifyRequest): JoinOptions {

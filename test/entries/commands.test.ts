@@ -56,6 +56,24 @@ t.test(
   }
 )
 
+t.test('a start that fails says why once, and what to set', async (t) => {
+  const uri = { PGWS_DB_URI: await database(), ...secret }
+  const [option, port] = await Promise.all([
+    command(t, [], { ...uri, PGWS_DEFAULT_MODE: 'x' }),
+    serve(t, uri).then((taken) => command(t, [], { ...uri, PGWS_PORT: String(taken.port) }))
+  ])
+  t.equal(option.code, 1)
+  t.match(
+    option.output,
+    /^fastify-pg-websockets could not start: option "defaultMode" \(PGWS_DEFAULT_MODE\) must be/m
+  )
+  t.equal(port.code, 1)
+  t.match(
+    port.output,
+    /^fastify-pg-websockets could not start: PGWS_PORT: port \d+ is already in use by another program: set PGWS_PORT to a free one$/m
+  )
+})
+
 t.test('SQL may begin with a comment', async (t) => {
   const { code, printed } = await command(t, ['sql', '-- a comment\nselect 1 as one'], {
     PGWS_DB_URI: await database()

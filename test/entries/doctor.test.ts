@@ -201,7 +201,7 @@ t.test('the keys: too short, private, no JWK set', async (t) => {
   await hasError(
     t,
     jwks(port),
-    /keys: PGWS_JWKS_URL \(http:\/\/127\.0\.0\.1:\d+\/jwks\): .*it must answer with a JWK set/
+    /keys: PGWS_JWKS_URL \(http:\/\/127\.0\.0\.1:\d+\/jwks\): could not fetch the JWK set: option "jwksUrl" \(PGWS_JWKS_URL\) is .*it must answer with a JWK set/
   )
   await hasError(t, jwks(await freePort()), /keys: PGWS_JWKS_URL/)
   const jwk = { kty: 'OKP', crv: 'Ed25519', x: '11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo' }

@@ -32,6 +32,8 @@ t.test('GET /metrics counts what happens', async (t) => {
   const writer = await open(t, `${ws}/secret-room/${token({ mode: 'w' })}`)
   await refusal(t, `${ws}/secret-room/nothing`)
   writer.send('hello')
+  // With postgres-websockets, too, nobody is told.
+  readers[0]!.send('may not write')
   for (const reader of readers) await reader.received(1)
   await fastify.pgws.publish('secret-room', 'there')
   for (const reader of readers) await reader.received(2)
@@ -40,6 +42,7 @@ t.test('GET /metrics counts what happens', async (t) => {
     pgws_connections: 3,
     pgws_channels: 1,
     pgws_messages_received_total: 1,
+    pgws_ignored_messages_total: 1,
     pgws_received_bytes_total: 5,
     pgws_notifications_total: 2,
     pgws_messages_sent_total: 4,

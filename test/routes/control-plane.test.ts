@@ -173,6 +173,56 @@ t.test('POST /publish', async (t) => {
   })
 })
 
+t.test('a parameter or a member that is misspelled is refused by its name', async (t) => {
+  const admin = token({ admin: true, mode: 'rw' })
+  const ask = async (method: string, path: string, body?: string) => {
+    const headers = { authorization: `Bearer ${admin}`, ...(body && { 'content-type': 'application/json' }) }
+    const response = await fetch(`${http}${path}`, { method, headers, ...(body && { body }) })
+    return { status: response.status, ...((await response.json()) as { message?: string }) }
+  }
+  const kept = await open(t, `${ws}/kept/${token({ mode: 'r', sub: 'ann' })}`)
+  for (const [method, path, message] of [
+    ['GET', '/channels?scop=cluster', /"scop" is unknown here: there are "scope"/],
+    ['GET', '/nodes?scope=cluster', /"scope" is unknown here: there are none/],
+    ['GET', '/connections?sub=ann', /"sub" is unknown here: there are .*"subject"/],
+    ['DELETE', '/connections?subject=nobody&chanel=kept', /"chanel" is unknown here: there are .*"channel"/],
+    ['DELETE', '/connections/some-id?resaon=x', /"resaon" is unknown here: there are "code", "reason"/],
+    ['GET', '/channels/a/history?sinec=x', /"sinec" is unknown here: there are "order", "since"/],
+    ['GET', '/channels/a/b/history?sinec=x', /"sinec" is unknown here/],
+    ['GET', '/channels/a/presence?limit=5', /"limit" is unknown here: there are none/],
+    ['GET', `/channels?${'x'.repeat(5000)}=`, /"x{50}" is unknown/]
+  ] as const) {
+    t.match(
+      await ask(method, path),
+      { status: 400, code: 'FST_PGWS_BAD_QUERY', message },
+      `${method} ${path.slice(0, 60)}`
+    )
+  }
+  t.match(await ask('DELETE', '/connections?subject=ann', '{"raeson":"x"}'), {
+    status: 400,
+    message: /in the body, "raeson" is unknown here: there are "code", "reason"/
+  })
+  const message = { channel: 'kept', payload: 1 }
+  for (const [path, body, expected] of [
+    [
+      '/publish',
+      { ...message, cofirm: true },
+      /in the body, "cofirm" is unknown here: there are .*"confirm"/
+    ],
+    ['/publish', [message, { ...message, Channel: 'a' }], /in item 1 of the list, "Channel" is unknown/],
+    ['/publish?cofirm=true', message, /"cofirm" is unknown here: there are "confirm"/],
+    ['/publish', '{"channel":"kept","payload":1,"__proto__":{}}', /"__proto__" is unknown/]
+  ] as const) {
+    const text = typeof body === 'string' ? body : JSON.stringify(body)
+    t.match(await ask('POST', path, text), { status: 400, message: expected }, text)
+  }
+  // Monitors may add what they like.
+  for (const path of ['/health?x=1', '/metrics?x=1']) t.equal((await fetch(`${http}${path}`)).status, 200)
+  // Nothing was closed or published.
+  await post({ channel: 'kept', payload: 'after all' })
+  t.match(await kept.received(1), [/after all/])
+})
+
 t.test('the OpenAPI 3.1 document describes the routes, and has a page', async (t) => {
   const document = (await (await fetch(`${http}/documentation/json`)).json()) as {
     openapi: string

@@ -69,6 +69,28 @@ t.test('the token in a cookie, where that is allowed', async (t) => {
   t.equal((await refusal(t, `${off.ws}/?channel=a`, { headers: { cookie } })).status, 401)
 })
 
+t.test('a websocket to an address for HTTP requests says so', async (t) => {
+  const { ws } = await build(t, { dbUri: await database() })
+  for (const path of [
+    '/health',
+    '/health/ready',
+    '/metrics',
+    '/publish',
+    '/channels/a/history',
+    '/nodes?x=1'
+  ]) {
+    const { status, answer } = await refusal(t, `${ws}${path}`)
+    t.equal(status, 401)
+    t.match(
+      answer,
+      /^Error: the token is not a JSON Web Token \(RFC 7519\)\. "\/.*" is an address for HTTP requests; websockets .* connect to \/:channel\/:token/
+    )
+  }
+  t.equal((await refusal(t, `${ws}/a/b`)).answer, 'Error: the token is not a JSON Web Token (RFC 7519)')
+  // A channel may have such a name.
+  await open(t, `${ws}/health/${token({ mode: 'r' })}`)
+})
+
 t.test('origins: exact ones and subdomains; others are refused before the upgrade', async (t) => {
   const { ws, http } = await build(t, {
     dbUri,

@@ -130,7 +130,7 @@ t.test('doctor notices PgBouncer, and says what to set in transaction mode', asy
   const alone = await doctor({ PGWS_DB_URI: dbUri })
   t.equal(alone.code, 1)
   t.match(alone.output, /^error +pooler +.*PgBouncer.* transaction mode: set PGWS_LISTENER_URI/m)
-  t.match(alone.output, /^1 error, 0 warnings$/m)
+  t.match(alone.output, /^1 error, /m)
   const beside = await doctor({ PGWS_DB_URI: dbUri, PGWS_LISTENER_URI: listenerUri })
   t.equal(beside.code, 0, beside.output)
   t.match(beside.output, /^OK +pooler +.*PgBouncer.* transaction mode$/m)

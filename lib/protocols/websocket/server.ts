@@ -54,7 +54,10 @@ export class WebSocketServer extends Protocol {
     if (!connection.listening) return
     connection.intake ??= new Intake(this.core.clients.pace, {
       take: (message) => {
-        if (message !== undefined && connection.write) this.#send(connection, message)
+        if (message === undefined) return
+        if (connection.write) this.#send(connection, message)
+        // As with postgres-websockets, the client is told nothing.
+        else this.core.clients.ignored()
       },
       pause: () => connection.pause(PAUSED.INTAKE),
       resume: () => connection.resume(PAUSED.INTAKE)
