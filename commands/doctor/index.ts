@@ -20,17 +20,26 @@ error, and what to do. Nothing is changed, and no secret is printed. The exit co
 `,
   async run(args) {
     expectNone(args)
-    const report = new Report(process.stdout)
-    const read = await report.attempt('configuration', () => configuration(report))
-    if (read !== undefined) {
-      if (read.ownSecret) report.ok('keys', 'a random secret, which is stored beside the embedded database')
-      else await checkKeys(report, read.options)
-      if (read.embedded && !read.running) notRunning(report)
-      else await checkDatabase(report, read)
-    }
-    report.end()
-    if (report.failed) process.exitCode = 1
+    if (!(await examine(process.env, process.stdout))) process.exitCode = 1
   }
+}
+
+/**
+ * Prints what was found.
+ * @param environment the server's variables; a file .env adds to them
+ * @returns whether there is no error
+ */
+export async function examine(environment: NodeJS.ProcessEnv, out: NodeJS.WritableStream): Promise<boolean> {
+  const report = new Report(out)
+  const read = await report.attempt('configuration', () => configuration(report, environment))
+  if (read !== undefined) {
+    if (read.ownSecret) report.ok('keys', 'a random secret, which is stored beside the embedded database')
+    else await checkKeys(report, read.options)
+    if (read.embedded && !read.running) notRunning(report)
+    else await checkDatabase(report, read)
+  }
+  report.end()
+  return !report.failed
 }
 
 interface Read {
@@ -43,9 +52,9 @@ interface Read {
 }
 
 /** @throws Error that names every variable that is missing, malformed or misspelled */
-async function configuration(report: Report): Promise<Read> {
+async function configuration(report: Report, environment: NodeJS.ProcessEnv): Promise<Read> {
   const warn = (text: string) => report.warning('configuration', text)
-  const config = await readConfig(process.env, 'server', warn)
+  const config = await readConfig(environment, 'server', warn)
   const { dbUri, certificateFile, keyFile } = config
   if (certificateFile && keyFile) readCertificate(certificateFile, keyFile)
   const folder = resolve(config.embeddedFolder)

@@ -3,7 +3,9 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { PassThrough } from 'node:stream'
 import t, { type Test } from 'tap'
+import { examine } from '../../commands/doctor/index.js'
 import { freePort } from '../support/app.js'
 import { command } from '../support/command.js'
 import { FaultProxy } from '../support/fault-proxy.js'
@@ -29,9 +31,18 @@ async function prepared(role: string, grant = true): Promise<{ owner: string; ur
   return { owner, uri: owner.replace('postgres@', `${role}:geheim@`) }
 }
 
+/** What the command prints, in this process. */
+async function examined(
+  environment: Record<string, string>
+): Promise<{ code: number | null; output: string }> {
+  const out = new PassThrough({ encoding: 'utf8' })
+  const well = await examine(environment, out)
+  return { code: well ? 0 : 1, output: String(out.read()) }
+}
+
 /** The lines of the doctor by what was checked, and its exit code. */
-async function doctor(t: Test, environment: Record<string, string>) {
-  const { code, output } = await command(t, ['doctor'], { ...base, ...environment })
+async function doctor(t: Test, environment: Record<string, string>, ask = examined) {
+  const { code, output } = await ask({ ...base, ...environment })
   t.notMatch(output, HIDDEN)
   t.comment(output)
   const lines = output.split('\n').filter((line) => /^(OK|warning|error) /.test(line))
@@ -39,6 +50,9 @@ async function doctor(t: Test, environment: Record<string, string>) {
     lines.filter((line) => line.startsWith(level)).map((line) => line.slice(9).replace(/ +/, ': '))
   return { code, output, warnings: levels('warning'), errors: levels('error'), lines }
 }
+
+/** The command itself, in a process of its own. */
+const asCommand = (t: Test) => (environment: Record<string, string>) => command(t, ['doctor'], environment)
 
 /** Expects one error, and no other; and the exit code 1. */
 async function hasError(t: Test, environment: Record<string, string>, expected: RegExp) {
@@ -49,8 +63,8 @@ async function hasError(t: Test, environment: Record<string, string>, expected: 
 }
 
 /** Expects one warning, no error, and the exit code 0. */
-async function hasWarning(t: Test, environment: Record<string, string>, expected: RegExp) {
-  const { code, errors, warnings, output } = await doctor(t, environment)
+async function hasWarning(t: Test, environment: Record<string, string>, expected: RegExp, ask = examined) {
+  const { code, errors, warnings, output } = await doctor(t, environment, ask)
   t.same(errors, [], output)
   t.equal(warnings.length, 1, output)
   t.match(warnings[0], expected)
@@ -59,7 +73,7 @@ async function hasWarning(t: Test, environment: Record<string, string>, expected
 
 t.test('where all is well, each check says OK', async (t) => {
   const { uri } = await prepared('well')
-  const { code, output, lines } = await doctor(t, { PGWS_DB_URI: uri })
+  const { code, output, lines } = await doctor(t, { PGWS_DB_URI: uri }, asCommand(t))
   t.equal(code, 0)
   t.match(output, /\nall is well\n$/)
   const checks = ['configuration', 'keys', 'connection', 'version', 'pooler', 'listen', 'schema', 'role']
@@ -216,12 +230,14 @@ t.test('a clock that is wrong', async (t) => {
   await hasWarning(
     t,
     { PGWS_DB_URI: uri, NODE_OPTIONS: shifted(600) },
-    /clock: .* \d+ s ahead of the database's: synchronize/
+    /clock: .* \d+ s ahead of the database's: synchronize/,
+    asCommand(t)
   )
   await hasWarning(
     t,
     { PGWS_DB_URI: uri, NODE_OPTIONS: shifted(-600) },
-    /clock: .* \d+ s behind the database's/
+    /clock: .* \d+ s behind the database's/,
+    asCommand(t)
   )
 })
 
