@@ -146,7 +146,7 @@ export class Gateway {
     this.#parts.cluster.hello()
     for (const protocol of Object.values(this.#parts.protocols)) protocol.listenerReconnected()
     this.bridge.emit('reconnected', { gap })
-    this.#parts.publisher.tellMeta('ListenerReconnected', { gap }, senderOf({}))
+    this.#parts.publisher.publishMetaEvent('ListenerReconnected', { gap }, senderOf({}))
   }
 
   /**

@@ -5,15 +5,15 @@ import pg from 'pg'
 import { become, type Caller, LEAVE_NOTHING } from '../lib/auth/index.js'
 import { errors } from '../lib/errors.js'
 import {
-  away,
   type ConnectionTarget,
-  isInTheWay,
+  functionOutcomeOf,
+  isTemporary,
   outcomeOf,
   type PgQuery,
   PoolConnector,
-  refused,
   type SessionSettings,
-  settingsOf
+  settingsOf,
+  unavailable
 } from '../lib/postgres/index.js'
 
 /** How long a statement may take, in milliseconds, and how much earlier PostgreSQL itself cancels it. */
@@ -115,12 +115,12 @@ export async function registerPool(
     try {
       return await acquireCurrent()
     } catch (error) {
-      throw away(error)
+      throw unavailable(error)
     }
   }
 
   /** The settings of a session, which are read once for each connection. */
-  async function known(client: pg.PoolClient): Promise<SessionSettings> {
+  async function settingsFor(client: pg.PoolClient): Promise<SessionSettings> {
     const session = sessions.get(client)!
     session.settings ??= await settingsOf(client, deadline - MARGIN)
     return session.settings
@@ -131,7 +131,7 @@ export async function registerPool(
     // A single statement commits when it ends.
     let stage: 'preparing' | 'committing' = 'preparing'
     try {
-      const { begin } = await known(client)
+      const { begin } = await settingsFor(client)
       if (begin === undefined) stage = 'committing'
       else await client.query(begin)
       const result = await client.query(text, values)
@@ -146,7 +146,7 @@ export async function registerPool(
       if (!(classified instanceof errors.OutcomeUnknown)) throw classified
       // The other connections probably broke, too, and each would cost a deadline.
       generation++
-      throw stage === 'committing' ? classified : away(error)
+      throw stage === 'committing' ? classified : unavailable(error)
     }
   }
 
@@ -156,10 +156,10 @@ export async function registerPool(
     },
     async call(text, values, caller) {
       const client = await acquireOrThrow()
-      let stage: 'begun' | 'become' | 'committing' = 'become'
+      let stage: 'beginning' | 'running' | 'committing' = 'beginning'
       try {
-        await client.query(beginCall(await known(client), caller))
-        stage = 'begun'
+        await client.query(beginCall(await settingsFor(client), caller))
+        stage = 'running'
         const result = await client.query(text, values)
         stage = 'committing'
         await client.query(caller ? `${LEAVE_NOTHING}; commit` : 'commit')
@@ -167,28 +167,28 @@ export async function registerPool(
         return result
       } catch (error) {
         // A function itself may have caused a temporary obstacle.
-        const classified = error instanceof pg.DatabaseError ? refused(error) : outcomeOf(error)
+        const classified = error instanceof pg.DatabaseError ? functionOutcomeOf(error) : outcomeOf(error)
         if (!(classified instanceof errors.NotAccepted)) {
           client.release(true)
           generation++
           // Nothing is committed before the commit is sent.
-          throw stage === 'committing' ? classified : away(error)
+          throw stage === 'committing' ? classified : unavailable(error)
         }
         // Session locks outlive the rollback.
         client.query('rollback; select pg_catalog.pg_advisory_unlock_all()').then(
           () => client.release(),
           () => client.release(true)
         )
-        throw stage === 'become' && caller?.role !== undefined ? new errors.RoleNotAllowed() : classified
+        throw stage === 'beginning' && caller?.role !== undefined ? new errors.RoleNotAllowed() : classified
       }
     },
     async query(text, values) {
-      const begun = performance.now()
+      const startedAt = performance.now()
       for (const pause of PAUSES) {
         try {
           return await once(text, values)
         } catch (error) {
-          if (!isInTheWay(error) || performance.now() - begun > STATEMENT_DEADLINE) throw error
+          if (!isTemporary(error) || performance.now() - startedAt > STATEMENT_DEADLINE) throw error
           await sleep(pause * (0.5 + Math.random()))
         }
       }

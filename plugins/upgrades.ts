@@ -10,7 +10,7 @@ const UPGRADES_A_TURN = 10
 const POLL_INTERVAL = 20
 
 /** How long they may take during shutdown, in milliseconds. */
-const CLOSING_PATIENCE = 1000
+const CLOSING_TIMEOUT = 1000
 
 /** Node.js keeps this many header lines of a request (`server.maxHeadersCount`). If there are more, some are lost. */
 const MAX_HEADER_LINES = 1000
@@ -134,7 +134,7 @@ export class UpgradeDispatcher {
   /** Shortens all waits, which would delay the shutdown. */
   close(): void {
     this.#closing = true
-    const deadline = Date.now() + CLOSING_PATIENCE
+    const deadline = Date.now() + CLOSING_TIMEOUT
     for (const waiting of this.#waiting) waiting.deadline = Math.min(waiting.deadline, deadline)
     for (const end of [...this.#left.values()]) end()
   }
@@ -189,8 +189,8 @@ export class UpgradeDispatcher {
       then()
       return
     }
-    const patience = this.#closing ? CLOSING_PATIENCE : this.#timeout
-    this.#waiting.add({ request, socket, deadline: Date.now() + patience, then })
+    const timeout = this.#closing ? CLOSING_TIMEOUT : this.#timeout
+    this.#waiting.add({ request, socket, deadline: Date.now() + timeout, then })
     this.#poll ??= setInterval(() => this.#lookAtWaiting(), POLL_INTERVAL).unref()
   }
 

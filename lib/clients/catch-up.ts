@@ -86,7 +86,7 @@ export class CatchUp {
       this.#options.losses.add('unreplayed', { err: error })
     }
     // When it resumes, it learns what is missing.
-    connection.fallOut()
+    connection.closeExpired()
   }
 
   #isStored(channel: string): boolean {
@@ -111,7 +111,7 @@ export class CatchUp {
         const page = await history.read(channels, after, starts)
         // It was so slow that messages were deleted before it got them.
         if (after >= whole && page.trimmed > after) {
-          connection.fallOut()
+          connection.closeExpired()
           return
         }
         const frames = page.messages

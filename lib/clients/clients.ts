@@ -89,7 +89,7 @@ export class Clients {
     this.#context = {
       flow: this.flow,
       sent: this.sent,
-      onGone: (connection, code, reason) => this.leave(connection, code, reason),
+      onEnd: (connection, code, reason) => this.leave(connection, code, reason),
       fallBehind: (connection, frames) => options.catchUp.fallBehind(connection, frames)
     }
     this.#membership = new PresenceMembership({
@@ -129,10 +129,13 @@ export class Clients {
     this.#membership.enter(connection)
     const named = publicOf(channels)
     log.info({ connection: id, ip: address, channels: named }, 'socket opened')
-    // What nobody is told of is not put together: thousands may connect at once.
-    if (metaChannel !== undefined) publisher.tellMeta('ConnectionOpen', named.join(','), sender)
+    // Texts that nobody receives are not built, because thousands of clients may connect at once.
+    if (metaChannel !== undefined) publisher.publishMetaEvent('ConnectionOpen', named.join(','), sender)
     if (access.caller !== undefined) {
-      publisher.tellFunction('connect', access.caller, { channels, connection: this.idOf(connection) })
+      publisher.callConnectionFunction('connect', access.caller, {
+        channels,
+        connection: this.idOf(connection)
+      })
     }
     if (this.#leaving !== undefined) connection.goAway(this.#leaving.code, this.#leaving.reason)
     return true
@@ -158,9 +161,10 @@ export class Clients {
     this.#membership.leave(connection)
     metrics.closed(code)
     log.info({ connection: id, code, seconds: (Date.now() - openedAt) / 1000 }, 'socket closed')
-    if (metaChannel !== undefined) publisher.tellMeta('ConnectionClose', publicOf(left).join(','), sender)
+    if (metaChannel !== undefined)
+      publisher.publishMetaEvent('ConnectionClose', publicOf(left).join(','), sender)
     if (caller !== undefined) {
-      publisher.tellFunction('disconnect', caller, {
+      publisher.callConnectionFunction('disconnect', caller, {
         channels: left,
         connection: this.idOf(connection),
         reason: `${code} ${reason}`.trimEnd()

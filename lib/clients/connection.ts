@@ -22,7 +22,7 @@ export interface ConnectionContext {
   /** Limits how much may wait for clients. */
   readonly flow: FlowControl
   /** Is called when a client's transport has ended, with the close code and the reason. */
-  onGone: (connection: Connection, code: number, reason: string) => void
+  onEnd: (connection: Connection, code: number, reason: string) => void
   /** Totals of what was sent to all clients. */
   sent: { messages: number; bytes: number }
   /**
@@ -105,8 +105,8 @@ export abstract class Connection implements ClientConnection {
   abstract terminate(): void
 
   /** To be called when the transport has ended. */
-  gone(code: number, reason: string): void {
-    this.#context.onGone(this, code, reason)
+  ended(code: number, reason: string): void {
+    this.#context.onEnd(this, code, reason)
   }
 
   goAway(code: number, reason: string): void {
@@ -140,13 +140,13 @@ export abstract class Connection implements ClientConnection {
   }
 
   #deliver(frames: readonly Frame[], joined: Buffer): void {
-    if (this.#fits(joined)) this.#sendAll(frames, joined)
+    if (this.#hasRoomFor(joined)) this.#sendAll(frames, joined)
     else if (this.fallBehind(frames)) this.#hold(this.#held!, frames)
     else if (this.#context.flow.mayWait(this, joined.length)) this.#sendAll(frames, joined)
   }
 
   /** While nothing waits, a message of any size is accepted. */
-  #fits(joined: Buffer): boolean {
+  #hasRoomFor(joined: Buffer): boolean {
     const { bufferedBytes } = this
     return bufferedBytes === 0 || bufferedBytes + joined.length <= this.#context.flow.maxBufferedBytes
   }
@@ -157,9 +157,9 @@ export abstract class Connection implements ClientConnection {
    */
   offer(frames: readonly Frame[], joined: Buffer): boolean {
     if (!this.open) return true
-    const fits = this.#fits(joined)
-    if (fits) this.#sendAll(frames, joined)
-    return fits
+    const room = this.#hasRoomFor(joined)
+    if (room) this.#sendAll(frames, joined)
+    return room
   }
 
   /**
@@ -197,7 +197,7 @@ export abstract class Connection implements ClientConnection {
   }
 
   /** Closes the client because it reads so slowly that messages were deleted before it was sent them. */
-  fallOut(): void {
+  closeExpired(): void {
     if (this.open) this.#context.flow.close(this, 'expired')
   }
 

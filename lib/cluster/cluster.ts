@@ -67,7 +67,7 @@ export interface ClusterOptions {
   /** This node's id: see newNodeId. */
   node: string
   listenChannel: string
-  /** After how much silence a node is gone, in milliseconds. */
+  /** How long a node may be silent before it is regarded as gone, in milliseconds. */
   nodeTimeout: number
   query: Query
   /** Whether this node listens. */

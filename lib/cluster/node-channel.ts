@@ -18,7 +18,7 @@ import { BEATS, type Peer, Peers } from './peers.js'
 export interface NodeChannelOptions {
   /** This node's id: see newNodeId. */
   node: string
-  /** After how much silence a node is gone, in milliseconds. */
+  /** How long a node may be silent before it is regarded as gone, in milliseconds. */
   timeout: number
   /** What this node announces of itself. */
   state: () => NodeState
@@ -30,7 +30,7 @@ export interface NodeChannelOptions {
   answer: (question: string, args: unknown) => unknown
   deliveries: DeliveryCounts
   /** Receives the presence messages of other nodes; undefined if there are no presence channels. */
-  presence: Pick<NodeSync, 'heard' | 'receive' | 'asked' | 'gone'> | undefined
+  presence: Pick<NodeSync, 'heard' | 'receive' | 'asked' | 'forget'> | undefined
   log: Log
 }
 
@@ -76,7 +76,7 @@ export class NodeChannel {
       onLeave: (member) => {
         log.info(fieldsOf(member), 'another node left')
         for (const answers of this.#pending.values()) answers.forget(member.id)
-        presence?.gone(member.id)
+        presence?.forget(member.id)
       }
     })
   }

@@ -18,7 +18,7 @@ export interface NodeState {
   startedAt: number
   /** Open websockets and event streams. */
   connections: number
-  /** After how much silence it counts as gone, in milliseconds. */
+  /** How long it may be silent before it is regarded as gone, in milliseconds. */
   timeout: number
   /** The number of presence changes that it has sent; undefined if it has no presence channels. */
   presence?: number | undefined

@@ -13,7 +13,7 @@ interface Entry extends Peer {
 }
 
 export interface PeersOptions {
-  /** After how much silence a node counts as gone, in milliseconds. */
+  /** How long a node may be silent before it is regarded as gone, in milliseconds. */
   timeout: number
   onJoin: (member: Peer) => void
   onLeave: (member: Peer) => void

@@ -9,7 +9,7 @@ export {
   NOTIFY_PAYLOAD_LIMIT
 } from './database-channel.js'
 export { ENCODING, isPartial } from './encoding.js'
-export { away, failureOf, isInTheWay, outcomeOf, refused } from './outcome.js'
+export { failureOf, functionOutcomeOf, isTemporary, outcomeOf, unavailable } from './outcome.js'
 export { isNodeChannel, nodeChannelOf, SEQUENCER_CHANNEL, SETTINGS_CHANNEL } from './own-channels.js'
 export type { PgQuery, Query, Rows } from './query.js'
 export { runSql } from './run-sql.js'

@@ -5,14 +5,14 @@ import { asError, codeOf, errors, severityOf } from '../errors.js'
  * SQLSTATEs (errcodes-appendix.html) that mean that the server is unavailable: connection exceptions, too many
  * connections, operator intervention (shutdown, crash).
  */
-const AWAY = /^(?:08|57P|53300)/
+const UNAVAILABLE = /^(?:08|57P|53300)/
 
 /**
  * SQLSTATEs of temporary obstacles, after which the transaction was rolled back: conflicts of transactions (class 40), a
  * lock that was not available (55P03), a statement that was cancelled or timed out (57014), a read-only database (25006: a
  * standby, or default_transaction_read_only), a transaction that timed out (25P03, 25P04).
  */
-const IN_THE_WAY = /^(?:40|55P03|57014|25006|25P0[34])/
+const TEMPORARY = /^(?:40|55P03|57014|25006|25P0[34])/
 
 /** Classes of errors in the data: 22 (data exceptions) and 54 (program limits). */
 const ABOUT_THE_MESSAGE = /^(?:22|54)/
@@ -22,12 +22,12 @@ const ABOUT_THE_MESSAGE = /^(?:22|54)/
  * the server refuses the statement. The error's class is not checked, because the user's `pg` may be another copy than
  * ours.
  */
-export function failureOf(error: unknown): 'unanswered' | 'away' | 'in the way' | 'refused' {
+export function failureOf(error: unknown): 'unanswered' | 'unavailable' | 'temporary' | 'refused' {
   // Errors from the server have both. Errors of sockets have only a code.
   const code = codeOf(error)
   if (severityOf(error) === undefined || code === undefined) return 'unanswered'
-  if (AWAY.test(code)) return 'away'
-  return IN_THE_WAY.test(code) ? 'in the way' : 'refused'
+  if (UNAVAILABLE.test(code)) return 'unavailable'
+  return TEMPORARY.test(code) ? 'temporary' : 'refused'
 }
 
 /**
@@ -46,14 +46,14 @@ export function outcomeOf(failure: unknown): Error {
       cause
     })
   }
-  if (kind !== 'refused') return away(cause)
+  if (kind !== 'refused') return unavailable(cause)
   const code = codeOf(cause) ?? ''
   const reason = ABOUT_THE_MESSAGE.test(code) ? cause.message : `it answered with SQLSTATE ${code}`
   return new errors.NotAccepted(reason, { cause })
 }
 
 /** The outcome if nothing could have been committed yet. */
-export function away(failure: unknown): Error {
+export function unavailable(failure: unknown): Error {
   const cause = asError(failure)
   const reason =
     cause instanceof pg.DatabaseError ? `it answered with SQLSTATE ${cause.code}` : 'it cannot be reached'
@@ -61,18 +61,18 @@ export function away(failure: unknown): Error {
 }
 
 /** The outcome of a statement that calls SQL functions, which may have caused the error themselves. */
-export function refused(cause: pg.DatabaseError): Error {
-  if (failureOf(cause) !== 'in the way') return outcomeOf(cause)
+export function functionOutcomeOf(cause: pg.DatabaseError): Error {
+  if (failureOf(cause) !== 'temporary') return outcomeOf(cause)
   return new errors.NotAccepted(`it answered with SQLSTATE ${cause.code}`, { cause })
 }
 
 /** Whether a statement should be retried at once, because it was rolled back and the obstacle is temporary. */
-export function isInTheWay(error: unknown): boolean {
+export function isTemporary(error: unknown): boolean {
   if (!(error instanceof errors.DatabaseUnavailable)) return false
   for (let cause = error.cause; cause instanceof Error; cause = cause.cause) {
     const code = codeOf(cause) ?? ''
     // 53300: too many connections. 57P03: the server is starting.
-    if (IN_THE_WAY.test(code) || /^(?:53300|57P03)/.test(code)) return true
+    if (TEMPORARY.test(code) || /^(?:53300|57P03)/.test(code)) return true
   }
   return false
 }

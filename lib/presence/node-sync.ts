@@ -111,7 +111,7 @@ export class NodeSync {
   }
 
   /** Forgets a node that has left. */
-  gone(node: string): void {
+  forget(node: string): void {
     const peer = this.#peers.get(node)
     if (peer !== undefined) this.#length -= peer.parts.length + peer.known
     this.#peers.delete(node)

@@ -82,7 +82,7 @@ export class BatchQueue<Item extends Notification = Notification> {
   #queue: Group<Item>[] = []
   #queuedBytes = 0
   /** Whether the last statement failed because the database is unavailable. */
-  #away = false
+  #unavailable = false
   #running: Promise<void> | undefined
   readonly #paused = new Set<() => void>()
 
@@ -129,8 +129,8 @@ export class BatchQueue<Item extends Notification = Notification> {
       return Promise.reject(new errors.DatabaseUnavailable('this server is not connected to it'))
     }
     return new Promise((resolve, reject) => {
-      const patience = wait === 'timeout' ? this.#options.timeout : wait
-      const deadline = wait === 0 ? undefined : performance.now() + patience
+      const timeout = wait === 'timeout' ? this.#options.timeout : wait
+      const deadline = wait === 0 ? undefined : performance.now() + timeout
       this.#queue.push({ notifications, alone, bytes, deadline, resolve, reject })
       this.#queuedBytes += bytes
       this.#running ??= this.#run()
@@ -143,7 +143,7 @@ export class BatchQueue<Item extends Notification = Notification> {
   }
 
   get #open(): boolean {
-    return !this.#away && this.#options.ready()
+    return !this.#unavailable && this.#options.ready()
   }
 
   async #run(): Promise<void> {
@@ -164,7 +164,7 @@ export class BatchQueue<Item extends Notification = Notification> {
     const begun = performance.now()
     try {
       const outcomes = await this.#options.send(batch.map(({ notifications }) => notifications))
-      this.#away = false
+      this.#unavailable = false
       const sent = batch.slice(0, outcomes.length)
       const size = sent.reduce((count, { notifications }) => count + notifications.length, 0)
       this.#options.onBatch(size, performance.now() - begun)
@@ -172,13 +172,13 @@ export class BatchQueue<Item extends Notification = Notification> {
       if (sent.length < batch.length) this.#queue = [...batch.slice(sent.length), ...this.#queue]
     } catch (error) {
       if (error instanceof errors.DatabaseUnavailable || error instanceof errors.OutcomeUnknown) {
-        this.#away = true
+        this.#unavailable = true
         const again = batch.filter((group) => this.#mayRepeat(group, error))
         for (const group of batch) if (!again.includes(group)) this.#settle(group, error)
         this.#queue = [...again, ...this.#queue]
         return
       }
-      this.#away = false
+      this.#unavailable = false
       if (batch.length === 1) {
         this.#settle(batch[0]!, asError(error))
         return

@@ -1,2 +1,2 @@
-/** Whoever sends something may have seen committed what was published from SQL: that goes first. */
+/** Announces what was published from SQL first, because the sender of a message may have seen it committed. */
 export const CAUGHT_UP = 'with caught_up as materialized (select pgws.catch_up())'

@@ -1,7 +1,7 @@
 import type pg from 'pg'
 import { quoteFunctionName, type SqlFunctions } from '../auth/index.js'
 import { errors, isUntranslatable, messageOf } from '../errors.js'
-import { away, type Rows, textArray } from '../postgres/index.js'
+import { type Rows, textArray, unavailable } from '../postgres/index.js'
 import type { Notification, Outcome } from './batch-queue.js'
 import { CAUGHT_UP } from './caught-up.js'
 
@@ -21,7 +21,7 @@ const MAX_ATTEMPTS = 5
 const NOT_THE_SENDERS = /^(?:53|57P|58|XX)/
 
 /** A lock that is not available, and a read-only database. These are retried while the message may wait. */
-const IN_THE_WAY = /^(?:55P03|25006)/
+const TEMPORARY = /^(?:55P03|25006)/
 
 export interface FunctionCallsOptions extends SqlFunctions {
   listenChannel: string
@@ -29,7 +29,7 @@ export interface FunctionCallsOptions extends SqlFunctions {
   call: (text: string, values: unknown[]) => Promise<Rows>
 }
 
-/** Until the commit, the session must not time out. The end of the transaction resets the setting. */
+/** Sets the timeout to 0, because the session must not time out before the commit. The end of the transaction resets it. */
 const HANDLE = `${CAUGHT_UP} select h.answer, pg_catalog.set_config('idle_in_transaction_session_timeout', '0', true)
   from (
     select pgws.handle($1, $2::pg_catalog.text[]::integer[], $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[],
@@ -76,11 +76,12 @@ export class FunctionCalls {
       } catch (error) {
         // The caller sends several groups one by one, because one of them causes the error.
         if (!(error instanceof errors.NotAccepted) || batch.length > 1) throw error
-        const cause = (error as Error).cause as pg.DatabaseError
+        // `query` and `call` reject with NotAccepted only for errors of the database.
+        const cause = error.cause as pg.DatabaseError
         const sqlstate = cause.code ?? ''
         if (sqlstate.startsWith('40') && attempt < MAX_ATTEMPTS) continue
         // Not an error of a function, because these are among the failures.
-        if (IN_THE_WAY.test(sqlstate)) throw away(cause)
+        if (TEMPORARY.test(sqlstate)) throw unavailable(cause)
         if (NOT_THE_SENDERS.test(sqlstate) || isUntranslatable(error)) throw error
         return [rejected(messageOf(cause), sqlstate)]
       }

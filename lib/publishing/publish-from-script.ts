@@ -34,6 +34,7 @@ export async function publish(
   checkChannel(channel, 'the channel')
   if (payload === undefined) throw new errors.BadMessage('the payload must be a JSON value or bytes')
   checkDatabaseChannel(listenChannel)
+  // The overloads of `query` of a pool and a client have no common type.
   const query = (text: string, values: unknown[]) => (target as pg.ClientBase).query(text, values)
   const bytes = payload instanceof Uint8Array ? Buffer.from(payload) : undefined
   const { rows } = await query(

@@ -23,10 +23,10 @@ import { Statements } from './statements.js'
 
 export interface PublisherOptions extends FunctionCallsOptions {
   metaChannel: string | undefined
-  /** How long what may wait waits for the database, in milliseconds. */
+  /** How long notifications that may wait do so for an unavailable database, in milliseconds. */
   publishTimeout: number
   query: Query
-  /** Whether this server listens, and knows what is durable. */
+  /** Whether this server listens, and has read the retention rules. */
   ready: () => boolean
   durable: RetentionRules
   rawChannels: RawChannels
@@ -34,11 +34,11 @@ export interface PublisherOptions extends FunctionCallsOptions {
   log: Log
 }
 
-/** All that this server sends to the database, in order: messages, and what it tells of its clients. */
+/** Sends everything that this server publishes to the database, in order: messages, and calls for connecting clients. */
 export class Publisher {
   readonly #options: PublisherOptions
   readonly #queue: BatchQueue
-  /** Large requests, one after the other, beside all else: nobody waits for them. */
+  /** Large requests, one after the other, so that other messages do not wait for them. */
   readonly #large: BatchQueue
 
   constructor(options: PublisherOptions) {
@@ -60,12 +60,12 @@ export class Publisher {
     this.#large = new BatchQueue(queueOptions)
   }
 
-  /** True when senders should wait (see `onDrain`). */
+  /** Whether senders should wait (see `onDrain`). */
   get overloaded(): boolean {
     return this.#queue.overloaded
   }
 
-  /** How many bytes wait for the database, or are on their way to it. */
+  /** How many bytes wait for the database or are being sent to it. */
   get queuedBytes(): number {
     return this.#queue.queuedBytes + this.#large.queuedBytes
   }
@@ -75,16 +75,16 @@ export class Publisher {
     return this.#queue.pausedSenders
   }
 
-  /** Calls back once, when what waits has shrunk again. */
+  /** Calls back once, when the queue has shrunk. */
   onDrain(callback: () => void): void {
     this.#queue.onDrain(callback)
   }
 
   /**
-   * What is notified for a message.
-   * @param payload a string, or any other JSON value, or the text of one
-   * @param caller as whom it is passed to `onMessageFunction`; undefined: it is not
-   * @throws BadMessage for what no PostgreSQL can hold
+   * Makes the notification of a message.
+   * @param payload a string or any other JSON value, or the text of one
+   * @param caller the identity with which `onMessageFunction` is called; undefined: it is not called
+   * @throws BadMessage if PostgreSQL cannot store the payload
    */
   notification(channel: string, payload: unknown, sender: Sender, caller: Caller | undefined): Notification {
     const call = this.#messageCall(caller)
@@ -113,8 +113,9 @@ export class Publisher {
   }
 
   /**
-   * See BatchQueue.publish; counts what fails, and throws BadMessage for what this database cannot hold. What may not
-   * wait and is large is in order with its like only.
+   * Publishes notifications: all or none. Counts failures. Large requests that must not wait are in order only with each
+   * other.
+   * @throws BadMessage if this database cannot store the payload; the errors of `BatchQueue.publish`
    */
   async publish(notifications: readonly Notification[], how: PublishHow = {}): Promise<void> {
     try {
@@ -128,8 +129,8 @@ export class Publisher {
     }
   }
 
-  /** Tells the meta channel of an event, if there is one. */
-  tellMeta(event: string, payload: unknown, sender: Sender | undefined): void {
+  /** Publishes an event on the meta channel, if there is one. */
+  publishMetaEvent(event: string, payload: unknown, sender: Sender | undefined): void {
     const { metaChannel, log, durable } = this.#options
     if (metaChannel === undefined || sender === undefined) return
     const text = withPossibleCharacters(envelope(event, metaChannel, payload, sender, durable.partial))
@@ -140,38 +141,38 @@ export class Publisher {
   }
 
   /**
-   * Tells a function of the database's owner that a client has come or gone, in order with its messages. What the
-   * database cannot hold of what a client says is replaced: no client can keep the function from being called.
+   * Calls `onConnectFunction` or `onDisconnectFunction`, in order with the client's messages. Characters that the database
+   * cannot store are replaced, so that no client can prevent the call.
    */
-  tellFunction(
+  callConnectionFunction(
     kind: 'connect' | 'disconnect',
     caller: Caller | undefined,
-    told: { channels: readonly string[]; connection: string; reason?: string }
+    details: { channels: readonly string[]; connection: string; reason?: string }
   ): void {
     const { onConnectFunction, onDisconnectFunction, log } = this.#options
     const name = kind === 'connect' ? onConnectFunction : onDisconnectFunction
     if (caller === undefined || name === undefined) return
-    const payload = withPossibleCharacters(JSON.stringify(told))
-    const tell = (replaced: (json: string) => string) => {
+    const payload = withPossibleCharacters(JSON.stringify(details))
+    const call = (replaced: (json: string) => string) => {
       const as = { ...caller, claims: replaced(caller.claims) }
       return this.publish([{ channel: '', payload: replaced(payload), call: { kind, caller: as } }], MAY_WAIT)
     }
-    tell((json) => json)
+    call((json) => json)
       .catch((error) => {
         if (!(error instanceof errors.BadMessage)) throw error
-        // An encoding that has not every character.
-        return tell((json) => json.replace(/[\u0080-\u{10ffff}]/gu, '?'))
+        // The database's encoding does not have every character.
+        return call((json) => json.replace(/[\u0080-\u{10ffff}]/gu, '?'))
       })
       .catch((error) => {
         log.warn(
-          { err: error, connection: told.connection },
+          { err: error, connection: details.connection },
           `${kind === 'connect' ? 'onConnectFunction' : 'onDisconnectFunction'} failed`
         )
       })
   }
 
   /**
-   * Resolves when nothing waits any more, or after a time.
+   * Resolves when everything has been sent, or after a time.
    * @param time milliseconds
    */
   async idle(time: number): Promise<void> {
@@ -181,11 +182,11 @@ export class Publisher {
     ])
   }
 
-  /** @throws BadMessage for what PostgreSQL's text and jsonb cannot hold */
+  /** @throws BadMessage for characters that PostgreSQL's text and jsonb cannot store */
   #message(channel: string, payload: unknown, sender: Sender): string {
     const text = envelope('WebsocketMessage', channel, payload, sender, this.#options.durable.partial)
-    // JSON escapes NUL and lone surrogates, so the text itself would pass; but every reader that casts it to jsonb would
-    // fail (https://www.postgresql.org/docs/current/datatype-json.html).
+    // JSON escapes NUL and lone surrogates, so PostgreSQL would accept the text. But every reader that casts it to jsonb
+    // would fail (https://www.postgresql.org/docs/current/datatype-json.html).
     if (hasImpossibleCharacter(text)) {
       throw new errors.BadMessage('it must not contain a NUL character or a lone surrogate')
     }
@@ -198,15 +199,15 @@ export class Publisher {
   }
 }
 
-/** Whether notifications take a statement of their own anyway. */
+/** Whether notifications fill a statement of their own. */
 function isLarge(notifications: readonly Notification[]): boolean {
   if (notifications.length > MAX_BATCH) return true
   return notifications.reduce((length, { payload }) => length + payload.length, 0) > MAX_BATCH_BYTES
 }
 
 /**
- * What is notified on a raw channel: a string as it is, any other value as JSON.
- * @throws BadMessage for what PostgreSQL's text cannot hold, and for what looks like the server's own words
+ * The payload of a notification on a raw channel: a string unchanged, any other value as JSON.
+ * @throws BadMessage for characters that PostgreSQL's text cannot store, and for texts that look like server messages
  */
 function rawPayload(payload: unknown): string {
   const value =

@@ -5,21 +5,21 @@ import type { Notification, Outcome } from './batch-queue.js'
 import { CAUGHT_UP } from './caught-up.js'
 import type { FunctionCalls } from './function-calls.js'
 
-/** The largest message with the schema installed, in bytes: as pgws.max_bytes(). */
+/** The maximum size of a message if the schema is installed, in bytes: the value of pgws.max_bytes(). */
 const MAX_STORED_BYTES = 64 * 1024 * 1024
 
 export interface StatementsOptions {
   listenChannel: string
   query: Query
   durable: RetentionRules
-  /** Takes what functions of the database's owner are called for. */
+  /** Sends the notifications for which a function of the database's owner is called. */
   functionCalls: FunctionCalls
 }
 
-/** The statements that publish: plain notifications, or by way of the schema what must be stored. */
+/** The statements that publish: with `pg_notify`, or with functions of the schema if messages must be stored. */
 export class Statements {
   readonly #options: StatementsOptions
-  /** Makes the keys of this server's durable messages unlike all others. */
+  /** Makes the keys of this server's durable messages unique. */
   readonly #keyPrefix = randomBytes(9).toString('base64url')
   #lastKey = 0
 
@@ -27,21 +27,21 @@ export class Statements {
     this.#options = options
   }
 
-  /** The largest payload, in bytes. */
+  /** The maximum size of a notification's payload, in bytes. */
   limit({ databaseChannel, call }: Notification): number {
     if (call !== undefined && call.kind !== 'message') return Number.POSITIVE_INFINITY
     const stored = this.#options.durable.installed && databaseChannel === undefined
     return stored ? MAX_STORED_BYTES : NOTIFY_PAYLOAD_LIMIT - 1
   }
 
-  /** Whether sending it a second time does nothing. */
+  /** Whether sending a notification a second time has no effect. */
   repeatable({ channel, databaseChannel, call }: Notification): boolean {
-    // A function is called once for each message.
+    // A function must be called once for each message.
     if (databaseChannel !== undefined || call !== undefined) return false
     return this.#options.durable.ageOf(channel) !== undefined
   }
 
-  /** Sends groups of notifications, all or the first of them, in one transaction; see BatchQueueOptions. */
+  /** Sends groups of notifications, all or the first of them, in one transaction. See BatchQueueOptions. */
   async send(groups: readonly (readonly Notification[])[]): Promise<readonly Outcome[]> {
     const called = groups.some((group) => group.some(({ call }) => call !== undefined))
     if (called) return this.#options.functionCalls.send(groups, (notification) => this.#keyOf(notification))
@@ -64,8 +64,8 @@ export class Statements {
         const { rows } = await query(...plainStatement(channels, payloads, version))
         sent = rows[0]!.sent === payloads.length ? payloads.length : null
       } else {
-        // Raw channels' payloads pass as they are; all others, in order, by way of the schema. The raw ones at the
-        // beginning go first: what encloses a publication must enclose all of it.
+        // Payloads of raw channels are notified unchanged. All others are sent in order by pgws.relay. Raw payloads at the
+        // beginning come first, because the notification that begins a publication must precede all of it.
         const start = notifications.findIndex(({ databaseChannel }) => databaseChannel === undefined)
         const before = notifications.slice(0, start)
         const raw = notifications.slice(start).filter(({ databaseChannel }) => databaseChannel !== undefined)
@@ -95,7 +95,7 @@ export class Statements {
         sent = rows[0]!.sent
       }
       if (sent !== null) return
-      // What is retained has changed since we looked.
+      // The retention rules have changed after they were read.
       await durable.refresh()
     }
   }
@@ -106,7 +106,7 @@ export class Statements {
     return this.#options.durable.ageOf(channel) !== undefined || !fitsNotification(payload)
   }
 
-  /** The same for the same message, however often it is sent. */
+  /** The idempotency key of a message. It is the same each time the message is sent. */
   #keyOf(notification: Notification): string {
     notification.key ??= `${this.#keyPrefix}${(++this.#lastKey).toString(36).padStart(9, '0')}`
     return notification.key
@@ -114,8 +114,9 @@ export class Statements {
 }
 
 /**
- * @param channels the database channel of each, or of all
- * @param version what pgws.retention must still have, or null where there is none
+ * Builds the statement that sends payloads with `pg_notify`.
+ * @param channels the database channel of each payload, or the only one
+ * @param version the version that the retention rules must still have; null if the schema is not installed
  */
 function plainStatement(
   channels: string | readonly string[],
@@ -123,7 +124,7 @@ function plainStatement(
   version: string | null
 ): [text: string, values: unknown[]] {
   const one = typeof channels === 'string'
-  // count(): one row comes back, not one for each message.
+  // count() returns one row instead of one for each message.
   const [notify, from] = one
     ? ['pg_catalog.pg_notify($1, payload)', 'pg_catalog.unnest($2::pg_catalog.text[]) as payload']
     : [
@@ -140,7 +141,7 @@ function plainStatement(
       ]
 }
 
-/** Notifies payloads of raw channels, where pgws.retention is still what we know. */
+/** The part of a statement that notifies raw channels, if the retention rules still have the version $1. */
 function rawPart(channels: string, payloads: string): string {
   return `select pg_catalog.count(pg_catalog.pg_notify(r.channel, r.payload))
     from rows from (pg_catalog.unnest(${channels}::pg_catalog.text[]), pg_catalog.unnest(${payloads}::pg_catalog.text[]))

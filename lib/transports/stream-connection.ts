@@ -16,7 +16,7 @@ export abstract class StreamConnection extends Connection {
   constructor(response: ServerResponse, access: Access, options: ConnectionOptions) {
     super(access, options)
     this.response = response
-    response.on('close', () => this.gone(this.closeCode, this.closeReason))
+    response.on('close', () => this.ended(this.closeCode, this.closeReason))
   }
 
   get open(): boolean {

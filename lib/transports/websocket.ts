@@ -205,8 +205,8 @@ export function writeFrames(
 /** One listener for all websockets, to save memory. */
 function onClose(this: WebSocket, code: number, reason: Buffer): void {
   const connection = WebSocketConnection.of(this)
-  const gone = () => connection.gone(code, reason.toString())
+  const ended = () => connection.ended(code, reason.toString())
   // First process what it sent before it closed.
-  if (connection.intake?.busy) connection.intake.finish().then(gone)
-  else gone()
+  if (connection.intake?.busy) connection.intake.finish().then(ended)
+  else ended()
 }

@@ -10,10 +10,10 @@ import { makeServer, startServer } from '../../server.js'
 import { type Owner, until } from './helper.js'
 import { root } from './root.js'
 
-/** The command, as built. */
+/** The built command. */
 export const CLI = join(root, 'dist/cli.js')
 
-/** A free port below those that the system gives to outgoing connections, which would take it meanwhile. */
+/** Finds a free port. It is below the system's ephemeral ports, because an outgoing connection could take one of those. */
 export async function freePort(): Promise<number> {
   for (;;) {
     const port = 10_000 + Math.floor(Math.random() * 20_000)
@@ -38,7 +38,7 @@ export interface App {
   exit: Promise<number | null>
 }
 
-/** Runs the command with an environment of its own. */
+/** Runs the command in an empty folder, with an environment of its own. */
 export async function run(
   t: Owner,
   environment: Record<string, string>,
@@ -72,7 +72,7 @@ export async function run(
   }
 }
 
-/** Waits until it listens. */
+/** Waits until the server listens. */
 export async function started(app: App): Promise<App> {
   await until(() => app.output().includes('Server listening') || app.child.exitCode !== null)
   if (app.child.exitCode !== null) throw new Error(app.output())
@@ -85,8 +85,8 @@ export interface InProcess extends Pick<App, 'port' | 'http' | 'ws' | 'output'> 
 }
 
 /**
- * Starts the server that the command runs, in this process: what is left out is the command's own, signals and exit
- * codes. On a free port, unless the environment names one.
+ * Starts the command's server in this process, without the command's handling of signals and exit codes. It listens on a
+ * free port unless the environment names one.
  */
 export async function serve(t: Test, environment: Record<string, string>): Promise<InProcess> {
   let output = ''
@@ -117,7 +117,7 @@ class NotStarted extends Error {
   }
 }
 
-/** What a server that must not start has written, its error last; see `serve`. */
+/** Returns the output of a server that must fail to start. Its error is at the end. See `serve`. */
 export async function refused(t: Test, environment: Record<string, string>): Promise<string> {
   try {
     const { close } = await serve(t, environment)
@@ -128,6 +128,6 @@ export async function refused(t: Test, environment: Record<string, string>): Pro
   throw new Error(`a server started, though it had to be refused: ${Object.keys(environment)}`)
 }
 
-/** Asks for a fresh token, as our page does. */
+/** Requests a new token, as the sample page does. */
 export const refresh = (http: string, token: string) =>
   fetch(`${http}/token`, { method: 'POST', headers: { authorization: `Bearer ${token}` } })

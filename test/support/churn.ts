@@ -5,7 +5,7 @@ import { token } from './helper.js'
 const rw = token({ mode: 'rw', sub: 'somebody' })
 const CHANNELS = ['room1', 'room2', 'raw:1', 'raw:2', 'kept', 'plain']
 
-/** 0 to 1, the same row for the same seed (mulberry32). */
+/** A generator of random numbers from 0 to 1 (mulberry32). Each seed gives one sequence. */
 export function randomOf(seed: number): () => number {
   let state = seed | 0
   return () => {
@@ -29,7 +29,7 @@ const upgrade = (url: string) =>
 
 const events = (url: string) => http(`GET ${url}`, ['Accept: text/event-stream'])
 
-/** A client's frame: masked with zeros, which is allowed (RFC 6455, section 5.3). */
+/** A client's frame. The mask is zero, which RFC 6455, section 5.3, allows. */
 function frame(text: string, opcode = 1): Buffer {
   const body = Buffer.from(text)
   const head =
@@ -63,7 +63,7 @@ const h2c = http('GET /health', [
   'HTTP2-Settings: AAMAAABk'
 ])
 
-/** What each kind of client sends, a piece after the other. */
+/** What each kind of client sends, piece by piece. */
 export const KINDS: Record<string, (channel: string) => (string | Buffer)[]> = {
   websocket: (channel) => [socket(channel), frame('hello'), frame('again'), frame('\x03\xe8', 8)],
   'websocket in all channels': () => [
@@ -98,13 +98,13 @@ export interface ChurnOptions {
   port: number
   seed: number
   milliseconds: number
-  /** How many clients at once. */
+  /** The number of concurrent clients. */
   clients: number
 }
 
 /**
- * Opens clients of every kind and aborts each at a random moment, in one of the ways in which clients go.
- * @returns how many there were of each kind
+ * Opens clients of every kind, and ends each at a random moment and in a random way.
+ * @returns the number of clients of each kind
  */
 export async function churn({
   port,
@@ -124,10 +124,10 @@ export async function churn({
     const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true })
     const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()))
     socket.on('error', () => {})
-    // One in eight does not read.
+    // One client in eight does not read.
     if (below(8) > 0) socket.resume()
     for (const piece of pieces(CHANNELS[below(CHANNELS.length)]!)) {
-      // Now and then not even the whole of it.
+      // Sometimes it sends only a part.
       const sent = below(20) === 0 ? piece.slice(0, below(piece.length)) : piece
       socket.write(sent)
       await pause()

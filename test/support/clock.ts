@@ -3,8 +3,8 @@ import { mock } from 'node:test'
 import type { Test } from 'tap'
 
 /**
- * Stops the clock of this process for a test: the date, `performance.now` and all timers go on only when they are told to. For what
- * needs no network and no database, which would wait for ever.
+ * Stops the clock of this process for a test. The date, `performance.now` and all timers advance only by `forward`. It is for
+ * code without network and database, because these would wait forever.
  */
 export function stoppedClock(t: Test): { forward(milliseconds: number): Promise<void> } {
   const { setImmediate } = globalThis
@@ -19,7 +19,7 @@ export function stoppedClock(t: Test): { forward(milliseconds: number): Promise<
     syncBuiltinESMExports()
   })
   return {
-    /** In steps of a millisecond, so that what a timer has woken sets its next one at the right time. */
+    /** Advances by one millisecond at a time, so that code which a timer wakes sets its next timer at the right time. */
     async forward(milliseconds) {
       for (let step = 0; step < milliseconds; step++) {
         mock.timers.tick(1)
@@ -30,14 +30,14 @@ export function stoppedClock(t: Test): { forward(milliseconds: number): Promise<
 }
 
 /**
- * Holds the date and `performance.now` of this process for a test: they go forward only when they are told to, however
- * busy the machine is. Timers take the time that they take.
+ * Holds the date and `performance.now` of this process for a test. They advance only by `forward`, even on a busy machine.
+ * Timers run as usual.
  */
 export function heldClock(t: Test): { forward(milliseconds: number): void } {
   let ahead = 0
   for (const clock of [Date, performance] as const) {
     const { now } = clock
-    // Whole, or what is added and then subtracted would at times be a little less than what it was.
+    // It is an integer, because adding and subtracting fractions would not be exact.
     const held = Math.floor(now.call(clock))
     clock.now = () => held + ahead
     t.teardown(() => {

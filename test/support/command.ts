@@ -1,7 +1,7 @@
 import type { Test } from 'tap'
 import { run } from './app.js'
 
-/** Runs a command to its end. */
+/** Runs a command until it exits. */
 export async function command(t: Test, args: string[], environment: Record<string, string> = {}) {
   const app = await run(t, environment, args)
   let printed = ''
@@ -9,6 +9,6 @@ export async function command(t: Test, args: string[], environment: Record<strin
     printed += chunk
   })
   const code = await app.exit
-  /** `printed`: what it wrote to standard output; `output`: all that it wrote. */
+  /** `printed` is its standard output; `output` includes standard error. */
   return { code, printed, output: app.output() }
 }

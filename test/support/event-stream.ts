@@ -9,14 +9,14 @@ export interface StreamEvent {
   data: string
 }
 
-/** A client of server-sent events, as a browser reads them. */
+/** A client of server-sent events that parses them as a browser does. */
 export class Stream {
   readonly events: StreamEvent[] = []
   comments = 0
   readonly response: IncomingMessage
   readonly ended: Promise<unknown>
 
-  /** @param onEvent told of each event */
+  /** @param onEvent is called for each event */
   constructor(response: IncomingMessage, onEvent: (event: StreamEvent) => void = () => {}) {
     this.response = response
     this.ended = once(response, 'close')

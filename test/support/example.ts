@@ -7,13 +7,13 @@ import type { Test } from 'tap'
 import { until } from './helper.js'
 import { root } from './root.js'
 
-/** An example that runs, started as its README says. */
+/** A running example, started as its README says. */
 export interface Example {
-  /** What it has printed. */
+  /** Its output so far. */
   output(): string
-  /** The addresses that it has printed. */
+  /** The addresses in its output. */
   addresses(): string[]
-  /** Presses Ctrl-C, as a terminal does, and waits until it has ended. Checks that no process and no file is left. */
+  /** Sends SIGINT, as Ctrl-C does, waits until it has ended, and checks that no process and no file is left. */
   stop(): Promise<void>
 }
 
@@ -32,7 +32,7 @@ export async function startExample(
   const child = spawn('npm', ['run', '--silent', 'example', '--', name], {
     cwd: root,
     env: environment,
-    // A process group of its own, as a terminal gives it.
+    // It has a process group of its own, as in a terminal.
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe']
   })
@@ -73,7 +73,7 @@ export async function startExample(
   }
 }
 
-/** The ids of a process and of all that descend from it. */
+/** The ids of a process and of all its descendants. */
 function descendants(pid: number): number[] {
   const rows = execFileSync('ps', ['-A', '-o', 'pid=,ppid='], { encoding: 'utf8' }).trim().split('\n')
   const parents = new Map(rows.map((row) => row.trim().split(/\s+/).map(Number) as [number, number]))

@@ -5,24 +5,24 @@ import type { Owner } from './helper.js'
 interface Link {
   client: Socket
   server: Socket
-  /** Silent: open, and nothing passes (packets that are dropped, without a FIN). */
+  /** Whether the link is open, but passes nothing, as if packets were dropped without a FIN. */
   silent: boolean
-  /** How many more bytes from the server pass before the link is cut. */
+  /** How many more bytes from the server pass before the link is cut; undefined: it is not cut. */
   bytesLeft: number | undefined
-  /** The client has asked, and the server has not answered all of it. */
+  /** Whether the server's answer to the client is incomplete. */
   busy: boolean
-  /** The server's answer to an injected statement is not for the client. */
+  /** Whether the server's next answer is to an injected statement, and not for the client. */
   swallow: boolean
 }
 
-/** A TCP proxy before a PostgreSQL, which causes the faults of a network for real. */
+/** A TCP proxy in front of PostgreSQL that causes real network faults. */
 export class FaultProxy {
   readonly port: number
-  /** What new connections get: `pass`, `silence` (accepted, and no answer), or `refuse`. */
+  /** How new connections are treated. With `silence`, they are accepted and never answered. */
   mode: 'pass' | 'silence' | 'refuse' = 'pass'
-  /** Holds back what passes, in milliseconds. */
+  /** By how much data is delayed, in milliseconds. */
   delay = 0
-  /** How many bytes have come from the server. */
+  /** How many bytes the server has sent. */
   bytesFromServer = 0
   readonly #links = new Set<Link>()
 
@@ -44,7 +44,7 @@ export class FaultProxy {
     return proxy
   }
 
-  /** The connection string of a database that is reached through the proxy. */
+  /** The connection string of a database through the proxy. */
   uri(dbUri: string, host = '127.0.0.1'): string {
     const name = /\/([^/?]+)\?/.exec(dbUri)![1]
     return `postgresql://postgres@${host}:${this.port}/${name}`
@@ -54,12 +54,12 @@ export class FaultProxy {
     return this.#links.size
   }
 
-  /** From now on nothing passes on the connections that are there, and neither end is told. */
+  /** Drops all data on the existing connections without closing them. */
   silence(): void {
     for (const link of this.#links) link.silent = true
   }
 
-  /** Cuts the connections that are there. */
+  /** Closes the existing connections. */
   cut(): void {
     for (const { client, server } of this.#links) {
       client.destroy()
@@ -67,12 +67,12 @@ export class FaultProxy {
     }
   }
 
-  /** Cuts each connection after so many bytes from the server: within a message, or before the first. */
+  /** Closes each connection after a number of bytes from the server, which may be within a message. */
   cutAfter(bytes: number): void {
     for (const link of this.#links) link.bytesLeft = bytes
   }
 
-  /** Runs a statement on each session, unseen by the client, and between two of the client's own. */
+  /** Runs a statement on each session, between two statements of the client. The client does not see it. */
   async inject(sql: string): Promise<void> {
     const text = Buffer.from(`${sql}\0`)
     const message = Buffer.alloc(5 + text.length)
@@ -146,7 +146,7 @@ export class FaultProxy {
   }
 }
 
-/** ReadyForQuery, idle, is the last message of an answer. */
+/** Whether an answer ends with ReadyForQuery and the state "idle". */
 function isIdle(chunk: Buffer): boolean {
   return chunk.subarray(-6).equals(Buffer.from('Z\0\0\0\x05I'))
 }

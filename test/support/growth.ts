@@ -6,7 +6,7 @@ import type { Test } from 'tap'
 import ts from 'typescript'
 import { root } from './root.js'
 
-/** A regular expression as it stands in a file. */
+/** A regular expression in a source file. */
 export interface Literal {
   source: string
   flags: string
@@ -14,7 +14,10 @@ export interface Literal {
   place: string
 }
 
-/** All regular expressions of our own sources, and where one is put together of texts, which cannot be tested. */
+/**
+ * Finds all regular expressions of this repository's sources.
+ * @returns the literals; and the places of expressions that are computed at run time, which cannot be tested
+ */
 export function regularExpressions(): { literals: Literal[]; computed: string[] } {
   const literals: Literal[] = []
   const computed: string[] = []
@@ -49,14 +52,14 @@ function ownFiles(): string[] {
   )
 }
 
-/** The scripts within a page, each with the number of its first line. */
+/** The scripts in an HTML page, each with the number of its first line. */
 function* scriptsOf(html: string): Generator<readonly [string, number]> {
   for (const { 1: code, index } of html.matchAll(/<script[^>]*>(.*?)<\/script>/gs)) {
     yield [code!, html.slice(0, index).split('\n').length - 1]
   }
 }
 
-/** What in a text makes a regular expression look on, or give up and look again. */
+/** Parts of texts that make a regular expression continue a match, or fail and backtrack. */
 interface Parts {
   /** Texts to repeat. */
   pumps: string[]
@@ -66,7 +69,7 @@ interface Parts {
 
 const CANDIDATES = [...'aZ0_- \t"\'\\:;/.@%?=&#{}[]*+~\n\0é\ufffd']
 
-/** Takes texts out of the expression itself: what its literals and classes match, alone, in pairs, and all in a row. */
+/** Derives texts from an expression: what its literals and classes match, alone, in pairs, and all in sequence. */
 export function partsOf({ source, flags }: Pick<Literal, 'source' | 'flags'>): Parts {
   const mode = flags.includes('u') ? 'u' : ''
   const tokens = source.match(
@@ -110,7 +113,7 @@ export function partsOf({ source, flags }: Pick<Literal, 'source' | 'flags'>): P
   }
 }
 
-/** Runs beside the test, which ends it where it hangs. */
+/** Runs in a worker, which the test terminates if it hangs. */
 const MEASURING = `
 const { parentPort } = require('node:worker_threads')
 const time = (expression, text) => {
@@ -134,7 +137,7 @@ parentPort.on('message', ({ source, flags, parts: { pumps, prefixes, suffixes } 
   inputs.sort((a, b) => b.time - a.time)
   let worst = { growth: 0 }
   for (const input of inputs.slice(0, 5)) {
-    // So long that noise is little of it.
+    // The text is so long that noise matters little.
     let count = 1000
     while (count < 128000 && least(expression, input, count, 3) < 500000) count *= 2
     let growth = Infinity
@@ -146,8 +149,9 @@ parentPort.on('message', ({ source, flags, parts: { pumps, prefixes, suffixes } 
 })
 `
 
-/** The input on which a regular expression's time grows most where the input is doubled: 2 is linear, 4 quadratic. */
+/** The input for which a regular expression's time grows most. */
 export interface Growth {
+  /** By what factor the time grows when the input is doubled: 2 is linear, 4 is quadratic. */
   growth: number
   prefix: string
   pump: string
@@ -155,8 +159,8 @@ export interface Growth {
 }
 
 /**
- * Something that measures regular expressions, each within a deadline that only ends what hangs.
- * @throws Error where the time grows so fast that it does not end
+ * Returns a function that measures a regular expression. It throws an Error if the measurement does not end, because the
+ * time grows too fast.
  */
 export function measuring(t: Test): (literal: Pick<Literal, 'source' | 'flags'>) => Promise<Growth> {
   const worker = new Worker(MEASURING, { eval: true, execArgv: [] })

@@ -13,13 +13,13 @@ import { createDatabase, LISTEN_CHANNEL, migratedDatabase, sharedPostgres, testP
 export const SECRET = 'reallyreallyreallyreallyverysafe'
 export { LISTEN_CHANNEL }
 
-/** A test, or what else ends what was started for it. */
+/** A test, or anything else that runs teardowns. */
 export type Owner = Pick<Test, 'teardown'>
 
-/** Only ends what hangs: no test is about how long something takes. In milliseconds. */
+/** When to fail a test that hangs, in milliseconds. No test is about how long something takes. */
 export const DEADLINE = 60_000
 
-/** A token (HS256) of any claims, malformed ones too, which libraries refuse to sign. */
+/** Signs a token (HS256) with any claims, including malformed ones, which libraries refuse to sign. */
 export function token(
   claims: unknown,
   secret = SECRET,
@@ -31,8 +31,8 @@ export function token(
 }
 
 /**
- * The run's PostgreSQL; each `database()` is a new one on it, and each `migrated()` one that has the schema and retains
- * channels.
+ * The PostgreSQL of the test run. `database()` creates an empty database, and `migrated()` one with the schema and retention
+ * rules for channels.
  */
 export async function withPostgres(t: Test) {
   const postgres = await sharedPostgres(t)
@@ -47,18 +47,18 @@ export async function withPostgres(t: Test) {
   }
 }
 
-/** The same on a PostgreSQL of the file's own, which it may stop. */
+/** The same on a PostgreSQL that only the test file uses, and may stop. */
 export async function withOwnPostgres(t: Test) {
   const postgres = await testPostgres(t)
   return { postgres, database: () => createDatabase(postgres) }
 }
 
-/** What the logger of a built app wrote, a line each. */
+/** The log lines of an app. */
 export interface Logged {
   lines: string[]
 }
 
-/** A host with the plugin, listening on a free port; closed with the test. */
+/** Starts a host with the plugin on a free port. It is closed after the test. */
 export async function build(
   t: Test,
   options: Partial<PgWebsocketsOptions> & { dbUri: string },
@@ -84,7 +84,7 @@ export async function build(
   return { fastify, port, lines, http: `http://127.0.0.1:${port}`, ws: `ws://127.0.0.1:${port}` }
 }
 
-/** A websocket client that keeps what it got. */
+/** A websocket client that collects the messages that it receives. */
 export class Client {
   readonly webSocket: WebSocket
   readonly messages: string[] = []
@@ -123,14 +123,14 @@ export class Client {
     this.webSocket.send(data)
   }
 
-  /** Resolves with code and reason when the socket has closed. */
+  /** Resolves with the close code and reason when the websocket has closed. */
   async closed(): Promise<{ code: number; reason: string }> {
     const [code, reason] = await once(this.webSocket, 'close')
     return { code, reason: String(reason) }
   }
 }
 
-/** Opens a websocket; rejects with the answer's status and body where it is refused. */
+/** Opens a websocket. Rejects with Refused if the handshake is refused. */
 export async function open(t: Test, url: string, options: ClientOptions = {}): Promise<Client> {
   const webSocket = new WebSocket(url, options)
   t.teardown(() => webSocket.terminate())
@@ -147,7 +147,7 @@ export async function open(t: Test, url: string, options: ClientOptions = {}): P
   return client
 }
 
-/** The answer to a websocket handshake that was refused. */
+/** The answer to a refused websocket handshake. */
 export class Refused extends Error {
   readonly status: number
   readonly body: string
@@ -163,7 +163,7 @@ export class Refused extends Error {
   }
 }
 
-/** The refusal of a handshake that must be refused. */
+/** Opens a websocket that must be refused. Resolves with the refusal. */
 export async function refusal(t: Test, url: string, options: ClientOptions = {}): Promise<Refused> {
   try {
     const client = await open(t, url, options)
@@ -178,7 +178,7 @@ export async function refusal(t: Test, url: string, options: ClientOptions = {})
 /** Runs one statement on a connection of its own. */
 export async function query(dbUri: string, text: string, values: unknown[] = []): Promise<pg.QueryResult> {
   const client = new pg.Client(dbUri)
-  // A connection that is lost is an error of its own, besides the statement's.
+  // A lost connection also emits an error, in addition to the rejection of the statement.
   client.on('error', () => {})
   await client.connect()
   try {
@@ -205,7 +205,7 @@ export async function notify(dbUri: string, payload: string, channel = LISTEN_CH
   await query(dbUri, 'select pg_notify($1, $2)', [channel, payload])
 }
 
-/** The payloads of a database channel, seen by another SQL listener. */
+/** Listens to a database channel on its own connection, and collects the payloads. */
 export async function sqlListener(
   t: Test,
   dbUri: string,
@@ -220,7 +220,7 @@ export async function sqlListener(
   return { payloads }
 }
 
-/** Waits until a condition holds. What takes long is asked for less often: to ask costs others' time. */
+/** Waits until a condition holds. Checks less and less often, because checking takes time from other processes. */
 export async function until(condition: () => unknown, timeout = DEADLINE): Promise<void> {
   const deadline = Date.now() + timeout
   for (let pause = 5; !(await condition()); pause = Math.min(1.2 * pause, 100)) {
@@ -229,7 +229,7 @@ export async function until(condition: () => unknown, timeout = DEADLINE): Promi
   }
 }
 
-/** What connections of a test's own share. */
+/** Flow control for connections that a test creates itself. */
 export function flowControl(maxBufferedBytes: number): FlowControl {
   return new FlowControl({ maxBufferedBytes, maxTotalBufferedBytes: 2 ** 28, slowTimeout: 5000, onSlow() {} })
 }

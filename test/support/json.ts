@@ -1,12 +1,12 @@
 import fc from 'fast-check'
 
-/** White space of JSON (RFC 8259, section 2). */
+/** White space in JSON (RFC 8259, section 2). */
 const blanks = fc.string({ unit: fc.constantFrom(' ', '\n', '\r', '\t'), maxLength: 3 })
 
 const digits = (least: number) =>
   fc.string({ unit: fc.constantFrom(...'0123456789'), minLength: least, maxLength: 40 })
 
-/** Numbers of any size and precision, as their texts. */
+/** The texts of numbers of any size and precision. */
 const numbers = fc
   .tuple(
     fc.constantFrom('', '-'),
@@ -27,7 +27,7 @@ const numbers = fc
   )
   .map((parts) => parts.join(''))
 
-/** What PostgreSQL's jsonb can hold, as it is or escaped. */
+/** A character that PostgreSQL's jsonb can store, literal or escaped. */
 const character = fc.oneof(
   fc
     .string({ unit: 'grapheme', minLength: 1, maxLength: 1 })
@@ -50,7 +50,7 @@ const character = fc.oneof(
 
 const strings = fc.array(character, { maxLength: 8 }).map((parts) => `"${parts.join('')}"`)
 
-/** A few names, so that some come twice. */
+/** Names of members. Some are frequent, so that objects have duplicate names. */
 const names = fc.oneof(
   strings,
   fc.constantFrom('"a"', '"\\u0061"', '"b"', '"__proto__"', '"constructor"', '""', '"payload"', '"channel"')
@@ -75,12 +75,12 @@ const { value, object } = fc.letrec<{ value: string; object: string; array: stri
   array: fc.array(around(tie('value')), { maxLength: 6 }).map((elements) => `[${elements.join(',')}]`)
 }))
 
-/** Texts of JSON: any numbers, escapes, key orders, duplicate keys, and white space between tokens. */
+/** Texts of JSON values with any numbers, escapes, key orders, duplicate keys, and white space between tokens. */
 export function jsonText(): fc.Arbitrary<string> {
   return value
 }
 
-/** The same, of objects. */
+/** The same for JSON objects. */
 export function jsonObject(): fc.Arbitrary<string> {
   return object
 }

@@ -2,20 +2,20 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { root } from './root.js'
 
-/** A fenced code block of a page. */
+/** A fenced code block in a page of the documentation. */
 export interface Block {
   /** The page's path in the repository. */
   page: string
   /** The heading above it. */
   heading: string
-  /** The line at which it begins. */
+  /** The number of its first line. */
   line: number
-  /** What stands behind the opening fence. */
+  /** The text after the opening fence. */
   language: string
   code: string
 }
 
-/** All pages of the documentation, by their paths in the repository. */
+/** The paths of all pages of the documentation in the repository. */
 export const PAGES: readonly string[] = [
   'README.md',
   'CONTRIBUTING.md',
@@ -29,7 +29,7 @@ export const PAGES: readonly string[] = [
 /** The text of a page. */
 export const textOf = (page: string): string => readFileSync(join(root, page), 'utf8')
 
-/** The fenced code blocks of a page, in its order. */
+/** The fenced code blocks of a page, in order. */
 export function blocksOf(page: string): Block[] {
   const blocks: Block[] = []
   let open: Block | undefined
@@ -48,8 +48,8 @@ export function blocksOf(page: string): Block[] {
 }
 
 /**
- * The code of the only block of a page that contains a text. Where a test runs a block that it finds so, the test of all
- * blocks sees it: write both arguments as literals.
+ * The code of the only block of a page that contains a text. The test that every block is run searches the tests for calls
+ * of this function, so both arguments must be literals.
  */
 export function snippet(page: string, fragment: string): string {
   const found = blocksOf(page).filter(({ code }) => code.includes(fragment))

@@ -9,27 +9,27 @@ interface Change {
   old_record: Record<string, unknown> | null
 }
 
-/** A partitioned table, of whose partitions one has its columns in another order. */
+/** A partitioned table. One of its partitions has its columns in another order. */
 export const PARTS = `create table parts (id int, region text, note text) partition by list (region);
   create table north partition of parts for values in ('n');
   create table south (note text, gone int, region text, id int);
   alter table south drop column gone;
   alter table parts attach partition south for values in ('s');`
 
-/** `PARTS` in a database that has the schema, and what becomes messages there. */
+/** Creates `PARTS` in a database with the schema, and watches it. */
 export async function partitioned(t: Test, dbUri: string, watch = "select pgws.watch('parts', 'parts')") {
   await query(dbUri, PARTS + watch)
-  return { dbUri, told: await telling(t, dbUri) }
+  return { dbUri, changesBy: await changeListener(t, dbUri) }
 }
 
-/** Hears what statements are told of. */
-export async function telling(
+/** Listens to change events. */
+export async function changeListener(
   t: Test,
   dbUri: string
 ): Promise<(...statements: string[]) => Promise<string[]>> {
   const { payloads } = await sqlListener(t, dbUri)
   let ends = 0
-  /** What statements, in one transaction, are told of: `channel operation table.partition old -> new`. */
+  /** Runs statements in one transaction. Returns their change events as `channel operation table.partition old -> new`. */
   return async (...statements) => {
     const from = payloads.length
     const end = `end ${++ends}`

@@ -27,18 +27,18 @@ const FAST = {
   max_connections: '200'
 }
 
-/** Where databases can be made. */
+/** A PostgreSQL server in which databases can be created. */
 export type Cluster = Pick<EmbeddedPostgres, 'uri' | 'socketFolder'>
 
-/** What a PostgreSQL was started with, by its data folder. */
+/** The options with which a PostgreSQL was started, by its data folder. */
 const starts = new Map<string, { folder: string; settings: Record<string, string>; binaries?: string }>()
 
-/** The databases that were made for a test on a PostgreSQL that outlives it. */
+/** The databases that were created for a test on a PostgreSQL that outlives the test. */
 const databases = new Map<Cluster, string[]>()
 
 /**
- * Starts a PostgreSQL that ends with this process, or earlier.
- * @param prepare may put data into its folder, before it starts
+ * Starts a PostgreSQL that ends with this process, if it is not stopped earlier.
+ * @param prepare may put data into its folder before it starts
  */
 export async function startPostgres(
   settings: Record<string, string> = {},
@@ -46,14 +46,14 @@ export async function startPostgres(
 ) {
   const folder = mkdtempSync(join(tmpdir(), 'pgws-test-'))
   prepare(folder)
-  // .ci/matrix.js names another version's.
+  // .ci/matrix.js sets it to run the tests with another version.
   const { PGWS_TEST_POSTGRES: binaries } = process.env
   const start = { folder, settings: { ...FAST, ...settings }, ...(binaries !== undefined && { binaries }) }
   const postgres = await startEmbeddedPostgres(start)
   starts.set(postgres.dataFolder, start)
   async function stop() {
     await postgres.stop()
-    // As root the data is elsewhere.
+    // For root, the data is in another folder.
     for (const path of [folder, postgres.home, postgres.socketFolder]) {
       rmSync(path, { recursive: true, force: true })
     }
@@ -61,7 +61,7 @@ export async function startPostgres(
   return { postgres, stop }
 }
 
-/** A PostgreSQL for one test file that stops it, or sets it up for itself; ended and removed with it. */
+/** Starts a PostgreSQL for one test file that stops it, or needs its own settings. It is removed after the test. */
 export async function testPostgres(
   t: Pick<Test, 'teardown'>,
   ...options: Parameters<typeof startPostgres>
@@ -72,8 +72,8 @@ export async function testPostgres(
 }
 
 /**
- * The PostgreSQL of the whole run, which test/run.ts starts; a file that runs by itself has its own. Roles are shared
- * with the other files, so their names must be unique. Databases are dropped with the test.
+ * The PostgreSQL that test/run.ts starts for all test files. A file that runs by itself starts its own. Roles are shared
+ * with the other files, so their names must be unique. The databases are dropped after the test.
  */
 export async function sharedPostgres(t: Test): Promise<Cluster> {
   const { PGWS_TEST_URI: uri } = process.env
@@ -89,12 +89,12 @@ export async function sharedPostgres(t: Test): Promise<Cluster> {
   return cluster
 }
 
-/** The folder that a PostgreSQL was started with. */
+/** The folder with which a PostgreSQL was started. */
 export function folderOf({ dataFolder }: EmbeddedPostgres): string {
   return starts.get(dataFolder)!.folder
 }
 
-/** Starts a PostgreSQL again that has ended, where it was. */
+/** Stops a PostgreSQL if it still runs, and starts it again with the same data. */
 export async function restartPostgres(t: Test, ended: EmbeddedPostgres): Promise<EmbeddedPostgres> {
   await ended.stop()
   const postgres = await startEmbeddedPostgres(starts.get(ended.dataFolder)!)
@@ -102,19 +102,19 @@ export async function restartPostgres(t: Test, ended: EmbeddedPostgres): Promise
   return postgres
 }
 
-/** A new, empty database; in UTF8, unless another encoding is named. */
+/** Creates an empty database. Returns its connection string. */
 export async function createDatabase(cluster: Cluster, encoding = 'UTF8'): Promise<string> {
   const options = `template template0 encoding '${encoding}' lc_collate 'C' lc_ctype 'C'`
   return administrate(cluster.uri, (client) => create(client, cluster, newName(), options))
 }
 
-/** A new database with the schema `pgws`: a copy of one, which is faster than to migrate. */
+/** Creates a database with the schema `pgws`. It copies a template, because that is faster than migrating. */
 export async function migratedDatabase(cluster: Cluster): Promise<string> {
   await prepareTemplate(cluster)
   return administrate(cluster.uri, (client) => create(client, cluster, newName(), `template ${TEMPLATE}`))
 }
 
-/** Makes the database that those with the schema are copies of, unless it is there. */
+/** Creates the template of `migratedDatabase` if it does not exist. */
 export function prepareTemplate(cluster: Cluster): Promise<void> {
   const preparing = templates.get(cluster) ?? makeTemplate(cluster)
   templates.set(cluster, preparing)
@@ -136,13 +136,13 @@ const newName = () => `test_${randomUUID().replaceAll('-', '')}`
 
 const MEMORY = 'memory'
 const MEMORY_FOLDER = '/dev/shm'
-/** What the databases of the tests that run at one time leave room for, in bytes. */
+/** The free memory that the databases of concurrent tests need, in bytes. */
 const MEMORY_NEEDED = 2 ** 31
 
 /**
- * Keeps the databases that are made from now on in memory, where the system has a folder of it: to make one
- * copies 300 files, which takes a file system on disk twenty times as long.
- * @returns a function that removes them, once PostgreSQL has ended
+ * Places new databases in memory if the system has a folder for this. Creating a database copies 300 files, which takes
+ * twenty times as long on disk.
+ * @returns a function that removes the folder; to be called after PostgreSQL has ended
  */
 export async function keepInMemory({ uri, dataFolder }: EmbeddedPostgres): Promise<() => void> {
   if (!existsSync(MEMORY_FOLDER)) return () => {}
@@ -157,7 +157,7 @@ export async function keepInMemory({ uri, dataFolder }: EmbeddedPostgres): Promi
   return () => rmSync(folder, { recursive: true, force: true })
 }
 
-/** Frees the memory of runs that were killed. */
+/** Removes the folders of test runs that were killed. */
 function removeLeftovers(): void {
   for (const name of readdirSync(MEMORY_FOLDER)) {
     const [, pid] = /^pgws-test-(\d+)$/.exec(name) ?? []
@@ -165,14 +165,14 @@ function removeLeftovers(): void {
     try {
       process.kill(Number(pid), 0)
     } catch (error) {
-      // Another user's process is alive.
+      // EPERM means that another user's process runs.
       if (codeOf(error) !== 'ESRCH') continue
       rmSync(join(MEMORY_FOLDER, name), { recursive: true, force: true })
     }
   }
 }
 
-/** Which PostgreSQL it is: 13, 14, … */
+/** The major version of a PostgreSQL: 13, 14, … */
 export function majorVersion({ uri }: Cluster): Promise<number> {
   return administrate(uri, majorOf)
 }
@@ -185,7 +185,7 @@ async function majorOf(client: pg.Client): Promise<number> {
 async function create(client: pg.Client, cluster: Cluster, name: string, options: string): Promise<string> {
   const { rows } = await client.query('select from pg_tablespace where spcname = $1', [MEMORY])
   const tablespace = rows.length === 0 ? '' : `tablespace ${MEMORY}`
-  // Copying files takes a tenth of the time of logging each page, which is the default from 15 on.
+  // From PostgreSQL 15 on, the default is to log each page, which takes ten times as long as copying files.
   const strategy = (await majorOf(client)) < 15 ? '' : 'strategy file_copy'
   await client.query(`create database ${name} ${options} ${tablespace} ${strategy}`)
   databases.get(cluster)?.push(name)

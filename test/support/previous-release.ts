@@ -8,7 +8,7 @@ import { root } from './root.js'
 
 const run = promisify(execFile)
 
-/** Releases before this one: the last without numbered migrations, and the last without a sequencer. */
+/** Commits of earlier releases: the last one without numbered migrations, and the last one without a sequencer. */
 export const RELEASES = [
   'e8842c997735a70bdf4332b1a38915d5c24e2bd2',
   'c649ea6ebb89288707424d5e329c384a117d4957'
@@ -17,7 +17,7 @@ export const RELEASES = [
 /**
  * Builds a previous release from the repository's history.
  * @param commit one of RELEASES
- * @returns its command; undefined where the history does not reach so far, as in a shallow clone
+ * @returns the path of its command; undefined if the commit is not in the history, as in a shallow clone
  */
 export async function previousRelease(t: Owner, commit: string): Promise<string | undefined> {
   const git = (...args: string[]) => run('git', args, { cwd: root, maxBuffer: 1e8 })

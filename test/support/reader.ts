@@ -1,4 +1,4 @@
-/** What the fragments on the pages take for granted: a declaration for all of them. */
+/** Declarations of what the code fragments in the documentation do not declare themselves. */
 export const READER = `
 import type fastifyJwtPlugin from '@fastify/jwt'
 import type { FastifyInstance } from 'fastify'

@@ -3,8 +3,10 @@ import ts from 'typescript'
 const AsyncFunction = (async () => {}).constructor as FunctionConstructor
 
 /**
- * Runs TypeScript of a page, whose imports and free names are values of a scope.
- * @returns the value of `result`, an expression
+ * Runs a TypeScript fragment of the documentation.
+ * @param scope the values of its imports and free variables
+ * @param result an expression
+ * @returns the value of `result`
  */
 export async function runFragment(
   code: string,

@@ -10,20 +10,20 @@ import { jsonOverProtobuf } from './json-over-protobuf.js'
 
 export type { Centrifuge }
 
-/** The versions of the SDK that are tried. */
+/** The tested versions of the SDK. */
 export const SDKS: Record<string, typeof Centrifuge> = {
   '5.3': Centrifuge53 as unknown as typeof Centrifuge,
   '5.7': Centrifuge57 as unknown as typeof Centrifuge,
   '5.8': Centrifuge
 }
 
-/** The SDK that speaks protobuf as applications have it: with bytes. */
+/** The SDK for protobuf as applications use it: payloads are bytes. */
 export const PROTOBUF_SDK = CentrifugeProtobuf as unknown as typeof Centrifuge
 
 /** Whether the SDKs speak JSON or protobuf. */
 export let encoding: 'json' | 'protobuf' = 'json'
 
-/** Lets all SDKs speak protobuf, for a test file that imports one of those for JSON. */
+/** Makes all SDKs speak protobuf, so that a test file can run the tests of another one, which are written for JSON. */
 export function speakProtobuf(): void {
   encoding = 'protobuf'
   SDKS['5.3'] = jsonOverProtobuf(CentrifugeProtobuf53)
@@ -34,8 +34,8 @@ export function speakProtobuf(): void {
 const sockets = new WeakMap<Centrifuge, WebSocket>()
 
 /**
- * A client of the SDK, disconnected with the test.
- * @param endpoints where to, in place of the address of one server
+ * Connects a client of the SDK. It is disconnected after the test.
+ * @param endpoints the endpoints to connect to, instead of one server
  */
 export function sdk(
   t: Owner,
@@ -47,7 +47,7 @@ export function sdk(
   let client: Centrifuge | undefined
   class Recorded extends WebSocket {
     constructor(url: string, protocols?: string[]) {
-      // The SDK takes a text only; which node it comes to is ours to say.
+      // The SDK accepts only a constant address, so the endpoint is chosen here.
       super(endpoints === undefined ? url : endpoints[0]!.endpoint(), protocols)
       this.on('error', () => {})
       if (client !== undefined) sockets.set(client, this)
@@ -58,7 +58,7 @@ export function sdk(
     websocket: Recorded,
     minReconnectDelay: 50,
     maxReconnectDelay: 500,
-    // On a busy machine an answer may be late.
+    // On a busy machine, answers may be late.
     timeout: 20_000,
     ...options
   } as never)
@@ -66,12 +66,12 @@ export function sdk(
   return client
 }
 
-/** The socket under a client, to break it. */
+/** The websocket of a client, for tests that break it. */
 export function raw(client: Centrifuge): WebSocket | undefined {
   return sockets.get(client)
 }
 
-/** Subscribes, and keeps what comes. */
+/** Subscribes to a channel, and collects publications and contexts. */
 export function subscribed(client: Centrifuge, channel: string, options: object = {}) {
   const subscription = client.newSubscription(channel, { minResubscribeDelay: 50, ...options } as never)
   const got: { data: unknown; offset?: number; tags?: unknown; info?: unknown }[] = []

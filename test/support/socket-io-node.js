@@ -1,4 +1,4 @@
-// A Socket.IO server in a process of its own, that can be killed, and told to end.
+// A Socket.IO server in its own process, for tests that kill or close it.
 import { createServer } from 'node:http'
 import pg from 'pg'
 import { Server } from 'socket.io'

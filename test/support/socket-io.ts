@@ -18,7 +18,7 @@ export interface Node {
 
 type Factory = (pool: pg.Pool, options: object) => unknown
 
-/** Starts a Socket.IO server; closed with the test. */
+/** Starts a Socket.IO server. It is closed after the test. */
 export async function startNode(
   t: Test,
   dbUri: string,
@@ -45,7 +45,7 @@ export async function startNode(
   pool.on('error', () => {})
   t.teardown(async () => {
     await io.close()
-    // The original keeps a client of the pool, which so does not end.
+    // @socket.io/postgres-adapter keeps a client of the pool, so ending the pool would wait forever.
     if (factory === createAdapter) await pool.end()
   })
   http.listen(0, '127.0.0.1')
@@ -53,7 +53,7 @@ export async function startNode(
   return { io, port: (http.address() as AddressInfo).port, pool, failures }
 }
 
-/** Several of them, each knowing all others. */
+/** Starts several Socket.IO servers, and waits until they know each other. */
 export async function startNodes(
   t: Test,
   dbUri: string,
@@ -66,7 +66,7 @@ export async function startNodes(
   return nodes
 }
 
-/** Resolves when a node's packets have positions: nothing can be recovered from those that come before. */
+/** Resolves when a node's packets have positions. Clients cannot recover from earlier packets. */
 async function knowsPositions({ io, port }: Node): Promise<void> {
   const probe = connect(`http://127.0.0.1:${port}`, { transports: ['websocket'], forceNew: true })
   await until(() => {
@@ -78,7 +78,7 @@ async function knowsPositions({ io, port }: Node): Promise<void> {
   await until(() => io.sockets.sockets.size === 0)
 }
 
-/** Waits until each node knows all others. */
+/** Waits until each node knows all the others. */
 export async function acquainted(nodes: Node[], nsp = '/', count = nodes.length): Promise<void> {
   await until(async () => {
     const counts = await Promise.all(nodes.map(({ io }) => io.of(nsp).adapter.serverCount()))
@@ -86,7 +86,7 @@ export async function acquainted(nodes: Node[], nsp = '/', count = nodes.length)
   })
 }
 
-/** A client that keeps the events that it got: name and values. */
+/** A client that collects the events that it receives: their names and values. */
 export class Client {
   readonly socket: Socket
   readonly events: unknown[][] = []
@@ -96,12 +96,12 @@ export class Client {
     socket.onAny((...event) => this.events.push(event))
   }
 
-  /** The first value of each event of a name. */
+  /** The first value of each event with a name. */
   values(name: string): unknown[] {
     return this.events.filter(([own]) => own === name).map(([, value]) => value)
   }
 
-  /** Resolves with the first values of the events of a name, when there are so many. */
+  /** Resolves with the first values of the events with a name, when `count` of them have been received. */
   async received(name: string, count: number, timeout = DEADLINE): Promise<unknown[]> {
     await until(() => this.values(name).length >= count, timeout).catch(() => {
       throw new Error(`got ${this.values(name).length} of ${count} "${name}"`)
@@ -110,7 +110,7 @@ export class Client {
   }
 }
 
-/** Connects a client, with no reconnection of its own. */
+/** Connects a client that does not reconnect. */
 export async function open(
   t: Test,
   { port }: { port: number },

@@ -1,6 +1,6 @@
 import ts from 'typescript'
 
-/** Words before a parenthesis that are PostgreSQL's grammar, and no function that could be somebody's. */
+/** Words before a parenthesis that belong to PostgreSQL's grammar. Any other word may be a function of another schema. */
 const GRAMMAR = new Set(
   `all and any array as by case cast check coalesce conflict default distinct else except exclude exists extract filter
    from greatest grouping having if index insert intersect into key lateral least limit materialized not of offset on only
@@ -8,17 +8,17 @@ const GRAMMAR = new Set(
    where while with within`.split(/\s+/)
 )
 
-/** Types that are words of the grammar: they are PostgreSQL's own (SystemTypeName in gram.y). */
+/** Types that are words of the grammar, which are always those of pg_catalog (SystemTypeName in gram.y). */
 const GRAMMAR_TYPES = new Set(
   'bigint bit boolean char character dec decimal double float int integer interval national nchar numeric real smallint time timestamp varchar'.split(
     ' '
   )
 )
 
-/** Words that look up an operator by its bare name (in parse_expr.c and gram.y). */
+/** Words that look up an operator by its unqualified name (parse_expr.c and gram.y). */
 const HIDDEN_OPERATORS = new Set('between ilike in like nullif overlaps similar using'.split(' '))
 
-/** What stands for an expression of TypeScript in a statement. */
+/** Replaces TypeScript expressions in a statement. */
 const HOLE = '$hole$'
 
 interface Token {
@@ -29,7 +29,7 @@ interface Token {
 const TOKENS = [
   ['comment', /--[^\n]*|\/\*[\s\S]*?\*\//y],
   ['space', /\s+/y],
-  // The number of a parameter may be an expression of TypeScript.
+  // The number of a parameter may be a TypeScript expression.
   ['number', /\$(?:\d+|\$hole\$)|\d+(?:\.\d+)?/y],
   ['string', /e'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|(\$(?!hole\$)[a-z_]*\$)[\s\S]*?\1/iy],
   ['quoted', /"(?:[^"]|"")*"/y],
@@ -60,16 +60,16 @@ function tokensOf(sql: string): Token[] {
 }
 
 /**
- * What of a statement is resolved through the session's search path: functions, types and operators that are not
- * qualified, and words of SQL that look up an operator by its bare name.
+ * Finds what a statement resolves through the session's search path: functions, types and operators that are not
+ * qualified, and words of SQL that look up an operator by its unqualified name.
  */
 export function unqualified(sql: string): string[] {
   const tokens = tokensOf(sql)
   const found: string[] = []
-  // A part may name what is defined outside of it.
+  // A part of a statement may use names that are defined outside of it.
   const whole = /^\s*(?:select|with|insert|update|delete)\b/i.test(sql)
   const text = (index: number) => tokens[index]?.text ?? ''
-  // Names of WITH, and of the columns that an expression makes.
+  // Names of common table expressions and of computed columns.
   const common = new Set(
     tokens.flatMap(({ text: name }, index) =>
       text(index + 1) === 'as' && ['(', 'materialized'].includes(text(index + 2)) ? [name] : []
@@ -94,7 +94,7 @@ export function unqualified(sql: string): string[] {
     } else if (isRelation(index) && !common.has(token.text)) {
       found.push(`relation ${token.text}`)
     } else if (token.kind === 'word' && after === '(' && before !== '.' && !GRAMMAR.has(token.text)) {
-      // An alias with its columns, a table to insert into, or a name of WITH, is no function.
+      // An alias with its columns, a table to insert into, and a common table expression are not functions.
       const named = ['as', ')', 'with', 'recursive', 'into'].includes(before) || isAlias(index)
       if (!named) found.push(`${token.text}()`)
     } else if (token.text === '::') {
@@ -148,11 +148,11 @@ export function unqualified(sql: string): string[] {
   }
 }
 
-/** What tells a statement, or a part of one, from any other text. */
+/** Matches a statement or a part of one, and no other text. */
 const SQL =
   /\b(?:select|insert into|delete from|update \S+ set|returning|order by)\b[\s\S]*\b(?:from|values|as|where|set)\b|\bpg_catalog\.|\bpg_\w+\([^)]|\bset_config\(|\bselect\s+(?:pgws|\$hole\$)|\$hole\$\s*\(.*\$\d|^\s*(?:select|greatest|with|create table) /
 
-/** The statements, and parts of statements, in a source file: each with its line. */
+/** Finds the statements, and parts of statements, in a source file, each with its line. */
 export function statementsOf(file: string, source: string): { line: number; sql: string }[] {
   const tree = ts.createSourceFile(file, source, ts.ScriptTarget.Latest, true)
   const found: { line: number; sql: string }[] = []

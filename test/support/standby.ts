@@ -6,24 +6,24 @@ import { FaultProxy } from './fault-proxy.js'
 import { type Owner, query, until } from './helper.js'
 import { testPostgres } from './postgres.js'
 
-/** What the standby calls itself. */
+/** The `application_name` of the standby. */
 const NAME = 'standby'
 
 export interface ReplicationOptions {
   /**
-   * The primary acknowledges a commit only when the standby has it, too (`synchronous_standby_names`). While the standby is
-   * away, commits wait.
+   * Whether the primary acknowledges a commit only when the standby has it, too (`synchronous_standby_names`). While the
+   * standby is disconnected, commits wait.
    */
   synchronous?: boolean
-  /** Further settings of both. */
+  /** More settings for both servers. */
   settings?: Record<string, string>
 }
 
-/** A primary and its hot standby, which it streams to. */
+/** A primary that streams to a hot standby. */
 export class Replication {
   readonly primary: EmbeddedPostgres
   readonly standby: EmbeddedPostgres
-  /** What the standby streams through, to cut it off. */
+  /** The standby streams through this proxy, which can cut it off. */
   readonly link: FaultProxy
 
   constructor(primary: EmbeddedPostgres, standby: EmbeddedPostgres, link: FaultProxy) {
@@ -33,10 +33,10 @@ export class Replication {
   }
 
   /**
-   * The connection string of a database for an application that is to find the primary: over TCP, with several hosts.
-   * @param dbUri of the database, on any of the two
-   * @param hosts in the order to try: servers, or `host:port`
-   * @param attributes `target_session_attrs`; empty: none
+   * A connection string with several hosts, with which an application finds the primary.
+   * @param dbUri the connection string of the database on either server
+   * @param hosts servers, or texts `host:port`, in the order in which they are tried
+   * @param attributes the value of `target_session_attrs`; empty: none
    */
   uri(
     dbUri: string,
@@ -50,12 +50,12 @@ export class Replication {
     return `postgresql://postgres@${list}/${nameOf(dbUri)}${query}`
   }
 
-  /** The URI of the same database on the standby. */
+  /** The connection string of the same database on the standby. */
   onStandby(dbUri: string): string {
     return this.standby.uri.replace('/postgres?', `/${nameOf(dbUri)}?`)
   }
 
-  /** Waits until the standby has replayed all that the primary has written. */
+  /** Waits until the standby has replayed everything that the primary has written so far. */
   async replicated(): Promise<void> {
     const { rows } = await query(this.primary.uri, 'select pg_current_wal_insert_lsn() as lsn')
     const replayed = async () => {
@@ -65,7 +65,7 @@ export class Replication {
     await until(replayed)
   }
 
-  /** Ends the primary for good; the standby goes on as a standby. */
+  /** Kills the primary. The standby stays a standby. */
   async killPrimary(signal: NodeJS.Signals): Promise<void> {
     this.primary.kill(signal)
     await this.primary.exited
@@ -78,7 +78,7 @@ export class Replication {
   }
 }
 
-/** Starts a primary and a standby, and waits until it streams; both end with the test. */
+/** Starts a primary and a standby, and waits until the primary streams. Both are stopped after the test. */
 export async function withStandby(
   t: Owner,
   { synchronous = false, settings = {} }: ReplicationOptions = {}
@@ -86,7 +86,7 @@ export async function withStandby(
   const common = {
     listen_addresses: '127.0.0.1',
     wal_level: 'replica',
-    // The standby gets what is on disk, which the test is not to wait for.
+    // A standby receives only what has been flushed; otherwise the tests would have to wait for the flush.
     synchronous_commit: 'on',
     ...settings
   }
@@ -95,7 +95,7 @@ export async function withStandby(
     port: String(await freePort()),
     ...(synchronous && { synchronous_standby_names: NAME })
   })
-  // There is no pg_basebackup among the binaries; data at rest is copied as well without it.
+  // The package of the binaries has no pg_basebackup, so the data of the stopped server is copied.
   await primary.stop()
   const link = await FaultProxy.start(t, portOf(primary))
   const standby = await testPostgres(
@@ -116,7 +116,7 @@ export async function withStandby(
   return replication
 }
 
-/** Copies the data of a server that does not run, for a standby. */
+/** Copies the data of a stopped server to a standby. */
 function copyData({ dataFolder }: EmbeddedPostgres, folder: string): void {
   const places = findPlaces(folder)
   prepareHome(places)
@@ -126,7 +126,7 @@ function copyData({ dataFolder }: EmbeddedPostgres, folder: string): void {
   if (status !== 0) throw new Error(`the data could not be copied: ${stderr}`)
 }
 
-/** The TCP port of a server, which its socket has in its name, too. */
+/** The TCP port of a server. Its Unix socket has the same number. */
 export function portOf({ uri }: EmbeddedPostgres): number {
   return Number(/[?&]port=(\d+)/.exec(uri)![1])
 }

@@ -5,10 +5,10 @@ import { until } from './helper.js'
 import { type Centrifuge, encoding, SDKS } from './sdk.js'
 
 export type Transport = 'sse' | 'http_stream'
-/** Server-sent events are text: there is no protobuf over them. */
+/** Server-sent events are text, so they do not carry protobuf. */
 export const TRANSPORTS: Transport[] = encoding === 'protobuf' ? ['http_stream'] : ['sse', 'http_stream']
 
-/** As much of a browser's EventSource as the SDK uses. */
+/** The part of a browser's EventSource that the SDK uses. */
 class EventSource {
   onopen: (() => void) | undefined
   onmessage: ((event: { data: string }) => void) | undefined
@@ -46,8 +46,8 @@ const DISPATCHER = Symbol.for('undici.globalDispatcher.1')
 type Dispatcher = { destroy(): Promise<void>; constructor: new () => Dispatcher }
 
 /**
- * Ends a client. Where its request was broken off, Node.js' `fetch` opens a connection in advance, for which a server
- * that ends would wait until it times out.
+ * Disconnects a client. When a request is aborted, the `fetch` of Node.js opens another connection in advance, and a server
+ * that closes would wait until that connection times out. So all connections of `fetch` are closed.
  */
 export async function end(client: Centrifuge): Promise<void> {
   client.disconnect()
@@ -58,12 +58,12 @@ export async function end(client: Centrifuge): Promise<void> {
   await dispatcher.destroy()
 }
 
-/** What the SDK needs in Node.js, where there is no page that it belongs to. */
+/** The browser interfaces that the SDK needs in Node.js. */
 export const BROWSER = {
   eventsource: EventSource,
   fetch(url: string, options: RequestInit) {
     const answer = fetch(url, options)
-    // Older versions do not look at what became of it.
+    // Older versions of the SDK do not handle a rejection.
     answer.catch(() => {})
     return answer
   },
@@ -71,9 +71,9 @@ export const BROWSER = {
 }
 
 /**
- * A client of the SDK without websockets, disconnected with the test.
- * @param http where its stream goes to
- * @param emulation where its commands go to
+ * Connects a client of the SDK without websockets. It is disconnected after the test.
+ * @param http the address of the server for its stream
+ * @param emulation the address of the server for its commands
  */
 export function streaming(
   t: Test,
@@ -93,7 +93,7 @@ export function streaming(
   return client
 }
 
-/** A stream by hand. */
+/** A stream without the SDK. */
 export class Stream {
   readonly response: IncomingMessage
   readonly lines: string[] = []
@@ -115,7 +115,7 @@ export class Stream {
     response.on('error', () => {})
   }
 
-  /** Begins one; rejects where it is not answered with 200. */
+  /** Opens a stream. Does not check the status of the answer. */
   static async open(
     t: Test,
     url: string,
@@ -136,13 +136,13 @@ export class Stream {
     return this.lines.map((line) => JSON.parse(line))
   }
 
-  /** Resolves with why it ended. */
+  /** Resolves with the reason when the stream has ended. */
   async ended(): Promise<{ code: number; reason: string }> {
     await until(() => this.response.readableEnded || this.response.destroyed)
     return JSON.parse(this.lines.at(-1)!).push.disconnect
   }
 
-  /** Sends commands. */
+  /** Sends commands through the emulation endpoint. */
   async send(http: string, data: string, changed: object = {}): Promise<Response> {
     const [reply] = await this.received(1)
     const { session, node } = reply!.connect as { session: string; node: string }

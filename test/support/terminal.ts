@@ -3,10 +3,10 @@ import { once } from 'node:events'
 import type { Test } from 'tap'
 import { until } from './helper.js'
 
-/** How long a command may take that installs packages, in milliseconds. */
+/** How long a command may take, in milliseconds. Some install packages. */
 const DEADLINE = 300_000
 
-/** A terminal, into which commands are pasted; ended with the test. */
+/** A shell into which commands are pasted. It is ended after the test. */
 export class Terminal {
   readonly #shell: ChildProcessWithoutNullStreams
   #output = ''
@@ -14,7 +14,7 @@ export class Terminal {
 
   constructor(t: Test, folder: string, env: NodeJS.ProcessEnv) {
     this.#shell = spawn('bash', ['-e'], { cwd: folder, env, detached: true })
-    // One pipe for both, which keeps their order.
+    // One pipe for standard output and error keeps their order.
     this.#shell.stdin.write('exec 2>&1\n')
     this.#shell.stdout.on('data', (chunk) => {
       this.#output += chunk
@@ -22,7 +22,7 @@ export class Terminal {
     t.teardown(() => this.end())
   }
 
-  /** Runs commands, which must all succeed; resolves with what they have printed. */
+  /** Runs commands, all of which must succeed. Resolves with their output. */
   async run(code: string): Promise<string> {
     const begin = this.#output.length
     const end = `end of command ${++this.#commands}\n`
@@ -33,7 +33,7 @@ export class Terminal {
     return printed().slice(0, -end.length)
   }
 
-  /** Starts commands that go on; resolves when they have printed something. */
+  /** Starts commands that keep running. Resolves when they have printed a text. */
   async start(code: string, printed: string): Promise<void> {
     const begin = this.#output.length
     this.#shell.stdin.write(`${code}\n`)
@@ -41,7 +41,7 @@ export class Terminal {
     if (!this.#output.slice(begin).includes(printed)) throw new Error(`${code}\n${this.#output.slice(begin)}`)
   }
 
-  /** Ends whatever runs; resolves with all that was printed. */
+  /** Ends the shell and everything that runs in it. Resolves with the whole output. */
   async end(): Promise<string> {
     if (!this.#ended) {
       process.kill(-this.#shell.pid!, 'SIGTERM')

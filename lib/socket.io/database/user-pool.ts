@@ -58,7 +58,7 @@ export function classify(error: unknown): Error {
   switch (failureOf(error)) {
     case 'unanswered':
       return new errors.OutcomeUnknown(messageOf(error))
-    case 'away':
+    case 'unavailable':
       return new errors.DatabaseUnavailable(messageOf(error))
     default:
       return new errors.NotAccepted(messageOf(error), { cause: asError(error) })

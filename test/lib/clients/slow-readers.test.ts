@@ -178,7 +178,7 @@ t.test('an event stream that takes nothing of what waits for it is ended by the 
   })
   const context = {
     flow,
-    onGone: (_: unknown, code: number) => gone.push(code),
+    onEnd: (_: unknown, code: number) => gone.push(code),
     fallBehind: () => false,
     sent: { messages: 0, bytes: 0 }
   }

@@ -37,7 +37,7 @@ async function clients(
       address: '127.0.0.1',
       sender: undefined,
       caller: undefined,
-      context: { flow, onGone() {}, fallBehind: () => false, sent: { messages: 0, bytes: 0 } }
+      context: { flow, onEnd() {}, fallBehind: () => false, sent: { messages: 0, bytes: 0 } }
     })
     webSocket.on('close', () => flow.forget(connection))
     await once(client, 'open')

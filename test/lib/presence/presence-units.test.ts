@@ -168,7 +168,7 @@ t.test('who missed something asks, gets all, and tells of the difference', async
   b.exchange.heard(A, a.exchange.version)
   t.same(b.asks, [])
 
-  b.exchange.gone(A)
+  b.exchange.forget(A)
   t.same(seen, ['leave 3 carol'])
   t.same(b.presence.members('room:1'), [])
 })

@@ -2,20 +2,22 @@ import pg from 'pg'
 import t from 'tap'
 import { readMigrations } from '../../../lib/schema/migrations.js'
 import { install, LISTEN_CHANNEL, query, withPostgres } from '../../support/helper.js'
-import { PARTS, partitioned, telling } from '../../support/partitioned.js'
+import { changeListener, PARTS, partitioned } from '../../support/partitioned.js'
 import { majorVersion } from '../../support/postgres.js'
 
 const { postgres, database, migrated } = await withPostgres(t)
 
 t.test('a row that moves to another partition is one UPDATE', async (t) => {
-  const { told } = await partitioned(t, await migrated())
-  t.same(await told(`insert into parts values (1, 'n', 'a'), (2, 'n', 'b'), (3, 's', 'c')`), [
+  const { changesBy } = await partitioned(t, await migrated())
+  t.same(await changesBy(`insert into parts values (1, 'n', 'a'), (2, 'n', 'b'), (3, 's', 'c')`), [
     'parts INSERT parts.north null -> 1an',
     'parts INSERT parts.north null -> 2bn',
     'parts INSERT parts.south null -> 3cs'
   ])
   t.same(
-    await told(`update parts set region = case region when 'n' then 's' else 'n' end, note = note || '!'`),
+    await changesBy(
+      `update parts set region = case region when 'n' then 's' else 'n' end, note = note || '!'`
+    ),
     [
       'parts UPDATE parts.south 1an -> 1a!s',
       'parts UPDATE parts.south 2bn -> 2b!s',
@@ -24,7 +26,7 @@ t.test('a row that moves to another partition is one UPDATE', async (t) => {
   )
   // There and back in one transaction, with what is undone, and what is really inserted and deleted.
   t.same(
-    await told(
+    await changesBy(
       'begin',
       `update parts set region = 'n' where id = 1`,
       'savepoint undone',
@@ -43,7 +45,7 @@ t.test('a row that moves to another partition is one UPDATE', async (t) => {
     ]
   )
   t.same(
-    await told(
+    await changesBy(
       'begin',
       'set constraints all immediate',
       `update parts set region = 's' where id = 3`,
@@ -54,11 +56,11 @@ t.test('a row that moves to another partition is one UPDATE', async (t) => {
 })
 
 t.test('rows that one statement deletes and inserts are no moves', async (t) => {
-  const { told } = await partitioned(t, await migrated())
-  await told(`insert into parts values (1, 'n', 'a')`)
+  const { changesBy } = await partitioned(t, await migrated())
+  await changesBy(`insert into parts values (1, 'n', 'a')`)
   t.same(
     (
-      await told(`with gone as (delete from parts where id = 1 returning *)
+      await changesBy(`with gone as (delete from parts where id = 1 returning *)
         insert into parts select 9, 's', note from gone`)
     ).sort(),
     ['parts DELETE parts.north 1an -> null', 'parts INSERT parts.south null -> 9as']
@@ -68,11 +70,11 @@ t.test('rows that one statement deletes and inserts are no moves', async (t) => 
 // MERGE came with PostgreSQL 15.
 const merges = (await majorVersion(postgres)) >= 15
 t.test('rows that a MERGE deletes and inserts are no moves', { skip: !merges }, async (t) => {
-  const { told } = await partitioned(t, await migrated())
-  await told(`insert into parts values (2, 'n', 'b'), (3, 'n', 'c')`)
+  const { changesBy } = await partitioned(t, await migrated())
+  await changesBy(`insert into parts values (2, 'n', 'b'), (3, 'n', 'c')`)
   t.same(
     (
-      await told(`merge into parts p using (values (2, 'gone'), (3, 's'), (7, 's')) v (id, region) on p.id = v.id
+      await changesBy(`merge into parts p using (values (2, 'gone'), (3, 's'), (7, 's')) v (id, region) on p.id = v.id
         when matched and v.region = 'gone' then delete
         when matched then update set region = v.region
         when not matched then insert values (v.id, v.region, 'm')`)
@@ -85,8 +87,8 @@ t.test('rows that a MERGE deletes and inserts are no moves', { skip: !merges }, 
   )
 })
 
-t.test('a move is told of as the watch says for an UPDATE', async (t) => {
-  const { told } = await partitioned(
+t.test('a move is published as the watch says for an UPDATE', async (t) => {
+  const { changesBy } = await partitioned(
     t,
     await migrated(),
     `select pgws.watch('parts', 'updates:{region}', '{UPDATE}', '{id,region}');
@@ -94,25 +96,27 @@ t.test('a move is told of as the watch says for an UPDATE', async (t) => {
      select pgws.watch('parts', 'kept', '{UPDATE}', null, 'record.note is not distinct from old.note');
      select pgws.watch('parts', 'some', '{INSERT,UPDATE,DELETE}', null, 'record.note = ''yes''')`
   )
-  t.same(await told(`insert into parts values (1, 'n', 'no')`), ['others INSERT parts.north null -> 1non'])
-  t.same(await told(`update parts set region = 's', note = 'yes'`), [
+  t.same(await changesBy(`insert into parts values (1, 'n', 'no')`), [
+    'others INSERT parts.north null -> 1non'
+  ])
+  t.same(await changesBy(`update parts set region = 's', note = 'yes'`), [
     'some UPDATE parts.south 1non -> 1yess',
     'updates:s UPDATE parts.south 1n -> 1s',
     'updates:n UPDATE parts.south 1n -> 1s'
   ])
-  t.same(await told(`update parts set region = 'n', note = 'no'`), [
+  t.same(await changesBy(`update parts set region = 'n', note = 'no'`), [
     'updates:n UPDATE parts.north 1s -> 1n',
     'updates:s UPDATE parts.north 1s -> 1n'
   ])
   // A condition on the old row is for rows that stay where they are.
-  t.same(await told(`update parts set id = 2`), [
+  t.same(await changesBy(`update parts set id = 2`), [
     'kept UPDATE parts.north 1non -> 2non',
     'updates:n UPDATE parts.north 1n -> 2n'
   ])
 })
 
 t.test('a row that leaves the watched table, or that a trigger drops on its way, is deleted', async (t) => {
-  const { told, dbUri } = await partitioned(
+  const { changesBy, dbUri } = await partitioned(
     t,
     await migrated(),
     `create table all_parts (id int, region text, note text, year int) partition by list (year);
@@ -122,18 +126,18 @@ t.test('a row that leaves the watched table, or that a trigger drops on its way,
      create table parts_2 partition of all_parts for values in (2);
      select pgws.watch('parts_1', 'one'); select pgws.watch('all_parts', 'all'); select pgws.watch('parts_1n', 'leaf')`
   )
-  await told(`insert into all_parts values (1, 'n', 'a', 1), (2, 'n', 'b', 1)`)
-  t.same(await told(`update all_parts set region = 's' where id = 1`), [
+  await changesBy(`insert into all_parts values (1, 'n', 'a', 1), (2, 'n', 'b', 1)`)
+  t.same(await changesBy(`update all_parts set region = 's' where id = 1`), [
     'leaf DELETE parts_1n.undefined 1a1n -> null',
     'one DELETE parts_1.parts_1n 1a1n -> null',
     'all UPDATE all_parts.parts_1s 1a1n -> 1a1s',
     'one INSERT parts_1.parts_1s null -> 1a1s'
   ])
-  t.same(await told('update all_parts set year = 2 where id = 1'), [
+  t.same(await changesBy('update all_parts set year = 2 where id = 1'), [
     'one DELETE parts_1.parts_1s 1a1s -> null',
     'all UPDATE all_parts.parts_2 1a1s -> 1a2s'
   ])
-  t.same(await told('update all_parts set year = 1 where id = 1'), [
+  t.same(await changesBy('update all_parts set year = 1 where id = 1'), [
     'all UPDATE all_parts.parts_1s 1a2s -> 1a1s',
     'one INSERT parts_1.parts_1s null -> 1a1s'
   ])
@@ -143,7 +147,7 @@ t.test('a row that leaves the watched table, or that a trigger drops on its way,
      create trigger dropping before insert on parts_2 for each row execute function drop_row()`
   )
   t.same(
-    await told(
+    await changesBy(
       'begin',
       'update all_parts set year = 2 where id = 1',
       `insert into all_parts values (3, 'n', 'c', 1)`,
@@ -162,8 +166,8 @@ t.test('a row that leaves the watched table, or that a trigger drops on its way,
 })
 
 t.test("triggers of the application's own do not come between the two halves of a move", async (t) => {
-  const { told, dbUri } = await partitioned(t, await migrated())
-  await told(`insert into parts values (1, 'n', 'a'), (2, 'n', 'b')`)
+  const { changesBy, dbUri } = await partitioned(t, await migrated())
+  await changesBy(`insert into parts values (1, 'n', 'a'), (2, 'n', 'b')`)
   await query(
     dbUri,
     `create function react() returns trigger language plpgsql as $$ begin
@@ -176,7 +180,7 @@ t.test("triggers of the application's own do not come between the two halves of 
      create trigger z_react after delete on parts for each row execute function react()`
   )
   t.same(
-    (await told(`update parts set region = 's' where id = 1`)).filter((text) => !text.includes('5news')),
+    (await changesBy(`update parts set region = 's' where id = 1`)).filter((text) => !text.includes('5news')),
     [
       'parts UPDATE parts.south 2bn -> 2bs',
       'parts UPDATE parts.south 2bs -> 2bs',
@@ -186,8 +190,8 @@ t.test("triggers of the application's own do not come between the two halves of 
 })
 
 t.test('a BEFORE UPDATE trigger that updates other rows does not hide a move', async (t) => {
-  const { told, dbUri } = await partitioned(t, await migrated())
-  await told(`insert into parts values (1, 'n', 'a'), (2, 'n', 'first'), (3, 's', 'c')`)
+  const { changesBy, dbUri } = await partitioned(t, await migrated())
+  await changesBy(`insert into parts values (1, 'n', 'a'), (2, 'n', 'first'), (3, 's', 'c')`)
   await query(
     dbUri,
     `create function only_first() returns trigger language plpgsql as $$ begin
@@ -197,59 +201,59 @@ t.test('a BEFORE UPDATE trigger that updates other rows does not hide a move', a
        return new; end $$;
      create trigger z_only_first before update on parts for each row execute function only_first()`
   )
-  t.same(await told(`update parts set region = 's', note = 'first' where id = 1`), [
+  t.same(await changesBy(`update parts set region = 's', note = 'first' where id = 1`), [
     'parts UPDATE parts.south 2firstn -> 2s',
     'parts UPDATE parts.south 1an -> 1firsts'
   ])
 })
 
 t.test('rows that a foreign key moves are updates, and those that it deletes are deletions', async (t) => {
-  const { told } = await partitioned(
+  const { changesBy } = await partitioned(
     t,
     await migrated(),
     `create table regions (name text primary key);
      alter table parts add foreign key (region) references regions on update cascade on delete cascade;
      select pgws.watch('parts', 'parts')`
   )
-  await told(`insert into regions values ('n')`, `insert into parts values (1, 'n', 'a'), (2, 'n', 'b')`)
-  t.same(await told(`update regions set name = 's'`), [
+  await changesBy(`insert into regions values ('n')`, `insert into parts values (1, 'n', 'a'), (2, 'n', 'b')`)
+  t.same(await changesBy(`update regions set name = 's'`), [
     'parts UPDATE parts.south 1an -> 1as',
     'parts UPDATE parts.south 2bn -> 2bs'
   ])
-  t.same(await told('delete from regions'), [
+  t.same(await changesBy('delete from regions'), [
     'parts DELETE parts.south 1as -> null',
     'parts DELETE parts.south 2bs -> null'
   ])
 })
 
 t.test('rows move to partitions that were attached later, and not out of one that is detached', async (t) => {
-  const { told } = await partitioned(t, await migrated())
-  await told(
+  const { changesBy } = await partitioned(t, await migrated())
+  await changesBy(
     'create table others (region text, id int, note text) partition by range (id)',
     'create table few (note text, region text, id int)',
     'alter table others attach partition few default',
     'alter table parts attach partition others default',
     `insert into parts values (1, 'n', 'a')`
   )
-  t.same(await told(`update parts set region = 'x'`), ['parts UPDATE parts.few 1an -> 1ax'])
-  t.same(await told(`update others set region = 'y'`), ['parts UPDATE parts.few 1ax -> 1ay'])
+  t.same(await changesBy(`update parts set region = 'x'`), ['parts UPDATE parts.few 1an -> 1ax'])
+  t.same(await changesBy(`update others set region = 'y'`), ['parts UPDATE parts.few 1ax -> 1ay'])
   t.same(
-    await told('alter table parts detach partition others', 'delete from others', 'select 1 from parts'),
+    await changesBy('alter table parts detach partition others', 'delete from others', 'select 1 from parts'),
     []
   )
 })
 
 t.test('a DELETE of a row whose update a trigger has dropped is one', async (t) => {
-  const { told } = await partitioned(
+  const { changesBy } = await partitioned(
     t,
     await migrated(),
     `create function drop_row() returns trigger language plpgsql as 'begin return null; end';
      create trigger z_dropping before update on parts for each row when (new.note = 'dropped') execute function drop_row();
      select pgws.watch('parts', 'parts')`
   )
-  await told(`insert into parts values (1, 'n', 'a'), (2, 'n', 'b'), (3, 'n', 'c')`)
+  await changesBy(`insert into parts values (1, 'n', 'a'), (2, 'n', 'b'), (3, 'n', 'c')`)
   t.same(
-    await told(
+    await changesBy(
       'begin',
       `update parts set note = 'dropped', region = 's' where id = 1`,
       'delete from parts where id = 1',
@@ -270,12 +274,12 @@ t.test('a DELETE of a row whose update a trigger has dropped is one', async (t) 
 })
 
 t.test('serializable transactions that move rows at once do not conflict', async (t) => {
-  const { told, dbUri } = await partitioned(
+  const { changesBy, dbUri } = await partitioned(
     t,
     await migrated(),
     `create unique index on parts (id, region); select pgws.watch('parts', 'parts')`
   )
-  await told(`insert into parts select n, 'n', '' from generate_series(1, 1000) n`)
+  await changesBy(`insert into parts select n, 'n', '' from generate_series(1, 1000) n`)
   const clients = [1, 2].map(() => new pg.Client(dbUri))
   t.teardown(() => Promise.all(clients.map((client) => client.end())))
   for (const client of clients) {
@@ -309,16 +313,16 @@ t.test('a watch that is older than moves are learns of them by the migration', a
     `${PARTS} select pgws.watch('parts', 'parts'); select pgws.watch('parts', 'others', '{INSERT,DELETE}')`
   )
   await install(dbUri)
-  const told = await telling(t, dbUri)
-  await told(`insert into parts values (1, 'n', 'a')`)
-  t.same(await told(`update parts set region = 's'`), ['parts UPDATE parts.south 1an -> 1as'])
+  const changesBy = await changeListener(t, dbUri)
+  await changesBy(`insert into parts values (1, 'n', 'a')`)
+  t.same(await changesBy(`update parts set region = 's'`), ['parts UPDATE parts.south 1an -> 1as'])
 })
 
 t.test('many rows that move are as many updates, in their order', async (t) => {
-  const { told } = await partitioned(t, await migrated())
-  await told(`insert into parts select n, 'n', '' from generate_series(1, 5000) n`)
+  const { changesBy } = await partitioned(t, await migrated())
+  await changesBy(`insert into parts select n, 'n', '' from generate_series(1, 5000) n`)
   t.same(
-    await told(
+    await changesBy(
       `update parts set region = 's'`,
       // Each was found by its place: no time grows with the number of rows.
       `do $$ begin

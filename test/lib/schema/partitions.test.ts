@@ -43,10 +43,10 @@ t.test('a watch on a partitioned table names it, and the partition beside it', a
 })
 
 t.test('who writes a watched partitioned table needs no right of ours', async (t) => {
-  const { told } = await partitioned(t, await migrated())
+  const { changesBy } = await partitioned(t, await migrated())
   const writer = `writer_${postgres.uri.length}`
   t.same(
-    await told(
+    await changesBy(
       `create role ${writer}`,
       `grant select, insert, update on parts to ${writer}`,
       `set role ${writer}`,
@@ -63,12 +63,12 @@ t.test('who writes a watched partitioned table needs no right of ours', async (t
 })
 
 t.test('the last watch that ends leaves nothing at the table', async (t) => {
-  const { told, dbUri } = await partitioned(t, await migrated())
+  const { changesBy, dbUri } = await partitioned(t, await migrated())
   const triggers = async () =>
     (await query(dbUri, `select from pg_trigger where tgname like 'pgws%'`)).rowCount
   await query(dbUri, `select pgws.watch('parts', 'other'); select pgws.unwatch('parts', 'parts')`)
-  await told(`insert into parts values (1, 'n', 'a')`)
-  t.same(await told(`update parts set note = 'b'`), ['other UPDATE parts.north 1an -> 1bn'])
+  await changesBy(`insert into parts values (1, 'n', 'a')`)
+  t.same(await changesBy(`update parts set note = 'b'`), ['other UPDATE parts.north 1an -> 1bn'])
   await query(dbUri, `select pgws.unwatch('north'); select pgws.unwatch('parts', 'other')`)
   t.equal(await triggers(), 0)
   await query(
@@ -116,12 +116,14 @@ t.test('what cannot be watched is refused with what to watch instead', async (t)
 })
 
 t.test('a watch on a partitioned table that is older than this goes on as it was', async (t) => {
-  const { told, dbUri } = await partitioned(
+  const { changesBy, dbUri } = await partitioned(
     t,
     await migrated(),
     `create trigger pgws_insert_old after insert on parts for each row execute function pgws.tell('old', 'null')`
   )
-  t.same(await told(`insert into parts values (1, 'n', 'a')`), ['old INSERT north.undefined null -> 1an'])
+  t.same(await changesBy(`insert into parts values (1, 'n', 'a')`), [
+    'old INSERT north.undefined null -> 1an'
+  ])
   await query(dbUri, `select pgws.unwatch('parts'); select pgws.watch('parts', 'old')`)
-  t.same(await told(`delete from parts`), ['old DELETE parts.north 1an -> null'])
+  t.same(await changesBy(`delete from parts`), ['old DELETE parts.north 1an -> null'])
 })

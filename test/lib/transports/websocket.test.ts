@@ -18,7 +18,7 @@ async function pair(t: Test, autoPong: boolean) {
   const access = { channels: ['a'], read: true, write: true, expiresAt: undefined, claims: {} }
   const context = {
     flow: flowControl(1024),
-    onGone() {},
+    onEnd() {},
     fallBehind: () => false,
     sent: { messages: 0, bytes: 0 }
   }

@@ -475,7 +475,7 @@ t.test('pings, and a client that does not answer them', async (t) => {
       caller: undefined,
       context: {
         flow: flowControl(1000),
-        onGone() {},
+        onEnd() {},
         fallBehind: () => false,
         sent: { messages: 0, bytes: 0 }
       }
