@@ -22,6 +22,13 @@ interface Gathered {
  */
 export class Multipart {
   readonly #gathered = new Map<string, Gathered>()
+  /**
+   * Goes through them from the oldest on, and never begins again while there are any: a Map keeps the places of what was
+   * deleted for a while, and each new iterator would step over all of them.
+   */
+  #byAge = this.#gathered.entries()
+  /** The last one that this has come to, unless it was forgotten. */
+  #oldest: [string, Gathered] | undefined
   #length = 0
 
   /**
@@ -54,10 +61,20 @@ export class Multipart {
   }
 
   #limit(): void {
-    for (const [key, { begunAt }] of this.#gathered) {
+    while (this.#gathered.size > 0) {
+      this.#oldest ??= this.#next()
+      const [key, { begunAt }] = this.#oldest
       if (this.#length <= MAX_LENGTH && performance.now() - begunAt < TIMEOUT) return
       this.#forget(key)
     }
+  }
+
+  /** The oldest, while there is one: those that were before it have been forgotten. */
+  #next(): [string, Gathered] {
+    const next = this.#byAge.next()
+    if (!next.done) return next.value
+    this.#byAge = this.#gathered.entries()
+    return this.#byAge.next().value!
   }
 
   #forget(key: string): void {
@@ -65,5 +82,6 @@ export class Multipart {
     if (gathered === undefined) return
     this.#length -= gathered.parts.length + key.length + OVERHEAD
     this.#gathered.delete(key)
+    if (this.#oldest?.[0] === key) this.#oldest = undefined
   }
 }

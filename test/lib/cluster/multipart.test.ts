@@ -25,3 +25,22 @@ t.test('what is never complete takes only so much memory: the oldest goes', asyn
   t.equal(parts.add('a 1', 1, ']', true), undefined)
   t.match(parts.add('b 19', 1, '"', true), /^x+$/)
 })
+
+t.test('what is begun anew is the newest, and others take its place', async (t) => {
+  const parts = new Multipart()
+  const large = 'x'.repeat(7 * 1024 * 1024)
+  parts.add('a', 0, '[1', false)
+  parts.add('b', 0, `"${large}`, false)
+  parts.add('a', 0, '[2', false)
+  parts.add('c', 0, `"${large}`, false)
+  // Of the three large ones only two fit.
+  parts.add('d', 0, `"${large}`, false)
+  t.equal(parts.add('b', 1, '"', true), undefined)
+  t.same(parts.add('a', 1, ']', true), [2])
+  t.equal(parts.add('c', 1, '"', true), large)
+  t.equal(parts.add('d', 1, '"', true), large)
+  // Nothing is left, and it begins again.
+  for (const name of ['e', 'f', 'g']) parts.add(name, 0, `"${large}`, false)
+  t.equal(parts.add('e', 1, '"', true), undefined)
+  t.equal(parts.add('g', 1, '"', true), large)
+})
