@@ -54,7 +54,7 @@ const numberOf = (text: string) => Number.parseInt(text, 10)
 const upTo = (count: number) => Array.from({ length: count }, (_, n) => n + 1)
 const payloadsOf = (messages: string[]) => messages.map((text) => numberOf(JSON.parse(text).payload))
 
-/** Publishes 100 MB that a client does not read, and sees that it costs no more than it may. */
+/** Publishes 24 MB that a client does not read, and sees that it costs no more than it may. */
 async function flood(
   t: Test,
   { publish, metric, fastify }: Awaited<ReturnType<typeof server>>,
@@ -62,7 +62,7 @@ async function flood(
 ) {
   let most = 0
   for (let batch = 0; batch < 20; batch++) {
-    await publish(50, 100_000, channels)
+    await publish(12, 100_000, channels)
     for (const { bufferedBytes } of await fastify.pgws.connections()) most = Math.max(most, bufferedBytes)
     most = Math.max(most, await metric('buffered_bytes'))
   }
@@ -214,7 +214,7 @@ t.test('a subscription that ends while it catches up gets nothing more, and may 
   client.connect()
   await subscription.ready(30_000)
   raw(client)!.pause()
-  for (let batch = 0; batch < 5; batch++) await publish(50)
+  for (let batch = 0; batch < 5; batch++) await publish(30)
   await until(async () => (await metric('slow_catch_ups_total')) === 1)
   subscription.unsubscribe()
   raw(client)!.resume()
@@ -261,7 +261,7 @@ for (const [name, connect] of Object.entries({
       await publish(1)
       await until(() => slow.messages().length === 1)
       slow.pause()
-      for (let batch = 0; batch < 5; batch++) await publish(50)
+      for (let batch = 0; batch < 5; batch++) await publish(30)
       await until(async () => (await metric('slow_catch_ups_total')) === 1)
       await trim(app)
       const closed = slow.closed()
@@ -282,7 +282,7 @@ for (const [name, connect] of Object.entries({
   t.test(`${name} whose missed messages are deleted while it resumes is closed, too`, async (t) => {
     const app = await server(t)
     const { publish } = app
-    for (let batch = 0; batch < 5; batch++) await publish(50)
+    for (let batch = 0; batch < 5; batch++) await publish(30)
     const slow = await connect(t, app, '?since=earliest')
     slow.pause()
     // Not before it has been sent as much as fits.
@@ -310,7 +310,7 @@ t.test(
     await publish(1)
     await until(() => got.length === 1)
     raw(client)!.pause()
-    for (let batch = 0; batch < 5; batch++) await publish(50)
+    for (let batch = 0; batch < 5; batch++) await publish(30)
     await until(async () => (await metric('slow_catch_ups_total')) === 1)
     await trim(app)
     raw(client)!.resume()
@@ -328,7 +328,7 @@ t.test('a websocket that reads a channel that nobody stores, too, is closed as e
   const { ws, publish, metric } = await server(t)
   const slow = await open(t, `${ws}/${token({ mode: 'r', channels: ['a', 'passing'] })}`)
   slow.webSocket.pause()
-  for (let batch = 0; batch < 5; batch++) await publish(50)
+  for (let batch = 0; batch < 5; batch++) await publish(30)
   await until(async () => (await metric('slow_closes_total')) === 1)
   const closed = slow.closed()
   slow.webSocket.resume()
@@ -340,7 +340,7 @@ t.test('what cannot be stored waits while a client catches up, up to the bound',
   const { ws, publish, metric, dbUri, count } = await server(t, { maxBufferedBytes: MIB / 4 })
   const [patient, drowned] = [await open(t, `${ws}/a/${jwt}`), await open(t, `${ws}/b/${jwt}`)]
   for (const { webSocket } of [patient, drowned]) webSocket.pause()
-  for (let batch = 0; batch < 5; batch++) await publish(50, 100_000, ['a', 'b'])
+  for (let batch = 0; batch < 5; batch++) await publish(30, 100_000, ['a', 'b'])
   await until(async () => (await metric('slow_catch_ups_total')) === 2)
   // Notified by plain SQL, which stores nothing.
   const plain = (channel: string) => notify(dbUri, JSON.stringify({ channel, payload: '0'.repeat(7000) }))

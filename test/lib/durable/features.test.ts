@@ -282,15 +282,15 @@ t.test('a table becomes messages', async (t) => {
   }
 })
 
-t.test('100,000 rows at once', async (t) => {
+t.test('more rows at once than the server announces in a round', async (t) => {
   // They come faster than a client on a busy machine reads.
   const { ws, sql } = await durable(t, { maxBufferedBytes: 100_000_000 })
   await sql(
     `create table bulk (id int); select pgws.watch('bulk', 'bulk'); select pgws.retain('bulk', '1 hour')`
   )
   const client = await open(t, `${ws}/bulk/${reader}`)
-  await sql('insert into bulk select generate_series(1, 100000)')
-  await client.received(100_000)
+  await sql('insert into bulk select generate_series(1, 25000)')
+  await client.received(25_000)
   const numbers = client.messages.map((text) => JSON.parse(text).payload.record.id)
   t.ok(numbers.every((id, i) => id === i + 1))
 })

@@ -3,7 +3,7 @@ import t, { type Test } from 'tap'
 import { migrate } from '../../../lib/schema/migrate.js'
 import { build, LISTEN_CHANNEL, open, query, token, until, withPostgres } from '../../support/helper.js'
 
-const { database } = await withPostgres(t)
+const { database, migrated: withSchema } = await withPostgres(t)
 const TOKEN = token({ mode: 'rw', sub: 'me' })
 const payloadOf = (text: string) => JSON.parse(text).payload
 
@@ -41,9 +41,9 @@ async function withSettings(
   const role = `set_${++roles}`
   await query(owner, `create role ${role} login superuser`)
   const target = scope === 'role' ? `role ${role}` : `database ${/\/(test_\w+)/.exec(owner)![1]}`
-  for (const [name, value] of Object.entries(settings)) {
-    await query(owner, `alter ${target} set ${name} = ${value}`)
-  }
+  // Together: the next session has them all.
+  const changes = Object.entries(settings).map(([name, value]) => `alter ${target} set ${name} = ${value}`)
+  await query(owner, changes.join(';'))
   return { owner, target, dbUri: owner.replace('postgres@', `${role}@`) }
 }
 
@@ -71,10 +71,39 @@ async function migrated(dbUri: string): Promise<void> {
 }
 
 for (const [title, settings] of Object.entries(SETTINGS)) {
-  for (const scope of ['role', 'database'] as const) {
-    t.test(`${title}, of a ${scope}: all works as without`, (t) => works(t, settings, scope))
-  }
+  t.test(`${title}, of a role: all works as without`, (t) => works(t, settings, 'role'))
 }
+
+/** A session has those of its database in the same way, so here they are taken together. */
+const of = (...titles: string[]): Record<string, string> =>
+  Object.assign({}, ...titles.map((title) => SETTINGS[title]))
+const TIMEOUTS = Object.keys(SETTINGS).filter((title) => title.endsWith('20 ms'))
+const TOGETHER: Record<string, Record<string, string>> = {
+  deferrable: of('deferrable'),
+  'repeatable read, search_path strange': of('repeatable read', 'search_path strange'),
+  'all timeouts 20 ms': of(...TIMEOUTS),
+  'how values are written and read': of(
+    'standard_conforming_strings off',
+    'array_nulls off',
+    'DateStyle',
+    'IntervalStyle',
+    'bytea_output escape',
+    'extra_float_digits -15',
+    'client_encoding',
+    'TimeZone',
+    'row_security off',
+    'transform_null_equals on',
+    'search_path empty'
+  )
+}
+for (const [title, settings] of Object.entries(TOGETHER)) {
+  t.test(`${title}, of a database: all works as without`, (t) => works(t, settings, 'database'))
+}
+
+t.test('each setting of a role is one of a database, too', async (t) => {
+  const names = (groups: typeof SETTINGS) => new Set(Object.values(groups).flatMap(Object.keys))
+  t.same(names(TOGETHER), names(SETTINGS))
+})
 
 async function works(t: Test, settings: Record<string, string>, scope: 'role' | 'database'): Promise<void> {
   const { dbUri, owner } = await withSettings(settings, scope)
@@ -153,7 +182,7 @@ async function works(t: Test, settings: Record<string, string>, scope: 'role' | 
     }
   })
   await patiently(dbUri, `select pgws.unwatch('public.things')`)
-  const { rows } = await query(
+  const { rows } = await patiently(
     owner,
     `select count(*)::int as n from pg_trigger where tgname like 'pgws%'
     and tgrelid = 'public.things'::regclass`
@@ -237,10 +266,8 @@ t.test("a writer's own timeouts are what they were, and it waits for nobody", as
 })
 
 t.test('a database that refuses writes: health says it, and what is to be stored waits', async (t) => {
-  const owner = await database()
+  const owner = await withSchema('kept:*')
   const name = /\/(test_\w+)/.exec(owner)![1]
-  await migrated(owner)
-  await query(owner, `select pgws.retain('kept:*', '1 hour')`)
   await query(owner, `alter database ${name} set default_transaction_read_only = on`)
   const { fastify, http, ws, lines } = await build(t, { dbUri: owner, publishTimeout: 60_000 })
   t.match(await fastify.pgws.health(), { status: 'degraded', pool: { status: 'read-only' } })
@@ -279,12 +306,10 @@ for (const [sqlstate, trouble] of Object.entries({
   '25006': 'a transaction that may only read'
 })) {
   t.test(`${sqlstate}, ${trouble}: it is tried again`, async (t) => {
-    const owner = await database()
-    await migrated(owner)
+    const owner = await withSchema('kept:*')
     await query(
       owner,
-      `select pgws.retain('kept:*', '1 hour');
-       create sequence public.tries;
+      `create sequence public.tries;
        create function public.fail() returns trigger language plpgsql as $$ begin
          if nextval('public.tries') <= tg_argv[0]::int then raise exception 'in the way' using errcode = '${sqlstate}'; end if;
          return new; end $$;
