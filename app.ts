@@ -91,8 +91,7 @@ export async function serveApp(
       const localhost = await lookup('localhost', { all: true }).catch(() => [])
       const scheme = fastify.initialConfig.https ? 'https' : 'http'
       const origin = `${scheme}://${originHost(fastify.addresses() as AddressInfo[], localhost)}`
-      // Fastify logs its addresses after this hook. Print below those lines.
-      setTimeout(() => printWelcome(origin, resolved, token), 50).unref()
+      printWelcome(origin, resolved, token)
     })
   }
 

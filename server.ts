@@ -15,7 +15,7 @@ export interface Server {
 /**
  * Creates the server that the command runs.
  * @param environment its `PGWS_*` variables
- * @param log where its log goes; standard output without it
+ * @param log where its log goes, as JSON. Default: standard output, as JSON, or as text for people if it is a terminal
  * @throws Error that names each variable that is missing or malformed, or a certificate that cannot be read
  */
 export async function makeServer(
@@ -26,9 +26,25 @@ export async function makeServer(
   const { certificateFile, keyFile } = config
   const https = certificateFile && keyFile ? readCertificate(certificateFile, keyFile) : undefined
   const { logger, ...options } = serverOptions(config, https)
-  const written = { ...logger, ...(log && { stream: log }) }
+  const stream = log ?? (process.stdout.isTTY ? await terminalLog() : undefined)
+  const written = { ...logger, ...(stream && { stream }) }
   const fastify = Fastify({ ...options, logger: written } as FastifyServerOptions) as FastifyInstance
   return { fastify, config, environment }
+}
+
+/**
+ * Writes log lines for people. The library is loaded at a terminal only. Not its stream, which writes later than what is
+ * written to standard output in the meantime.
+ */
+async function terminalLog(): Promise<{ write(line: string): void }> {
+  const { prettyFactory } = (await import('pino-pretty')).default
+  const format = prettyFactory({
+    colorize: process.stdout.hasColors(),
+    ignore: 'pid,hostname',
+    translateTime: 'SYS:HH:MM:ss',
+    singleLine: true
+  })
+  return { write: (line) => process.stdout.write(format(line)) }
 }
 
 /**

@@ -89,7 +89,10 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
     prepareCluster(places)
     const bin = usableBinaries(binaries, places)
     await endLeftover(places, log)
-    if (!existsSync(join(places.data, 'PG_VERSION'))) initialize(bin, places)
+    if (!existsSync(join(places.data, 'PG_VERSION'))) {
+      log('creating an embedded database, which takes some seconds')
+      initialize(bin, places)
+    }
     const running = new Running(bin, places, settings)
     await running.start()
     return running

@@ -1,3 +1,4 @@
+import { spawn } from 'node:child_process'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -5,12 +6,32 @@ import t, { type Test } from 'tap'
 import { keepSecret } from '../../lib/embedded-postgres/index.js'
 import { findPlaces, prepareHome } from '../../lib/embedded-postgres/places.js'
 import { VERSION } from '../../lib/version.js'
-import { serve } from '../support/app.js'
+import { CLI, freePort, run, serve, started } from '../support/app.js'
 import { command } from '../support/command.js'
-import { open, SECRET, withPostgres } from '../support/helper.js'
+import { open, SECRET, until, withPostgres } from '../support/helper.js'
 
 const { database } = await withPostgres(t)
 const secret = { PGWS_JWT_SECRET: SECRET }
+
+/** What the server prints at a terminal until it listens. */
+async function atTerminal(t: Test, environment: Record<string, string>): Promise<string> {
+  const command = `'${process.execPath}' '${CLI}'`
+  // macOS has another script(1) than Linux.
+  const args =
+    process.platform === 'linux' ? ['-qefc', command, '/dev/null'] : ['-q', '/dev/null', 'sh', '-c', command]
+  const child = spawn('script', args, {
+    cwd: t.testdir(),
+    env: { PATH: process.env.PATH, TERM: 'xterm', ...environment }
+  })
+  // The terminal ends with it, and the server with the terminal.
+  t.teardown(() => child.kill('SIGKILL'))
+  let output = ''
+  child.stdout.on('data', (chunk) => {
+    output += chunk
+  })
+  await until(() => output.includes('Server listening') || child.exitCode !== null)
+  return output
+}
 
 const claimsOf = (token: string) => JSON.parse(Buffer.from(token.split('.')[1]!, 'base64url').toString())
 
@@ -73,6 +94,48 @@ t.test('a start that fails says why once, and what to set', async (t) => {
     /^fastify-pg-websockets could not start: PGWS_PORT: port \d+ is already in use by another program: set PGWS_PORT to a free one$/m
   )
 })
+
+t.test('at a terminal the log is for people; elsewhere it is JSON', async (t) => {
+  const environment = { PGWS_DB_URI: await database(), ...secret }
+  const piped = await started(await run(t, environment))
+  for (const line of piped.output().trim().split('\n'))
+    t.match(JSON.parse(line), { level: Number, msg: String })
+  const output = await atTerminal(t, { ...environment, PGWS_PORT: String(await freePort()) })
+  t.match(output, /^\S*\[\d\d:\d\d:\d\d\S*\] .*INFO.*: .*Server listening at http:\/\//m)
+  t.notMatch(output, /\{"level"|"pid"/)
+})
+
+t.test(
+  'with the embedded database the start says what it does, its addresses last; all commands find it',
+  async (t) => {
+    const folder = mkdtempSync(join(tmpdir(), 'pgws-embedded-'))
+    const embedded = { PGWS_EMBEDDED_FOLDER: folder }
+    const places = findPlaces(folder)
+    const app = await run(t, embedded)
+    t.teardown(async () => {
+      app.child.kill('SIGTERM')
+      await app.exit
+      for (const path of [folder, places.home, places.sockets]) rmSync(path, { recursive: true, force: true })
+    })
+    await until(() => /psql .*\n\n$/.test(app.output()) || app.child.exitCode !== null)
+    const lines = app.output().split('\n')
+    const heading = lines.findIndex((line) => line.includes('is running on an embedded PostgreSQL'))
+    const [log, welcome] = [lines.slice(0, heading), lines.slice(heading)]
+    t.ok(log.findIndex((line) => line.includes('creating an embedded database')) >= 0)
+    t.match(log.at(-2), /Server listening/)
+    t.same(
+      welcome.filter((line) => line.startsWith('{')),
+      [],
+      'no line of the log is among the addresses'
+    )
+    const { token } = await minted(t, ['--mode', 'rw', '--channels', 'chat'], embedded)
+    await open(t, `${app.ws}/chat/${token}`)
+    t.match(await command(t, ['sql', 'select 1 as one'], embedded), { code: 0, printed: /one/ })
+    const { code, output } = await command(t, ['doctor'], embedded)
+    t.equal(code, 0, output)
+    t.match(output, /\nall is well\n$/)
+  }
+)
 
 t.test('SQL may begin with a comment', async (t) => {
   const { code, printed } = await command(t, ['sql', '-- a comment\nselect 1 as one'], {
