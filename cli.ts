@@ -16,7 +16,7 @@ const USAGE = `Usage:
 ${NAME} <command> --help says more about a command.
 `
 
-/** Each command is loaded when it is called, because the others do without what it needs. */
+/** Each command is loaded when it is called, because the other commands do not need its dependencies. */
 const commands: Record<string, () => Promise<Command>> = {
   migrate: async () => (await import('./commands/database.js')).migrateCommand,
   sql: async () => (await import('./commands/database.js')).sqlCommand,

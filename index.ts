@@ -66,7 +66,7 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
   if (Object.hasOwn(fastify, decorator)) {
     throw new errors.InvalidOption(
       'decorator',
-      `is "${decorator}", but the instance already has a decorator of that name: where the plugin is registered more than once, give each registration its own decorator and prefix`
+      `is "${decorator}", but the instance already has a decorator of that name: if the plugin is registered more than once, give each registration its own decorator and prefix`
     )
   }
   const targets = readTargets(fastify, 'dbUri', resolved.dbUri)
@@ -75,7 +75,7 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
   const keys = resolved.jwtSecret === undefined ? [] : parseKeys(resolved.jwtSecret, resolved.jwtSecretBase64)
   if (keys.some(({ secret }) => secret !== undefined && secret.length < SAFE_SECRET_BYTES)) {
     fastify.log.warn(
-      `jwtSecret (PGWS_JWT_SECRET) is shorter than ${SAFE_SECRET_BYTES} bytes: whoever has a token can guess it (RFC 7518, section 3.2)`
+      `jwtSecret (PGWS_JWT_SECRET) is shorter than ${SAFE_SECRET_BYTES} bytes: anyone with a token can guess it (RFC 7518, section 3.2)`
     )
   }
   addConstraint(fastify)

@@ -9,7 +9,7 @@ export { asError, codeOf, messageOf, severityOf } from './thrown.js'
  * may contain a token, a secret or a connection string.
  */
 export const errors = {
-  /** The token is missing, is not a JWT, is not signed with one of our keys, or is not valid yet. */
+  /** The token is missing, is not a JWT, is not signed with one of the configured keys, or is not valid yet. */
   InvalidToken: createError<[string]>('FST_PGWS_INVALID_TOKEN', 'Error: %s', 401),
   KeysUnavailable: createError(
     'FST_PGWS_KEYS_UNAVAILABLE',
@@ -58,7 +58,7 @@ export const errors = {
   ),
   NotFound: createError(
     'FST_PGWS_NOT_FOUND',
-    'Nothing is served over plain HTTP here: this address accepts websockets only',
+    'This address does not accept plain HTTP requests: connect with a websocket',
     404
   ),
   PayloadTooLarge: createError<[number, number]>(
@@ -223,7 +223,7 @@ export function fullMessageOf(error: unknown): string {
   return message.includes(inner) ? message : `${message}: ${inner}`
 }
 
-/** The full message where the name of this package stands before it already: an invalid option's begins with it. */
+/** The full message without the name of this package, with which the message of an invalid option begins. */
 export function unnamedMessageOf(error: unknown): string {
   return fullMessageOf(error).replace(/^fastify-pg-websockets: /, '')
 }

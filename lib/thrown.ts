@@ -1,8 +1,7 @@
 import { types } from 'node:util'
 
 /**
- * The message of whatever was thrown.
- * @param error anything; of an AggregateError without a message, the messages of its errors
+ * The message of a thrown value. For an AggregateError without a message, these are the messages of its errors.
  */
 export function messageOf(error: unknown): string {
   if (error instanceof AggregateError && error.message === '') {
@@ -11,29 +10,29 @@ export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
 }
 
-/** The code of an error, such as Node.js's `ENOENT`; undefined where it has none. */
+/** The code of an error, such as Node.js's `ENOENT`; undefined if it has none. */
 export function codeOf(error: unknown): string | undefined {
   return isAny(error) && 'code' in error && typeof error.code === 'string' ? error.code : undefined
 }
 
-/** The severity of what PostgreSQL has answered (protocol-error-fields.html); undefined for any other error. */
+/** The severity of an error from PostgreSQL (protocol-error-fields.html); undefined for any other error. */
 export function severityOf(error: unknown): string | undefined {
   return isAny(error) && 'severity' in error && typeof error.severity === 'string'
     ? error.severity
     : undefined
 }
 
-/** The cause of an error; undefined where it has none. */
+/** The cause of an error; undefined if it has none. */
 export function causeOf(error: unknown): unknown {
   return isAny(error) && 'cause' in error ? error.cause : undefined
 }
 
-/** Not only errors can be thrown. */
+/** Whether a thrown value is an object. Any value can be thrown. */
 function isAny(error: unknown): error is object {
   return typeof error === 'object' && error !== null
 }
 
-/** What was thrown, as an error. Not by its class alone: it may be of another realm, as in a test runner. */
+/** A thrown value as an error. Its class is not enough to recognize one, because it may be of another realm (test runners). */
 export function asError(error: unknown): Error {
   return error instanceof Error || types.isNativeError(error) ? error : new Error(messageOf(error))
 }

@@ -20,12 +20,12 @@ const REPORT_INTERVAL = 500
 const HOOK_MARGIN = 500
 
 /**
- * Decorates the instance with `pgws`, or the name that the option says. Its supervisor starts in onReady and ends in onClose; sockets are closed
- * in preClose.
+ * Decorates the instance with `pgws`, or the name in the option `decorator`. The supervisor starts in onReady and ends in
+ * onClose. Websockets are closed in preClose.
  * @param fastify the instance to decorate
- * @param targets where to LISTEN
+ * @param targets the servers to which the listener connects, in the order in which they are tried
  * @param pools `pool` publishes, `sequencerPool` announces what was published from SQL
- * @param verifyToken for clients that bring their token later than their request
+ * @param verifyToken verifies the tokens of clients that send them after their request
  */
 export function decorateGateway(
   fastify: FastifyInstance,

@@ -8,10 +8,9 @@ import { webSocketRoute } from './websocket-route.js'
 /**
  * The websocket routes `/:channel/:token`, `/:token` and `/`.
  *
- * They are told from a host's routes of the same shape (`/:slug`) by a constraint on the `Upgrade` header. Our
- * own HTTP addresses get a websocket twin each, so that a channel may be named like them. Parameters are read
- * from the URL itself, because a router's parameter may not be longer than the host's `maxParamLength`; what is
- * longer falls through to the wildcard.
+ * A constraint on the `Upgrade` header distinguishes them from routes of the host with the same shape (`/:slug`). The plugin's
+ * HTTP addresses have a websocket route, too, so that a channel may have the same name. Parameters are read from the URL,
+ * because the router limits their length to the host's `maxParamLength`. Longer ones are routed to the wildcard.
  */
 export function channelRoutes(
   fastify: FastifyInstance,

@@ -5,10 +5,10 @@ import { CONSTRAINT, hostOf, isRootPrefix, type Kind } from './handshake/router-
 import { HIDDEN } from './schemas.js'
 
 /**
- * Routes for preflight requests (registerCors answers them): at our HTTP addresses; below a prefix at all; without one
- * also at the root and what holds a token, unless the host answers for all addresses at once, before or after us. Others
- * who answer `OPTIONS` at the same addresses keep what is no preflight request.
- * @param paths the paths of our HTTP routes, below the prefix
+ * Adds routes for preflight requests, which registerCors answers. They cover the plugin's HTTP addresses. With a prefix, they
+ * cover all addresses below it; without one, also the root and addresses with a token, unless the host answers `OPTIONS` for
+ * all addresses. Requests that are not preflight requests are left to the host's routes for `OPTIONS`.
+ * @param paths the paths of the plugin's HTTP routes, below the prefix
  */
 export function preflightRoutes(fastify: FastifyInstance, paths: Iterable<string>): void {
   const host = hostOf(fastify)

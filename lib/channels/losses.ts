@@ -17,7 +17,7 @@ const TEXTS = {
 /** The value of the label `reason` of `pgws_lost_messages_total`. */
 export type LossReason = keyof typeof TEXTS
 
-/** The reasons that mean a failure of the server or the database. The others are the fault of whoever sent the message. */
+/** The reasons that mean a failure of the server or the database. The others are the fault of the sender. */
 const FAILURES: readonly LossReason[] = ['unreadable', 'unreplayed', 'diverged', 'unencodable']
 
 /** How often one reason is logged, and for how long the health checks report it, in milliseconds. */

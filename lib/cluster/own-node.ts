@@ -58,7 +58,7 @@ export class OwnNode {
 
   /**
    * Answers another node's question.
-   * @throws for what is no question
+   * @throws if it is not a question
    */
   answer(question: string, args: unknown): unknown {
     switch (question) {

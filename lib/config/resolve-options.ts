@@ -163,7 +163,7 @@ const REQUIRED: Record<string, string> = {
   jwtSecret: 'a secret, a JWK, a JWK set, a public key in PEM, or @file'
 }
 
-/** `all` and `none` stand alone, and as they are written: "None" would be a claim that nobody has. */
+/** `all` and `none` must be the only element, and in lower case, because "None" would be the name of a claim. */
 function checkEnvelopeClaims(names: readonly string[]): void {
   const word = names.find((name) => /^(all|none)$/i.test(name))
   if (word !== undefined && (names.length > 1 || word !== word.toLowerCase())) {

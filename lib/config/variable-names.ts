@@ -1,23 +1,23 @@
-/** A name so few edits away from one of ours is a misspelling of it. */
+/** A name with at most this many edits (see `distance`) is a misspelling. */
 const MISSPELLED = 2
 
 /**
- * What Kubernetes and Docker add to a container's environment for a service whose name begins with `pgws`
+ * The variables that Kubernetes and Docker add to a container's environment for a service whose name begins with `pgws`
  * (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables): `PGWS_SERVICE_HOST`,
  * `PGWS_SERVICE_PORT_HTTP`, `PGWS_PORT_3000_TCP_ADDR`, and for `pgws-db` the same with `PGWS_DB_`.
  */
 const SERVICE_LINK =
   /^PGWS_(\w{1,63}_)?(SERVICE_HOST|SERVICE_PORT(_\w{1,63})?|PORT_\d{1,5}_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$/
 
-/** The value of `PGWS_PORT` that they add. */
+/** The value that they give the variable `PGWS_PORT`. */
 const SERVICE_URL = /^(tcp|udp|sctp):\/\//
 
 /**
  * Looks for `PGWS_*` variables that nothing reads.
  * @param environment the variables; an empty one is unset
- * @param known the names of those that are read
- * @returns a sentence for each one that must be a misspelling of a known one, and the names of all others. Those
- *   that Kubernetes adds by itself are in neither.
+ * @param known the names of the variables that are read
+ * @returns a sentence for each misspelled variable, and the names of all other unknown ones. The variables that Kubernetes
+ *   adds are in neither list.
  */
 export function unknownVariables(
   environment: Record<string, string | undefined>,
@@ -43,8 +43,8 @@ export function isServiceUrl(value: string): boolean {
 }
 
 /**
- * Explains where such a value comes from.
- * @param variable one of ours that has it
+ * Explains where the address of a service comes from.
+ * @param variable the variable that has it
  */
 export function serviceUrlProblem(variable: string): string {
   const service = variable

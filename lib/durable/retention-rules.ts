@@ -22,8 +22,8 @@ const settingsStatement = (
   from pgws.settings s`
 
 /**
- * The last position of all; that of a message which is gone already counts, too. As JSON, as all large numbers that we read:
- * where extra_float_digits is low, a float8 comes with few of its digits.
+ * The last position that was assigned, even if its message has been deleted. Like all large numbers, it is read as JSON,
+ * because a float8 lacks digits if `extra_float_digits` is low.
  */
 export const LATEST = 'pg_catalog.to_json(pgws.last_position())'
 

@@ -42,30 +42,31 @@ export class SharedReads<Request> {
   }
 }
 
-interface Asker {
+interface Requester {
   resolve: (answer: unknown) => void
   reject: (error: unknown) => void
 }
 
-/** Answers of jobs by their keys: those who ask for the same at the same time share one. */
+/** Shares the answers of jobs: concurrent requests with the same key get the same answer. */
 export class SharedAnswers {
-  readonly #jobs = new Map<string, SharedReads<Asker>>()
+  readonly #jobs = new Map<string, SharedReads<Requester>>()
 
   /**
-   * @param key what is asked for
-   * @param job finds the answer; who asks while it runs shares the next one
+   * Returns the answer of a job.
+   * @param key identifies the request
+   * @param job finds the answer. Requests that arrive while it runs share the next run.
    */
   ask<Answer>(key: string, job: () => Promise<Answer>): Promise<Answer> {
     let shared = this.#jobs.get(key)
     if (shared === undefined) {
       shared = new SharedReads(
-        async (askers) => {
+        async (requesters) => {
           await job().then(
             (answer) => {
-              for (const { resolve } of askers) resolve(answer)
+              for (const { resolve } of requesters) resolve(answer)
             },
             (error) => {
-              for (const { reject } of askers) reject(error)
+              for (const { reject } of requesters) reject(error)
             }
           )
           return []
@@ -74,6 +75,7 @@ export class SharedAnswers {
       )
       this.#jobs.set(key, shared)
     }
-    return new Promise((resolve, reject) => shared.ask({ resolve: resolve as Asker['resolve'], reject }))
+    // A key always has the same kind of answer, which the map cannot express.
+    return new Promise((resolve, reject) => shared.ask({ resolve: resolve as Requester['resolve'], reject }))
   }
 }

@@ -28,7 +28,7 @@ export async function takeOwnership(places: Places, log: (line: string) => void)
         `Another server (process ${owner.pid}) uses the embedded database in ${places.home}: stop it, or set PGWS_EMBEDDED_FOLDER to another folder`
       )
     }
-    if (owner !== undefined) log(`taking over the embedded database of process ${owner.pid}, which is gone`)
+    if (owner !== undefined) log(`taking over the embedded database of process ${owner.pid}, which has ended`)
     // An empty file is being written by another process.
     else if (attempt < 5) await sleep(50)
     rmSync(places.owner, { force: true })
@@ -41,7 +41,7 @@ export async function endLeftover(places: Places, log: (line: string) => void): 
   for (let round = 0; ; round++) {
     const pid = postmaster(places)
     if (pid === undefined) return
-    if (round === 0) log(`ending a PostgreSQL (process ${pid}) that was left on the embedded database`)
+    if (round === 0) log(`stopping the PostgreSQL (process ${pid}) that still runs on the embedded database`)
     const waited = STOP_DEADLINE + 4000 - (deadline - performance.now())
     try {
       if (round === 0) signal(pid, 'SIGINT', places.user)

@@ -25,7 +25,7 @@ export interface ListenerOptions {
 
 export type ListenerEvent =
   | { type: 'listening' }
-  /** `gap`: notifications of the last so many milliseconds may be lost. */
+  /** Notifications of the last `gap` milliseconds may be lost. */
   | { type: 'relistening'; gap: number }
   | { type: 'attempt failed'; error: Error; attempt: number; wait: number | undefined }
   | { type: 'connection lost'; error: Error }

@@ -98,7 +98,7 @@ export class NotificationQueueUsage {
       )
       log.warn(
         { usage, sessions },
-        'the notification queue fills up, because a listening session is in a transaction; "sessions" has the oldest that this role may see'
+        'the notification queue is filling up, because a listening session is in a transaction; "sessions" lists the oldest ones that this role may see'
       )
     } else if (before && !this.crowded) log.info({ usage }, 'the notification queue has room again')
     return usage

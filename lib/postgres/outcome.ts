@@ -19,8 +19,8 @@ const ABOUT_THE_MESSAGE = /^(?:22|54)/
 
 /**
  * Classifies the error of a statement: there was no answer, the server is unavailable, there is a temporary obstacle, or
- * the server refuses the statement. The error's class is not checked, because the user's `pg` may be another copy than
- * ours.
+ * the server refuses the statement. The error's class is not checked, because the user's `pg` may be another copy of the
+ * package.
  */
 export function failureOf(error: unknown): 'unanswered' | 'unavailable' | 'temporary' | 'refused' {
   // Errors from the server have both. Errors of sockets have only a code.

@@ -7,11 +7,11 @@ import type { Log } from '../log.js'
 import type { JoinLeavePush, Presence } from '../presence/index.js'
 import type { Publisher } from '../publishing/index.js'
 
-/** What a protocol needs of the rest of the server; `buildParts` (lib/parts.ts) makes it once for all of them. */
+/** What a protocol needs of the rest of the server. `buildParts` (lib/parts.ts) makes one object for all protocols. */
 export interface Core {
   /**
-   * Where a client comes in (`join` for one that stays in the channels it names at once; `enter` for one that joins
-   * and leaves channels later), publishes, is held up (`pace`, `publish`), gets a new token, and goes.
+   * The life of a client: it is admitted (with `join` if it names its channels when it connects, with `enter` if it joins and
+   * leaves channels later), publishes, is slowed down (`pace`, `publish`), gets a new token, and leaves.
    */
   readonly clients: Pick<
     Clients,
@@ -28,20 +28,20 @@ export interface Core {
     | 'idOf'
     | 'memberOf'
   >
-  /** Makes what is published of what a client sends. */
+  /** Makes notifications of the messages that clients send. */
   readonly publisher: Pick<Publisher, 'notification' | 'binaryNotification'>
-  /** Where a client of changing channels joins and leaves each of them. */
+  /** Joins and leaves channels for clients whose channels change. */
   readonly hub: Pick<Hub, 'join' | 'leave'>
-  /** LISTENs to a raw channel while somebody reads it. */
+  /** Listens to a raw channel while it has readers. */
   readonly rawChannels: Pick<RawChannels, 'join'>
-  /** Checks a token that comes later than the handshake. @throws InvalidToken (401), KeysUnavailable (503) */
+  /** Verifies a token that comes after the handshake. @throws InvalidToken (401), KeysUnavailable (503) */
   readonly verifyToken: (token: string) => Token | Promise<Token>
-  /** Asks for a channel that is named later than the handshake. */
+  /** Authorizes a channel that is named after the handshake. */
   readonly authorizer: Pick<Authorizer, 'authorize'>
-  /** History, for a client that says where it was. `clients.join` does all of it by itself. */
+  /** Reads history for clients that resume. With `clients.join`, a protocol does not need it. */
   readonly history: Pick<MessageStore, 'state' | 'read' | 'list' | 'catchUp'>
   readonly durable: Pick<RetentionRules, 'ageOf' | 'epoch'>
-  /** Who is in a channel. `clients.join` does all of it by itself. */
+  /** The members of channels. With `clients.join`, a protocol does not need it. */
   readonly presence: Pick<Presence, 'has' | 'join' | 'leave' | 'isLarge' | 'members' | 'summary'>
   readonly joinLeavePush: Pick<JoinLeavePush, 'add' | 'remove'>
   readonly limits: Pick<
@@ -52,16 +52,16 @@ export interface Core {
 }
 
 /**
- * A language that clients speak, and what the rest needs of it as a whole. What it needs of a single client is
- * `ClientConnection` (lib/clients/client-connection.ts): a `Format`, which encodes a message once for all of its
- * readers, and ways to deliver and to close with a reason. Most protocols extend `WebSocketConnection` or
- * `StreamConnection` (lib/transports), and give it their format.
+ * A protocol that clients speak, as the rest of the server sees it. What the rest needs of a single client is
+ * `ClientConnection` (lib/clients/client-connection.ts): a `Format`, which encodes a message once for all of its readers,
+ * and ways to deliver messages and to close with a reason. Most protocols extend `WebSocketConnection` or
+ * `StreamConnection` (lib/transports) with their format.
  *
- * To add a language (Phoenix, say):
- * - a folder here, with a class that extends this one, makes a connection for each client and gives it to
- *   `core.clients`;
- * - a file in routes/ that takes its requests, calls `gateway.admit` and hands the accepted socket, or the response, to
- *   that class (`gateway.protocols`), and is registered in index.ts;
+ * To add a protocol (for example Phoenix), you need:
+ * - a folder below lib/protocols with a class that extends this one. It makes a connection for each client, and passes it to
+ *   `core.clients`.
+ * - a file in routes/ that is registered in index.ts. It takes the requests, calls `gateway.admit`, and passes the accepted
+ *   websocket or response to that class (`gateway.protocols`).
  * - a line in `protocolsOf` (lib/parts.ts).
  */
 export abstract class Protocol {
@@ -71,12 +71,12 @@ export abstract class Protocol {
     this.core = core
   }
 
-  /** The listener is back: messages of channels that nobody stores may be missing. */
+  /** Is called when the listener is connected again. Messages of channels that are not durable may be missing. */
   listenerReconnected(): void {}
 
   /**
-   * The server ends: to close clients that are no connections yet, and to stop timers. Those that are connections are
-   * closed by `Clients`.
+   * Is called when the server shuts down. Closes clients that have no connection yet, and stops timers. `Clients` closes the
+   * connections.
    */
   close(): void {}
 }

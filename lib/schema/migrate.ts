@@ -20,17 +20,17 @@ export function appliedExpression(counted: boolean): string {
   return counted ? '(select pg_catalog.max(m.number) from pgws.migrations m)' : 's.version'
 }
 
-/** SQLSTATEs with which the slower of two that create the schema at once fails. */
+/** SQLSTATEs with which a session fails if another one creates the schema at the same time. */
 const CREATED_MEANWHILE = new Set(['23505', '42P06'])
 
-/** The SQLSTATE of a statement that has exceeded statement_timeout, and how often the transaction is begun then. */
+/** The SQLSTATE of a statement that has exceeded statement_timeout, and how often the beginning is attempted because of it. */
 const QUERY_CANCELED = '57014'
 const BEGIN_ATTEMPTS = 20
 
 /**
- * Whatever the role or the database has set: SQL is read as it is written here, and may write. Only what a migration was
- * asked for writes where all else may only read. What waits for its turn to migrate waits as long as it takes; timeouts
- * end with the same message, because a short one could end the session before the next.
+ * Begins the transaction with settings of its own, whatever the role or the database sets. The SQL of migrations is parsed as
+ * it is written. The transaction may write, even if transactions are read-only by default. It may wait for another migration
+ * without a limit. All of this is one message, because a short timeout could end the session before a second one.
  */
 const BEGIN = `begin isolation level read committed, read write;
   set local standard_conforming_strings to on; set local array_nulls to on; set local check_function_bodies to on;
@@ -41,8 +41,8 @@ const BEGIN = `begin isolation level read committed, read write;
  * Installs the schema `pgws`, or upgrades it, in one transaction.
  * @param client a connection that may create schemas in its database
  * @param listenChannel the database channel on which `pgws.publish` notifies
- * @returns from which migration, 0 for none, to which
- * @throws SchemaTooNew where this server is too old for the schema
+ * @returns the numbers of the last migration before (0: none) and now
+ * @throws SchemaTooNew if this server is too old for the schema
  */
 export async function migrate(
   client: pg.Client,
@@ -111,25 +111,25 @@ async function apply(
   ])
 }
 
-/** What a database has, for a server to judge. */
+/** The state of the schema in a database. */
 export interface InstalledSchema {
-  /** The number of the last migration; 0: the schema is not there. */
+  /** The number of the last migration; 0: the schema is not installed. */
   applied: number
   /** The last migration that a server must know to use it. */
   required: number
 }
 
 /**
- * Lets one session at a time migrate, until the end of its transaction: a table of our own is locked, because any role
- * may take an advisory lock and keep it.
+ * Locks the schema until the end of the transaction, so that one session at a time migrates. It locks a table of the schema,
+ * because any role may take an advisory lock and keep it.
  */
 async function lockSchema(client: pg.Client): Promise<InstalledSchema> {
-  // What a migration does not qualify is PostgreSQL's own, whatever others have created in `public`.
+  // Unqualified names in a migration are those of PostgreSQL, even if other users have created objects in `public`.
   await client.query('set local search_path = pg_catalog, pg_temp')
   const { rows: found } = await client.query<{ there: boolean }>(THERE)
-  // Of two that create it at once, the slower waits for the other's commit, and fails.
+  // If two sessions create the schema at the same time, one waits for the commit of the other, and fails.
   if (!found[0]!.there) return { applied: 0, required: 0 }
-  // Nobody who publishes waits for it.
+  // Publishing does not wait for this lock.
   await client.query('lock table pgws.settings in share row exclusive mode')
   const { rows: now } = await client.query<{ counted: boolean }>(THERE)
   const { rows: settings } = await client.query<InstalledSchema>(

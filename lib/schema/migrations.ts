@@ -6,17 +6,17 @@ export interface Migration {
   number: number
   name: string
   sql: string
-  /** The last migration that a server must know to work beside this one. */
+  /** The last migration that a server must know to work with this one. */
   oldestServer: number
 }
 
-/** Migrations before this one could not say which servers work beside them: none that does not know them. */
+/** Migrations before this one do not say which servers can work with them. A server must know them. */
 const FIRST_ADDITIVE = 3
 
 /**
- * Reads the migrations from their files, `migrations/<number>-<name>.sql`. A migration that is not additive names the
- * last one that a server must know in a line `-- oldest server: <number>`.
- * @throws Error where a number is missing or there twice
+ * Reads the migrations from their files, `sql/<number>-<name>.sql`. A migration that is not additive names the last one that
+ * a server must know in a line `-- oldest server: <number>`.
+ * @throws Error if a number is missing or duplicate
  */
 export function readMigrations(folder = new URL('./sql/', import.meta.url)): Migration[] {
   const files = readdirSync(folder)

@@ -2,7 +2,7 @@ import pg from 'pg'
 import { codeOf, errors } from '../errors.js'
 import type { Query } from '../postgres/index.js'
 
-/** What each role of the schema `pgws` may do; the migrations grant it to those that are there. */
+/** What each role of the schema `pgws` may use. The migrations grant it to the roles that exist. */
 const ROLES = {
   pgws_publisher: {
     functions: [
@@ -40,15 +40,15 @@ const ROLES = {
   }
 }
 
-/** Without these the server can publish nothing, or does not know what is durable. */
+/** Without these, the server cannot publish, or does not know which channels are durable. */
 const NEEDED = {
   functions: ['relay', 'last_position', 'catch_up', 'lead', 'sequence'],
   tables: ['settings', 'migrations', 'retention', 'messages', 'large', 'trimmed', 'forgotten']
 }
 
 /**
- * What a role lacks of some functions and tables, as `grant` names them: our own where none is named, all of them where the
- * role is not there. Functions that share a name come with the types of their arguments.
+ * Selects the functions and tables that a role may not use, as GRANT names them. Without a role, it is the server's own; for
+ * a role that does not exist, all are selected. Functions with the same name have the types of their arguments.
  */
 const LACKING = `with role as (
     select coalesce($1::pg_catalog.name, current_user) as name,
@@ -70,7 +70,7 @@ const LACKING = `with role as (
       and case when r.missing then true else not pg_catalog.has_table_privilege(r.name, c.oid, 'select') end
   order by object`
 
-/** Without these nothing at all can be published. */
+/** Without these, the server cannot publish anything. */
 const PUBLISHING = new Set([
   'function pgws.relay',
   'function pgws.catch_up',
@@ -78,10 +78,10 @@ const PUBLISHING = new Set([
   'table pgws.retention'
 ])
 
-/** What our role may do with the schema: all that it must, publish and deliver only, or nothing that is of use. */
+/** What the server's role may do with the schema: all that is needed, only publish and deliver, or not even that. */
 export type Permission = 'all' | 'some' | 'none'
 
-/** Asks the database what our role may do with the schema, where it is there. */
+/** Asks the database what the server's role may do with the schema. If it is not installed, the answer is `all`. */
 export async function permissionOf(query: Query): Promise<Permission> {
   const { rows } = await query<{ object: string }>(LACKING, [null, NEEDED.functions, NEEDED.tables])
   if (rows.length === 0) return 'all'
@@ -89,8 +89,8 @@ export async function permissionOf(query: Query): Promise<Permission> {
 }
 
 /**
- * Checks that our role may use the schema, where it is there.
- * @throws MissingGrant whose cause says what to grant
+ * Checks that the server's role may use the schema. Does nothing if it is not installed.
+ * @throws MissingGrant, whose cause says what to grant
  */
 export async function checkServerRole(query: Query): Promise<void> {
   const { rows: lacking } = await query(LACKING, [null, NEEDED.functions, NEEDED.tables])
@@ -109,7 +109,7 @@ export async function checkServerRole(query: Query): Promise<void> {
   })
 }
 
-/** Tables that our role, or one whose rights it has without SET ROLE, owns; at most three are named. */
+/** Selects up to three tables that the server's role owns, or a role whose rights it has without SET ROLE. */
 const POWER = `select current_user::pg_catalog.text as role, r.rolsuper as superuser, array(
     select pg_catalog.format('%I.%I', n.nspname, c.relname)
     from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) c.relnamespace
@@ -121,9 +121,9 @@ const POWER = `select current_user::pg_catalog.text as role, r.rolsuper as super
   from pg_catalog.pg_roles r where r.rolname operator(pg_catalog.=) current_user`
 
 /**
- * What our role has beyond what the server needs. Functions of the database's owner run in our session, and whatever code
- * they set off can leave the sender's role (`set role none`): it then has the rights of ours.
- * @returns a sentence for the log; undefined where there is nothing to say
+ * Finds rights of the server's role that the server does not need. Functions of the database's owner run in the server's
+ * sessions, and code that they trigger can leave the sender's role (`set role none`). Then it has the server's rights.
+ * @returns a sentence for the log; undefined if there are no such rights
  */
 export async function excessOf(query: Query): Promise<string | undefined> {
   const { rows } = await query<{ role: string; superuser: boolean; tables: string[] }>(POWER)
@@ -134,9 +134,9 @@ export async function excessOf(query: Query): Promise<string | undefined> {
 }
 
 /**
- * Creates the roles of the schema that are missing, and grants them what they lack, where our own role may do that.
+ * Creates the missing roles of the schema and grants what they lack, as far as the client's role may do that.
  * @param client a connection that has migrated the schema
- * @returns the statements that somebody else must run, in order
+ * @returns the statements that another role must run, in order
  */
 export async function completeRoles(client: pg.Client): Promise<string[]> {
   const missing: string[] = []
@@ -154,19 +154,19 @@ export async function completeRoles(client: pg.Client): Promise<string[]> {
       continue
     }
     for (const statement of await lacking()) await allowed(client, statement)
-    // PostgreSQL only warns where a role may use something, and not hand it on.
+    // GRANT only warns if the role has a right but may not grant it.
     missing.push(...(await lacking()))
   }
   return missing
 }
 
 /**
- * SQLSTATEs (errcodes-appendix.html): another server has just done the same (a role that is there, a catalog's row that
- * was updated at once).
+ * SQLSTATEs (errcodes-appendix.html) that mean that another server has just done the same: the role exists already, or a
+ * row of the catalog was updated concurrently.
  */
 const DONE_MEANWHILE = new Set(['42710', '23505', 'XX000'])
 
-/** Runs a statement, unless our role may not. */
+/** Runs a statement. Returns false if the client's role may not run it. */
 async function allowed(client: pg.Client, statement: string): Promise<boolean> {
   try {
     await client.query(statement)

@@ -238,7 +238,10 @@ export class Sequencer {
     this.#failure = messageOf(error)
     if (performance.now() - this.#loggedAt < LOG_INTERVAL) return
     this.#loggedAt = performance.now()
-    this.#options.log.warn({ err: error }, 'what was published from SQL waits: it could not be announced')
+    this.#options.log.warn(
+      { err: error },
+      'could not announce the messages that were published from SQL: they wait'
+    )
   }
 
   #call(): void {

@@ -56,7 +56,7 @@ export class WebSocketServer extends Protocol {
       take: (message) => {
         if (message === undefined) return
         if (connection.write) this.#send(connection, message)
-        // As with postgres-websockets, the client is told nothing.
+        // As with postgres-websockets, the client gets no answer.
         else this.core.clients.ignored()
       },
       pause: () => connection.pause(PAUSED.INTAKE),
@@ -93,7 +93,7 @@ export class WebSocketServer extends Protocol {
       }
       log.warn({ err: error, connection: connection.id }, 'a message was not published')
       if (error instanceof errors.BadMessage) {
-        connection.close(CLOSE.INVALID_DATA, 'the database cannot hold the message')
+        connection.close(CLOSE.INVALID_DATA, 'the database cannot store the message')
         return
       }
       if (error instanceof errors.PayloadTooLarge) connection.close(CLOSE.TOO_BIG, 'message too large')
@@ -114,7 +114,7 @@ export class WebSocketServer extends Protocol {
   }
 }
 
-/** What the functions refuse has their SQLSTATE (lib/publishing/function-calls.ts). */
+/** Whether a function refused a message. Then the error has the function's SQLSTATE (lib/publishing/function-calls.ts). */
 function isRejection(error: unknown): error is Rejection {
   return error instanceof errors.Rejected || error instanceof errors.RoleNotAllowed
 }

@@ -284,7 +284,7 @@ t.test(
     while ((await health()).notificationQueue.usage <= 0.5) await fill()
     t.match(await health(), { code: 200, status: 'degraded' })
     t.match(
-      lines.find((line) => line.includes('notification queue fills up')),
+      lines.find((line) => line.includes('notification queue is filling up')),
       /the one that sleeps/
     )
     t.match(await (await fetch(`${http}/metrics`)).text(), /pgws_notification_queue_usage_ratio 0\.[5-9]/)
