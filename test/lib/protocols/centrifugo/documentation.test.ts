@@ -108,8 +108,8 @@ t.test('docs/client-sdks.md: an SDK that speaks protobuf has bytes', async (t) =
     }
   }
   const shown: unknown[] = []
-  const getToken = async () => token({ mode: 'rw' })
-  await runFragment(code, { Centrifuge: Local, getToken, show: (data: unknown) => shown.push(data) })
+  const fetch = async () => new Response(token({ mode: 'rw' }))
+  await runFragment(code, { Centrifuge: Local, fetch, show: (data: unknown) => shown.push(data) })
   await until(() => shown.length === 1)
   t.same(shown, [{ text: 'hello' }])
 })
