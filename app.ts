@@ -20,6 +20,7 @@ import {
 } from './lib/auth/index.js'
 import { originHost, type ResolvedOptions, readTrustProxy, resolveOptions } from './lib/config/index.js'
 import { keepSecret, startEmbeddedPostgres } from './lib/embedded-postgres/index.js'
+import { watchNpx } from './lib/parent-process.js'
 import { connect, parseConninfo } from './lib/postgres/index.js'
 import { migrate } from './lib/schema/index.js'
 import { type Config, pluginOptions, registerEnv } from './plugins/env.js'
@@ -46,6 +47,9 @@ const PAGE_CHANNEL = 'chat'
  * @throws Error that names every variable that is missing, malformed or misspelled
  */
 export default async function app(fastify: FastifyInstance, _options: object): Promise<void> {
+  // fastify-cli ends the server in order on a signal.
+  const unwatch = watchNpx(() => process.kill(process.pid, 'SIGTERM'))
+  fastify.addHook('onClose', async () => unwatch())
   await serveApp(fastify, { environment: process.env })
 }
 

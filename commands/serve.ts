@@ -1,5 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 import { errors, fullMessageOf, unnamedMessageOf } from '../lib/errors.js'
+import { watchNpx } from '../lib/parent-process.js'
 import { makeServer, startServer } from '../server.js'
 
 /** npm and terminals may deliver one signal twice. One that comes this much later, in milliseconds, is a second signal. */
@@ -22,7 +23,7 @@ export async function serve(): Promise<void> {
   fastify.addHook('onReady', async () => {
     if (end.begun) throw new errors.ShuttingDown()
   })
-  if (process.env.npm_command === 'exec') endWithParent(end)
+  watchNpx(() => end('npx exited'))
   try {
     await startServer(server, (error) => end(fullMessageOf(error)))
   } catch (error) {
@@ -68,15 +69,4 @@ function ending(fastify: FastifyInstance, timeout: number): Ending {
       .finally(() => process.exit())
   }
   return Object.defineProperty(end, 'begun', { get: () => begun !== undefined }) as Ending
-}
-
-/**
- * Ends the server when its parent has ended. `npx` runs a shell, which runs this process. A shell that waits for it
- * (dash) is ended by the signal, and does not forward it.
- */
-function endWithParent(end: (reason: string) => void): void {
-  const parent = process.ppid
-  setInterval(() => {
-    if (process.ppid !== parent) end('npx exited')
-  }, 200).unref()
 }

@@ -67,7 +67,8 @@ function theirs(code: string, dbUri: string, port: number): string {
     .replaceAll('npm install fastify-pg-websockets', `npm install --prefer-offline ./${tarball}`)
 }
 
-const isServer = (code: string) => /\bnpx (?:fastify-pg-websockets|fastify start .*)\n$/.test(code)
+const isServer = (code: string) =>
+  /(?:\bnpx |node_modules\/\.bin\/)(?:fastify-pg-websockets|fastify start .*)\n$/.test(code)
 const LISTENING = 'Server listening'
 
 async function query(dbUri: string, text: string) {
