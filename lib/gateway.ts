@@ -5,10 +5,10 @@ import { Bridge } from './bridge.js'
 import { type Leaving, SHUTTING_DOWN, type Transport, whenGone } from './clients/index.js'
 import { errors, fullMessageOf } from './errors.js'
 import { HeldAnswer } from './flow/index.js'
-import { senderOf } from './messages/index.js'
+import { readAnnouncement, senderOf } from './messages/index.js'
 import type { Metrics } from './metrics.js'
 import { buildParts, type GatewayOptions, type Parts, type Protocols } from './parts.js'
-import { SEQUENCER_CHANNEL, SETTINGS_CHANNEL } from './postgres/index.js'
+import { ANNOUNCEMENTS_CHANNEL, SEQUENCER_CHANNEL, SETTINGS_CHANNEL } from './postgres/index.js'
 
 /** How long the start waits before it queries the pool again, in milliseconds. */
 const POOL_RETRY = 1000
@@ -59,6 +59,7 @@ export class Gateway {
         this.#parts.replay.refreshLater()
       }),
       this.#require(listenChannel, (payload) => this.#parts.incoming.receive(payload)),
+      this.#require(ANNOUNCEMENTS_CHANNEL, (payload) => this.#announce(payload)),
       this.#require(SEQUENCER_CHANNEL, (payload) => this.#parts.sequencer.receive(payload)),
       this.#require(this.#parts.cluster.channel, (payload) => this.#parts.cluster.receive(payload)),
       ...[...audiences.databaseChannels].map((name) =>
@@ -74,6 +75,13 @@ export class Gateway {
     }
     this.#parts.durable.known = true
     if (!this.closing) this.#parts.sequencer.start()
+  }
+
+  #announce(payload: string): void {
+    const { durable, incoming, options } = this.#parts
+    if (durable.secret === undefined) return
+    const announcement = readAnnouncement(payload, durable.secret, options.listenChannel)
+    if (announcement !== undefined) incoming.announce(announcement)
   }
 
   /** What `start()` waits for; empty once it has succeeded. For the log only: it may say where the database is. */

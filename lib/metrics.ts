@@ -64,6 +64,10 @@ export class Metrics {
     'Messages from the database that were given up, by the reason.',
     ['reason']
   )
+  readonly healedGaps = this.#counter(
+    'healed_gaps_total',
+    'How often notifications of durable messages were missing, and the messages were read from the table.'
+  )
   readonly publishSeconds = this.#histogram(
     'publish_duration_seconds',
     'A statement that publishes.',

@@ -116,6 +116,7 @@ export function buildParts(options: GatewayOptions): Parts {
     listenChannel,
     deliver: (message) => hub.deliver(message),
     wanted: (channel) => hub.hasListeners(channel),
+    onGap: () => replay.gapFound(),
     replays: options.checkListenerInterval > 0,
     resolve: (references) => history.resolve(references),
     onMessage: (sentAt) => {
@@ -128,7 +129,16 @@ export function buildParts(options: GatewayOptions): Parts {
       if (reference?.table === 'message') replay.tellLost(reference)
     }
   })
-  const replay = new Replay({ history, durable, incoming, hub, losses, log })
+  const replay = new Replay({
+    history,
+    durable,
+    incoming,
+    hub,
+    losses,
+    log,
+    listening: () => listener.state.up,
+    onHealed: () => metrics.healedGaps.inc()
+  })
   const rawChannels = new RawChannels({
     patterns: options.rawChannels,
     listenChannel,

@@ -1,8 +1,18 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { errors, isPermanent, sqlstateOf } from '../errors.js'
-import { type Message, type Reference, readNotification } from '../messages/index.js'
+import { type Announcement, type Message, type Reference, readNotification } from '../messages/index.js'
 import { Delivered } from './delivered.js'
+import { GapDetector } from './gap-detector.js'
 import type { LossReason } from './losses.js'
+import {
+  type Arrival,
+  durablePositionOf,
+  giveUp,
+  type Item,
+  isUnread,
+  positionOf,
+  type Tally
+} from './queue-item.js'
 
 /** How long to wait before a failed read of referenced messages is repeated, in milliseconds. */
 const RETRY_INTERVAL = 100
@@ -35,41 +45,22 @@ export interface IncomingQueueOptions {
    * @param reference the row that was not read; undefined for a notification that is not a message
    */
   onLost: (reason: LossReason, reference?: Reference, error?: unknown) => void
+  /** Called when notifications are missing. Nothing more is delivered until `release` is called. */
+  onGap: () => void
   /** Whether missed messages are replayed. Only then does the queue remember what was delivered. */
   replays: boolean
 }
 
-/** Counts the deliveries of one publication. */
-interface Tally {
-  id: string
-  delivered: number
-}
-
-/** A message that waits for its turn, or until its row has been read. */
-interface Arrival {
-  tally: Tally | undefined
-  reference?: Reference
-  /** The message, or the reason why there is none; undefined until the row has been read. */
-  outcome: Message | LossReason | undefined
-  error?: unknown
-  /** When to stop trying to read its row; undefined while no read has failed. */
-  deadline?: number
-}
-
-/** Waits until everything before it has been delivered, and reports the count of a publication. */
-interface Count {
-  tally: Tally
-  counted: (delivered: number) => void
-}
-
 /**
  * Delivers notifications in the order in which they arrive, although the messages of some must first be read from a table.
- * After the listener was disconnected, delivers the replay of the missed messages before anything newer. No message waits
- * longer than it takes to read those before it, or to give them up.
+ * After the listener was disconnected, or if notifications are missing, delivers the replay of the missed messages before
+ * anything newer. No message waits longer than it takes to read those before it, or to give them up.
  */
 export class IncomingQueue {
   readonly #options: IncomingQueueOptions
-  #queue: (Arrival | Count)[] = []
+  #queue: Item[] = []
+  /** How many of the queue came before the database was last asked what is missing. */
+  #covered = 0
   /** Whether the queue is being worked through: a newer message must not overtake it. */
   #waiting = false
   #held = false
@@ -77,6 +68,7 @@ export class IncomingQueue {
   /** Durable messages up to this position were replayed. Their notifications may still arrive, and are ignored. */
   #replayedTo = 0
   readonly #delivered = new Delivered()
+  readonly #detector = new GapDetector()
   /** The tally of the publication that is arriving, if its publisher asked for one. */
   #tally: Tally | undefined
   /** How many references are read at once. It is 1 after an error, because one of several rows may have caused it. */
@@ -118,15 +110,40 @@ export class IncomingQueue {
 
   /**
    * To be called when all notifications up to the position that the database answered after the mark have arrived.
-   * @returns false if one of them still waits in the queue, and the call has to be repeated later
+   * @returns false if one of them still waits in the queue, or is missing, and the call has to be repeated later
    */
   prove(latest: number): boolean {
     if (this.#held) return false
-    for (const item of this.#queue) {
-      if (!('counted' in item) && positionOf(item) <= latest) return false
+    if (this.#queue.some((item) => positionOf(item) <= latest)) return false
+    if (this.#detector.heard !== undefined && this.#detector.heard < latest) {
+      this.#gap()
+      return false
     }
     this.#delivered.prove(latest)
     return true
+  }
+
+  /** The position up to which everything that was announced has arrived; undefined if gaps cannot be noticed. */
+  get heard(): number | undefined {
+    return this.#detector.heard
+  }
+
+  /**
+   * Notices from now on what is missing.
+   * @param position the position up to which the database has said that there is nothing else; undefined: not known
+   */
+  follow(position: number | undefined): void {
+    if (this.#options.replays) this.#detector.follow(position)
+  }
+
+  /** To be called before the database is asked for what is missing: nothing is missing before what has come until now. */
+  cover(): void {
+    this.#covered = this.#queue.length
+  }
+
+  /** Takes an announcement of the messages that come next. */
+  announce(announcement: Announcement): void {
+    if (this.#options.replays) this.#push({ announcement })
   }
 
   receive(payload: string): void {
@@ -139,14 +156,17 @@ export class IncomingQueue {
     }
     const tally = this.#tally
     if ('message' in received) {
-      if (!this.#waiting && !this.#held) this.#deliver(received.message, tally)
-      else this.#push({ outcome: received.message, tally })
+      const { position } = received.message
+      const alone = !this.#waiting && !this.#held
+      if (alone && (position === undefined || this.#detector.arrived(position))) {
+        this.#deliver(received.message, tally)
+      } else this.#push({ outcome: received.message, tally })
       return
     }
     const { reference } = received
-    // It has no readers here, so it need not be read.
-    if (reference.channel !== undefined && !wanted(reference.channel)) return
-    this.#push({ reference, outcome: undefined, tally })
+    // Without readers here, it need not be read.
+    const unwanted = reference.channel !== undefined && !wanted(reference.channel)
+    this.#push({ reference, outcome: unwanted ? null : undefined, tally })
   }
 
   /** Begins to count the deliveries of a publication, because its publisher asked for the number of clients that got it. */
@@ -205,8 +225,8 @@ export class IncomingQueue {
     this.#queue = []
   }
 
-  #push(arrival: Arrival): void {
-    this.#queue.push(arrival)
+  #push(item: Item): void {
+    this.#queue.push(item)
     if (!this.#waiting && !this.#held) this.#work()
   }
 
@@ -220,9 +240,14 @@ export class IncomingQueue {
         const next = this.#queue[0]!
         // Its row has not been read: it arrived during the read, or the read failed.
         if (isUnread(next)) break
+        if (!this.#isNext(next)) {
+          this.#gap()
+          break
+        }
         this.#queue.shift()
+        if (this.#covered > 0) this.#covered--
         if ('counted' in next) next.counted(next.tally.delivered)
-        else this.#settle(next)
+        else if (!('announcement' in next)) this.#settle(next)
       }
     }
     this.#waiting = false
@@ -266,7 +291,21 @@ export class IncomingQueue {
     }
   }
 
+  /** Whether nothing is missing before the first of the queue, as far as is known. */
+  #isNext(item: Item): boolean {
+    if ('counted' in item) return true
+    if ('announcement' in item) return this.#detector.announced(item.announcement) || this.#covered > 0
+    const position = durablePositionOf(item)
+    return position === undefined || this.#detector.arrived(position) || this.#covered > 0
+  }
+
+  #gap(): void {
+    this.#held = true
+    this.#options.onGap()
+  }
+
   #settle({ outcome, reference, error, tally }: Arrival): void {
+    if (outcome === null) return
     if (typeof outcome === 'object') this.#deliver(outcome, tally)
     // It is not lost if a replay has delivered it.
     else if (reference?.table !== 'message' || reference.position > this.#replayedTo) {
@@ -283,18 +322,4 @@ export class IncomingQueue {
     const delivered = this.#options.deliver(message)
     if (tally !== undefined) tally.delivered += delivered
   }
-}
-
-function isUnread(item: Arrival | Count): item is Arrival {
-  return !('counted' in item) && item.outcome === undefined
-}
-
-/** The position of a durable message, or infinity for any other message. */
-function positionOf({ reference, outcome }: Arrival): number {
-  if (reference?.table === 'message') return reference.position
-  return (typeof outcome === 'object' ? outcome.position : undefined) ?? Number.POSITIVE_INFINITY
-}
-
-function giveUp(arrivals: readonly Arrival[], error: unknown): void {
-  for (const arrival of arrivals) Object.assign(arrival, { outcome: 'unreadable', error })
 }

@@ -1,11 +1,6 @@
 import { matchesPattern } from '../channel-pattern.js'
 import { errors } from '../errors.js'
-import {
-  databaseChannelProblem,
-  isNodeChannel,
-  SEQUENCER_CHANNEL,
-  SETTINGS_CHANNEL
-} from '../postgres/index.js'
+import { databaseChannelProblem, isOwnChannel } from '../postgres/index.js'
 
 /** Listens to a database channel now; see Listener.listen. */
 type Listen = (channel: string, handler: (payload: string) => void) => Promise<() => Promise<void>>
@@ -39,8 +34,8 @@ export class RawChannels {
 
   has(channel: string): boolean {
     const { patterns, listenChannel, metaChannel } = this.#options
-    if (patterns === undefined || isNodeChannel(channel)) return false
-    if ([listenChannel, metaChannel, SETTINGS_CHANNEL, SEQUENCER_CHANNEL].includes(channel)) return false
+    if (patterns === undefined || isOwnChannel(channel)) return false
+    if (channel === listenChannel || channel === metaChannel) return false
     return patterns.some((pattern) => matchesPattern(pattern, channel))
   }
 

@@ -8,15 +8,25 @@ import type { RetentionRules } from './retention-rules.js'
 
 export interface ReplayOptions {
   history: Pick<MessageStore, 'timeline' | 'latest' | 'readAll' | 'resolve' | 'trimmedSince'>
-  durable: Pick<RetentionRules, 'refresh' | 'installed' | 'epoch' | 'ageOf' | 'historyGap'>
+  durable: Pick<RetentionRules, 'refresh' | 'installed' | 'epoch' | 'secret' | 'ageOf' | 'historyGap'>
   incoming: IncomingQueue
   hub: Hub
   losses: Losses
   log: Log
+  /** Whether the listener is connected. */
+  listening: () => boolean
+  /** Called when missing notifications have been made good. */
+  onHealed: () => void
 }
 
 /** For how long what the listener missed is asked for, where the database does not answer, in milliseconds. */
 const PATIENCE = 10_000
+
+/** The minimum interval between two attempts to find what is missing, in milliseconds: anybody can cause them. */
+const HEALING_INTERVAL = 100
+
+/** How often it is logged that notifications are missing, in milliseconds. */
+const LOG_INTERVAL = 60_000
 
 /** A name of more bytes is not in references (pgws.short). */
 const SHORT_NAME = 1000
@@ -29,6 +39,10 @@ export class Replay {
   readonly #hub: Hub
   readonly #losses: Losses
   readonly #log: Log
+  readonly #listening: () => boolean
+  readonly #onHealed: () => void
+  #healedAt = Number.NEGATIVE_INFINITY
+  #loggedAt = Number.NEGATIVE_INFINITY
   /** How often the listener was lost. */
   #outages = 0
   /** The last position, as the database has said after the incoming queue was marked, and before the next probe. */
@@ -42,13 +56,15 @@ export class Replay {
   #stale = false
   #refreshing: Promise<void> | undefined
 
-  constructor({ history, durable, incoming, hub, losses, log }: ReplayOptions) {
+  constructor({ history, durable, incoming, hub, losses, log, listening, onHealed }: ReplayOptions) {
     this.#history = history
     this.#durable = durable
     this.#incoming = incoming
     this.#hub = hub
     this.#losses = losses
     this.#log = log
+    this.#listening = listening
+    this.#onHealed = onHealed
   }
 
   /** Asks the database again what is durable. */
@@ -57,6 +73,10 @@ export class Replay {
     if (this.#durable.installed && this.#incoming.floor === undefined) {
       this.#timeline = await this.#history.timeline()
       this.#incoming.startAt(await this.#history.latest())
+    }
+    if (this.#durable.secret !== undefined && this.#incoming.heard === undefined && this.#listening()) {
+      const latest = await this.#history.latest()
+      if (this.#incoming.heard === undefined) this.#incoming.follow(latest)
     }
   }
 
@@ -139,6 +159,42 @@ export class Replay {
     this.#replaying = this.#replaying.then(() => this.#replayMissed(outage))
   }
 
+  /** To be called when notifications are missing on a connection that is there: they are replayed, too. */
+  gapFound(): void {
+    const outage = this.#outages
+    this.#replaying = this.#replaying.then(() => this.#heal(outage))
+  }
+
+  /** Never rejects. */
+  async #heal(outage: number): Promise<void> {
+    const incoming = this.#incoming
+    const wait = this.#healedAt + HEALING_INTERVAL - performance.now()
+    if (wait > 0) await sleep(wait, undefined, { ref: false })
+    this.#healedAt = performance.now()
+    if (outage !== this.#outages || this.#stopped) return
+    const heard = incoming.heard
+    incoming.cover()
+    // One question, because any role can notify a message that looks as if others were missing before it.
+    const latest = await this.#history.latest().catch(() => undefined)
+    if (outage !== this.#outages) return
+    if (heard !== undefined && latest === heard) {
+      incoming.release()
+      return
+    }
+    // What was announced up to here was delivered: the database has said so.
+    if (heard !== undefined) incoming.startAt(heard)
+    await this.#replayMissed(outage)
+    // Given up, or the listener was lost.
+    if (incoming.heard === undefined || outage !== this.#outages) return
+    this.#onHealed()
+    if (performance.now() - this.#loggedAt < LOG_INTERVAL) return
+    this.#loggedAt = performance.now()
+    this.#log.warn(
+      { after: heard },
+      'notifications were missing: read the messages of durable channels from the database'
+    )
+  }
+
   stop(): void {
     this.#stopped = true
   }
@@ -171,12 +227,15 @@ export class Replay {
           this.#tellHistoryGap(lost, latest)
         }
         for (let more = true; more && outage === this.#outages; ) {
+          incoming.cover()
           const page: Page = await this.#history.readAll(incoming.floor!)
           for (const { message } of page.messages) incoming.replay(message)
           deadline = undefined
           more = page.more
         }
-        if (outage === this.#outages) incoming.release()
+        if (outage !== this.#outages) return
+        incoming.follow(this.#durable.secret === undefined ? undefined : Math.max(latest, incoming.floor!))
+        incoming.release()
         return
       } catch (error) {
         deadline ??= performance.now() + PATIENCE
@@ -235,6 +294,7 @@ export class Replay {
     if (outage !== this.#outages) return
     this.#losses.add('unreplayed', { err: error })
     this.#tellHistoryGap(null, 0)
+    this.#incoming.follow(undefined)
     this.#incoming.release()
   }
 

@@ -16,6 +16,7 @@ const settingsStatement = (
   counted: boolean
 ) => `select s.version, ${appliedExpression(counted)} as applied, s.epoch,
   s.retention_version::pg_catalog.text as retention_version,
+  pg_catalog.to_jsonb(s) operator(pg_catalog.->>) 'secret' as secret,
   (select coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(r.pattern,
       extract(epoch from least(r.max_age, '100 years'))::pg_catalog.numeric)), '[]')
     from pgws.retention r) as patterns
@@ -38,6 +39,8 @@ interface Settings {
   applied: number
   epoch: string
   retention_version: string
+  /** Null in a schema that is too old. */
+  secret: string | null
   patterns: [pattern: string, seconds: number][]
 }
 
@@ -66,6 +69,7 @@ export class RetentionRules {
   #partial = false
   #epoch = ''
   #retentionVersion = '0'
+  #secret: string | undefined
   #patterns: (readonly [pattern: string, seconds: number])[] = []
   #checking: Promise<Permission> | undefined
   readonly #ages = textCache<{ seconds: number | undefined }>()
@@ -115,6 +119,11 @@ export class RetentionRules {
     return this.#retentionVersion
   }
 
+  /** The secret with which the database signs announcements; undefined without the schema. Only servers may read it. */
+  get secret(): string | undefined {
+    return this.#secret
+  }
+
   /**
    * How long messages of a channel are stored.
    * @returns seconds; undefined: the channel is not durable
@@ -149,6 +158,7 @@ export class RetentionRules {
     this.#installed = this.#state.status === 'ok'
     this.#epoch = settings?.epoch ?? ''
     this.#retentionVersion = settings?.retention_version ?? '0'
+    this.#secret = settings?.secret ?? undefined
     this.#patterns = settings?.patterns ?? []
     this.#ages.clear()
   }

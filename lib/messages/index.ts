@@ -1,3 +1,4 @@
+export { type Announcement, readAnnouncement } from './announcement.js'
 export { binaryEnvelope, envelope, type Sender, senderOf, showsClaim } from './envelope.js'
 export type { Message } from './message.js'
 export {

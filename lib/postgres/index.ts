@@ -10,7 +10,13 @@ export {
 } from './database-channel.js'
 export { ENCODING, isPartial } from './encoding.js'
 export { failureOf, functionOutcomeOf, isTemporary, outcomeOf, unavailable } from './outcome.js'
-export { isNodeChannel, nodeChannelOf, SEQUENCER_CHANNEL, SETTINGS_CHANNEL } from './own-channels.js'
+export {
+  ANNOUNCEMENTS_CHANNEL,
+  isOwnChannel,
+  nodeChannelOf,
+  SEQUENCER_CHANNEL,
+  SETTINGS_CHANNEL
+} from './own-channels.js'
 export type { PgQuery, Query, Rows } from './query.js'
 export { runSql } from './run-sql.js'
 export { textArray } from './text-array.js'

@@ -7,6 +7,9 @@ export const SETTINGS_CHANNEL = 'pgws'
 /** The database channel on which writers wake the sequencer (pgws.send in lib/schema/sql/012-sequencer.sql). */
 export const SEQUENCER_CHANNEL = 'pgws_sequencer'
 
+/** The database channel on which the database announces positions (pgws.announcement in lib/schema/sql). */
+export const ANNOUNCEMENTS_CHANNEL = 'pgws_announcements'
+
 const PREFIX = 'pgws_nodes:'
 
 /** The database channel of the nodes that share a listen channel. It contains a hash if the name would be too long. */
@@ -16,7 +19,9 @@ export function nodeChannelOf(listenChannel: string): string {
   return PREFIX + createHash('sha256').update(listenChannel).digest('hex').slice(0, 32)
 }
 
-/** Whether a database channel is reserved for nodes, so that no client may join it. */
-export function isNodeChannel(databaseChannel: string): boolean {
-  return databaseChannel.startsWith(PREFIX)
+const OWN = [SETTINGS_CHANNEL, SEQUENCER_CHANNEL, ANNOUNCEMENTS_CHANNEL]
+
+/** Whether a database channel is reserved for servers, so that no client may join it. */
+export function isOwnChannel(databaseChannel: string): boolean {
+  return OWN.includes(databaseChannel) || databaseChannel.startsWith(PREFIX)
 }

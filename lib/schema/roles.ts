@@ -34,7 +34,8 @@ const ROLES = {
       'resign',
       'sequence',
       'catch_up',
-      'empty_outbox'
+      'empty_outbox',
+      'beat'
     ],
     tables: ['settings', 'migrations', 'retention', 'messages', 'large', 'positions', 'trimmed', 'forgotten']
   }

@@ -124,6 +124,7 @@ create table pgws.settings (
   epoch text default lpad(to_hex((EXTRACT(epoch FROM clock_timestamp()))::bigint), 8, '0'::text) not null,
   listen_channel text not null,
   retention_version bigint default 1 not null,
+  secret text default (gen_random_uuid())::text not null,
   constraint settings_only_row_check CHECK (only_row),
   constraint settings_pkey PRIMARY KEY (only_row)
 );
@@ -152,6 +153,8 @@ CREATE INDEX outbox_0_transaction ON pgws.outbox_0 USING btree (transaction);
 CREATE INDEX outbox_1_transaction ON pgws.outbox_1 USING btree (transaction);
 
 CREATE INDEX outbox_2_transaction ON pgws.outbox_2 USING btree (transaction);
+
+CREATE INDEX trimmed_position ON pgws.trimmed USING btree ("position");
 
 CREATE OR REPLACE FUNCTION pgws."position"()
  RETURNS text
@@ -201,15 +204,50 @@ begin
     insert into pgws.large (id, channel, body) overriding system value
     select p.place, p.channel, p.body from placed p where p.age is null and p.place is not null
   )
-  select count(*), count(pg_notify(o.listen_channel, o.notification)) into found_count, notified
+  select count(o.ordinal), count(pg_notify(o.database_channel, o.notification)) into found_count, notified
   from (
-    select s.listen_channel, case
+    select null::bigint as last_ordinal, null::bigint as ordinal, 'pgws_announcements' as database_channel,
+      pgws.announcement(s.listen_channel, pgws.last_position(), d.first, d.last) as notification
+    from (select min(p.place) as first, max(p.place) as last from placed p where p.age is not null) d, pgws.settings s
+    where d.first is not null
+    union all
+    select p.last_ordinal, p.ordinal, s.listen_channel, case
       when p.age is not null then pgws.notification(s.epoch, p.place, p.channel, p.body)
       when p.place is not null then json_build_object('pgws', 'large', 'position', p.place, 'channel', pgws.short(p.channel))::text
-      else p.body || repeat(' ', p.copies::integer) end as notification
-    from placed p, pgws.settings s order by p.last_ordinal, p.ordinal
+      else p.body || repeat(' ', p.copies::integer) end
+    from placed p, pgws.settings s
+    order by last_ordinal nulls first, ordinal
   ) o;
   return found_count;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.announcement(listen_channel text, previous bigint, first bigint, last bigint, without text DEFAULT NULL::text)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  words constant text := concat_ws(' ', previous, first, last, coalesce(without, '-'), listen_channel);
+begin
+  -- The secret comes last: a hash of secret and words could be continued with further words.
+  return (select encode(sha256(convert_to(words || s.secret, 'UTF8')), 'hex') from pgws.settings s) || ' ' || words;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.beat(beyond bigint)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  latest constant bigint := pgws.last_position();
+begin
+  if latest > beyond then
+    -- All that this snapshot sees has been notified before.
+    perform pg_notify('pgws_announcements', pgws.announcement(s.listen_channel, latest, latest + 1, latest)) from pgws.settings s;
+  end if;
+  return latest;
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgws.begin_anew(last pgws.rounds)
@@ -527,8 +565,16 @@ begin
     from mine where m.ctid = mine.row_id
     returning m.position, m.channel, m.body
   )
-  select count(pg_notify(s.listen_channel, pgws.notification(s.epoch, p.position, p.channel, p.body))) into strict new.transaction
-  from (select * from placed order by position) p, pgws.settings s;
+  select count(pg_notify(o.database_channel, o.notification)) into strict new.transaction
+  from (
+    select 0::bigint as position, 'pgws_announcements' as database_channel,
+      pgws.announcement(s.listen_channel, pgws.last_position(), d.first, d.last) as notification
+    from (select min(p.position) as first, max(p.position) as last from placed p) d, pgws.settings s
+    where d.first is not null
+    union all
+    select p.position, s.listen_channel, pgws.notification(s.epoch, p.position, p.channel, p.body) from placed p, pgws.settings s
+    order by position
+  ) o;
   return null;
 end $function$;
 
@@ -1065,15 +1111,24 @@ begin
     join (select n, row_number() over (order by n) as k from input where age is null and octet_length(body) >= 8000) i using (k)
   )
   -- Ordered past the joins, which keep no order of their own.
-  select count(position), count(pg_notify(relay.listen_channel, notification)) into stored_count, notified
+  select count(position), count(pg_notify(database_channel, notification)) into stored_count, notified
   from (
-    select d.position, case
+    select 0 as n, null::bigint as position, 'pgws_announcements' as database_channel,
+      pgws.announcement(relay.listen_channel, pgws.last_position(), s.first, s.last, case
+        -- Messages that were here before have used up positions.
+        when s.last - s.first between s.size and 1500 then (
+          select string_agg((g - s.first)::text, ',') from generate_series(s.first, s.last) g
+          where not exists (select from durable d where d.position = g)
+        ) end) as notification
+    from (select min(d.position) as first, max(d.position) as last, count(*) as size from durable d) s where s.size > 0
+    union all
+    select i.n, d.position, relay.listen_channel, case
       when d.position is not null then pgws.notification(epoch, d.position, i.channel, i.body)
       when l.id is not null then json_build_object('pgws', 'large', 'position', l.id, 'channel', pgws.short(i.channel))::text
-      else i.body end as notification
+      else i.body end
     from input i left join durable d on d.key = i.key left join numbered_large l on l.n = i.n
     where i.age is null or d.position is not null
-    order by i.n
+    order by n
   ) ordered;
   return stored_count;
 end $function$;
@@ -1566,6 +1621,10 @@ comment on function pgws."position"() is 'Returns the id of the last message tha
 
 comment on function pgws.announce(snapshot pg_snapshot, upto pg_snapshot, after bigint, cut bigint, since timestamp with time zone) is 'Stores and notifies what was published. For: the owner.';
 
+comment on function pgws.announcement(listen_channel text, previous bigint, first bigint, last bigint, without text) is 'Builds the announcement of the positions that are notified next. For: the owner.';
+
+comment on function pgws.beat(beyond bigint) is 'Notifies servers of the last position, if it is beyond another one. Returns it. For: pgws_server.';
+
 comment on function pgws.begin_anew(last pgws.rounds) is 'Begins anew after a restore. For: the owner.';
 
 comment on function pgws.catch_up() is 'Announces what was published, before a server publishes. For: pgws_server.';
@@ -1706,6 +1765,10 @@ revoke execute on function pgws."position"() from public;
 
 revoke execute on function pgws.announce(snapshot pg_snapshot, upto pg_snapshot, after bigint, cut bigint, since timestamp with time zone) from public;
 
+revoke execute on function pgws.announcement(listen_channel text, previous bigint, first bigint, last bigint, without text) from public;
+
+revoke execute on function pgws.beat(beyond bigint) from public;
+
 revoke execute on function pgws.begin_anew(last pgws.rounds) from public;
 
 revoke execute on function pgws.catch_up() from public;
@@ -1809,6 +1872,8 @@ revoke execute on function pgws.watched_table(relation oid, trigger_name name) f
 grant execute on function pgws."position"() to pgws_publisher;
 
 grant execute on function pgws."position"() to pgws_server;
+
+grant execute on function pgws.beat(beyond bigint) to pgws_server;
 
 grant execute on function pgws.catch_up() to pgws_server;
 

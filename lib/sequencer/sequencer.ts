@@ -91,6 +91,8 @@ export class Sequencer {
   #leading = false
   #bytes: number | undefined
   #blocked = 0
+  /** The position up to which beats have said that everything was announced. */
+  #beaten = 0
   #failure: string | undefined
   #loggedAt = Number.NEGATIVE_INFINITY
 
@@ -197,6 +199,7 @@ export class Sequencer {
       if (!round.more) stale = false
       if (now >= emptyAt) {
         if (!(await this.#empty(term))) return
+        await this.#beat()
         emptyAt = performance.now() + EMPTYING_INTERVAL
       }
       if (asleepSince === undefined) await sleep(pauseAfter(round))
@@ -227,6 +230,16 @@ export class Sequencer {
     this.#bytes = bytes
     this.#blocked = blocked
     return true
+  }
+
+  /** Says up to where was announced, unless nothing was since the last beat. A beat that fails is not needed: see Replay. */
+  async #beat(): Promise<void> {
+    try {
+      const { rows } = await this.#options.query('select pg_catalog.to_json(pgws.beat($1)) as latest', [
+        this.#beaten
+      ])
+      this.#beaten = (rows[0] as { latest: number }).latest
+    } catch {}
   }
 
   async #resign(term: string): Promise<void> {

@@ -1,6 +1,7 @@
 import { once } from 'node:events'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import type { Owner } from './helper.js'
+import { NotificationFilter } from './notification-filter.js'
 
 interface Link {
   client: Socket
@@ -13,6 +14,7 @@ interface Link {
   busy: boolean
   /** Whether the server's next answer is to an injected statement, and not for the client. */
   swallow: boolean
+  filter: NotificationFilter
 }
 
 /** A TCP proxy in front of PostgreSQL that causes real network faults. */
@@ -22,6 +24,8 @@ export class FaultProxy {
   mode: 'pass' | 'silence' | 'refuse' = 'pass'
   /** By how much data is delayed, in milliseconds. */
   delay = 0
+  /** Which notifications of the server are dropped. Set it before there are connections. */
+  drop: ((channel: string, payload: string) => boolean) | undefined
   /** How many bytes the server has sent. */
   bytesFromServer = 0
   readonly #links = new Set<Link>()
@@ -102,7 +106,8 @@ export class FaultProxy {
       silent: this.mode === 'silence',
       bytesLeft: undefined,
       busy: true,
-      swallow: false
+      swallow: false,
+      filter: new NotificationFilter()
     }
     this.#links.add(link)
     client.on('data', (chunk) => {
@@ -111,7 +116,8 @@ export class FaultProxy {
     })
     server.on('data', (chunk) => {
       if (isIdle(chunk)) link.busy = false
-      this.#later(() => this.#toClient(link, chunk))
+      const passed = this.drop === undefined ? chunk : link.filter.pass(chunk, this.drop)
+      this.#later(() => this.#toClient(link, passed))
     })
     client.on('close', () => {
       this.#links.delete(link)

@@ -20,6 +20,7 @@ t.test('the floor stays below a message that waits for its row', async (t) => {
     },
     onMessage() {},
     onLost: (reason) => t.fail(reason),
+    onGap: () => t.fail('nothing is missing'),
     replays: true
   })
   const hear = (position: number) =>

@@ -1,8 +1,20 @@
+import { createHash } from 'node:crypto'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { messageId, parseMessageId } from '../../../lib/messages/notification-payload.js'
+import { ANNOUNCEMENTS_CHANNEL } from '../../../lib/postgres/own-channels.js'
 import { FaultProxy } from '../../support/fault-proxy.js'
-import { build, notify, open, query, token, until, withPostgres } from '../../support/helper.js'
+import {
+  build,
+  LISTEN_CHANNEL,
+  notify,
+  open,
+  query,
+  sqlListener,
+  token,
+  until,
+  withPostgres
+} from '../../support/helper.js'
 
 const { postgres, migrated } = await withPostgres(t)
 const reader = token({ mode: 'r' })
@@ -149,4 +161,56 @@ t.test('messages that wait for their rows during an outage arrive once', async (
   await publish('four')
   await client.received(6)
   t.same(got(), ['one', 'x'.repeat(20), 'two', 'y'.repeat(20), 'three', 'four'])
+})
+
+t.test('forged announcements are ignored, and forged messages hold nothing up', async (t) => {
+  const { dbUri, client, publish, got, lastId, forge, fastify, outage } = await setUp(t, 60_000)
+  const stranger = await sqlListener(t, dbUri, ANNOUNCEMENTS_CHANNEL)
+  const metric = async () => {
+    const { body } = await fastify.inject('/metrics')
+    return Number(/^pgws_healed_gaps_total (.*)$/m.exec(body)![1])
+  }
+  await publish('one', 'two')
+  await client.received(2)
+  await until(() => stranger.payloads.length > 0)
+  const [true1] = stranger.payloads as [string]
+  const words = true1.split(' ')
+  const { position } = lastId()
+  const signed = (previous: number, first: number, last: number) =>
+    [words[0], previous, first, last, '-', LISTEN_CHANNEL].join(' ')
+  const forged = [
+    true1,
+    signed(0, 1, 2 ** 50),
+    signed(position, position + 1, position + 5),
+    signed(position + 5, position + 6, position + 5),
+    signed(position, position + 2, position + 1),
+    [createHash('sha256').update(words.slice(1).join(' ')).digest('hex'), ...words.slice(1)].join(' '),
+    `${words[0]} ${position} - - - x`,
+    '{"previous":1}',
+    ''
+  ]
+  for (const payload of forged) await notify(dbUri, payload, ANNOUNCEMENTS_CHANNEL)
+  await publish('three')
+  await client.received(3)
+  t.equal(await metric(), 0)
+
+  // Each looks as if something were missing before it.
+  const from = lastId()
+  for (let n = 0; n < 20; n++) await forge(from, 2 ** 40 + n, 'forged')
+  t.equal(await metric(), 0, 'the database says that nothing is missing')
+  const flood = Array.from({ length: 500 }, (_, n) => {
+    const id = messageId(from.epoch, from.position + 1000 + n)
+    return JSON.stringify({ id, event: 'forged', channel: 'durable', payload: 'flood' })
+  })
+  const flooding = query(dbUri, 'select pg_notify($1, p) from unnest($2::text[]) p', [LISTEN_CHANNEL, flood])
+  for (let n = 0; n < 20; n++) await publish(`live ${n}`)
+  await flooding
+  await client.received(23 + flood.length + 20)
+  await outage(() => publish('missed'))
+  await client.received(24 + flood.length + 20)
+  const live = Array.from({ length: 20 }, (_, n) => `live ${n}`)
+  t.same(
+    got().filter((payload) => payload !== 'forged' && payload !== 'flood'),
+    ['one', 'two', 'three', ...live, 'missed']
+  )
 })

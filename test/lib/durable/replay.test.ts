@@ -34,6 +34,7 @@ class Stored {
     refresh: async () => void (await this.before('refresh')),
     installed: true,
     epoch: EPOCH,
+    secret: undefined,
     ageOf: (channel: string) => (channel.startsWith('kept') ? 60 : undefined),
     historyGap: (channel: string, requested: string | null, _oldest: number | null, latest: number) =>
       historyGap(channel, { requested, latest: latest === 0 ? null : messageId(this.epoch, latest) })
@@ -97,9 +98,19 @@ async function server(t: Test, ...rows: number[]) {
     resolve: (references) => stored.history.resolve(references),
     onMessage() {},
     onLost: (reason) => t.fail(reason),
+    onGap: () => t.fail('nothing is announced here'),
     replays: true
   })
-  const replay = new Replay({ history: stored.history, durable: stored.durable, incoming, hub, losses, log })
+  const replay = new Replay({
+    history: stored.history,
+    durable: stored.durable,
+    incoming,
+    hub,
+    losses,
+    log,
+    listening: () => true,
+    onHealed() {}
+  })
   t.teardown(() => replay.stop())
   await replay.refresh()
   /** Hears a message that has just been stored. */
