@@ -545,8 +545,8 @@ t.test('a client that does not read is closed, and holds nobody up', async (t) =
 t.test('presence: who is there over all nodes and languages, and who comes and goes', async (t) => {
   const dbUri = await database()
   const [first, second] = [
-    await build(t, { dbUri, presenceChannels: 'room:*', nodeTimeout: 1000 }),
-    await build(t, { dbUri, presenceChannels: 'room:*', nodeTimeout: 1000 })
+    await build(t, { dbUri, presenceChannels: 'room:*' }),
+    await build(t, { dbUri, presenceChannels: 'room:*' })
   ]
   const client = sdk(t, first.ws, { token: rw({ info: { name: 'Me' } }) })
   const here = subscribed(client, 'room:a', { joinLeave: true })
