@@ -28,6 +28,7 @@ export async function makeServer(
   const { logger, ...options } = serverOptions(config, https)
   const stream = log ?? (process.stdout.isTTY ? await terminalLog() : undefined)
   const written = { ...logger, ...(stream && { stream }) }
+  // Fastify's types depend on TLS and the logger, which are known only at run time.
   const fastify = Fastify({ ...options, logger: written } as FastifyServerOptions) as FastifyInstance
   return { fastify, config, environment }
 }

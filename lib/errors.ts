@@ -1,7 +1,7 @@
 import createError from '@fastify/error'
 import { asError, causeOf, codeOf, messageOf, severityOf } from './thrown.js'
 
-export { asError, codeOf, messageOf, severityOf } from './thrown.js'
+export { asError, codeOf, messageOf, severityOf, statusCodeOf } from './thrown.js'
 
 /**
  * Every error of this project: code, text, HTTP status.

@@ -15,6 +15,13 @@ export function codeOf(error: unknown): string | undefined {
   return isAny(error) && 'code' in error && typeof error.code === 'string' ? error.code : undefined
 }
 
+/** The HTTP status code of an error; undefined if it has none. */
+export function statusCodeOf(error: unknown): number | undefined {
+  return isAny(error) && 'statusCode' in error && typeof error.statusCode === 'number'
+    ? error.statusCode
+    : undefined
+}
+
 /** The severity of an error from PostgreSQL (protocol-error-fields.html); undefined for any other error. */
 export function severityOf(error: unknown): string | undefined {
   return isAny(error) && 'severity' in error && typeof error.severity === 'string'

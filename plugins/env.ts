@@ -15,6 +15,7 @@ import {
   variableOf
 } from '../lib/config/index.js'
 import { messageOf } from '../lib/errors.js'
+import { keysOf } from '../lib/keys-of.js'
 
 /** The variables of the server that are not options of the plugin. */
 interface AppConfig {
@@ -65,7 +66,7 @@ export const variableSpecs: typeof optionSpecs & Record<keyof AppConfig, (typeof
   trustProxy: { type: 'string' }
 }
 
-const names = Object.keys(variableSpecs) as (keyof Config)[]
+const names = keysOf(variableSpecs)
 const variables = names.map(variableOf)
 
 /** Made once, because Ajv keeps what it has compiled by the schema's identity, and a start reads the variables twice. */
@@ -100,6 +101,7 @@ export async function registerEnv(
       schema
     })
   } catch (error) {
+    // @fastify/env rejects with an error that has Ajv's errors.
     const { errors } = error as { errors?: { instancePath: string }[] }
     if (errors === undefined) throw error
     for (const { instancePath } of errors) {
@@ -144,6 +146,7 @@ export async function registerEnv(
     fastify.log.warn(`ignoring variables that this version does not have: ${unknown.join(', ')}`)
   }
 
+  // The types do not know the decorator of `confKey`.
   const read = (fastify as FastifyInstance & { pgwsEnvironment: Record<string, unknown> }).pgwsEnvironment
   // @fastify/env has checked the values against the specs.
   const config: Config = Object.fromEntries(names.map((name): unknown[] => [name, read[variableOf(name)]]))
@@ -165,6 +168,7 @@ export async function readConfig(
   const stream = warn && { write: (line: string) => warn(JSON.parse(line).msg) }
   const reader = Fastify({ logger: stream === undefined ? false : { level: 'warn', stream } })
   try {
+    // Fastify's type depends on the logger, but `registerEnv` does not.
     return await registerEnv(reader as FastifyInstance, environment, purpose)
   } finally {
     await reader.close()
@@ -173,7 +177,7 @@ export async function readConfig(
 
 /** The options of the plugin that the configuration sets, but for the database. */
 export function pluginOptions(config: Config): Omit<PgWebsocketsOptions, 'dbUri'> {
-  const names = Object.keys(optionSpecs).filter((name) => name !== 'dbUri') as (keyof typeof optionSpecs)[]
+  const names = keysOf(optionSpecs).filter((name) => name !== 'dbUri')
   const { audienceChannels, audiencePath, audiencePublic } = config
   const channels = audienceChannels?.split(',').map((channel) => channel.trim())
   return {

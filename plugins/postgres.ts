@@ -86,6 +86,7 @@ export async function registerPool(
   fastify.addHook('onClose', async () => {
     connector.close()
     // A round is one transaction: whatever becomes of it, another node continues. Its deadline is long.
+    // The types of a pool's client lack `end`.
     if (purpose === 'sequencer') for (const client of busy) (client as pg.Client).end().catch(() => {})
   })
   pool.on('acquire', (client) => busy.add(client))

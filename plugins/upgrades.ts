@@ -21,6 +21,9 @@ const UPGRADE_HEADERS = new Set(['connection', 'keep-alive', 'upgrade', 'http2-s
 const TOO_MANY_HEADERS =
   'HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n'
 
+/** The stream of an upgrade. A network socket has these members; a stream that a test injects may lack them. */
+type UpgradeStream = Duplex & Partial<Pick<Socket, 'destroySoon' | 'setTimeout' | 'bytesWritten'>>
+
 /** An upgrade request, as Node.js emits it. */
 export interface Upgrade {
   socket: Duplex
@@ -69,9 +72,8 @@ export function takeUpgrade(request: IncomingMessage): Upgrade {
  * Closes a connection when everything has been sent. After an upgrade request, Node.js reads no more requests from a
  * connection.
  */
-export function endSoon(socket: Duplex): void {
-  // Network sockets have this method. Streams that a test injects do not.
-  if ('destroySoon' in socket) (socket as Socket).destroySoon()
+export function endSoon(socket: UpgradeStream): void {
+  if (socket.destroySoon) socket.destroySoon()
   else socket.end()
 }
 
@@ -115,6 +117,7 @@ export class UpgradeDispatcher {
     this.#timeout = timeout
     const emit = server.emit
     server.emit = (...event: unknown[]): boolean => {
+      // The arguments are those of `upgrade` only if the name is, and only then they are used.
       const [name, request, socket, head] = event as ['upgrade', IncomingMessage, Duplex, Buffer]
       return (name === 'upgrade' && this.#take(request, socket, head)) || emit.apply(server, event as never)
     }
@@ -140,7 +143,7 @@ export class UpgradeDispatcher {
   }
 
   /** @returns false if the upgrade is left to others */
-  #take(request: IncomingMessage, socket: Duplex, head: Buffer): boolean {
+  #take(request: IncomingMessage, socket: UpgradeStream, head: Buffer): boolean {
     if (this.#scopes.size === 0) return false
     // Without a listener, an error would end the process.
     socket.on('error', ignore)
@@ -160,8 +163,8 @@ export class UpgradeDispatcher {
     }
     const free = isFree(request, socket)
     if (!alone) {
-      const written = bytesWritten(socket)
-      this.#leave(socket, () => !isRead(socket) && (!free || bytesWritten(socket) === written))
+      const { bytesWritten } = socket
+      this.#leave(socket, () => !isRead(socket) && (!free || socket.bytesWritten === bytesWritten))
       return false
     } else if (request.rawHeaders.length >= 2 * MAX_HEADER_LINES) {
       this.#whenFree(request, socket, free, () => {
@@ -177,9 +180,8 @@ export class UpgradeDispatcher {
   }
 
   /** Gives a connection back to the HTTP server. */
-  #takeBack(socket: Duplex): void {
-    // As in endSoon.
-    if ('setTimeout' in socket) (socket as Socket).setTimeout(this.#server.timeout)
+  #takeBack(socket: UpgradeStream): void {
+    socket.setTimeout?.(this.#server.timeout)
     this.#server.emit('encrypted' in socket ? 'secureConnection' : 'connection', socket)
   }
 
@@ -284,11 +286,6 @@ function assignedTo(socket: Duplex, request: IncomingMessage): ServerResponse | 
 /** Whether another listener has taken a connection: it reads it then. */
 function isRead(socket: Duplex): boolean {
   return socket.listenerCount('data') > 0 || socket.listenerCount('readable') > 0
-}
-
-/** Undefined for a stream that is not a network socket. */
-function bytesWritten(socket: Duplex): number | undefined {
-  return (socket as Partial<Socket>).bytesWritten
 }
 
 /** The request line and headers without the upgrade. The connection is closed after the response. */

@@ -12,7 +12,7 @@ export function errorHandler(error: FastifyError, request: FastifyRequest, reply
   const fault = statusCode >= 500 && !error.code?.startsWith('FST_PGWS_')
   if (fault) request.log.error({ err: error }, error.message)
   else request.log.info({ err: error }, error.message)
-  const { sqlstate } = error as Partial<Rejection>
+  const { sqlstate }: Partial<Rejection> = error
   reply.code(statusCode).send({
     statusCode,
     code: error.code,

@@ -16,7 +16,7 @@ export function eventStreamRoutes(
   fastify.decorateRequest('pgwsAccess', null)
   const { admit, describeRequest, joinOptionsOf } = handshake(fastify, { gateway, verifyToken, options })
   const log = { error: fastify.log.error.bind(fastify.log), describeRequest }
-  const route: Omit<RouteOptions, 'url'> = {
+  const route = {
     method: 'GET',
     exposeHeadRoute: false,
     constraints: { [CONSTRAINT]: 'events' },
@@ -38,6 +38,6 @@ export function eventStreamRoutes(
         )
       })
     }
-  }
-  for (const url of new Set([...ADDRESSES, ...paths])) fastify.route({ ...route, url } as RouteOptions)
+  } satisfies Omit<RouteOptions, 'url'>
+  for (const url of new Set([...ADDRESSES, ...paths])) fastify.route({ ...route, url })
 }

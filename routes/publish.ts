@@ -3,7 +3,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { authorizeWrite, type Token } from '../lib/auth/index.js'
 import type { OutgoingMessage } from '../lib/bridge.js'
 import { checkChannel } from '../lib/channel-name.js'
-import { errors } from '../lib/errors.js'
+import { errors, statusCodeOf } from '../lib/errors.js'
 import type { Gateway } from '../lib/gateway.js'
 import { elementsOf, JsonText, membersOf } from '../lib/json-text.js'
 import { isObject } from '../lib/json-value.js'
@@ -130,7 +130,7 @@ export async function publishRoute(
         const delivery = await gateway.bridge.publishAll(messages, token.claims, { key, caller, confirm })
         if (delivery) return reply.code(200).send(listMissing(delivery))
       } catch (error) {
-        if ((error as { statusCode?: number }).statusCode === 503) reply.header('retry-after', RETRY_AFTER)
+        if (statusCodeOf(error) === 503) reply.header('retry-after', RETRY_AFTER)
         throw error
       }
       return reply.code(202).send({ accepted: messages.map(({ channels }) => ({ channels })) })
@@ -209,6 +209,7 @@ function parseMessage(value: unknown, place: string, maxChannels: number): Outgo
     throw new errors.BadMessage(`${place} must be an object with "channel" or "channels", and "payload"`)
   }
   const { channel, channels, payload } = value
+  // Only `readItem` can have set it.
   const { [UNKNOWN]: unknown } = value as { [UNKNOWN]?: string }
   if (unknown !== undefined) throw new errors.BadMessage(`in ${place}, ${nameAndKnown(unknown, MEMBERS)}`)
   if (payload === undefined) throw new errors.BadMessage(`${place} must have a "payload"`)

@@ -17,6 +17,7 @@ export function openStream(
   reply.hijack()
   takeOver(request, raw, log, () => {
     raw.writeHead(200, {
+      // The type allows undefined for each header, but only headers with values are set.
       ...(reply.getHeaders() as Record<string, string>),
       'content-type': contentType,
       'cache-control': 'no-cache, no-transform',

@@ -45,7 +45,7 @@ export function valueAt(claims: Readonly<Record<string, unknown>>, path: ClaimPa
   for (const step of path) {
     if (typeof value !== 'object' || value === null) return undefined
     if (typeof step === 'string') {
-      value = Object.hasOwn(value, step) ? (value as Record<string, unknown>)[step] : undefined
+      value = Object.hasOwn(value, step) ? Reflect.get(value, step) : undefined
       continue
     }
     if (!Array.isArray(value)) return undefined
@@ -69,7 +69,7 @@ export function putAt(claims: Record<string, unknown>, path: ClaimPath, value: u
     if (!last && !isObject(next)) return false
     // A claim may have the name "__proto__".
     Object.defineProperty(target, step, { value: next, enumerable: true, configurable: true, writable: true })
-    target = next as Record<string, unknown>
+    if (isObject(next)) target = next
   }
   return true
 }

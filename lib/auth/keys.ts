@@ -120,6 +120,7 @@ function keyOfJwk(jwk: unknown): VerificationKey | undefined {
   }
   // RFC 7518, sections 6.2.2 and 6.3.2; RFC 8037, section 2.
   if (d !== undefined) throw new KeyProblem(PRIVATE)
+  // Node.js checks the members of the JWK.
   return { ...key, secret: undefined, publicKey: toPem(publicKey({ key: jwk as JsonWebKey, format: 'jwk' })) }
 }
 

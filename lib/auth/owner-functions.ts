@@ -1,6 +1,7 @@
 import pg from 'pg'
 import { errors } from '../errors.js'
 import { withPossibleCharacters } from '../json-text.js'
+import { keysOf } from '../keys-of.js'
 import type { Token } from './claims.js'
 
 type OptionsUsed =
@@ -57,7 +58,7 @@ export function quoteFunctionName(text: string): string {
 
 /** Whether there are functions to call. */
 export function callsFunctions(functions: SqlFunctions): boolean {
-  return Object.keys(SIGNATURES).some((option) => functions[option as keyof typeof SIGNATURES] !== undefined)
+  return keysOf(SIGNATURES).some((option) => functions[option] !== undefined)
 }
 
 /**
@@ -75,8 +76,9 @@ export function callerOf({ claims, role }: Token, roleClaim: string | undefined)
  */
 export async function checkFunctions(client: pg.Client, functions: SqlFunctions): Promise<void> {
   let handled = false
-  for (const [option, [args, result]] of Object.entries(SIGNATURES)) {
-    const name = functions[option as keyof typeof SIGNATURES]
+  for (const option of keysOf(SIGNATURES)) {
+    const [args, result] = SIGNATURES[option]
+    const name = functions[option]
     if (name === undefined) continue
     const found = await resultsOf(client, parseFunctionName(name)!, args)
     if (found.length === 0 || (result !== 'anything' && !found.includes(result))) {

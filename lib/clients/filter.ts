@@ -108,7 +108,8 @@ export function readClosingFilter(value: unknown): ConnectionFilter {
  * @throws BadQuery (400) for a code that applications may not send (RFC 6455, section 7.4; the WebSocket API,
  *   https://websockets.spec.whatwg.org/#dom-websocket-close), and for a reason that is too long
  */
-export function readClosing({ code, reason }: { code?: unknown; reason?: unknown }): Closing {
+export function readClosing(value: unknown): Closing {
+  const { code, reason } = isObject(value) ? value : {}
   const number = code ?? CLOSE.DISCONNECTED
   if (!isInteger(number) || !(number === 1000 || (number >= 3000 && number <= 4999))) {
     throw new errors.BadQuery('"code" must be 1000, or a whole number from 3000 to 4999')

@@ -1,15 +1,14 @@
 import type { ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
 
-/** What carries a connection: the socket of an upgrade, or the response to a request. */
-export type Transport = Duplex | ServerResponse
+/** What carries a connection: the socket of an upgrade, or the response to a request, which has a stream over HTTP/2. */
+export type Transport = (Duplex | ServerResponse) & { stream?: { destroyed: boolean } }
 
 /** Whether the transport has ended. */
 export function isGone(transport: Transport): boolean {
   if (transport.destroyed || transport.closed) return true
   // A response over HTTP/2 ends with its stream. Its socket is shared by all streams.
-  const { stream } = transport as { stream?: { destroyed: boolean } }
-  return stream?.destroyed === true
+  return transport.stream?.destroyed === true
 }
 
 /** Calls back when the transport ends, or at once if it has ended already. */

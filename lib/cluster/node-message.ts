@@ -162,6 +162,7 @@ export function decode(payload: string): NodeMessage | undefined {
     default:
       return undefined
   }
+  // The members of this type were checked above.
   return message as NodeMessage
 }
 

@@ -68,7 +68,7 @@ export class OwnNode {
         return this.list(readFilter(args))
       case 'disconnect': {
         const filter = readClosingFilter(args)
-        const { code, reason } = readClosing(args as object)
+        const { code, reason } = readClosing(args)
         return this.disconnect(filter, code, reason)
       }
       case 'commands':

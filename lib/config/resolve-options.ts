@@ -5,14 +5,7 @@ import { matchesPattern } from '../channel-pattern.js'
 import { codeOf, errors, messageOf } from '../errors.js'
 import { isInteger } from '../json-value.js'
 import { checkDatabaseChannel } from '../postgres/index.js'
-import {
-  boundsOf,
-  expectation,
-  optionSpecs,
-  PLUGIN_ONLY,
-  type PluginOnly,
-  variableOf
-} from './option-specs.js'
+import { boundsOf, expectation, optionSpecs, PLUGIN_ONLY, variableOf } from './option-specs.js'
 import type { AudienceEndpoint, List, PgWebsocketsOptions, ResolvedOptions } from './options.js'
 import { isOriginPattern } from './origins.js'
 
@@ -63,17 +56,18 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
     resolved[name] = value
   }
   for (const [name, { type }] of Object.entries(optionSpecs)) {
+    // The loop above has checked it.
     if (type === 'list') resolved[name] = readList(resolved[name] as List | undefined)
   }
   for (const name of Object.keys(given)) {
-    if (!PLUGIN_ONLY.includes(name as PluginOnly) && !Object.hasOwn(optionSpecs, name)) {
+    if (!PLUGIN_ONLY.some((known) => known === name) && !Object.hasOwn(optionSpecs, name)) {
       throw new errors.InvalidOption(
         name,
         `is unknown; the options are ${Object.keys(optionSpecs).join(', ')}`
       )
     }
   }
-  // The loop above has checked each option against its spec.
+  // Each option was checked against its spec.
   const all = resolved as ResolvedOptions
   checkEnvelopeClaims(all.envelopeClaims)
   all.dbUri = readUri('dbUri', all.dbUri)
@@ -182,7 +176,7 @@ function checkDecorator(name: unknown): string {
 function checkEndpoints(endpoints: readonly AudienceEndpoint[]): readonly AudienceEndpoint[] {
   const list = Array.isArray(endpoints) ? endpoints : [undefined]
   for (const endpoint of list) {
-    const { path, channels, audiences } = (endpoint ?? {}) as Partial<AudienceEndpoint>
+    const { path, channels, audiences }: Partial<AudienceEndpoint> = endpoint ?? {}
     const isValid =
       typeof path === 'string' &&
       path.startsWith('/') &&
@@ -201,7 +195,7 @@ function checkEndpoints(endpoints: readonly AudienceEndpoint[]): readonly Audien
       throw new errors.InvalidOption('endpoints', messageOf(error))
     }
   }
-  return list as readonly AudienceEndpoint[]
+  return endpoints
 }
 
 function readList(value: List | undefined): readonly string[] | undefined {

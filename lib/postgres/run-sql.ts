@@ -1,4 +1,5 @@
 import type pg from 'pg'
+import { asError } from '../errors.js'
 
 /**
  * Runs SQL and prints the results as psql does.
@@ -18,7 +19,7 @@ export async function runSql(
     const results = [await client.query({ text, rowMode: 'array' })].flat()
     for (const result of results) out.write(format(result))
   } catch (error) {
-    const { message, detail, hint } = error as pg.DatabaseError
+    const { message, detail, hint }: Error & { detail?: string; hint?: string } = asError(error)
     throw new Error(
       [`ERROR:  ${message}`, detail && `DETAIL:  ${detail}`, hint && `HINT:  ${hint}`]
         .filter(Boolean)

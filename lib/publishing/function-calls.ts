@@ -25,8 +25,8 @@ const TEMPORARY = /^(?:55P03|25006)/
 
 export interface FunctionCallsOptions extends SqlFunctions {
   listenChannel: string
-  /** Runs one statement in a transaction of its own; rejects as GatewayOptions.call. */
-  call: (text: string, values: unknown[]) => Promise<Rows>
+  /** Runs one statement in a transaction of its own. Rejects with the same errors as `GatewayOptions.call`. */
+  call: (text: string, values: unknown[]) => Promise<Rows<{ answer: Answer }>>
 }
 
 /** Sets the timeout to 0, because the session must not time out before the commit. The end of the transaction resets it. */
@@ -110,7 +110,7 @@ export class FunctionCalls {
       textArray(callers.map((caller) => caller?.claims ?? null)),
       textArray(callers.map((caller) => caller?.role ?? null))
     ])
-    const { done, failures } = rows[0]!.answer as Answer
+    const { done, failures } = rows[0]!.answer
     const outcomes = new Array<Outcome>(done).fill(undefined)
     for (const { group, sqlstate, message, role } of failures) {
       outcomes[group - 1] = role ? new errors.RoleNotAllowed() : rejected(message, sqlstate)

@@ -29,6 +29,7 @@ export async function publish(
   payload: unknown,
   options: PublishOptions = {}
 ): Promise<void> {
+  // Its spec has the type `string`.
   const { listenChannel = optionSpecs.listenChannel.default as string, claims } = options
   if (typeof channel !== 'string') throw new errors.BadMessage('the channel must be a string')
   checkChannel(channel, 'the channel')

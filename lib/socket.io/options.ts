@@ -1,5 +1,6 @@
 import { emitWarning } from 'node:process'
 import { codeOf, errors } from '../errors.js'
+import { keysOf } from '../keys-of.js'
 import { type Tables, tablesOf } from './database/tables.js'
 
 /** The options of `createAdapter`, as in @socket.io/postgres-adapter. Durations are in milliseconds, sizes in bytes. */
@@ -59,7 +60,7 @@ export function resolveAdapterOptions(options: AdapterOptions): ResolvedAdapterO
     throw new errors.InvalidOption('errorHandler', 'must be a function')
   }
   const times = { ...numbers }
-  for (const name of Object.keys(numbers) as (keyof typeof numbers)[]) {
+  for (const name of keysOf(numbers)) {
     const value = options[name] ?? numbers[name]
     if (!Number.isSafeInteger(value) || value < 1 || value > MAX_TIME) {
       throw new errors.InvalidOption(name, `must be a whole number from 1 to ${MAX_TIME}`)

@@ -51,7 +51,7 @@ export class CentrifugoServer extends Protocol {
     webSocket.on('error', (error) => log.debug({ err: error }, 'websocket error'))
     const transport = new WebSocketTransport(accepted, format, address, clients)
     const session = this.#begin(transport)
-    // The default `binaryType` is a Buffer.
+    // With the default `binaryType`, messages are Buffers.
     webSocket.on('message', (data: RawData) => session.receive(data as Buffer))
     webSocket.on('ping', () => session.count())
     webSocket.on('close', (code, reason) => this.#end(session, code, reason.toString()))

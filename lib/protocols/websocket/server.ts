@@ -23,7 +23,7 @@ export class WebSocketServer extends Protocol {
     // Before `ws` emits the error, it closes the socket with the right code (1007, 1009, 1002).
     this.#onError = (error) => core.log.debug({ err: error }, 'websocket error')
     this.#onMessage = function (data, isBinary) {
-      // The default `binaryType` is a Buffer.
+      // With the default `binaryType`, messages are Buffers.
       server.#receive(WebSocketConnection.of(this), { data: data as Buffer, isBinary })
     }
     this.#onPing = function () {

@@ -1,4 +1,4 @@
-import { asBadMessage, errors, messageOf } from '../../../errors.js'
+import { asBadMessage, errors, messageOf, statusCodeOf } from '../../../errors.js'
 import { Intake } from '../../../flow/index.js'
 import { VERSION } from '../../../version.js'
 import type { SdkConnection, SdkServices, SessionReplies } from '../services.js'
@@ -92,6 +92,7 @@ export class Session implements SessionReplies {
   }
 
   reply<M extends Method>(id: number, method: M, result: Results[M]): void {
+    // The method determines the type of the result.
     this.#send({ id, method, result } as Reply)
   }
 
@@ -219,7 +220,8 @@ export class Session implements SessionReplies {
     if (error instanceof errors.Rejected) return { code: REJECTED, message: messageOf(error) }
     if (error instanceof errors.PayloadTooLarge) return ERRORS.LIMIT_EXCEEDED
     if (error instanceof errors.NotInstalled) return ERRORS.NOT_AVAILABLE
-    const { statusCode, message } = error as { statusCode?: number; message: string }
+    const statusCode = statusCodeOf(error)
+    const message = messageOf(error)
     if (statusCode === 403) return { ...ERRORS.PERMISSION_DENIED, message }
     if (statusCode === 400) return { ...ERRORS.BAD_REQUEST, message }
     if (statusCode !== 503) this.#services.core.log.error({ err: error }, 'a command failed')
