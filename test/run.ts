@@ -5,7 +5,7 @@ import { availableParallelism } from 'node:os'
 import { join, relative, resolve } from 'node:path'
 import t from 'tap'
 import { Reporter } from './reporter.js'
-import { keepInMemory, prepareTemplate, startPostgres } from './support/postgres.js'
+import { initializeOnce, keepInMemory, prepareTemplate, startPostgres } from './support/postgres.js'
 import { root } from './support/root.js'
 
 /** Only ends a file that hangs, however busy the machine is. In seconds. */
@@ -16,11 +16,13 @@ const APART = ['slow', 'package', 'browser', 'services', 'examples']
 const isIn = (folder: string) => (file: string) => file.startsWith(`test/${folder}/`)
 
 const { NODE_OPTIONS = '' } = process.env
+const forgetData = await initializeOnce()
 const { postgres, stop } = await startPostgres({ max_connections: '400' })
 const forget = await keepInMemory(postgres)
 t.teardown(async () => {
   await stop()
   forget()
+  forgetData()
 })
 await prepareTemplate(postgres)
 process.env.PGWS_TEST_URI = postgres.uri
@@ -30,8 +32,8 @@ t.setTimeout(0)
 // Without it, nothing sets the exit code: what is piped to standard output is not tap's own.
 t.register()
 t.pipe(new Reporter()).pipe(process.stdout)
-// A test waits for something half of its time.
-t.jobs = Number(process.env.PGWS_TEST_JOBS) || 2 * availableParallelism()
+// A test waits for something more than half of its time. With two at a time for each core, a core is idle for a sixth of it.
+t.jobs = Number(process.env.PGWS_TEST_JOBS) || 3 * availableParallelism()
 /** What each file wrote to standard error. */
 const errors = new Map<string, string>()
 t.on('spawn', (file) => {

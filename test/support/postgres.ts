@@ -13,6 +13,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import pg from 'pg'
 import type { Test } from 'tap'
+import { runAs } from '../../lib/embedded-postgres/binaries.js'
+import { findPlaces, prepareCluster, prepareHome } from '../../lib/embedded-postgres/places.js'
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../lib/embedded-postgres/server.js'
 import { codeOf } from '../../lib/errors.js'
 import { migrate } from '../../lib/schema/migrate.js'
@@ -42,7 +44,7 @@ const databases = new Map<Cluster, string[]>()
  */
 export async function startPostgres(
   settings: Record<string, string> = {},
-  prepare: (folder: string) => void = () => {}
+  prepare: (folder: string) => void = copyInitialized
 ) {
   const folder = mkdtempSync(join(tmpdir(), 'pgws-test-'))
   prepare(folder)
@@ -53,12 +55,46 @@ export async function startPostgres(
   starts.set(postgres.dataFolder, start)
   async function stop() {
     await postgres.stop()
-    // For root, the data is in another folder.
-    for (const path of [folder, postgres.home, postgres.socketFolder]) {
-      rmSync(path, { recursive: true, force: true })
-    }
+    remove(postgres)
   }
   return { postgres, stop }
+}
+
+/**
+ * Lets the PostgreSQLs of this process, and of those that it starts, begin with copies of one data folder, which takes a
+ * tenth of the time of initdb.
+ * @returns a function that removes it
+ */
+export async function initializeOnce(): Promise<() => void> {
+  const { postgres } = await startPostgres()
+  await postgres.stop()
+  process.env.PGWS_TEST_DATA = postgres.dataFolder
+  return () => remove(postgres)
+}
+
+function copyInitialized(folder: string): void {
+  const { PGWS_TEST_DATA: initialized } = process.env
+  if (initialized !== undefined) copyData(initialized, folder)
+}
+
+/**
+ * Copies the data of a PostgreSQL that has stopped to where another one, in `folder`, will look for its own.
+ * @returns where that is
+ */
+export function copyData(from: string, folder: string): string {
+  const places = findPlaces(folder)
+  prepareHome(places)
+  prepareCluster(places)
+  const { status, stderr } = runAs(places, '/bin/cp', ['-a', from, places.data])
+  if (status !== 0) throw new Error(`the data could not be copied: ${stderr}`)
+  return places.data
+}
+
+function remove(postgres: EmbeddedPostgres): void {
+  // For root, the data is in another folder.
+  for (const path of [folderOf(postgres), postgres.home, postgres.socketFolder]) {
+    rmSync(path, { recursive: true, force: true })
+  }
 }
 
 /** Starts a PostgreSQL for one test file that stops it, or needs its own settings. It is removed after the test. */

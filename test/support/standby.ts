@@ -1,10 +1,10 @@
-import { runAs } from '../../lib/embedded-postgres/binaries.js'
-import { findPlaces, prepareCluster, prepareHome } from '../../lib/embedded-postgres/places.js'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import type { EmbeddedPostgres } from '../../lib/embedded-postgres/server.js'
 import { freePort } from './app.js'
 import { FaultProxy } from './fault-proxy.js'
 import { type Owner, query, until } from './helper.js'
-import { testPostgres } from './postgres.js'
+import { copyData, testPostgres } from './postgres.js'
 
 /** The `application_name` of the standby. */
 const NAME = 'standby'
@@ -106,7 +106,7 @@ export async function withStandby(
       primary_conninfo: `host=127.0.0.1 port=${link.port} user=postgres application_name=${NAME}`,
       wal_retrieve_retry_interval: '100ms'
     },
-    (folder) => copyData(primary, folder)
+    (folder) => writeFileSync(join(copyData(primary.dataFolder, folder), 'standby.signal'), '')
   ).finally(() => primary.restart())
   const replication = new Replication(primary, standby, link)
   await until(async () => {
@@ -114,16 +114,6 @@ export async function withStandby(
     return rows[0]?.state === 'streaming'
   })
   return replication
-}
-
-/** Copies the data of a stopped server to a standby. */
-function copyData({ dataFolder }: EmbeddedPostgres, folder: string): void {
-  const places = findPlaces(folder)
-  prepareHome(places)
-  prepareCluster(places)
-  const script = 'cp -a "$1" "$2" && touch "$2/standby.signal"'
-  const { status, stderr } = runAs(places, '/bin/sh', ['-c', script, 'copy', dataFolder, places.data])
-  if (status !== 0) throw new Error(`the data could not be copied: ${stderr}`)
 }
 
 /** The TCP port of a server. Its Unix socket has the same number. */
