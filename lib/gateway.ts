@@ -2,7 +2,7 @@ import type { ServerResponse } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Caller, Mode, Token } from './auth/index.js'
 import { Bridge } from './bridge.js'
-import { type Leaving, SHUTTING_DOWN, type Transport, whenGone } from './clients/index.js'
+import { type Leaving, SHUTTING_DOWN, type Transport, whenEnded } from './clients/index.js'
 import { errors, fullMessageOf } from './errors.js'
 import { HeldAnswer } from './flow/index.js'
 import { readAnnouncement, senderOf } from './messages/index.js'
@@ -121,7 +121,7 @@ export class Gateway {
    *   channel cannot have, ChannelRefused (400), ListenerUnavailable (503)
    */
   async admit(transport: Transport, ip: string, channels: readonly string[] = []): Promise<void> {
-    whenGone(transport, await this.#parts.rawChannels.join(channels))
+    whenEnded(transport, await this.#parts.rawChannels.join(channels))
     this.#parts.clients.admit(transport, ip)
   }
 

@@ -24,8 +24,8 @@ export function registerCors(fastify: FastifyInstance, allowedOrigins: readonly 
     if (!reply.hasHeader('access-control-allow-origin')) reply.header('access-control-allow-origin', origin)
     if (request.method !== 'OPTIONS') return
     addVary(reply, 'Access-Control-Request-Headers')
-    const { 'access-control-request-headers': asked } = request.headers
-    if (asked !== undefined) reply.header('access-control-allow-headers', asked)
+    const { 'access-control-request-headers': requested } = request.headers
+    if (requested !== undefined) reply.header('access-control-allow-headers', requested)
     reply.header('access-control-allow-methods', METHODS).header('access-control-max-age', MAX_AGE)
     return reply.code(204).send()
   })

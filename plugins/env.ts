@@ -200,12 +200,12 @@ function propertyOf(name: keyof Config): [string, object] {
 
 /** Removes empty values, and converts booleans to lower case. */
 function normalize(environment: NodeJS.ProcessEnv): Record<string, string> {
-  const normal: Record<string, string> = {}
+  const normalized: Record<string, string> = {}
   for (const name of names) {
     const variable = variableOf(name)
     const value = environment[variable]
     if (value === undefined || value.trim() === '') continue
-    normal[variable] = variableSpecs[name].type === 'boolean' ? value.trim().toLowerCase() : value
+    normalized[variable] = variableSpecs[name].type === 'boolean' ? value.trim().toLowerCase() : value
   }
-  return normal
+  return normalized
 }

@@ -151,8 +151,10 @@ export class UpgradeDispatcher {
     // Injected requests of tests have no network socket. Any duplex stream serves as one.
     request.socket ??= socket as Socket
     const alone = this.#server.listenerCount('upgrade') === 1
-    const asked = isWebSocket(request)
-    const scope = [...this.#scopes].find((one) => asked && (alone ? one.covers(request) : one.owns(request)))
+    const isHandshake = isWebSocket(request)
+    const scope = [...this.#scopes].find(
+      (one) => isHandshake && (alone ? one.covers(request) : one.owns(request))
+    )
     if (scope !== undefined) {
       const answer = (response: ServerResponse) =>
         this.#enqueue(() => route(scope, request, socket, response))
@@ -193,10 +195,10 @@ export class UpgradeDispatcher {
     }
     const timeout = this.#closing ? CLOSING_TIMEOUT : this.#timeout
     this.#waiting.add({ request, socket, deadline: Date.now() + timeout, then })
-    this.#poll ??= setInterval(() => this.#lookAtWaiting(), POLL_INTERVAL).unref()
+    this.#poll ??= setInterval(() => this.#checkWaiting(), POLL_INTERVAL).unref()
   }
 
-  #lookAtWaiting(): void {
+  #checkWaiting(): void {
     for (const waiting of this.#waiting) {
       const { request, socket, deadline, then } = waiting
       const free = isFree(request, socket)

@@ -57,10 +57,10 @@ export const history: ChannelQuestion = {
       throw new errors.BadQuery('"since" cannot be used with "order=desc": use "before"')
     }
     const reader = token.subject ?? request.ip
-    const most = limit === undefined ? DEFAULT_LIMIT : messageCount(limit, 'limit')
+    const count = limit === undefined ? DEFAULT_LIMIT : messageCount(limit, 'limit')
     const { messages, gap, next } = await (order === 'desc'
-      ? gateway.bridge.historyBefore(channel, before, most, reader)
-      : gateway.bridge.history(channel, since, most, reader))
+      ? gateway.bridge.historyBefore(channel, before, count, reader)
+      : gateway.bridge.history(channel, since, count, reader))
     // Each message is already the text of a JSON object.
     reply.type('application/json; charset=utf-8')
     const more = `${gap ? ',"gap":true' : ''}${next === undefined ? '' : `,"next":"${next}"`}`

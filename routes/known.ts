@@ -1,8 +1,8 @@
 import type { FastifyRequest } from 'fastify'
 import { errors } from '../lib/errors.js'
 
-/** A name that is repeated in an error is shown up to this length. */
-const SHOWN = 50
+/** A name that is repeated in an error is cut to this length. */
+const MAX_NAME_LENGTH = 50
 
 /**
  * Refuses parameters that an address does not have. A misspelled one (`?sinec=`) would otherwise be ignored, and the answer
@@ -24,5 +24,5 @@ export function checkQuery(
 /** The rest of a sentence about a name that is not known, with those that are. */
 export function nameAndKnown(unknown: string, known: readonly string[]): string {
   const names = known.map((name) => `"${name}"`).join(', ')
-  return `${JSON.stringify(unknown.slice(0, SHOWN))} is unknown here: ${names === '' ? 'there are none' : `there are ${names}`}`
+  return `${JSON.stringify(unknown.slice(0, MAX_NAME_LENGTH))} is unknown here: ${names === '' ? 'there are none' : `there are ${names}`}`
 }

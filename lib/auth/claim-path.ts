@@ -39,7 +39,7 @@ export function parseClaimPath(text: string): ClaimPath | undefined {
   return path
 }
 
-/** The value at a place in a token's claims; undefined if there is none. */
+/** The value at a place in a token's claims; undefined if existing is none. */
 export function valueAt(claims: Readonly<Record<string, unknown>>, path: ClaimPath): unknown {
   let value: unknown = claims
   for (const step of path) {
@@ -57,15 +57,15 @@ export function valueAt(claims: Readonly<Record<string, unknown>>, path: ClaimPa
 
 /**
  * Puts a value at a place in a token's claims.
- * @returns whether it could be put there: not into a list, nor into a value that is none
+ * @returns whether it could be put existing: not into a list, nor into a value that is none
  */
 export function putAt(claims: Record<string, unknown>, path: ClaimPath, value: unknown): boolean {
   let target = claims
   for (const [index, step] of path.entries()) {
     if (typeof step !== 'string') return false
     const last = index === path.length - 1
-    const there = Object.hasOwn(target, step) ? target[step] : undefined
-    const next = last ? value : (there ?? {})
+    const existing = Object.hasOwn(target, step) ? target[step] : undefined
+    const next = last ? value : (existing ?? {})
     if (!last && !isObject(next)) return false
     // A claim may have the name "__proto__".
     Object.defineProperty(target, step, { value: next, enumerable: true, configurable: true, writable: true })

@@ -37,13 +37,13 @@ export interface Token {
   /** The claim `subs`: the server-side subscriptions of an SDK's client. */
   readonly subs: Readonly<Record<string, unknown>>
   /** Why it is not a subscription token; undefined: it is one. */
-  readonly notSubscription: string | undefined
+  readonly subscriptionProblem: string | undefined
   /** The client that a subscription token is for; undefined: any. */
   readonly client: string | undefined
   /** What a subscription token allows in addition to reading. */
   readonly allow: readonly string[]
-  /** How errors call its mode and its admin claim. */
-  readonly called: { readonly mode: string; readonly admin: string }
+  /** The names of its mode and its admin claim in errors. */
+  readonly claimNames: { readonly mode: string; readonly admin: string }
 }
 
 type Rule =
@@ -69,11 +69,11 @@ export const MODES: ReadonlyMap<unknown, Mode> = new Map([
 const CLOCK_TOLERANCE = 30
 
 /** Claims of connection tokens, which a subscription token must not have. */
-const OF_CONNECTIONS = ['mode', 'channels', 'channel_patterns', 'subs']
+const CONNECTION_CLAIMS = ['mode', 'channels', 'channel_patterns', 'subs']
 
 /** The place of a claim, and its name in errors. */
 interface Place {
-  called: string
+  name: string
   path: ClaimPath
 }
 
@@ -90,7 +90,7 @@ export function tokenReader(rules: TokenRules): (claims: Claims) => Token {
   const adminPlace = placeOf(rules.adminClaim)
   const rolePlace = placeOf(rules.roleClaim)
   const defaultMode = MODES.get(rules.defaultMode)
-  const called = {
+  const claimNames = {
     mode: rules.modeClaim ?? 'mode',
     admin:
       rules.adminClaim === undefined ? '"admin": true' : `"${rules.adminClaim}": true, or a list with "admin"`
@@ -101,22 +101,22 @@ export function tokenReader(rules: TokenRules): (claims: Claims) => Token {
     checkParties(claims, rules)
     checkDepth(claims)
     const expiresAt = checkTimes(claims)
-    const notSubscription = whyNoSubscription(claims)
+    const subscriptionProblem = subscriptionProblemOf(claims)
     return {
       claims,
       expiresAt,
       issuer: optionalText(claims, 'iss'),
       subject: optionalText(claims, 'sub'),
       // Without this check, a subscription token would get the default mode if it is used as a connection token.
-      mode: readMode(claims) ?? (notSubscription === undefined ? undefined : defaultMode),
+      mode: readMode(claims) ?? (subscriptionProblem === undefined ? undefined : defaultMode),
       channels: readChannels(claims),
       admin: readAdmin(claims),
       role: readRole(claims),
       subs: readSubs(claims),
-      notSubscription,
-      client: notSubscription === undefined ? optionalText(claims, 'client') : undefined,
-      allow: notSubscription === undefined ? (optionalTexts(claims.allow, 'allow') ?? []) : [],
-      called
+      subscriptionProblem,
+      client: subscriptionProblem === undefined ? optionalText(claims, 'client') : undefined,
+      allow: subscriptionProblem === undefined ? (optionalTexts(claims.allow, 'allow') ?? []) : [],
+      claimNames
     }
   }
 
@@ -124,7 +124,7 @@ export function tokenReader(rules: TokenRules): (claims: Claims) => Token {
     const value = modePlace === undefined ? claims.mode : valueAt(claims, modePlace.path)
     if (value === undefined) return undefined
     if (modePlace === undefined || !Array.isArray(value)) return MODES.get(value) ?? 'unknown'
-    const members = optionalTexts(value, modePlace.called)!.flatMap((member) => MODES.get(member) ?? [])
+    const members = optionalTexts(value, modePlace.name)!.flatMap((member) => MODES.get(member) ?? [])
     if (members.length === 0) return undefined
     return { read: members.some(({ read }) => read), write: members.some(({ write }) => write) }
   }
@@ -133,11 +133,11 @@ export function tokenReader(rules: TokenRules): (claims: Claims) => Token {
     const names =
       channelsPlace === undefined
         ? namesOf(claims)
-        : textOrTexts(valueAt(claims, channelsPlace.path), channelsPlace.called)
+        : textOrTexts(valueAt(claims, channelsPlace.path), channelsPlace.name)
     const patterns =
       patternsPlace === undefined
         ? optionalTexts(claims.channel_patterns, 'channel_patterns')
-        : textOrTexts(valueAt(claims, patternsPlace.path), patternsPlace.called)
+        : textOrTexts(valueAt(claims, patternsPlace.path), patternsPlace.name)
     for (const name of names ?? []) {
       const problem = channelNameProblem(name)
       if (problem !== undefined) throw new errors.MalformedClaims(problem)
@@ -156,20 +156,20 @@ export function tokenReader(rules: TokenRules): (claims: Claims) => Token {
 
   function readRole(claims: Claims): string | undefined {
     const role = rolePlace === undefined ? undefined : valueAt(claims, rolePlace.path)
-    return typeof role === 'string' && role !== '' && isPossible(role) ? role : undefined
+    return typeof role === 'string' && role !== '' && isStorable(role) ? role : undefined
   }
 
-  function whyNoSubscription(claims: Claims): string | undefined {
+  function subscriptionProblemOf(claims: Claims): string | undefined {
     const foreign =
-      OF_CONNECTIONS.find((name) => claims[name] !== undefined) ??
-      places.find(({ path }) => valueAt(claims, path) !== undefined)?.called
+      CONNECTION_CLAIMS.find((name) => claims[name] !== undefined) ??
+      places.find(({ path }) => valueAt(claims, path) !== undefined)?.name
     if (foreign !== undefined) return `is a connection's: it has "${foreign}"`
     return typeof claims.channel === 'string' ? undefined : 'has no claim "channel"'
   }
 }
 
-function placeOf(called: string | undefined): Place | undefined {
-  return called === undefined ? undefined : { called, path: parseClaimPath(called)! }
+function placeOf(name: string | undefined): Place | undefined {
+  return name === undefined ? undefined : { name, path: parseClaimPath(name)! }
 }
 
 /**
@@ -262,25 +262,25 @@ function optionalText(claims: Claims, name: string): string | undefined {
     throw new errors.MalformedClaims(`"${name}" must be a string`)
   }
   // PostgreSQL could not store it.
-  if (!isPossible(value)) {
+  if (!isStorable(value)) {
     throw new errors.MalformedClaims(`"${name}" must not contain a NUL character or a lone surrogate`)
   }
   return value
 }
 
 /** Whether PostgreSQL's type text can store a string. */
-function isPossible(text: string): boolean {
+function isStorable(text: string): boolean {
   return !text.includes('\0') && text.isWellFormed()
 }
 
-function optionalTexts(value: unknown, called: string): string[] | undefined {
+function optionalTexts(value: unknown, name: string): string[] | undefined {
   if (value === undefined) return undefined
   if (!Array.isArray(value) || !value.every((item) => typeof item === 'string')) {
-    throw new errors.MalformedClaims(`"${called}" must be a list of strings`)
+    throw new errors.MalformedClaims(`"${name}" must be a list of strings`)
   }
   return value
 }
 
-function textOrTexts(value: unknown, called: string): string[] | undefined {
-  return optionalTexts(typeof value === 'string' ? [value] : value, called)
+function textOrTexts(value: unknown, name: string): string[] | undefined {
+  return optionalTexts(typeof value === 'string' ? [value] : value, name)
 }

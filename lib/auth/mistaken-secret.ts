@@ -73,8 +73,8 @@ function asText(bytes: Buffer): string {
 /** Whether a text is the path of a file without `@`, or with a quote or a space before `@`. */
 function namesFile(text: string): boolean {
   const path = text.replace(/^@/, '').replace(/^file:\/\//, '')
-  const looksSo = text !== path || /^\.{0,2}\//.test(path)
-  return looksSo && path.length < 4096 && existsSync(path)
+  const looksLikePath = text !== path || /^\.{0,2}\//.test(path)
+  return looksLikePath && path.length < 4096 && existsSync(path)
 }
 
 function isObject(text: string): boolean {
@@ -98,13 +98,13 @@ function isDer(bytes: Buffer): boolean {
   const start = bytes.subarray(0, KEY_TYPE_WITHIN)
   if (KEY_TYPES.some((type) => start.includes(type))) return true
   return (
-    readsAs(() => createPublicKey({ key: bytes, format: 'der', type: 'pkcs1' })) ||
-    readsAs(() => createPrivateKey({ key: bytes, format: 'der', type: 'pkcs1' })) ||
-    readsAs(() => createPrivateKey({ key: bytes, format: 'der', type: 'sec1' }))
+    canBeRead(() => createPublicKey({ key: bytes, format: 'der', type: 'pkcs1' })) ||
+    canBeRead(() => createPrivateKey({ key: bytes, format: 'der', type: 'pkcs1' })) ||
+    canBeRead(() => createPrivateKey({ key: bytes, format: 'der', type: 'sec1' }))
   )
 }
 
-function readsAs(read: () => unknown): boolean {
+function canBeRead(read: () => unknown): boolean {
   try {
     read()
     return true

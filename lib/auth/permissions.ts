@@ -71,14 +71,14 @@ export function permissionsIn(token: Token, channel: string): Mode {
  * Checks that a token belongs to an administrator.
  * @throws AdminOnly (403)
  */
-export function authorizeAdmin({ admin, called }: Token): void {
-  if (!admin) throw new errors.AdminOnly(called.admin)
+export function authorizeAdmin({ admin, claimNames }: Token): void {
+  if (!admin) throw new errors.AdminOnly(claimNames.admin)
 }
 
 /** @throws MissingMode, UnknownMode (403) */
-export function requireMode({ mode, called }: Token): Mode {
-  if (mode === undefined) throw new errors.MissingMode(called.mode)
-  if (mode === 'unknown') throw new errors.UnknownMode(called.mode)
+export function requireMode({ mode, claimNames }: Token): Mode {
+  if (mode === undefined) throw new errors.MissingMode(claimNames.mode)
+  if (mode === 'unknown') throw new errors.UnknownMode(claimNames.mode)
   return mode
 }
 

@@ -13,7 +13,7 @@ import { ConnectionLimit } from './connection-limit.js'
 import { connectionId } from './filter.js'
 import { PresenceMembership } from './presence-membership.js'
 import { ConnectionRegistry, type Leaving } from './registry.js'
-import { type Transport, whenGone } from './transport.js'
+import { type Transport, whenEnded } from './transport.js'
 
 /** What a client may ask for when it connects, in addition to its channels. */
 export interface JoinOptions {
@@ -108,7 +108,7 @@ export class Clients {
    * @throws TooManyConnections (503), TooManyConnectionsFromAddress (429)
    */
   admit(transport: Transport, address: string): void {
-    whenGone(transport, this.#admission.admit(address))
+    whenEnded(transport, this.#admission.admit(address))
   }
 
   /** The options of a new connection. */

@@ -17,4 +17,4 @@ export {
 export { type Follower, follow } from './follow.js'
 export { MAX_INFO_BYTES } from './presence-membership.js'
 export { type Leaving, OUTDATED, SHUTTING_DOWN } from './registry.js'
-export { isGone, type Transport, whenGone } from './transport.js'
+export { hasEnded, type Transport, whenEnded } from './transport.js'

@@ -5,15 +5,15 @@ import type { Duplex } from 'node:stream'
 export type Transport = (Duplex | ServerResponse) & { stream?: { destroyed: boolean } }
 
 /** Whether the transport has ended. */
-export function isGone(transport: Transport): boolean {
+export function hasEnded(transport: Transport): boolean {
   if (transport.destroyed || transport.closed) return true
   // A response over HTTP/2 ends with its stream. Its socket is shared by all streams.
   return transport.stream?.destroyed === true
 }
 
 /** Calls back when the transport ends, or at once if it has ended already. */
-export function whenGone(transport: Transport, callback: (() => void) | undefined): void {
+export function whenEnded(transport: Transport, callback: (() => void) | undefined): void {
   if (callback === undefined) return
-  if (isGone(transport)) callback()
+  if (hasEnded(transport)) callback()
   else transport.once('close', callback)
 }

@@ -113,7 +113,7 @@ export class Cluster {
     if (presence.enabled) {
       this.#presence = new NodeSync({
         presence,
-        hasPeers: () => this.#channel.members.length > 0,
+        hasPeers: () => this.#channel.peers.length > 0,
         send: (message) => this.#channel.sendPresence(message),
         ask: (node) => this.#channel.askPresence(node),
         // Shorter than the time between heartbeats, so that each heartbeat may cause a request.
@@ -160,7 +160,7 @@ export class Cluster {
   nodes(): NodeSummary[] {
     this.#channel.requireReady()
     const self = { id: this.#channel.id, lastSeen: Date.now(), ...this.#state() }
-    return [self, ...this.#channel.members].map((node) => ({
+    return [self, ...this.#channel.peers].map((node) => ({
       id: node.id,
       hostname: node.hostname,
       pid: node.pid,
@@ -208,10 +208,10 @@ export class Cluster {
     if (wanted.id !== undefined && (node === undefined || !this.#channel.has(node))) {
       return { closed: 0, missing: [] }
     }
-    const asked = this.#channel.ask('disconnect', { ...wanted, code, reason }, node)
+    const answering = this.#channel.ask('disconnect', { ...wanted, code, reason }, node)
     // This node does not wait for the others.
     const own = this.#own.disconnect(wanted, code, reason)
-    const answers = await asked
+    const answers = await answering
     const missing: string[] = []
     const counts = answers.read(isCount, (nodes) => missing.push(...nodes))
     return { closed: counts.reduce((sum, count) => sum + count, own), missing }
@@ -219,12 +219,12 @@ export class Cluster {
 
   /** The public part by which the sessions of another node are recognized; undefined if the node is not known. */
   sessionsOf(node: string): string | undefined {
-    return this.#channel.member(node)?.sessions
+    return this.#channel.peer(node)?.sessions
   }
 
   /** Whether there are nodes of an older release, which do not number the commands that they forward. */
   get outdated(): boolean {
-    return this.#channel.members.some(({ sessions }) => sessions === undefined)
+    return this.#channel.peers.some(({ sessions }) => sessions === undefined)
   }
 
   /**

@@ -56,7 +56,7 @@ export class NodeChannel {
   /** This node's id: 16 hexadecimal digits. */
   readonly id: string
   readonly #options: NodeChannelOptions
-  readonly #members: Peers
+  readonly #peers: Peers
   readonly #pending = new Map<string, Answers>()
   readonly #parts = new Multipart()
   #lastId = 0
@@ -70,29 +70,29 @@ export class NodeChannel {
     this.#options = options
     const { timeout, presence, log } = options
     const fieldsOf = ({ id, hostname, pid }: Peer) => ({ node: id, hostname, pid })
-    this.#members = new Peers({
+    this.#peers = new Peers({
       timeout,
-      onJoin: (member) => log.info(fieldsOf(member), 'another node joined'),
-      onLeave: (member) => {
-        log.info(fieldsOf(member), 'another node left')
-        for (const answers of this.#pending.values()) answers.forget(member.id)
-        presence?.forget(member.id)
+      onJoin: (peer) => log.info(fieldsOf(peer), 'another node joined'),
+      onLeave: (peer) => {
+        log.info(fieldsOf(peer), 'another node left')
+        for (const answers of this.#pending.values()) answers.forget(peer.id)
+        presence?.forget(peer.id)
       }
     })
   }
 
   /** The known other nodes. */
-  get members(): Peer[] {
-    return this.#members.all
+  get peers(): Peer[] {
+    return this.#peers.all
   }
 
   /** One of the other nodes; undefined if it is not known. */
-  member(node: string): Peer | undefined {
-    return this.#members.get(node)
+  peer(node: string): Peer | undefined {
+    return this.#peers.get(node)
   }
 
   has(node: string): boolean {
-    return this.#members.has(node)
+    return this.#peers.has(node)
   }
 
   /** Announces this node; the others answer with an announcement of their own. Call it whenever this node starts to listen. */
@@ -124,7 +124,7 @@ export class NodeChannel {
    */
   async ask(question: string, args: unknown, to?: string): Promise<Answers> {
     this.requireReady()
-    const answers = new Answers(to === undefined ? this.#members.ids : [to])
+    const answers = new Answers(to === undefined ? this.#peers.ids : [to])
     if (answers.missing.length === 0) return answers
     return this.#await(answers, async (id) => {
       try {
@@ -142,7 +142,7 @@ export class NodeChannel {
    * @throws what `publish` throws
    */
   count(publish: (begin: string, end: string) => Promise<void>): Promise<Answers> {
-    return this.#await(new Answers([this.id, ...this.#members.ids]), (id) =>
+    return this.#await(new Answers([this.id, ...this.#peers.ids]), (id) =>
       publish(encode({ from: this.id, type: 'begin', id }), encode({ from: this.id, type: 'end', id }))
     )
   }
@@ -158,7 +158,7 @@ export class NodeChannel {
 
   /** Asks a node for all of its members in presence channels. */
   askPresence(to: string): void {
-    this.#say([encode({ from: this.id, type: 'presence-question', to })])
+    this.#notify([encode({ from: this.id, type: 'presence-question', to })])
   }
 
   /** Takes the payload of a notification on the shared database channel. */
@@ -168,7 +168,7 @@ export class NodeChannel {
     const { from } = message
     if (from === this.id) this.#receiveOwn(message)
     else {
-      this.#members.heard(from)
+      this.#peers.heard(from)
       this.#receiveOther(message)
     }
   }
@@ -176,7 +176,7 @@ export class NodeChannel {
   #receiveOwn(message: NodeMessage): void {
     switch (message.type) {
       case 'heartbeat':
-        this.#members.beat()
+        this.#peers.beat()
         break
       case 'begin':
         this.#options.deliveries.begin(keyOf(message))
@@ -194,17 +194,17 @@ export class NodeChannel {
     const { presence } = this.#options
     switch (message.type) {
       case 'hello':
-        this.#members.update(from, message.node)
+        this.#peers.update(from, message.node)
         this.#announce('here')
-        if (this.#members.has(from)) presence?.heard(from, message.node.presence)
+        if (this.#peers.has(from)) presence?.heard(from, message.node.presence)
         break
       case 'here':
       case 'heartbeat':
-        this.#members.update(from, message.node)
-        if (this.#members.has(from)) presence?.heard(from, message.node.presence)
+        this.#peers.update(from, message.node)
+        if (this.#peers.has(from)) presence?.heard(from, message.node.presence)
         break
       case 'goodbye':
-        this.#members.delete(from)
+        this.#peers.delete(from)
         break
       case 'question':
         if (message.to === undefined || message.to === this.id) this.#answer(message)
@@ -228,7 +228,7 @@ export class NodeChannel {
         this.#options.deliveries.end(keyOf(message), (delivered) => this.#reply(from, message.id, delivered))
         break
       case 'presence':
-        if (this.#members.has(from)) presence?.receive(from, message)
+        if (this.#peers.has(from)) presence?.receive(from, message)
         break
       case 'presence-question':
         if (message.to === this.id) presence?.asked()
@@ -249,7 +249,7 @@ export class NodeChannel {
 
   #reply(to: string, id: string, value: unknown): void {
     if (this.#closed) return
-    this.#say(encodeAnswer(this.id, to, id, value))
+    this.#notify(encodeAnswer(this.id, to, id, value))
   }
 
   async #await(answers: Answers, send: (id: string) => Promise<void>): Promise<Answers> {
@@ -273,11 +273,11 @@ export class NodeChannel {
   }
 
   #announce(type: 'hello' | 'here' | 'heartbeat'): Promise<void> {
-    return this.#say([encode({ from: this.id, type, node: this.#options.state() })])
+    return this.#notify([encode({ from: this.id, type, node: this.#options.state() })])
   }
 
   /** Sends payloads. If that fails, the next heartbeat repairs it, or the node that asked reports a missing answer. */
-  async #say(payloads: readonly string[]): Promise<void> {
+  async #notify(payloads: readonly string[]): Promise<void> {
     try {
       await this.#options.publish(payloads)
     } catch (error) {

@@ -15,21 +15,21 @@ interface Entry extends Peer {
 export interface PeersOptions {
   /** How long a node may be silent before it is regarded as gone, in milliseconds. */
   timeout: number
-  onJoin: (member: Peer) => void
-  onLeave: (member: Peer) => void
+  onJoin: (peer: Peer) => void
+  onLeave: (peer: Peer) => void
 }
 
 /** The maximum number of other nodes. The limit exists because any role that may connect can pretend to be a node. */
-const MAX_MEMBERS = 1000
+const MAX_PEERS = 1000
 
-/** A silent node is kept for at most this many times our own timeout, whatever timeout it announced. */
+/** A silent node is kept for at most this many times the timeout of this node, whatever timeout it announced. */
 const MAX_TIMEOUTS = 10
 
 /** The number of heartbeats in a timeout. */
 export const BEATS = 4
 
 /**
- * The other nodes. The silence of a node is counted in our own heartbeats that came back from the database. So no node is
+ * The other nodes. The silence of a node is counted in heartbeats of this node that came back from the database. So no node is
  * declared dead while this one receives nothing, or after this process was stopped for a while.
  */
 export class Peers {
@@ -45,7 +45,7 @@ export class Peers {
   }
 
   get all(): Peer[] {
-    return [...this.#entries.values()].map(({ missed: _, ...member }) => member)
+    return [...this.#entries.values()].map(({ missed: _, ...peer }) => peer)
   }
 
   get(id: string): Peer | undefined {
@@ -67,13 +67,13 @@ export class Peers {
   /** Adds or updates a node. Does nothing for a new one if there are too many already. */
   update(id: string, state: NodeState): void {
     const isNew = !this.#entries.has(id)
-    if (isNew && this.#entries.size >= MAX_MEMBERS) return
+    if (isNew && this.#entries.size >= MAX_PEERS) return
     const entry = { ...state, id, lastSeen: Date.now(), missed: 0 }
     this.#entries.set(id, entry)
     if (isNew) this.#options.onJoin(entry)
   }
 
-  /** Counts a heartbeat of our own that came back, and removes nodes that have been silent for too many of them. */
+  /** Counts a heartbeat of this node that came back, and removes nodes that have been silent for too many of them. */
   beat(): void {
     const { timeout } = this.#options
     for (const entry of this.#entries.values()) {

@@ -60,7 +60,7 @@ export function originHost(
 ): string {
   const { address, port } = addresses[0]!
   const listening = addresses.filter((other) => other.port === port).map((other) => other.address)
-  if (localhost.length > 0 && localhost.every((meant) => listening.includes(meant.address))) {
+  if (localhost.length > 0 && localhost.every((one) => listening.includes(one.address))) {
     return `localhost:${port}`
   }
   const reachable = address === '0.0.0.0' ? '127.0.0.1' : address === '::' ? '::1' : address

@@ -45,14 +45,14 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
       resolved[name] = spec.default
       continue
     }
-    const [least, most] = boundsOf(spec)
-    const right =
+    const [minimum, maximum] = boundsOf(spec)
+    const isValid =
       spec.type === 'integer'
-        ? isInteger(value) && value >= least && value <= most
+        ? isInteger(value) && value >= minimum && value <= maximum
         : spec.type === 'list'
           ? [value].flat().every((item) => typeof item === 'string')
           : typeof value === spec.type
-    if (!right) throw new errors.InvalidOption(name, `(${variableOf(name)}) must be ${expectation(spec)}`)
+    if (!isValid) throw new errors.InvalidOption(name, `(${variableOf(name)}) must be ${expectation(spec)}`)
     resolved[name] = value
   }
   for (const [name, { type }] of Object.entries(optionSpecs)) {

@@ -5,10 +5,10 @@ import { ENCODING, isPartial, type Query } from '../postgres/index.js'
 import {
   appliedExpression,
   checkServerRole,
+  INSTALLED,
   type Permission,
   permissionOf,
-  SCHEMA_VERSION,
-  THERE
+  SCHEMA_VERSION
 } from '../schema/index.js'
 import { textCache } from '../text-cache.js'
 
@@ -145,13 +145,13 @@ export class RetentionRules {
    * @throws SchemaTooNew, SchemaTooOld, MissingGrant; and what the query throws
    */
   async refresh(): Promise<void> {
-    const { rows: found } = await this.#query<{ there: boolean; counted: boolean; encoding: string }>(
-      `${THERE}, ${ENCODING} as encoding`
+    const { rows: found } = await this.#query<{ installed: boolean; counted: boolean; encoding: string }>(
+      `${INSTALLED}, ${ENCODING} as encoding`
     )
-    const { there, counted, encoding } = found[0]!
+    const { installed, counted, encoding } = found[0]!
     this.#partial = isPartial(encoding)
-    if (there) await checkServerRole(this.#query)
-    const { rows } = there ? await this.#query<Settings>(settingsStatement(counted)) : { rows: [] }
+    if (installed) await checkServerRole(this.#query)
+    const { rows } = installed ? await this.#query<Settings>(settingsStatement(counted)) : { rows: [] }
     const [settings] = rows
     this.#enter(stateOf(settings))
     if (this.#state.error !== undefined) throw this.#state.error

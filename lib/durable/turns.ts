@@ -32,9 +32,9 @@ export class Turns {
   }
 
   #wait(who: string, resolve: Waiting): void {
-    const theirs = this.#waiting.get(who)
-    if (theirs === undefined) this.#waiting.set(who, [resolve])
-    else theirs.push(resolve)
+    const jobs = this.#waiting.get(who)
+    if (jobs === undefined) this.#waiting.set(who, [resolve])
+    else jobs.push(resolve)
   }
 
   /** Gives the place of a finished job to the next one. */
@@ -44,10 +44,10 @@ export class Turns {
       this.#running--
       return
     }
-    const [who, theirs] = first
-    const resolve = theirs.shift()!
+    const [who, jobs] = first
+    const resolve = jobs.shift()!
     this.#waiting.delete(who)
-    if (theirs.length > 0) this.#waiting.set(who, theirs)
+    if (jobs.length > 0) this.#waiting.set(who, jobs)
     resolve()
   }
 }

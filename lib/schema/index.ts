@@ -1,2 +1,2 @@
-export { appliedExpression, migrate, SCHEMA_VERSION, THERE } from './migrate.js'
+export { appliedExpression, INSTALLED, migrate, SCHEMA_VERSION } from './migrate.js'
 export { checkServerRole, completeRoles, excessOf, type Permission, permissionOf } from './roles.js'

@@ -8,14 +8,14 @@ const migrations = readMigrations()
 /** The number of the last migration that this server knows. */
 export const SCHEMA_VERSION = migrations.length
 
-/** The first migration that the database itself counts. */
+/** The first migration that is recorded in a table. */
 const FIRST_COUNTED = 3
 
-/** Whether the schema is there, and since when it counts its migrations. */
-export const THERE = `select pg_catalog.to_regclass('pgws.settings') is not null as there,
+/** Selects whether the schema is installed, and whether its migrations are recorded in a table. */
+export const INSTALLED = `select pg_catalog.to_regclass('pgws.settings') is not null as installed,
   pg_catalog.to_regclass('pgws.migrations') is not null as counted`
 
-/** The number of the last migration that a database has, of a row `s` of pgws.settings. */
+/** An expression for the number of the last migration of a database, for a row `s` of pgws.settings. */
 export function appliedExpression(counted: boolean): string {
   return counted ? '(select pg_catalog.max(m.number) from pgws.migrations m)' : 's.version'
 }
@@ -126,12 +126,12 @@ export interface InstalledSchema {
 async function lockSchema(client: pg.Client): Promise<InstalledSchema> {
   // Unqualified names in a migration are those of PostgreSQL, even if other users have created objects in `public`.
   await client.query('set local search_path = pg_catalog, pg_temp')
-  const { rows: found } = await client.query<{ there: boolean }>(THERE)
+  const { rows: found } = await client.query<{ installed: boolean }>(INSTALLED)
   // If two sessions create the schema at the same time, one waits for the commit of the other, and fails.
-  if (!found[0]!.there) return { applied: 0, required: 0 }
+  if (!found[0]!.installed) return { applied: 0, required: 0 }
   // Publishing does not wait for this lock.
   await client.query('lock table pgws.settings in share row exclusive mode')
-  const { rows: now } = await client.query<{ counted: boolean }>(THERE)
+  const { rows: now } = await client.query<{ counted: boolean }>(INSTALLED)
   const { rows: settings } = await client.query<InstalledSchema>(
     `select s.version as required, ${appliedExpression(now[0]!.counted)} as applied from pgws.settings s`
   )

@@ -148,9 +148,9 @@ export async function completeRoles(client: pg.Client): Promise<string[]> {
         ({ object }) => `grant ${object.startsWith('table') ? 'select' : 'execute'} on ${object} to ${role}`
       )
     }
-    const { rows } = await client.query('select pg_catalog.to_regrole($1) is not null as there', [role])
+    const { rows } = await client.query('select pg_catalog.to_regrole($1) is not null as found', [role])
     const creation = `create role ${role} nologin`
-    if (!rows[0].there && !(await allowed(client, creation))) {
+    if (!rows[0].found && !(await allowed(client, creation))) {
       missing.push(creation, ...(await lacking()))
       continue
     }

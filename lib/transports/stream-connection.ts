@@ -2,7 +2,7 @@ import type { ServerResponse } from 'node:http'
 import { TLSSocket } from 'node:tls'
 import type { Access } from '../auth/index.js'
 import type { Frame } from '../channels/index.js'
-import { CLOSE, Connection, type ConnectionOptions, isGone } from '../clients/index.js'
+import { CLOSE, Connection, type ConnectionOptions, hasEnded } from '../clients/index.js'
 import { unsentBytesOf } from '../flow/index.js'
 
 /** A client that reads a streamed HTTP response. */
@@ -20,7 +20,7 @@ export abstract class StreamConnection extends Connection {
   }
 
   get open(): boolean {
-    return !this.response.writableEnded && !isGone(this.response)
+    return !this.response.writableEnded && !hasEnded(this.response)
   }
 
   get bufferedBytes(): number {

@@ -136,7 +136,7 @@ export class PoolConnector {
           return this
         } catch (error) {
           this.end().catch(() => {})
-          throw connector.#note(error, this.#target)
+          throw connector.#noteFailure(error, this.#target)
         } finally {
           connector.#connecting.delete(socket)
         }
@@ -145,7 +145,7 @@ export class PoolConnector {
   }
 
   /** Chooses the target for the next client after a failure. */
-  #note(error: unknown, target: number): Error {
+  #noteFailure(error: unknown, target: number): Error {
     const described = describe(error, this.#targets[target]!)
     this.#failed.set(described, target)
     if (hasFallback(this.#targets, target, error)) return described
@@ -165,13 +165,13 @@ export class PoolConnector {
  * @returns a function to call when the client is connected; it throws if channel binding was not used
  */
 function watchBinding(client: pg.Client, { requiresChannelBinding }: ConnectionTarget): () => void {
-  let bound = !requiresChannelBinding
+  let offered = !requiresChannelBinding
   const { connection }: { connection: EventEmitter } = client
   connection.once('authenticationSASL', ({ mechanisms }: { mechanisms: string[] }) => {
-    bound ||= mechanisms.includes('SCRAM-SHA-256-PLUS')
+    offered ||= mechanisms.includes('SCRAM-SHA-256-PLUS')
   })
   return () => {
-    if (bound) return
+    if (offered) return
     throw new Error(
       'channel_binding=require: the server did not use channel binding. Remove channel_binding, or set sslmode=require and a password that PostgreSQL stores as scram-sha-256'
     )

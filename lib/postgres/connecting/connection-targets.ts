@@ -112,10 +112,10 @@ function oneOf<Value extends string>(values: readonly Value[], name: string, val
   return known
 }
 
-function wholeNumber(name: string, value: string, least: number, most: number): number {
+function wholeNumber(name: string, value: string, minimum: number, maximum: number): number {
   const number = Number(value)
-  if (!/^\d+$/.test(value) || number < least || number > most) {
-    throw new Error(`${name} must be a whole number from ${least} to ${Math.floor(most)}`)
+  if (!/^\d+$/.test(value) || number < minimum || number > maximum) {
+    throw new Error(`${name} must be a whole number from ${minimum} to ${Math.floor(maximum)}`)
   }
   return number
 }

@@ -40,10 +40,10 @@ export async function settingsOf(client: pg.ClientBase, deadline: number): Promi
   const { rows } = await client.query<{ name: string; setting: string }>(SETTINGS, [names])
   const settings = new Map(rows.map(({ name, setting }) => [name, setting]))
   const timeout = (name: string) => Number(settings.get(name) ?? 0)
-  const short = (name: string) => timeout(name) > 0 && timeout(name) < deadline
-  const hindering =
+  const isShort = (name: string) => timeout(name) > 0 && timeout(name) < deadline
+  const needsTransaction =
     settings.get('default_transaction_isolation') !== 'read committed' ||
-    ['lock_timeout', 'statement_timeout', 'transaction_timeout'].some(short)
+    ['lock_timeout', 'statement_timeout', 'transaction_timeout'].some(isShort)
   const own = [
     'begin isolation level read committed',
     `set local statement_timeout = ${deadline}`,
@@ -54,6 +54,6 @@ export async function settingsOf(client: pg.ClientBase, deadline: number): Promi
   return {
     statementTimeout: timeout('statement_timeout'),
     readOnly: settings.get('transaction_read_only') === 'on',
-    begin: hindering ? own.join('; ') : undefined
+    begin: needsTransaction ? own.join('; ') : undefined
   }
 }

@@ -22,7 +22,7 @@ export class CentrifugoServer extends Protocol {
   readonly #services: SdkServices
   readonly #sessions = new Set<Session>()
   /** Sessions that have not connected yet. */
-  readonly #strangers = new Expiry<Session>((session) => {
+  readonly #unconnected = new Expiry<Session>((session) => {
     if (session.connection === undefined) session.close(DISCONNECT.STALE)
   })
 
@@ -106,7 +106,7 @@ export class CentrifugoServer extends Protocol {
     for (const session of this.#sessions) {
       if (session.connection === undefined) session.close(DISCONNECT.SHUTDOWN)
     }
-    this.#strangers.stop()
+    this.#unconnected.stop()
     this.#services.expiry.stop()
     this.#services.presence.stop()
   }
@@ -114,7 +114,7 @@ export class CentrifugoServer extends Protocol {
   #begin(transport: SdkTransport): Session {
     const session = new Session(this.#services, transport)
     this.#sessions.add(session)
-    this.#strangers.add(session, Date.now() + CONNECT_TIMEOUT)
+    this.#unconnected.add(session, Date.now() + CONNECT_TIMEOUT)
     return session
   }
 

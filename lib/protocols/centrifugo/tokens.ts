@@ -56,10 +56,10 @@ export async function subscriptionToken(
     if (error instanceof errors.InvalidToken) throw new CommandError(ERRORS.PERMISSION_DENIED)
     throw error
   }
-  if (token.notSubscription !== undefined) {
+  if (token.subscriptionProblem !== undefined) {
     throw new CommandError(
       ERRORS.PERMISSION_DENIED,
-      `the token ${token.notSubscription}; a subscription token has "channel", "sub", "exp" and "allow"`
+      `the token ${token.subscriptionProblem}; a subscription token has "channel", "sub", "exp" and "allow"`
     )
   }
   if (token.claims.channel !== of.channel) {

@@ -68,7 +68,7 @@ export class NamespaceInbox {
   /** Packets up to this position were replayed. Their notifications may still arrive, and are ignored. */
   #replayedTo = 0
   /** How many rows are read at once. It is 1 after an error, because one of several rows may have caused it. */
-  #most = MAX_ROWS
+  #batchSize = MAX_ROWS
 
   readonly #ownStart: string
 
@@ -145,7 +145,7 @@ export class NamespaceInbox {
   async #work(): Promise<void> {
     this.#working = true
     while (this.#queue.length > 0 && !this.#held && !this.#closed) {
-      const unread = this.#queue.filter(isUnread).slice(0, this.#most)
+      const unread = this.#queue.filter(isUnread).slice(0, this.#batchSize)
       if (unread.length > 0) await this.#read(unread)
       while (this.#queue.length > 0 && !this.#held && !this.#closed) {
         const item = this.#queue[0]!
@@ -167,12 +167,12 @@ export class NamespaceInbox {
         if (message instanceof Error) this.#lose([item], message)
         else item.message = message
       }
-      this.#most = Math.min(this.#most * 2, MAX_ROWS)
+      this.#batchSize = Math.min(this.#batchSize * 2, MAX_ROWS)
     } catch (error) {
       if (isPermanent(error)) {
         // One of several rows may have caused the error.
         if (unread.length === 1 || ABOUT_THE_TABLE.test(sqlstateOf(error))) this.#lose(unread, error)
-        else this.#most = 1
+        else this.#batchSize = 1
         return
       }
       const now = performance.now()

@@ -124,13 +124,13 @@ export function packetOf(
   const { uid, nsp, type, data } = message
   const kept = origin === undefined ? undefined : keptOf(message, origin, n)
   const base = { channel: nsp, databaseChannel: channelOf(prefix, nsp), ...(kept && { kept }) }
-  const most = Math.min(threshold, NOTIFY_PAYLOAD_LIMIT - (kept ? POSITION_BYTES : 0))
+  const maxBytes = Math.min(threshold, NOTIFY_PAYLOAD_LIMIT - (kept ? POSITION_BYTES : 0))
   const header = () => `${JSON.stringify({ uid, nsp, type, n }).slice(0, -1)},"attachmentId":`
   if (CARRIERS.has(type) && hasBinary(data)) {
     return { ...base, header: header(), payload: base64({ uid, nsp, type, data: plain(data), n }) }
   }
   const text = JSON.stringify({ uid, nsp, type, data, n })
-  if (Buffer.byteLength(text) < most) return { ...base, payload: text }
+  if (Buffer.byteLength(text) < maxBytes) return { ...base, payload: text }
   // It is converted to JSON and back, so that a value arrives the same in a small packet and in a large one.
   return { ...base, header: header(), payload: base64(JSON.parse(text)) }
 }

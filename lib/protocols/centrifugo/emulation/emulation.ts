@@ -1,7 +1,7 @@
 import { isInteger, isObject } from '../../../json-value.js'
 import { isSessionOf, keysOf, newSession, newSessionsKey, seal, unseal } from './sealed-commands.js'
 
-/** Before more bytes are sent, which take several notifications, the node is asked whether it has the session. */
+/** Before more bytes are sent, which take several notifications, the node is answering whether it has the session. */
 const LARGE = 4096
 
 /** Commands that are forwarded to another node. */
@@ -90,17 +90,17 @@ export class Emulation {
     const ask = () => this.#nodes!.commands(node, this.#seal(id, key, data, sessions !== undefined))
     const before = this.#large.get(id)
     if (data.length <= LARGE && before === undefined) return ask()
-    const asked = (async () => {
+    const answering = (async () => {
       await before?.catch(() => {})
       // The session may have ended. Do not send a lot in vain.
       if (data.length > LARGE && !(await this.#nodes!.commands(node, { id, sealed: '' }))) return false
       return ask()
     })()
-    this.#large.set(id, asked)
+    this.#large.set(id, answering)
     try {
-      return await asked
+      return await answering
     } finally {
-      if (this.#large.get(id) === asked) this.#large.delete(id)
+      if (this.#large.get(id) === answering) this.#large.delete(id)
     }
   }
 

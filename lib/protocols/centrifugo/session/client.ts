@@ -10,7 +10,7 @@ import { CommandError, channelOf, DISCONNECT, DisconnectError, ERRORS, textOf } 
 import type { HistoryResult, Lifetime } from '../wire/replies.js'
 
 /** How long a message may wait, in milliseconds. The SDK gives up after 5 s, and it must not be published after that. */
-const PATIENCE = 4000
+const PUBLISH_TIMEOUT = 4000
 
 /** The identity of a client, from its connection token. */
 export interface Identity {
@@ -23,7 +23,7 @@ export interface Identity {
  * Identifies a client by its connection token.
  * @throws DisconnectError, TokenExpired, MalformedClaims, UnknownMode, KeysUnavailable, TooManyChannels, NotAuthorized
  */
-export async function identified(
+export async function identify(
   { verifyToken, authorizer, limits }: Pick<Core, 'verifyToken' | 'authorizer' | 'limits'>,
   text: string
 ): Promise<Identity> {
@@ -68,7 +68,7 @@ export class SdkClient {
     this.connection = connection
     this.access = access
     this.#token = token
-    this.#info = this.#shownInfo(token.claims)
+    this.#info = this.#publicInfo(token.claims)
     this.subscriptions = new Subscriptions(services, session, this)
   }
 
@@ -116,7 +116,7 @@ export class SdkClient {
         ? publisher.notification(channel, data, sender, caller)
         : publisher.binaryNotification(channel, data, sender, caller)
     clients.received(notification.payload.length)
-    await clients.publish(connection, [notification], { wait: PATIENCE })
+    await clients.publish(connection, [notification], { wait: PUBLISH_TIMEOUT })
   }
 
   async history(params: Record<string, unknown>): Promise<HistoryResult> {
@@ -152,7 +152,7 @@ export class SdkClient {
     if (this.#session.ended) return {}
     this.#token = token
     access.claims = claims
-    this.#info = this.#shownInfo(claims)
+    this.#info = this.#publicInfo(claims)
     clients.renew(this.connection, {
       ...access,
       expiresAt: expiresAt === undefined ? undefined : expiresAt + GRACE
@@ -163,7 +163,7 @@ export class SdkClient {
   }
 
   /** The claim `info`; undefined if it is too large to show to others. */
-  #shownInfo({ info }: Claims): unknown {
+  #publicInfo({ info }: Claims): unknown {
     if (info === undefined) return undefined
     const bytes = Buffer.byteLength(JSON.stringify(info))
     if (bytes <= MAX_INFO_BYTES) return info

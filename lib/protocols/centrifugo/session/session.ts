@@ -19,7 +19,7 @@ import {
   textOf
 } from '../wire/protocol.js'
 import type { Method, Push, Reply, Results, SubscribeResult } from '../wire/replies.js'
-import { identified, SdkClient } from './client.js'
+import { identify, SdkClient } from './client.js'
 import type { SdkTransport } from './session-transport.js'
 
 /** How long a client may take to send `connect`, in milliseconds. */
@@ -181,7 +181,7 @@ export class Session implements SessionReplies {
   async #connect({ id, params }: Command): Promise<void> {
     const services = this.#services
     const { clients } = services.core
-    const identity = await identified(services.core, textOf(params, 'token'))
+    const identity = await identify(services.core, textOf(params, 'token'))
     if (this.#ended) return
     const client = new SdkClient(services, this, this.#transport.attach(identity.access), identity)
     this.#client = client

@@ -98,11 +98,11 @@ export class Recovery {
       after = position.offset
     }
     if (limit === 0) return top
-    const most = limit < 0 ? MAX_HISTORY : Math.min(limit, MAX_HISTORY)
+    const count = limit < 0 ? MAX_HISTORY : Math.min(limit, MAX_HISTORY)
     await connection.drained()
     const { messages } = await history.list(channel, connection.subject ?? connection.address, {
       after,
-      limit: most,
+      limit: count,
       maxBytes: limits.maxHistoryBytes,
       reverse: reverse === true
     })

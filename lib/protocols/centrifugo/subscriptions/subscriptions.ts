@@ -106,8 +106,8 @@ export class Subscriptions implements SubscriptionOwner {
     const positions = isObject(wanted) ? wanted : {}
     const opened = await Promise.all(
       Object.entries(this.#client.token.subs).map(async ([channel, granted]) => {
-        const asked = Object.hasOwn(positions, channel) ? positions[channel] : undefined
-        const position = isObject(asked) ? asked : {}
+        const requested = Object.hasOwn(positions, channel) ? positions[channel] : undefined
+        const position = isObject(requested) ? requested : {}
         const data = isObject(granted) ? granted.data : undefined
         const open = await this.#open(channel, position, { serverSide: true }).catch(() => undefined)
         return open && { ...open, result: { ...open.result, data } }
