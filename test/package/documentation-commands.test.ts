@@ -14,11 +14,21 @@ import { createDatabase, testPostgres } from '../support/postgres.js'
 import { root } from '../support/root.js'
 import { Terminal } from '../support/terminal.js'
 
+const ENGINE = 'it needs a container engine; test/package/deployment.test.ts runs its steps without one'
+const SYSTEMD = 'it needs systemd and root; test/package/deployment.test.ts installs and runs the unit'
+
 /** Blocks of `sh` that are not run here, and why. */
 const NOT_HERE: Record<string, string> = {
   'npm ci && npm start\n': 'it installs a checkout; the tests of the page start the server in the same way',
   'npm ci && npm test\n': 'it would run itself',
-  'npm ci\nnpm test\n': 'it would run itself'
+  'npm ci\nnpm test\n': 'it would run itself',
+  'for name in POSTGRES_PASSWORD WEBSOCKETS_PASSWORD PGWS_JWT_SECRET; do\n  echo "$name=$(openssl rand -hex 32)" >> .env\ndone\ndocker compose up --build --detach\n':
+    ENGINE,
+  'docker compose exec server node dist/cli.js token --sub me --mode rw --channels chat\ndocker compose exec server node dist/cli.js doctor\n':
+    ENGINE,
+  'PGWS_TRUST_PROXY=uniquelocal docker compose --profile nginx up --build --detach\n': ENGINE,
+  'sh deploy/systemd/install.sh\n': SYSTEMD,
+  'systemctl enable --now fastify-pg-websockets\n': SYSTEMD
 }
 
 // The pages create roles, which all databases of a PostgreSQL share.

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -8,6 +8,7 @@ import t, { type Test } from 'tap'
 import WebSocket from 'ws'
 import { build, notify, open, token, until, withPostgres } from '../support/helper.js'
 import { snippet } from '../support/pages.js'
+import { root } from '../support/root.js'
 import { SDKS, subscribed } from '../support/sdk.js'
 import { BROWSER, end } from '../support/streams.js'
 
@@ -65,6 +66,12 @@ http {
   await until(() => accepts(port))
   return port
 }
+
+t.test('compose.yaml mounts what the documentation shows', (t) => {
+  const mounted = readFileSync(join(root, 'deploy/nginx.conf'), 'utf8')
+  t.equal(mounted.replace('server:3000', '127.0.0.1:3000'), snippet('docs/operations.md', 'proxy_pass'))
+  t.end()
+})
 
 t.test('behind nginx with its defaults: websockets, event streams, the SDK, the control plane', async (t) => {
   const dbUri = await database()
