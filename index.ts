@@ -62,7 +62,7 @@ const SAFE_SECRET_BYTES = 32
 async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): Promise<void> {
   const resolved = resolveOptions(options)
   const { decorator } = resolved
-  // Not hasDecorator(): a scope may have a decorator of its own beside that of a scope around it.
+  // Not hasDecorator(), because it also finds the decorator of an outer scope, with which this one does not conflict.
   if (Object.hasOwn(fastify, decorator)) {
     throw new errors.InvalidOption(
       'decorator',

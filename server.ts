@@ -15,7 +15,7 @@ export interface Server {
 /**
  * Creates the server that the command runs.
  * @param environment its `PGWS_*` variables
- * @param log where its log goes, as JSON. Default: standard output, as JSON, or as text for people if it is a terminal
+ * @param log receives the log as JSON. Default: standard output, as JSON, or as readable text if it is a terminal
  * @throws Error that names each variable that is missing or malformed, or a certificate that cannot be read
  */
 export async function makeServer(

@@ -19,7 +19,7 @@ export async function serve(): Promise<void> {
   }
   process.on('uncaughtException', fail)
   process.on('unhandledRejection', fail)
-  // The first onReady hook: a signal may have come before the plugin was registered.
+  // This is the first onReady hook, because a signal may have arrived before the plugin was registered.
   fastify.addHook('onReady', async () => {
     if (end.begun) throw new errors.ShuttingDown()
   })

@@ -61,7 +61,7 @@ export interface PublishOptions {
 }
 
 /**
- * `fastify.pgws`: the bridge between PostgreSQL and browsers. Every message goes through the database, also from one
+ * `fastify.pgws`: the bridge between PostgreSQL and browsers. Every message goes through the database, even from one
  * client of a server to another.
  */
 export class Bridge extends EventEmitter<BridgeEvents> {

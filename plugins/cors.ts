@@ -11,8 +11,8 @@ const MAX_AGE = 600
  * Allows pages of the allowed origins to use the HTTP routes of this scope, and answers their preflight requests if it has
  * routes for `OPTIONS` (https://fetch.spec.whatwg.org/#http-cors-protocol).
  *
- * @fastify/cors decorates requests and answers `OPTIONS` for the whole server, so it cannot be registered twice, or beside a
- * host's catch-all route. The answers of a host's own @fastify/cors stay.
+ * @fastify/cors decorates requests and answers `OPTIONS` for the whole server, so it cannot be registered twice, or together
+ * with a catch-all route of the host. The answers of a host's own @fastify/cors stay.
  * @param allowedOrigins undefined: no headers are sent
  */
 export function registerCors(fastify: FastifyInstance, allowedOrigins: readonly string[] | undefined): void {

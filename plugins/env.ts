@@ -190,7 +190,7 @@ function propertyOf(name: keyof Config): [string, object] {
   const { type, default: value } = variableSpecs[name]
   const [minimum, maximum] = boundsOf(variableSpecs[name])
   const property = {
-    // Lists are split where the options are checked.
+    // `resolveOptions` splits lists.
     type: type === 'list' ? 'string' : type,
     ...(type === 'integer' && { minimum, maximum }),
     ...(value !== undefined && { default: value })

@@ -55,7 +55,7 @@ const dispatchers = new WeakMap<EventEmitter, UpgradeDispatcher>()
 
 function ignore(): void {}
 
-/** Whether a request arrived as an upgrade, whoever dispatched it. */
+/** The upgrade of a request; undefined if the request is not an upgrade. */
 export function upgradeOf(request: IncomingMessage): Upgrade | undefined {
   return upgrades.get(request)
 }
@@ -78,15 +78,15 @@ export function endSoon(socket: UpgradeStream): void {
 }
 
 /**
- * The upgrades of one HTTP server. As soon as anybody listens for its event `upgrade`, Node.js reads no more requests from
+ * The upgrades of one HTTP server. As soon as its event `upgrade` has a listener, Node.js reads no more requests from
  * a connection that requests an upgrade, whatever the protocol, and removes its own listeners from the socket, including the
  * one for errors. So every upgrade must be answered:
  * - Websockets at the plugin's addresses are routed, after earlier requests on the same connection.
- * - Other upgrades are left to the other listeners, if there are any, and closed if nobody takes them.
- * - If nobody else listens, they are ordinary requests, as they would be without the plugin (RFC 9110, section 7.8).
+ * - Other upgrades are left to the other listeners, if there are any, and closed if none of them takes them.
+ * - If there are no other listeners, they are ordinary requests, as they would be without the plugin (RFC 9110, section 7.8).
  *
  * Other listeners must not see the plugin's upgrades: a `ws` server with a path answers 400 to all other paths, and Socket.IO
- * closes a connection that nobody has answered within a second. An event cannot be hidden from its other listeners, so it is
+ * closes a connection that has not been answered within a second. An event cannot be hidden from its other listeners, so it is
  * intercepted before it is emitted.
  */
 export class UpgradeDispatcher {
@@ -97,7 +97,7 @@ export class UpgradeDispatcher {
   #queue: (() => void)[] = []
   /** Upgrades that wait for earlier requests on their connection. */
   readonly #waiting = new Set<Waiting>()
-  /** Upgrades that were left to others, with the timer that closes those that nobody takes. */
+  /** Upgrades that were left to other listeners, with a function that closes them if no listener takes them. */
   readonly #left = new Map<Duplex, () => void>()
   #poll: NodeJS.Timeout | undefined
   #closing = false

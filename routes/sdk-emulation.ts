@@ -26,7 +26,7 @@ export interface SdkEmulationOptions {
 interface Answer {
   contentType: string
   format: SdkFormat
-  /** What comes before the first reply. */
+  /** The text before the first reply. */
   first?: string
   /** What commands look like, for errors. */
   commands: string

@@ -34,12 +34,12 @@ export function openStream(
 }
 
 /**
- * To be called before a stream is admitted. A request that is pipelined behind an unanswered one has no socket yet. Behind a
- * stream it would never get one, and the end of its client would go unnoticed.
+ * To be called before a stream is admitted. A request that is pipelined after an unanswered one has no socket yet. After a
+ * stream it would never get one, and the server would not notice when its client disconnects.
  * @throws BadQuery (400)
  */
 export function requireTurn(reply: FastifyReply): void {
   if (reply.raw.socket === null) {
-    throw new errors.BadQuery('a stream must not be pipelined behind an unanswered request')
+    throw new errors.BadQuery('a stream must not be pipelined after an unanswered request')
   }
 }

@@ -163,7 +163,7 @@ export function tokenReader(rules: TokenRules): (claims: Claims) => Token {
     const foreign =
       CONNECTION_CLAIMS.find((name) => claims[name] !== undefined) ??
       places.find(({ path }) => valueAt(claims, path) !== undefined)?.name
-    if (foreign !== undefined) return `is a connection's: it has "${foreign}"`
+    if (foreign !== undefined) return `is a connection token, because it has "${foreign}"`
     return typeof claims.channel === 'string' ? undefined : 'has no claim "channel"'
   }
 }
@@ -254,7 +254,7 @@ function readSubs({ subs }: Claims): Readonly<Record<string, unknown>> {
   return subs
 }
 
-/** A claim that identifies somebody (RFC 7519, sections 4.1.1 and 4.1.2: StringOrURI). */
+/** Reads a claim that identifies a party (RFC 7519, sections 4.1.1 and 4.1.2: StringOrURI). */
 function optionalText(claims: Claims, name: string): string | undefined {
   const value = claims[name]
   if (value === undefined) return undefined

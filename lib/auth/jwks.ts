@@ -33,7 +33,7 @@ export class RemoteKeySet {
     this.#url = url
   }
 
-  /** The public keys of the set. Other keys are ignored, because a key that anybody can fetch is not a secret. */
+  /** The public keys of the set. Other keys are ignored, because a key that anyone can fetch is not a secret. */
   get keys(): readonly VerificationKey[] {
     return this.#keys
   }

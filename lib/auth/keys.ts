@@ -49,7 +49,7 @@ function keysIn(text: string, base64: boolean): VerificationKey[] {
     if (key === undefined) throw new KeyProblem('is a JWK of a type that is not supported')
     return [key]
   }
-  // If the text of a public key were used as a secret, anybody who knows the public key could sign tokens.
+  // If the text of a public key were used as a secret, anyone who knows the public key could sign tokens.
   if (decoded.includes('-----BEGIN ')) return [keyOfPem(decoded)]
   const mistake = mistakenSecret(bytes)
   if (mistake !== undefined) throw new KeyProblem(mistake)

@@ -14,7 +14,7 @@ const NO_TEXT = /\uFFFD|(?![\t\r\n])\p{Cc}/u
 const JSON_START = /^[[{]/
 const JSON_MEMBER = /["']?\b(keys|kty|kid|crv|alg|use|key_ops|x5c|private_key)\b["']?\s*[:=]/
 
-/** Object identifiers in DER: rsaEncryption, id-ecPublicKey, id-RSASSA-PSS, Ed25519 and Ed448 behind their SEQUENCE. */
+/** Object identifiers in DER: rsaEncryption, id-ecPublicKey, id-RSASSA-PSS, and Ed25519 and Ed448 with their SEQUENCE. */
 const KEY_TYPES = [
   '06092a864886f70d010101',
   '06072a8648ce3d0201',
@@ -28,7 +28,7 @@ const KEY_TYPE_WITHIN = 64
 
 /**
  * Detects an HMAC secret that is probably a broken key, or the name of a key's file. If the text of a public key were used
- * as a secret, anybody who knows the public key could sign tokens.
+ * as a secret, anyone who knows the public key could sign tokens.
  * @returns the end of a sentence that begins with the name of the option, and never repeats the bytes; undefined if they
  *   may be a secret
  */

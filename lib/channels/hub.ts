@@ -133,7 +133,7 @@ export class Hub {
     }
   }
 
-  /** Whether anybody would receive a message of the channel. */
+  /** Whether a message of the channel has receivers. */
   hasListeners(name: string): boolean {
     return this.#channels.has(name)
   }

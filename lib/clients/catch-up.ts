@@ -27,7 +27,7 @@ interface Replayed {
   latest: number
   /** Channels of which nothing up to `latest` is replayed. */
   skipped: ReadonlySet<string>
-  /** Of what comes after this position, nothing may be missing. */
+  /** No message after this position may be missing. */
   whole: number
 }
 
@@ -85,7 +85,7 @@ export class CatchUp {
     } catch (error) {
       this.#options.losses.add('unreplayed', { err: error })
     }
-    // When it resumes, it learns what is missing.
+    // When the client resumes, it is informed of missing messages.
     connection.closeExpired()
   }
 

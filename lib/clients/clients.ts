@@ -191,7 +191,7 @@ export class Clients {
     return connectionId(this.#options.node, connection)
   }
 
-  /** What other clients and SQL functions see of a client. Undefined where nobody will ask, to save memory. */
+  /** What other clients and SQL functions see of a client. Undefined if neither can see it, to save memory. */
   #identity({ write, claims, caller }: Access) {
     const { metaChannel, envelopeClaims, onMessageFunction, onDisconnectFunction } = this.#options
     const needsSender = write || metaChannel !== undefined
@@ -234,7 +234,7 @@ export class Clients {
 
   /**
    * Publishes messages from a client, in the order of the calls (see Publisher.publish). Resolves when the database has
-   * accepted them. While the database is behind, the client is not read.
+   * accepted them. While too many messages wait for the database, the client is not read.
    */
   publish(
     connection: Pausable,
@@ -246,7 +246,7 @@ export class Clients {
     return published
   }
 
-  /** Stops reading a client while the database is behind, so that TCP slows it down. */
+  /** Stops reading a client while too many messages wait for the database, so that TCP slows it down. */
   #waitForDatabase(connection: Pausable): void {
     const { publisher } = this.#options
     if (!publisher.overloaded || (connection.paused & PAUSED.DATABASE) !== 0) return

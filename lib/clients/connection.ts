@@ -191,7 +191,7 @@ export abstract class Connection implements ClientConnection {
     return this.#context.flow.stalledFor(this)
   }
 
-  /** Whether the client has taken something of what waits for it since the last ping. A ping waits behind that. */
+  /** Whether the client has taken some of the waiting bytes after the last ping. A ping is sent after these bytes. */
   protected get reading(): boolean {
     return this.waiting !== undefined && this.stalledFor < READING
   }

@@ -4,7 +4,7 @@ import type { ChannelPage, MessageStore, RetentionRules } from '../durable/index
 import { isPermanent } from '../errors.js'
 import type { Connection } from './connection.js'
 
-/** The pause behind a failure of the database, in milliseconds. */
+/** The pause after a failure of the database, in milliseconds. */
 const RETRY_INTERVAL = 1000
 
 /** Where stored messages are read. */
@@ -25,7 +25,7 @@ export interface Follower {
   /** Sends stored messages. @param joined the same bytes in one buffer */
   replay(frames: readonly Frame[], joined: Buffer): void
   /**
-   * Sends what was held, and all that comes later at once.
+   * Sends what was held. Later messages are sent at once.
    * @param position the position of the last message that was replayed
    * @returns false if some were dropped, so that the replay must continue
    */
@@ -37,8 +37,8 @@ export interface Follower {
  * are held only while the last page is read, so that a client that takes nothing costs nothing but what its transport has.
  * @param connection that of the follower
  * @param start the position after which the client has been sent nothing
- * @returns false if something that the follower needs is no longer kept, or if `start` is not a position of this database
- * @throws what can never be read
+ * @returns false if messages that the follower needs have been deleted, or if `start` is not a position of this database
+ * @throws an error that retrying does not help
  */
 export async function follow(
   follower: Follower,
@@ -58,7 +58,7 @@ export async function follow(
     if (!follower.open) return true
     if (page === undefined) return undefined
     if (durable.epoch !== epoch || page.trimmed > after || page.latest < after) return false
-    // Others have been faster.
+    // Other clients have used the free space in the meantime.
     if (!connection.mayReplay) return undefined
     const { frames, joined } = encoded(page, follower.format)
     follower.replay(frames, joined)

@@ -57,7 +57,7 @@ export class ConnectionRegistry {
     if (connection.expiresAt !== undefined) this.#expiry.add(connection, connection.expiresAt)
   }
 
-  /** @returns whether it was registered */
+  /** @returns whether the connection was registered */
   delete(connection: Connection): boolean {
     if (!this.#groups[connection.pingGroup]!.delete(connection)) return false
     this.#size--

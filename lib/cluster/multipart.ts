@@ -23,11 +23,11 @@ interface Gathered {
 export class Multipart {
   readonly #gathered = new Map<string, Gathered>()
   /**
-   * Goes through them from the oldest on, and never begins again while there are any: a Map keeps the places of what was
-   * deleted for a while, and each new iterator would step over all of them.
+   * Iterates from the oldest entry on. It is not replaced while there are entries, because a Map keeps the places of deleted
+   * entries for some time, and a new iterator would step over all of them.
    */
   #byAge = this.#gathered.entries()
-  /** The last one that this has come to, unless it was forgotten. */
+  /** The last one that has been examined, unless it was removed. */
   #oldest: [string, Gathered] | undefined
   #length = 0
 

@@ -4,7 +4,7 @@ import { codeOf, messageOf } from '../errors.js'
 /**
  * What `PGWS_HOST` means, in Warp's words (HostPreference): `*` and `*4` any address, IPv4 first; `*6` any
  * address, IPv6 first; `!4` IPv4 only; `!6` IPv6 only; all others are a host name or an address.
- * @returns what to listen to, in the order to try: the next one where the address family is not there
+ * @returns the addresses to try, in order. The next one is tried if the system does not support the address family.
  */
 export function listenTargets(host: string): Pick<ListenOptions, 'host' | 'ipv6Only'>[] {
   const ipv4 = { host: '0.0.0.0' }
@@ -51,8 +51,8 @@ export function listenError(error: unknown, host: string, port: number): Error {
 /**
  * Host and port of a URL that leads to this server, and to no other on the same machine: one may listen on another
  * address with the same port.
- * @param addresses where it listens
- * @param localhost what the name means here; it is used where the server listens on all of that
+ * @param addresses the addresses on which the server listens
+ * @param localhost the addresses of the name `localhost`. The name is used if the server listens on all of them.
  */
 export function originHost(
   addresses: readonly AddressInfo[],

@@ -1,12 +1,12 @@
 import { isIP, isIPv4 } from 'node:net'
 
-/** Names that Fastify's `trustProxy` knows beside addresses. */
+/** Names that Fastify's `trustProxy` accepts in addition to addresses. */
 const NETWORKS = ['loopback', 'linklocal', 'uniquelocal']
 
 /**
  * Reads `PGWS_TRUST_PROXY`.
  * @param text `true`, `false`, or addresses, networks (10.0.0.0/8) and names of networks (loopback) with commas
- * @returns Fastify's `trustProxy`; undefined where the text is none of these
+ * @returns the value of Fastify's `trustProxy`; undefined if the text is none of these
  */
 export function readTrustProxy(text: string): boolean | string[] | undefined {
   const value = text.trim().toLowerCase()

@@ -138,8 +138,8 @@ export class MessageStore {
   }
 
   /**
-   * Stores what has been published from SQL so far, which the sequencer would do within milliseconds: who has committed
-   * something finds it. Where that fails, the next round of the sequencer will do it.
+   * Announces what has been published from SQL so far, so that a client finds everything that was committed before. The
+   * sequencer would do so within milliseconds. A failure is ignored, because the next round of the sequencer does the same.
    */
   async catchUp(): Promise<void> {
     await this.#query('select pgws.catch_up()').catch(() => {})

@@ -77,7 +77,7 @@ function postmaster({ data, user }: Places): number | undefined {
 }
 
 /**
- * Sends a signal to a process as PostgreSQL's user, who may signal only its own processes, because the process id comes from
+ * Sends a signal to a process as PostgreSQL's user, which may signal only its own processes, because the process id comes from
  * a file of that user.
  * @throws Error if there is no such process
  */

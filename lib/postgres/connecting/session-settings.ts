@@ -15,7 +15,7 @@ export const TIMEOUTS = [
 const SETTINGS = `select s.name, s.setting from pg_catalog.pg_settings s
   where s.name operator(pg_catalog.=) any ($1::pg_catalog.text[])`
 
-/** How long a statement waits for a lock, in milliseconds. It is shorter than our deadline, so that PostgreSQL reports it. */
+/** How long a statement waits for a lock, in milliseconds. It is shorter than the deadline of a statement, so that PostgreSQL reports it. */
 const LOCK_TIMEOUT = 4000
 
 /** The settings that a session gets from its role and its database. */
@@ -25,7 +25,7 @@ export interface SessionSettings {
   /** Whether it refuses writes. */
   readonly readOnly: boolean
   /**
-   * The statements that begin a transaction with the settings that we need; undefined if the session has them already. The
+   * The statements that begin a transaction with the settings that the server needs; undefined if the session has them already. The
    * settings are local to the transaction, because a pooler may give each transaction another session.
    */
   readonly begin: string | undefined

@@ -153,7 +153,7 @@ t.test('claims are where the options say, for every way in', async (t) => {
   t.match(await command(sdk, 5, { subscribe: { channel: 'c' } }), { subscribe: {} })
   const writeOnly = { sub: 'me', channel: 'd', 'https://example.org/mode': 'w' }
   t.match(await command(sdk, 6, { subscribe: { channel: 'd', token: token(writeOnly) } }), {
-    error: { code: 103, message: /connection's: it has "https:/ }
+    error: { code: 103, message: /connection token, because it has "https:/ }
   })
 })
 

@@ -26,7 +26,7 @@ export interface Subscribing {
   readonly info: unknown
 }
 
-/** A subscription that the client must be told about. */
+/** A subscription of which the client has not been informed yet. */
 export interface Opened {
   subscription: Subscription
   /** The result for the reply. */
@@ -117,7 +117,7 @@ export class Subscriptions implements SubscriptionOwner {
   }
 
   /**
-   * To be called when the client has been told about a subscription, which starts now.
+   * To be called when the client has been informed of a subscription, which starts now.
    * @param joinLeave whether the client receives join and leave pushes, its own included
    */
   answered({ subscription, start }: Opened, joinLeave: boolean): void {
@@ -279,7 +279,7 @@ export class Subscriptions implements SubscriptionOwner {
     if (expiresAt !== undefined) this.#services.expiry.delete(subscription, expiresAt)
   }
 
-  /** Ends a subscription, and tells the client. */
+  /** Ends a subscription, and informs the client. */
   #unsubscribe(subscription: Subscription, { code, reason }: Disconnect): void {
     if (this.#byChannel.get(subscription.channel) !== subscription) return
     this.#drop(subscription)

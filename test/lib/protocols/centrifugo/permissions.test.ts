@@ -38,7 +38,7 @@ t.test('a subscription token says that it is one; no token of a connection passe
   const subscribe = (channel: string, claims: object) =>
     ask(client, ++id, { subscribe: { channel, token: token({ sub: 'me', ...claims }) } })
   for (const [claims, message] of [
-    [{ mode: 'w', channel: 'a' }, /connection's: it has "mode"/],
+    [{ mode: 'w', channel: 'a' }, /connection token, because it has "mode"/],
     [{ mode: 'rw', channel: 'a' }, /"mode"/],
     [{ mode: 'r', channels: ['a'] }, /"mode"/],
     [{ channel: 'a', channels: ['a'] }, /"channels"/],
