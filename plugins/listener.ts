@@ -65,6 +65,7 @@ export function decorateGateway(
     listener,
     log
   })
+  // The types declare the decorator with its default name.
   fastify.decorate(options.decorator as 'pgws', gateway.bridge)
 
   fastify.addHook('onReady', start)

@@ -73,6 +73,7 @@ function isBelow(prefix: string, url: string): boolean {
 /** The permessage-deflate option of the host's @fastify/websocket, which applies to this plugin's websockets, too. */
 function hostsCompression(fastify: FastifyInstance) {
   if (!fastify.hasDecorator('websocketServer')) return false
+  // The types of @fastify/websocket are not loaded, because only the host may depend on it.
   const { websocketServer } = fastify as FastifyInstance & { websocketServer: WebSocketServer }
   return websocketServer.options.perMessageDeflate ?? false
 }

@@ -14,6 +14,7 @@ export function checkQuery(
   { query, routeOptions }: FastifyRequest,
   querystring: unknown = routeOptions.schema?.querystring
 ): void {
+  // Fastify's types say nothing about schemas and parsed queries.
   const { properties = {} } = (querystring ?? {}) as { properties?: object }
   const known = Object.keys(properties)
   const unknown = Object.keys(query as object).find((name) => !known.includes(name))

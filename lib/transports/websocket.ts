@@ -71,6 +71,7 @@ export class WebSocketConnection extends Connection implements Pausable {
     this.#socket = socket
     this.binary = binary
     this.rejections = rejections
+    // The types of `ws` do not have the property.
     ;(webSocket as ConnectedWebSocket)[kConnection] = this
     webSocket.on('close', onClose)
   }

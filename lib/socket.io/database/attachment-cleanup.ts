@@ -121,6 +121,7 @@ function readMark(payload: string): Mark {
   const mark = attempt((): unknown => JSON.parse(payload))
   const { uid, at, read, leaving } = isObject(mark) ? mark : {}
   const marks = Number.isFinite(at) && (read === null || Number.isFinite(read))
+  // `hello` may be anything: it only causes an answer.
   if (typeof uid === 'string' && (marks || leaving === true)) return mark as Mark
   throw new errors.SocketIoPacketLost('it is not the mark of a node')
 }

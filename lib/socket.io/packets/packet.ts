@@ -145,6 +145,7 @@ export function checkMessage(value: unknown): Message {
   const { uid, type } = isObject(value) ? value : {}
   const named = uid === undefined || typeof uid === 'string'
   if (!named || typeof type !== 'number') throw new TypeError('it is not a message')
+  // `nsp` may be missing: the inbox adds it.
   return value as Message
 }
 

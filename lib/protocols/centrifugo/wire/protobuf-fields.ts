@@ -50,6 +50,7 @@ function writeMessage(fields: Fields, values: object): void {
   }
 }
 
+// The casts below: a value has the type of its field in the table.
 function writeField(number: number, type: FieldType, value: unknown): void {
   if (typeof type === 'object') {
     if ('message' in type) writeDelimited(number, type.message, value as object)

@@ -64,6 +64,7 @@ function readCommand(bytes: Buffer): Incoming {
   const { id, ...rest } = decodeMessage(COMMAND, bytes)
   const [method] = Object.keys(rest)
   if (method === undefined) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'a command needs a method')
+  // Decoded values have the types of their fields in the table.
   const params = rest[method] as Record<string, unknown>
   if (method === 'send') return { id: 0, method, params }
   if (typeof id !== 'number' || id === 0) {
