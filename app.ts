@@ -53,7 +53,7 @@ export default async function app(fastify: FastifyInstance, _options: object): P
   await serveApp(fastify, { environment: process.env })
 }
 
-/** The app with variables that are handed in. */
+/** The app with the variables of an environment. */
 export async function serveApp(
   fastify: FastifyInstance,
   { environment }: { environment: NodeJS.ProcessEnv }
@@ -109,8 +109,8 @@ export async function serveApp(
 }
 
 /**
- * An admin token for the sample page; undefined if the key cannot sign, or if the options require other claims (an
- * issuer, claims at other places).
+ * Signs an admin token for the sample page. Returns undefined if the key cannot sign, or if the options require other claims
+ * (an issuer, or claims at other places).
  */
 function welcomeToken(key: SigningKey | undefined, options: ResolvedOptions): string | undefined {
   const claims = { mode: 'rw', admin: true }

@@ -34,8 +34,8 @@ export async function makeServer(
 }
 
 /**
- * Writes log lines for people. The library is loaded at a terminal only. Not its stream, which writes later than what is
- * written to standard output in the meantime.
+ * Writes log lines for people. The library is loaded only at a terminal. Its stream is not used, because it would write
+ * later than other output of this process.
  */
 async function terminalLog(): Promise<{ write(line: string): void }> {
   const { prettyFactory } = (await import('pino-pretty')).default
@@ -49,9 +49,9 @@ async function terminalLog(): Promise<{ write(line: string): void }> {
 }
 
 /**
- * Starts it; resolves once it listens.
+ * Starts the server. Resolves when it listens.
  * @param onLost is called when the listening connection is lost and nothing replaces it
- * @throws what the start fails with; the server is still to be closed then
+ * @throws the error of the start. The server must be closed then.
  */
 export async function startServer(
   { fastify, config, environment }: Server,

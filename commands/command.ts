@@ -3,13 +3,13 @@ export interface Command {
   /** What `--help` prints. */
   help: string
   /**
-   * @param args what follows the command's name
-   * @throws UsageError; and any other error, whose message is printed
+   * @param args the arguments after the command's name
+   * @throws UsageError, or any other error, whose message is printed
    */
   run(args: string[]): Promise<void>
 }
 
-/** A command was called in a way that it does not know. The exit code is 2 then, as with POSIX utilities. */
+/** The arguments of a command are wrong. The exit code is 2 then, as with POSIX utilities. */
 export class UsageError extends Error {}
 
 /** @throws UsageError if there are arguments */

@@ -55,7 +55,7 @@ Then grant pgws_server to the server's role, and pgws_publisher to roles that ca
 `
 }
 
-/** Where the database is: the configured one (not through a pooler), or the running embedded one. */
+/** The connection string of the configured database (not through a pooler), or of the running embedded one. */
 async function targets(): Promise<ConnectionTarget[]> {
   const { dbUri, listenerUri, embeddedFolder } = await readConfig(process.env, 'command')
   if (listenerUri !== undefined) return parseConninfo(readUri('listenerUri', listenerUri))

@@ -1,9 +1,9 @@
-/** How often to look, in milliseconds. */
+/** How often the parent is checked, in milliseconds. */
 const INTERVAL = 200
 
 /**
- * Watches the parent of this process where `npx` has started it: `npx` runs a shell, which runs this process. A shell that
- * waits for it (dash) is ended by a signal to `npx`, and does not forward it.
+ * Watches the parent of this process if `npx` has started it. `npx` runs a shell, which runs this process. A signal to `npx`
+ * ends a shell that waits (dash), but the shell does not forward the signal.
  * @param onEnd is called when the parent has ended
  * @returns a function that ends the watch
  */

@@ -1,10 +1,10 @@
 import type { Reached } from './connection.js'
 import type { Report } from './report.js'
 
-/** The shortest of some round trips says the most. */
+/** The number of round trips. The shortest one is the most exact. */
 const SAMPLES = 3
 
-/** The largest difference that goes unnoticed, in seconds: clocks that NTP sets differ by far less. */
+/** The maximum difference that is not reported, in seconds. Clocks that NTP sets differ by far less. */
 const TOLERANCE = 2
 
 /** Compares the clock of this machine, which tokens expire by, with the database's. */

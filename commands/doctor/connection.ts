@@ -26,14 +26,14 @@ const TIMED_OUT = 'it did not answer in time: check host, port and firewall'
 
 /** A database that was reached. */
 export interface Reached {
-  /** The variable that says where it is. */
+  /** The name of the variable with its connection string. */
   variable: string
   client: pg.Client
   /** Opens another connection in the same way. */
   again: () => Promise<pg.Client>
 }
 
-/** Connects, as the server does, and reports how that went. */
+/** Connects as the server does, and reports the result. */
 export async function reach(report: Report, variable: string, uri: string): Promise<Reached | undefined> {
   const targets = await report.attempt('connection', () => parse(variable, uri))
   if (targets === undefined) return undefined

@@ -25,7 +25,7 @@ error, and what to do. Nothing is changed, and no secret is printed. The exit co
 }
 
 /**
- * Prints what was found.
+ * Runs all checks, and prints their results.
  * @param environment the server's variables; a file .env adds to them
  * @returns whether there is no error
  */

@@ -10,7 +10,7 @@ const DEADLINE = 5000
 /** A full queue fails commits (https://www.postgresql.org/docs/current/sql-notify.html). */
 const HIGH_USAGE = 0.5
 
-/** Checks what is between the server and the database, and that a notification comes through. */
+/** Checks for a connection pooler and a full notification queue, and that a notification arrives. */
 export async function checkListening(report: Report, publisher: Reached, listener: Reached): Promise<void> {
   const pooled = await report.attempt('pooler', () => checkPooler(report, publisher, listener))
   const able =

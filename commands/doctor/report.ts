@@ -2,7 +2,7 @@ import { unnamedMessageOf } from '../../lib/errors.js'
 
 type Level = 'OK' | 'warning' | 'error'
 
-/** Prints what was found, a line each: how it is, what was checked, and what to do. */
+/** Prints findings, one line each: the level, what was checked, and what to do. */
 export class Report {
   readonly #out: NodeJS.WritableStream
   readonly #counts: Record<Level, number> = { OK: 0, warning: 0, error: 0 }
@@ -15,17 +15,17 @@ export class Report {
     this.#print('OK', check, text)
   }
 
-  /** What may be meant so. */
+  /** Reports something that may be intended. */
   warning(check: string, text: string): void {
     this.#print('warning', check, text)
   }
 
-  /** What keeps the server from working. */
+  /** Reports something that prevents the server from working. */
   error(check: string, problem: unknown): void {
     this.#print('error', check, typeof problem === 'string' ? problem : unnamedMessageOf(problem))
   }
 
-  /** Runs a check, whose error is reported. */
+  /** Runs a check, and reports its error. */
   async attempt<Result>(check: string, action: () => Result | Promise<Result>): Promise<Result | undefined> {
     try {
       return await action()

@@ -8,7 +8,7 @@ import { excessOf } from '../../lib/schema/index.js'
 import type { Reached } from './connection.js'
 import type { Report } from './report.js'
 
-/** The connections of a server besides those that publish: one listens, one announces. */
+/** The number of a server's connections in addition to its pool: one listens, and one announces. */
 const OWN_CONNECTIONS = 2
 
 /** Checks what the server's role may do, and what the database has for the server. */
@@ -90,7 +90,7 @@ async function checkInstalled(
   return true
 }
 
-/** `pgws.publish` notifies the channel that the last migration was told. */
+/** Checks the channel that `pgws.publish` notifies. It is the option `listenChannel` of the last migration. */
 async function checkListenChannel(report: Report, client: pg.Client, listenChannel: string): Promise<void> {
   const { rows } = await client.query<{ channel: string }>(
     'select s.listen_channel as channel from pgws.settings s'

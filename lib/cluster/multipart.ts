@@ -69,7 +69,7 @@ export class Multipart {
     }
   }
 
-  /** The oldest, while there is one: those that were before it have been forgotten. */
+  /** The oldest entry, if there is one. Entries before it have been removed. */
   #next(): [string, Gathered] {
     const next = this.#byAge.next()
     if (!next.done) return next.value

@@ -31,7 +31,7 @@ export interface OwnNodeOptions {
   sessions: NodeSessions
 }
 
-/** What this node says of its clients, and does with them: for itself, and where another node asks. */
+/** Lists and closes the clients of this node, for itself and for other nodes. */
 export class OwnNode {
   readonly #options: OwnNodeOptions
 
@@ -49,7 +49,10 @@ export class OwnNode {
     return [...select(this.#options.connections, id, filter)].map((connection) => summaryOf(id, connection))
   }
 
-  /** @returns how many are closed: the first at once, the others in the next turns of the event loop */
+  /**
+   * Closes connections. The first are closed at once, the others in the next turns of the event loop.
+   * @returns how many are closed
+   */
   disconnect(filter: ConnectionFilter, code: number, reason: string): number {
     const connections = [...select(this.#options.connections, this.#options.node, filter)]
     closeAll(connections, code, reason)

@@ -121,7 +121,7 @@ export class FlowControl {
     return this.#totalBytes <= this.#options.maxTotalBufferedBytes * ROOM
   }
 
-  /** To be called for a client that continues with stored messages: it may be as slow as it is. */
+  /** To be called for a client that continues with stored messages, so that it is not closed for being slow. */
   fellBehind({ waiting }: Receiver): void {
     this.#fallenBehind++
     if (waiting !== undefined) waiting.behind = undefined

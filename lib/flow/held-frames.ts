@@ -21,12 +21,12 @@ export class HeldFrames {
     this.#maxBytes = maxBytes
   }
 
-  /** Drops durable frames, those that are held and those that come, until `keep`. The replay must continue then. */
+  /** Drops durable frames, both held and new ones, until `keep` is called. The replay must continue then. */
   skip(): void {
     if (!this.#dropped) this.#drop()
   }
 
-  /** Holds durable frames again. To be called before the page of the replay is read that has what was dropped. */
+  /** Holds durable frames again. To be called before the replay reads the page with the dropped messages. */
   keep(): void {
     this.#dropped = false
   }

@@ -55,7 +55,7 @@ export class WebSocketConnection extends Connection implements Pausable {
 
   /**
    * @param accepted its listeners find the connection with `of`
-   * @param joinOptions what its client asked for
+   * @param joinOptions the options that the client has requested
    */
   constructor(
     { webSocket, socket }: AcceptedSocket,

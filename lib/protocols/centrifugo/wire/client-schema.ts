@@ -54,7 +54,7 @@ const SUBSCRIBE_REQUEST = {
   epoch: [6, 'string'],
   offset: [7, 'uint64'],
   join_leave: [11, 'bool'],
-  // A filter, which nobody looks into.
+  // A filter, which is not read.
   tf: [13, 'bytes'],
   flag: [14, 'uint64'],
   type: [15, 'int32']

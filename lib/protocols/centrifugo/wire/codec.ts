@@ -3,14 +3,14 @@ import type { Incoming } from './protocol.js'
 import type { Reply } from './replies.js'
 
 /**
- * An encoding of the protocol. There are two, JSON and protobuf, which say the same; sessions and subscriptions know
- * neither.
+ * An encoding of the protocol: JSON or protobuf. Both have the same content. Sessions and subscriptions do not depend on the
+ * encoding.
  * @typeParam Encoded what the transports frame: a text or bytes
  */
 export interface Codec<Encoded> {
   /**
-   * The commands in what a client has sent, decoded one at a time. It never throws: what is no command is an error, and
-   * nothing that follows it in protobuf can be read.
+   * Decodes the commands in data from a client, one at a time. It never throws, but yields an error for data that is not a
+   * command. In protobuf, nothing after such data can be read.
    */
   commandsIn(data: Buffer): Iterator<Incoming>
   /** Whether this is the answer to a ping, and nothing else. */

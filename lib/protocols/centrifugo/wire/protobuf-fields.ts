@@ -4,7 +4,7 @@ import type { Fields, FieldType } from './client-schema.js'
 
 /**
  * Messages in protobuf (https://protobuf.dev/programming-guides/encoding), by tables of their fields. Fields are as in
- * proto3: what is false, 0 or empty is not written, except for messages.
+ * proto3: values that are false, 0 or empty are not written, except for messages.
  */
 
 /** A buffer that has grown beyond this is not kept for the next message, in bytes. */
@@ -34,7 +34,7 @@ function encoded(write: () => void): Buffer {
     if (length > MAX_KEPT) writer = new BinaryWriter()
     return Buffer.from(buffer, 0, length)
   } catch (error) {
-    // It has the half of a message.
+    // The buffer has an incomplete message.
     writer = new BinaryWriter()
     throw error
   }
@@ -70,7 +70,7 @@ function writeField(number: number, type: FieldType, value: unknown): void {
       writer.tag(number, WireType.LengthDelimited).string(jsonOf(value))
       return
     case 'bytes':
-      // A text stands for its bytes.
+      // A text is written as its bytes in UTF-8.
       if (typeof value === 'string') writer.tag(number, WireType.LengthDelimited).string(value)
       else writer.tag(number, WireType.LengthDelimited).bytes(value as Uint8Array)
       return

@@ -90,7 +90,7 @@ export interface Command {
 /** The answer to a ping: a command without content. */
 export const PONG = Symbol('pong')
 
-/** What a client sends: a command, the answer to a ping, what is no command, or nothing, such as an empty line. */
+/** What a client sends: a command, the answer to a ping, an error for anything else, or nothing for an empty line. */
 export type Incoming = Command | typeof PONG | Error | undefined
 
 /** A string parameter of a command; empty if it is missing. @throws DisconnectError for any other type */
