@@ -143,7 +143,9 @@ export class IncomingQueue {
 
   /** Takes an announcement of the messages that come next. */
   announce(announcement: Announcement): void {
-    if (this.#options.replays) this.#push({ announcement })
+    if (!this.#options.replays) return
+    const alone = !this.#waiting && !this.#held
+    if (!alone || !this.#detector.announced(announcement)) this.#push({ announcement })
   }
 
   receive(payload: string): void {

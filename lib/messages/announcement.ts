@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 
 /** What the database says of the durable messages that it notifies next (pgws.announcement in lib/schema/sql). */
 export interface Announcement {
@@ -27,7 +27,7 @@ export function readAnnouncement(
 ): Announcement | undefined {
   const [, signature, words, ...rest] = ANNOUNCEMENT.exec(payload) ?? []
   if (words === undefined) return undefined
-  if (createHash('sha256').update(words).update(secret).digest('hex') !== signature) return undefined
+  if (hash('sha256', words + secret) !== signature) return undefined
   const [previous, first, last, missing, channel] = rest as [string, string, string, string, string]
   const start = Number(first)
   return {

@@ -154,8 +154,6 @@ CREATE INDEX outbox_1_transaction ON pgws.outbox_1 USING btree (transaction);
 
 CREATE INDEX outbox_2_transaction ON pgws.outbox_2 USING btree (transaction);
 
-CREATE INDEX trimmed_position ON pgws.trimmed USING btree ("position");
-
 CREATE OR REPLACE FUNCTION pgws."position"()
  RETURNS text
  LANGUAGE sql
@@ -207,7 +205,7 @@ begin
   select count(o.ordinal), count(pg_notify(o.database_channel, o.notification)) into found_count, notified
   from (
     select null::bigint as last_ordinal, null::bigint as ordinal, 'pgws_announcements' as database_channel,
-      pgws.announcement(s.listen_channel, pgws.last_position(), d.first, d.last) as notification
+      pgws.announcement(s.secret, s.listen_channel, (select coalesce(max(m.position), 0) from pgws.messages m), d.first, d.last) as notification
     from (select min(p.place) as first, max(p.place) as last from placed p where p.age is not null) d, pgws.settings s
     where d.first is not null
     union all
@@ -221,17 +219,17 @@ begin
   return found_count;
 end $function$;
 
-CREATE OR REPLACE FUNCTION pgws.announcement(listen_channel text, previous bigint, first bigint, last bigint, without text DEFAULT NULL::text)
+CREATE OR REPLACE FUNCTION pgws.announcement(secret text, listen_channel text, previous bigint, first bigint, last bigint, without text DEFAULT NULL::text)
  RETURNS text
  LANGUAGE plpgsql
- STABLE
+ IMMUTABLE
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 declare
   words constant text := concat_ws(' ', previous, first, last, coalesce(without, '-'), listen_channel);
 begin
   -- The secret comes last: a hash of secret and words could be continued with further words.
-  return (select encode(sha256(convert_to(words || s.secret, 'UTF8')), 'hex') from pgws.settings s) || ' ' || words;
+  return encode(sha256(convert_to(words || secret, 'UTF8')), 'hex') || ' ' || words;
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgws.beat(beyond bigint)
@@ -245,7 +243,7 @@ declare
 begin
   if latest > beyond then
     -- All that this snapshot sees has been notified before.
-    perform pg_notify('pgws_announcements', pgws.announcement(s.listen_channel, latest, latest + 1, latest)) from pgws.settings s;
+    perform pg_notify('pgws_announcements', pgws.announcement(s.secret, s.listen_channel, latest, latest + 1, latest)) from pgws.settings s;
   end if;
   return latest;
 end $function$;
@@ -568,7 +566,7 @@ begin
   select count(pg_notify(o.database_channel, o.notification)) into strict new.transaction
   from (
     select 0::bigint as position, 'pgws_announcements' as database_channel,
-      pgws.announcement(s.listen_channel, pgws.last_position(), d.first, d.last) as notification
+      pgws.announcement(s.secret, s.listen_channel, (select coalesce(max(m.position), 0) from pgws.messages m), d.first, d.last) as notification
     from (select min(p.position) as first, max(p.position) as last from placed p) d, pgws.settings s
     where d.first is not null
     union all
@@ -1078,8 +1076,9 @@ declare
   stored_count bigint;
   notified bigint;
   epoch text;
+  secret text;
 begin
-  select s.epoch into epoch from pgws.settings s where s.retention_version = relay.retention_version;
+  select s.epoch, s.secret into epoch, secret from pgws.settings s where s.retention_version = relay.retention_version;
   if epoch is null then return null; end if;
   if exists (select from unnest(ages) age where age is not null) then
     lock table pgws.commit_lock in exclusive mode;
@@ -1114,7 +1113,7 @@ begin
   select count(position), count(pg_notify(database_channel, notification)) into stored_count, notified
   from (
     select 0 as n, null::bigint as position, 'pgws_announcements' as database_channel,
-      pgws.announcement(relay.listen_channel, pgws.last_position(), s.first, s.last, case
+      pgws.announcement(secret, relay.listen_channel, (select coalesce(max(m.position), 0) from pgws.messages m), s.first, s.last, case
         -- Messages that were here before have used up positions.
         when s.last - s.first between s.size and 1500 then (
           select string_agg((g - s.first)::text, ',') from generate_series(s.first, s.last) g
@@ -1621,7 +1620,7 @@ comment on function pgws."position"() is 'Returns the id of the last message tha
 
 comment on function pgws.announce(snapshot pg_snapshot, upto pg_snapshot, after bigint, cut bigint, since timestamp with time zone) is 'Stores and notifies what was published. For: the owner.';
 
-comment on function pgws.announcement(listen_channel text, previous bigint, first bigint, last bigint, without text) is 'Builds the announcement of the positions that are notified next. For: the owner.';
+comment on function pgws.announcement(secret text, listen_channel text, previous bigint, first bigint, last bigint, without text) is 'Builds the announcement of the positions that are notified next. For: the owner.';
 
 comment on function pgws.beat(beyond bigint) is 'Notifies servers of the last position, if it is beyond another one. Returns it. For: pgws_server.';
 
@@ -1765,7 +1764,7 @@ revoke execute on function pgws."position"() from public;
 
 revoke execute on function pgws.announce(snapshot pg_snapshot, upto pg_snapshot, after bigint, cut bigint, since timestamp with time zone) from public;
 
-revoke execute on function pgws.announcement(listen_channel text, previous bigint, first bigint, last bigint, without text) from public;
+revoke execute on function pgws.announcement(secret text, listen_channel text, previous bigint, first bigint, last bigint, without text) from public;
 
 revoke execute on function pgws.beat(beyond bigint) from public;
 

@@ -8,18 +8,16 @@
 
 alter table pgws.settings add column secret text not null default gen_random_uuid()::text;
 
--- For pgws.last_position(), which each announcement asks.
-create index trimmed_position on pgws.trimmed (position);
-
 -- The positions first to last are announced next on a listen channel, without some, which are given relative to the first
--- (numbers, separated by commas). Before them, everything up to previous was announced.
-create function pgws.announcement(listen_channel text, previous bigint, first bigint, last bigint, without text default null) returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+-- (numbers, separated by commas). Before them, everything up to previous was announced. (Or more, if the last messages have been
+-- deleted: this is asked for so often that it must cost no more than a look at one index.)
+create function pgws.announcement(secret text, listen_channel text, previous bigint, first bigint, last bigint, without text default null)
+returns text language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 declare
   words constant text := concat_ws(' ', previous, first, last, coalesce(without, '-'), listen_channel);
 begin
   -- The secret comes last: a hash of secret and words could be continued with further words.
-  return (select encode(sha256(convert_to(words || s.secret, 'UTF8')), 'hex') from pgws.settings s) || ' ' || words;
+  return encode(sha256(convert_to(words || secret, 'UTF8')), 'hex') || ' ' || words;
 end $$;
 
 -- Says up to where was announced, if that is beyond a position: a server that has heard less lacks the last messages.
@@ -30,7 +28,7 @@ declare
 begin
   if latest > beyond then
     -- All that this snapshot sees has been notified before.
-    perform pg_notify('pgws_announcements', pgws.announcement(s.listen_channel, latest, latest + 1, latest)) from pgws.settings s;
+    perform pg_notify('pgws_announcements', pgws.announcement(s.secret, s.listen_channel, latest, latest + 1, latest)) from pgws.settings s;
   end if;
   return latest;
 end $$;
@@ -74,7 +72,7 @@ begin
   select count(o.ordinal), count(pg_notify(o.database_channel, o.notification)) into found_count, notified
   from (
     select null::bigint as last_ordinal, null::bigint as ordinal, 'pgws_announcements' as database_channel,
-      pgws.announcement(s.listen_channel, pgws.last_position(), d.first, d.last) as notification
+      pgws.announcement(s.secret, s.listen_channel, (select coalesce(max(m.position), 0) from pgws.messages m), d.first, d.last) as notification
     from (select min(p.place) as first, max(p.place) as last from placed p where p.age is not null) d, pgws.settings s
     where d.first is not null
     union all
@@ -95,8 +93,9 @@ declare
   stored_count bigint;
   notified bigint;
   epoch text;
+  secret text;
 begin
-  select s.epoch into epoch from pgws.settings s where s.retention_version = relay.retention_version;
+  select s.epoch, s.secret into epoch, secret from pgws.settings s where s.retention_version = relay.retention_version;
   if epoch is null then return null; end if;
   if exists (select from unnest(ages) age where age is not null) then
     lock table pgws.commit_lock in exclusive mode;
@@ -131,7 +130,7 @@ begin
   select count(position), count(pg_notify(database_channel, notification)) into stored_count, notified
   from (
     select 0 as n, null::bigint as position, 'pgws_announcements' as database_channel,
-      pgws.announcement(relay.listen_channel, pgws.last_position(), s.first, s.last, case
+      pgws.announcement(secret, relay.listen_channel, (select coalesce(max(m.position), 0) from pgws.messages m), s.first, s.last, case
         -- Messages that were here before have used up positions.
         when s.last - s.first between s.size and 1500 then (
           select string_agg((g - s.first)::text, ',') from generate_series(s.first, s.last) g
@@ -170,7 +169,7 @@ begin
   select count(pg_notify(o.database_channel, o.notification)) into strict new.transaction
   from (
     select 0::bigint as position, 'pgws_announcements' as database_channel,
-      pgws.announcement(s.listen_channel, pgws.last_position(), d.first, d.last) as notification
+      pgws.announcement(s.secret, s.listen_channel, (select coalesce(max(m.position), 0) from pgws.messages m), d.first, d.last) as notification
     from (select min(p.position) as first, max(p.position) as last from placed p) d, pgws.settings s
     where d.first is not null
     union all
@@ -180,7 +179,7 @@ begin
   return null;
 end $$;
 
-revoke execute on function pgws.announcement(text, bigint, bigint, bigint, text) from public;
+revoke execute on function pgws.announcement(text, text, bigint, bigint, bigint, text) from public;
 revoke execute on function pgws.beat(bigint) from public;
 do $$
 begin
@@ -189,5 +188,5 @@ exception when undefined_object then
   -- Who may create roles does so behind the migrations.
 end $$;
 
-comment on function pgws.announcement(text, bigint, bigint, bigint, text) is 'Builds the announcement of the positions that are notified next. For: the owner.';
+comment on function pgws.announcement(text, text, bigint, bigint, bigint, text) is 'Builds the announcement of the positions that are notified next. For: the owner.';
 comment on function pgws.beat(bigint) is 'Notifies servers of the last position, if it is beyond another one. Returns it. For: pgws_server.';
