@@ -59,6 +59,7 @@ type Rule =
 /** The options that say what a token must have, and where its claims are. */
 export type TokenRules = { readonly [name in Rule]?: string | undefined }
 
+/** The modes, by the value of the claim. */
 export const MODES: ReadonlyMap<unknown, Mode> = new Map([
   ['r', { read: true, write: false }],
   ['w', { read: false, write: true }],

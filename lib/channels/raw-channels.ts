@@ -32,6 +32,7 @@ export class RawChannels {
     this.#options = options
   }
 
+  /** Whether a channel is a raw channel. */
   has(channel: string): boolean {
     const { patterns, listenChannel, metaChannel } = this.#options
     if (patterns === undefined || isOwnChannel(channel)) return false

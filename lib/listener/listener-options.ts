@@ -23,6 +23,7 @@ export interface ListenerOptions {
   onEvent: (event: ListenerEvent) => void
 }
 
+/** What the listener reports: changes of its state, and failures. */
 export type ListenerEvent =
   | { type: 'listening' }
   /** Notifications of the last `gap` milliseconds may be lost. */

@@ -129,27 +129,35 @@ export class BroadcastOperator<EmitEvents extends EventsMap, ServerSideEvents ex
     this.#flags = flags
   }
 
+  /** Selects clients in at least one of the rooms, in addition to rooms that are already selected. */
   to(rooms: string | string[]): BroadcastOperator<EmitEvents, ServerSideEvents> {
     return this.#with({ rooms: new Set([...this.#rooms, ...[rooms].flat()]) })
   }
 
+  /** The same as `to`. */
   in(rooms: string | string[]): BroadcastOperator<EmitEvents, ServerSideEvents> {
     return this.to(rooms)
   }
 
+  /** Excludes clients in any of the rooms. */
   except(rooms: string | string[]): BroadcastOperator<EmitEvents, ServerSideEvents> {
     return this.#with({ except: new Set([...this.#except, ...[rooms].flat()]) })
   }
 
+  /** Sets whether the event is compressed. */
   compress(compress: boolean): BroadcastOperator<EmitEvents, ServerSideEvents> {
     return this.#with({ flags: { ...this.#flags, compress } })
   }
 
+  /** Marks the event as volatile: it may be lost if a client is not ready. */
   get volatile(): BroadcastOperator<EmitEvents, ServerSideEvents> {
     return this.#with({ flags: { ...this.#flags, volatile: true } })
   }
 
-  /** @throws Error for a reserved event name, and for an acknowledgement */
+  /**
+   * Sends an event to the selected clients. Failures go to `errorHandler`, and to `flushed()`.
+   * @throws Error for a reserved event name, and for an acknowledgement
+   */
   emit<Name extends keyof EmitEvents & string>(event: Name, ...args: Parameters_<EmitEvents, Name>): true {
     if (RESERVED_EVENTS.has(event)) throw new Error(`"${event}" is a reserved event name`)
     refuseAcknowledgement(args)
@@ -158,18 +166,32 @@ export class BroadcastOperator<EmitEvents extends EventsMap, ServerSideEvents ex
     return true
   }
 
+  /**
+   * Makes the selected clients join rooms. Resolves when the database has accepted the request.
+   * @throws SocketIoNotPublished
+   */
   socketsJoin(rooms: string | string[]): Promise<void> {
     return this.#send(types.SOCKETS_JOIN, { opts: this.#opts, rooms: [rooms].flat() })
   }
 
+  /** Makes the selected clients leave rooms. @throws SocketIoNotPublished */
   socketsLeave(rooms: string | string[]): Promise<void> {
     return this.#send(types.SOCKETS_LEAVE, { opts: this.#opts, rooms: [rooms].flat() })
   }
 
+  /**
+   * Disconnects the selected clients.
+   * @param close whether to close the connection, and so leave all namespaces
+   * @throws SocketIoNotPublished
+   */
   disconnectSockets(close = false): Promise<void> {
     return this.#send(types.DISCONNECT_SOCKETS, { opts: this.#opts, close })
   }
 
+  /**
+   * Sends an event to the servers. Resolves when the database has accepted it.
+   * @throws Error for an acknowledgement; SocketIoNotPublished
+   */
   serverSideEmit<Name extends keyof ServerSideEvents & string>(
     event: Name,
     ...args: Parameters_<ServerSideEvents, Name>

@@ -17,6 +17,7 @@ interface ConstrainedRequest {
   }
 }
 
+/** Whether the plugin is registered without a prefix. */
 export function isRootPrefix(prefix: string): boolean {
   return prefix === '' || prefix === '/'
 }
@@ -37,6 +38,7 @@ export interface Host {
 /** By the host's server, so that several instances of the plugin share one object. */
 const hosts = new WeakMap<object, Host>()
 
+/** What is known of the host of an instance. */
 export function hostOf({ server, supportedMethods }: FastifyInstance): Host {
   // The route of GET answers HEAD, too.
   const methods = supportedMethods.filter((method) => method !== 'OPTIONS' && method !== 'HEAD')

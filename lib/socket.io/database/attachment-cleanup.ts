@@ -78,6 +78,7 @@ export class AttachmentCleanup {
     ).catch(() => {})
   }
 
+  /** Takes a notification on `channel`. @throws SocketIoPacketLost if it is not a mark */
   receive(payload: string): void {
     const { uid, at, read, hello, leaving } = readMark(payload)
     if (uid === this.#options.uid) {

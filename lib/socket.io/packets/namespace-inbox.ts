@@ -77,6 +77,7 @@ export class NamespaceInbox {
     this.#ownStart = JSON.stringify({ uid: options.uid }).slice(0, -1)
   }
 
+  /** Takes a notification on the namespace's channel. */
   receive(payload: string): void {
     // A node receives its own packets, too. They need not be parsed, except kept ones, which begin with their position.
     if (payload.startsWith(this.#ownStart)) return

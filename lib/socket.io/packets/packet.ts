@@ -31,6 +31,7 @@ const CARRIERS = new Set([
 /** The packet type EVENT of Socket.IO's protocol. */
 export const EVENT = 2
 
+/** The data of a message for clients. */
 export interface BroadcastData {
   packet: { type: number; id?: number; data: unknown[] }
   opts: { rooms: string[]; except: string[]; flags?: { volatile?: boolean } }
@@ -85,6 +86,7 @@ export interface Packet extends Notification {
   kept?: Kept | undefined
 }
 
+/** What is stored of a kept packet, in addition to its payload. */
 export interface Kept {
   nsp: string
   origin: string

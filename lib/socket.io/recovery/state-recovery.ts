@@ -29,6 +29,7 @@ export interface Session {
   data: unknown
 }
 
+/** A session with the time at which its client disconnected. */
 export interface SavedSession extends Session {
   nsp: string
   /** Milliseconds since the epoch. */
@@ -67,6 +68,7 @@ export class StateRecovery {
     return this.#epoch
   }
 
+  /** Reads the epoch of the database. */
   async refresh(): Promise<void> {
     const { query, tables } = this.#options
     const { rows } = await query(
@@ -85,6 +87,7 @@ export class StateRecovery {
     return rows[0].last
   }
 
+  /** Stores sessions, in one statement. */
   async save(sessions: readonly SavedSession[]): Promise<void> {
     const { query, tables } = this.#options
     const now = Date.now()

@@ -1,5 +1,5 @@
 import { isInteger, isObject } from '../../../json-value.js'
-import { isSessionOf, keysOf, newSession, newSessionsKey, seal, unseal } from './sealed-commands.js'
+import { isSessionOf, newSession, newSessionsKey, seal, sessionKeysOf, unseal } from './sealed-commands.js'
 
 /** Before more bytes are sent, which take several notifications, the node is answering whether it has the session. */
 const LARGE = 4096
@@ -67,7 +67,7 @@ export class Emulation {
    */
   begin(receive: (data: Buffer) => void): { details: { session: string; node: string }; end: () => void } {
     const session = newSession(this.sessions)
-    const { id, key } = keysOf(session)
+    const { id, key } = sessionKeysOf(session)
     this.#sessions.set(id, { key, receive, last: new Map() })
     return { details: { session, node: this.#node }, end: () => this.#sessions.delete(id) }
   }
@@ -78,7 +78,7 @@ export class Emulation {
    * @throws NodesUnavailable (503) if the session is on another node that cannot be reached
    */
   async receive(session: string, node: string, data: Buffer): Promise<boolean> {
-    const { id, key } = keysOf(session)
+    const { id, key } = sessionKeysOf(session)
     if (node === this.#node) {
       const known = this.#sessions.get(id)
       known?.receive(data)

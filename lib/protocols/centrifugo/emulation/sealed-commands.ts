@@ -47,7 +47,8 @@ function proofOf(key: string, secret: Buffer): Buffer {
   return createHmac('sha256', key).update(secret).digest().subarray(0, PROOF_BYTES)
 }
 
-export function keysOf(session: string): SessionKeys {
+/** Derives the name and the key of a session. */
+export function sessionKeysOf(session: string): SessionKeys {
   return {
     id: createHash('sha256').update(session).digest('base64url'),
     key: createHmac('sha256', session).update('commands').digest()

@@ -30,6 +30,7 @@ export class Settling {
     this.#presence = presence
   }
 
+  /** Adds a client to a channel, at once, or when enough time has passed after its last change. */
   join(channel: string, member: PresenceMember): void {
     this.#change(channel, member.client, member)
   }
