@@ -30,19 +30,19 @@ export interface Reached {
   variable: string
   client: pg.Client
   /** Opens another connection in the same way. */
-  again: () => Promise<pg.Client>
+  connectAgain: () => Promise<pg.Client>
 }
 
 /** Connects as the server does, and reports the result. */
 export async function reach(report: Report, variable: string, uri: string): Promise<Reached | undefined> {
   const targets = await report.attempt('connection', () => parse(variable, uri))
   if (targets === undefined) return undefined
-  const again = () =>
+  const connectAgain = () =>
     connect(targets, { application_name: 'fastify-pg-websockets doctor', query_timeout: 5000 })
   try {
-    const client = await again()
+    const client = await connectAgain()
     report.ok('connection', `${variable}: ${describe(client)}`)
-    return { variable, client, again }
+    return { variable, client, connectAgain }
   } catch (error) {
     report.error('connection', `${variable}: ${messageOf(error)}${adviceFor(error)}`)
     return undefined

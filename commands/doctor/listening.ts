@@ -12,31 +12,31 @@ const HIGH_USAGE = 0.5
 
 /** Checks for a connection pooler and a full notification queue, and that a notification arrives. */
 export async function checkListening(report: Report, publisher: Reached, listener: Reached): Promise<void> {
-  const pooled = await report.attempt('pooler', () => checkPooler(report, publisher, listener))
-  const able =
-    pooled !== 'in the way' &&
+  const pooler = await report.attempt('pooler', () => checkPooler(report, publisher, listener))
+  const canListen =
+    pooler !== 'cannot listen' &&
     (await report.attempt('listen', async () => {
-      await checkCanListen(listener.client, listener.again)
+      await checkCanListen(listener.client, listener.connectAgain)
       return true
     }))
-  if (able) await report.attempt('listen', () => checkRoundTrip(report, publisher, listener))
+  if (canListen) await report.attempt('listen', () => checkRoundTrip(report, publisher, listener))
   await report.attempt('queue', () => checkQueue(report, publisher))
 }
 
 /** The listener's own connection is checked by `checkCanListen`. */
 async function checkPooler(
   report: Report,
-  { variable, client, again }: Reached,
+  { variable, client, connectAgain }: Reached,
   listener: Reached
-): Promise<'in the way' | undefined> {
-  const pooler = await poolerOf(client, again)
+): Promise<'cannot listen' | undefined> {
+  const pooler = await poolerOf(client, connectAgain)
   const mode = `${variable}: a connection pooler (PgBouncer) in ${pooler} mode`
   if (pooler === 'transaction' && listener.client === client) {
     report.error(
       'pooler',
       `${mode}: set PGWS_LISTENER_URI to the database server itself, because LISTEN needs a session`
     )
-    return 'in the way'
+    return 'cannot listen'
   }
   report.ok('pooler', pooler === 'none' ? `${variable}: no connection pooler` : mode)
   return undefined
@@ -54,14 +54,14 @@ async function checkRoundTrip(report: Report, publisher: Reached, listener: Reac
   })
   try {
     await listener.client.query(`listen ${pg.escapeIdentifier(channel)}`)
-    const begun = performance.now()
+    const startedAt = performance.now()
     await publisher.client.query('select pg_catalog.pg_notify($1, $2)', [channel, ''])
     if (await arrived) {
-      report.ok('listen', `a notification has come back in ${Math.ceil(performance.now() - begun)} ms`)
+      report.ok('listen', `a notification has come back in ${Math.ceil(performance.now() - startedAt)} ms`)
     } else
       report.error(
         'listen',
-        `no notification has come back within ${DEADLINE / 1000} s: ${cure(publisher, listener)}`
+        `no notification has come back within ${DEADLINE / 1000} s: ${adviceFor(publisher, listener)}`
       )
     await listener.client.query(`unlisten ${pg.escapeIdentifier(channel)}`)
   } finally {
@@ -69,7 +69,7 @@ async function checkRoundTrip(report: Report, publisher: Reached, listener: Reac
   }
 }
 
-function cure(publisher: Reached, listener: Reached): string {
+function adviceFor(publisher: Reached, listener: Reached): string {
   return listener === publisher
     ? 'something between this machine and the database drops notifications: name the database server itself in PGWS_LISTENER_URI'
     : `${publisher.variable} and ${listener.variable} must lead to the same database of the same server`
