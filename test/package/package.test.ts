@@ -1,12 +1,12 @@
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import t from 'tap'
 import { SECRET, until, withPostgres } from '../support/helper.js'
-import { snippet } from '../support/pages.js'
+import { snippet, textOf } from '../support/pages.js'
 import { root } from '../support/root.js'
 
 const run = promisify(execFile)
@@ -27,6 +27,21 @@ t.test(
     const ours = ['--engine-strict', '--legacy-peer-deps', './fastify-pg-websockets-0.1.0.tgz']
     await npm('install', ...quiet, ...ours)
     await npm('install', ...quiet, 'fastify@5')
+
+    // README says how large it is; new releases of others change that a little.
+    const [, packages, size] = /installs (\d+) packages of (\d+) MB/.exec(textOf('README.md'))!
+    const modules = join(project, 'node_modules')
+    const all = readdirSync(modules, { recursive: true, withFileTypes: true }).filter((entry) =>
+      entry.isFile()
+    )
+    const bytes = all.reduce((sum, { parentPath, name }) => sum + statSync(join(parentPath, name)).size, 0)
+    const lock = JSON.parse(readFileSync(join(modules, '.package-lock.json'), 'utf8'))
+    for (const [what, is, said] of [
+      ['megabytes', bytes / 1e6, Number(size)],
+      ['packages', Object.keys(lock.packages).length, Number(packages)]
+    ] as const) {
+      t.ok(Math.abs(is - said) <= 0.2 * said, `README says ${said} ${what}, and it is ${is}`)
+    }
 
     // The page's SDK comes with us, for those who install us need none.
     const installed = join(project, 'node_modules/fastify-pg-websockets')
