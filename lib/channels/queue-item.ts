@@ -24,13 +24,15 @@ export interface Count {
   counted: (delivered: number) => void
 }
 
-/** What the database has said of the messages that come next. */
+/** An announcement of the messages that follow. */
 interface Announced {
   announcement: Announcement
 }
 
+/** An item of the queue. */
 export type Item = Arrival | Count | Announced
 
+/** Whether an item waits until its row has been read. */
 export function isUnread(item: Item): item is Arrival {
   return 'outcome' in item && item.outcome === undefined
 }
@@ -47,6 +49,7 @@ export function positionOf(item: Item): number {
   return ('outcome' in item ? durablePositionOf(item) : undefined) ?? Number.POSITIVE_INFINITY
 }
 
+/** Marks messages as unreadable. */
 export function giveUp(arrivals: readonly Arrival[], error: unknown): void {
   for (const arrival of arrivals) Object.assign(arrival, { outcome: 'unreadable', error })
 }

@@ -92,7 +92,7 @@ export class Sequencer {
   #bytes: number | undefined
   #blocked = 0
   /** The position up to which beats have said that everything was announced. */
-  #beaten = 0
+  #lastBeat = 0
   #failure: string | undefined
   #loggedAt = Number.NEGATIVE_INFINITY
 
@@ -157,12 +157,12 @@ export class Sequencer {
   /** Requests or renews the lease. Returns undefined if another node holds it. */
   async #lead(): Promise<{ term: string; absence: number } | undefined> {
     const { node, nodeTimeout, query } = this.#options
-    const { rows } = await query(
+    const { rows } = await query<{ term: string | null; absence: number }>(
       `select l.term::pg_catalog.text as term, pg_catalog.to_json(extract(epoch from l.absence)::pg_catalog.numeric) as absence
        from pgws.lead($1, $2::pg_catalog.float8 operator(pg_catalog.*) '1 millisecond'::pg_catalog.interval) l`,
       [node, nodeTimeout * LEASE]
     )
-    const { term, absence } = rows[0] as { term: string | null; absence: number }
+    const { term, absence } = rows[0]!
     return term === null ? undefined : { term, absence }
   }
 
@@ -210,35 +210,36 @@ export class Sequencer {
 
   /** @param sleep whether writers have to wake the sequencer from now on; null: no change */
   async #round(term: string, sleep: boolean | null, stale: boolean): Promise<Round> {
-    const { rows } = await this.#options.query(
+    const { rows } = await this.#options.query<Round>(
       `select announced, more, oldest, asleep_since from pgws.sequence($1, $2, $3,
         case when $4 then pg_catalog.clock_timestamp() operator(pg_catalog.-) '1 minute'::pg_catalog.interval end)`,
       [this.#options.node, term, sleep, stale]
     )
     this.#failure = undefined
-    return rows[0] as unknown as Round
+    return rows[0]!
   }
 
   /** @returns false if another node is the sequencer now */
   async #empty(term: string): Promise<boolean> {
-    const { rows } = await this.#options.query(
+    const { rows } = await this.#options.query<{ bytes: number | null; blocked: number }>(
       'select pg_catalog.to_json(bytes) as bytes, blocked from pgws.empty_outbox($1, $2)',
       [this.#options.node, term]
     )
-    const { bytes, blocked } = rows[0] as { bytes: number | null; blocked: number }
+    const { bytes, blocked } = rows[0]!
     if (bytes === null) return false
     this.#bytes = bytes
     this.#blocked = blocked
     return true
   }
 
-  /** Says up to where was announced, unless nothing was since the last beat. A beat that fails is not needed: see Replay. */
+  /** Announces the last position, unless nothing was announced after the last beat. A failed beat does no harm: see Replay. */
   async #beat(): Promise<void> {
     try {
-      const { rows } = await this.#options.query('select pg_catalog.to_json(pgws.beat($1)) as latest', [
-        this.#beaten
-      ])
-      this.#beaten = (rows[0] as { latest: number }).latest
+      const { rows } = await this.#options.query<{ latest: number }>(
+        'select pg_catalog.to_json(pgws.beat($1)) as latest',
+        [this.#lastBeat]
+      )
+      this.#lastBeat = rows[0]!.latest
     } catch {}
   }
 
