@@ -45,7 +45,7 @@ export function channelReadRoutes(
       (request, reply) => answer(read, request.params.channel, request, reply)
     )
   }
-  // A parameter may not be longer than the host's maxParamLength, nor hold a slash; a wildcard may.
+  // A parameter must not be longer than the host's maxParamLength, or contain a slash. A wildcard may.
   fastify.get<{ Params: { '*': string }; Querystring: ReadQuery }>(
     '/channels/*',
     { schema: HIDDEN, validatorCompiler },

@@ -5,10 +5,10 @@ import { errors } from '../lib/errors.js'
 const MAX_NAME_LENGTH = 50
 
 /**
- * Refuses parameters that an address does not have. A misspelled one (`?sinec=`) would otherwise be ignored, and the answer
- * be another than the one that was asked for.
- * @param querystring the schema of those that it has. Default: that of the request's route
- * @throws BadQuery (400), which names the parameter and those that are known
+ * Refuses unknown parameters of a query. A misspelled one (`?sinec=`) would otherwise be ignored, and the client would get
+ * another answer than it has requested.
+ * @param querystring the schema of the known parameters. Default: that of the request's route
+ * @throws BadQuery (400), which names the unknown parameter and the known ones
  */
 export function checkQuery(
   { query, routeOptions }: FastifyRequest,
@@ -22,7 +22,7 @@ export function checkQuery(
   throw new errors.BadQuery(`the parameter ${nameAndKnown(unknown, known)}`)
 }
 
-/** The rest of a sentence about a name that is not known, with those that are. */
+/** The end of a sentence about an unknown name, with the known names. */
 export function nameAndKnown(unknown: string, known: readonly string[]): string {
   const names = known.map((name) => `"${name}"`).join(', ')
   return `${JSON.stringify(unknown.slice(0, MAX_NAME_LENGTH))} is unknown here: ${names === '' ? 'there are none' : `there are ${names}`}`

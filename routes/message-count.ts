@@ -1,10 +1,10 @@
 import { errors } from '../lib/errors.js'
 
-/** The most messages that a client gets of the history of a channel at once. */
+/** The maximum number of messages of a channel's history in one answer. */
 export const MAX_MESSAGES = 1000
 
 /**
- * A number of messages that a parameter of a query asks for.
+ * Reads a number of messages from a parameter of a query.
  * @throws BadQuery (400)
  */
 export function messageCount(text: string, name: string): number {

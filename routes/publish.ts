@@ -34,7 +34,7 @@ const messageSchema = {
 /** The members of a message. */
 const MEMBERS = Object.keys(messageSchema.properties)
 
-/** Where a parsed message has the name of a member that is none of these. */
+/** The member of a parsed message with the name of an unknown member. */
 const UNKNOWN = Symbol('unknown')
 
 /** `POST /publish`: publishes messages, all or none. Answers when the database has accepted them. */

@@ -39,7 +39,7 @@ export function parseClaimPath(text: string): ClaimPath | undefined {
   return path
 }
 
-/** The value at a place in a token's claims; undefined if existing is none. */
+/** The value at a place in a token's claims; undefined if there is none. */
 export function valueAt(claims: Readonly<Record<string, unknown>>, path: ClaimPath): unknown {
   let value: unknown = claims
   for (const step of path) {
@@ -57,7 +57,7 @@ export function valueAt(claims: Readonly<Record<string, unknown>>, path: ClaimPa
 
 /**
  * Puts a value at a place in a token's claims.
- * @returns whether it could be put existing: not into a list, nor into a value that is none
+ * @returns whether it could be put there. It cannot be put into a list, or into a value that is not an object.
  */
 export function putAt(claims: Record<string, unknown>, path: ClaimPath, value: unknown): boolean {
   let target = claims

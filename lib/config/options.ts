@@ -108,7 +108,7 @@ export interface PgWebsocketsOptions {
   publishTimeout?: number | undefined
   /** How long a shutdown may take. Default: 5 s. */
   shutdownTimeout?: number | undefined
-  /** After how much silence another node counts as dead. Default: 10 s. */
+  /** How long another node may be silent before it is regarded as gone. Default: 10 s. */
   nodeTimeout?: number | undefined
   /** Whether to install or upgrade the schema `pgws` (durable channels) at startup. Default: false. */
   migrate?: boolean | undefined

@@ -134,8 +134,8 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
 }
 
 /**
- * Whoever joins a raw channel reads and writes the database channel of that name: it must be none of those that carry what
- * others may not see, or say.
+ * Checks that no raw channel is a database channel with messages that its clients may not read or write. A client of a raw
+ * channel reads and writes the database channel of that name.
  * @throws InvalidOption
  */
 function checkRawChannels({ rawChannels, endpoints }: ResolvedOptions): void {
