@@ -12,11 +12,18 @@ import {
 } from '../schema/index.js'
 import { textCache } from '../text-cache.js'
 
-const settingsStatement = (
+/** The parts of the schema that older versions lack. */
+interface Version {
   counted: boolean
-) => `select s.version, ${appliedExpression(counted)} as applied, s.epoch,
+  signs: boolean
+}
+
+const settingsStatement = ({
+  counted,
+  signs
+}: Version) => `select s.version, ${appliedExpression(counted)} as applied, s.epoch,
   s.retention_version::pg_catalog.text as retention_version,
-  pg_catalog.to_jsonb(s) operator(pg_catalog.->>) 'secret' as secret,
+  ${signs ? '(select k.secret from pgws.secret k)' : 'null'} as secret,
   (select coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(r.pattern,
       extract(epoch from least(r.max_age, '100 years'))::pg_catalog.numeric)), '[]')
     from pgws.retention r) as patterns
@@ -145,13 +152,13 @@ export class RetentionRules {
    * @throws SchemaTooNew, SchemaTooOld, MissingGrant; and what the query throws
    */
   async refresh(): Promise<void> {
-    const { rows: found } = await this.#query<{ installed: boolean; counted: boolean; encoding: string }>(
+    const { rows: found } = await this.#query<Version & { installed: boolean; encoding: string }>(
       `${INSTALLED}, ${ENCODING} as encoding`
     )
-    const { installed, counted, encoding } = found[0]!
+    const { installed, encoding } = found[0]!
     this.#partial = isPartial(encoding)
     if (installed) await checkServerRole(this.#query)
-    const { rows } = installed ? await this.#query<Settings>(settingsStatement(counted)) : { rows: [] }
+    const { rows } = installed ? await this.#query<Settings>(settingsStatement(found[0]!)) : { rows: [] }
     const [settings] = rows
     this.#enter(stateOf(settings))
     if (this.#state.error !== undefined) throw this.#state.error

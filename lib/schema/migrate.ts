@@ -11,9 +11,10 @@ export const SCHEMA_VERSION = migrations.length
 /** The first migration that is recorded in a table. */
 const FIRST_COUNTED = 3
 
-/** Selects whether the schema is installed, and whether its migrations are recorded in a table. */
+/** Selects whether the schema is installed, whether its migrations are recorded in a table, and whether it signs announcements. */
 export const INSTALLED = `select pg_catalog.to_regclass('pgws.settings') is not null as installed,
-  pg_catalog.to_regclass('pgws.migrations') is not null as counted`
+  pg_catalog.to_regclass('pgws.migrations') is not null as counted,
+  pg_catalog.to_regclass('pgws.secret') is not null as signs`
 
 /** An expression for the number of the last migration of a database, for a row `s` of pgws.settings. */
 export function appliedExpression(counted: boolean): string {

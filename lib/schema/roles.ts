@@ -37,14 +37,24 @@ const ROLES = {
       'empty_outbox',
       'beat'
     ],
-    tables: ['settings', 'migrations', 'retention', 'messages', 'large', 'positions', 'trimmed', 'forgotten']
+    tables: [
+      'settings',
+      'migrations',
+      'retention',
+      'messages',
+      'large',
+      'positions',
+      'trimmed',
+      'forgotten',
+      'secret'
+    ]
   }
 }
 
 /** Without these, the server cannot publish, or does not know which channels are durable. */
 const NEEDED = {
   functions: ['relay', 'last_position', 'catch_up', 'lead', 'sequence'],
-  tables: ['settings', 'migrations', 'retention', 'messages', 'large', 'trimmed', 'forgotten']
+  tables: ['settings', 'migrations', 'retention', 'messages', 'large', 'trimmed', 'forgotten', 'secret']
 }
 
 /**

@@ -108,6 +108,13 @@ create table pgws.rounds (
   constraint rounds_pkey PRIMARY KEY (number)
 ) with (autovacuum_enabled=off);
 
+create table pgws.secret (
+  only_row boolean default true not null,
+  secret text default (gen_random_uuid())::text not null,
+  constraint secret_only_row_check CHECK (only_row),
+  constraint secret_pkey PRIMARY KEY (only_row)
+);
+
 create table pgws.sequencer (
   only_row boolean default true not null,
   node text,
@@ -124,7 +131,6 @@ create table pgws.settings (
   epoch text default lpad(to_hex((EXTRACT(epoch FROM clock_timestamp()))::bigint), 8, '0'::text) not null,
   listen_channel text not null,
   retention_version bigint default 1 not null,
-  secret text default (gen_random_uuid())::text not null,
   constraint settings_only_row_check CHECK (only_row),
   constraint settings_pkey PRIMARY KEY (only_row)
 );
@@ -205,8 +211,8 @@ begin
   select count(o.ordinal), count(pg_notify(o.database_channel, o.notification)) into found_count, notified
   from (
     select null::bigint as last_ordinal, null::bigint as ordinal, 'pgws_announcements' as database_channel,
-      pgws.announcement(s.secret, s.listen_channel, (select coalesce(max(m.position), 0) from pgws.messages m), d.first, d.last) as notification
-    from (select min(p.place) as first, max(p.place) as last from placed p where p.age is not null) d, pgws.settings s
+      pgws.announcement(k.secret, s.listen_channel, (select coalesce(max(m.position), 0) from pgws.messages m), d.first, d.last) as notification
+    from (select min(p.place) as first, max(p.place) as last from placed p where p.age is not null) d, pgws.settings s, pgws.secret k
     where d.first is not null
     union all
     select p.last_ordinal, p.ordinal, s.listen_channel, case
@@ -243,7 +249,8 @@ declare
 begin
   if latest > beyond then
     -- All that this snapshot sees has been notified before.
-    perform pg_notify('pgws_announcements', pgws.announcement(s.secret, s.listen_channel, latest, latest + 1, latest)) from pgws.settings s;
+    perform pg_notify('pgws_announcements', pgws.announcement(k.secret, s.listen_channel, latest, latest + 1, latest))
+      from pgws.settings s, pgws.secret k;
   end if;
   return latest;
 end $function$;
@@ -566,8 +573,8 @@ begin
   select count(pg_notify(o.database_channel, o.notification)) into strict new.transaction
   from (
     select 0::bigint as position, 'pgws_announcements' as database_channel,
-      pgws.announcement(s.secret, s.listen_channel, (select coalesce(max(m.position), 0) from pgws.messages m), d.first, d.last) as notification
-    from (select min(p.position) as first, max(p.position) as last from placed p) d, pgws.settings s
+      pgws.announcement(k.secret, s.listen_channel, (select coalesce(max(m.position), 0) from pgws.messages m), d.first, d.last) as notification
+    from (select min(p.position) as first, max(p.position) as last from placed p) d, pgws.settings s, pgws.secret k
     where d.first is not null
     union all
     select p.position, s.listen_channel, pgws.notification(s.epoch, p.position, p.channel, p.body) from placed p, pgws.settings s
@@ -1078,7 +1085,7 @@ declare
   epoch text;
   secret text;
 begin
-  select s.epoch, s.secret into epoch, secret from pgws.settings s where s.retention_version = relay.retention_version;
+  select s.epoch, k.secret into epoch, secret from pgws.settings s, pgws.secret k where s.retention_version = relay.retention_version;
   if epoch is null then return null; end if;
   if exists (select from unnest(ages) age where age is not null) then
     lock table pgws.commit_lock in exclusive mode;
@@ -1754,6 +1761,8 @@ comment on table pgws.retention is 'The retention rules of durable channels; see
 
 comment on table pgws.rounds is 'The rounds of the sequencer; the last one counts.';
 
+comment on table pgws.secret is 'One row: the secret that announcements are signed with.';
+
 comment on table pgws.sequencer is 'Which server is the sequencer.';
 
 comment on table pgws.settings is 'One row: the epoch, the listen channel, and the oldest server version that can use the schema.';
@@ -1933,6 +1942,8 @@ grant select on table pgws.messages to pgws_server;
 grant select on table pgws.migrations to pgws_server;
 
 grant select on table pgws.retention to pgws_server;
+
+grant select on table pgws.secret to pgws_server;
 
 grant select on table pgws.settings to pgws_server;
 

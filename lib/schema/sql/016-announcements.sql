@@ -6,7 +6,26 @@
 -- The position before them is that of any channel, not of the channels of the messages: a reader of several channels gets
 -- them in the order of their ids, so that nothing newer may be delivered to it, of whatever channel.
 
-alter table pgws.settings add column secret text not null default gen_random_uuid()::text;
+-- No column of pgws.settings: to add one would lock out all who publish, and could deadlock with them.
+create table pgws.secret (
+  only_row boolean primary key default true check (only_row),
+  secret text not null default gen_random_uuid()::text
+);
+insert into pgws.secret default values;
+revoke all on pgws.secret from public;
+comment on table pgws.secret is 'One row: the secret that announcements are signed with.';
+do $$
+declare
+  reader pg_catalog.regrole;
+begin
+  for reader in
+    select a.grantee from pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
+    where c.oid = 'pgws.settings'::pg_catalog.regclass and a.privilege_type = 'SELECT' and a.grantee <> 0
+      and a.grantee <> c.relowner
+  loop
+    execute pg_catalog.format('grant select on pgws.secret to %s', reader);
+  end loop;
+end $$;
 
 -- The positions first to last are announced next on a listen channel, without some, which are given relative to the first
 -- (numbers, separated by commas). Before them, everything up to previous was announced. (Or more, if the last messages have been
@@ -28,7 +47,8 @@ declare
 begin
   if latest > beyond then
     -- All that this snapshot sees has been notified before.
-    perform pg_notify('pgws_announcements', pgws.announcement(s.secret, s.listen_channel, latest, latest + 1, latest)) from pgws.settings s;
+    perform pg_notify('pgws_announcements', pgws.announcement(k.secret, s.listen_channel, latest, latest + 1, latest))
+      from pgws.settings s, pgws.secret k;
   end if;
   return latest;
 end $$;
@@ -72,8 +92,8 @@ begin
   select count(o.ordinal), count(pg_notify(o.database_channel, o.notification)) into found_count, notified
   from (
     select null::bigint as last_ordinal, null::bigint as ordinal, 'pgws_announcements' as database_channel,
-      pgws.announcement(s.secret, s.listen_channel, (select coalesce(max(m.position), 0) from pgws.messages m), d.first, d.last) as notification
-    from (select min(p.place) as first, max(p.place) as last from placed p where p.age is not null) d, pgws.settings s
+      pgws.announcement(k.secret, s.listen_channel, (select coalesce(max(m.position), 0) from pgws.messages m), d.first, d.last) as notification
+    from (select min(p.place) as first, max(p.place) as last from placed p where p.age is not null) d, pgws.settings s, pgws.secret k
     where d.first is not null
     union all
     select p.last_ordinal, p.ordinal, s.listen_channel, case
@@ -95,7 +115,7 @@ declare
   epoch text;
   secret text;
 begin
-  select s.epoch, s.secret into epoch, secret from pgws.settings s where s.retention_version = relay.retention_version;
+  select s.epoch, k.secret into epoch, secret from pgws.settings s, pgws.secret k where s.retention_version = relay.retention_version;
   if epoch is null then return null; end if;
   if exists (select from unnest(ages) age where age is not null) then
     lock table pgws.commit_lock in exclusive mode;
@@ -169,8 +189,8 @@ begin
   select count(pg_notify(o.database_channel, o.notification)) into strict new.transaction
   from (
     select 0::bigint as position, 'pgws_announcements' as database_channel,
-      pgws.announcement(s.secret, s.listen_channel, (select coalesce(max(m.position), 0) from pgws.messages m), d.first, d.last) as notification
-    from (select min(p.position) as first, max(p.position) as last from placed p) d, pgws.settings s
+      pgws.announcement(k.secret, s.listen_channel, (select coalesce(max(m.position), 0) from pgws.messages m), d.first, d.last) as notification
+    from (select min(p.position) as first, max(p.position) as last from placed p) d, pgws.settings s, pgws.secret k
     where d.first is not null
     union all
     select p.position, s.listen_channel, pgws.notification(s.epoch, p.position, p.channel, p.body) from placed p, pgws.settings s

@@ -11,7 +11,10 @@ const { migrated } = await withPostgres(t)
 /** Hears what a database announces and notifies, and notes what comes unannounced or not as announced. */
 async function listening(t: Test) {
   const dbUri = await migrated('kept', 'kept too')
-  const { rows } = await query(dbUri, 'select secret, retention_version::text as version from pgws.settings')
+  const { rows } = await query(
+    dbUri,
+    'select secret, retention_version::text as version from pgws.settings, pgws.secret'
+  )
   const [{ secret, version }] = rows
   const client = new pg.Client(dbUri)
   await client.connect()
