@@ -1,7 +1,7 @@
 import { isInteger, isObject } from '../../../json-value.js'
 import { isSessionOf, newSession, newSessionsKey, seal, sessionKeysOf, unseal } from './sealed-commands.js'
 
-/** Before more bytes are sent, which take several notifications, the node is answering whether it has the session. */
+/** Above this size, which takes several notifications, the node is first asked whether it has the session, in bytes. */
 const LARGE = 4096
 
 /** Commands that are forwarded to another node. */
