@@ -19,6 +19,7 @@ export class Faults {
     [3, (random) => this.#stop(random)],
     [2, (random) => this.#partition(random)],
     [2, (random) => this.#cut(random)],
+    [2, (random) => this.#drop(random)],
     [3, (random) => this.#terminate(random)],
     [3, (random) => this.#break(random)],
     [1, (random) => this.#setClock(random)],
@@ -148,6 +149,17 @@ export class Faults {
         if (random.chance(0.5)) proxy.cut()
         else proxy.cutAfter(random.below(2000))
       }
+      return what
+    })
+  }
+
+  #drop(random: Random): Promise<string> {
+    return this.#hold(random, async (node) => {
+      if (node.previous) return ''
+      const what = this.#say(`notifications on their way to ${node.name} are dropped`)
+      node.dropped = random.one([0.05, 0.3, 1])
+      await sleep(NODE_TIMEOUT * (0.3 + 1.5 * random.next()))
+      node.dropped = 0
       return what
     })
   }

@@ -31,6 +31,8 @@ export class Node {
   readonly #cli: string
   #child: ChildProcess | undefined
   #output = ''
+  /** How many of the notifications on their way to the node are dropped, from 0 to 1. */
+  dropped = 0
 
   constructor(name: string, port: number, proxies: FaultProxy[], dbUri: string, cli = CLI) {
     this.name = name
@@ -171,6 +173,10 @@ export class System implements Target {
         `postgresql://postgres@${hosts}/${name}?target_session_attrs=read-write`,
         command
       )
+      for (const proxy of proxies) {
+        // Without what proves that a connection is alive, it would be replaced.
+        proxy.drop = (channel) => !channel.startsWith('pgws_probe_') && Math.random() < node.dropped
+      }
       owner.teardown(() => node.end('SIGKILL'))
       node.start()
       nodes.push(node)
