@@ -216,7 +216,7 @@ t.test('row 32: a supervised listener that is gone is replaced, and sockets stay
   const client = await open(t, `${ws}/a/${rw}`)
   await query(
     dbUri,
-    "select pg_terminate_backend(pid) from pg_stat_activity where application_name like '%listener'"
+    "select pg_terminate_backend(pid) from pg_stat_activity where application_name like '%listener' and datname = current_database()"
   )
   await until(() => lines.some((line) => line.includes('listening to the database again')))
   await notify(dbUri, text('a'))
@@ -253,7 +253,7 @@ t.test('row 33: an unsupervised listener that is lost closes the instance and sa
   const closed = new Promise((resolve) => fastify.server.once('close', resolve))
   await query(
     uri,
-    "select pg_terminate_backend(pid) from pg_stat_activity where application_name like '%listener'"
+    "select pg_terminate_backend(pid) from pg_stat_activity where application_name like '%listener' and datname = current_database()"
   )
   t.ok((await lost) instanceof Error)
   await closed

@@ -153,7 +153,8 @@ t.test('a pool that is away holds up the listener for a bounded time', async (t)
   // The same for what was missed while the listener was away.
   await query(
     dbUri,
-    `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'fastify-pg-websockets listener'`
+    `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'fastify-pg-websockets listener'
+     and datname = current_database()`
   )
   await until(() => fastify.pgws.listenerState.reconnects === 1, 30_000)
   await query(dbUri, `select pgws.publish_text('durable', 'live')`)
