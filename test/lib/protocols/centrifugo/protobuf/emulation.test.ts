@@ -1,5 +1,0 @@
-// The tests of emulation.test.ts, with SDKs that speak protobuf.
-import { speakProtobuf } from '../../../../support/sdk.js'
-
-speakProtobuf()
-await import('../emulation.test.js')

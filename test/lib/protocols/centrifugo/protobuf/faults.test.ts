@@ -1,5 +1,0 @@
-// The tests of faults.test.ts, with SDKs that speak protobuf.
-import { speakProtobuf } from '../../../../support/sdk.js'
-
-speakProtobuf()
-await import('../faults.test.js')
