@@ -6,10 +6,13 @@ const MAX_PART = 125_000
 /** How many of the last proven deliveries are kept, to compare them with the database's messages at their positions. */
 const SAMPLE = 64
 
+/** The hash of a message that was not read, because nobody here wanted it. */
+const UNREAD = -1
+
 /** A message that was delivered. */
 interface Delivery {
   readonly position: number
-  /** A hash of its text. */
+  /** A hash of its text, or UNREAD. */
   readonly hash: number
 }
 
@@ -68,19 +71,32 @@ export class Delivered {
 
   /** Notes that a message was delivered. */
   add(position: number, text: string): void {
+    this.#add(position, this.#hash(text))
+  }
+
+  /**
+   * Notes that a message had no readers here, and was not read. Later readers get it from the database.
+   * @param position one that the database has announced: any role may send a reference to a message that is yet to come
+   */
+  pass(position: number): void {
+    this.#add(position, UNREAD)
+  }
+
+  #add(position: number, hash: number): void {
     if (this.#floor !== undefined && position <= this.#floor) return
     if (this.#later.length >= MAX_PART) this.#overflow()
-    this.#later.push({ position, hash: this.#hash(text) })
+    this.#later.push({ position, hash })
     this.#keys = undefined
     if (position < this.#leastLater) this.#leastLater = position
   }
 
-  /** Whether a message with this position and text was delivered beyond the floor. */
+  /** Whether a message with this position and text was delivered, or passed, beyond the floor. */
   has(position: number, text: string): boolean {
     this.#keys ??= new Set(
       [...this.#earlier, ...this.#later].map(({ position, hash }) => keyOf(position, hash))
     )
-    return this.#keys.size > 0 && this.#keys.has(keyOf(position, this.#hash(text)))
+    if (this.#keys.size === 0) return false
+    return this.#keys.has(keyOf(position, this.#hash(text))) || this.#keys.has(keyOf(position, UNREAD))
   }
 
   /** The positions of the deliveries beyond the floor. Some may be forged. */
@@ -109,7 +125,8 @@ export class Delivered {
     if (!this.#marked) return
     this.#marked = false
     for (const { position } of this.#earlier) if (position <= latest) this.raise(position)
-    if (this.#earlier.length > 0) this.#sample = this.#earlier.slice(-SAMPLE)
+    const read = this.#earlier.filter(({ hash }) => hash !== UNREAD)
+    if (read.length > 0) this.#sample = read.slice(-SAMPLE)
     this.#earlier = []
     this.#keys = undefined
   }
@@ -140,7 +157,7 @@ export class Delivered {
   }
 }
 
-/** The same text has a different key at each of 2^21 consecutive positions, which is more than are stored. */
+/** The same text has a different key at each of 2^20 consecutive positions, which is more than are stored. */
 function keyOf(position: number, hash: number): number {
-  return (position % 2 ** 21) * 2 ** 32 + hash
+  return (position % 2 ** 20) * 2 ** 33 + hash + 1
 }

@@ -307,12 +307,22 @@ export class IncomingQueue {
   }
 
   #settle({ outcome, reference, error, tally }: Arrival): void {
-    if (outcome === null) return
+    if (outcome === null) {
+      if (reference?.table === 'message') this.#pass(reference.position)
+      return
+    }
     if (typeof outcome === 'object') this.#deliver(outcome, tally)
     // It is not lost if a replay has delivered it.
     else if (reference?.table !== 'message' || reference.position > this.#replayedTo) {
       this.#options.onLost(outcome!, reference, error)
     }
+  }
+
+  /** Notes that a message had no readers here, if it was announced. */
+  #pass(position: number): void {
+    const { heard } = this.#detector
+    if (heard !== undefined && position <= heard && position > this.#replayedTo)
+      this.#delivered.pass(position)
   }
 
   #deliver(message: Message, tally: Tally | undefined): void {

@@ -169,11 +169,24 @@ export async function runRows({ rows, settings, deleted, reference }, { pool, ht
   }
 }
 
+/** @returns false for a deadlock, after which the statement is repeated */
+function isDeadlock(error) {
+  if (error.code === '40P01') return false
+  throw error
+}
+
 let restored = 0
 
 /** What the tables hold again, and the server knows that they do, before honest clients are looked at. */
 export async function restoreRows({ pool, http }, { epoch, listen_channel }) {
-  await pool.query('truncate pgws.messages, pgws.large, pgws.trimmed, pgws.retention')
+  // The server's statements lock these tables in another order.
+  await until(
+    () =>
+      pool
+        .query('truncate pgws.messages, pgws.large, pgws.trimmed, pgws.retention')
+        .then(() => true, isDeadlock),
+    'the tables are empty'
+  )
   await pool.query('delete from pgws.forgotten; insert into pgws.forgotten values (0)')
   await pool.query(
     `insert into pgws.settings (version, epoch, listen_channel, retention_version) values (2, $1, $2, 1000)

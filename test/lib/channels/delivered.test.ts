@@ -11,8 +11,8 @@ t.test('the floor is what the database says, and no delivery raises it', async (
   t.ok(delivered.has(11, 'a'))
   t.notOk(delivered.has(11, 'b'))
   t.notOk(delivered.has(13, 'a'))
-  // At the distance at which numbers repeat.
-  t.notOk(delivered.has(11 + 2 ** 20, 'a'))
+  // Some half a million positions further on.
+  t.notOk(delivered.has(11 + 2 ** 19, 'a'))
   t.same([...delivered.positions()], [11, 12, 1_000_000])
 })
 
@@ -75,4 +75,19 @@ t.test('a bounded number is kept; beyond it the floor follows', async (t) => {
     if (!delivered.has(position, 'text')) missing.push(position)
   }
   t.same(missing, [])
+})
+
+t.test('what had no readers counts as delivered, whatever its text, and is no sample', async (t) => {
+  const delivered = new Delivered()
+  delivered.raise(10)
+  delivered.pass(11)
+  delivered.add(12, 'b')
+  t.ok(delivered.has(11, 'any'))
+  t.notOk(delivered.has(12, 'any'))
+  t.notOk(delivered.has(13, 'any'))
+  t.same([...delivered.positions()], [11, 12])
+  delivered.mark()
+  delivered.prove(12)
+  t.equal(delivered.floor, 12)
+  t.same(delivered.sample, [12])
 })

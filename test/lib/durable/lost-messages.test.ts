@@ -186,6 +186,32 @@ t.test('what was missed and may not be read is told at once, and it goes on live
   t.match(await fastify.pgws.health(), { status: 'degraded', delivery: { failures: ['unreplayed'] } })
 })
 
+t.test(
+  'a large message that nobody read when it came is not repeated to those who have resumed',
+  async (t) => {
+    const { dbUri, sql } = await installed(t)
+    // Nothing is proven meanwhile.
+    const { ws, fastify } = await build(t, { dbUri, checkListenerInterval: 60_000 })
+    const marker = await open(t, `${ws}/plain/${reader}`)
+    await sql(`select pgws.publish_text('durable', repeat('large', 2000))`)
+    await sql(`select pgws.publish_text('plain', 'behind it')`)
+    await marker.received(1)
+    const client = await open(t, `${ws}/durable/${reader}?since=earliest`)
+    await client.received(1)
+    // Until something newer comes, a client that has resumed passes over what it has got.
+    await sql(`select pgws.publish_text('durable', 'live')`)
+    await client.received(2)
+    await sql(
+      `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'fastify-pg-websockets listener'
+     and datname = current_database()`
+    )
+    await until(() => fastify.pgws.listenerState.reconnects === 1, 30_000)
+    await sql(`select pgws.publish_text('durable', 'after it')`)
+    await client.received(3)
+    t.same(words(client), ['large'.repeat(4), 'live', 'after it'])
+  }
+)
+
 t.test('whoever notifies the settings costs one question at a time', async (t) => {
   const { dbUri } = await installed(t)
   const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
