@@ -13,10 +13,13 @@ import {
   tokens
 } from '../values.js'
 
-const position = fc.oneof(
-  fc.integer({ min: 1, max: 200 }),
-  fc.constantFrom(0, -1, '9007199254740993', '9223372036854775807', '-9223372036854775808')
+/** The positions of rows are at most so great: servers pass over what follows, up to the greatest that they have read. */
+const GREATEST = 200
+const assigned = fc.oneof(
+  fc.integer({ min: 1, max: GREATEST }),
+  fc.constantFrom(0, -1, '-9223372036854775808')
 )
+const position = fc.oneof(assigned, fc.constantFrom('9007199254740993', '9223372036854775807'))
 const time = fc.constantFrom('infinity', '-infinity', 'now', '294276-01-01', '4713-01-01 BC')
 const channel = fc.oneof(anyChannel, anyText).map(forDatabase)
 const body = fc
@@ -55,14 +58,17 @@ const bytes = fc
 const anyRow = fc.oneof(
   fc.record({
     table: fc.constant('pgws.messages'),
-    row: fc.record({ position, channel, body, expires_at: time })
+    row: fc.record({ position: assigned, channel, body, expires_at: time })
   }),
   fc.record({
     table: fc.constant('pgws.large'),
     row: fc.record({ id: position, channel, body, created_at: time })
   }),
-  fc.record({ table: fc.constant('pgws.trimmed'), row: fc.record({ channel, position, trimmed_at: time }) }),
-  fc.record({ table: fc.constant('pgws.forgotten'), row: fc.record({ position }) }),
+  fc.record({
+    table: fc.constant('pgws.trimmed'),
+    row: fc.record({ channel, position: assigned, trimmed_at: time })
+  }),
+  fc.record({ table: fc.constant('pgws.forgotten'), row: fc.record({ position: assigned }) }),
   fc.record({
     table: fc.constant('pgws.retention'),
     row: fc.record({
@@ -187,6 +193,7 @@ export async function restoreRows({ pool, http }, { epoch, listen_channel }) {
         .then(() => true, isDeadlock),
     'the tables are empty'
   )
+  await pool.query(`select setval('pgws.positions', greatest(last_value, ${GREATEST})) from pgws.positions`)
   await pool.query('delete from pgws.forgotten; insert into pgws.forgotten values (0)')
   await pool.query(
     `insert into pgws.settings (version, epoch, listen_channel, retention_version) values (2, $1, $2, 1000)
