@@ -240,7 +240,9 @@ export class Sequencer {
         [this.#lastBeat]
       )
       this.#lastBeat = rows[0]!.latest
-    } catch {}
+    } catch {
+      // The next beat says the same; a failure that lasts is one of the rounds, too, and is reported there.
+    }
   }
 
   async #resign(term: string): Promise<void> {
