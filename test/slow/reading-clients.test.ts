@@ -5,8 +5,8 @@ import { join } from 'node:path'
 import { connect as connectTls } from 'node:tls'
 import type { FastifyServerOptions } from 'fastify'
 import t, { type Test } from 'tap'
-import { build, LISTEN_CHANNEL, open, query, token, until, withPostgres } from '../../support/helper.js'
-import { root } from '../../support/root.js'
+import { build, LISTEN_CHANNEL, open, query, token, until, withPostgres } from '../support/helper.js'
+import { root } from '../support/root.js'
 
 const { database } = await withPostgres(t)
 const dbUri = await database()

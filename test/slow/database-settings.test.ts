@@ -1,7 +1,7 @@
 import pg from 'pg'
 import t, { type Test } from 'tap'
-import { migrate } from '../../../lib/schema/migrate.js'
-import { build, LISTEN_CHANNEL, open, query, token, until, withPostgres } from '../../support/helper.js'
+import { migrate } from '../../lib/schema/migrate.js'
+import { build, LISTEN_CHANNEL, open, query, token, until, withPostgres } from '../support/helper.js'
 
 const { database, migrated: withSchema } = await withPostgres(t)
 const TOKEN = token({ mode: 'rw', sub: 'me' })
