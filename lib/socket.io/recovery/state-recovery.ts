@@ -229,10 +229,11 @@ export class StateRecovery {
   /** Deletes packets and sessions that are too old for any client. */
   async clean(): Promise<void> {
     const { query, tables, maxDisconnectionDuration, noticeTime } = this.#options
+    // Not clock_timestamp(), which is volatile, so that it is no condition for an index.
     await query(
       `with gone as (
          delete from ${tables.packets}
-         where created_at operator(pg_catalog.<) (pg_catalog.clock_timestamp() operator(pg_catalog.-) pg_catalog.make_interval(secs => $1))
+         where created_at operator(pg_catalog.<) (pg_catalog.statement_timestamp() operator(pg_catalog.-) pg_catalog.make_interval(secs => $1))
          returning position, created_at
        )
        update ${tables.recovery} r set position = greatest(r.position, g.position), at = greatest(r.at, g.at)
@@ -242,7 +243,7 @@ export class StateRecovery {
     )
     await query(
       `delete from ${tables.sessions}
-       where disconnected_at operator(pg_catalog.<) (pg_catalog.clock_timestamp() operator(pg_catalog.-) pg_catalog.make_interval(secs => $1))`,
+       where disconnected_at operator(pg_catalog.<) (pg_catalog.statement_timestamp() operator(pg_catalog.-) pg_catalog.make_interval(secs => $1))`,
       [maxDisconnectionDuration / 1000]
     )
   }
