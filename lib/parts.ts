@@ -126,7 +126,7 @@ export function buildParts(options: GatewayOptions): Parts {
     },
     onLost: (reason, reference, error) => {
       losses.add(reason, { err: error, table: reference?.table, position: reference?.position })
-      if (reference?.table === 'message') replay.tellLost(reference)
+      if (reference?.table === 'message') replay.sendGap(reference)
     }
   })
   const replay = new Replay({

@@ -15,23 +15,26 @@ export interface ReplayOptions {
   log: Log
   /** Whether the listener is connected. */
   listening: () => boolean
-  /** Called when missing notifications have been made good. */
+  /** Called when missing messages have been replayed. */
   onHealed: () => void
 }
 
-/** For how long what the listener missed is asked for, where the database does not answer, in milliseconds. */
+/** For how long the replay is retried while the database does not answer, in milliseconds. */
 const PATIENCE = 10_000
 
-/** The minimum interval between two attempts to find what is missing, in milliseconds: anybody can cause them. */
+/** The minimum interval between two searches for missing messages, in milliseconds, because any role can cause them. */
 const HEALING_INTERVAL = 100
 
-/** How often it is logged that notifications are missing, in milliseconds. */
+/** The minimum interval between two log lines about missing notifications, in milliseconds. */
 const LOG_INTERVAL = 60_000
 
-/** A name of more bytes is not in references (pgws.short). */
+/** References contain no longer channel names, in bytes (pgws.short). */
 const SHORT_NAME = 1000
 
-/** Catches this server up with what its listener missed. A client's own catch-up is lib/clients/catch-up.ts. */
+/**
+ * Replays the durable messages whose notifications this server has missed, to all of their readers. lib/clients/catch-up.ts
+ * does this for a single client.
+ */
 export class Replay {
   readonly #history: ReplayOptions['history']
   readonly #durable: ReplayOptions['durable']
@@ -45,14 +48,14 @@ export class Replay {
   #loggedAt = Number.NEGATIVE_INFINITY
   /** How often the listener was lost. */
   #outages = 0
-  /** The last position, as the database has said after the incoming queue was marked, and before the next probe. */
+  /** The last position that the database answered after the incoming queue was marked, for the next probe. */
   #latest: number | undefined
   #asking = false
   #replaying: Promise<void> = Promise.resolve()
   #stopped = false
-  /** That of the server that was asked last: see MessageStore.timeline. */
+  /** The timeline of the database server that was asked last: see MessageStore.timeline. */
   #timeline: string | undefined
-  /** What is durable may have changed since the database was asked. */
+  /** Whether the retention rules may have changed after they were read. */
   #stale = false
   #refreshing: Promise<void> | undefined
 
@@ -67,7 +70,7 @@ export class Replay {
     this.#onHealed = onHealed
   }
 
-  /** Asks the database again what is durable. */
+  /** Reads the retention rules, and at first the last position. */
   async refresh(): Promise<void> {
     await this.#durable.refresh()
     if (this.#durable.installed && this.#incoming.floor === undefined) {
@@ -81,7 +84,8 @@ export class Replay {
   }
 
   /**
-   * @returns why the database did not say it; undefined where it did
+   * As `refresh`, but returns the error.
+   * @returns undefined if it succeeded
    * @throws SchemaTooNew
    */
   async tryRefresh(): Promise<Error | undefined> {
@@ -94,7 +98,7 @@ export class Replay {
     }
   }
 
-  /** Asks the database as soon as it answers: one question at a time, however often any role notifies us. */
+  /** Calls `refresh` until it succeeds. Runs once at a time, however often any role sends a notification. */
   refreshLater(): Promise<void> {
     this.#stale = true
     this.#refreshing ??= this.#refreshStale().finally(() => {
@@ -116,7 +120,7 @@ export class Replay {
     }
   }
 
-  /** Something may be missing before what comes next. */
+  /** To be called when the listener's connection was lost. Holds what arrives from now on until the replay has ended. */
   listenerLost(): void {
     this.#outages++
     this.#latest = undefined
@@ -124,8 +128,8 @@ export class Replay {
   }
 
   /**
-   * A probe of the listener is about to be sent.
-   * @returns to be called when it has arrived: all notifications of earlier commits have, too
+   * To be called before the listener sends a probe.
+   * @returns a function to call when the probe has arrived. All notifications of earlier commits have arrived by then.
    */
   probe(): () => void {
     const outage = this.#outages
@@ -133,12 +137,12 @@ export class Replay {
     return () => {
       if (outage !== this.#outages) return
       if (latest !== undefined && this.#incoming.prove(latest)) this.#latest = undefined
-      // Its answer is for the next probe, so that none has to wait for the pool.
+      // The answer is for the next probe, so that no probe waits for the pool.
       if (this.#latest === undefined && !this.#asking) this.#askLatest(outage)
     }
   }
 
-  /** Never rejects: a failure is made good by the next probe. */
+  /** Never rejects. After a failure, the next probe asks again. */
   async #askLatest(outage: number): Promise<void> {
     if (!this.#durable.installed) return
     this.#asking = true
@@ -152,14 +156,14 @@ export class Replay {
     }
   }
 
-  /** Begins to replay what was missed. */
+  /** To be called when the listener is connected again. Starts the replay. */
   listenerReconnected(): void {
     const outage = this.#outages
-    // One after the other: where the listener was lost again during a replay, the next goes on where that ended.
+    // One at a time. If the listener is lost again during a replay, the next replay continues where this one ended.
     this.#replaying = this.#replaying.then(() => this.#replayMissed(outage))
   }
 
-  /** To be called when notifications are missing on a connection that is there: they are replayed, too. */
+  /** To be called when notifications are missing although the listener is connected. Starts a replay. */
   gapFound(): void {
     const outage = this.#outages
     this.#replaying = this.#replaying.then(() => this.#heal(outage))
@@ -174,17 +178,17 @@ export class Replay {
     if (outage !== this.#outages || this.#stopped) return
     const heard = incoming.heard
     incoming.cover()
-    // One question, because any role can notify a message that looks as if others were missing before it.
+    // Only one query, because any role can send a notification that looks as if others before it were missing.
     const latest = await this.#history.latest().catch(() => undefined)
     if (outage !== this.#outages) return
     if (heard !== undefined && latest === heard) {
       incoming.release()
       return
     }
-    // What was announced up to here was delivered: the database has said so.
+    // Everything that was announced up to here has been delivered.
     if (heard !== undefined) incoming.startAt(heard)
     await this.#replayMissed(outage)
-    // Given up, or the listener was lost.
+    // The replay was given up, or the listener was lost.
     if (incoming.heard === undefined || outage !== this.#outages) return
     this.#onHealed()
     if (performance.now() - this.#loggedAt < LOG_INTERVAL) return
@@ -200,9 +204,9 @@ export class Replay {
   }
 
   /**
-   * After the listener was away: what durable channels missed goes to the open sockets, before anything newer.
-   * What cannot be read within some time is given up: all wait for it, those of other channels, too.
-   * @param outage which one: where the listener is lost again meanwhile, the next replay goes on from here
+   * Delivers the missed messages of durable channels, before anything newer. Readers of all channels wait for this, so a
+   * replay that does not succeed within PATIENCE is given up.
+   * @param outage the value of `#outages`. If it has changed, the listener was lost again, and the next replay continues
    */
   async #replayMissed(outage: number): Promise<void> {
     const incoming = this.#incoming
@@ -218,13 +222,13 @@ export class Replay {
         }
         const latest = await this.#history.latest()
         if (this.#durable.epoch !== epoch || latest < floor) {
-          // The same epoch: a standby that lacked messages was promoted, and has given no new ones their positions yet.
+          // In the same epoch, a standby that lacked messages was promoted, and has not assigned new positions yet.
           if (this.#durable.epoch === epoch) this.#losses.add('diverged')
-          this.#tellHistoryGap(null, latest)
+          this.#sendHistoryGaps(null, latest)
           incoming.restart(latest)
         } else {
           const lost = (await this.#hasDiverged()) ? null : await this.#trimmedSince(floor)
-          this.#tellHistoryGap(lost, latest)
+          this.#sendHistoryGaps(lost, latest)
         }
         for (let more = true; more && outage === this.#outages; ) {
           incoming.cover()
@@ -253,18 +257,18 @@ export class Replay {
   }
 
   /**
-   * Whether the database has other messages at the positions of those that were delivered: after the failover to a
-   * standby that lacked them, positions are given a second time, and what is at or below the floor would not be missed.
+   * Whether the database has other messages at the positions of delivered ones. After the failover to a standby that lacked
+   * them, positions are assigned a second time, and a replay from the floor would leave out the new messages below it.
    */
   async #hasDiverged(): Promise<boolean> {
     const references = this.#incoming.sample.map((position): Reference => {
       return { table: 'message', position, channel: undefined }
     })
     const timeline = await this.#history.timeline()
-    // What differs on the same server was forged: any role may notify a message with any position.
+    // On the same server, a difference means a forged notification: any role may send one with any position.
     const promoted = timeline !== this.#timeline && references.length > 0
     const found = promoted ? await this.#history.resolve(references) : new Map()
-    // Only now: where the database did not answer, the next try asks again.
+    // Only now, so that the next attempt checks again if the query has failed.
     this.#timeline = timeline
     const diverged = [...found.values()].some(
       (message) => typeof message === 'object' && !this.#incoming.isSample(message)
@@ -273,7 +277,7 @@ export class Replay {
     return diverged
   }
 
-  /** Channels of which something is gone that was not delivered; null: it is not known which. */
+  /** Channels with deleted messages that were not delivered; null: it is not known which. */
   async #trimmedSince(position: number): Promise<string[] | null> {
     const channels = await this.#history.trimmedSince(position)
     if (channels === null) return null
@@ -281,8 +285,8 @@ export class Replay {
     return channels.filter(({ trimmed }) => !delivered.has(trimmed)).map(({ channel }) => channel)
   }
 
-  /** Tells the readers of a durable message that it is given up. */
-  tellLost({ channel, position }: Reference): void {
+  /** Sends a `HistoryGap` to the readers of a durable message that is given up. */
+  sendGap({ channel, position }: Reference): void {
     const concerned = channel === undefined ? this.#durableChannels().filter(isLong) : [channel]
     for (const name of concerned) {
       if (this.#durable.ageOf(name) === undefined) continue
@@ -293,19 +297,19 @@ export class Replay {
   #giveUp(outage: number, error: unknown): void {
     if (outage !== this.#outages) return
     this.#losses.add('unreplayed', { err: error })
-    this.#tellHistoryGap(null, 0)
+    this.#sendHistoryGaps(null, 0)
     this.#incoming.follow(undefined)
     this.#incoming.release()
   }
 
-  /** @param channels null: all that are durable */
-  #tellHistoryGap(channels: readonly string[] | null, latest: number): void {
+  /** @param channels null: all durable channels */
+  #sendHistoryGaps(channels: readonly string[] | null, latest: number): void {
     const concerned =
       channels?.filter((channel) => this.#hub.hasListeners(channel)) ?? this.#durableChannels()
     for (const channel of concerned) this.#hub.deliver(this.#durable.historyGap(channel, null, null, latest))
   }
 
-  /** Those that somebody has joined. */
+  /** The durable channels that clients have joined. */
   #durableChannels(): string[] {
     const joined = this.#hub.summary().map(({ channel }) => channel)
     return joined.filter((channel) => this.#durable.ageOf(channel) !== undefined)

@@ -353,9 +353,9 @@ t.test('what another try would not mend is given up at once', async (t) => {
 t.test('a message that is given up is a gap for the readers of its channel alone', async (t) => {
   const { replay, seen } = await server(t, 10)
   const lost = (channel: string | undefined): Reference => ({ table: 'message', position: 12, channel })
-  replay.tellLost(lost('kept'))
-  replay.tellLost(lost('plain'))
+  replay.sendGap(lost('kept'))
+  replay.sendGap(lost('plain'))
   // Only a name that is too long for a notification is left out of one.
-  replay.tellLost(lost(undefined))
+  replay.sendGap(lost(undefined))
   t.same(seen, [`HistoryGap kept ${messageId(EPOCH, 12)}`])
 })
