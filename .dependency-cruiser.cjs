@@ -1,5 +1,6 @@
 /** Which folder may import what: docs/architecture.md says why. From the ground up; each may import those before it. */
 const rooms = [
+  'events',
   'postgres',
   'listener',
   'embedded-postgres',

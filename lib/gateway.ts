@@ -4,6 +4,7 @@ import type { Caller, Mode, Token } from './auth/index.js'
 import { Bridge } from './bridge.js'
 import { type Leaving, SHUTTING_DOWN, type Transport, whenEnded } from './clients/index.js'
 import { errors, fullMessageOf } from './errors.js'
+import type { AddedFields, EventLog } from './events/index.js'
 import { HeldAnswer } from './flow/index.js'
 import { readAnnouncement, senderOf } from './messages/index.js'
 import type { Metrics } from './metrics.js'
@@ -29,6 +30,27 @@ export class Gateway {
 
   get metrics(): Metrics {
     return this.#parts.metrics
+  }
+
+  /** The last events of this node. */
+  get events(): EventLog {
+    return this.#parts.events
+  }
+
+  /**
+   * Logs what an administrator has done, and tells it in the events.
+   * @param subject the claim `sub` of the administrator's token
+   * @param text what was done, in the past tense, without a subject: `closed 3 connections of the channel "chat"`
+   * @param fields what it was done to, and to how many
+   */
+  administered(
+    subject: string | undefined,
+    text: string,
+    fields: Pick<AddedFields, 'connection' | 'channels' | 'code' | 'reason' | 'count'> = {}
+  ): void {
+    const sentence = `${subject === undefined ? 'an administrator' : `the administrator ${JSON.stringify(subject)}`} ${text}`
+    this.#parts.options.log.info({ subject, ...fields }, sentence)
+    this.#parts.events.add('admin', { ...fields, subject, text: sentence })
   }
 
   /** The protocols, which take over accepted sockets and the responses to admitted clients. */
@@ -184,6 +206,7 @@ export class Gateway {
     this.#parts.notificationQueue.stop()
     this.#parts.incoming.close()
     this.#parts.losses.stop()
+    this.#parts.events.stop()
   }
 
   /** Listens to a channel that an option names. The start fails if the database refuses it. */

@@ -4,6 +4,7 @@ import { CatchUp, Clients } from './clients/index.js'
 import { Cluster, newNodeId } from './cluster/index.js'
 import type { ResolvedOptions } from './config/index.js'
 import { Cleanup, MessageStore, Replay, RetentionRules, type SchemaState } from './durable/index.js'
+import { EventLog } from './events/index.js'
 import { type Listener, NotificationQueueUsage } from './listener/index.js'
 import type { Log } from './log.js'
 import { isReserved, type Message } from './messages/index.js'
@@ -70,6 +71,7 @@ export interface GatewayOptions extends Pick<ResolvedOptions, OptionsUsed> {
 export interface Parts {
   readonly options: GatewayOptions
   readonly metrics: Metrics
+  readonly events: EventLog
   readonly losses: Losses
   readonly hub: Hub
   readonly incoming: IncomingQueue
@@ -93,6 +95,7 @@ export interface Parts {
 export function buildParts(options: GatewayOptions): Parts {
   const { query, listenChannel, listener, log } = options
   const node = newNodeId()
+  const events = new EventLog(node)
   const metrics = new Metrics(() => gaugesOf(parts))
   const notificationQueue = new NotificationQueueUsage({ query, log })
   const losses = new Losses(metrics, log)
@@ -215,6 +218,7 @@ export function buildParts(options: GatewayOptions): Parts {
   const parts: Parts = {
     options,
     metrics,
+    events,
     losses,
     hub,
     incoming,

@@ -1,0 +1,8 @@
+export { EventLog } from './event-log.js'
+export {
+  type AddedFields,
+  EVENT_TYPES,
+  type EventType,
+  isEventType,
+  type ServerEvent
+} from './server-event.js'

@@ -1,0 +1,73 @@
+import { EventEmitter, once } from 'node:events'
+import t from 'tap'
+import { EventLog, type ServerEvent } from '../../../lib/events/index.js'
+
+t.test('the last 500 events are kept, and followers get each new one', async (t) => {
+  const events = new EventLog('0123456789abcdef')
+  t.same(events.list(), [])
+  const told: ServerEvent[] = []
+  const end = events.follow((event) => told.push(event))
+  const types = ['close', 'refusal', 'admin', 'schema', 'ignored'] as const
+  for (let n = 1; n <= 600; n++) events.add(types[n % 5]!, { text: `${n}`, reason: `${n}` })
+  const kept = events.list()
+  t.equal(kept.length, 500)
+  t.equal(kept[0]!.text, '101')
+  t.equal(kept.at(-1)!.id, '0123456789abcdef-600')
+  t.same(told.slice(100), kept)
+  t.same(
+    events.list(598).map(({ text }) => text),
+    ['599', '600']
+  )
+  t.same(events.list(1000), [])
+  end()
+  events.add('close', { text: 'later' })
+  t.equal(told.length, 600)
+})
+
+t.test('an event has what is known of it, and long texts are cut', async (t) => {
+  const events = new EventLog('0123456789abcdef')
+  events.add('close', {
+    text: 'closed',
+    connection: '0123456789abcdef-1',
+    code: 3001,
+    reason: 'token-expired'
+  })
+  const channels = Array.from({ length: 30 }, (_, n) => `${n}`)
+  events.add('refusal', { text: 'x'.repeat(1000), code: 'FST_PGWS_INVALID_TOKEN', channels, subject: 'ann' })
+  const [close, refusal] = events.list()
+  t.same(close, {
+    id: '0123456789abcdef-1',
+    node: '0123456789abcdef',
+    time: close!.time,
+    type: 'close',
+    level: 'info',
+    text: 'closed',
+    connection: '0123456789abcdef-1',
+    code: 3001,
+    reason: 'token-expired'
+  })
+  t.equal(new Date(close!.time).toISOString(), close!.time)
+  t.equal(refusal!.level, 'warning')
+  t.equal(refusal!.text.length, 500)
+  t.equal(refusal!.channels!.length, 10)
+})
+
+t.test('a storm of one reason is counted in one event a second', async (t) => {
+  const events = new EventLog('0123456789abcdef')
+  t.teardown(() => events.stop())
+  const emitter = new EventEmitter()
+  events.follow((event) => {
+    if (event.count !== undefined) emitter.emit('counted', event)
+  })
+  const counted = once(emitter, 'counted')
+  for (let n = 0; n < 1000; n++) events.add('close', { text: 'gone', reason: 'client', code: 1001 })
+  events.add('close', { text: 'slow', reason: 'slow', code: 3008 })
+  t.equal(events.list().length, 21)
+  const [event] = (await counted) as [ServerEvent]
+  t.match(event, { type: 'close', reason: 'client', code: 1001, count: 980 })
+  t.equal(events.list().length, 22)
+  // Those that follow more slowly are told one by one again.
+  await new Promise((resolve) => setTimeout(resolve, 1100))
+  events.add('close', { text: 'gone', reason: 'client' })
+  t.equal(events.list().at(-1)!.count, undefined)
+})
