@@ -11,10 +11,13 @@ import type { FastifyInstance, FastifyReply, FastifyRequest, FastifyServerOption
 import pgWebsockets from './index.js'
 import {
   authorize,
+  authorizeAdmin,
+  type Claims,
   parseKeys,
   type SigningKey,
   signingKeyOf,
   signToken,
+  type Token,
   tokenReader,
   type VerificationKey
 } from './lib/auth/index.js'
@@ -25,6 +28,7 @@ import { connect, parseConninfo } from './lib/postgres/index.js'
 import { migrate } from './lib/schema/index.js'
 import { type Config, pluginOptions, registerEnv } from './plugins/env.js'
 import { registerJwt } from './plugins/jwt.js'
+import { samplePages } from './routes/dashboard.js'
 import { maskTokens } from './routes/handshake/address.js'
 import { tokenRoute } from './routes/token.js'
 
@@ -79,6 +83,7 @@ export async function serveApp(
         jwtSecret: options.jwtSecret ?? keepSecret(postgres.home)
       }),
       metaChannel: options.metaChannel ?? EMBEDDED_META_CHANNEL,
+      dashboard: options.dashboard ?? true,
       ...(rootPath === undefined && { presenceChannels: options.presenceChannels ?? PAGE_CHANNEL }),
       migrate: true
     }
@@ -91,11 +96,14 @@ export async function serveApp(
     if (rootPath === undefined) await fastify.register(ownPage, { ...resolved, keys })
     const key = signingKeyOf(keys)
     fastify.addHook('onListen', async () => {
-      const token = welcomeToken(key, resolved)
+      const claims = { mode: 'rw', admin: true }
+      const token = printedToken(key, resolved, claims)
+      // The `sub` shows in the events and the log.
+      const operator = printedToken(key, resolved, { ...claims, sub: 'operator' }, authorizeAdmin)
       const localhost = await lookup('localhost', { all: true }).catch(() => [])
       const scheme = fastify.initialConfig.https ? 'https' : 'http'
       const origin = `${scheme}://${originHost(fastify.addresses() as AddressInfo[], localhost)}`
-      printWelcome(origin, resolved, token)
+      printWelcome(origin, resolved, { token, operator })
     })
   }
 
@@ -109,13 +117,20 @@ export async function serveApp(
 }
 
 /**
- * Signs an admin token for the sample page. Returns undefined if the key cannot sign, or if the options require other claims
- * (an issuer, or claims at other places).
+ * Signs a token that the start prints, for the sample page or the dashboard. Returns undefined if the key cannot sign, or
+ * if the options require other claims (an issuer, or claims at other places).
+ * @param check throws if a token lacks what its page needs
  */
-function welcomeToken(key: SigningKey | undefined, options: ResolvedOptions): string | undefined {
-  const claims = { mode: 'rw', admin: true }
+function printedToken(
+  key: SigningKey | undefined,
+  options: ResolvedOptions,
+  claims: Claims,
+  check?: (token: Token) => void
+): string | undefined {
   try {
-    authorize(tokenReader(options)(claims), [PAGE_CHANNEL])
+    const token = tokenReader(options)(claims)
+    authorize(token, [PAGE_CHANNEL])
+    check?.(token)
   } catch {
     return undefined
   }
@@ -162,7 +177,12 @@ async function ownPage(
     crossOriginOpenerPolicy: false,
     strictTransportSecurity: false
   })
-  await scope.register(fastifyStatic, { root: PUBLIC_FOLDER })
+  await scope.register(fastifyStatic, {
+    root: PUBLIC_FOLDER,
+    // The plugin serves it, if it is on.
+    allowedPath: (path) => !path.startsWith('/dashboard')
+  })
+  samplePages.add(scope.server)
   const key = signingKeyOf(keys)
   // If an identity provider signs the tokens, it also renews them.
   if (key === undefined) return
@@ -240,8 +260,8 @@ function notFound(request: FastifyRequest, reply: FastifyReply): void {
 
 function printWelcome(
   origin: string,
-  { listenChannel, metaChannel, dbUri }: ResolvedOptions,
-  token: string | undefined
+  { listenChannel, metaChannel, dbUri, dashboard }: ResolvedOptions,
+  { token, operator }: { token: string | undefined; operator: string | undefined }
 ): void {
   const bearer = token ?? '<a token that PGWS_JWT_SECRET verifies>'
   const sql = `select pg_notify('${listenChannel.replaceAll("'", "''")}', json_build_object('channel', 'chat', 'payload', 'Hello from SQL')::text)`
@@ -250,6 +270,12 @@ function printWelcome(
     channel: 'chat',
     meta: metaChannel!
   })
+  const dashboardLine = dashboard
+    ? `
+  See what is connected and what flows (the dashboard, for administrators):
+    ${origin}/dashboard${operator === undefined ? '' : `#token=${operator}`}
+`
+    : ''
   process.stdout.write(`
   fastify-pg-websockets is running on an embedded PostgreSQL (for development).
 
@@ -258,7 +284,7 @@ function printWelcome(
 
   Watch a table live (the page has the SQL for it):
     ${origin}/table.html#${new URLSearchParams(token === undefined ? {} : { token })}
-
+${dashboardLine}
   Publish over HTTP:
     curl -X POST ${origin}/publish -H 'Authorization: Bearer ${bearer}' -H 'Content-Type: application/json' -d '{"channel":"chat","payload":"Hello from curl"}'
 

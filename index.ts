@@ -19,6 +19,7 @@ import { channelRoutes } from './routes/channel.js'
 import { channelReadRoutes } from './routes/channel-read.js'
 import { channelsRoute } from './routes/channels.js'
 import { connectionsRoutes } from './routes/connections.js'
+import { dashboardRoutes } from './routes/dashboard.js'
 import { errorHandler } from './routes/error-handler.js'
 import { eventStreamRoutes } from './routes/event-stream.js'
 import { pathOf } from './routes/handshake/address.js'
@@ -105,9 +106,14 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
             // A client may put a token into any address by mistake.
             route.logSerializers ??= maskingSerializers
             const plain = constraints === undefined || Object.keys(constraints).length === 0
-            if (plain && (method === 'GET' || method === 'POST')) paths.add(path.slice(routes.prefix.length))
+            const ours = [method].flat().some((name) => name === 'GET' || name === 'POST')
+            if (plain && ours) paths.add(path.slice(routes.prefix.length))
           })
           registerCors(control, resolved.allowedOrigins)
+          // Before the limit: the page has many files, and they cost nothing.
+          if (resolved.dashboard) {
+            await control.register(dashboardRoutes, { documentation: resolved.documentation })
+          }
           if (resolved.httpRateLimit !== undefined) {
             await control.register(fastifyRateLimit, { max: resolved.httpRateLimit, timeWindow: 60_000 })
           }

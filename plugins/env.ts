@@ -52,7 +52,8 @@ export const variableSpecs: typeof optionSpecs & Record<keyof AppConfig, (typeof
   // As in postgres-websockets: by default a lost listener ends the server, and its process manager restarts it.
   checkListenerInterval: { type: 'integer', minimum: 0, default: 0 },
   readyTimeout: { type: 'integer', minimum: 0, default: 1500 },
-  // No default, because it depends on the database.
+  // No defaults, because they depend on the database.
+  dashboard: { type: 'boolean' },
   host: { type: 'string' },
   port: { type: 'integer', minimum: 0, maximum: 65535, default: 3000 },
   rootPath: { type: 'string' },

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import { authorizeWrite, type Token } from '../lib/auth/index.js'
+import { authorizeAdmin, authorizeWrite, type Claims, type Token } from '../lib/auth/index.js'
 import type { OutgoingMessage } from '../lib/bridge.js'
 import { checkChannel } from '../lib/channel-name.js'
 import { errors, statusCodeOf } from '../lib/errors.js'
@@ -26,6 +26,12 @@ const messageSchema = {
     confirm: {
       type: 'boolean',
       description: 'Answer 200 with the number of clients that received it. For a list, set it in the query.'
+    },
+    as: {
+      type: 'string',
+      minLength: 1,
+      description:
+        'For administrators: the claim "sub" of the sender that readers see, in place of the claims of the token. For a list, set it in the query.'
     }
   },
   description: 'A message for one channel (`channel`) or for several (`channels`).'
@@ -71,6 +77,11 @@ export async function publishRoute(
               type: 'string',
               enum: ['true', 'false'],
               description: 'Answer 200 with the number of clients that received them.'
+            },
+            as: {
+              type: 'string',
+              description:
+                'For administrators: the claim "sub" of the sender that readers see, in place of the claims of the token.'
             }
           }
         },
@@ -105,7 +116,7 @@ export async function publishRoute(
           },
           400: errorSchema('The body is malformed.'),
           401: errorSchema('The token is missing or invalid.'),
-          403: errorSchema('The token may not write one of the channels.'),
+          403: errorSchema("The token may not write one of the channels, or with `as` is no admin's."),
           413: errorSchema('A message is too large.'),
           422: rejectionSchema(
             'A function of the database has refused a message: its `message` and `sqlstate`.'
@@ -123,11 +134,12 @@ export async function publishRoute(
       const channels = [...new Set(messages.flatMap((message) => message.channels))]
       if (channels.length > maxChannels) throw new errors.TooManyPublishChannels(channels.length, maxChannels)
       authorizeWrite(token, channels)
+      const claims = claimsFor(token, readAs(request))
       try {
         const caller = await gateway.authorize(token, channels, 'w')
         const key = keyOf(request, token)
         const confirm = readConfirm(request)
-        const delivery = await gateway.bridge.publishAll(messages, token.claims, { key, caller, confirm })
+        const delivery = await gateway.bridge.publishAll(messages, claims, { key, caller, confirm })
         if (delivery) return reply.code(200).send(listMissing(delivery))
       } catch (error) {
         if (statusCodeOf(error) === 503) reply.header('retry-after', RETRY_AFTER)
@@ -153,7 +165,7 @@ function readItem(text: string): unknown {
   }
   const item: Record<string | symbol, unknown> = {}
   for (const name of members.keys()) if (!MEMBERS.includes(name)) item[UNKNOWN] = name
-  for (const name of ['channel', 'channels', 'confirm']) {
+  for (const name of ['channel', 'channels', 'confirm', 'as']) {
     const value = members.get(name)
     if (value !== undefined) item[name] = JSON.parse(value)
   }
@@ -169,11 +181,7 @@ function readConfirm({ query, body }: FastifyRequest): boolean {
   }
   if (Array.isArray(body)) {
     // There is one answer for all messages of the list.
-    const index = body.findIndex((item) => item.confirm !== undefined)
-    if (index !== -1)
-      throw new errors.BadMessage(
-        `item ${index} of the list must not have "confirm": add ?confirm=true to the address`
-      )
+    refuseInItems(body, 'confirm', '?confirm=true')
     return confirm === 'true'
   }
   const { confirm: inBody } = isObject(body) ? body : {}
@@ -181,6 +189,38 @@ function readConfirm({ query, body }: FastifyRequest): boolean {
     throw new errors.BadMessage('"confirm" in the body must be true or false')
   }
   return inBody ?? confirm === 'true'
+}
+
+/**
+ * As whom a request publishes; undefined: as the owner of its token.
+ * @throws BadMessage (400)
+ */
+function readAs({ query, body }: FastifyRequest): string | undefined {
+  const { as } = isObject(query) ? query : {}
+  // All messages of a list have one sender.
+  if (Array.isArray(body)) refuseInItems(body, 'as', '?as=')
+  const value = isObject(body) && body.as !== undefined ? body.as : as
+  if (value !== undefined && (typeof value !== 'string' || value === '')) {
+    throw new errors.BadMessage('"as" must be a non-empty string: the "sub" of the sender')
+  }
+  return value
+}
+
+/** The claims of the sender. @throws AdminOnly (403) */
+function claimsFor(token: Token, as: string | undefined): Claims {
+  if (as === undefined) return token.claims
+  authorizeAdmin(token)
+  // None of the administrator's own claims, such as a name.
+  return { sub: as }
+}
+
+/** @throws BadMessage (400) for a member that a message of a list must not have */
+function refuseInItems(items: readonly unknown[], name: 'confirm' | 'as', query: string): void {
+  const index = items.findIndex((item) => isObject(item) && item[name] !== undefined)
+  if (index === -1) return
+  throw new errors.BadMessage(
+    `item ${index} of the list must not have "${name}": add ${query} to the address`
+  )
 }
 
 /**

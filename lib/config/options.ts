@@ -144,6 +144,8 @@ export interface PgWebsocketsOptions {
   metricsPort?: number | undefined
   /** Whether to serve the OpenAPI document and its page below `/documentation`. Default: true. */
   documentation?: boolean | undefined
+  /** Whether to serve the page for operators at `/dashboard`. It asks for a token with `"admin": true`. Default: false. */
+  dashboard?: boolean | undefined
   /** An SQL function, `schema.function`, that each message is passed to before it is published. Default: none. */
   onMessageFunction?: string | undefined
   /** An SQL function, `schema.function`, that decides who may join a channel or publish to it. Default: none. */

@@ -35,6 +35,10 @@ t.test('the package holds what is used, and nothing else', async (t) => {
     } else if (path.startsWith('dist/')) t.match(path, /^dist\/lib\/schema\/sql\/\d{3}-[\w-]+\.sql$/)
   }
   t.ok(packed.includes('dist/commands/doctor/index.js'), 'commands that are loaded late')
+  for (const name of ['centrifuge', 'dashboard/uPlot']) {
+    for (const suffix of ['.js', '.LICENSE.txt'])
+      t.ok(packed.includes(`public/${name}${suffix}`), name + suffix)
+  }
 })
 
 t.test('each dependency is imported, and what is imported is a dependency', async (t) => {

@@ -88,6 +88,43 @@ t.test('POST /publish', async (t) => {
     }
   })
 
+  t.test('an administrator publishes as someone else, who is all that readers see', async (t) => {
+    const client = await open(t, `${ws}/as/${token({ mode: 'r' })}`)
+    const admin = token({ mode: 'rw', admin: true, sub: 'operator', name: 'Olga' })
+    const as = '<img onerror=x> "ann" ü'
+    t.equal((await post({ channel: 'as', payload: 1, as }, { bearer: admin })).status, 202)
+    const asked = await fetch(`${http}/publish?as=bob&confirm=true`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', authorization: `Bearer ${admin}` },
+      body: JSON.stringify([
+        { channel: 'as', payload: 2 },
+        { channel: 'as', payload: 3 }
+      ])
+    })
+    t.match(await asked.json(), { delivered: 2 })
+    t.equal((await post({ channel: 'as', payload: 4 }, { bearer: admin })).status, 202)
+    const claims = (await client.received(4)).map((text) => JSON.parse(text).claims)
+    for (const [index, sub] of [as, 'bob', 'bob'].entries()) {
+      t.same(claims[index], { sub, message_delivered_at: claims[index].message_delivered_at })
+    }
+    t.match(claims[3], { sub: 'operator', name: 'Olga', admin: true })
+    t.match(await post({ channel: 'as', payload: 5, as: 'ann' }), {
+      status: 403,
+      body: { code: 'FST_PGWS_ADMIN_ONLY' }
+    })
+    for (const wrong of ['', 5, null, ['ann'], {}]) {
+      t.match(await post({ channel: 'as', payload: 6, as: wrong }, { bearer: admin }), {
+        status: 400,
+        body: { message: /"as" must be a non-empty string/ }
+      })
+    }
+    t.match(await post([{ channel: 'as', payload: 7, as: 'ann' }], { bearer: admin }), {
+      status: 400,
+      body: { message: /item 0 of the list must not have "as": add \?as= to the address/ }
+    })
+    t.equal(client.messages.length, 4)
+  })
+
   t.test('a list is all or nothing', async (t) => {
     const { payloads } = await sqlListener(t, dbUri)
     const large = await post([
