@@ -53,6 +53,8 @@ export interface Health {
   }
   /** The number of open connections. */
   connections: number
+  /** The largest message that a client may send, in bytes: the option `maxMessageBytes`. */
+  maxMessageBytes: number
 }
 
 /** An outbox that is not emptied is large from here on, in bytes. */
@@ -93,7 +95,8 @@ export async function healthOf(parts: Parts): Promise<Health> {
     notificationQueue: { usage: usage ?? null },
     delivery: { status: failures.length > 0 ? 'degraded' : 'up', failures },
     outbox,
-    connections: clients.connections.size
+    connections: clients.connections.size,
+    maxMessageBytes: parts.options.maxMessageBytes
   }
 }
 

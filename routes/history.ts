@@ -10,6 +10,8 @@ const DEFAULT_LIMIT = 100
  * - `?since=&limit=`: the oldest first. `next` is the `since` of the next page, if there is one. `gap` is true if messages
  *   after `since` have been deleted.
  * - `?order=desc&before=&limit=`: the newest first. `next` is the `before` of the next page.
+ *
+ * With `times=true`, `times` says when each message was published.
  */
 export const history: ChannelQuestion = {
   schema: {
@@ -37,6 +39,12 @@ export const history: ChannelQuestion = {
           type: 'string',
           description: `The maximum number of messages, up to ${MAX_MESSAGES}. A page has fewer if messages are large. "next" of the answer is the "since" (in descending order the "before") of the next page.`,
           examples: ['100']
+        },
+        times: {
+          type: 'string',
+          enum: ['true', 'false'],
+          default: 'false',
+          description: 'Whether the answer has a list "times": when each message was published, in ISO 8601.'
         }
       }
     },
@@ -48,7 +56,7 @@ export const history: ChannelQuestion = {
     }
   },
   async answer(gateway, channel, request, reply, token) {
-    const { order = 'asc', since, before, limit } = request.query
+    const { order = 'asc', since, before, limit, times = 'false' } = request.query
     if (order !== 'asc' && order !== 'desc') throw new errors.BadQuery('"order" must be "asc" or "desc"')
     if (order === 'asc' && before !== undefined) {
       throw new errors.BadQuery('"before" requires "order=desc"; in ascending order, use "since"')
@@ -56,6 +64,7 @@ export const history: ChannelQuestion = {
     if (order === 'desc' && since !== undefined) {
       throw new errors.BadQuery('"since" cannot be used with "order=desc": use "before"')
     }
+    if (times !== 'true' && times !== 'false') throw new errors.BadQuery('"times" must be "true" or "false"')
     const reader = token.subject ?? request.ip
     const count = limit === undefined ? DEFAULT_LIMIT : messageCount(limit, 'limit')
     const { messages, gap, next } = await (order === 'desc'
@@ -63,7 +72,8 @@ export const history: ChannelQuestion = {
       : gateway.bridge.history(channel, since, count, reader))
     // Each message is already the text of a JSON object.
     reply.type('application/json; charset=utf-8')
-    const more = `${gap ? ',"gap":true' : ''}${next === undefined ? '' : `,"next":"${next}"`}`
+    const published = times === 'true' ? `,"times":${JSON.stringify(messages.map(({ time }) => time))}` : ''
+    const more = `${published}${gap ? ',"gap":true' : ''}${next === undefined ? '' : `,"next":"${next}"`}`
     const answer = Buffer.from(`{"messages":[${messages.map(({ text }) => text).join(',')}]${more}}`)
     gateway.holdAnswer(reply.raw, answer)
     return answer

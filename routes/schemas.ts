@@ -75,7 +75,8 @@ export const healthSchema = (description: string) => ({
         }
       }
     },
-    connections: { type: 'integer', description: 'Open connections of this server.' }
+    connections: { type: 'integer', description: 'Open connections of this server.' },
+    maxMessageBytes: { type: 'integer', description: 'The largest message that a client may send.' }
   }
 })
 

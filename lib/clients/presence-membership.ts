@@ -65,9 +65,11 @@ export class PresenceMembership {
     const channels = connection.read ? this.#presenceChannels(connection) : []
     if (channels.length === 0) return
     this.#pushedTo.set(connection, channels)
-    const lists = channels.map((channel) => {
-      return connection.format.encode(this.#options.joinLeavePush.add(connection, channel))
-    })
+    const { joinLeavePush, node } = this.#options
+    const you = connectionId(node, connection)
+    const lists = channels.map((channel) =>
+      connection.format.encode(joinLeavePush.add(connection, channel, you))
+    )
     // Ahead of what is held for a replay, because the list may be longer than what may wait.
     connection.replay(lists)
   }

@@ -160,11 +160,12 @@ export class MessageStore {
     const { rows } = await this.#turns.take(reader, () =>
       this.#query<SizedRow>(
         sized(
-          `select position, channel, body from pgws.messages
+          `select position, channel, body, created_at from pgws.messages
            where ${left} and ($2::bigint is null or position operator(pg_catalog.${beyond}) $2)
            order by position ${direction} limit $3`,
           direction,
-          4
+          4,
+          ', pg_catalog.to_json(created_at) as time'
         ),
         [channel, after ?? null, limit, maxBytes]
       )
@@ -359,9 +360,11 @@ export class MessageStore {
     return this.#message(position, channel, body)
   }
 
-  #stored({ position, channel, body }: Row): StoredMessage {
+  #stored({ position, channel, body, time }: SizedRow): StoredMessage {
     const onUnencodable: OnUnencodable = (_, error) => this.#onLost('unencodable', { err: error, position })
-    return new StoredMessage(this.#message(position, channel, body), onUnencodable)
+    const message = this.#message(position, channel, body)
+    if (time !== undefined) message.time = time
+    return new StoredMessage(message, onUnencodable)
   }
 
   #message(position: number, channel: string, body: string): Message {
@@ -381,16 +384,19 @@ interface Row {
 interface SizedRow extends Row {
   /** The number of rows that the query selected. */
   found: number
+  /** When the message was published; listed messages only. */
+  time?: string
 }
 
 /**
  * Limits a query to the first messages with a total size, but at least one. The size of a body that is stored out of line
  * is known without reading it (TOAST, https://www.postgresql.org/docs/current/storage-toast.html).
  * @param maxBytes the number of the parameter with the size
+ * @param more further columns
  */
-function sized(source: string, direction: string, maxBytes: number): string {
-  return `select pg_catalog.to_json(position) as position, channel, body, found::int as found from (
-      select position, channel, body, pg_catalog.count(*) over () as found,
+function sized(source: string, direction: string, maxBytes: number, more = ''): string {
+  return `select pg_catalog.to_json(position) as position, channel, body, found::int as found${more} from (
+      select *, pg_catalog.count(*) over () as found,
         pg_catalog.sum(pg_catalog.octet_length(body)::bigint) over (order by position ${direction}) as total
       from (${source}) page
     ) sized where total operator(pg_catalog.<=) $${maxBytes} or total operator(pg_catalog.=) pg_catalog.octet_length(body) order by sized.position ${direction}`

@@ -9,6 +9,8 @@ export interface Message {
   position?: number | undefined
   /** Its id for clients. As strings, the ids of later messages compare greater. */
   id?: string | undefined
+  /** When a listed message was published, in ISO 8601. */
+  time?: string | undefined
   /** The bytes of a binary message. */
   bytes?: Buffer | undefined
   /** A server event. `text` has the same content for clients that read text. */

@@ -10,6 +10,13 @@ export interface PresenceMember {
   info?: unknown
 }
 
+/** The members of a presence channel. */
+export interface PresenceList {
+  clients: readonly PresenceMember[]
+  /** The id of the connection that receives the list. Missing in a list for all. */
+  you?: string
+}
+
 /** The size of a presence channel. */
 export interface PresenceSummary {
   /** The number of clients. */
@@ -40,7 +47,7 @@ export interface RejectedMessage {
 /** An event of the server itself. Wire formats recognize it by this type, never by the text of a message. */
 export type ServerEvent =
   | { event: 'HistoryGap'; payload: HistoryGap }
-  | { event: 'Presence'; payload: { clients: readonly PresenceMember[] } | PresenceSummary }
+  | { event: 'Presence'; payload: PresenceList | PresenceSummary }
   | { event: 'Join' | 'Leave'; payload: PresenceMember }
   | { event: 'Rejected'; payload: RejectedMessage }
 

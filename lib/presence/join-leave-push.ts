@@ -61,14 +61,15 @@ export class JoinLeavePush {
 
   /**
    * Pushes the events of a channel to a subscriber from now on. To be called once for each subscriber and channel.
+   * @param you the id of the subscriber's connection, which the list names
    * @returns a message with the current members, or their number. The events follow on it without a gap.
    */
-  add(subscriber: Subscriber, channel: string): Message {
+  add(subscriber: Subscriber, channel: string, you?: string): Message {
     const pushed = this.#channels.get(channel) ?? this.#open(channel)
     pushed.subscribers++
     if (pushed.pending.length > 0) pushed.late.set(subscriber, pushed.pending.length)
     else this.#hub.join(subscriber, [channel], READER)
-    if (!pushed.large) return this.#list(channel)
+    if (!pushed.large) return this.#list(channel, you)
     pushed.summary ??= this.#summary(channel)
     return pushed.summary
   }
@@ -112,10 +113,11 @@ export class JoinLeavePush {
     return pushed
   }
 
-  #list(channel: string): Message {
+  #list(channel: string, you?: string): Message {
+    const clients = this.#presence.members(channel)
     return serverMessage(channel, {
       event: 'Presence',
-      payload: { clients: this.#presence.members(channel) }
+      payload: you === undefined ? { clients } : { clients, you }
     })
   }
 

@@ -2,7 +2,7 @@ import { generateKeyPairSync } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { refresh, run } from '../support/app.js'
 import { open, query, SECRET, token, until } from '../support/helper.js'
 
@@ -50,6 +50,7 @@ t.test(
       t.notMatch(await refused.text(), bad)
     }
     t.equal((await fetch(`${app.http}/token`, { method: 'POST' })).status, 401)
+    await named(t, app.http, claimsOf)
     t.same(await retention(app.uri), [{ pattern: 'chat', max_age: '1 day', max_messages: 1000 }])
     await query(app.uri, "select pgws.unretain('chat'), pgws.retain('c*', '2 hours')")
     t.match(app.output(), /#token=eyJ/)
@@ -83,3 +84,42 @@ t.test(
     await end(ownFiles)
   }
 )
+
+/** An administrator's token gets a name; the name of another stays. */
+async function named(t: Test, http: string, claimsOf: (token: string) => object): Promise<void> {
+  const ask = (given: string, body: string) =>
+    fetch(`${http}/token`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${given}`, 'content-type': 'application/json' },
+      body
+    })
+  const claims = { mode: 'rw', admin: true, exp: Math.floor(Date.now() / 1000) + 60 }
+  const answer = await ask(token(claims), '{"sub":" Ann Smith "}')
+  t.equal(answer.status, 200)
+  const { token: fresh } = (await answer.json()) as { token: string }
+  t.match(claimsOf(fresh), { ...claims, sub: 'Ann Smith' })
+  const again = await ask(fresh, '{"sub":"Bob"}')
+  t.match(claimsOf(((await again.json()) as { token: string }).token), { ...claims, sub: 'Bob' })
+  const lasting = (await (await ask(token({ mode: 'rw', admin: true }), '{"sub":"Ann"}')).json()) as {
+    token: string
+  }
+  t.notHas(claimsOf(lasting.token), { exp: Number })
+  for (const others of [{ mode: 'rw' }, { mode: 'rw', sub: 'mallory', admin: false }]) {
+    const refused = await ask(token(others), '{"sub":"Ann"}')
+    t.equal(refused.status, 403)
+    t.match(await refused.json(), { code: 'FST_PGWS_ADMIN_ONLY' })
+  }
+  for (const bad of [
+    '{"sub":""}',
+    '{"sub":" "}',
+    '{"sub":5}',
+    '[]',
+    '"Ann"',
+    '{"name":"Ann"}',
+    `{"sub":"${'x'.repeat(101)}"}`
+  ]) {
+    const refused = await ask(token(claims), bad)
+    t.equal(refused.status, 400, bad)
+    t.match(await refused.json(), { code: 'FST_PGWS_BAD_QUERY' })
+  }
+}

@@ -215,3 +215,23 @@ t.test("the SDK's history has the same bound, and goes on from an offset", async
   const many = await Promise.all(Array.from({ length: 12 }, () => client.history('a', { limit: -1 })))
   t.ok(many.every(({ publications }) => publications.length === 10))
 })
+
+t.test('with times=true the answer says when each message was published', async (t) => {
+  const { sql, get, http } = await durable(t)
+  for (const text of ['one', 'two', 'three']) await sql(`select pgws.publish_text('a', $1)`, [text])
+  t.notHas((await get()).body, { times: Array })
+  const { rows } = await sql(
+    `select message::json ->> 'payload' as payload, extract(epoch from created_at) * 1000 as ms from pgws.history('a')`
+  )
+  for (const search of ['?times=true', '?times=true&order=desc&limit=2']) {
+    const { messages, times } = (await get(search)).body as Answer & { times: string[] }
+    t.equal(times.length, messages.length)
+    for (const [i, { payload }] of messages.entries()) {
+      const published = rows.find((row) => row.payload === payload)!
+      t.equal(Date.parse(times[i]!), Math.floor(Number(published.ms)), search)
+    }
+  }
+  t.equal((await get('?times=yes')).status, 400)
+  const health = await (await fetch(`${http}/health`)).json()
+  t.match(health, { maxMessageBytes: MIB })
+})

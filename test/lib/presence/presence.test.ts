@@ -159,6 +159,7 @@ t.test('with ?presence=true a client is told who is there, who comes and who goe
   t.same(usersOf(list.payload.clients), ['alice', 'bob'])
   const [own] = await first.fastify.pgws.connections({ subject: 'bob' })
   t.ok(list.payload.clients.some(({ client }: Member) => client === own!.id))
+  t.equal(list.payload.you, own!.id)
 
   const near = await open(t, `${first.ws}/room:1/${as('carol')}`)
   await client.received(2)
@@ -206,7 +207,7 @@ t.test('event streams are members, and are told; who may only write is not', asy
   await until(() => text.includes('"Join"'))
   t.match(
     text,
-    /^data: \{"pgws":true,"event":"Presence","channel":"room:1","payload":\{"clients":\[\{[^}]*"alice"\}\]\}\}\n\n/
+    /^data: \{"pgws":true,"event":"Presence","channel":"room:1","payload":\{"clients":\[\{[^}]*"alice"\}\],"you":"[^"]+"\}\}\n\n/
   )
   response.destroy()
   await present(apps, 'room:1', ['bob'])
