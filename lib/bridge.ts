@@ -235,7 +235,7 @@ export class Bridge extends EventEmitter<BridgeEvents> {
 
   /** The state of a channel. @throws UnknownPosition for a position that no message has yet */
   async #stateFrom(position: number, channel: string): Promise<States> {
-    const states = await this.#parts.history.state([channel])
+    const states = await this.#parts.reads.state([channel])
     if (position > states.latest) throw new errors.UnknownPosition()
     return states
   }

@@ -272,6 +272,14 @@ export function isUntranslatable(error: unknown): boolean {
   return UNTRANSLATABLE.test(sqlstateOf(error))
 }
 
+/** Classes of SQLSTATEs that depend on the values that a statement reads: data exceptions, program limits, corrupted rows. */
+const ABOUT_VALUES = /^(?:22|54|XX)/
+
+/** Whether the database refused a statement that it may accept for other values. */
+export function isAboutValues(error: unknown): boolean {
+  return ABOUT_VALUES.test(sqlstateOf(error))
+}
+
 /** @returns BadMessage for a character that the database cannot store; any other error unchanged */
 export function asBadMessage(error: unknown): unknown {
   if (!isUntranslatable(error)) return error

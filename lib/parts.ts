@@ -3,7 +3,16 @@ import { AudienceChannels, Hub, IncomingQueue, Losses, RawChannels } from './cha
 import { CatchUp, Clients } from './clients/index.js'
 import { Cluster, newNodeId } from './cluster/index.js'
 import type { ResolvedOptions } from './config/index.js'
-import { Cleanup, MessageStore, Replay, RetentionRules, type SchemaState } from './durable/index.js'
+import {
+  ChannelReads,
+  Cleanup,
+  MessageStore,
+  Replay,
+  RetentionRules,
+  type SchemaState,
+  StoredMessages,
+  Turns
+} from './durable/index.js'
 import { EventLog } from './events/index.js'
 import { type Listener, NotificationQueueUsage } from './listener/index.js'
 import type { Log } from './log.js'
@@ -77,6 +86,7 @@ export interface Parts {
   readonly incoming: IncomingQueue
   readonly durable: RetentionRules
   readonly history: MessageStore
+  readonly reads: ChannelReads
   readonly replay: Replay
   readonly retention: Cleanup
   readonly sequencer: Sequencer
@@ -109,12 +119,11 @@ export function buildParts(options: GatewayOptions): Parts {
     onError: (error) => log.error({ err: error }, 'a presence watcher threw')
   })
   const durable = new RetentionRules(query, options.onSchema)
-  const history = new MessageStore(
-    query,
-    durable,
-    Math.max(1, Math.floor(options.poolSize / 2)),
-    (reason, fields) => losses.add(reason, fields)
-  )
+  const storedMessages = new StoredMessages(durable, (reason, fields) => losses.add(reason, fields))
+  // Half of the pool is left to everything else.
+  const turns = new Turns(Math.max(1, Math.floor(options.poolSize / 2)))
+  const history = new MessageStore(query, storedMessages, turns)
+  const reads = new ChannelReads(query, storedMessages, turns, options.maxHistoryBytes)
   const incoming = new IncomingQueue({
     listenChannel,
     deliver: (message) => hub.deliver(message),
@@ -176,7 +185,7 @@ export function buildParts(options: GatewayOptions): Parts {
     ...options,
     hub,
     publisher,
-    catchUp: new CatchUp({ history, durable, losses, rawChannels, maxHistoryBytes: options.maxHistoryBytes }),
+    catchUp: new CatchUp({ reads, durable, losses, rawChannels }),
     presence,
     joinLeavePush,
     metrics,
@@ -190,6 +199,7 @@ export function buildParts(options: GatewayOptions): Parts {
     verifyToken: options.verifyToken,
     authorizer,
     history,
+    reads,
     durable,
     presence,
     joinLeavePush,
@@ -224,6 +234,7 @@ export function buildParts(options: GatewayOptions): Parts {
     incoming,
     durable,
     history,
+    reads,
     replay,
     retention,
     sequencer,

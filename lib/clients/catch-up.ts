@@ -1,5 +1,5 @@
 import { type Frame, isPublicChannel, type Losses, type RawChannels } from '../channels/index.js'
-import type { MessageStore, RetentionRules } from '../durable/index.js'
+import type { ChannelPage, ChannelReads, RetentionRules } from '../durable/index.js'
 import { isPermanent } from '../errors.js'
 import { parseMessageId } from '../messages/index.js'
 import type { Connection } from './connection.js'
@@ -9,12 +9,10 @@ import { follow } from './follow.js'
 export type Start = { since: string } | { last: number }
 
 export interface CatchUpOptions {
-  history: MessageStore
+  reads: Pick<ChannelReads, 'resume' | 'read' | 'tail'>
   durable: RetentionRules
   losses: Losses
   rawChannels: Pick<RawChannels, 'has'>
-  /** The most bytes of the last messages. */
-  maxHistoryBytes: number
 }
 
 /** What is to be replayed. */
@@ -29,6 +27,8 @@ interface Replayed {
   skipped: ReadonlySet<string>
   /** No message after this position may be missing. */
   whole: number
+  /** The first page, if it was read already. */
+  first?: Pick<ChannelPage, 'messages' | 'more' | 'trimmed'> | undefined
 }
 
 /**
@@ -102,13 +102,14 @@ export class CatchUp {
     const replayed = await ('since' in start
       ? this.#since(connection, start.since)
       : this.#last(connection.channels, start.last))
-    const { history } = this.#options
+    const { reads } = this.#options
     const { channels, starts, latest, skipped, whole } = replayed
     const { format } = connection
-    let { after } = replayed
+    let { after, first } = replayed
     do {
       for (let more = true; more && connection.open; ) {
-        const page = await history.read(channels, after, starts)
+        const page = first ?? (await reads.read(channels, after, starts))
+        first = undefined
         // It was so slow that messages were deleted before it got them.
         if (after >= whole && page.trimmed > after) {
           connection.closeExpired()
@@ -127,10 +128,15 @@ export class CatchUp {
 
   /** The messages after an id. Tells the client of gaps. */
   async #since(connection: Connection, since: string): Promise<Replayed> {
-    const { history, durable } = this.#options
+    const { reads, durable } = this.#options
     const { channels, format } = connection
-    const { latest, channels: states } = await history.state(channels)
     const start = since === 'earliest' ? { position: 0, epoch: durable.epoch } : parseMessageId(since)
+    const known = start !== undefined && start.epoch === durable.epoch
+    const {
+      latest,
+      channels: states,
+      page
+    } = await reads.resume(channels, known ? start.position : undefined)
     const foreign = start === undefined || start.epoch !== durable.epoch || start.position > latest
     const gaps = states.filter(({ trimmed }) => foreign || (since !== 'earliest' && start.position < trimmed))
     const skipped = new Set(gaps.map(({ channel }) => channel))
@@ -141,16 +147,22 @@ export class CatchUp {
         })
         .map(({ channel, oldest }) => format.encode(durable.historyGap(channel, since, oldest, latest)))
     )
-    const after = foreign || skipped.size === channels.length ? latest : start.position
+    if (foreign || skipped.size === channels.length) {
+      // It gets what comes after the moment for which the gaps are.
+      const first = { messages: [], more: false, trimmed: 0 }
+      return { channels, after: latest, latest, skipped, whole: latest, first }
+    }
+    const after = start.position
     const whole = skipped.size > 0 ? latest : Math.max(after, 1)
-    return { channels, after, latest, skipped, whole }
+    return { channels, after, latest, skipped, whole, first: page }
   }
 
   /** The last messages of each channel. */
   async #last(channels: readonly string[], count: number): Promise<Replayed> {
-    const { history, maxHistoryBytes } = this.#options
-    const { latest, starts } = await history.tail(channels, count, maxHistoryBytes)
+    const { reads } = this.#options
+    const { latest, starts } = await reads.tail(channels, count)
     const after = Math.min(...starts)
-    return { channels, after, starts, latest, skipped: new Set(), whole: Math.max(...starts) }
+    const { page } = await reads.resume(channels, after, starts)
+    return { channels, after, starts, latest, skipped: new Set(), whole: Math.max(...starts), first: page }
   }
 }

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Format, type Frame, joinFrames } from '../channels/index.js'
-import type { ChannelPage, MessageStore, RetentionRules } from '../durable/index.js'
+import type { ChannelPage, ChannelReads, RetentionRules } from '../durable/index.js'
 import { isPermanent } from '../errors.js'
 import type { Connection } from './connection.js'
 
@@ -9,7 +9,7 @@ const RETRY_INTERVAL = 1000
 
 /** Where stored messages are read. */
 export interface FollowOptions {
-  history: Pick<MessageStore, 'read'>
+  reads: Pick<ChannelReads, 'read'>
   durable: Pick<RetentionRules, 'epoch'>
 }
 
@@ -45,7 +45,7 @@ export async function follow(
   connection: Connection,
   channels: readonly string[],
   start: number,
-  { history, durable }: FollowOptions
+  { reads, durable }: FollowOptions
 ): Promise<boolean> {
   const { epoch } = durable
   let after = start
@@ -54,7 +54,7 @@ export async function follow(
     await connection.ready()
     if (!follower.open) return true
     follower.keep()
-    const page = await read(history, channels, after)
+    const page = await read(reads, channels, after)
     if (!follower.open) return true
     if (page === undefined) return undefined
     if (durable.epoch !== epoch || page.trimmed > after || page.latest < after) return false
@@ -88,12 +88,12 @@ function inTurn<Result>(connection: Connection, send: () => Promise<Result>): Pr
 
 /** @returns undefined after a failure that may pass, and a pause */
 async function read(
-  history: FollowOptions['history'],
+  reads: FollowOptions['reads'],
   channels: readonly string[],
   after: number
 ): Promise<ChannelPage | undefined> {
   try {
-    return await history.read(channels, after)
+    return await reads.read(channels, after)
   } catch (error) {
     if (isPermanent(error)) throw error
     await sleep(RETRY_INTERVAL, undefined, { ref: false })

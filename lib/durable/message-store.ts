@@ -1,35 +1,20 @@
-import type { LossReason, OnUnencodable } from '../channels/index.js'
-import { largeMessage, type Message, type Reference, storedMessage } from '../messages/index.js'
+import type { LossReason } from '../channels/index.js'
+import { largeMessage, type Message, type Reference } from '../messages/index.js'
 import type { Query } from '../postgres/index.js'
-import { LATEST, type RetentionRules } from './retention-rules.js'
-import { SharedAnswers, SharedReads } from './shared-reads.js'
-import { StoredMessage } from './stored-message.js'
+import type { Trimmed } from './channel-statements.js'
+import { Gathering } from './gathering.js'
+import { LATEST } from './retention-rules.js'
+import type { MessageRow, StoredMessage, StoredMessages } from './stored-message.js'
 import { Turns } from './turns.js'
 
 /** The maximum number of messages, and of bytes, that are read at once. A larger message is read alone. */
 const PAGE_ROWS = 500
 const PAGE_BYTES = 1024 * 1024
 
-/** Each channel is read from its own part of the index, so that the messages of others do not matter. */
-const BY_CHANNEL = `select m.*
-  from rows from (pg_catalog.unnest($2::pg_catalog.text[]), pg_catalog.unnest($3::pg_catalog.int8[])) c (name, start), lateral (
-    select position, channel, body from pgws.messages
-    where channel operator(pg_catalog.=) c.name and position operator(pg_catalog.>) greatest($1, c.start)
-    order by position limit ${PAGE_ROWS}
-  ) m`
-
 export interface Page {
   messages: StoredMessage[]
   /** Whether there are more. */
   more: boolean
-}
-
-/** A page of some channels. Readers that ask for the same at the same time get the same object. */
-export interface ChannelPage extends Page {
-  /** The position up to which messages of one of the channels had been deleted when the page was read. */
-  trimmed: number
-  /** The last position that is stored, or `trimmed` if that is greater. No reader of these channels is beyond it. */
-  latest: number
 }
 
 /** Selects the messages of a channel to list. */
@@ -43,106 +28,42 @@ export interface ListOptions {
   reverse?: boolean
 }
 
-/** The deleted messages of a channel. */
-export interface Trimmed {
-  channel: string
-  /** The position up to which its messages have been deleted. */
-  trimmed: number
+interface Caller {
+  resolve: () => void
 }
 
-/** The stored messages of a channel. */
-export interface ChannelState extends Trimmed {
-  /** The position of its oldest message; null if there is none. */
-  oldest: number | null
-}
-
-/** The last messages of some channels, at one moment. */
-export interface Tail {
-  /** The last position of all at that moment. */
-  latest: number
-  /** For each channel, the position before the first of its messages; `latest` if it has none. */
-  starts: number[]
-}
-
-interface Reader {
-  after: number
-  resolve: (page: ChannelPage) => void
-  reject: (error: unknown) => void
-}
-
-export interface States {
-  /** The last position in the database. */
-  latest: number
-  channels: ChannelState[]
-}
-
-/**
- * Reads stored messages. Clients that ask for the same channels at the same time share one query. All others take turns,
- * so that many readers do not exhaust the memory of this process or the pool.
- */
+/** Reads stored messages for this server, and lists those of a channel. Clients that resume use ChannelReads. */
 export class MessageStore {
   readonly #query: Query
-  readonly #durable: RetentionRules
+  readonly #messages: StoredMessages
   readonly #turns: Turns
-  readonly #onLost: (reason: LossReason, fields: object) => void
-  readonly #readers = new Map<string, SharedReads<Reader>>()
-  readonly #answers = new SharedAnswers()
+  readonly #catchUps: Gathering<Caller>
 
-  /**
-   * @param readsAtOnce how many statements may read messages at the same time
-   * @param onLost is called for rows that are not messages, and for messages that a format cannot encode
-   */
-  constructor(
-    query: Query,
-    durable: RetentionRules,
-    readsAtOnce: number,
-    onLost: (reason: LossReason, fields: object) => void
-  ) {
+  /** @param turns limits how many statements read messages at the same time */
+  constructor(query: Query, messages: StoredMessages, turns: Turns) {
     this.#query = query
-    this.#onLost = onLost
-    this.#durable = durable
-    this.#turns = new Turns(readsAtOnce)
-  }
-
-  /**
-   * Messages of some channels, in order.
-   * @param after the position before the first
-   * @param starts for each channel another such position, if its messages begin later
-   */
-  read(channels: readonly string[], after: number, starts: readonly number[] = []): Promise<ChannelPage> {
-    const key = JSON.stringify([channels, starts])
-    let shared = this.#readers.get(key)
-    if (shared === undefined) {
-      shared = new SharedReads(
-        (readers) => this.#serve(key, channels, starts, readers),
-        () => this.#readers.delete(key)
-      )
-      this.#readers.set(key, shared)
-    }
-    return new Promise((resolve, reject) => shared.ask({ after, resolve, reject }))
-  }
-
-  /** The state of some channels, and the last position in the database. */
-  state(channels: readonly string[]): Promise<States> {
-    return this.#answers.ask(JSON.stringify(channels), () => this.#state(channels))
-  }
-
-  /**
-   * Where the last messages of some channels begin.
-   * @param count the most of each channel
-   * @param maxBytes the most bytes of all together; older messages are left out, though never the last one
-   */
-  tail(channels: readonly string[], count: number, maxBytes: number): Promise<Tail> {
-    const key = JSON.stringify([channels, count])
-    return this.#answers.ask(key, () => this.#turns.take(key, () => this.#tail(channels, count, maxBytes)))
+    this.#messages = messages
+    this.#turns = turns
+    this.#catchUps = new Gathering({
+      owner: '',
+      turns: new Turns(1),
+      fullSize: Number.POSITIVE_INFINITY,
+      window: [0, 25],
+      run: (gathered) => this.#catchUp(gathered.flatMap(({ requests }) => requests))
+    })
   }
 
   /**
    * Announces what has been published from SQL so far, so that a client finds everything that was committed before. The
    * sequencer would do so within milliseconds. A failure is ignored, because the next round of the sequencer does the same.
    */
-  async catchUp(): Promise<void> {
+  catchUp(): Promise<void> {
+    return new Promise((resolve) => this.#catchUps.ask('', 1, { resolve }))
+  }
+
+  async #catchUp(callers: Caller[]): Promise<void> {
     await this.#query('select pgws.catch_up()').catch(() => {})
+    for (const { resolve } of callers) resolve()
   }
 
   /**
@@ -183,7 +104,9 @@ export class MessageStore {
   async readAll(after: number): Promise<Page> {
     const source = `select position, channel, body from pgws.messages
       where position operator(pg_catalog.>) $1 order by position limit ${PAGE_ROWS}`
-    return this.#page(source, [after])
+    const { rows } = await this.#query<SizedRow>(sized(source, 'asc', 2), [after, PAGE_BYTES])
+    const { messages, found } = this.#pageOf(rows)
+    return { messages, more: found === PAGE_ROWS || messages.length < found }
   }
 
   /** Channels with deleted messages after a position; null: it is not known which. */
@@ -222,7 +145,7 @@ export class MessageStore {
   async resolve(references: readonly Reference[]): Promise<Map<Reference, Message | LossReason>> {
     const table = references[0]!.table
     const [rowsOf, key] = table === 'message' ? ['messages', 'position'] : ['large', 'id']
-    const { rows } = await this.#query<Row>(
+    const { rows } = await this.#query<ReferredRow>(
       `select pg_catalog.to_json(position) as position, channel,
          case when total operator(pg_catalog.<=) $2::pg_catalog.int8
            or total operator(pg_catalog.=) pg_catalog.octet_length(body) then body end as body
@@ -238,150 +161,33 @@ export class MessageStore {
     for (const reference of references) {
       const row = byPosition.get(reference.position)
       if (row === undefined) found.set(reference, 'gone')
-      else if (row.body !== null) found.set(reference, this.#referred(table, row))
+      else if (row.body !== null) found.set(reference, this.#referred(table, { ...row, body: row.body }))
     }
     return found
   }
 
-  /** @returns the readers whose messages come after the end of the page */
-  async #serve(
-    key: string,
-    channels: readonly string[],
-    starts: readonly number[],
-    readers: Reader[]
-  ): Promise<Reader[]> {
-    const again: Reader[] = []
-    const after = Math.min(...readers.map((reader) => reader.after))
-    try {
-      const { messages, ...rest } = await this.#turns.take(key, () =>
-        this.#channelPage([after, channels, starts])
-      )
-      const last = messages.at(-1)?.position ?? after
-      const pages = new Map<number, ChannelPage>()
-      for (const reader of readers) {
-        if (rest.more && reader.after >= last) {
-          again.push(reader)
-          continue
-        }
-        let page = pages.get(reader.after)
-        if (page === undefined) {
-          page = { messages: messages.filter(({ position }) => position > reader.after), ...rest }
-          pages.set(reader.after, page)
-        }
-        reader.resolve(page)
-      }
-    } catch (error) {
-      for (const reader of readers) reader.reject(error)
-    }
-    return again
-  }
-
-  async #page(source: string, values: unknown[]): Promise<Page> {
-    const { rows } = await this.#query<SizedRow>(sized(source, 'asc', values.length + 1), [
-      ...values,
-      PAGE_BYTES
-    ])
-    return this.#fullPageOf(rows)
-  }
-
-  /** Reads in one statement, and so in one snapshot, what there is and what has been deleted. */
-  async #channelPage(values: unknown[]): Promise<ChannelPage> {
-    const source = `${BY_CHANNEL} order by position limit ${PAGE_ROWS}`
-    const { rows } = await this.#query<SizedRow & { trimmed: number; stored: number | null }>(
-      `select p.*,
-        (select pg_catalog.to_json(pg_catalog.max(position)) from pgws.messages) as stored,
-        pg_catalog.to_json(greatest(0, (select pg_catalog.max(position) from pgws.forgotten),
-          (select pg_catalog.max(position) from pgws.trimmed
-            where channel operator(pg_catalog.=) any($2::pg_catalog.text[])))) as trimmed
-        from (select) one left join (${sized(source, 'asc', values.length + 1)}) p on true
-        order by (p.position operator(pg_catalog.#>>) '{}')::pg_catalog.int8`,
-      [...values, PAGE_BYTES]
-    )
-    const { trimmed, stored } = rows[0]!
-    // Without messages there is one row, which has no position.
-    const page = this.#fullPageOf(rows.filter(({ position }) => position !== null))
-    return { ...page, trimmed, latest: Math.max(stored ?? 0, trimmed) }
-  }
-
-  #fullPageOf(rows: SizedRow[]): Page {
-    const { messages, found } = this.#pageOf(rows)
-    return { messages, more: found === PAGE_ROWS || messages.length < found }
-  }
-
   #pageOf(rows: SizedRow[]): { messages: StoredMessage[]; found: number } {
-    const messages = rows.map((row) => this.#stored(row))
+    const messages = rows.map((row) => {
+      const stored = this.#messages.of(row)
+      if (row.time !== undefined) stored.message.time = row.time
+      return stored
+    })
     return { messages, found: rows[0]?.found ?? 0 }
   }
 
-  async #state(channels: readonly string[]): Promise<States> {
-    const { rows } = await this.#query<{ latest: number; forgotten: number; channels: ChannelState[] }>(
-      `select ${LATEST} as latest, (select pg_catalog.to_json(pg_catalog.max(position)) from pgws.forgotten) as forgotten,
-        (select pg_catalog.json_agg(pg_catalog.json_build_object('channel', c, 'trimmed', coalesce(t.position, 0), 'oldest',
-          (select pg_catalog.min(m.position) from pgws.messages m
-            where m.channel operator(pg_catalog.=) c and m.position is not null)))
-        from pg_catalog.unnest($1::pg_catalog.text[]) c
-        left join pgws.trimmed t on t.channel operator(pg_catalog.=) c) as channels`,
-      [channels]
-    )
-    const { latest, forgotten, channels: states } = rows[0]!
-    return {
-      latest,
-      channels: states.map((state) => ({ ...state, trimmed: Math.max(state.trimmed, forgotten) }))
-    }
-  }
-
-  async #tail(channels: readonly string[], count: number, maxBytes: number): Promise<Tail> {
-    const { rows } = await this.#query<{ latest: number; firsts: Record<string, number> }>(
-      `with last as (
-         select c.name, m.position, pg_catalog.octet_length(m.body) as size,
-           pg_catalog.sum(pg_catalog.octet_length(m.body)::bigint) over (order by m.position desc) as total
-         from pg_catalog.unnest($1::pg_catalog.text[]) c (name), lateral (
-           select position, body from pgws.messages
-           where channel operator(pg_catalog.=) c.name and position is not null
-             and expires_at operator(pg_catalog.>) pg_catalog.clock_timestamp()
-           order by position desc limit $2
-         ) m
-       )
-       select ${LATEST} as latest, coalesce((select pg_catalog.json_object_agg(name, first) from (
-         select name, pg_catalog.min(position) as first from last
-         where total operator(pg_catalog.<=) $3::pg_catalog.int8 or total operator(pg_catalog.=) size group by name
-       ) firsts), '{}') as firsts`,
-      [channels, count, maxBytes]
-    )
-    const { latest, firsts } = rows[0]!
-    return {
-      latest,
-      starts: channels.map((channel) => (Object.hasOwn(firsts, channel) ? firsts[channel]! - 1 : latest))
-    }
-  }
-
-  #referred(table: Reference['table'], { position, channel, body }: Row): Message | LossReason {
+  #referred(table: Reference['table'], { position, channel, body }: MessageRow): Message | LossReason {
     if (table === 'large') return largeMessage(channel, body) ?? 'malformed'
-    return this.#message(position, channel, body)
-  }
-
-  #stored({ position, channel, body, time }: SizedRow): StoredMessage {
-    const onUnencodable: OnUnencodable = (_, error) => this.#onLost('unencodable', { err: error, position })
-    const message = this.#message(position, channel, body)
-    if (time !== undefined) message.time = time
-    return new StoredMessage(message, onUnencodable)
-  }
-
-  #message(position: number, channel: string, body: string): Message {
-    const message = storedMessage(this.#durable.epoch, position, channel, body)
-    if (message.serverEvent !== undefined) this.#onLost('malformed', { position })
-    return message
+    return this.#messages.message({ position, channel, body })
   }
 }
 
-interface Row {
-  position: number
-  channel: string
+/** A row that a reference refers to. */
+interface ReferredRow extends Omit<MessageRow, 'body'> {
   /** Null if it is left out. */
-  body: string
+  body: string | null
 }
 
-interface SizedRow extends Row {
+interface SizedRow extends MessageRow {
   /** The number of rows that the query selected. */
   found: number
   /** When the message was published; listed messages only. */

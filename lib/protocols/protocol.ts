@@ -2,7 +2,7 @@ import type { Authorizer, Token } from '../auth/index.js'
 import type { Hub, RawChannels } from '../channels/index.js'
 import type { Clients } from '../clients/index.js'
 import type { ResolvedOptions } from '../config/index.js'
-import type { MessageStore, RetentionRules } from '../durable/index.js'
+import type { ChannelReads, MessageStore, RetentionRules } from '../durable/index.js'
 import type { Log } from '../log.js'
 import type { JoinLeavePush, Presence } from '../presence/index.js'
 import type { Publisher } from '../publishing/index.js'
@@ -38,8 +38,10 @@ export interface Core {
   readonly verifyToken: (token: string) => Token | Promise<Token>
   /** Authorizes a channel that is named after the handshake. */
   readonly authorizer: Pick<Authorizer, 'authorize'>
-  /** Reads history for clients that resume. With `clients.join`, a protocol does not need it. */
-  readonly history: Pick<MessageStore, 'state' | 'read' | 'list' | 'catchUp'>
+  /** Reads what clients that resume have missed. With `clients.join`, a protocol does not need it. */
+  readonly reads: Pick<ChannelReads, 'state' | 'resume' | 'read'>
+  /** Lists history. */
+  readonly history: Pick<MessageStore, 'list' | 'catchUp'>
   readonly durable: Pick<RetentionRules, 'ageOf' | 'epoch'>
   /** The members of channels. With `clients.join`, a protocol does not need it. */
   readonly presence: Pick<Presence, 'has' | 'join' | 'leave' | 'isLarge' | 'members' | 'summary'>

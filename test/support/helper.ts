@@ -65,11 +65,13 @@ export async function build(
   {
     before,
     after,
-    server = {}
+    server = {},
+    backlog = 511
   }: {
     before?: (fastify: FastifyInstance) => unknown
     after?: (fastify: FastifyInstance) => unknown
     server?: FastifyServerOptions
+    backlog?: number
   } = {}
 ): Promise<{ fastify: FastifyInstance; port: number; http: string; ws: string } & Logged> {
   const lines: string[] = []
@@ -79,7 +81,7 @@ export async function build(
   await before?.(fastify)
   fastify.register(pgWebsockets, { jwtSecret: SECRET, ...options })
   await after?.(fastify)
-  await fastify.listen({ port: 0, host: '127.0.0.1' })
+  await fastify.listen({ port: 0, host: '127.0.0.1', backlog })
   const { port } = fastify.server.address() as AddressInfo
   return { fastify, port, lines, http: `http://127.0.0.1:${port}`, ws: `ws://127.0.0.1:${port}` }
 }

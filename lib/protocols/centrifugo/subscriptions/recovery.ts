@@ -35,12 +35,18 @@ export class Recovery {
     connection: SdkReader,
     params: Record<string, unknown>
   ): Promise<{ result: SubscribeResult; follow: () => void }> {
-    const { history, durable } = this.#core
+    const { reads, durable } = this.#core
     const { channel } = subscription
-    const { latest, channels } = await history.state([channel])
+    const recover = params.recover === true
+    const { offset, epoch } = recover ? positionOf(params) : { offset: undefined, epoch: '' }
+    const {
+      latest,
+      channels,
+      page: first
+    } = await reads.resume([channel], this.#isKnown(epoch) ? offset : undefined)
     const { trimmed } = channels[0]!
     const top = { recoverable: true, positioned: true, epoch: durable.epoch }
-    if (params.recover !== true) {
+    if (!recover) {
       return {
         result: { ...top, ...offsetOf(latest) },
         follow: () => this.#start(subscription, connection, latest)
@@ -55,9 +61,8 @@ export class Recovery {
         follow: () => this.#start(subscription, connection, latest)
       }
     }
-    const { offset, epoch } = positionOf(params)
     if (offset === undefined || !this.#isKnown(epoch) || offset > latest || offset < trimmed) return fail()
-    const page = await history.read([channel], offset)
+    const page = first ?? (await reads.read([channel], offset))
     const publications = publicationsOf(page.messages, connection.format)
     // One of them can never be read.
     if (publications === undefined) return fail()
@@ -81,12 +86,12 @@ export class Recovery {
     params: Record<string, unknown>,
     connection: SdkReader
   ): Promise<HistoryResult> {
-    const { history, durable, limits } = this.#core
+    const { history, reads, durable, limits } = this.#core
     if (durable.ageOf(channel) === undefined) throw new CommandError(ERRORS.NOT_AVAILABLE)
     const { limit = 0, reverse = false, since } = params
     if (!isInteger(limit)) throw new DisconnectError(DISCONNECT.BAD_REQUEST, 'limit')
     await history.catchUp()
-    const { latest } = await history.state([channel])
+    const { latest } = await reads.state([channel])
     const top = { ...offsetOf(latest), epoch: durable.epoch }
     let after: number | undefined
     if (since !== undefined) {
