@@ -134,12 +134,21 @@ export async function publishRoute(
       const channels = [...new Set(messages.flatMap((message) => message.channels))]
       if (channels.length > maxChannels) throw new errors.TooManyPublishChannels(channels.length, maxChannels)
       authorizeWrite(token, channels)
-      const claims = claimsFor(token, readAs(request))
+      const as = readAs(request)
+      const claims = claimsFor(token, as)
       try {
         const caller = await gateway.authorize(token, channels, 'w')
         const key = keyOf(request, token)
         const confirm = readConfirm(request)
         const delivery = await gateway.bridge.publishAll(messages, claims, { key, caller, confirm })
+        if (as !== undefined) {
+          const count = messages.length
+          gateway.administered(
+            token.subject,
+            `published ${count} ${count === 1 ? 'message' : 'messages'} as ${JSON.stringify(as)}`,
+            { channels, count }
+          )
+        }
         if (delivery) return reply.code(200).send(listMissing(delivery))
       } catch (error) {
         if (statusCodeOf(error) === 503) reply.header('retry-after', RETRY_AFTER)

@@ -42,7 +42,7 @@ async function figuresOf(api, name, place) {
 
 /** The stored messages, the newest first. */
 function historyOf(api, path) {
-  const list = h('ol', { class: 'messages', 'aria-label': 'Stored messages', tabindex: 0 })
+  const list = h('ol', { 'aria-label': 'Stored messages' })
   const told = status()
   let before
   const older = h('button', { type: 'button', hidden: true, onclick: () => load() }, 'Older messages')
@@ -62,7 +62,7 @@ function historyOf(api, path) {
     list.replaceChildren()
     return load()
   }
-  return { element: h('section', { class: 'panel' }, h('div', { class: 'title' }, h('h2', {}, 'History'), h('button', { type: 'button', onclick: again, 'aria-label': 'Refresh the history' }, 'Refresh')), told, list, older), load }
+  return { element: h('section', { class: 'panel' }, h('div', { class: 'title' }, h('h2', {}, 'History'), h('button', { type: 'button', onclick: again, 'aria-label': 'Refresh the history' }, 'Refresh')), told, h('div', { class: 'messages', role: 'region', 'aria-label': 'Stored messages', tabindex: 0 }, list), older), load }
 }
 
 /** Who is present. */

@@ -20,7 +20,7 @@ export function channels({ api, parameters }) {
   search.addEventListener('input', settled(restart))
   const table = tableOf('Channels', [
     { label: 'Channel', class: 'name', cell: ({ channel }) => h('a', { href: addressOf('channel', { name: channel }) }, channel) },
-    { label: 'Flags', cell: (channel) => flagsOf(channel) },
+    { label: 'Flags', class: 'flags', cell: (channel) => flagsOf(channel) },
     { label: 'Readers', class: 'number', cell: ({ readers }) => count(readers) },
     { label: 'Writers', class: 'number', cell: ({ writers }) => count(writers) },
     { label: 'Connections', class: 'number', cell: ({ channel, connections }) => h('a', { href: addressOf('connections', { channel }), 'aria-label': count(connections) + ' connections of ' + channel }, count(connections)) },

@@ -101,7 +101,7 @@ function columns(disconnect) {
     { label: 'Received', class: 'number', cell: ({ receivedMessages }) => count(receivedMessages) },
     { label: 'Sent', class: 'number', cell: ({ sentMessages, sentBytes }) => [count(sentMessages), h('br'), h('span', { class: 'soft' }, bytes(sentBytes))] },
     { label: 'Waiting', class: 'number', cell: ({ bufferedBytes }) => bytes(bufferedBytes) },
-    { label: 'Node', class: 'mono', cell: ({ node }) => h('span', { title: node }, node.slice(0, 8)) },
+    { label: 'Node', class: 'nowrap', cell: ({ node }) => h('span', { class: 'mono', title: node }, node.slice(0, 8)) },
     {
       label: 'Actions', class: 'actions',
       cell: (connection) => [

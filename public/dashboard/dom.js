@@ -19,7 +19,7 @@ export function h(name, attributes = {}, ...children) {
 }
 
 const present = (children) =>
-  children.flat().filter((child) => child !== undefined && child !== null && child !== false).map((child) => (child instanceof Node ? child : String(child)))
+  children.flat(Infinity).filter((child) => child !== undefined && child !== null && child !== false).map((child) => (child instanceof Node ? child : String(child)))
 
 /** Replaces the text of an element if it is another. Nothing is drawn, or read aloud, for one that stays. */
 export function setText(node, text) {

@@ -16,7 +16,7 @@ export function events({ live, parameters }) {
   const wanted = { type: parameters.get('type') ?? '', level: parameters.get('level') ?? '' }
   let held = false
   const search = h('input', { type: 'search', autocomplete: 'off', spellcheck: 'false', value: parameters.get('search') ?? '' })
-  const list = h('ol', { class: 'events', role: 'log', 'aria-label': 'Events', tabindex: 0 })
+  const list = h('ol', { class: 'events' })
   const told = status()
   const known = new Set([...TYPES, ...live.events.map(({ type }) => type)])
   const pause = h('button', { type: 'button', 'aria-pressed': 'false', onclick: () => {
@@ -66,7 +66,7 @@ export function events({ live, parameters }) {
       field('Level', select(LEVELS, wanted.level, (value) => { wanted.level = value; changed() })),
       field('Contains', search),
       pause),
-    told, list)
+    told, h('div', { role: 'log', 'aria-label': 'Events' }, list))
   return { element, close: () => live.removeEventListener('event', onEvent) }
 }
 

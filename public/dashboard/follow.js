@@ -6,7 +6,8 @@ const MAX_SHOWN = 200
 
 /** The messages of a channel as they come, by server-sent events. */
 export function follow(api, name) {
-  const list = h('ol', { class: 'messages live', role: 'log', 'aria-label': 'Messages as they come', tabindex: 0 })
+  const list = h('ol')
+  const box = h('div', { class: 'messages live', role: 'log', 'aria-label': 'Messages as they come', tabindex: 0 }, list)
   const told = status()
   let abort
   let last
@@ -20,10 +21,10 @@ export function follow(api, name) {
       stop()
       return setText(told, type === 'Expired' ? 'Ended: the token has expired.' : 'Ended: disconnected by an administrator.')
     }
-    const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40
+    const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40
     list.append(messageItem(readMessage(type, data)))
     while (list.children.length > MAX_SHOWN) list.firstChild.remove()
-    if (atEnd) list.scrollTop = list.scrollHeight
+    if (atEnd) box.scrollTop = box.scrollHeight
   }
 
   async function start() {
@@ -65,7 +66,7 @@ export function follow(api, name) {
   }
 
   start()
-  return { element: h('section', { class: 'panel' }, h('div', { class: 'title' }, h('h2', {}, 'Live'), button), told, list), close: stop, following: () => abort !== undefined }
+  return { element: h('section', { class: 'panel' }, h('div', { class: 'title' }, h('h2', {}, 'Live'), button), told, box), close: stop, following: () => abort !== undefined }
 }
 
 function readMessage(type, data) {

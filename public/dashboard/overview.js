@@ -9,6 +9,9 @@ const MAX_REASONS = 7
 /** How often the page is drawn at most, in milliseconds. */
 const PERIOD = 1000
 
+/** Round numbers of bytes. */
+const POWERS = Array.from({ length: 45 }, (_, exponent) => 2 ** exponent)
+
 const total = (counters) => sum(Object.values(counters ?? {}))
 
 /** Health, plots of the last ten minutes and the nodes. */
@@ -99,7 +102,7 @@ function tilesOf() {
   }
   const figures = [
     ['connections', (nodes) => count(sum(nodes.map(({ stats }) => stats.connections)))],
-    ['channels (sum of the nodes)', (nodes) => count(sum(nodes.map(({ stats }) => stats.channels)))],
+    ['channels of nodes', (nodes) => count(sum(nodes.map(({ stats }) => stats.channels)))],
     ['messages in', (nodes) => rate(sum(nodes.map(({ samples }) => latestRate(samples, (stats) => stats.receivedMessages) ?? 0)))],
     ['messages out', (nodes) => rate(sum(nodes.map(({ samples }) => latestRate(samples, (stats) => stats.sentMessages) ?? 0)))],
     ['delivery p99', (nodes) => milliseconds(highest(nodes, ({ delivery }) => delivery?.p99Ms))],
@@ -139,7 +142,7 @@ function plotsOf() {
     ]),
     { plot: new Plot({ title: 'Closes and refusals', unit: 'in ten seconds, by reason', format: number }), lines: reasonLines },
     plot({ title: 'Event-loop lag', unit: 'p99', format: milliseconds }, [['lag', lines(valueOf((stats) => stats.eventLoopLagMs), max)]]),
-    plot({ title: 'Memory', unit: 'of the processes', format: bytes }, [
+    plot({ title: 'Memory', unit: 'of the processes', format: bytes, incrs: POWERS }, [
       ['resident', lines(valueOf((stats) => stats.memoryBytes), sum)],
       ['heap', lines(valueOf((stats) => stats.heapBytes), sum)]
     ])

@@ -11,15 +11,15 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 
 /**
  * A plot with its figures as a table, which is the legend and the text for those who do not see the plot.
- * @param options `title`, `unit` and `format`, which makes a text of a value
+ * @param options `title`, `unit`, `format`, which makes a text of a value, and `incrs`, the distances of the lines behind
  */
 export class Plot {
   #lines = []
   #data = [[]]
   #uplot
 
-  constructor({ title, unit, format }) {
-    Object.assign(this, { format })
+  constructor({ title, unit, format, incrs }) {
+    Object.assign(this, { format, incrs })
     this.canvas = h('div', { class: 'canvas', 'aria-hidden': 'true' })
     this.rows = h('tbody')
     const head = ['', 'now', 'mean', 'highest'].map((text, index) => h('th', { scope: 'col' }, index === 0 ? h('span', { class: 'hidden' }, 'series') : text))
@@ -73,7 +73,7 @@ export class Plot {
       scales: { x: { time: true }, y: { range: (_, __, highest) => [0, highest > 0 ? highest * 1.1 : 1] } },
       axes: [
         { ...axis, size: 22, space: 70, values: (_, splits) => splits.map((seconds) => timeOfDay(seconds * 1000).slice(0, 5)) },
-        { ...axis, size: 56, space: 28, values: (_, splits) => splits.map((value) => this.format(value)) }
+        { ...axis, size: 56, space: 28, ...(this.incrs && { incrs: this.incrs }), values: (_, splits) => splits.map((value) => this.format(value)) }
       ],
       series: [{}, ...this.#lines.map(({ name }, index) => ({ label: name, stroke: colour('s' + (index % 8)), width: 1.5, points: { show: false } }))],
       hooks: { setCursor: [(plot) => this.#point(plot.cursor.idx)] }

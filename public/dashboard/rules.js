@@ -41,7 +41,7 @@ function sqlOf(sql) {
   return named.map(([name, text]) => {
     const code = h('pre', {}, h('code', {}, text))
     const button = h('button', { type: 'button', onclick: () => copy(code, button) }, 'Copy')
-    return h('div', { class: 'command' }, h('div', { class: 'bar' }, h('span', { class: 'soft' }, wordsOf(name)), h('span', { class: 'grow' }), button), code)
+    return h('div', { class: 'command' }, h('div', { class: 'bar' }, h('span', { class: 'soft' }, name === 'SQL' ? name : wordsOf(name)), h('span', { class: 'grow' }), button), code)
   })
 }
 

@@ -3,7 +3,7 @@ import { build, open, query, sqlListener, token, until, withOwnPostgres } from '
 
 const { postgres, database } = await withOwnPostgres(t)
 const dbUri = await database()
-const { http, ws, fastify } = await build(t, { dbUri })
+const { http, ws, fastify, lines } = await build(t, { dbUri })
 const rw = token({ mode: 'rw', sub: 'me' })
 
 async function post(body: unknown, { bearer = rw, type = 'application/json', base = http } = {}) {
@@ -123,6 +123,16 @@ t.test('POST /publish', async (t) => {
       body: { message: /item 0 of the list must not have "as": add \?as= to the address/ }
     })
     t.equal(client.messages.length, 4)
+    t.match(
+      lines.map((line) => JSON.parse(line)).filter(({ msg }) => /published/.test(msg)),
+      [
+        {
+          msg: `the administrator "operator" published 1 message as ${JSON.stringify(as)}`,
+          channels: ['as']
+        },
+        { msg: 'the administrator "operator" published 2 messages as "bob"', channels: ['as'], count: 2 }
+      ]
+    )
   })
 
   t.test('a list is all or nothing', async (t) => {
