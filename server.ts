@@ -5,6 +5,13 @@ import { listenError, listenTargets, readCertificate } from './lib/config/index.
 import { codeOf } from './lib/errors.js'
 import { type Config, readConfig } from './plugins/env.js'
 
+/**
+ * How many connections may wait to be accepted, so that the kernel drops none when all clients reconnect at once. Node's
+ * default is 511. Linux limits it by net.core.somaxconn
+ * (https://docs.kernel.org/networking/ip-sysctl.html), which is 4096 by default, too.
+ */
+const BACKLOG = 4096
+
 /** A server that has not started. */
 export interface Server {
   fastify: FastifyInstance
@@ -68,7 +75,7 @@ async function listen(fastify: FastifyInstance, { host, port }: Config): Promise
   const targets = listenTargets(host)
   for (const [index, target] of targets.entries()) {
     try {
-      await fastify.listen({ ...target, port })
+      await fastify.listen({ ...target, port, backlog: BACKLOG })
       return
     } catch (error) {
       const code = codeOf(error)
