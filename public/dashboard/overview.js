@@ -2,7 +2,7 @@ import { badge, fill, h, select, setText, status, title } from './dom.js'
 import { bytes, count, counted, milliseconds, number, rate } from './format.js'
 import { NodeCards } from './nodes.js'
 import { Plot } from './plots.js'
-import { BUCKET, combined, growth, latestRate, max, rateOf, sampled, sum, timesOf, valueOf } from './series.js'
+import { BUCKET, combined, growth, latestRate, max, rateOf, sampled, sum, timesOf, figureOf } from './series.js'
 
 /** How many reasons have a line of their own. The others are added up. */
 const MAX_REASONS = 7
@@ -135,16 +135,16 @@ function plotsOf() {
       ['in', lines(rateOf((stats) => stats.receivedMessages), sum)],
       ['out', lines(rateOf((stats) => stats.sentMessages), sum)]
     ]),
-    plot({ title: 'Connections', unit: 'open', format: number }, [['connections', lines(valueOf((stats) => stats.connections), sum)]]),
+    plot({ title: 'Connections', unit: 'open', format: number }, [['connections', lines(figureOf((stats) => stats.connections), sum)]]),
     plot({ title: 'Delivery', unit: 'from commit to the socket', format: milliseconds }, [
-      ['p50', lines(valueOf((stats) => stats.delivery?.p50Ms), max)],
-      ['p99', lines(valueOf((stats) => stats.delivery?.p99Ms), max)]
+      ['p50', lines(figureOf((stats) => stats.delivery?.p50Ms), max)],
+      ['p99', lines(figureOf((stats) => stats.delivery?.p99Ms), max)]
     ]),
     { plot: new Plot({ title: 'Closes and refusals', unit: 'in ten seconds, by reason', format: number }), lines: reasonLines },
-    plot({ title: 'Event-loop lag', unit: 'p99', format: milliseconds }, [['lag', lines(valueOf((stats) => stats.eventLoopLagMs), max)]]),
+    plot({ title: 'Event-loop lag', unit: 'p99', format: milliseconds }, [['lag', lines(figureOf((stats) => stats.eventLoopLagMs), max)]]),
     plot({ title: 'Memory', unit: 'of the processes', format: bytes, incrs: POWERS }, [
-      ['resident', lines(valueOf((stats) => stats.memoryBytes), sum)],
-      ['heap', lines(valueOf((stats) => stats.heapBytes), sum)]
+      ['resident', lines(figureOf((stats) => stats.memoryBytes), sum)],
+      ['heap', lines(figureOf((stats) => stats.heapBytes), sum)]
     ])
   ]
 }

@@ -16,7 +16,7 @@ export const rateOf = (read) => (current, previous) => {
 }
 
 /** Reads a figure as it is. */
-export const valueOf = (read) => ({ stats }) => read(stats) ?? null
+export const figureOf = (read) => ({ stats }) => read(stats) ?? null
 
 /** The rate of a counter over the last seconds of a node, or null. */
 export function latestRate(samples, read, seconds = 5) {
