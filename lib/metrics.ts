@@ -4,7 +4,8 @@ const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5
 
 /** The values that are read when the metrics are requested. Times are in seconds. */
 export interface Readings {
-  connections: number
+  /** By transport. */
+  connections: Readonly<Record<string, number>>
   channels: number
   pausedSockets: number
   publishQueueBytes: number
@@ -106,7 +107,15 @@ export class Metrics {
           this.inc(value(read()))
         }
       })
-    gauge('connections', 'Open sockets.', ({ connections }) => connections)
+    new Gauge({
+      name: 'pgws_connections',
+      help: 'Open sockets, by transport.',
+      labelNames: ['transport'],
+      registers: this.#registers,
+      collect() {
+        for (const [transport, count] of Object.entries(read().connections)) this.set({ transport }, count)
+      }
+    })
     gauge('channels', 'Channels that sockets have joined.', ({ channels }) => channels)
     gauge('paused_sockets', 'Sockets that are not read for the moment.', ({ pausedSockets }) => pausedSockets)
     gauge(

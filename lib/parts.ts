@@ -267,7 +267,7 @@ function gaugesOf(parts: Parts) {
   const { clients, hub, publisher, notificationQueue, sequencer } = parts
   const { up, reconnects, gapMilliseconds, lastProvenAlive } = parts.options.listener.state
   return {
-    connections: clients.connections.size,
+    connections: clients.connections.transports,
     channels: hub.joinedChannels,
     pausedSockets: publisher.pausedSenders + clients.pace.throttled,
     publishQueueBytes: publisher.queuedBytes,

@@ -8,6 +8,7 @@ import type { VerifyToken } from '../plugins/jwt.js'
 import { upgradeOf } from '../plugins/upgrades.js'
 import type { WebSockets } from '../plugins/websocket.js'
 import { findToken } from './handshake/credentials.js'
+import { remoteOf } from './remote.js'
 import { webSocketRoute } from './websocket-route.js'
 
 export interface AudienceRoutesOptions {
@@ -42,7 +43,7 @@ export function audienceRoutes(
         request.pgwsAccess = access satisfies Access
       },
       connect: (accepted, request) =>
-        gateway.protocols.webSockets.connect(accepted, request.pgwsAccess!, request.ip)
+        gateway.protocols.webSockets.connect(accepted, request.pgwsAccess!, remoteOf(request))
     })
   }
 

@@ -3,6 +3,7 @@ import { upgradeOf } from '../plugins/upgrades.js'
 import type { WebSockets } from '../plugins/websocket.js'
 import { handshake } from './handshake/admit.js'
 import { ADDRESSES, type ChannelRoutesOptions } from './handshake/channel-addresses.js'
+import { remoteOf } from './remote.js'
 import { webSocketRoute } from './websocket-route.js'
 
 /**
@@ -28,7 +29,7 @@ export function channelRoutes(
         gateway.protocols.webSockets.connect(
           accepted,
           request.pgwsAccess!,
-          request.ip,
+          remoteOf(request),
           joinOptionsOf(request)
         )
     })

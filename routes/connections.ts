@@ -1,7 +1,7 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { authorizeAdmin } from '../lib/auth/index.js'
 import type { Bridge } from '../lib/bridge.js'
-import type { Closing } from '../lib/clients/index.js'
+import { type Closing, TRANSPORTS } from '../lib/clients/index.js'
 import { errors } from '../lib/errors.js'
 import { isObject } from '../lib/json-value.js'
 import type { VerifyToken } from '../plugins/jwt.js'
@@ -31,6 +31,8 @@ const connectionSchema = {
     mode: { ...text, enum: ['r', 'w', 'rw'] },
     since: { ...text, format: 'date-time' },
     address: text,
+    transport: { ...text, enum: TRANSPORTS },
+    protocol: { ...text, enum: ['json', 'protobuf'], description: "The encoding of an SDK's client." },
     bufferedBytes: { type: 'integer', description: 'Bytes that wait for the client.' }
   }
 }

@@ -2,6 +2,7 @@ import type { FastifyInstance, RouteOptions } from 'fastify'
 import { handshake, refused } from './handshake/admit.js'
 import { ADDRESSES, type ChannelRoutesOptions } from './handshake/channel-addresses.js'
 import { CONSTRAINT } from './handshake/router-constraint.js'
+import { remoteOf } from './remote.js'
 import { HIDDEN } from './schemas.js'
 import { openStream, requireTurn } from './stream.js'
 
@@ -33,7 +34,7 @@ export function eventStreamRoutes(
         gateway.protocols.eventStreams.stream(
           response,
           request.pgwsAccess!,
-          request.ip,
+          remoteOf(request),
           joinOptionsOf(request)
         )
       })

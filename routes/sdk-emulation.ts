@@ -5,6 +5,7 @@ import type { Gateway } from '../lib/gateway.js'
 import { isObject } from '../lib/json-value.js'
 import {
   DISCONNECT,
+  type Encoding,
   readEmulationRequest,
   SDK_FORMATS,
   type SdkFormat
@@ -13,8 +14,9 @@ import { queryOf } from './handshake/address.js'
 import { refused } from './handshake/admit.js'
 import { describeRequestAs } from './handshake/request-log.js'
 import { CONSTRAINT } from './handshake/router-constraint.js'
+import { remoteOf } from './remote.js'
 import { HIDDEN } from './schemas.js'
-import { type Encoding, encodingOf, PROTOBUF_TYPE } from './sdk-encoding.js'
+import { encodingOf, PROTOBUF_TYPE } from './sdk-encoding.js'
 import { openStream, requireTurn } from './stream.js'
 
 export interface SdkEmulationOptions {
@@ -113,7 +115,7 @@ export async function sdkEmulationRoutes(
         await gateway.admit(reply.raw, request.ip)
         openStream(reply, contentType, log, (response) => {
           if (first !== '') response.write(first)
-          gateway.protocols.centrifugo.stream(response, format, commands, request.ip)
+          gateway.protocols.centrifugo.stream(response, format, commands, remoteOf(request))
         })
         return reply
       }

@@ -1,12 +1,10 @@
 import type { FastifyRequest } from 'fastify'
+import type { Encoding } from '../lib/protocols/centrifugo/index.js'
 import { queryOf } from './handshake/address.js'
 
 /** The subprotocol and the content type of clients that speak protobuf. */
 const SUBPROTOCOL = 'centrifuge-protobuf'
 export const PROTOBUF_TYPE = 'application/octet-stream'
-
-/** The encodings of Centrifugo's client protocol. */
-export type Encoding = 'json' | 'protobuf'
 
 /**
  * Which encoding a client of an SDK speaks. It says so as it does to Centrifugo: by the subprotocol of its websocket, by

@@ -5,6 +5,7 @@ import type { Gateway } from '../lib/gateway.js'
 import { SDK_FORMATS } from '../lib/protocols/centrifugo/index.js'
 import { upgradeOf } from '../plugins/upgrades.js'
 import type { WebSockets } from '../plugins/websocket.js'
+import { remoteOf } from './remote.js'
 import { encodingOf } from './sdk-encoding.js'
 import { webSocketRoute } from './websocket-route.js'
 
@@ -39,7 +40,7 @@ export function sdkRoute(fastify: FastifyInstance, { gateway, webSockets, option
     },
     connect(accepted, request) {
       const encoding = encodingOf(request, accepted.webSocket.protocol)
-      gateway.protocols.centrifugo.connect(accepted, SDK_FORMATS.websocket[encoding], request.ip)
+      gateway.protocols.centrifugo.connect(accepted, SDK_FORMATS.websocket[encoding], remoteOf(request))
     }
   })
 }

@@ -73,7 +73,8 @@ const http = `http://127.0.0.1:${port}`
 
 async function metric(name) {
   const text = await (await fetch(`${http}/metrics`)).text()
-  return Number(new RegExp(`^${name} (.*)$`, 'm').exec(text)?.[1])
+  const series = [...text.matchAll(new RegExp(`^${name}(?:\\{.*\\})? (.*)$`, 'gm'))]
+  return series.reduce((sum, [, value]) => sum + Number(value), 0)
 }
 
 async function healthy() {

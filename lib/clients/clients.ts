@@ -13,6 +13,7 @@ import { ConnectionLimit } from './connection-limit.js'
 import { connectionId } from './filter.js'
 import { PresenceMembership } from './presence-membership.js'
 import { ConnectionRegistry, type Leaving } from './registry.js'
+import { type Remote, UserAgents } from './remote.js'
 import { type Transport, whenEnded } from './transport.js'
 
 /** What a client may ask for when it connects, in addition to its channels. */
@@ -71,6 +72,7 @@ export class Clients {
   readonly #membership: PresenceMembership
   /** Limits how fast clients may send. */
   readonly pace: Pace
+  readonly #userAgents = new UserAgents()
   #lastId = 0
   #leaving: Leaving | undefined
 
@@ -112,8 +114,9 @@ export class Clients {
   }
 
   /** The options of a new connection. */
-  optionsFor(access: Access, address: string): ConnectionOptions {
-    return { id: ++this.#lastId, address, context: this.#context, ...this.#identity(access) }
+  optionsFor(access: Access, { address, userAgent }: Remote): ConnectionOptions {
+    const remote = { address, userAgent: this.#userAgents.shared(userAgent) }
+    return { id: ++this.#lastId, remote, context: this.#context, ...this.#identity(access) }
   }
 
   /**
@@ -221,8 +224,9 @@ export class Clients {
   }
 
   /** Counts a message from a client. */
-  received(bytes: number): void {
+  received(connection: Connection, bytes: number): void {
     const { metrics } = this.#options
+    connection.receivedMessages++
     metrics.messagesReceived.inc()
     metrics.bytesReceived.inc(bytes)
   }

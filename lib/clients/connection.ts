@@ -4,6 +4,8 @@ import { type Format, type Frame, joinFrames } from '../channels/index.js'
 import { type FlowControl, HeldFrames, type Waiting } from '../flow/index.js'
 import type { Sender } from '../messages/index.js'
 import type { ClientConnection } from './client-connection.js'
+import type { Remote } from './remote.js'
+import type { TransportName } from './transport.js'
 
 /** The close codes that this server uses (RFC 6455, section 7.4.2: 3000 to 3999 are for libraries and frameworks). */
 export const CLOSE = {
@@ -42,8 +44,8 @@ const READING = 30_000
 export interface ConnectionOptions {
   /** Its number on this server. */
   id: number
-  /** Its client's IP address. */
-  address: string
+  /** Its client, as the request describes it. */
+  remote: Remote
   /** What the envelopes of its messages say of it; undefined if it will never need one. */
   sender: Sender | undefined
   /** The identity with which SQL functions are called for it; undefined if none will be called. */
@@ -67,6 +69,7 @@ export abstract class Connection implements ClientConnection {
   /** The claim `sub` of its token. */
   readonly subject: string | undefined
   readonly address: string
+  readonly userAgent: string | undefined
   sender: Sender | undefined
   caller: Caller | undefined
   /** Milliseconds since the epoch. */
@@ -74,15 +77,19 @@ export abstract class Connection implements ClientConnection {
   /** The group with which it is pinged. */
   pingGroup = 0
   writtenBytes = 0
+  /** How many messages were sent to it, and how many of its own were accepted for publishing. */
+  sentMessages = 0
+  receivedMessages = 0
   waiting: Waiting | undefined
   /** Set while older messages are replayed, and for a moment after that. */
   #held: HeldFrames | undefined
   readonly #context: ConnectionContext
 
-  constructor(access: Access, { id, address, sender, caller, context }: ConnectionOptions) {
+  constructor(access: Access, { id, remote, sender, caller, context }: ConnectionOptions) {
     const { channels, read, write, expiresAt, subject } = access
     this.id = id
-    this.address = address
+    this.address = remote.address
+    this.userAgent = remote.userAgent
     this.subject = subject
     this.channels = channels
     this.read = read
@@ -93,12 +100,17 @@ export abstract class Connection implements ClientConnection {
     this.#context = context
   }
 
+  abstract get transport(): TransportName
   abstract get open(): boolean
   abstract get bufferedBytes(): number
   abstract get unsentBytes(): number
   abstract get copiedBytes(): number
   /** Writes frames; `joined` has the same bytes in one buffer. */
   protected abstract send(frames: readonly Frame[], joined: Buffer): void
+  /** The encoding of Centrifugo's protocol; undefined for clients of another protocol. */
+  get protocol(): 'json' | 'protobuf' | undefined {
+    return undefined
+  }
   abstract drained(): Promise<void>
   abstract ping(): void
   abstract close(code: number, reason: string): void
@@ -248,6 +260,7 @@ export abstract class Connection implements ClientConnection {
     const { sent, flow } = this.#context
     sent.messages += frames.length
     sent.bytes += joined.length
+    this.sentMessages += frames.length
     this.writtenBytes += joined.length
     this.send(frames, joined)
     if (this.bufferedBytes > 0) flow.wrote(this, joined)

@@ -2,6 +2,7 @@ import { isPublicChannel } from '../channels/index.js'
 import { errors } from '../errors.js'
 import { isInteger, isObject } from '../json-value.js'
 import { CLOSE, type Connection } from './connection.js'
+import type { TransportName } from './transport.js'
 
 /** A control frame carries 125 bytes, two of which are the code (RFC 6455, section 5.5). */
 const MAX_REASON_BYTES = 123
@@ -29,6 +30,9 @@ export interface ConnectionSummary {
   since: string
   /** The client's IP address. */
   address: string
+  transport: TransportName
+  /** The encoding of Centrifugo's protocol; missing for clients of another protocol. */
+  protocol?: 'json' | 'protobuf' | undefined
   /** How many bytes wait for the client. */
   bufferedBytes: number
 }
@@ -64,7 +68,7 @@ export function* select(
 }
 
 export function summaryOf(node: string, connection: Connection): ConnectionSummary {
-  const { subject, channels, read, write, openedAt, address, bufferedBytes } = connection
+  const { subject, channels, read, write, openedAt, address, transport, protocol, bufferedBytes } = connection
   return {
     id: connectionId(node, connection),
     node,
@@ -73,6 +77,8 @@ export function summaryOf(node: string, connection: Connection): ConnectionSumma
     mode: read && write ? 'rw' : read ? 'r' : 'w',
     since: new Date(openedAt).toISOString(),
     address,
+    transport,
+    ...(protocol !== undefined && { protocol }),
     bufferedBytes
   }
 }

@@ -17,4 +17,5 @@ export {
 export { type Follower, follow } from './follow.js'
 export { MAX_INFO_BYTES } from './presence-membership.js'
 export { type Leaving, OUTDATED, SHUTTING_DOWN } from './registry.js'
-export { hasEnded, type Transport, whenEnded } from './transport.js'
+export type { Remote } from './remote.js'
+export { hasEnded, TRANSPORTS, type Transport, type TransportName, whenEnded } from './transport.js'

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { CLOSE, type Connection } from './connection.js'
 import { Expiry } from './expiry.js'
+import { TRANSPORTS, type TransportName } from './transport.js'
 
 /** How often each connection is pinged, in milliseconds; the interval of postgres-websockets. */
 const PING_INTERVAL = 30_000
@@ -34,6 +35,10 @@ export class ConnectionRegistry {
   readonly #groups = Array.from({ length: PING_GROUPS }, () => new Set<Connection>())
   readonly #pings: NodeJS.Timeout
   readonly #expiry = new Expiry<Connection>((connection) => connection.expire())
+  readonly #transports = Object.fromEntries(TRANSPORTS.map((name) => [name, 0])) as Record<
+    TransportName,
+    number
+  >
   #size = 0
   #nextGroup = 0
   #pinging = 0
@@ -49,11 +54,17 @@ export class ConnectionRegistry {
     return this.#size
   }
 
+  /** How many connections each transport has. */
+  get transports(): Readonly<Record<TransportName, number>> {
+    return this.#transports
+  }
+
   add(connection: Connection): void {
     connection.pingGroup = this.#nextGroup
     this.#nextGroup = (this.#nextGroup + 1) % PING_GROUPS
     this.#groups[connection.pingGroup]!.add(connection)
     this.#size++
+    this.#transports[connection.transport]++
     if (connection.expiresAt !== undefined) this.#expiry.add(connection, connection.expiresAt)
   }
 
@@ -61,6 +72,7 @@ export class ConnectionRegistry {
   delete(connection: Connection): boolean {
     if (!this.#groups[connection.pingGroup]!.delete(connection)) return false
     this.#size--
+    this.#transports[connection.transport]--
     if (connection.expiresAt !== undefined) this.#expiry.delete(connection, connection.expiresAt)
     return true
   }

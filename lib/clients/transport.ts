@@ -1,6 +1,16 @@
 import type { ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
 
+/** What a client is connected with, as `GET /connections` and the metrics name it. */
+export const TRANSPORTS = [
+  'websocket',
+  'event-stream',
+  'sdk-websocket',
+  'sdk-sse',
+  'sdk-http-stream'
+] as const
+export type TransportName = (typeof TRANSPORTS)[number]
+
 /** What carries a connection: the socket of an upgrade, or the response to a request, which has a stream over HTTP/2. */
 export type Transport = (Duplex | ServerResponse) & { stream?: { destroyed: boolean } }
 

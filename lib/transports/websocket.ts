@@ -4,7 +4,7 @@ import { TLSSocket } from 'node:tls'
 import type { WebSocket } from 'ws'
 import type { Access } from '../auth/index.js'
 import type { Format, Frame } from '../channels/index.js'
-import { Connection, type ConnectionOptions } from '../clients/index.js'
+import { Connection, type ConnectionOptions, type TransportName } from '../clients/index.js'
 import { type Intake, type Pausable, unsentBytesOf } from '../flow/index.js'
 import { messageIn, webSocketFrames } from './frames.js'
 
@@ -79,6 +79,10 @@ export class WebSocketConnection extends Connection implements Pausable {
   /** The connection of a socket. */
   static of(webSocket: WebSocket): WebSocketConnection {
     return (webSocket as ConnectedWebSocket)[kConnection]
+  }
+
+  get transport(): TransportName {
+    return 'websocket'
   }
 
   /**

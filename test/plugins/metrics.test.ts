@@ -39,7 +39,8 @@ t.test('GET /metrics counts what happens', async (t) => {
   for (const reader of readers) await reader.received(2)
   const samples = await scrape(`${http}/metrics`)
   t.match(Object.fromEntries(samples), {
-    pgws_connections: 3,
+    'pgws_connections{transport="websocket"}': 3,
+    'pgws_connections{transport="sdk-sse"}': 0,
     pgws_channels: 1,
     pgws_messages_received_total: 1,
     pgws_ignored_messages_total: 1,
@@ -80,7 +81,9 @@ t.test('clients do not choose how many series there are', async (t) => {
     Array.from({ length: 20 }, () => open(t, `${ws}/a/${token({ mode: 'r' })}`))
   )
   for (const [n, { webSocket }] of clients.entries()) webSocket.close(n === 0 ? 3008 : 4000 + n)
-  await until(async () => (await scrape(`${http}/metrics`)).get('pgws_connections') === 0)
+  await until(
+    async () => (await scrape(`${http}/metrics`)).get('pgws_connections{transport="websocket"}') === 0
+  )
   const closes = [...(await scrape(`${http}/metrics`))].filter(([name]) => name.startsWith('pgws_closes'))
   t.same(Object.fromEntries(closes), {
     'pgws_closes_total{code="3008"}': 1,

@@ -1,5 +1,5 @@
 export { Emulation } from './emulation/emulation.js'
 export { CentrifugoServer } from './server.js'
-export { SDK_FORMATS, type SdkFormat } from './wire/formats.js'
+export { type Encoding, SDK_FORMATS, type SdkFormat } from './wire/formats.js'
 export { readEmulationRequest } from './wire/protobuf.js'
 export { DISCONNECT } from './wire/protocol.js'

@@ -1,6 +1,6 @@
 import type { ServerResponse } from 'node:http'
 import type { RawData } from 'ws'
-import { Expiry } from '../../clients/index.js'
+import { Expiry, type Remote } from '../../clients/index.js'
 import { PAUSED } from '../../flow/index.js'
 import { type AcceptedSocket, writeFrames } from '../../transports/index.js'
 import { type Core, Protocol } from '../index.js'
@@ -43,13 +43,13 @@ export class CentrifugoServer extends Protocol {
    * Takes over an accepted websocket.
    * @param accepted its errors are handled from here on
    * @param format frames for websockets, in the encoding that the client speaks
-   * @param address the client's IP address
+   * @param remote the client, as its request describes it
    */
-  connect(accepted: AcceptedSocket, format: SdkFormat, address: string): void {
+  connect(accepted: AcceptedSocket, format: SdkFormat, remote: Remote): void {
     const { webSocket } = accepted
     const { clients, log } = this.core
     webSocket.on('error', (error) => log.debug({ err: error }, 'websocket error'))
-    const transport = new WebSocketTransport(accepted, format, address, clients)
+    const transport = new WebSocketTransport(accepted, format, remote, clients)
     const session = this.#begin(transport)
     // With the default `binaryType`, messages are Buffers.
     webSocket.on('message', (data: RawData) => session.receive(data as Buffer))
@@ -62,9 +62,9 @@ export class CentrifugoServer extends Protocol {
    * Takes over a client on an HTTP transport. Its commands after the first ones arrive through `emulation`.
    * @param response the response to write to; its head has been written
    * @param commands the first commands
-   * @param address the client's IP address
+   * @param remote the client, as its request describes it
    */
-  stream(response: ServerResponse, format: SdkFormat, commands: Buffer, address: string): void {
+  stream(response: ServerResponse, format: SdkFormat, commands: Buffer, remote: Remote): void {
     const { clients, limits, log } = this.core
     response.on('error', (error) => log.debug({ err: error }, 'stream error'))
     if (response.destroyed) return
@@ -72,7 +72,7 @@ export class CentrifugoServer extends Protocol {
     const transport = new StreamTransport({
       response,
       format,
-      address,
+      remote,
       clients,
       details,
       maxHeldBytes: limits.maxBufferedBytes
@@ -129,21 +129,21 @@ export class CentrifugoServer extends Protocol {
 
 class WebSocketTransport implements SdkTransport {
   readonly format: SdkFormat
-  readonly address: string
+  readonly #remote: Remote
   readonly details = {}
   readonly #accepted: AcceptedSocket
   readonly #clients: Core['clients']
   #connection: SdkWebSocketConnection | undefined
 
-  constructor(accepted: AcceptedSocket, format: SdkFormat, address: string, clients: Core['clients']) {
+  constructor(accepted: AcceptedSocket, format: SdkFormat, remote: Remote, clients: Core['clients']) {
     this.#accepted = accepted
     this.format = format
-    this.address = address
+    this.#remote = remote
     this.#clients = clients
   }
 
   attach(access: Parameters<SdkTransport['attach']>[0]): SdkConnection {
-    const options = this.#clients.optionsFor(access, this.address)
+    const options = this.#clients.optionsFor(access, this.#remote)
     this.#connection = new SdkWebSocketConnection(this.#accepted, this.format, access, options)
     return this.#connection
   }

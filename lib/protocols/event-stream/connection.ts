@@ -1,7 +1,7 @@
 import type { ServerResponse } from 'node:http'
 import type { Access } from '../../auth/index.js'
 import type { Format, Frame } from '../../channels/index.js'
-import type { ConnectionOptions } from '../../clients/index.js'
+import type { ConnectionOptions, TransportName } from '../../clients/index.js'
 import type { Message } from '../../messages/index.js'
 import { StreamConnection } from '../../transports/index.js'
 
@@ -35,6 +35,10 @@ export class EventStream extends StreamConnection {
   /** @param response its head has been written */
   constructor(response: ServerResponse, access: Access, options: ConnectionOptions) {
     super(response, { ...access, write: false }, options)
+  }
+
+  get transport(): TransportName {
+    return 'event-stream'
   }
 
   /** A stream has no answers to pings. One that takes nothing of what waits for it, for as long as others may, is ended. */

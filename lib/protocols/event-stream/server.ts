@@ -1,6 +1,6 @@
 import type { ServerResponse } from 'node:http'
 import type { Access } from '../../auth/index.js'
-import type { JoinOptions } from '../../clients/index.js'
+import type { JoinOptions, Remote } from '../../clients/index.js'
 import { type Core, Protocol } from '../index.js'
 import { EventStream } from './connection.js'
 
@@ -17,11 +17,11 @@ export class EventStreamServer extends Protocol {
    * Takes over a client.
    * @param response the response to write to; its head has been written
    * @param access what the client's token allows
-   * @param address the client's IP address
+   * @param remote the client, as its request describes it
    */
-  stream(response: ServerResponse, access: Access, address: string, joinOptions: JoinOptions = {}): void {
+  stream(response: ServerResponse, access: Access, remote: Remote, joinOptions: JoinOptions = {}): void {
     const { clients } = this.core
-    const connection = new EventStream(response, access, clients.optionsFor(access, address))
+    const connection = new EventStream(response, access, clients.optionsFor(access, remote))
     response.on('error', this.#onError)
     clients.join(connection, access, joinOptions)
   }

@@ -1,6 +1,6 @@
 import type { RawData, WebSocket } from 'ws'
 import type { Access } from '../../auth/index.js'
-import { CLOSE, type JoinOptions } from '../../clients/index.js'
+import { CLOSE, type JoinOptions, type Remote } from '../../clients/index.js'
 import { errors, messageOf } from '../../errors.js'
 import { Intake, PAUSED } from '../../flow/index.js'
 import { serverMessage } from '../../messages/index.js'
@@ -35,12 +35,12 @@ export class WebSocketServer extends Protocol {
    * Takes over an accepted websocket.
    * @param accepted its errors are handled from here on
    * @param access what the client's token allows
-   * @param address the client's IP address
+   * @param remote the client, as its request describes it
    */
-  connect(accepted: AcceptedSocket, access: Access, address: string, joinOptions: JoinOptions = {}): void {
+  connect(accepted: AcceptedSocket, access: Access, remote: Remote, joinOptions: JoinOptions = {}): void {
     const { webSocket } = accepted
     const { clients } = this.core
-    const options = clients.optionsFor(access, address)
+    const options = clients.optionsFor(access, remote)
     const connection = new WebSocketConnection(accepted, access, options, joinOptions)
     webSocket.on('error', this.#onError)
     webSocket.on('pong', onPong)
@@ -69,7 +69,7 @@ export class WebSocketServer extends Protocol {
     const { clients, publisher, durable, limits, log } = this.core
     const { channels, sender, caller } = connection
     if (connection.faulted) return
-    clients.received(data.length)
+    clients.received(connection, data.length)
     if (data.length > limits.maxMessageBytes) {
       connection.close(CLOSE.TOO_BIG, 'message too large')
       return

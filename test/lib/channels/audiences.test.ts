@@ -79,7 +79,10 @@ t.test('a close is seen after incoming frames; a churn leaves nothing behind', a
   const { ws, http } = await build(t, { dbUri, endpoints: [{ path: '/ws', channels: ['c'], public: true }] })
   const connections = async () => {
     const text = await (await fetch(`${http}/metrics`)).text()
-    return [Number(/^pgws_connections (.*)$/m.exec(text)![1]), Number(/^pgws_channels (.*)$/m.exec(text)![1])]
+    return [
+      Number(/^pgws_connections{transport="websocket"} (.*)$/m.exec(text)![1]),
+      Number(/^pgws_channels (.*)$/m.exec(text)![1])
+    ]
   }
   const talker = await open(t, `${ws}/ws`)
   talker.send('hello')

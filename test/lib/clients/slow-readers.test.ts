@@ -183,7 +183,13 @@ t.test('an event stream that takes nothing of what waits for it is ended by the 
     sent: { messages: 0, bytes: 0 }
   }
   const access = { channels: ['a'], read: true, write: false, expiresAt: undefined, claims: {} }
-  const options = { id: 1, address: '', sender: undefined, caller: undefined, context }
+  const options = {
+    id: 1,
+    remote: { address: '127.0.0.1', userAgent: undefined },
+    sender: undefined,
+    caller: undefined,
+    context
+  }
   const connections: EventStream[] = []
   const http = createServer((_, response) => {
     response.flushHeaders()

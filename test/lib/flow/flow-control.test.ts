@@ -34,7 +34,7 @@ async function clients(
     const [webSocket, { socket }] = (await accepted) as [WebSocket, IncomingMessage]
     const connection = new WebSocketConnection({ webSocket, socket }, access, {
       id,
-      address: '127.0.0.1',
+      remote: { address: '127.0.0.1', userAgent: undefined },
       sender: undefined,
       caller: undefined,
       context: { flow, onEnd() {}, fallBehind: () => false, sent: { messages: 0, bytes: 0 } }

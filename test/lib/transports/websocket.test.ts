@@ -24,7 +24,7 @@ async function pair(t: Test, autoPong: boolean) {
   }
   const subscriber = new WebSocketConnection({ webSocket, socket }, access, {
     id: 1,
-    address: '127.0.0.1',
+    remote: { address: '127.0.0.1', userAgent: undefined },
     sender: undefined,
     caller: undefined,
     context

@@ -115,7 +115,7 @@ export class SdkClient {
       data instanceof JsonText
         ? publisher.notification(channel, data, sender, caller)
         : publisher.binaryNotification(channel, data, sender, caller)
-    clients.received(notification.payload.length)
+    clients.received(connection, notification.payload.length)
     await clients.publish(connection, [notification], { wait: PUBLISH_TIMEOUT })
   }
 

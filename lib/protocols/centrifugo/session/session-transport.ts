@@ -6,8 +6,6 @@ import type { ConnectResult } from '../wire/replies.js'
 
 /** The transport between a session and its client. */
 export interface SdkTransport {
-  /** The client's IP address. */
-  readonly address: string
   /** How it frames replies, and in which encoding. */
   readonly format: SdkFormat
   /** Additional members of the reply to `connect`. */

@@ -1,7 +1,7 @@
 import type { Access } from '../../../auth/index.js'
-import { CLOSE, type ConnectionOptions } from '../../../clients/index.js'
+import { CLOSE, type ConnectionOptions, type TransportName } from '../../../clients/index.js'
 import { type AcceptedSocket, WebSocketConnection } from '../../../transports/index.js'
-import type { SdkFormat } from '../wire/formats.js'
+import type { Encoding, SdkFormat } from '../wire/formats.js'
 import { DISCONNECT, type Disconnect } from '../wire/protocol.js'
 
 /** How many pings may remain without an answer. */
@@ -36,6 +36,14 @@ export class SdkWebSocketConnection extends WebSocketConnection {
   constructor(accepted: AcceptedSocket, format: SdkFormat, access: Access, options: ConnectionOptions) {
     super(accepted, access, options)
     this.format = format
+  }
+
+  override get transport(): TransportName {
+    return this.format.transport
+  }
+
+  override get protocol(): Encoding {
+    return this.format.encoding
   }
 
   override ping(): void {

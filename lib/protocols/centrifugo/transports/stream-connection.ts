@@ -1,9 +1,9 @@
 import type { ServerResponse } from 'node:http'
 import type { Access } from '../../../auth/index.js'
-import type { ConnectionOptions } from '../../../clients/index.js'
+import type { ConnectionOptions, TransportName } from '../../../clients/index.js'
 import { StreamConnection } from '../../../transports/index.js'
 import type { SdkConnection } from '../services.js'
-import type { SdkFormat } from '../wire/formats.js'
+import type { Encoding, SdkFormat } from '../wire/formats.js'
 import { DISCONNECT, type Disconnect } from '../wire/protocol.js'
 import { disconnectFor, forcedDisconnect, MAX_UNANSWERED } from './connections.js'
 
@@ -31,6 +31,14 @@ export class SdkStreamConnection extends StreamConnection implements SdkConnecti
     super(response, access, options)
     this.format = format
     this.#onResume = onResume
+  }
+
+  get transport(): TransportName {
+    return this.format.transport
+  }
+
+  override get protocol(): Encoding {
+    return this.format.encoding
   }
 
   ping(): void {

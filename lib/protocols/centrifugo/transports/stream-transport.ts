@@ -1,4 +1,5 @@
 import type { ServerResponse } from 'node:http'
+import type { Remote } from '../../../clients/index.js'
 import { PAUSED } from '../../../flow/index.js'
 import type { Core } from '../../index.js'
 import type { Session } from '../session/session.js'
@@ -10,7 +11,7 @@ import { endStream, SdkStreamConnection } from './stream-connection.js'
 export interface StreamTransportOptions {
   response: ServerResponse
   format: SdkFormat
-  address: string
+  remote: Remote
   clients: Core['clients']
   /** Additional members of the reply to `connect`. */
   details: { session: string; node: string }
@@ -23,7 +24,6 @@ export interface StreamTransportOptions {
  * while the client is paused are held.
  */
 export class StreamTransport implements SdkTransport {
-  readonly address: string
   readonly format: SdkFormat
   readonly details: StreamTransportOptions['details']
   readonly #options: StreamTransportOptions
@@ -35,7 +35,6 @@ export class StreamTransport implements SdkTransport {
 
   constructor(options: StreamTransportOptions) {
     this.#options = options
-    this.address = options.address
     this.format = options.format
     this.details = options.details
   }
@@ -58,8 +57,8 @@ export class StreamTransport implements SdkTransport {
   }
 
   attach(access: Parameters<SdkTransport['attach']>[0]): SdkStreamConnection {
-    const { response, format, address, clients } = this.#options
-    const options = clients.optionsFor(access, address)
+    const { response, format, remote, clients } = this.#options
+    const options = clients.optionsFor(access, remote)
     this.#connection = new SdkStreamConnection(response, format, access, options, () => this.#read())
     return this.#connection
   }

@@ -1,4 +1,5 @@
 import type { Format, Frame } from '../../../channels/index.js'
+import type { TransportName } from '../../../clients/index.js'
 import { JsonText } from '../../../json-text.js'
 import type { Message } from '../../../messages/index.js'
 import { binaryFrame, textFrame } from '../../../transports/index.js'
@@ -8,6 +9,9 @@ import { protobuf } from './protobuf.js'
 import { UNSUBSCRIBE } from './protocol.js'
 import { clientInfo, type Push, type Reply } from './replies.js'
 
+/** The encodings of the protocol. */
+export type Encoding = 'json' | 'protobuf'
+
 /** A frame. If `ends` is set, it ends the subscription, and the client must subscribe again. */
 export interface SdkFrame extends Frame {
   ends?: true
@@ -15,6 +19,9 @@ export interface SdkFrame extends Frame {
 
 /** The wire format of a transport: an encoding of the protocol, in the frames of the transport. */
 export interface SdkFormat extends Format, Pick<Codec<unknown>, 'commandsIn' | 'isPong'> {
+  /** The transport that frames it, and the encoding, as `GET /connections` names them. */
+  readonly transport: TransportName
+  readonly encoding: Encoding
   readonly ping: Buffer
   /** Encodes and frames a reply. */
   reply(reply: Reply): Buffer
@@ -22,21 +29,24 @@ export interface SdkFormat extends Format, Pick<Codec<unknown>, 'commandsIn' | '
   readonly publications: Format
 }
 
-const inJson = formatsOf(json)
-const inProtobuf = formatsOf(protobuf)
+const inJson = formatsOf('json', json)
+const inProtobuf = formatsOf('protobuf', protobuf)
 
 /** The wire formats of the transports, in each encoding that they have. */
 export const SDK_FORMATS = {
-  websocket: { json: inJson(textFrame), protobuf: inProtobuf(binaryFrame) },
+  websocket: { json: inJson('sdk-websocket', textFrame), protobuf: inProtobuf('sdk-websocket', binaryFrame) },
   httpStream: {
-    json: inJson((text) => Buffer.from(`${text}\n`)),
-    protobuf: inProtobuf((bytes) => bytes)
+    json: inJson('sdk-http-stream', (text) => Buffer.from(`${text}\n`)),
+    protobuf: inProtobuf('sdk-http-stream', (bytes) => bytes)
   },
-  eventStream: { json: inJson((text) => Buffer.from(`data: ${text}\n\n`)) }
+  eventStream: { json: inJson('sdk-sse', (text) => Buffer.from(`data: ${text}\n\n`)) }
 } as const
 
 /** The wire formats of an encoding: of each transport that frames it. They share the publications in replies. */
-function formatsOf<Encoded>(codec: Codec<Encoded>): (frame: (encoded: Encoded) => Buffer) => SdkFormat {
+function formatsOf<Encoded>(
+  encoding: Encoding,
+  codec: Codec<Encoded>
+): (transport: TransportName, frame: (encoded: Encoded) => Buffer) => SdkFormat {
   const publications: Format = {
     encode(message: Message): SdkFrame {
       const { position, serverEvent } = message
@@ -44,9 +54,11 @@ function formatsOf<Encoded>(codec: Codec<Encoded>): (frame: (encoded: Encoded) =
       return { bytes: codec.withinReply(message), position }
     }
   }
-  return (frame) => {
+  return (transport, frame) => {
     const framed = (push: Push) => frame(codec.reply({ push }))
     return {
+      transport,
+      encoding,
       commandsIn: codec.commandsIn,
       isPong: codec.isPong,
       ping: frame(codec.ping),

@@ -470,7 +470,7 @@ t.test('pings, and a client that does not answer them', async (t) => {
     }
     const options = {
       id: 1,
-      address: '',
+      remote: { address: '127.0.0.1', userAgent: undefined },
       sender: undefined,
       caller: undefined,
       context: {

@@ -96,7 +96,7 @@ async function session(t: Test) {
   const transport = new StreamTransport({
     response,
     format: SDK_FORMATS.httpStream.json,
-    address: '192.0.2.1',
+    remote: { address: '192.0.2.1', userAgent: undefined },
     clients: parts.clients,
     details: { session: 's', node: 'n' },
     maxHeldBytes: 1000
