@@ -1,5 +1,5 @@
 import { confirmWith } from './dialog.js'
-import { alertOf, field, fill, h, select, setText, status, title } from './dom.js'
+import { alertOf, field, fill, h, outcome, select, setText, title } from './dom.js'
 import { bytes, count, counted, cut, NONE, time } from './format.js'
 import { addressOf, remember } from './routes.js'
 import { PAGE, Pages, settled, tableOf } from './table.js'
@@ -22,7 +22,7 @@ export function connections({ api, parameters }) {
   const later = settled(restart)
   for (const input of inputs.values()) input.addEventListener('input', later)
 
-  const done = status()
+  const done = outcome()
   const failed = h('div')
   const everyone = h('button', { type: 'button', class: 'danger', disabled: isEmpty(), onclick: () => disconnectAll() }, 'Disconnect all that match …')
 
@@ -31,9 +31,10 @@ export function connections({ api, parameters }) {
     const wanted = filter()
     try {
       const { closed } = await api.json('connections', { method: 'DELETE', query: { ...wanted, dryRun: true } })
+      if (closed === 0) return setText(done, 'No connection matches.')
       const described = Object.entries(wanted).filter(([, value]) => value !== '').map(([name, value]) => `${name} is “${value}”`).join(' and ')
       await disconnect({
-        heading: closed === 0 ? 'No connection matches' : `Disconnect ${counted(closed, 'connection')}?`,
+        heading: `Disconnect ${counted(closed, 'connection')}?`,
         text: `This closes ${counted(closed, 'connection')} on all nodes whose ${described}. Their tokens stay valid, so clients may reconnect.`,
         action: `Disconnect ${count(closed)}`,
         path: 'connections',
@@ -55,6 +56,8 @@ export function connections({ api, parameters }) {
     if (answer === undefined) return
     const missing = answer.missing?.length > 0 ? ` Nodes that did not answer: ${answer.missing.join(', ')}.` : ''
     setText(done, `Disconnected ${counted(answer.closed, 'connection')}.${missing}`)
+    // The button that was pressed is gone with its row.
+    done.focus()
     pages.refresh()
   }
 
@@ -105,7 +108,7 @@ function columns(disconnect) {
     {
       label: 'Actions', class: 'actions',
       cell: (connection) => [
-        h('button', { type: 'button', 'aria-label': `Disconnect ${connection.subject ?? connection.id}`, onclick: () => disconnect(connection) }, 'Disconnect'),
+        h('button', { type: 'button', 'aria-label': `Disconnect ${connection.subject ?? 'the client'}, connection ${connection.id}`, onclick: () => disconnect(connection) }, 'Disconnect'),
         connection.subject && h('a', { href: addressOf('revocations', { sub: connection.subject }), 'aria-label': 'Revoke the tokens of ' + connection.subject }, 'Revoke')
       ]
     }

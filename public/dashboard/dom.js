@@ -58,6 +58,13 @@ export function status(text = '') {
   return h('p', { class: 'status', role: 'status' }, text)
 }
 
+/** What an action has done. It takes the focus if the control of the action is gone. */
+export function outcome() {
+  const told = status()
+  told.tabIndex = -1
+  return told
+}
+
 /** An error, read aloud at once. */
 export function alertOf(error) {
   return h('p', { class: 'alert', role: 'alert' }, error.message)

@@ -1,5 +1,5 @@
 import { confirmWith } from './dialog.js'
-import { field, fill, h, select, setText, status, title } from './dom.js'
+import { field, h, outcome, select, setText, title } from './dom.js'
 import { NONE, time } from './format.js'
 import { PAGE, Pages, tableOf } from './table.js'
 
@@ -7,8 +7,7 @@ const KINDS = [['sub', 'all tokens of a subject (sub)'], ['jti', 'one token (jti
 
 /** The tokens that are refused although they have not expired. */
 export function revocations({ api, parameters }) {
-  const done = status()
-  const failed = h('div')
+  const done = outcome()
   const table = tableOf('Revocations', [
     { label: 'Tokens', class: 'name', cell: ({ jti, sub }) => (jti === null || jti === undefined ? ['sub ', h('b', {}, sub)] : ['jti ', h('b', {}, jti)]) },
     { label: 'Issued before', cell: ({ issuedBefore }) => (issuedBefore ? h('time', { datetime: issuedBefore }, time(issuedBefore)) : NONE) },
@@ -31,6 +30,7 @@ export function revocations({ api, parameters }) {
     })
     if (!removed) return
     setText(done, 'The revocation is removed.')
+    done.focus()
     pages.refresh()
   }
 
@@ -50,7 +50,6 @@ export function revocations({ api, parameters }) {
 
   async function add(event) {
     event.preventDefault()
-    fill(failed)
     const body = {
       [kind.value]: value.value,
       ...(kind.value === 'sub' && before.value !== '' && { issuedBefore: new Date(before.value).toISOString() }),
@@ -73,7 +72,7 @@ export function revocations({ api, parameters }) {
     pages.restart()
   }
 
-  const element = h('div', {}, title('Revocations'), form, done, failed, pages.element)
+  const element = h('div', {}, title('Revocations'), form, done, pages.element)
   pages.refresh()
   return { element, close: () => pages.close() }
 }

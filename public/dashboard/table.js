@@ -18,11 +18,16 @@ export function tableOf(caption, columns) {
   return {
     element,
     show(rows) {
+      const focused = body.contains(document.activeElement) ? nameOf(document.activeElement) : undefined
       fill(body, rows.map((row) => h('tr', { role: 'row' }, columns.map((column) => h('td', { role: 'cell', class: column.class, 'data-label': column.label }, h('div', {}, column.cell(row)))))))
       element.hidden = rows.length === 0
+      // The keyboard stays where it was.
+      if (focused !== undefined) [...body.querySelectorAll('a, button')].find((control) => nameOf(control) === focused)?.focus({ preventScroll: true })
     }
   }
 }
+
+const nameOf = (control) => control.getAttribute('aria-label') ?? control.textContent
 
 /**
  * A list of the server in pages, with what is needed to turn them.
