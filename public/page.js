@@ -1,87 +1,19 @@
-import { EventSourceLanguage, SdkLanguage, WebSocketLanguage } from './languages.js'
-import { base, claimsOf, namesIn, TokenKeeper } from './token.js'
+import { showCommands } from './commands.js'
+import { $ } from './dom.js'
+import { showLinks } from './links.js'
+import { MessageList, metaText } from './messages.js'
+import { listenToName, showName } from './name.js'
+import { changePeople, forgetPeople } from './people.js'
+import { EventSourceLanguage, WebSocketLanguage } from './raw-languages.js'
+import { SdkLanguage } from './sdk-language.js'
+import { base, claimsOf, TokenKeeper } from './token.js'
 
-const $ = (id) => document.getElementById(id)
-const MAX_SHOWN = 500
 const LANGUAGES = { sdk: SdkLanguage, websocket: WebSocketLanguage, sse: EventSourceLanguage }
+/** The maximum size of a notification, with its envelope, in bytes (https://www.postgresql.org/docs/current/sql-notify.html). */
+const MAX_NOTIFICATION = 7999
 
-function element(name, className, text) {
-  const node = document.createElement(name)
-  if (className) node.className = className
-  if (text !== undefined) node.textContent = text
-  return node
-}
-
-/** @param message its channel, payload, event, the sender's claims, and `raw`, the text that arrived */
-function show(list, message, describe = payloadText) {
-  const { event, channel, claims, raw } = message
-  const item = element('li')
-  item.append(element('div', 'payload', describe(message)))
-  const about = element('div', 'about')
-  const seconds = claims && claims.message_delivered_at
-  const time = seconds ? new Date(seconds * 1000) : new Date()
-  for (const part of [time.toLocaleTimeString(), channel, event, claims && (claims.name || claims.sub)]) {
-    if (part !== undefined && part !== null) about.append(element('span', '', String(part)))
-  }
-  item.append(about)
-  const details = element('details')
-  details.append(element('summary', '', 'raw'), element('pre', '', raw))
-  item.append(details)
-  const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40
-  list.append(item)
-  while (list.children.length > MAX_SHOWN) list.firstChild.remove()
-  if (atEnd) list.scrollTop = list.scrollHeight
-}
-
-const payloadText = ({ payload }) => (typeof payload === 'string' ? payload : JSON.stringify(payload, null, 2))
-const metaText = (message) => {
-  // The SDK comes first, and joins channels later.
-  if (message.event === 'ConnectionOpen') return message.payload === '' ? 'connected' : 'joined ' + message.payload
-  if (message.event === 'ConnectionClose') return message.payload === '' ? 'disconnected' : 'left ' + message.payload
-  return payloadText(message)
-}
-
-/** The members, by channel and client; undefined if the channel does not track presence. */
-let people
-
-/** @param change all `clients` of a channel, or the one that `joined` or `left`; without any, the members are not known */
-function changePeople({ channel, clients, joined, left }) {
-  if (channel === undefined) people = undefined
-  else people ??= new Map()
-  const keyOf = ({ client }) => channel + ' ' + client
-  if (clients) {
-    for (const [key, one] of people) if (one.channel === channel) people.delete(key)
-    for (const one of clients) people.set(keyOf(one), { ...one, channel })
-  }
-  if (joined) people.set(keyOf(joined), { ...joined, channel })
-  if (left) people.delete(keyOf(left))
-  showPeople()
-}
-
-function showPeople(empty = 'Not known: this channel does not track presence.') {
-  $('people').dataset.empty = empty
-  $('people-count').textContent = people ? String(people.size) : ''
-  $('people').replaceChildren(...[...(people?.values() ?? [])].map(({ client, user, channel }) => {
-    const item = element('li')
-    item.append(element('span', '', user || client))
-    const about = [room.channel === '' && channel, user && client, client === room.client && '(this window)'].filter(Boolean).join(' ')
-    if (about) item.append(element('span', 'soft', about))
-    return item
-  }))
-}
-
-const sqlText = (text) => "'" + text.replace(/'/g, "''") + "'"
-/** In sh, double quotes leave single ones alone, and so are easier to read around SQL. */
-const shellText = (text) => /["$`\\!]/.test(text) ? "'" + text.replace(/'/g, "'\\''") + "'" : '"' + text + '"'
-
-function showCommands() {
-  const token = $('token').value.trim()
-  const channel = $('channel').value || namesIn(token)[0] || 'chat'
-  const sql = 'select pgws.publish_text(' + sqlText(channel) + ", 'Hello from SQL')"
-  $('sql').textContent = sql + ';'
-  $('npm').textContent = 'npm run sql -- ' + shellText(sql)
-  $('curl').textContent = 'curl -X POST ' + location.origin + base + "publish -H 'Content-Type: application/json' -H 'Authorization: Bearer " + token + "' -d " + shellText(JSON.stringify({ channel, payload: 'Hello from curl' }))
-}
+const messages = new MessageList($('messages'))
+const metaMessages = new MessageList($('meta-messages'), metaText)
 
 /** The room that was joined: its channel, its token, and the position of the last message. */
 let room
@@ -100,11 +32,10 @@ function setState(kind, text) {
   $('state').textContent = text
   const writable = /w/.test(claimsOf(room?.keeper.token).mode || '')
   $('message').disabled = $('send').disabled = kind !== 'connected' || !writable
-  hint(kind === 'connected' && !writable ? 'This token may only read ("mode": "r").' : 'Press Enter to send, Shift + Enter for a new line.')
+  hint(kind === 'connected' && !writable ? 'This token may only read ("mode": "r").' : '')
   $('leave').disabled = room === undefined
-  if (kind === 'connected') return
-  people = undefined
-  showPeople('Not known while disconnected.')
+  if (kind === 'connected') messages.connected()
+  else forgetPeople('Not known while disconnected.', room)
 }
 
 function hint(text) {
@@ -114,14 +45,16 @@ function hint(text) {
 function join() {
   leave()
   const token = $('token').value.trim()
-  if (token === '') return
+  showName(token)
+  if (token === '') return setState('closed', 'The token is missing. Open the address that the server prints when it starts, or enter a token below.')
   room = { channel: $('channel').value, keeper: new TokenKeeper(token, freshToken) }
-  $('messages').replaceChildren()
-  $('meta-messages').replaceChildren()
+  messages.clear()
+  metaMessages.clear()
   showLifetime(token)
   if ($('meta').value !== '') {
-    meta = new WebSocketLanguage({ channel: $('meta').value, keeper: room.keeper, presence: false }, {
-      onMessage: (message) => show($('meta-messages'), message, metaText),
+    const metaRoom = { channel: $('meta').value, keeper: room.keeper, presence: false }
+    meta = new WebSocketLanguage(metaRoom, {
+      onMessage: (message) => metaMessages.show(message, metaRoom),
       onPeople() {},
       onState() {}
     })
@@ -133,17 +66,17 @@ function join() {
 function speak() {
   if (room === undefined) return
   main?.end()
-  people = room.client = undefined
+  room.client = undefined
   let language = document.querySelector('[name=language]:checked').value
   const instead = language === 'sdk' && room.channel === ''
   if (instead) language = 'websocket'
   $('language-hint').textContent = instead
     ? 'The SDK subscribes to channels by name. A raw websocket is used to join all channels of the token.'
-    : language === 'sse' ? 'Server-sent events are one-way. Your messages are sent with POST /publish.' : ''
+    : language === 'sse' ? 'Server-sent events are one-way. Your messages are sent with POST /publish. Browsers allow six event streams to a server over HTTP/1.1, so windows of the same person share one.' : ''
   main = new LANGUAGES[language](room, {
     onState: setState,
-    onMessage: (message) => show($('messages'), message),
-    onPeople: changePeople
+    onMessage: (message) => messages.show(message, room),
+    onPeople: (change) => changePeople(change, room)
   })
 }
 
@@ -157,13 +90,40 @@ function showLifetime(token) {
 /** Stores a new token, also in the page's address, for a reload. */
 function freshToken(token, old) {
   if ($('token').value.trim() === old) $('token').value = token
-  const fragment = readParameters()
-  if (fragment.get('token') === old) {
-    fragment.set('token', token)
-    history.replaceState(null, '', '#' + fragment)
+  const parameters = readParameters()
+  if (parameters.get('token') === old) {
+    parameters.set('token', token)
+    history.replaceState(null, '', '#' + parameters)
   }
   showLifetime(token)
   showCommands()
+  showLinks('./', readParameters())
+}
+
+let limits
+/** The largest message that the server takes, and whether it stores messages. Empty while it does not say. */
+async function readLimits() {
+  limits ??= fetch(base + 'health').then((answer) => answer.json())
+  try {
+    return await limits
+  } catch {
+    limits = undefined
+    return {}
+  }
+}
+
+/** Why a message would be refused because of its size, and some would end the connection; undefined if it would not. */
+async function sizeProblem(text) {
+  const { maxMessageBytes = Infinity, schema } = await readLimits()
+  const bytes = new TextEncoder().encode(main.textOf(text)).length
+  if (bytes > maxMessageBytes) return 'it has ' + bytes.toLocaleString() + ' bytes, and the server takes ' + maxMessageBytes.toLocaleString() + ' at most.'
+  if (schema?.status !== 'missing') return undefined
+  const { channel, keeper } = room
+  const envelope = JSON.stringify({ event: 'WebsocketMessage', channel, payload: text, claims: { ...claimsOf(keeper.token), message_delivered_at: 1602719440.727465 } })
+  const size = new TextEncoder().encode(envelope).length
+  return size > MAX_NOTIFICATION
+    ? 'with its envelope it has ' + size.toLocaleString() + ' bytes, and a notification takes ' + MAX_NOTIFICATION.toLocaleString() + ' at most, because durable channels are not installed.'
+    : undefined
 }
 
 async function send() {
@@ -171,8 +131,13 @@ async function send() {
   if (text === '' || $('send').disabled) return
   $('message').value = ''
   $('message').focus()
+  // The message is on its way: it appears at the end of the list.
+  messages.toEnd()
   try {
+    const problem = await sizeProblem(text)
+    if (problem) throw new Error(problem)
     await main.send(text)
+    hint('')
   } catch ({ message }) {
     hint('Not sent: ' + message)
     if ($('message').value === '') $('message').value = text
@@ -192,6 +157,7 @@ function readFragment() {
   const transport = values.get('transport')
   if (transport in LANGUAGES) $('language-' + transport).checked = true
   showCommands()
+  showLinks('./', values)
   join()
 }
 
@@ -202,19 +168,14 @@ $('message').addEventListener('keydown', (event) => {
   if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) { event.preventDefault(); send() }
 })
 for (const language of Object.keys(LANGUAGES)) $('language-' + language).addEventListener('change', speak)
-for (const id of ['channel', 'token']) $(id).addEventListener('input', showCommands)
-for (const button of document.querySelectorAll('[data-copy]')) {
-  button.addEventListener('click', async () => {
-    const target = $(button.dataset.copy)
-    try {
-      await navigator.clipboard.writeText(target.textContent)
-      button.textContent = 'Copied'
-      setTimeout(() => { button.textContent = 'Copy' }, 1500)
-    } catch {
-      // Without a secure context there is no clipboard; Ctrl+C copies what is selected.
-      getSelection().selectAllChildren(target)
-    }
-  })
-}
+listenToName(() => room?.keeper.token ?? $('token').value.trim(), (token) => {
+  const parameters = readParameters()
+  parameters.set('token', token)
+  history.replaceState(null, '', '#' + parameters)
+  $('token').value = token
+  showCommands()
+  showLinks('./', parameters)
+  join()
+})
 addEventListener('hashchange', readFragment)
 readFragment()

@@ -13,6 +13,12 @@ export function claimsOf(token) {
   }
 }
 
+/** The claims that say whose token it is and what it allows, but not until when. They are the same after a refresh. */
+export function ownerOf(token) {
+  const { exp, iat, nbf, jti, ...owner } = claimsOf(token)
+  return owner
+}
+
 /** The channels that a token names, as far as they are names. */
 export function namesIn(token) {
   const { channel, channels } = claimsOf(token)

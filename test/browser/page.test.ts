@@ -1,118 +1,19 @@
-import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { createServer } from 'node:net'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { promisify } from 'node:util'
-import { chromium, type Page } from 'playwright-core'
-import t, { type Test } from 'tap'
+import type { Page } from 'playwright-core'
+import t from 'tap'
 import { FaultProxy } from '../support/fault-proxy.js'
-import { query, token, until } from '../support/helper.js'
-import { root } from '../support/root.js'
+import { query, until } from '../support/helper.js'
+import { connected, LANGUAGES, payloads, Room, roomToken, send, shown } from '../support/room.js'
 
-const CLI = join(root, 'dist/cli.js')
-const folder = mkdtempSync(join(tmpdir(), 'pgws-page-'))
-const server = createServer().listen(0, '127.0.0.1')
-await once(server, 'listening')
-const { port } = server.address() as { port: number }
-server.close()
-
-// One secret over both starts, as an application would have.
-const SECRET = 'a secret of the browser tests only'
-const environment = {
-  PATH: process.env.PATH,
-  HOME: folder,
-  PGWS_EMBEDDED_FOLDER: join(folder, 'data'),
-  PGWS_PORT: String(port),
-  PGWS_JWT_SECRET: SECRET
-}
-
-/** Runs the server; resolves with its process, the page's address and the database's, as printed. */
-async function serve(): Promise<{ child: ChildProcess; address: string; dbUri: string }> {
-  const child = spawn(process.execPath, [CLI], { cwd: folder, env: environment })
-  let output = ''
-  child.stdout.on('data', (chunk) => (output += chunk))
-  child.stderr.on('data', (chunk) => (output += chunk))
-  await until(() => /psql '/.test(output) || child.exitCode !== null, 30_000)
-  const address = /http:\/\/localhost:\d+\/#\S+/.exec(output)?.[0]
-  const dbUri = /psql '([^']+)'/.exec(output)?.[1]
-  if (address === undefined || dbUri === undefined) throw new Error(output)
-  return { child, address, dbUri }
-}
-
-let { child, address, dbUri } = await serve()
-// Each test has a channel of its own, because a window shows what was sent before it was opened.
-await query(dbUri, `select pgws.retain('kept:*', '1 day')`)
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM_PATH ?? '/usr/bin/chromium',
-  args: [
-    '--no-sandbox',
-    '--disable-gpu',
-    '--disable-quic',
-    '--no-first-run',
-    '--disable-background-networking',
-    '--disable-component-update',
-    '--disable-sync'
-  ]
-})
-t.teardown(async () => {
-  await browser.close()
-  child.kill('SIGTERM')
-  await once(child, 'exit')
-  rmSync(folder, { recursive: true, force: true })
-})
-
-const errors: string[] = []
-
-type Language = 'sdk' | 'websocket' | 'sse'
-const LANGUAGES: Language[] = ['sdk', 'websocket', 'sse']
-
-interface Wanted {
-  channel?: string
-  language?: Language
-  /** In place of the printed one. */
-  token?: string
-  /** In place of the server's. */
-  port?: number
-}
-
-/** A window of its own on the page, connected; closed with the test. */
-async function window(t: Test, wanted: Wanted = {}): Promise<Page> {
-  const page = await browser.newPage()
-  t.teardown(() => page.close())
-  const url = new URL(address)
-  if (wanted.port !== undefined) url.port = String(wanted.port)
-  const fragment = new URLSearchParams(url.hash.slice(1))
-  fragment.set('channel', wanted.channel ?? 'chat')
-  fragment.set('transport', wanted.language ?? 'sdk')
-  if (wanted.token !== undefined) fragment.set('token', wanted.token)
-  url.hash = fragment.toString()
-  page.on('pageerror', (error) => errors.push(error.message))
-  await page.goto(url.href)
-  await connected(page)
-  return page
-}
-
-const connected = (page: Page) => page.locator('#state.connected').waitFor({ timeout: 20_000 })
-const shown = (page: Page, text: string) =>
-  page.locator('#messages .payload').getByText(text, { exact: true }).first().waitFor({ timeout: 20_000 })
-const payloads = (page: Page) => page.locator('#messages .payload').allTextContents()
-
-async function send(page: Page, text: string): Promise<void> {
-  await page.fill('#message', text)
-  await page.press('#message', 'Enter')
-}
+const room = await Room.start(t)
 
 /** Runs the SQL that the page shows, as a person would who pastes it. */
 async function runShownSql(page: Page): Promise<void> {
-  const text = await page.locator('#sql').innerText()
-  await promisify(execFile)(process.execPath, [CLI, 'sql', text], { cwd: folder, env: environment })
+  await room.sql(await page.locator('#sql').innerText())
 }
 
 for (const language of LANGUAGES) {
   t.test(`two windows and SQL talk in one channel, by ${language}`, async (t) => {
-    const [one, two] = [await window(t, { language }), await window(t, { language })]
+    const [one, two] = [await room.window(t, { language }), await room.window(t, { language })]
     await send(one, 'Hello from a browser')
     await shown(one, 'Hello from a browser')
     await shown(two, 'Hello from a browser')
@@ -128,22 +29,15 @@ for (const language of LANGUAGES) {
       .getByText(language === 'sdk' ? 'connected' : 'joined chat')
       .first()
       .waitFor()
-    if (process.env.SCREENSHOTS && language === 'sdk') {
-      await one.screenshot({ path: join(process.env.SCREENSHOTS, 'light.png'), fullPage: true })
-      await one.emulateMedia({ colorScheme: 'dark' })
-      await one.screenshot({ path: join(process.env.SCREENSHOTS, 'dark.png'), fullPage: true })
-      await two.setViewportSize({ width: 380, height: 800 })
-      await two.screenshot({ path: join(process.env.SCREENSHOTS, 'narrow.png'), fullPage: true })
-    }
   })
 
   t.test(`who is here is shown, as others come and go, by ${language}`, async (t) => {
     const people = (page: Page) => page.locator('#people li span:first-child').allTextContents()
-    const alice = token({ mode: 'rw', sub: 'alice' }, SECRET)
-    const one = await window(t, { language, token: alice })
+    const alice = roomToken({ mode: 'rw', sub: 'alice' })
+    const one = await room.window(t, { language, token: alice })
     await until(async () => (await people(one)).length === 1)
     t.same(await people(one), ['alice'])
-    const two = await window(t, { language, token: token({ mode: 'r', sub: 'bob' }, SECRET) })
+    const two = await room.window(t, { language, token: roomToken({ mode: 'r', sub: 'bob' }) })
     for (const page of [one, two]) {
       await until(async () => (await people(page)).length === 2)
       t.same((await people(page)).sort(), ['alice', 'bob'])
@@ -157,7 +51,7 @@ for (const language of LANGUAGES) {
 
 t.test('in a channel where nobody knows who is there, it says so', async (t) => {
   for (const language of LANGUAGES) {
-    const page = await window(t, { channel: 'elsewhere', language })
+    const page = await room.window(t, { channel: 'elsewhere', language })
     await page.locator('#people[data-empty*="does not track presence"]').waitFor({ state: 'attached' })
     await send(page, language)
     await shown(page, language)
@@ -166,7 +60,7 @@ t.test('in a channel where nobody knows who is there, it says so', async (t) => 
 
 t.test('any channel name works, and what is sent is shown as text', async (t) => {
   for (const channel of ['o\'clock "ü" /%?#', 'health', 'token']) {
-    const page = await window(t, { channel })
+    const page = await room.window(t, { channel })
     await page.fill('#message', '<img src=x onerror="document.title=1">')
     await page.click('#send')
     await shown(page, '<img src=x onerror="document.title=1">')
@@ -177,9 +71,9 @@ t.test('any channel name works, and what is sent is shown as text', async (t) =>
 })
 
 t.test('without a channel, all that the token names are joined', async (t) => {
-  const both = token({ mode: 'rw', channels: ['one', 'other'] }, SECRET)
+  const both = roomToken({ mode: 'rw', channels: ['one', 'other'] })
   for (const language of LANGUAGES) {
-    const page = await window(t, { channel: '', language, token: both })
+    const page = await room.window(t, { channel: '', language, token: both })
     const hint = await page.locator('#language-hint').textContent()
     t.equal(/A raw websocket is used/.test(hint!), language === 'sdk')
     await send(page, language)
@@ -190,7 +84,7 @@ t.test('without a channel, all that the token names are joined', async (t) => {
 
 t.test('a refused token is said to be refused', async (t) => {
   for (const language of LANGUAGES) {
-    const page = await window(t, { language })
+    const page = await room.window(t, { language })
     await page.fill('#token', 'nonsense')
     await page.click('#join')
     await page.locator('#state.closed').waitFor()
@@ -200,9 +94,9 @@ t.test('a refused token is said to be refused', async (t) => {
 })
 
 t.test('a token that has ended is said to have ended', async (t) => {
-  const ended = token({ mode: 'rw', exp: Math.floor(Date.now() / 1000) - 60 }, SECRET)
+  const ended = roomToken({ mode: 'rw', exp: Math.floor(Date.now() / 1000) - 60 })
   for (const language of LANGUAGES) {
-    const page = await window(t, { language })
+    const page = await room.window(t, { language })
     await page.fill('#token', ended)
     await page.click('#join')
     await page.locator('#state.closed').waitFor()
@@ -211,9 +105,9 @@ t.test('a token that has ended is said to have ended', async (t) => {
 })
 
 t.test('a token that may only write sends, and reads nothing', async (t) => {
-  const reader = await window(t)
+  const reader = await room.window(t)
   for (const language of ['sdk', 'websocket'] as const) {
-    const page = await window(t, { language, token: token({ mode: 'w' }, SECRET) })
+    const page = await room.window(t, { language, token: roomToken({ mode: 'w' }) })
     await send(page, `written by ${language}`)
     await shown(reader, `written by ${language}`)
     t.same(await payloads(page), [])
@@ -221,9 +115,12 @@ t.test('a token that may only write sends, and reads nothing', async (t) => {
 })
 
 t.test('a channel that is opened shows its last messages, then new ones', async (t) => {
-  await query(dbUri, `select pgws.publish_text('kept:last', 'message ' || n) from generate_series(1, 60) n`)
+  await query(
+    room.dbUri,
+    `select pgws.publish_text('kept:last', 'message ' || n) from generate_series(1, 60) n`
+  )
   const pages: Page[] = []
-  for (const language of LANGUAGES) pages.push(await window(t, { channel: 'kept:last', language }))
+  for (const language of LANGUAGES) pages.push(await room.window(t, { channel: 'kept:last', language }))
   const expected = Array.from({ length: 50 }, (_, i) => `message ${i + 11}`)
   for (const [index, page] of pages.entries()) {
     await shown(page, 'message 60')
@@ -247,10 +144,10 @@ t.test('a window that is opened while others publish shows each message once', a
   let sent = 0
   let ended = false
   const publishing = (async () => {
-    while (!ended) await query(dbUri, `select pgws.publish_text('kept:busy', $1)`, [String(++sent)])
+    while (!ended) await query(room.dbUri, `select pgws.publish_text('kept:busy', $1)`, [String(++sent)])
   })()
   for (const language of [...LANGUAGES, ...LANGUAGES]) {
-    const page = await window(t, { channel: 'kept:busy', language })
+    const page = await room.window(t, { channel: 'kept:busy', language })
     await shown(page, String(sent))
     const numbers = (await payloads(page)).map(Number)
     t.same(
@@ -265,11 +162,12 @@ t.test('a window that is opened while others publish shows each message once', a
 })
 
 t.test('a switch shows the same room in another language: nothing is doubled, nothing is lost', async (t) => {
-  const page = await window(t, { channel: 'kept:switch' })
+  const page = await room.window(t, { channel: 'kept:switch' })
   let sent = 0
   let ended = false
   const publishing = (async () => {
-    while (!ended) await query(dbUri, `select pgws.publish_text('kept:switch', $1)`, [`message ${++sent}`])
+    while (!ended)
+      await query(room.dbUri, `select pgws.publish_text('kept:switch', $1)`, [`message ${++sent}`])
   })()
   await page.focus('#language-sdk')
   await page.keyboard.press('ArrowRight')
@@ -289,20 +187,19 @@ t.test('a switch shows the same room in another language: nothing is doubled, no
 })
 
 t.test('after a restart it goes on where it was: what was sent meanwhile comes once, in order', async (t) => {
-  const proxy = await FaultProxy.start(t, port)
+  const proxy = await FaultProxy.start(t, room.port)
   const pages: Page[] = []
   for (const language of LANGUAGES)
-    pages.push(await window(t, { channel: 'kept:restart', language, port: proxy.port }))
+    pages.push(await room.window(t, { channel: 'kept:restart', language, port: proxy.port }))
   // Nobody has seen a message of this channel yet, but for one.
-  await query(dbUri, `select pgws.publish_text('kept:restart', 'before')`)
+  await query(room.dbUri, `select pgws.publish_text('kept:restart', 'before')`)
   for (const page of pages) await shown(page, 'before')
   proxy.mode = 'refuse'
-  child.kill('SIGTERM')
-  await once(child, 'exit')
+  await room.stop()
   for (const page of pages) await page.locator('#state', { hasText: 'reconnecting' }).waitFor()
-  ;({ child, dbUri } = await serve())
+  await room.serve()
   await query(
-    dbUri,
+    room.dbUri,
     `select pgws.publish_text('kept:restart', 'meanwhile ' || n) from generate_series(1, 3) n`
   )
   proxy.mode = 'pass'
@@ -322,18 +219,18 @@ t.test('after a restart it goes on where it was: what was sent meanwhile comes o
 })
 
 t.test('what cannot be replayed is said to be missing', async (t) => {
-  const proxy = await FaultProxy.start(t, port)
+  const proxy = await FaultProxy.start(t, room.port)
   const pages: Page[] = []
   for (const language of LANGUAGES)
-    pages.push(await window(t, { channel: 'kept:gap', language, port: proxy.port }))
+    pages.push(await room.window(t, { channel: 'kept:gap', language, port: proxy.port }))
   proxy.mode = 'refuse'
   proxy.cut()
   for (const page of pages) await page.locator('#state', { hasText: 'reconnecting' }).waitFor()
   // As after a restore from a backup.
-  await query(dbUri, 'select pgws.new_epoch()')
+  await query(room.dbUri, 'select pgws.new_epoch()')
   proxy.mode = 'pass'
   for (const page of pages) await page.locator('#state', { hasText: 'may have missed' }).waitFor()
-  await query(dbUri, `select pgws.publish_text('kept:gap', 'after the gap')`)
+  await query(room.dbUri, `select pgws.publish_text('kept:gap', 'after the gap')`)
   for (const page of pages) {
     await shown(page, 'after the gap')
     t.same(await payloads(page), ['after the gap'])
@@ -342,12 +239,12 @@ t.test('what cannot be replayed is said to be missing', async (t) => {
 
 t.test('a token that ends is refreshed before, and the connection goes on', async (t) => {
   const exp = Math.floor(Date.now() / 1000) + 25
-  const short = token({ mode: 'rw', sub: 'carol', exp }, SECRET)
+  const short = roomToken({ mode: 'rw', sub: 'carol', exp })
   const opened: string[] = []
   let refreshed = false
   const pages: Page[] = []
   for (const language of LANGUAGES) {
-    const page = await window(t, { language, token: short })
+    const page = await room.window(t, { language, token: short })
     if (language === 'sdk') {
       // Joined once more, so that its socket is seen.
       page.on('websocket', (socket) => {
@@ -383,14 +280,12 @@ t.test('a token that ends is refreshed before, and the connection goes on', asyn
 })
 
 t.test('a table fills as rows are inserted; after a restart nothing is shown twice', async (t) => {
-  const sql = (text: string) =>
-    promisify(execFile)(process.execPath, [CLI, 'sql', text], { cwd: folder, env: environment })
   const pages: Page[] = []
   for (const transport of ['websocket', 'sse']) {
-    const page = await browser.newPage()
-    page.on('pageerror', (error) => errors.push(error.message))
-    const url = new URL('/table.html', address)
-    const token = new URLSearchParams(new URL(address).hash.slice(1)).get('token')!
+    const page = await room.browser.newPage()
+    page.on('pageerror', (error) => room.errors.push(error.message))
+    const url = new URL('/table.html', room.address)
+    const token = new URLSearchParams(new URL(room.address).hash.slice(1)).get('token')!
     url.hash = new URLSearchParams({ token, transport }).toString()
     await page.goto(url.href)
     await connected(page)
@@ -399,14 +294,13 @@ t.test('a table fills as rows are inserted; after a restart nothing is shown twi
   }
   const titles = (page: Page) => page.locator('#rows td:nth-child(2)').allTextContents()
   // As the page says it.
-  await sql(await pages[0]!.locator('#create').innerText())
-  await sql(await pages[0]!.locator('#insert').innerText())
+  await room.sql(await pages[0]!.locator('#create').innerText())
+  await room.sql(await pages[0]!.locator('#insert').innerText())
   for (const page of pages) await until(async () => (await titles(page)).length === 1)
-  child.kill('SIGTERM')
-  await once(child, 'exit')
+  await room.stop()
   for (const page of pages) await page.locator('#state', { hasText: 'reconnecting' }).waitFor()
-  ;({ child, dbUri } = await serve())
-  await sql(`insert into realtime (title) values ('after <b>the</b> restart')`)
+  await room.serve()
+  await room.sql(`insert into realtime (title) values ('after <b>the</b> restart')`)
   for (const page of pages) {
     await until(async () => (await titles(page)).length === 2, 20_000)
     t.same(await titles(page), ['Hello from psql', 'after <b>the</b> restart'])
@@ -417,16 +311,16 @@ t.test('a table fills as rows are inserted; after a restart nothing is shown twi
 t.test('all pages pass their own content security policy', async (t) => {
   for (const [path, content] of [
     ['/', 'h1'],
-    [`/table.html${new URL(address).hash}`, '#insert'],
+    [`/table.html${new URL(room.address).hash}`, '#insert'],
     ['/documentation', '.opblock']
   ] as const) {
-    const page = await browser.newPage()
+    const page = await room.browser.newPage()
     const complaints: string[] = []
     page.on('console', (message) => {
       if (message.type() === 'error') complaints.push(message.text())
     })
     page.on('pageerror', (error) => complaints.push(error.message))
-    await page.goto(new URL(path, address).href)
+    await page.goto(new URL(path, room.address).href)
     await page.locator(content).first().waitFor()
     t.same(complaints, [], path)
     await page.close()
@@ -434,5 +328,5 @@ t.test('all pages pass their own content security policy', async (t) => {
 })
 
 t.test('no script error came up', async (t) => {
-  t.same(errors, [])
+  t.same(room.errors, [])
 })
