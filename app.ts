@@ -190,7 +190,13 @@ async function ownPage(
     if (httpRateLimit !== undefined) {
       await limited.register(fastifyRateLimit, { max: httpRateLimit, timeWindow: 60_000 })
     }
-    const verifyToken = await registerJwt(limited, { keys, jwksUrl: undefined, jwtAudience, jwtIssuer })
+    const verifyToken = await registerJwt(limited, {
+      keys,
+      jwksUrl: undefined,
+      jwtAudience,
+      jwtIssuer,
+      isRevoked: ({ claims }) => limited.pgws.isRevoked(claims)
+    })
     tokenRoute(limited, { verifyToken, sign: (claims) => signToken(claims, key) })
   })
 }

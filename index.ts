@@ -1,7 +1,7 @@
 import fastifyRateLimit from '@fastify/rate-limit'
 import type { FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
-import { parseKeys } from './lib/auth/index.js'
+import { identityOf, parseKeys, Revocations } from './lib/auth/index.js'
 import type { Bridge } from './lib/bridge.js'
 import { type PgWebsocketsOptions, resolveOptions, variableOf } from './lib/config/index.js'
 import { errors, messageOf } from './lib/errors.js'
@@ -32,6 +32,7 @@ import { nodesRoute } from './routes/nodes.js'
 import { plainHttpRoute } from './routes/plain-http.js'
 import { preflightRoutes } from './routes/preflight.js'
 import { publishRoute } from './routes/publish.js'
+import { revocationsRoutes } from './routes/revocations.js'
 import { SDK_ADDRESS, sdkRoute } from './routes/sdk.js'
 import { sdkEmulationRoutes } from './routes/sdk-emulation.js'
 
@@ -85,8 +86,15 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
     const pool = await registerPool(scope, targets, { purpose: 'publisher', size: resolved.poolSize })
     const sequencing = { purpose: 'sequencer', size: 1, deadline: SEQUENCER_DEADLINE } as const
     const sequencerPool = await registerPool(scope, targets, sequencing)
-    const verifyToken = await registerJwt(scope, { ...resolved, keys })
-    const gateway = decorateGateway(fastify, resolved, listenerTargets, { pool, sequencerPool }, verifyToken)
+    const revocations = new Revocations()
+    const verifyToken = await registerJwt(scope, {
+      ...resolved,
+      keys,
+      isRevoked: ({ claims }) => revocations.includes(identityOf(claims))
+    })
+    const pools = { pool, sequencerPool }
+    const tokens = { verifyToken, revocations }
+    const gateway = decorateGateway(fastify, resolved, listenerTargets, pools, tokens)
     endSessionsOnClose(fastify)
     const { bridge, metrics } = gateway
     if (resolved.metrics && resolved.metricsPort !== undefined) {
@@ -124,6 +132,7 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
           channelsRoute(control, { bridge, verifyToken })
           nodesRoute(control, { bridge, verifyToken })
           connectionsRoutes(control, { bridge, verifyToken })
+          revocationsRoutes(control, { gateway, verifyToken })
           channelReadRoutes(control, { gateway, verifyToken })
           await control.register(publishRoute, {
             gateway,

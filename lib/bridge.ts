@@ -1,6 +1,12 @@
 import { EventEmitter } from 'node:events'
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import type { Caller, Claims } from './auth/index.js'
+import {
+  type Caller,
+  type Claims,
+  identityOf,
+  type RevocationRequest,
+  type RevocationSummary
+} from './auth/index.js'
 import { checkChannel } from './channel-name.js'
 import type { ChannelSummary } from './channels/index.js'
 import type { Closing, ConnectionFilter, ConnectionSummary } from './clients/index.js'
@@ -288,6 +294,51 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    */
   disconnect(filter: ConnectionFilter, closing: Partial<Closing> = {}): Promise<Disconnected> {
     return this.#parts.cluster.disconnect(filter, closing)
+  }
+
+  /**
+   * Revokes the token with a `jti`, or the tokens of a `sub` that were issued before a time. All servers obey within a second:
+   * at handshakes, when a client sends a new token, and on open connections, which are closed with 3500, `token revoked`.
+   * @param request `jti` or `sub`; `issuedBefore` (default: now); `expires`, when the last of the tokens expires and the
+   *   revocation is deleted (default: never); `reason` and `revokedBy`, for administrators
+   * @returns the id of the revocation
+   * @throws BadQuery (400); NotInstalled (501); DatabaseUnavailable (503)
+   * @example
+   * await fastify.pgws.revoke({ sub: 'ann', expires: new Date(Date.now() + 3_600_000) })
+   */
+  async revoke(request: RevocationRequest): Promise<{ id: string }> {
+    return { id: await this.#parts.revocationList.revoke(request) }
+  }
+
+  /**
+   * Whether a token is revoked, for routes of the application that verify tokens themselves.
+   * @param claims its verified claims, of which `jti`, `sub` and `iat` are used
+   */
+  isRevoked(claims: Claims): boolean {
+    return this.#parts.options.revocations.includes(identityOf(claims))
+  }
+
+  /**
+   * Withdraws a revocation.
+   * @throws NoSuchRevocation (404); NotInstalled (501); DatabaseUnavailable (503)
+   */
+  unrevoke(id: string): Promise<void> {
+    return this.#parts.revocationList.unrevoke(id)
+  }
+
+  /**
+   * The revocations that have not expired, in the order of their ids.
+   * @param page `limit` (default: 100) and `after`, the id of the last revocation of the previous page
+   * @throws BadQuery (400); NotInstalled (501); DatabaseUnavailable (503)
+   */
+  revocations({
+    limit = 100,
+    after
+  }: {
+    limit?: number
+    after?: string | undefined
+  } = {}): Promise<RevocationSummary[]> {
+    return this.#parts.revocationList.list(limit, after)
   }
 
   /** The state of the listener's connection. Times are Unix times in milliseconds. */

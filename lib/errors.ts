@@ -17,6 +17,7 @@ export const errors = {
     503
   ),
   TokenExpired: createError('FST_PGWS_TOKEN_EXPIRED', 'Token expired', 401),
+  TokenRevoked: createError('FST_PGWS_TOKEN_REVOKED', 'Token revoked', 401),
   MissingMode: createError<[string]>(
     'FST_PGWS_MISSING_MODE',
     'Missing mode: the token needs a "%s" claim of "r", "w" or "rw"',
@@ -113,6 +114,11 @@ export const errors = {
     'FST_PGWS_METHOD_NOT_ALLOWED',
     'This address accepts %s requests only',
     405
+  ),
+  NoSuchRevocation: createError(
+    'FST_PGWS_NO_SUCH_REVOCATION',
+    'There is no revocation with this id: it may have expired',
+    404
   ),
   NoSuchConnection: createError('FST_PGWS_NO_SUCH_CONNECTION', 'No node has a connection with this id', 404),
   BadQuery: createError<[string]>('FST_PGWS_BAD_QUERY', 'Malformed request: %s', 400),

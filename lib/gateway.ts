@@ -9,7 +9,12 @@ import { HeldAnswer } from './flow/index.js'
 import { readAnnouncement, senderOf } from './messages/index.js'
 import type { Metrics } from './metrics.js'
 import { buildParts, type GatewayOptions, type Parts, type Protocols } from './parts.js'
-import { ANNOUNCEMENTS_CHANNEL, SEQUENCER_CHANNEL, SETTINGS_CHANNEL } from './postgres/index.js'
+import {
+  ANNOUNCEMENTS_CHANNEL,
+  REVOCATIONS_CHANNEL,
+  SEQUENCER_CHANNEL,
+  SETTINGS_CHANNEL
+} from './postgres/index.js'
 
 /** How long the start waits before it queries the pool again, in milliseconds. */
 const POOL_RETRY = 1000
@@ -74,15 +79,18 @@ export class Gateway {
     const { listener, listenChannel } = this.#parts.options
     this.#parts.notificationQueue.start()
     this.#parts.retention.start()
+    this.#parts.revocationList.start()
     // Before LISTEN. Changes that are committed later cause a notification.
     await this.#askPool(onFailure)
     await Promise.all([
       this.#require(SETTINGS_CHANNEL, () => {
-        this.#parts.replay.refreshLater()
+        // The schema may have been installed.
+        this.#parts.replay.refreshLater().then(() => this.#parts.revocationList.reload())
       }),
       this.#require(listenChannel, (payload) => this.#parts.incoming.receive(payload)),
       this.#require(ANNOUNCEMENTS_CHANNEL, (payload) => this.#announce(payload)),
       this.#require(SEQUENCER_CHANNEL, (payload) => this.#parts.sequencer.receive(payload)),
+      this.#require(REVOCATIONS_CHANNEL, (payload) => this.#parts.revocationList.receive(payload)),
       this.#require(this.#parts.cluster.channel, (payload) => this.#parts.cluster.receive(payload)),
       ...[...audiences.databaseChannels].map((name) =>
         this.#require(name, (payload) => audiences.receive(name, payload))
@@ -95,6 +103,7 @@ export class Gateway {
       if (this.closing) throw new errors.ShuttingDown()
       await sleep(POOL_RETRY, undefined, { ref: false })
     }
+    await this.#parts.revocationList.reload()
     this.#parts.durable.known = true
     if (!this.closing) this.#parts.sequencer.start()
   }
@@ -173,6 +182,7 @@ export class Gateway {
   /** To be called when the listener is connected again: replays durable channels, and publishes the gap. */
   listenerReconnected(gap: number): void {
     this.#parts.replay.listenerReconnected()
+    this.#parts.revocationList.reload()
     this.#parts.cluster.hello()
     for (const protocol of Object.values(this.#parts.protocols)) protocol.listenerReconnected()
     this.bridge.emit('reconnected', { gap })
@@ -191,6 +201,7 @@ export class Gateway {
   async #close(leaving: Leaving): Promise<void> {
     const { shutdownTimeout, log } = this.#parts.options
     this.#parts.retention.stop()
+    this.#parts.revocationList.stop()
     this.#parts.replay.stop()
     this.#parts.hub.flush()
     for (const protocol of Object.values(this.#parts.protocols)) protocol.close()

@@ -1,4 +1,4 @@
-import { Authorizer, type Caller, type Token } from './auth/index.js'
+import { Authorizer, type Caller, RevocationList, type Revocations, type Token } from './auth/index.js'
 import { AudienceChannels, Hub, IncomingQueue, Losses, RawChannels } from './channels/index.js'
 import { CatchUp, Clients } from './clients/index.js'
 import { Cluster, newNodeId } from './cluster/index.js'
@@ -70,6 +70,8 @@ export interface GatewayOptions extends Pick<ResolvedOptions, OptionsUsed> {
   call: <Row>(text: string, values: unknown[], caller?: Caller) => Promise<Rows<Row>>
   /** Verifies a token's signature, audience and issuer; throws InvalidToken (401), KeysUnavailable (503). */
   verifyToken: (token: string) => Token | Promise<Token>
+  /** The revoked tokens, which `verifyToken` refuses. */
+  revocations: Revocations
   /** Is called when the compatibility of this server and the schema `pgws` changes. */
   onSchema: (state: SchemaState) => void
   listener: Listener
@@ -93,6 +95,7 @@ export interface Parts {
   readonly presence: Presence
   readonly publisher: Publisher
   readonly authorizer: Authorizer
+  readonly revocationList: RevocationList
   readonly rawChannels: RawChannels
   readonly audiences: AudienceChannels
   readonly clients: Clients
@@ -188,6 +191,7 @@ export function buildParts(options: GatewayOptions): Parts {
     catchUp: new CatchUp({ reads, durable, losses, rawChannels }),
     presence,
     joinLeavePush,
+    revocations: options.revocations,
     metrics,
     node
   })
@@ -197,6 +201,7 @@ export function buildParts(options: GatewayOptions): Parts {
     hub,
     rawChannels,
     verifyToken: options.verifyToken,
+    revocations: options.revocations,
     authorizer,
     history,
     reads,
@@ -208,6 +213,16 @@ export function buildParts(options: GatewayOptions): Parts {
   }
   const emulation = new Emulation(node)
   const protocols = protocolsOf(core, emulation)
+  const revocationList = new RevocationList({
+    query,
+    revocations: options.revocations,
+    installed: () => durable.installed,
+    onChange: () => {
+      clients.closeRevoked()
+      for (const protocol of Object.values(protocols)) protocol.tokensRevoked()
+    },
+    log
+  })
   const cluster = new Cluster({
     node,
     ...options,
@@ -241,6 +256,7 @@ export function buildParts(options: GatewayOptions): Parts {
     presence,
     publisher,
     authorizer,
+    revocationList,
     rawChannels,
     audiences,
     clients,

@@ -14,7 +14,7 @@ import { errors } from '../lib/errors.js'
 
 /**
  * Verifies a token, and parses its claims.
- * @throws InvalidToken, TokenExpired (401), MalformedClaims (403), KeysUnavailable (503)
+ * @throws InvalidToken, TokenExpired, TokenRevoked (401), MalformedClaims (403), KeysUnavailable (503)
  */
 export type VerifyToken = (token: string) => Token | Promise<Token>
 
@@ -30,6 +30,8 @@ interface TokenHeader {
 export interface JwtOptions extends TokenRules {
   keys: readonly VerificationKey[]
   jwksUrl: string | undefined
+  /** Whether a token is refused although it has not expired. */
+  isRevoked: (token: Token) => boolean
 }
 
 /**
@@ -44,7 +46,12 @@ export async function registerJwt(fastify: FastifyInstance, options: JwtOptions)
   }
   const remote = options.jwksUrl === undefined ? undefined : await registerRemote(fastify, options.jwksUrl)
 
-  const read = tokenReader(options)
+  const parse = tokenReader(options)
+  const read = (claims: Claims) => {
+    const token = parse(claims)
+    if (options.isRevoked(token)) throw new errors.TokenRevoked()
+    return token
+  }
 
   // Most tokens have the same header, so the last one is cached.
   let lastHeader: string | undefined

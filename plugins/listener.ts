@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type pg from 'pg'
-import { callsFunctions, checkFunctions } from '../lib/auth/index.js'
+import { callsFunctions, checkFunctions, type Revocations } from '../lib/auth/index.js'
 import { OUTDATED } from '../lib/clients/index.js'
 import type { ResolvedOptions } from '../lib/config/index.js'
 import type { SchemaState } from '../lib/durable/index.js'
@@ -25,14 +25,14 @@ const HOOK_MARGIN = 500
  * @param fastify the instance to decorate
  * @param targets the servers to which the listener connects, in the order in which they are tried
  * @param pools `pool` publishes, `sequencerPool` announces what was published from SQL
- * @param verifyToken verifies the tokens of clients that send them after their request
+ * @param tokens `verifyToken` verifies the tokens of clients that send them after their request; it refuses `revocations`
  */
 export function decorateGateway(
   fastify: FastifyInstance,
   options: ResolvedOptions,
   targets: ConnectionTarget[],
   { pool, sequencerPool }: { pool: Pool; sequencerPool: Pool },
-  verifyToken: VerifyToken
+  { verifyToken, revocations }: { verifyToken: VerifyToken; revocations: Revocations }
 ): Gateway {
   const { log } = fastify
   let lastFailure: string | undefined
@@ -61,6 +61,7 @@ export function decorateGateway(
     sequencerQuery: sequencerPool.query,
     call: pool.call,
     verifyToken,
+    revocations,
     onSchema,
     listener,
     log

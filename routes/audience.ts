@@ -1,5 +1,5 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import type { Access } from '../lib/auth/index.js'
+import type { Access, TokenIdentity } from '../lib/auth/index.js'
 import { audienceChannel, audiencesOf, checkAudiences, DEFAULT_AUDIENCE } from '../lib/channels/index.js'
 import { type AudienceEndpoint, isAllowedOrigin, type ResolvedOptions } from '../lib/config/index.js'
 import { errors } from '../lib/errors.js'
@@ -36,11 +36,17 @@ export function audienceRoutes(
         if (!isAllowedOrigin(request.headers.origin, options.allowedOrigins)) {
           throw new errors.OriginNotAllowed()
         }
-        const { audiences, expiresAt, subject } = await audiencesFor(request, endpoint)
+        const { audiences, ...identity } = await audiencesFor(request, endpoint)
         await gateway.admit(upgradeOf(request.raw)!.socket, request.ip)
         const channels = audiences.map((audience) => audienceChannel(index, audience))
-        const access = { channels, read: true, write: false, expiresAt, subject, claims: {} }
-        request.pgwsAccess = access satisfies Access
+        request.pgwsAccess = {
+          expiresAt: undefined,
+          ...identity,
+          channels,
+          read: true,
+          write: false,
+          claims: {}
+        }
       },
       connect: (accepted, request) =>
         gateway.protocols.webSockets.connect(accepted, request.pgwsAccess!, remoteOf(request))
@@ -50,7 +56,7 @@ export function audienceRoutes(
   async function audiencesFor(
     request: FastifyRequest,
     endpoint: AudienceEndpoint
-  ): Promise<{ audiences: readonly string[]; expiresAt?: number | undefined; subject?: string | undefined }> {
+  ): Promise<{ audiences: readonly string[] } & Partial<Pick<Access, 'expiresAt'>> & TokenIdentity> {
     if (endpoint.audiences !== undefined) {
       try {
         return { audiences: checkAudiences(await endpoint.audiences(request)) }
@@ -65,7 +71,13 @@ export function audienceRoutes(
       return { audiences: [DEFAULT_AUDIENCE] }
     }
     if (token === undefined) throw new errors.InvalidToken('the token is missing')
-    const { claims, expiresAt, subject } = await verifyToken(token)
-    return { audiences: audiencesOf(claims, endpoint.public === true), expiresAt, subject }
+    const { claims, expiresAt, subject, id: tokenId, issuedAt } = await verifyToken(token)
+    return {
+      audiences: audiencesOf(claims, endpoint.public === true),
+      expiresAt,
+      subject,
+      tokenId,
+      issuedAt
+    }
   }
 }

@@ -27,6 +27,10 @@ export interface Token {
   readonly expiresAt: number | undefined
   readonly issuer: string | undefined
   readonly subject: string | undefined
+  /** The claim `jti`. */
+  readonly id: string | undefined
+  /** The claim `iat`, in milliseconds since the epoch. */
+  readonly issuedAt: number | undefined
   /** Undefined: the token has no mode. */
   readonly mode: Mode | 'unknown' | undefined
   /** Undefined: the token names no channels, and therefore allows any. */
@@ -108,6 +112,8 @@ export function tokenReader(rules: TokenRules): (claims: Claims) => Token {
       expiresAt,
       issuer: optionalText(claims, 'iss'),
       subject: optionalText(claims, 'sub'),
+      id: optionalText(claims, 'jti'),
+      issuedAt: typeof claims.iat === 'number' ? claims.iat * 1000 : undefined,
       // Without this check, a subscription token would get the default mode if it is used as a connection token.
       mode: readMode(claims) ?? (subscriptionProblem === undefined ? undefined : defaultMode),
       channels: readChannels(claims),

@@ -21,4 +21,10 @@ export {
   permissionsIn,
   requireMode
 } from './permissions.js'
+export {
+  RevocationList,
+  type RevocationRequest,
+  type RevocationSummary
+} from './revocation-list.js'
+export { identityOf, Revocations, type TokenIdentity } from './revocations.js'
 export { type SigningKey, signingKeyOf, signToken } from './sign-token.js'

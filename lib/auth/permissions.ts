@@ -13,6 +13,10 @@ export interface Access {
   expiresAt: number | undefined
   /** The token's claim `sub`. */
   subject?: string | undefined
+  /** The token's claim `jti`. */
+  tokenId?: string | undefined
+  /** The token's claim `iat`, in milliseconds since the epoch. */
+  issuedAt?: number | undefined
   claims: Claims
   /** The identity with which SQL functions are called for it; undefined if there are no functions. */
   caller?: Caller | undefined
@@ -32,7 +36,7 @@ export function authorize(
   maxChannels = Number.POSITIVE_INFINITY
 ): Access {
   const { read, write } = requireMode(token)
-  const { channels: named, claims, expiresAt, subject } = token
+  const { channels: named, claims, expiresAt, subject, id: tokenId, issuedAt } = token
   if (requested === undefined && (named === undefined || named.names.size === 0)) {
     throw new errors.NoAllowedChannels('the token names no channel: name one in the address or the token')
   }
@@ -41,7 +45,7 @@ export function authorize(
     throw new errors.NoAllowedChannels('the token does not allow the channel of the address')
   }
   if (channels.length > maxChannels) throw new errors.TooManyChannels(maxChannels)
-  return { channels, read, write, expiresAt, subject, claims }
+  return { channels, read, write, expiresAt, subject, tokenId, issuedAt, claims }
 }
 
 /**

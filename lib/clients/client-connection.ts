@@ -21,6 +21,8 @@ export interface ClientConnection extends Subscriber, Receiver {
   goAway(code: number, reason: string): void
   /** Closes because the client's token has expired (3001). */
   expire(): void
+  /** Closes because the client's token was revoked (3500). */
+  revoke(): void
   /** Closes on behalf of an operator or the application, with a code that applications may send. */
   disconnect(code: number, reason: string): void
   /** Ends the connection at once, without a close handshake. */

@@ -1,4 +1,5 @@
-import type { Access } from '../auth/index.js'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import type { Access, Revocations } from '../auth/index.js'
 import { type Hub, isPublicChannel } from '../channels/index.js'
 import type { ResolvedOptions } from '../config/index.js'
 import { FlowControl, PAUSED, Pace, type Pausable } from '../flow/index.js'
@@ -30,6 +31,9 @@ export interface JoinOptions {
   presence?: boolean | undefined
 }
 
+/** How many connections are closed in one turn of the event loop, so that deliveries continue in between. */
+export const CLOSES_A_TURN = 100
+
 type OptionsUsed =
   | 'metaChannel'
   | 'envelopeClaims'
@@ -49,6 +53,7 @@ export interface ClientsOptions extends Pick<ResolvedOptions, OptionsUsed> {
   catchUp: CatchUp
   presence: Presence
   joinLeavePush: JoinLeavePush
+  revocations: Pick<Revocations, 'includes'>
   metrics: Metrics
   /** This node's id. */
   node: string
@@ -141,14 +146,28 @@ export class Clients {
       })
     }
     if (this.#leaving !== undefined) connection.goAway(this.#leaving.code, this.#leaving.reason)
+    // After its token was verified, while the client was admitted.
+    else if (this.#options.revocations.includes(connection)) connection.revoke()
     return true
   }
 
   /** Replaces the token of a connection. */
   renew(connection: Connection, access: Access): void {
     const { sender, caller } = this.#identity(access)
-    Object.assign(connection, { sender, caller })
+    const { tokenId, issuedAt } = access
+    Object.assign(connection, { sender, caller, tokenId, issuedAt })
     this.connections.renew(connection, access.expiresAt)
+    if (this.#options.revocations.includes(connection)) connection.revoke()
+  }
+
+  /** Closes the connections whose tokens were revoked. The first are closed at once, the others in the next turns. */
+  async closeRevoked(): Promise<void> {
+    const { revocations } = this.#options
+    const revoked = [...this.connections].filter((connection) => revocations.includes(connection))
+    for (const [index, connection] of revoked.entries()) {
+      if (connection.open) connection.revoke()
+      if (index % CLOSES_A_TURN === CLOSES_A_TURN - 1) await nextTurn()
+    }
   }
 
   /**

@@ -16,7 +16,8 @@ export const CLOSE = {
   SERVICE_RESTART: 1012,
   DISCONNECTED: 3000,
   JWT_EXPIRED: 3001,
-  SLOW: 3008
+  SLOW: 3008,
+  TOKEN_REVOKED: 3500
 } as const
 
 /** What all connections of a server share. */
@@ -68,6 +69,10 @@ export abstract class Connection implements ClientConnection {
   expiresAt: number | undefined
   /** The claim `sub` of its token. */
   readonly subject: string | undefined
+  /** The claim `jti` of its token. */
+  tokenId: string | undefined
+  /** The claim `iat` of its token, in milliseconds since the epoch. */
+  issuedAt: number | undefined
   readonly address: string
   readonly userAgent: string | undefined
   sender: Sender | undefined
@@ -86,7 +91,7 @@ export abstract class Connection implements ClientConnection {
   readonly #context: ConnectionContext
 
   constructor(access: Access, { id, remote, sender, caller, context }: ConnectionOptions) {
-    const { channels, read, write, expiresAt, subject } = access
+    const { channels, read, write, expiresAt, subject, tokenId, issuedAt } = access
     this.id = id
     this.address = remote.address
     this.userAgent = remote.userAgent
@@ -95,6 +100,8 @@ export abstract class Connection implements ClientConnection {
     this.read = read
     this.write = write
     this.expiresAt = expiresAt
+    this.tokenId = tokenId
+    this.issuedAt = issuedAt
     this.sender = sender
     this.caller = caller
     this.#context = context
@@ -127,6 +134,10 @@ export abstract class Connection implements ClientConnection {
 
   expire(): void {
     this.close(CLOSE.JWT_EXPIRED, 'JWT expired')
+  }
+
+  revoke(): void {
+    this.close(CLOSE.TOKEN_REVOKED, 'token revoked')
   }
 
   disconnect(code: number, reason: string): void {

@@ -1,6 +1,6 @@
 export { CatchUp } from './catch-up.js'
 export type { ClientConnection } from './client-connection.js'
-export { Clients, type JoinOptions } from './clients.js'
+export { CLOSES_A_TURN, Clients, type JoinOptions } from './clients.js'
 export { CLOSE, Connection, type ConnectionOptions } from './connection.js'
 export { Expiry } from './expiry.js'
 export {

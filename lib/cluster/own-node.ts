@@ -1,6 +1,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { ChannelSummary, Hub } from '../channels/index.js'
 import {
+  CLOSES_A_TURN,
   type Connection,
   type ConnectionFilter,
   type ConnectionSummary,
@@ -11,9 +12,6 @@ import {
   summaryOf
 } from '../clients/index.js'
 import { errors } from '../errors.js'
-
-/** How many connections are closed in one turn of the event loop, so that deliveries continue in between. */
-const CLOSES_A_TURN = 100
 
 /** The sessions of this node whose commands may arrive at any node. */
 export interface NodeSessions {

@@ -14,6 +14,7 @@ export {
   ANNOUNCEMENTS_CHANNEL,
   isOwnChannel,
   nodeChannelOf,
+  REVOCATIONS_CHANNEL,
   SEQUENCER_CHANNEL,
   SETTINGS_CHANNEL
 } from './own-channels.js'

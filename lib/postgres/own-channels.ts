@@ -10,6 +10,9 @@ export const SEQUENCER_CHANNEL = 'pgws_sequencer'
 /** The database channel on which the database announces positions (pgws.announcement in lib/schema/sql). */
 export const ANNOUNCEMENTS_CHANNEL = 'pgws_announcements'
 
+/** The database channel on which the schema notifies servers of revocations (pgws.notify_revocation in lib/schema/sql). */
+export const REVOCATIONS_CHANNEL = 'pgws_revocations'
+
 const PREFIX = 'pgws_nodes:'
 
 /** The database channel of the nodes that share a listen channel. It contains a hash if the name would be too long. */
@@ -19,7 +22,7 @@ export function nodeChannelOf(listenChannel: string): string {
   return PREFIX + createHash('sha256').update(listenChannel).digest('hex').slice(0, 32)
 }
 
-const OWN = [SETTINGS_CHANNEL, SEQUENCER_CHANNEL, ANNOUNCEMENTS_CHANNEL]
+const OWN = [SETTINGS_CHANNEL, SEQUENCER_CHANNEL, ANNOUNCEMENTS_CHANNEL, REVOCATIONS_CHANNEL]
 
 /** Whether a database channel is reserved for servers, so that no client may join it. */
 export function isOwnChannel(databaseChannel: string): boolean {

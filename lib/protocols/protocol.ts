@@ -1,4 +1,4 @@
-import type { Authorizer, Token } from '../auth/index.js'
+import type { Authorizer, Revocations, Token } from '../auth/index.js'
 import type { Hub, RawChannels } from '../channels/index.js'
 import type { Clients } from '../clients/index.js'
 import type { ResolvedOptions } from '../config/index.js'
@@ -34,8 +34,10 @@ export interface Core {
   readonly hub: Pick<Hub, 'join' | 'leave'>
   /** Listens to a raw channel while it has readers. */
   readonly rawChannels: Pick<RawChannels, 'join'>
-  /** Verifies a token that comes after the handshake. @throws InvalidToken (401), KeysUnavailable (503) */
+  /** Verifies a token that comes after the handshake. @throws InvalidToken, TokenExpired, TokenRevoked (401), KeysUnavailable (503) */
   readonly verifyToken: (token: string) => Token | Promise<Token>
+  /** The revoked tokens, for tokens that a client has sent some time ago. */
+  readonly revocations: Pick<Revocations, 'includes'>
   /** Authorizes a channel that is named after the handshake. */
   readonly authorizer: Pick<Authorizer, 'authorize'>
   /** Reads what clients that resume have missed. With `clients.join`, a protocol does not need it. */
@@ -75,6 +77,9 @@ export abstract class Protocol {
 
   /** Is called when the listener is connected again. Messages of channels that are not durable may be missing. */
   listenerReconnected(): void {}
+
+  /** Is called when tokens were revoked. `Clients` closes the connections with these tokens. */
+  tokensRevoked(): void {}
 
   /**
    * Is called when the server shuts down. Closes clients that have no connection yet, and stops timers. `Clients` closes the

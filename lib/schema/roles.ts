@@ -35,7 +35,9 @@ const ROLES = {
       'sequence',
       'catch_up',
       'empty_outbox',
-      'beat'
+      'beat',
+      'revoke',
+      'unrevoke'
     ],
     tables: [
       'settings',
@@ -46,7 +48,8 @@ const ROLES = {
       'positions',
       'trimmed',
       'forgotten',
-      'secret'
+      'secret',
+      'revocations'
     ]
   }
 }
@@ -54,7 +57,17 @@ const ROLES = {
 /** Without these, the server cannot publish, or does not know which channels are durable. */
 const NEEDED = {
   functions: ['relay', 'last_position', 'catch_up', 'lead', 'sequence'],
-  tables: ['settings', 'migrations', 'retention', 'messages', 'large', 'trimmed', 'forgotten', 'secret']
+  tables: [
+    'settings',
+    'migrations',
+    'retention',
+    'messages',
+    'large',
+    'trimmed',
+    'forgotten',
+    'secret',
+    'revocations'
+  ]
 }
 
 /**

@@ -13,6 +13,8 @@ create sequence pgws.positions as bigint increment by 1 minvalue 1 maxvalue 9223
 
 create table pgws.cleaning (
   only_row boolean default true not null,
+  cleaned_to timestamp with time zone default '-infinity'::timestamp with time zone not null,
+  swept_at timestamp with time zone default '-infinity'::timestamp with time zone not null,
   constraint cleaning_only_row_check CHECK (only_row),
   constraint cleaning_pkey PRIMARY KEY (only_row)
 );
@@ -99,6 +101,25 @@ create table pgws.retention (
   constraint retention_pkey PRIMARY KEY (pattern)
 );
 
+create table pgws.revocations (
+  id bigint generated always as identity not null,
+  jti text,
+  sub text,
+  issued_before timestamp with time zone,
+  expires_at timestamp with time zone not null,
+  reason text,
+  revoked_by text not null,
+  revoked_at timestamp with time zone default now() not null,
+  constraint revocations_check CHECK (((jti IS NULL) <> (sub IS NULL))),
+  constraint revocations_check1 CHECK (((sub IS NULL) = (issued_before IS NULL))),
+  constraint revocations_issued_before_check CHECK ((issued_before > '-infinity'::timestamp with time zone)),
+  constraint revocations_jti_check CHECK ((octet_length(jti) <= 1024)),
+  constraint revocations_jti_key UNIQUE (jti),
+  constraint revocations_pkey PRIMARY KEY (id),
+  constraint revocations_sub_check CHECK ((octet_length(sub) <= 1024)),
+  constraint revocations_sub_key UNIQUE (sub)
+);
+
 create table pgws.rounds (
   number bigint generated always as identity not null,
   snapshot pg_snapshot not null,
@@ -159,6 +180,8 @@ CREATE INDEX outbox_0_transaction ON pgws.outbox_0 USING btree (transaction);
 CREATE INDEX outbox_1_transaction ON pgws.outbox_1 USING btree (transaction);
 
 CREATE INDEX outbox_2_transaction ON pgws.outbox_2 USING btree (transaction);
+
+CREATE INDEX revocations_expires ON pgws.revocations USING btree (expires_at);
 
 CREATE OR REPLACE FUNCTION pgws."position"()
  RETURNS text
@@ -318,30 +341,47 @@ CREATE OR REPLACE FUNCTION pgws.clean(rows integer DEFAULT 5000)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_hashjoin TO 'off'
+ SET enable_mergejoin TO 'off'
 AS $function$
 declare
+  before pgws.cleaning;
+  sweep boolean;
+  last_expired timestamptz;
   old_rows integer;
   large_rows integer;
   surplus integer := 0;
   busy record;
   removed integer;
 begin
-  perform 1 from pgws.cleaning for update skip locked;
+  select * into before from pgws.cleaning for update skip locked;
   if not found then return null; end if;
+  sweep := before.swept_at not between now() - interval '10 minutes' and now();
   with gone as (
     delete from pgws.messages m where m.position in (
       select e.position from pgws.messages e
-      where e.position is not null and e.expires_at <= clock_timestamp() order by e.expires_at limit rows
-    ) returning m.channel, m.position
+      where e.position is not null and e.expires_at <= statement_timestamp()
+        and e.expires_at >= case when sweep then '-infinity' else before.cleaned_to - interval '5 seconds' end
+      order by e.expires_at limit rows
+    ) returning m.channel, m.position, m.expires_at
   ), noted as (
     insert into pgws.trimmed as t (channel, position) select g.channel, max(g.position) from gone g group by g.channel
     on conflict (channel) do update set position = greatest(t.position, excluded.position), trimmed_at = now()
   )
-  select count(*) into old_rows from gone;
+  select count(*), max(g.expires_at) into old_rows, last_expired from gone g;
+  if old_rows > 0 or sweep then
+    update pgws.cleaning c set cleaned_to = greatest(c.cleaned_to, last_expired),
+      swept_at = case when sweep and old_rows < rows then now() else c.swept_at end;
+  end if;
   delete from pgws.large l where l.id in (
-    select o.id from pgws.large o where o.created_at < clock_timestamp() - interval '1 minute' order by o.created_at limit rows
+    select o.id from pgws.large o where o.created_at < statement_timestamp() - interval '1 minute' order by o.created_at limit rows
   );
   get diagnostics large_rows = row_count;
+  delete from pgws.revocations v where v.id in (
+    select r.id from pgws.revocations r where r.expires_at <= statement_timestamp() order by r.expires_at limit rows
+  );
   for busy in
     select c.channel, (
       select min(r.max_messages) from pgws.retention r where c.channel ~ r.expression
@@ -1026,6 +1066,22 @@ AS $function$
   end
 $function$;
 
+CREATE OR REPLACE FUNCTION pgws.notify_revocation()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if tg_op <> 'INSERT' then
+    perform pg_notify('pgws_revocations', old.id::text);
+  end if;
+  if tg_op <> 'DELETE' then
+    perform pg_notify('pgws_revocations', new.id::text);
+  end if;
+  return null;
+end $function$;
+
 CREATE OR REPLACE FUNCTION pgws.pattern_expression(pattern text)
  RETURNS text
  LANGUAGE sql
@@ -1165,6 +1221,43 @@ begin
     where m.channel ~ pgws.pattern_expression(pattern)
     and m.expires_at is distinct from m.created_at + pgws.max_age(m.channel);
   perform pgws.changed();
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.revoke(jti text DEFAULT NULL::text, sub text DEFAULT NULL::text, issued_before timestamp with time zone DEFAULT NULL::timestamp with time zone, expires timestamp with time zone DEFAULT 'infinity'::timestamp with time zone, reason text DEFAULT NULL::text, revoked_by text DEFAULT NULL::text)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  id bigint;
+begin
+  if (revoke.jti is null) = (revoke.sub is null) then
+    raise 'revoke either one token by its "jti", or the tokens of a subject by their "sub"' using errcode = '22023';
+  elsif revoke.issued_before is not null and revoke.sub is null then
+    raise '"issued_before" belongs to "sub": a token with a "jti" is revoked whenever it was issued' using errcode = '22023';
+  elsif octet_length(coalesce(revoke.jti, revoke.sub)) > 1024 then
+    raise '"jti" and "sub" have at most 1024 bytes' using errcode = '22023';
+  elsif revoke.expires is null or revoke.expires <= now() then
+    raise '"expires" must be in the future: it says when the last of the tokens expires' using errcode = '22023';
+  end if;
+  if revoke.jti is not null then
+    insert into pgws.revocations as r (jti, expires_at, reason, revoked_by)
+    values (revoke.jti, revoke.expires, revoke.reason, coalesce(revoke.revoked_by, session_user))
+    on conflict (jti) do update set expires_at = greatest(r.expires_at, excluded.expires_at),
+      reason = coalesce(excluded.reason, r.reason), revoked_by = excluded.revoked_by
+    returning r.id into id;
+  else
+    insert into pgws.revocations as r (sub, issued_before, expires_at, reason, revoked_by)
+    values (revoke.sub, coalesce(revoke.issued_before, clock_timestamp()), revoke.expires, revoke.reason,
+      coalesce(revoke.revoked_by, session_user))
+    on conflict (sub) do update set issued_before = greatest(r.issued_before, excluded.issued_before),
+      expires_at = greatest(r.expires_at, excluded.expires_at), reason = coalesce(excluded.reason, r.reason),
+      revoked_by = excluded.revoked_by
+    returning r.id into id;
+  end if;
+  return id;
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgws.round(since timestamp with time zone, OUT announced integer, OUT more boolean)
@@ -1468,6 +1561,18 @@ begin
   perform pgws.changed();
 end $function$;
 
+CREATE OR REPLACE FUNCTION pgws.unrevoke(id bigint)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+begin
+  delete from pgws.revocations r where r.id = unrevoke.id;
+  return found;
+end $function$;
+
 CREATE OR REPLACE FUNCTION pgws.unwatch(target regclass, channel text DEFAULT NULL::text)
  RETURNS void
  LANGUAGE plpgsql
@@ -1619,9 +1724,25 @@ CREATE CONSTRAINT TRIGGER flush_later AFTER INSERT ON pgws.messages DEFERRABLE I
 
 CREATE CONSTRAINT TRIGGER end_move AFTER INSERT OR UPDATE ON pgws.moves DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pgws.end_move();
 
+CREATE TRIGGER notify AFTER INSERT OR DELETE OR UPDATE ON pgws.revocations FOR EACH ROW EXECUTE FUNCTION pgws.notify_revocation();
+
 alter table pgws.flushes enable always trigger flush;
 
 alter table pgws.messages enable always trigger flush_later;
+
+alter table pgws.revocations enable always trigger notify;
+
+comment on column pgws.cleaning.cleaned_to is 'Messages that expired before this time have been deleted, with few exceptions.';
+
+comment on column pgws.cleaning.swept_at is 'When all expired messages were last searched for.';
+
+comment on column pgws.revocations.expires_at is 'When the last of the tokens expires. Then the row is deleted.';
+
+comment on column pgws.revocations.issued_before is 'Tokens of "sub" are revoked if their claim "iat" is before this time, or missing.';
+
+comment on column pgws.revocations.jti is 'The claim "jti" of a revoked token.';
+
+comment on column pgws.revocations.sub is 'The claim "sub" of revoked tokens.';
 
 comment on function pgws."position"() is 'Returns the id of the last message that is visible in this snapshot. For: pgws_publisher, pgws_server.';
 
@@ -1687,6 +1808,8 @@ comment on function pgws.new_epoch() is 'Starts a new epoch. Call it after a res
 
 comment on function pgws.notification(epoch text, place bigint, channel text, body text) is 'Builds the notification for a stored message: the message itself, or a reference to it. For: the owner.';
 
+comment on function pgws.notify_revocation() is 'The trigger function of pgws.revocations. For: the owner.';
+
 comment on function pgws.pattern_expression(pattern text) is 'Returns the regular expression for a pattern of channels. For: the owner.';
 
 comment on function pgws.publish(channel text, payload jsonb, event text) is 'Publishes a JSON payload to a channel, as part of your transaction. For: pgws_publisher.';
@@ -1700,6 +1823,8 @@ comment on function pgws.relay(retention_version bigint, listen_channel text, ch
 comment on function pgws.resign(node text, term bigint) is 'Ends being the sequencer. For: pgws_server.';
 
 comment on function pgws.retain(pattern text, max_age interval, max_messages bigint) is 'Stores messages of the channels that match a pattern, up to an age and optionally a number. For: the owner.';
+
+comment on function pgws.revoke(jti text, sub text, issued_before timestamp with time zone, expires timestamp with time zone, reason text, revoked_by text) is 'Revokes the token with a "jti", or the tokens of a "sub" that were issued before a time (default: now). "expires" says when the last of them expires. Returns the id of the revocation. For: pgws_server.';
 
 comment on function pgws.round(since timestamp with time zone, OUT announced integer, OUT more boolean) is 'A round of the sequencer. For: the owner.';
 
@@ -1722,6 +1847,8 @@ comment on function pgws.tell_partitioned() is 'Trigger function of pgws.watch()
 comment on function pgws.unannounced(snapshot pg_snapshot, next_snapshot pg_snapshot) is 'What was published from SQL and was not announced. For: the owner.';
 
 comment on function pgws.unretain(pattern text) is 'Ends pgws.retain() for a pattern, and deletes its messages. For: the owner.';
+
+comment on function pgws.unrevoke(id bigint) is 'Withdraws a revocation. Returns whether there was one. For: pgws_server.';
 
 comment on function pgws.unwatch(target regclass, channel text) is 'Ends pgws.watch() for one channel, or for all channels of the table. For: pgws_publisher.';
 
@@ -1758,6 +1885,8 @@ comment on table pgws.outbox_1 is 'As pgws.outbox_0, in turn.';
 comment on table pgws.outbox_2 is 'As pgws.outbox_0, in turn.';
 
 comment on table pgws.retention is 'The retention rules of durable channels; see pgws.retain().';
+
+comment on table pgws.revocations is 'The revoked tokens; see pgws.revoke().';
 
 comment on table pgws.rounds is 'The rounds of the sequencer; the last one counts.';
 
@@ -1833,6 +1962,8 @@ revoke execute on function pgws.new_epoch() from public;
 
 revoke execute on function pgws.notification(epoch text, place bigint, channel text, body text) from public;
 
+revoke execute on function pgws.notify_revocation() from public;
+
 revoke execute on function pgws.pattern_expression(pattern text) from public;
 
 revoke execute on function pgws.publish(channel text, payload jsonb, event text) from public;
@@ -1846,6 +1977,8 @@ revoke execute on function pgws.relay(retention_version bigint, listen_channel t
 revoke execute on function pgws.resign(node text, term bigint) from public;
 
 revoke execute on function pgws.retain(pattern text, max_age interval, max_messages bigint) from public;
+
+revoke execute on function pgws.revoke(jti text, sub text, issued_before timestamp with time zone, expires timestamp with time zone, reason text, revoked_by text) from public;
 
 revoke execute on function pgws.round(since timestamp with time zone, OUT announced integer, OUT more boolean) from public;
 
@@ -1868,6 +2001,8 @@ revoke execute on function pgws.tell_partitioned() from public;
 revoke execute on function pgws.unannounced(snapshot pg_snapshot, next_snapshot pg_snapshot) from public;
 
 revoke execute on function pgws.unretain(pattern text) from public;
+
+revoke execute on function pgws.unrevoke(id bigint) from public;
 
 revoke execute on function pgws.unwatch(target regclass, channel text) from public;
 
@@ -1917,11 +2052,15 @@ grant execute on function pgws.relay(retention_version bigint, listen_channel te
 
 grant execute on function pgws.resign(node text, term bigint) to pgws_server;
 
+grant execute on function pgws.revoke(jti text, sub text, issued_before timestamp with time zone, expires timestamp with time zone, reason text, revoked_by text) to pgws_server;
+
 grant execute on function pgws.sequence(node text, term bigint, sleep boolean, since timestamp with time zone, OUT announced integer, OUT more boolean, OUT oldest text, OUT asleep_since text) to pgws_server;
 
 grant execute on function pgws.tell() to pgws_publisher;
 
 grant execute on function pgws.tell_partitioned() to pgws_publisher;
+
+grant execute on function pgws.unrevoke(id bigint) to pgws_server;
 
 grant execute on function pgws.unwatch(target regclass, channel text) to pgws_publisher;
 
@@ -1942,6 +2081,8 @@ grant select on table pgws.messages to pgws_server;
 grant select on table pgws.migrations to pgws_server;
 
 grant select on table pgws.retention to pgws_server;
+
+grant select on table pgws.revocations to pgws_server;
 
 grant select on table pgws.secret to pgws_server;
 

@@ -101,6 +101,10 @@ export class CentrifugoServer extends Protocol {
     for (const session of this.#sessions) session.insufficient()
   }
 
+  override tokensRevoked(): void {
+    for (const session of this.#sessions) session.tokensRevoked()
+  }
+
   /** Closes the sessions that have not connected yet. `Clients` closes the others. */
   override close(): void {
     for (const session of this.#sessions) {

@@ -1,4 +1,4 @@
-import { requireMode, type Token } from '../../auth/index.js'
+import { requireMode, type Token, type TokenIdentity } from '../../auth/index.js'
 import { errors } from '../../errors.js'
 import type { Core } from '../index.js'
 import { CommandError, DISCONNECT, DisconnectError, ERRORS } from './wire/protocol.js'
@@ -14,6 +14,7 @@ export interface Grant {
   write: boolean
   /** When it expires, in milliseconds since the epoch; undefined: never. */
   exp: number | undefined
+  identity: TokenIdentity
 }
 
 /**
@@ -27,6 +28,7 @@ export async function connectionToken(verify: Verify, text: string): Promise<Tok
     token = await verify(text)
   } catch (error) {
     if (error instanceof errors.InvalidToken) throw new DisconnectError(DISCONNECT.INVALID_TOKEN)
+    if (error instanceof errors.TokenRevoked) throw new DisconnectError(DISCONNECT.TOKEN_REVOKED)
     throw error
   }
   // An invalid mode is reported now, not at the first channel.
@@ -54,6 +56,9 @@ export async function subscriptionToken(
     token = await verify(text)
   } catch (error) {
     if (error instanceof errors.InvalidToken) throw new CommandError(ERRORS.PERMISSION_DENIED)
+    if (error instanceof errors.TokenRevoked) {
+      throw new CommandError(ERRORS.PERMISSION_DENIED, 'permission denied: the token was revoked')
+    }
     throw error
   }
   if (token.subscriptionProblem !== undefined) {
@@ -71,7 +76,12 @@ export async function subscriptionToken(
   if (token.client !== undefined && token.client !== of.client) {
     throw new DisconnectError(DISCONNECT.INVALID_TOKEN, 'the subscription token is for another client')
   }
-  return { write: token.allow.includes('pub'), exp: token.expiresAt }
+  const { id: tokenId, subject, issuedAt } = token
+  return {
+    write: token.allow.includes('pub'),
+    exp: token.expiresAt,
+    identity: { tokenId, subject, issuedAt }
+  }
 }
 
 /** The remaining lifetime of a token, for a reply. At least 1 s, because the SDK would refresh at once otherwise. */

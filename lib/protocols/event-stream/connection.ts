@@ -1,7 +1,7 @@
 import type { ServerResponse } from 'node:http'
 import type { Access } from '../../auth/index.js'
 import type { Format, Frame } from '../../channels/index.js'
-import type { ConnectionOptions, TransportName } from '../../clients/index.js'
+import { CLOSE, type ConnectionOptions, type TransportName } from '../../clients/index.js'
 import type { Message } from '../../messages/index.js'
 import { StreamConnection } from '../../transports/index.js'
 
@@ -60,6 +60,10 @@ export class EventStream extends StreamConnection {
   override expire(): void {
     if (this.open) this.response.write('event: Expired\ndata: JWT expired\n\n')
     super.expire()
+  }
+
+  override revoke(): void {
+    if (this.open) this.disconnect(CLOSE.TOKEN_REVOKED, 'token revoked')
   }
 
   /** Terminates the connection, because a client that does not read would never see the end. */

@@ -31,7 +31,7 @@ export async function identify(
   const token = await connectionToken(verifyToken, text)
   if (Object.keys(token.subs).length > maxChannels) throw new errors.TooManyChannels(maxChannels)
   const caller = await authorizer.authorize(token, [], 'r')
-  const { claims, subject, expiresAt } = token
+  const { claims, subject, expiresAt, id: tokenId, issuedAt } = token
   const access = {
     channels: [],
     read: true,
@@ -39,6 +39,8 @@ export async function identify(
     write: true,
     expiresAt: expiresAt === undefined ? undefined : expiresAt + GRACE,
     subject,
+    tokenId,
+    issuedAt,
     claims,
     caller
   }
@@ -143,7 +145,7 @@ export class SdkClient {
       if (error instanceof errors.TokenExpired) throw new DisconnectError(DISCONNECT.EXPIRED)
       throw error
     }
-    const { claims, expiresAt } = token
+    const { claims, expiresAt, id: tokenId, issuedAt } = token
     const { access } = this
     if (token.subject !== access.subject) {
       throw new DisconnectError(DISCONNECT.INVALID_TOKEN, 'it belongs to another user')
@@ -155,6 +157,8 @@ export class SdkClient {
     this.#info = this.#publicInfo(claims)
     clients.renew(this.connection, {
       ...access,
+      tokenId,
+      issuedAt,
       expiresAt: expiresAt === undefined ? undefined : expiresAt + GRACE
     })
     this.#writable.clear()

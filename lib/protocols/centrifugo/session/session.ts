@@ -91,6 +91,11 @@ export class Session implements SessionReplies {
     this.#client?.subscriptions.insufficient()
   }
 
+  /** To be called when tokens were revoked. `Clients` closes the connections with revoked tokens. */
+  tokensRevoked(): void {
+    this.#client?.subscriptions.endRevoked()
+  }
+
   reply<M extends Method>(id: number, method: M, result: Results[M]): void {
     // The method determines the type of the result.
     this.#send({ id, method, result } as Reply)

@@ -1,3 +1,4 @@
+import type { TokenIdentity } from '../../../auth/index.js'
 import {
   type Format,
   type Frame,
@@ -50,6 +51,8 @@ export class Subscription implements Subscriber, Follower {
   expiresAt: number | undefined
   /** Whether a token of its own allows it, whatever the connection token says. */
   ownToken = false
+  /** What identifies its own token. */
+  tokenIdentity: TokenIdentity | undefined
   /** Whether its own token allows writing. */
   write = false
   /** The permissions with which it joined the hub. */

@@ -169,6 +169,17 @@ export class Subscriptions implements SubscriptionOwner {
     }
   }
 
+  /** Ends the subscriptions whose own tokens were revoked. */
+  endRevoked(): void {
+    const { revocations } = this.#services.core
+    for (const subscription of [...this.#byChannel.values()]) {
+      const { tokenIdentity } = subscription
+      if (tokenIdentity !== undefined && revocations.includes(tokenIdentity)) {
+        this.#unsubscribe(subscription, UNSUBSCRIBE.SERVER)
+      }
+    }
+  }
+
   behind(subscription: Subscription, after: number): void {
     const { connection } = this.#client
     connection.fellBehind()
@@ -209,6 +220,10 @@ export class Subscriptions implements SubscriptionOwner {
     const { core, recovery, ends } = this.#services
     const { connection, access } = this.#client
     const leaveRaw = await this.#admit(channel, serverSide || granted !== undefined)
+    if (granted !== undefined && core.revocations.includes(granted.identity)) {
+      leaveRaw?.()
+      throw new CommandError(ERRORS.PERMISSION_DENIED)
+    }
     const recoverable = core.durable.ageOf(channel) !== undefined
     const subscription = new Subscription({
       channel,
@@ -306,8 +321,9 @@ export class Subscriptions implements SubscriptionOwner {
 }
 
 /** Applies a subscription token. */
-function grant(subscription: Subscription, { write, exp }: Grant): void {
+function grant(subscription: Subscription, { write, exp, identity }: Grant): void {
   subscription.ownToken = true
   subscription.write = write
+  subscription.tokenIdentity = identity
   subscription.expiresAt = exp === undefined ? undefined : exp + GRACE
 }

@@ -37,6 +37,7 @@ export const DISCONNECT = {
   NO_PONG: { code: 3012, reason: 'no pong' },
   TOO_MANY_REQUESTS: { code: 3013, reason: 'too many requests' },
   INVALID_TOKEN: { code: 3500, reason: 'invalid token' },
+  TOKEN_REVOKED: { code: 3500, reason: 'token revoked' },
   BAD_REQUEST: { code: 3501, reason: 'bad request' },
   STALE: { code: 3502, reason: 'stale' },
   FORCED: { code: 3503, reason: 'disconnected' },

@@ -2,7 +2,7 @@ import { IncomingMessage, ServerResponse } from 'node:http'
 import { Socket } from 'node:net'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import { type Token, tokenReader } from '../../../../lib/auth/index.js'
+import { Revocations, type Token, tokenReader } from '../../../../lib/auth/index.js'
 import { Expiry } from '../../../../lib/clients/index.js'
 import { resolveOptions } from '../../../../lib/config/index.js'
 import { errors } from '../../../../lib/errors.js'
@@ -56,6 +56,7 @@ async function session(t: Test) {
     sequencerQuery: query,
     call: query,
     verifyToken: (text) => state.verify(text),
+    revocations: new Revocations(),
     onSchema() {},
     listener,
     log
@@ -64,6 +65,7 @@ async function session(t: Test) {
   const core = {
     ...parts,
     verifyToken: (text: string) => state.verify(text),
+    revocations: new Revocations(),
     joinLeavePush: new JoinLeavePush(parts.presence, () => t.fail('a message could not be encoded')),
     limits: options,
     log
