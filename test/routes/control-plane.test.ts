@@ -287,7 +287,9 @@ t.test('the OpenAPI 3.1 document describes the routes, and has a page', async (t
     '/health/ready',
     '/metrics',
     '/nodes',
-    '/publish'
+    '/publish',
+    '/revocations',
+    '/revocations/{id}'
   ])
   const page = await fetch(`${http}/documentation`)
   t.equal(page.status, 200)
