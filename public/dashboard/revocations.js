@@ -12,11 +12,18 @@ export function revocations({ api, parameters }) {
     { label: 'Tokens', class: 'name', cell: ({ jti, sub }) => (jti === null || jti === undefined ? ['sub ', h('b', {}, sub)] : ['jti ', h('b', {}, jti)]) },
     { label: 'Issued before', cell: ({ issuedBefore }) => (issuedBefore ? h('time', { datetime: issuedBefore }, time(issuedBefore)) : NONE) },
     { label: 'Reason', class: 'name', cell: ({ reason }) => reason ?? NONE },
-    { label: 'Revoked', cell: ({ createdAt, createdBy }) => [h('time', { datetime: createdAt }, time(createdAt)), createdBy && h('div', { class: 'soft' }, 'by ' + createdBy)] },
-    { label: 'Kept until', cell: ({ expiresAt, expires }) => time(expiresAt ?? expires) },
+    { label: 'Revoked', cell: ({ revokedAt, revokedBy }) => [h('time', { datetime: revokedAt }, time(revokedAt)), revokedBy && h('div', { class: 'soft' }, 'by ' + revokedBy)] },
+    { label: 'Kept until', cell: ({ expires }) => (expires ? h('time', { datetime: expires }, time(expires)) : 'for good') },
     { label: 'Actions', class: 'actions', cell: (revocation) => h('button', { type: 'button', 'aria-label': 'Remove the revocation of ' + (revocation.jti ?? revocation.sub), onclick: () => remove(revocation) }, 'Remove') }
   ])
-  const pages = new Pages({ one: 'revocation', empty: 'No token is revoked.', table, load: (after) => api.page('revocations', { limit: PAGE, after }) })
+  const pages = new Pages({ one: 'revocation', empty: 'No token is revoked.', table, load })
+
+  /** One more than a page has says whether there is another page. */
+  async function load(after) {
+    const { items } = await api.page('revocations', { limit: PAGE + 1, after })
+    const shown = items.slice(0, PAGE)
+    return { items: shown, next: items.length > PAGE ? shown.at(-1).id : undefined }
+  }
 
   async function remove({ id, jti, sub }) {
     const removed = await confirmWith({
@@ -44,7 +51,7 @@ export function revocations({ api, parameters }) {
   changed()
   const form = h('form', { class: 'filters', onsubmit: add },
     field('Revoke', kind), field('Its value', value), beforeField,
-    field('Keep until', expires, 'When the tokens would have expired. Empty: the default of the server.'),
+    field('Keep until', expires, 'When the tokens would have expired. Empty: for good.'),
     field('Reason', reason),
     h('button', { class: 'danger' }, 'Revoke …'))
 

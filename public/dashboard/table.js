@@ -87,8 +87,13 @@ export class Pages {
     clearInterval(this.#timer)
   }
 
-  #text({ items, total = items.length, missing = [] }) {
+  #text({ items, total, next, missing = [] }) {
     const first = this.#before.length * PAGE + 1
+    // Not all lists know how many items there are.
+    if (total === undefined) {
+      const last = first + items.length - 1
+      return last === 0 ? this.empty : counted(last, this.one, this.many) + (next === undefined ? '' : ' and more')
+    }
     const range = total > items.length && items.length > 0 ? `, ${first} to ${first + items.length - 1} of them here` : ''
     const absent = missing.length > 0 ? `. Nodes that did not answer: ${missing.join(', ')}` : ''
     return (total === 0 ? this.empty : counted(total, this.one, this.many) + range) + absent
