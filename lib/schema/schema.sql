@@ -192,6 +192,33 @@ AS $function$
   select pgws.message_id(pgws.last_position())
 $function$;
 
+CREATE OR REPLACE FUNCTION pgws.advance_sequences()
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+  -- Greater ones are no positions: JSON numbers would not be exact (RFC 8259, section 6).
+  most constant bigint := 9007199254740992;
+  behind record;
+begin
+  for behind in
+    select s.name, s.last from (values
+      ('pgws.positions', (select max(m.position) from pgws.messages m where m.position < most)),
+      ('pgws.positions', (select max(t.position) from pgws.trimmed t where t.position < most)),
+      ('pgws.positions', (select max(f.position) from pgws.forgotten f where f.position < most)),
+      ('pgws.large_id_seq', (select max(l.id) from pgws.large l where l.id < most)),
+      ('pgws.rounds_number_seq', (select max(r.number) from pgws.rounds r)),
+      ('pgws.revocations_id_seq', (select max(v.id) from pgws.revocations v where v.id < most))
+    ) s (name, last)
+    where s.last > coalesce(pg_sequence_last_value(s.name::regclass), 0)
+  loop
+    -- Others may take numbers at the same time, so some are left out.
+    perform setval(behind.name::regclass, greatest(behind.last, pg_sequence_last_value(behind.name::regclass)) + 1000);
+  end loop;
+end $function$;
+
 CREATE OR REPLACE FUNCTION pgws.announce(snapshot pg_snapshot, upto pg_snapshot, after bigint, cut bigint, since timestamp with time zone)
  RETURNS integer
  LANGUAGE plpgsql
@@ -917,7 +944,6 @@ declare
   before pgws.sequencer;
   this_database constant text := (select c.system_identifier from pg_control_system() c)
     || '/' || (select d.oid from pg_database d where d.datname = current_database());
-  state bigint;
 begin
   select * into before from pgws.sequencer s
     where s.node is not distinct from lead.node or s.until < clock_timestamp() for update;
@@ -925,6 +951,7 @@ begin
   term := before.term + case when before.node is not distinct from lead.node then 0 else 1 end;
   absence := greatest(clock_timestamp() - before.until, '0');
   update pgws.sequencer s set node = lead.node, term = lead.term, until = clock_timestamp() + patience, database = this_database;
+  perform pgws.advance_sequences();
   -- A copy of a database, or its restore, has messages of its own from here on.
   if before.database <> this_database then perform pgws.new_epoch(); end if;
   if pg_sequence_last_value('pgws.outbox_state') is null then perform setval('pgws.outbox_state', 1); end if;
@@ -1746,6 +1773,8 @@ comment on column pgws.revocations.sub is 'The claim "sub" of revoked tokens.';
 
 comment on function pgws."position"() is 'Returns the id of the last message that is visible in this snapshot. For: pgws_publisher, pgws_server.';
 
+comment on function pgws.advance_sequences() is 'Moves sequences that are behind their tables. For: the owner.';
+
 comment on function pgws.announce(snapshot pg_snapshot, upto pg_snapshot, after bigint, cut bigint, since timestamp with time zone) is 'Stores and notifies what was published. For: the owner.';
 
 comment on function pgws.announcement(secret text, listen_channel text, previous bigint, first bigint, last bigint, without text) is 'Builds the announcement of the positions that are notified next. For: the owner.';
@@ -1899,6 +1928,8 @@ comment on table pgws.settings is 'One row: the epoch, the listen channel, and t
 comment on table pgws.trimmed is 'The position up to which messages of a channel were deleted.';
 
 revoke execute on function pgws."position"() from public;
+
+revoke execute on function pgws.advance_sequences() from public;
 
 revoke execute on function pgws.announce(snapshot pg_snapshot, upto pg_snapshot, after bigint, cut bigint, since timestamp with time zone) from public;
 
