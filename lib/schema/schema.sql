@@ -15,6 +15,7 @@ create table pgws.cleaning (
   only_row boolean default true not null,
   cleaned_to timestamp with time zone default '-infinity'::timestamp with time zone not null,
   swept_at timestamp with time zone default '-infinity'::timestamp with time zone not null,
+  swept_version bigint default '-1'::integer not null,
   constraint cleaning_only_row_check CHECK (only_row),
   constraint cleaning_pkey PRIMARY KEY (only_row)
 );
@@ -376,6 +377,7 @@ AS $function$
 declare
   before pgws.cleaning;
   sweep boolean;
+  current_version bigint;
   last_expired timestamptz;
   old_rows integer;
   large_rows integer;
@@ -385,7 +387,8 @@ declare
 begin
   select * into before from pgws.cleaning for update skip locked;
   if not found then return null; end if;
-  sweep := before.swept_at not between now() - interval '10 minutes' and now();
+  select s.retention_version into current_version from pgws.settings s;
+  sweep := before.swept_version <> current_version or before.swept_at not between now() - interval '10 minutes' and now();
   with gone as (
     delete from pgws.messages m where m.position in (
       select e.position from pgws.messages e
@@ -400,7 +403,8 @@ begin
   select count(*), max(g.expires_at) into old_rows, last_expired from gone g;
   if old_rows > 0 or sweep then
     update pgws.cleaning c set cleaned_to = greatest(c.cleaned_to, last_expired),
-      swept_at = case when sweep and old_rows < rows then now() else c.swept_at end;
+      swept_at = case when sweep and old_rows < rows then now() else c.swept_at end,
+      swept_version = case when sweep and old_rows < rows then current_version else c.swept_version end;
   end if;
   delete from pgws.large l where l.id in (
     select o.id from pgws.large o where o.created_at < statement_timestamp() - interval '1 minute' order by o.created_at limit rows
@@ -1762,6 +1766,8 @@ alter table pgws.revocations enable always trigger notify;
 comment on column pgws.cleaning.cleaned_to is 'Messages that expired before this time have been deleted, with few exceptions.';
 
 comment on column pgws.cleaning.swept_at is 'When all expired messages were last searched for.';
+
+comment on column pgws.cleaning.swept_version is 'The version of the retention rules then.';
 
 comment on column pgws.revocations.expires_at is 'When the last of the tokens expires. Then the row is deleted.';
 

@@ -2,14 +2,16 @@
 --
 -- Until such a transaction ends, deleted rows stay in the index, and a search for the oldest messages passes all of them. So
 -- the search begins where the last one ended. Messages may expire before that (of a channel with a very short retention, or
--- restored ones), so every ten minutes the search begins at the beginning.
+-- restored ones), so every ten minutes, and after each change of the retention rules, it begins at the beginning.
 -- The time is that of the statement: clock_timestamp() is volatile, and no condition for an index, so that with fewer expired
 -- messages than are asked for all others were looked at.
 alter table pgws.cleaning
   add column cleaned_to timestamptz not null default '-infinity',
-  add column swept_at timestamptz not null default '-infinity';
+  add column swept_at timestamptz not null default '-infinity',
+  add column swept_version bigint not null default -1;
 comment on column pgws.cleaning.cleaned_to is 'Messages that expired before this time have been deleted, with few exceptions.';
 comment on column pgws.cleaning.swept_at is 'When all expired messages were last searched for.';
+comment on column pgws.cleaning.swept_version is 'The version of the retention rules then.';
 
 create or replace function pgws.clean(rows integer default 5000) returns integer
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -18,6 +20,7 @@ set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off s
 declare
   before pgws.cleaning;
   sweep boolean;
+  current_version bigint;
   last_expired timestamptz;
   old_rows integer;
   large_rows integer;
@@ -27,7 +30,8 @@ declare
 begin
   select * into before from pgws.cleaning for update skip locked;
   if not found then return null; end if;
-  sweep := before.swept_at not between now() - interval '10 minutes' and now();
+  select s.retention_version into current_version from pgws.settings s;
+  sweep := before.swept_version <> current_version or before.swept_at not between now() - interval '10 minutes' and now();
   with gone as (
     delete from pgws.messages m where m.position in (
       select e.position from pgws.messages e
@@ -42,7 +46,8 @@ begin
   select count(*), max(g.expires_at) into old_rows, last_expired from gone g;
   if old_rows > 0 or sweep then
     update pgws.cleaning c set cleaned_to = greatest(c.cleaned_to, last_expired),
-      swept_at = case when sweep and old_rows < rows then now() else c.swept_at end;
+      swept_at = case when sweep and old_rows < rows then now() else c.swept_at end,
+      swept_version = case when sweep and old_rows < rows then current_version else c.swept_version end;
   end if;
   delete from pgws.large l where l.id in (
     select o.id from pgws.large o where o.created_at < statement_timestamp() - interval '1 minute' order by o.created_at limit rows

@@ -75,4 +75,11 @@ t.test('what had expired before the last search is deleted, too', async (t) => {
   await sql(`update pgws.cleaning set swept_at = swept_at - interval '11 minutes'`)
   t.equal(await clean(), 1)
   t.equal(await messages(), 0)
+
+  // A shorter retention ends that of stored messages.
+  await sql(`insert into pgws.messages (position, channel, body, created_at, expires_at)
+    values (22, 'a', '{}', now() - interval '1 day', now() + interval '1 hour')`)
+  t.equal(await clean(), 0)
+  await sql(`select pgws.retain('a', '1 hour')`)
+  t.equal(await clean(), 1)
 })
