@@ -33,6 +33,7 @@ import { plainHttpRoute } from './routes/plain-http.js'
 import { preflightRoutes } from './routes/preflight.js'
 import { publishRoute } from './routes/publish.js'
 import { revocationsRoutes } from './routes/revocations.js'
+import { rulesRoutes } from './routes/rules.js'
 import { SDK_ADDRESS, sdkRoute } from './routes/sdk.js'
 import { sdkEmulationRoutes } from './routes/sdk-emulation.js'
 
@@ -133,6 +134,7 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
           nodesRoute(control, { bridge, verifyToken })
           connectionsRoutes(control, { bridge, verifyToken })
           revocationsRoutes(control, { gateway, verifyToken })
+          rulesRoutes(control, { bridge, verifyToken })
           channelReadRoutes(control, { gateway, verifyToken })
           await control.register(publishRoute, {
             gateway,

@@ -11,7 +11,13 @@ import { checkChannel } from './channel-name.js'
 import type { ChannelSummary } from './channels/index.js'
 import type { Closing, ConnectionFilter, ConnectionSummary } from './clients/index.js'
 import type { Delivery, Disconnected, NodeSummary, Scope } from './cluster/index.js'
-import type { States } from './durable/index.js'
+import {
+  listRetention,
+  listWatches,
+  type RetentionSummary,
+  type States,
+  type WatchSummary
+} from './durable/index.js'
 import { asBadMessage, errors } from './errors.js'
 import { type Health, healthOf } from './health.js'
 import type { ListenerState } from './listener/index.js'
@@ -339,6 +345,24 @@ export class Bridge extends EventEmitter<BridgeEvents> {
     after?: string | undefined
   } = {}): Promise<RevocationSummary[]> {
     return this.#parts.revocationList.list(limit, after)
+  }
+
+  /**
+   * The retention rules of durable channels, with the SQL that changes them.
+   * @throws NotInstalled (501); DatabaseUnavailable (503)
+   */
+  async retention(): Promise<RetentionSummary[]> {
+    this.#parts.durable.require()
+    return listRetention(this.#parts.options.query)
+  }
+
+  /**
+   * The watched tables, with the SQL that changes or ends the watch.
+   * @throws NotInstalled (501); DatabaseUnavailable (503)
+   */
+  async watches(): Promise<WatchSummary[]> {
+    this.#parts.durable.require()
+    return listWatches(this.#parts.options.query)
   }
 
   /** The state of the listener's connection. Times are Unix times in milliseconds. */
