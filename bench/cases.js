@@ -5,6 +5,7 @@ import { blocking, burst, channels, paced, sdk, sdkPaced, sdkProtobuf, single } 
 import { joined } from './cases/joined-channels.js'
 import { neighbours } from './cases/neighbours.js'
 import { publishing } from './cases/publishing.js'
+import { reconnecting } from './cases/reconnecting.js'
 import { socketIo } from './cases/socket-io.js'
 import { writer, writerPaced, writers16, writers64 } from './cases/writers.js'
 
@@ -27,6 +28,7 @@ export const CASES = {
   durablePublishing,
   durableFanOut,
   resuming,
+  reconnecting,
   retention,
   writer,
   writerPaced,

@@ -3,7 +3,7 @@ import { address, sleep, startClient, startServer } from '../harness.js'
 import { message } from './fan-out.js'
 
 /** Durable channels have a database of their own, so that the others' has no schema. */
-async function ownDatabase(dbUri) {
+export async function ownDatabase(dbUri) {
   const name = `durable_${process.hrtime.bigint()}`
   const client = new pg.Client(dbUri)
   await client.connect()
@@ -12,7 +12,7 @@ async function ownDatabase(dbUri) {
   return dbUri.replace('/postgres?', `/${name}?`)
 }
 
-async function connect(dbUri) {
+export async function connect(dbUri) {
   const client = new pg.Client(dbUri)
   await client.connect()
   return client

@@ -10,4 +10,4 @@ server.on('connection', (webSocket) => {
 setInterval(() => {
   for (const webSocket of server.clients) webSocket.ping()
 }, 30_000)
-http.listen(0, '127.0.0.1', () => process.send({ port: http.address().port }))
+http.listen({ port: 0, host: '127.0.0.1', backlog: 4096 }, () => process.send({ port: http.address().port }))

@@ -98,7 +98,7 @@ export class ChannelReads {
     this.#further = new Gathering({
       owner: 'further',
       turns,
-      run: (gathered) => this.#serve(gathered),
+      run: (gathered) => this.#serve(gathered, false),
       fullSize: 200,
       // Readers of one channel that take its pages at about the same speed share them.
       window: [25, 25]
@@ -158,15 +158,18 @@ export class ChannelReads {
     const isLast = ({ requests }: Gathered<First>) => 'wanted' in requests[0]!
     const last = gathered.filter(isLast) as Gathered<LastReader>[]
     const others = gathered.filter((one) => !isLast(one)) as Gathered<Reader>[]
-    if (others.length > 0) await this.#serve(others)
+    if (others.length > 0) await this.#serve(others, true)
     if (last.length > 0) await this.#serveTails(last)
   }
 
   /** Never rejects. */
-  #serve(gathered: Gathered<Reader>[]): Promise<void> {
+  #serve(gathered: Gathered<Reader>[], withLatest: boolean): Promise<void> {
     return settle(gathered, async (some) => {
       const wanted = some.map(({ requests }) => wantedBy(requests))
-      const { latest, stored, found } = await readChannels(this.#query, wanted, limitOf(wanted))
+      const { latest, stored, found } = await readChannels(this.#query, wanted, {
+        limit: limitOf(wanted),
+        withLatest
+      })
       // A message of several readers is encoded once.
       const messages = new Map<number, StoredMessage>()
       const messageOf = (row: MessageRow): StoredMessage => {

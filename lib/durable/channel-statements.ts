@@ -38,7 +38,7 @@ export interface Found {
 
 /** What one statement, and so one snapshot, sees. */
 export interface Snapshot {
-  /** The last position in the database. */
+  /** The last position in the database; 0 if it was not asked for. */
   latest: number
   /** The last position that is stored; 0 if there is none. */
   stored: number
@@ -53,7 +53,7 @@ interface Row extends MessageRow {
 }
 
 interface Rest {
-  latest: number
+  latest: number | null
   stored: number
   forgotten: number
   /** How many messages each reader has, up to its limit. Readers without messages are left out. */
@@ -100,7 +100,7 @@ const READ = `with wanted as materialized (
   ) m
   union all
   select null, null, null, null, pg_catalog.json_build_object(
-    'latest', ${LATEST},
+    'latest', case when $5 then ${LATEST} end,
     'stored', (select coalesce(pg_catalog.max(position), 0) from pgws.messages),
     'forgotten', (select pg_catalog.max(position) from pgws.forgotten),
     'counts', (select coalesce(pg_catalog.json_object_agg(reader, count), '{}') from first where turn operator(pg_catalog.=) 1),
@@ -113,16 +113,17 @@ const READ = `with wanted as materialized (
 /**
  * Reads the next messages of some readers, and the state of their channels.
  * @param limit the most messages of one reader
+ * @param withLatest whether the last position is needed: it takes time if messages of very many channels were deleted
  */
 export async function readChannels(
   query: Query,
   wanted: readonly Wanted[],
-  limit: number
+  { limit, withLatest }: { limit: number; withLatest: boolean }
 ): Promise<Snapshot> {
   const readers = wanted.flatMap(({ channels }, reader) => channels.map(() => reader))
   const names = wanted.flatMap(({ channels }) => channels)
   const starts = wanted.flatMap(({ starts }) => starts)
-  const { rows } = await query<Row>(READ, [readers, names, starts, limit])
+  const { rows } = await query<Row>(READ, [readers, names, starts, limit, withLatest])
   const { latest, stored, forgotten, counts, states } = rows.find(({ rest }) => rest !== null)!.rest!
   const found: Found[] = []
   let place = 0
@@ -143,7 +144,7 @@ export async function readChannels(
     const own = found[Number(reader)]!
     own.more = count >= limit || own.rows.length < count
   }
-  return { latest, stored, found }
+  return { latest: latest ?? 0, stored, found }
 }
 
 /** The last messages of some channels, at one moment. */

@@ -1,10 +1,13 @@
 import type { Turns } from './turns.js'
 
 /**
- * How much longer a job that is not full waits for more requests, for each request that the last job had, in milliseconds:
- * from 200 requests a second on, jobs become fewer and larger.
+ * How long a job that is not full waits for more requests, for each key that the last job had, in milliseconds: from 200
+ * keys a second on, jobs become fewer and larger.
  */
-const WINDOW_PER_REQUEST = 5
+const WINDOW_PER_KEY = 5
+
+/** How long it waits at least if some had the same key, and by how much more than the last one at most, in milliseconds. */
+const SHORT_WINDOW = 25
 
 /** Requests with the same key. One answer serves all of them. */
 export interface Gathered<Request> {
@@ -100,20 +103,21 @@ export class Gathering<Request> {
     const { fullSize, window } = this.#options
     const job: Gathered<Request>[] = []
     let taken = 0
-    let count = 0
+    let shared = false
     for (const [key, { size, requests }] of this.#waiting) {
       if (taken > 0 && taken + size > fullSize) break
       this.#waiting.delete(key)
       taken += size
-      count += requests.length
+      shared ||= requests.length > 1
       job.push({ key, requests })
     }
     this.#waitingSize -= taken
-    const [min, max] = window
     const now = performance.now()
-    // After a lull of a storm, it is not known yet whether the storm is over.
-    const before = now - this.#lastBegun > 2 * max ? 0 : this.#window / 2
-    this.#window = Math.min(Math.max(min, WINDOW_PER_REQUEST * count, before), max)
+    const [min, max] = window
+    const last = now - this.#lastBegun > 2 * max ? 0 : this.#window
+    // It shrinks slowly, because a lull may not be the end of a storm, and grows slowly, because few storms are long.
+    const wanted = Math.max(min, WINDOW_PER_KEY * job.length, shared ? SHORT_WINDOW : 0, last / 2)
+    this.#window = Math.min(wanted, max, 2 * last + SHORT_WINDOW)
     this.#lastBegun = now
     return { job, size: taken }
   }

@@ -16,6 +16,15 @@ interface Client {
   expected: string[]
 }
 
+/**
+ * Few transactions besides. With a small pool, no connection is opened while the machine is busy, which may take too long
+ * for a server that gives up after 5 s.
+ */
+const QUIET = { nodeTimeout: 120_000, checkListenerInterval: 120_000, poolSize: 2 }
+
+/** By how much the database is delayed, in each direction, in milliseconds. */
+const DELAY = 200
+
 /** How many messages some clients have missed: more than one statement reads for them. */
 const MANY = 700
 
@@ -71,10 +80,9 @@ interface Came {
 
 /**
  * Lets clients come back at once, each with a channel of its own, after they have missed messages. Checks that each gets
- * exactly its own ones.
- * @returns how many transactions that took, in the whole database
+ * exactly its own ones, and that it takes no more than 50 transactions, which are those of the whole database.
  */
-export async function reconnectStorm(t: Test, count: number): Promise<number> {
+export async function reconnectStorm(t: Test, count: number): Promise<void> {
   const { postgres, migrated } = await withPostgres(t)
   const dbUri = await migrated('**')
   const proxy = await FaultProxy.start(t, `${postgres.socketFolder}/.s.PGSQL.5432`)
@@ -101,17 +109,14 @@ export async function reconnectStorm(t: Test, count: number): Promise<number> {
     }
     const before = await transactions()
     proxy.delay = 0
-    const app = await build(
-      t,
-      { dbUri: proxy.uri(dbUri), nodeTimeout: 120_000, checkListenerInterval: 120_000 },
-      { backlog: 4096 }
-    )
+    const app = await build(t, { dbUri: proxy.uri(dbUri), ...QUIET }, { backlog: 4096 })
     await work(app)
     await app.fastify.close()
     return (await transactions()) - before
   }
 
   const clients = await prepare(sql, count)
+  let seconds = 0
   const alone = await counted(async () => {})
   const together = await counted(async ({ fastify, port }) => {
     const child = fork(join(root, 'dist/test/support/crowd-process.js'), { serialization: 'advanced' })
@@ -125,10 +130,12 @@ export async function reconnectStorm(t: Test, count: number): Promise<number> {
       })
       t.same(wrong.slice(0, 3), [], `${wrong.length} have received something else`)
     }
-    // A database that is slow, as in a storm: else the figure depended on how fast the clients come.
-    proxy.delay = 500
+    // A database that is slow, as in a storm.
+    proxy.delay = DELAY
+    const begun = performance.now()
     child.send({ port, clients: clients.map(({ returning }) => returning) })
     await answer()
+    seconds = (performance.now() - begun) / 1000
     // Then they are live: one of each kind.
     const some = [0, 1, 2]
     for (const i of some) clients[i]!.expected.push('live')
@@ -137,5 +144,10 @@ export async function reconnectStorm(t: Test, count: number): Promise<number> {
     child.kill('SIGKILL')
     await once(child, 'exit')
   })
-  return together - alone
+  const transactions = together - alone
+  // A client that comes later than others can share no statement with them, and a busy machine lets them come late. Of
+  // statements that are not full there is one at a time.
+  const allowed = 50 + Math.max(0, seconds - 10) / ((2 * DELAY) / 1000)
+  t.comment(`${transactions} transactions in ${seconds.toFixed(1)} s`)
+  t.ok(transactions <= allowed, `${transactions} transactions`)
 }
