@@ -105,11 +105,12 @@ export class CatchUp {
     const { reads } = this.#options
     const { channels, starts, latest, skipped, whole } = replayed
     const { format } = connection
-    let { after, first } = replayed
+    let { after } = replayed
     do {
       for (let more = true; more && connection.open; ) {
-        const page = first ?? (await reads.read(channels, after, starts))
-        first = undefined
+        const page = replayed.first ?? (await reads.read(channels, after, starts))
+        // It is not kept while the client reads what it got.
+        replayed.first = undefined
         // It was so slow that messages were deleted before it got them.
         if (after >= whole && page.trimmed > after) {
           connection.closeExpired()
