@@ -184,6 +184,8 @@ CREATE INDEX outbox_2_transaction ON pgws.outbox_2 USING btree (transaction);
 
 CREATE INDEX revocations_expires ON pgws.revocations USING btree (expires_at);
 
+CREATE INDEX trimmed_position ON pgws.trimmed USING btree ("position");
+
 CREATE OR REPLACE FUNCTION pgws."position"()
  RETURNS text
  LANGUAGE sql

@@ -1,3 +1,6 @@
+-- The last position of what was deleted is asked for once a second, and by clients that resume.
+create index trimmed_position on pgws.trimmed (position);
+
 -- Numbers continue after those that the tables have. Sequences can be behind their tables: logical replication copies rows and no
 -- sequences (https://www.postgresql.org/docs/current/logical-replication-restrictions.html), and so do some restores. Then
 -- nothing could be stored until the numbers had caught up.
