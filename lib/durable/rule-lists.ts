@@ -69,20 +69,26 @@ function ageOf(parts: readonly number[]): string {
  * as JSON. (A third one marks a trigger for rows that move between partitions, which is not of a watched event.)
  */
 const WATCHES = `select pg_catalog.format('%I.%I', n.nspname, c.relname) as table,
-  pg_catalog.convert_from(pg_catalog.substring(t.tgargs, 1, a.at - 1), pg_catalog.getdatabaseencoding()) as channel,
   pg_catalog.convert_from(
-    pg_catalog.substring(t.tgargs, a.at + 1, pg_catalog.octet_length(t.tgargs) - a.at - 1),
+    pg_catalog.substring(t.tgargs, 1, a.at operator(pg_catalog.-) 1), pg_catalog.getdatabaseencoding()) as channel,
+  pg_catalog.convert_from(
+    pg_catalog.substring(t.tgargs, a.at operator(pg_catalog.+) 1,
+      pg_catalog.octet_length(t.tgargs) operator(pg_catalog.-) a.at operator(pg_catalog.-) 1),
     pg_catalog.getdatabaseencoding()) as columns,
-  case when t.tgtype & 4 > 0 then 'INSERT' when t.tgtype & 8 > 0 then 'DELETE' when t.tgtype & 16 > 0 then 'UPDATE'
+  case when (t.tgtype operator(pg_catalog.&) 4::pg_catalog.int2) operator(pg_catalog.>) 0 then 'INSERT'
+    when (t.tgtype operator(pg_catalog.&) 8::pg_catalog.int2) operator(pg_catalog.>) 0 then 'DELETE'
+    when (t.tgtype operator(pg_catalog.&) 16::pg_catalog.int2) operator(pg_catalog.>) 0 then 'UPDATE'
     else 'TRUNCATE' end as event,
   case when t.tgqual is null then null else pg_catalog.pg_get_triggerdef(t.oid) end as definition
   from pg_catalog.pg_trigger t
-  join pg_catalog.pg_class c on c.oid = t.tgrelid
-  join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-  join pg_catalog.pg_proc p on p.oid = t.tgfoid
-  join pg_catalog.pg_namespace f on f.oid = p.pronamespace,
+  join pg_catalog.pg_class c on c.oid operator(pg_catalog.=) t.tgrelid
+  join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) c.relnamespace
+  join pg_catalog.pg_proc p on p.oid operator(pg_catalog.=) t.tgfoid
+  join pg_catalog.pg_namespace f on f.oid operator(pg_catalog.=) p.pronamespace,
   lateral (select pg_catalog.position(t.tgargs, '\\x00'::pg_catalog.bytea) as at) a
-  where f.nspname = 'pgws' and p.proname in ('tell', 'tell_partitioned') and t.tgparentid = 0 and t.tgnargs = 2
+  where f.nspname operator(pg_catalog.=) 'pgws'
+    and p.proname operator(pg_catalog.=) any ('{tell,tell_partitioned}'::pg_catalog.name[])
+    and t.tgparentid operator(pg_catalog.=) 0 and t.tgnargs operator(pg_catalog.=) 2
   order by 1, 2, 4`
 
 interface WatchRow {
