@@ -8,7 +8,7 @@ import {
   type RevocationSummary
 } from './auth/index.js'
 import { checkChannel } from './channel-name.js'
-import type { ChannelSummary } from './channels/index.js'
+import { type ChannelQuery, type ChannelSummary, type ListedChannel, listChannels } from './channels/index.js'
 import type { Closing, ConnectionFilter, ConnectionSummary } from './clients/index.js'
 import type { Delivery, Disconnected, NodeSummary, Scope } from './cluster/index.js'
 import {
@@ -261,6 +261,22 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   channels(options: Scope = {}): ChannelSummary[] | Promise<ChannelSummary[]> {
     if (options.scope === 'cluster') return this.#parts.cluster.channels(options)
     return this.#parts.hub.summary()
+  }
+
+  /**
+   * The channels that clients have joined, in pages, with what they are and how many messages a second they deliver.
+   * @param options the `scope`; `search`, a part of their names, or `channel`, one name; `sort` (`channel`, `readers`, `rate`);
+   *   `limit` and `after`: `onPage` is called with the number of all that match, and the `after` of the next page
+   * @throws BadQuery (400); NodesUnavailable (503) for the scope `cluster` while the database is unavailable
+   */
+  async listChannels({ scope, onMissing, ...query }: ChannelQuery & Scope = {}): Promise<ListedChannel[]> {
+    const { cluster, durable, presence, rawChannels } = this.#parts
+    const channels = await cluster.ratedChannels({ scope, onMissing })
+    return listChannels(channels, query, (channel) => ({
+      durable: durable.ageOf(channel) !== undefined,
+      presence: presence.has(channel),
+      raw: rawChannels.has(channel)
+    }))
   }
 
   /**

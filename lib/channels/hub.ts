@@ -1,5 +1,6 @@
 import type { Message } from '../messages/index.js'
 import { isPublicChannel } from './audience-channels.js'
+import { ChannelRates } from './channel-rates.js'
 import { encodeSafely, type Format, type Frame, joinFrames, type OnUnencodable } from './frames.js'
 
 /** A connection, or anything else that receives the messages of channels. */
@@ -29,6 +30,12 @@ export interface ChannelSummary {
   writers: number
 }
 
+/** The same, with how many messages a second it delivers. */
+export interface RatedChannel extends ChannelSummary {
+  /** Messages times readers, of the last seconds; null: it is measured only now, because somebody asks. */
+  rate: number | null
+}
+
 /** The readers of a channel that share a wire format. */
 interface FormatGroup {
   format: Format
@@ -48,6 +55,8 @@ interface Channel {
   connections: number
   readers: number
   writers: number
+  /** Messages times readers. */
+  delivered: number
 }
 
 /** How long one turn of the event loop may write, in milliseconds. The rest waits for the next turn. */
@@ -63,6 +72,7 @@ const SLICE = 10
  */
 export class Hub {
   readonly #channels = new Map<string, Channel>()
+  readonly #rates = new ChannelRates(() => this.#delivered())
   #dirty: FormatGroup[] = []
   #gathered = new Map<Subscriber, Frame[]>()
   /** The gathered frames of the current round. */
@@ -168,6 +178,7 @@ export class Hub {
         this.#onListenerError(error)
       }
     }
+    channel.delivered += subscribers
     return subscribers
   }
 
@@ -236,10 +247,31 @@ export class Hub {
     return summary
   }
 
+  /** The same with rates, one by one, so that the caller can give other work a turn. */
+  *rated(): Generator<RatedChannel> {
+    this.#rates.ask()
+    for (const [channel, { connections, readers, writers, delivered }] of this.#channels) {
+      if (connections > 0 && isPublicChannel(channel)) {
+        yield { channel, connections, readers, writers, rate: this.#rates.of(channel, delivered) }
+      }
+    }
+  }
+
+  *#delivered(): Generator<[channel: string, delivered: number]> {
+    for (const [channel, { delivered }] of this.#channels) yield [channel, delivered]
+  }
+
   #open(name: string): Channel {
     let channel = this.#channels.get(name)
     if (channel === undefined) {
-      channel = { groups: new Map(), listeners: new Set(), connections: 0, readers: 0, writers: 0 }
+      channel = {
+        groups: new Map(),
+        listeners: new Set(),
+        connections: 0,
+        readers: 0,
+        writers: 0,
+        delivered: 0
+      }
       this.#channels.set(name, channel)
     }
     return channel

@@ -6,8 +6,15 @@ export {
   DEFAULT_AUDIENCE,
   isPublicChannel
 } from './audience-channels.js'
+export {
+  CHANNEL_SORTS,
+  type ChannelQuery,
+  type ChannelSort,
+  type ListedChannel,
+  listChannels
+} from './channel-list.js'
 export { encodeSafely, type Format, type Frame, joinFrames, type OnUnencodable } from './frames.js'
-export { type ChannelSummary, Hub, type Permissions, type Subscriber } from './hub.js'
+export { type ChannelSummary, Hub, type Permissions, type RatedChannel, type Subscriber } from './hub.js'
 export { IncomingQueue } from './incoming-queue.js'
 export { Losses, type LossReason } from './losses.js'
 export { RawChannels } from './raw-channels.js'

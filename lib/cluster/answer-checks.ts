@@ -1,4 +1,4 @@
-import type { ChannelSummary } from '../channels/index.js'
+import type { ChannelSummary, RatedChannel } from '../channels/index.js'
 import type { ConnectionSummary } from '../clients/index.js'
 import { isCount, isObject } from '../json-value.js'
 
@@ -12,6 +12,14 @@ export function isChannels(value: unknown): value is ChannelSummary[] {
   return isListOf(value, ({ channel, connections, readers, writers }) => {
     return typeof channel === 'string' && [connections, readers, writers].every(isCount)
   })
+}
+
+/** Older nodes tell no rates. */
+export function isRatedChannels(value: unknown): value is (ChannelSummary & Partial<RatedChannel>)[] {
+  return (
+    isChannels(value) &&
+    value.every(({ rate = null }: Partial<RatedChannel>) => rate === null || Number.isFinite(rate))
+  )
 }
 
 export function isConnections(value: unknown): value is ConnectionSummary[] {

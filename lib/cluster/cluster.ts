@@ -1,5 +1,5 @@
 import { hostname } from 'node:os'
-import type { ChannelSummary, Hub } from '../channels/index.js'
+import type { ChannelSummary, Hub, RatedChannel } from '../channels/index.js'
 import {
   type Closing,
   type Connection,
@@ -17,7 +17,7 @@ import { NOTIFY_PAYLOAD_LIMIT, nodeChannelOf, type Query } from '../postgres/ind
 import { NodeSync, type Presence } from '../presence/index.js'
 import { BatchQueue, type Notification } from '../publishing/index.js'
 import { VERSION } from '../version.js'
-import { isBoolean, isChannels, isConnections } from './answer-checks.js'
+import { isBoolean, isChannels, isConnections, isRatedChannels } from './answer-checks.js'
 import { type DeliveryCounts, NodeChannel } from './node-channel.js'
 import { type NodeSessions, OwnNode } from './own-node.js'
 import { BEATS } from './peers.js'
@@ -73,7 +73,7 @@ export interface ClusterOptions {
   /** Whether this node listens. */
   ready: () => boolean
   connections: Iterable<Connection> & { readonly size: number }
-  hub: Pick<Hub, 'summary'>
+  hub: Pick<Hub, 'summary' | 'rated'>
   presence: Presence
   sessions: NodeSessions
   deliveries: DeliveryCounts
@@ -188,6 +188,30 @@ export class Cluster {
       }
     }
     return [...merged.values()]
+  }
+
+  /**
+   * The same with rates. Nodes that do not know theirs count as zero.
+   * @throws NodesUnavailable (503) for the scope `cluster`
+   */
+  async ratedChannels({ scope, onMissing }: Scope): Promise<Iterable<RatedChannel>> {
+    if (scope !== 'cluster') return this.#own.ratedChannels()
+    const answers = await this.#channel.ask('channels', {})
+    const merged = new Map<string, RatedChannel>()
+    for (const channels of [this.#own.ratedChannels(), ...answers.read(isRatedChannels, onMissing)]) {
+      for (const summary of channels) {
+        const { channel, connections, readers, writers, rate = null } = summary
+        const sum = merged.get(channel)
+        if (sum === undefined) merged.set(channel, { channel, connections, readers, writers, rate })
+        else {
+          sum.connections += connections
+          sum.readers += readers
+          sum.writers += writers
+          if (rate !== null) sum.rate = (sum.rate ?? 0) + rate
+        }
+      }
+    }
+    return merged.values()
   }
 
   /** @throws BadQuery (400), NodesUnavailable (503) */

@@ -1,5 +1,5 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import type { ChannelSummary, Hub } from '../channels/index.js'
+import type { ChannelSummary, Hub, RatedChannel } from '../channels/index.js'
 import {
   CLOSES_A_TURN,
   type Connection,
@@ -25,7 +25,7 @@ export interface OwnNodeOptions {
   /** This node's id. */
   node: string
   connections: Iterable<Connection>
-  hub: Pick<Hub, 'summary'>
+  hub: Pick<Hub, 'summary' | 'rated'>
   sessions: NodeSessions
 }
 
@@ -40,6 +40,11 @@ export class OwnNode {
   /** The channels that clients of this node are connected to. */
   channels(): ChannelSummary[] {
     return this.#options.hub.summary()
+  }
+
+  /** The same with rates. */
+  ratedChannels(): Iterable<RatedChannel> {
+    return this.#options.hub.rated()
   }
 
   list(filter: ConnectionFilter): ConnectionSummary[] {
@@ -64,7 +69,7 @@ export class OwnNode {
   answer(question: string, args: unknown): unknown {
     switch (question) {
       case 'channels':
-        return this.channels()
+        return [...this.ratedChannels()]
       case 'connections':
         return this.list(readFilter(args))
       case 'disconnect': {

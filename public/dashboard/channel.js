@@ -1,4 +1,3 @@
-import { ApiError } from './api.js'
 import { flagsOf } from './channels.js'
 import { alertOf, field, fill, h, setText, status, title } from './dom.js'
 import { follow } from './follow.js'
@@ -24,19 +23,23 @@ export function channel({ api, parameters }) {
     h('div', { class: 'columns' },
       h('div', {}, messages.element, publishing(api, name, messages)),
       h('div', {}, members.element, history.element)))
-  figuresOf(api, name, figures)
   history.load()
-  members.load()
+  figuresOf(api, name, figures).then((known) => {
+    if (known === undefined || known.presence) members.load()
+    else members.tell('This channel does not track presence.')
+  })
   return { element, close: () => messages.close() }
 }
 
+/** Shows the figures of a channel. Resolves with them, or with undefined if they are not known. */
 async function figuresOf(api, name, place) {
   try {
-    const channel = await api.json('channels/' + encodeURIComponent(name), { query: { scope: 'cluster' } })
+    const [channel] = await api.json('channels', { query: { scope: 'cluster', channel: name } })
+    if (channel === undefined) return void fill(place, h('span', { class: 'soft' }, 'No client has joined this channel.'))
     fill(place, flagsOf(channel), h('span', {}, `${counted(channel.connections, 'connection')}: ${counted(channel.readers, 'reader')}, ${counted(channel.writers, 'writer')}`), h('span', { class: 'soft' }, rate(channel.rate) + ' delivered'))
+    return channel
   } catch (error) {
-    if (error instanceof ApiError && error.status === 404) fill(place, h('span', { class: 'soft' }, 'No client has joined this channel.'))
-    else fill(place, alertOf(error))
+    fill(place, alertOf(error))
   }
 }
 
@@ -80,7 +83,7 @@ function membersOf(api, path) {
       setText(told, error.message)
     }
   }
-  return { element: h('section', { class: 'panel' }, h('div', { class: 'title' }, h('h2', {}, 'Present'), h('button', { type: 'button', onclick: load, 'aria-label': 'Refresh who is present' }, 'Refresh')), told, list), load }
+  return { element: h('section', { class: 'panel' }, h('div', { class: 'title' }, h('h2', {}, 'Present'), h('button', { type: 'button', onclick: load, 'aria-label': 'Refresh who is present' }, 'Refresh')), told, list), load, tell: (text) => setText(told, text) }
 }
 
 /** A form that publishes to the channel, and says who got it. */

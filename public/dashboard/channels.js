@@ -4,7 +4,9 @@ import { addressOf, remember } from './routes.js'
 import { PAGE, Pages, settled, tableOf } from './table.js'
 
 const SORTS = [['channel', 'name'], ['readers', 'readers'], ['rate', 'messages delivered']]
-const FLAGS = ['durable', 'presence', 'raw', 'audience']
+const FLAGS = ['durable', 'presence', 'raw']
+/** How long rates must be measured before there are any, in milliseconds. */
+const MEASURED = 2500
 
 /** The flags of a channel, as marks. */
 export const flagsOf = (channel) => FLAGS.filter((flag) => channel[flag]).map((flag) => badge('plain', flag))
@@ -26,11 +28,18 @@ export function channels({ api, parameters }) {
     { label: 'Connections', class: 'number', cell: ({ channel, connections }) => h('a', { href: addressOf('connections', { channel }), 'aria-label': count(connections) + ' connections of ' + channel }, count(connections)) },
     { label: 'Delivered', class: 'number', cell: (channel) => rate(channel.rate) }
   ])
+  let again
+  async function load(after) {
+    const page = await api.page('channels', { scope: 'cluster', search: search.value, sort, limit: PAGE, after })
+    // They are measured while somebody asks.
+    if (page.items.length > 0 && page.items.every((channel) => channel.rate === null)) again ??= setTimeout(() => pages.refresh(), MEASURED)
+    return page
+  }
   const pages = new Pages({
     one: 'channel',
     empty: 'No channel with clients matches.',
     table,
-    load: (after) => api.page('channels', { scope: 'cluster', search: search.value, sort, limit: PAGE, after })
+    load
   })
   const element = h('div', {},
     title('Channels'),
@@ -39,5 +48,11 @@ export function channels({ api, parameters }) {
       field('Order by', select(SORTS, sort, (value) => { sort = value; restart() }))),
     pages.element)
   pages.refresh()
-  return { element, close: () => pages.close() }
+  return {
+    element,
+    close() {
+      clearTimeout(again)
+      pages.close()
+    }
+  }
 }
