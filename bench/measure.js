@@ -1,4 +1,4 @@
-// Loaded before a server (--import): tells what the server's process uses when it is asked.
+// Loaded before a server (--import): reports what the server's process uses, on request.
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 
 const delay = monitorEventLoopDelay({ resolution: 1 })

@@ -66,9 +66,9 @@ export class Reporter extends Transform {
     const path = [...this.#path.slice(0, depth), name].join(' > ')
     const ignored = /^(skip|todo)/i.test(directive)
     const failed = !ok && !ignored
-    // What a test holds has told already why it failed.
-    const told = this.#path.length > depth && this.#path[depth] === name && this.#shown[depth] === true
-    this.#show = failed && !told
+    // A failed assertion in the test has already shown why it failed.
+    const explained = this.#path.length > depth && this.#path[depth] === name && this.#shown[depth] === true
+    this.#show = failed && !explained
     if (ignored) this.#write(`${path} # ${directive}`)
     else if (this.#show) this.#write(`not ok: ${path}`)
     if (failed) this.#shown.fill(true, 0, depth)

@@ -174,7 +174,7 @@ async function talker() {
     }
     const [code] = await closed
     for (const message of mine)
-      message.outcome = how === 0 ? 'cut off by its sender' : code === 1000 ? 'sent' : `told by ${code}`
+      message.outcome = how === 0 ? 'cut off by its sender' : code === 1000 ? 'sent' : `refused with ${code}`
   }
 }
 

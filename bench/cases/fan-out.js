@@ -128,7 +128,7 @@ const everyone = Array(500).fill('chat')
 const slow = (server) => ({ naive: 24, 'socket-io': 24 })[server] ?? 1
 const fanOut = (parameters) => (server, dbUri, quick) =>
   run(server, dbUri, { ...parameters, messages: parameters.messages / (quick ? 4 : 1) })
-/** At full speed a latency tells how far the publisher is ahead of the readers, so the paced cases measure it. */
+/** At full speed a latency shows how far the publisher is ahead of the readers, so the paced cases measure it. */
 const atFullSpeed = { rate: 'deliveries/s' }
 const latencies = { p50: 'p50 ms', p99: 'p99 ms' }
 

@@ -1,4 +1,4 @@
-// Sockets that are there and read nothing, in a process of their own; told to, they all come again at once.
+// Sockets that read nothing, in a process of their own. On request, all reconnect at once.
 import { randomBytes } from 'node:crypto'
 import { connect } from 'node:net'
 

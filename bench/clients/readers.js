@@ -108,7 +108,7 @@ function message(reader, data, start, length) {
   if (++done === expected) finish()
 }
 
-/** Told once all are open, though all may have come before. */
+/** Sent once all are open, although all may have been open before. */
 let ready = false
 function finish() {
   if (ready && done >= expected) process.send({ done, failure, latencies })

@@ -20,7 +20,7 @@ export async function serve(createAdapter) {
     socket.join(channel)
     socket.on('message', (text) => io.to(to).emit('message', text))
   })
-  // The adapter does not tell when it listens.
+  // The adapter does not report when it listens.
   const listens = "select from pg_stat_activity where application_name = $1 and query like 'LISTEN%'"
   while ((await pool.query(listens, [application_name])).rowCount === 0)
     await new Promise((resolve) => setTimeout(resolve, 20))

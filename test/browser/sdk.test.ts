@@ -24,8 +24,8 @@ t.teardown(() => browser.close())
 const PACKAGES = { '5.3': 'centrifuge-5-3', '5.7': 'centrifuge-5-7', '5.8': 'centrifuge' }
 const bundle = (name: string) => readFileSync(join(root, `node_modules/${name}/dist/centrifuge.js`), 'utf8')
 
-/** What a page's SDK has told. */
-interface Told {
+/** What a page's SDK has reported. */
+interface Reported {
   data: unknown[]
   recovered: boolean[]
   transport: string
@@ -49,25 +49,25 @@ async function nodes(t: Test) {
   return { dbUri, first, second }
 }
 
-/** Has the page connect, and keeps what its SDK tells in `window.told`. */
+/** Has the page connect, and keeps what its SDK reports in `window.reported`. */
 async function connect(
   page: Page,
   version: keyof typeof PACKAGES,
   settings: object
-): Promise<() => Promise<Told>> {
+): Promise<() => Promise<Reported>> {
   await page.evaluate(`${bundle(PACKAGES[version])}; window.Centrifuge ??= Centrifuge`)
   await page.evaluate(`(({ endpoints, options }) => {
-    const told = (window.told = { data: [], recovered: [], transport: '', users: [] })
+    const reported = (window.reported = { data: [], recovered: [], transport: '', users: [] })
     const client = (window.client = new Centrifuge(endpoints, { minReconnectDelay: 50, ...options }))
-    client.on('connected', ({ transport }) => { told.transport = transport })
+    client.on('connected', ({ transport }) => { reported.transport = transport })
     const room = client.newSubscription('room:a', { joinLeave: true })
-    room.on('publication', ({ data }) => told.data.push(data))
-    room.on('join', ({ info }) => told.users.push(info.user))
-    room.on('subscribed', ({ wasRecovering, recovered }) => { if (wasRecovering) told.recovered.push(recovered) })
+    room.on('publication', ({ data }) => reported.data.push(data))
+    room.on('join', ({ info }) => reported.users.push(info.user))
+    room.on('subscribed', ({ wasRecovering, recovered }) => { if (wasRecovering) reported.recovered.push(recovered) })
     room.subscribe()
     client.connect()
   })(${JSON.stringify(settings)})`)
-  return () => page.evaluate('window.told') as Promise<Told>
+  return () => page.evaluate('window.reported') as Promise<Reported>
 }
 
 for (const version of Object.keys(PACKAGES) as (keyof typeof PACKAGES)[]) {
@@ -80,7 +80,7 @@ for (const version of Object.keys(PACKAGES) as (keyof typeof PACKAGES)[]) {
       const page = await browser.newPage()
       t.teardown(() => page.close())
       await page.goto(first.http)
-      const told = await connect(page, version, {
+      const reported = await connect(page, version, {
         endpoints: [
           { transport: 'websocket', endpoint: `${websocket}/connection/websocket` },
           { transport: 'http_stream', endpoint: `${first.http}/connection/http_stream` },
@@ -92,18 +92,18 @@ for (const version of Object.keys(PACKAGES) as (keyof typeof PACKAGES)[]) {
           emulationEndpoint: `${second.http}/emulation`
         }
       })
-      await until(async () => (await told()).users.includes('browser'), 20_000)
-      t.equal((await told()).transport, blocked ? 'http_stream' : 'websocket')
+      await until(async () => (await reported()).users.includes('browser'), 20_000)
+      t.equal((await reported()).transport, blocked ? 'http_stream' : 'websocket')
       await page.evaluate(`window.client.publish('room:a', 'from the browser')`)
       await second.fastify.pgws.publish('room:a', 'from the other node')
-      await until(async () => (await told()).data.length === 2)
+      await until(async () => (await reported()).data.length === 2)
       t.equal(second.fastify.pgws.presence('room:a').count, 1)
       await first.fastify.pgws.disconnect({ subject: 'browser' }, { code: 3012, reason: 'come again' })
       await query(dbUri, `select pgws.publish_text('room:a', 'meanwhile')`)
-      await until(async () => (await told()).data.length === 3, 20_000)
-      t.same((await told()).data, ['from the browser', 'from the other node', 'meanwhile'])
-      await until(async () => (await told()).recovered.length === 1)
-      t.same((await told()).recovered, [true])
+      await until(async () => (await reported()).data.length === 3, 20_000)
+      t.same((await reported()).data, ['from the browser', 'from the other node', 'meanwhile'])
+      await until(async () => (await reported()).recovered.length === 1)
+      t.same((await reported()).recovered, [true])
       await page.evaluate('window.client.disconnect()')
     })
   }

@@ -11,7 +11,7 @@ export type Rule =
   | 'phantom'
   /** A message is what was published: it comes on its own channel. */
   | 'misdirected'
-  /** A reader of a durable channel is never told of a gap within the retention. */
+  /** A reader of a durable channel never gets a gap within the retention. */
   | 'gap'
   /** There is an order that fits all readers. */
   | 'one order'
@@ -58,7 +58,7 @@ export function check(history: History): Violation[] {
   const positions = new Map<string, string>()
   for (const reader of history.readers) {
     const { name } = reader
-    for (const at of reader.gaps) report('gap', `${name} was told of a gap at ${Math.round(at)} ms`)
+    for (const at of reader.gaps) report('gap', `${name} got a gap at ${Math.round(at)} ms`)
     const real: { delivery: Delivery; known: Known }[] = []
     const seen = new Set<string>()
     for (const delivery of reader.deliveries) {

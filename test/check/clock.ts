@@ -1,4 +1,4 @@
-// Preloaded into a node: sets its clock when it is told to. What measures durations (performance.now, timers) goes on, as where
+// Preloaded into a node: sets its clock on request. What measures durations (performance.now, timers) goes on, as where
 // the clock of a machine is set.
 const { Date: RealDate } = globalThis
 let ahead = 0

@@ -125,7 +125,7 @@ export class Faults {
     })
   }
 
-  /** Packets are dropped: neither end is told. */
+  /** Packets are dropped, and neither end notices. */
   #partition(random: Random): Promise<string> {
     return this.#hold(random, async (node) => {
       const what = this.#say(`${node.name} is cut off from PostgreSQL in silence`)

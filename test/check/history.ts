@@ -1,7 +1,7 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
-/** What became of a transaction; of `unknown` ones the sender was not told. */
+/** What became of a transaction; the sender of an `unknown` one got no answer. */
 export type Outcome = 'committed' | 'rolled back' | 'unknown'
 
 export interface Sent {
@@ -55,7 +55,7 @@ export interface Reader {
   /** Positions of readers of the same kind can be compared. */
   kind: string
   deliveries: Delivery[]
-  /** When it was told that messages are missing. */
+  /** When it was informed that messages are missing. */
   gaps: number[]
   connections: number
 }

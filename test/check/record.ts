@@ -46,7 +46,7 @@ export async function record(
 /** Only whether it is worth waiting: the checker finds out what is missing. */
 function hasAll({ transactions, readers }: History, { complete, channels, deliveries }: Reader): boolean {
   if (!complete) return true
-  // What one of them got was committed, even if its sender was not told.
+  // What one of them got was committed, even if its sender got no answer.
   const anywhere = new Set(readers.flatMap((reader) => reader.deliveries.map(({ message }) => message)))
   const got = new Set(deliveries.map(({ message }) => message))
   return transactions.every(({ outcome, messages }) =>

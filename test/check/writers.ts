@@ -34,7 +34,7 @@ export class Writers {
     for (let i = 0; i < sdks; i++) this.#running.push(this.#publish(owner, random.fork(), pause))
   }
 
-  /** Ends them, and finds out what became of the transactions whose senders were not told. */
+  /** Ends them, and finds out what became of the transactions whose senders got no answer. */
   async stop(): Promise<void> {
     this.#over = true
     await Promise.all(this.#running)

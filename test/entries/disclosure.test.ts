@@ -34,7 +34,7 @@ async function hidden(t: Test, role: string) {
   return { ...app, dbUri, pool, listener, secrets }
 }
 
-t.test('a client that gets 503 is not told where the database is, or who asks it; the log is', async (t) => {
+t.test('an answer with 503 does not name the database or its role; the log does', async (t) => {
   const { http, ws, lines, pool, listener, dbUri, secrets } = await hidden(t, 'hidden_role')
   const answers: string[] = []
   const away = async (code: string) => {

@@ -81,7 +81,7 @@ for (const [name, inject] of Object.entries(ways)) {
     t.match(await received, /fresh/)
   })
 
-  t.test(`${name}: a client that is refused is told so`, async (t) => {
+  t.test(`${name}: a refused client receives the reason`, async (t) => {
     const fastify = await host(t)
     await t.rejects(inject(fastify, `/chat/${token({ mode: 'rw' }, 'another secret of thirty-two byte')}`), {
       message: 'Unexpected server response: 401'

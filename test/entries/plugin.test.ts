@@ -177,7 +177,7 @@ t.test('instances of one process are independent', async (t) => {
   t.equal(inB.messages.length, 1)
 })
 
-t.test('connections tell listener and publishers by their application_name', async (t) => {
+t.test('the application_name distinguishes the listener from the publishing connections', async (t) => {
   const uri = await database()
   const { fastify } = await build(t, { dbUri: uri })
   await fastify.pgws.publish('a', 'x')

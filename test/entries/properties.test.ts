@@ -16,7 +16,7 @@ const { ws, http, port, fastify, lines } = await build(t, { dbUri, metaChannel: 
 const reader = token({ mode: 'r' })
 const witness = await open(t, `${ws}/witness/${reader}`)
 
-/** Whatever was thrown at it, the server goes on, and has told nobody else. */
+/** The server still works after any input, and has sent nothing to other clients. */
 async function unharmed(): Promise<void> {
   const before = witness.messages.length
   await fastify.pgws.publish('witness', 'still there')

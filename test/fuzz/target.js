@@ -24,7 +24,7 @@ export async function until(condition, what) {
   }
 }
 
-/** A process of ours that tells its port and, when asked, its memory. */
+/** A server process that reports its port and, on request, its memory. */
 class Child {
   #child
   #log = []

@@ -122,7 +122,7 @@ t.test('line breaks between tokens become blanks', async () => {
   )
 })
 
-t.test('tells what jsonb cannot hold', async (t) => {
+t.test('recognizes what jsonb cannot store', async (t) => {
   for (const [json, impossible] of [
     ['"hello"', false],
     ['"\\ud83d\\ude00"', false],

@@ -155,14 +155,11 @@ t.test('values that no option may have get an error that names the variable', as
   }
 })
 
-t.test(
-  'on the embedded database the server listens on localhost alone, unless it is told otherwise',
-  async (t) => {
-    t.equal((await read(t, {})).host, 'localhost')
-    t.equal((await read(t, { PGWS_HOST: '*' })).host, '*')
-    t.equal((await read(t, { PGWS_DB_URI: 'postgresql://', PGWS_JWT_SECRET: 'secret' })).host, '*4')
-  }
-)
+t.test('on the embedded database the server listens on localhost alone by default', async (t) => {
+  t.equal((await read(t, {})).host, 'localhost')
+  t.equal((await read(t, { PGWS_HOST: '*' })).host, '*')
+  t.equal((await read(t, { PGWS_DB_URI: 'postgresql://', PGWS_JWT_SECRET: 'secret' })).host, '*4')
+})
 
 t.test('the address that is printed leads to this server', async (t) => {
   const at = (address: string, port = 3000) => ({ address, port, family: '' })

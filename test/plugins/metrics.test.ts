@@ -32,7 +32,7 @@ t.test('GET /metrics counts what happens', async (t) => {
   const writer = await open(t, `${ws}/secret-room/${token({ mode: 'w' })}`)
   await refusal(t, `${ws}/secret-room/nothing`)
   writer.send('hello')
-  // With postgres-websockets, too, nobody is told.
+  // As with postgres-websockets, the sender gets no error.
   readers[0]!.send('may not write')
   for (const reader of readers) await reader.received(1)
   await fastify.pgws.publish('secret-room', 'there')

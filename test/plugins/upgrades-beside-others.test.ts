@@ -59,7 +59,7 @@ const others: Record<
     },
     hear: (t, ws) => greeting(t, `${ws}/other`)
   },
-  "a development server's reload, told by its subprotocol": {
+  "a development server's reload, recognized by its subprotocol": {
     use(fastify) {
       const server = new WebSocketServer({ noServer: true })
       greet(fastify, server)

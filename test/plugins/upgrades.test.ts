@@ -26,7 +26,7 @@ const websocket = (url: string, ...headers: string[]) =>
     'Sec-WebSocket-Version: 13',
     ...headers
   )
-/** What Java's HttpClient sends with each request, unless it is told not to. */
+/** What Java's HttpClient sends with each request, by default. */
 const H2C = [
   'Connection: Upgrade, HTTP2-Settings',
   'Upgrade: h2c',
@@ -83,7 +83,7 @@ t.test('a request and an upgrade in one packet, then a reset: the server goes on
   t.equal(await app.exit, 0)
 })
 
-/** A host with a route that answers when it is told. */
+/** A host with a route that answers when the test lets it. */
 function slowly() {
   const answers: (() => void)[] = []
   const before = (fastify: FastifyInstance) => {

@@ -411,31 +411,34 @@ t.test('to the browser', async (t) => {
 })
 
 t.test('meta channel', async (t) => {
-  t.test('rows 27 and 28: ConnectionOpen and ConnectionClose are told on the meta channel', async (t) => {
-    const { ws } = await build(t, { dbUri, metaChannel: 'server-info' })
-    const { payloads } = await sqlListener(t, dbUri)
-    const watcher = await open(t, `${ws}/server-info/${token({ mode: 'r' })}`)
-    await watcher.received(1)
-    const client = await open(t, `${ws}/${token({ mode: 'rw', channels: ['a', 'b'], sub: 'me' })}`)
-    await watcher.received(2)
-    client.webSocket.close()
-    const events = (await watcher.received(3)).map((text) => JSON.parse(text))
-    t.match(events[0], { event: 'ConnectionOpen', channel: 'server-info', payload: 'server-info' })
-    t.match(events[1], {
-      event: 'ConnectionOpen',
-      channel: 'server-info',
-      payload: 'a,b',
-      claims: { sub: 'me', message_delivered_at: Number }
-    })
-    t.match(events[2], {
-      event: 'ConnectionClose',
-      channel: 'server-info',
-      payload: 'a,b',
-      claims: { sub: 'me', message_delivered_at: Number }
-    })
-    await until(() => payloads.length === 3)
-    t.same(payloads, watcher.messages)
-  })
+  t.test(
+    'rows 27 and 28: ConnectionOpen and ConnectionClose are published on the meta channel',
+    async (t) => {
+      const { ws } = await build(t, { dbUri, metaChannel: 'server-info' })
+      const { payloads } = await sqlListener(t, dbUri)
+      const watcher = await open(t, `${ws}/server-info/${token({ mode: 'r' })}`)
+      await watcher.received(1)
+      const client = await open(t, `${ws}/${token({ mode: 'rw', channels: ['a', 'b'], sub: 'me' })}`)
+      await watcher.received(2)
+      client.webSocket.close()
+      const events = (await watcher.received(3)).map((text) => JSON.parse(text))
+      t.match(events[0], { event: 'ConnectionOpen', channel: 'server-info', payload: 'server-info' })
+      t.match(events[1], {
+        event: 'ConnectionOpen',
+        channel: 'server-info',
+        payload: 'a,b',
+        claims: { sub: 'me', message_delivered_at: Number }
+      })
+      t.match(events[2], {
+        event: 'ConnectionClose',
+        channel: 'server-info',
+        payload: 'a,b',
+        claims: { sub: 'me', message_delivered_at: Number }
+      })
+      await until(() => payloads.length === 3)
+      t.same(payloads, watcher.messages)
+    }
+  )
 })
 
 // That each is pinged every 30 seconds, test/lib/clients/registry.test.ts shows.

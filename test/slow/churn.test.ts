@@ -76,9 +76,9 @@ t.test(`clients of every kind that come and go for ${SECONDS} s leave nothing be
 
   t.strictSame(Object.keys(counts).sort(), Object.keys(KINDS).sort())
   await left(t, fastify)
-  const told = (message: string) => lines.filter((line) => line.includes(message)).length
-  t.ok(told('socket opened') > 0, `${told('socket opened')} came in of ${JSON.stringify(counts)}`)
-  t.equal(told('socket closed'), told('socket opened'))
+  const logged = (message: string) => lines.filter((line) => line.includes(message)).length
+  t.ok(logged('socket opened') > 0, `${logged('socket opened')} came in of ${JSON.stringify(counts)}`)
+  t.equal(logged('socket closed'), logged('socket opened'))
 
   // Each database channel has been let go of: what is notified there is nobody's.
   await until(async () => {

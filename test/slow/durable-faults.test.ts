@@ -53,7 +53,7 @@ class Follower {
   }
 }
 
-/** Publishes over HTTP until told to stop; knows what was acknowledged. */
+/** Publishes over HTTP until it is stopped, and keeps what was acknowledged. */
 class Sender {
   readonly acknowledged: string[] = []
   over = false

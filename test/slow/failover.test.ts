@@ -153,7 +153,7 @@ for (const signal of ['SIGKILL', 'SIGQUIT', 'SIGINT'] as const) {
 }
 
 t.test(
-  'what a synchronous standby has, and no notification told before the primary was killed, is replayed',
+  'replays what a synchronous standby has, although the primary was killed before its notification',
   async (t) => {
     const { replication, dbUri } = await replicated(t, { synchronous: true })
     const { primary, standby } = replication
@@ -268,7 +268,7 @@ t.test('started while there is only a standby, the server waits for its promotio
   await client.received(1)
 })
 
-t.test('readers are told of a gap after the failover to a standby that lacks messages', async (t) => {
+t.test('reports a history gap to readers after the failover to a standby that lacks messages', async (t) => {
   const { replication, dbUri } = await replicated(t)
   const { primary, standby } = replication
   const way = await FaultProxy.start(t, portOf(standby))

@@ -122,9 +122,9 @@ for (const mode of supervision) {
       () => /startup is waiting for the publishing connections \(.*timeout/.test(app.output()),
       20_000
     )
-    const told = app.output().match(/startup is waiting for [^"]*/g)!
+    const reasons = app.output().match(/startup is waiting for [^"]*/g)!
     t.same(
-      told.filter((reason, i) => reason === told[i - 1]),
+      reasons.filter((reason, i) => reason === reasons[i - 1]),
       []
     )
     app.child.kill('SIGTERM')

@@ -117,7 +117,7 @@ describe('fastify.pgws', () => {
     expect(pgws.nodes()).type.toBe<NodeSummary[]>()
   })
 
-  test('tells how it is', () => {
+  test('reports its state', () => {
     expect(pgws.health()).type.toBe<Promise<Health>>()
     expect(pgws.listenerState).type.toBe<ListenerState>()
     expect(pgws).type.toBeAssignableTo<EventEmitter>()

@@ -61,7 +61,7 @@ const entry = fc.oneof(
   fc.tuple(anyChannel, count, anyText, anyValue),
   anyValue
 )
-const told = fc.oneof(
+const values = fc.oneof(
   nearly({ after: count, changes: fc.array(entry, { maxLength: 4 }) }),
   nearly({ version: count, members: fc.array(entry, { maxLength: 4 }) })
 )
@@ -101,7 +101,7 @@ const nodeMessage = fc
       ...part
     }),
     fc.oneof(
-      told.map((value) => JSON.stringify(value)),
+      values.map((value) => JSON.stringify(value)),
       anyValue.map((value) => JSON.stringify(value) ?? ''),
       deepJson,
       fc.constant(undefined)
@@ -114,7 +114,7 @@ const packet = fc
     nearly({
       uid: fc.constantFrom('stranger', 'emitter'),
       nsp: fc.constantFrom('/', '/any', '/other'),
-      // But for those that tell a server to disconnect its clients, or another to go: whoever has SQL is a server to it.
+      // Except for those that make a server disconnect its clients, or regard another as gone: any role can send what a server sends.
       type: fc.oneof(fc.integer({ min: 0, max: 14 }), anyNumber).filter((type) => type !== 6),
       position: reference,
       n: count,

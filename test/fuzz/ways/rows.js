@@ -153,13 +153,13 @@ export async function runRows({ rows, settings, deleted, reference }, { pool, ht
   if (deleted !== undefined) await tried(pool, `delete from ${deleted}`)
   await pool.query(`select pg_notify('pgws', 'settings')`)
   // Servers are led to the rows: by notifications, by those who resume, and by those who ask for history.
-  const told = rows.flatMap(({ table, row }) => {
+  const payloads = rows.flatMap(({ table, row }) => {
     const place = row.position ?? row.id ?? reference
     return ['message', 'large']
       .map((kind) => `{"pgws":"${kind}","position":${place},"channel":"kept:a"}`)
       .concat(table.startsWith('socket') ? [`{"uid":"stranger","type":3,"attachmentId":"${place}"}`] : [])
   })
-  for (const payload of told) {
+  for (const payload of payloads) {
     const to = payload.startsWith('{"uid"') ? 'socket.io#/' : LISTEN_CHANNEL
     await pool.query('select pg_notify($1, $2)', [to, payload])
   }

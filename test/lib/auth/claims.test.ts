@@ -54,12 +54,12 @@ t.test('who a token says that its owner is must be a text, at every way in', asy
   for (const claims of malformed) {
     const name = Object.keys(claims)[0]!
     const all = { mode: 'rw', admin: true, audiences: ['a'], ...claims }
-    const told = { code: 'FST_PGWS_MALFORMED_CLAIMS', message: new RegExp(`^Malformed claims: "${name}" `) }
+    const error = { code: 'FST_PGWS_MALFORMED_CLAIMS', message: new RegExp(`^Malformed claims: "${name}" `) }
     const refused = await refusal(t, `${ws}/c/${token(all)}`)
     t.equal(refused.status, 403)
-    t.match(JSON.parse(refused.body), told)
+    t.match(JSON.parse(refused.body), error)
     const audience = { headers: { authorization: `Bearer ${token(all)}` } }
-    t.match(JSON.parse((await refusal(t, `${ws}/audience`, audience)).body), told)
+    t.match(JSON.parse((await refusal(t, `${ws}/audience`, audience)).body), error)
     const events = { headers: { accept: 'text/event-stream' } }
     for (const [path, init] of [
       ['/?channel=c', events],
@@ -67,10 +67,10 @@ t.test('who a token says that its owner is must be a text, at every way in', asy
       ['/channels/c/presence', {}],
       ['/connections', {}]
     ] as const) {
-      t.match(await get(http, path, all, init), { status: 403, body: told }, path)
+      t.match(await get(http, path, all, init), { status: 403, body: error }, path)
     }
-    t.match(await publish(http, all, 'c'), { status: 403, body: told })
-    t.match((await sdkClient(t, ws, all)).answer, { error: { code: 103, message: told.message } })
+    t.match(await publish(http, all, 'c'), { status: 403, body: error })
+    t.match((await sdkClient(t, ws, all)).answer, { error: { code: 103, message: error.message } })
   }
   t.same(fastify.pgws.presence('c').count, 0)
 

@@ -87,8 +87,8 @@ t.test('a subject is revoked on all nodes: open connections of each kind, and ne
   }
   bystander.send('still here')
   t.match(JSON.parse((await bystander.received(1))[0]!), { payload: 'still here' })
-  const told = here.lines.filter((line) => line.includes('revoked tokens of'))
-  t.match(JSON.parse(told[0]!).msg, 'the administrator "the operator" revoked tokens of "ann"')
+  const logged = here.lines.filter((line) => line.includes('revoked tokens of'))
+  t.match(JSON.parse(logged[0]!).msg, 'the administrator "the operator" revoked tokens of "ann"')
 })
 
 t.test('one token is revoked by its id, in SQL, and allowed again', async (t) => {

@@ -144,7 +144,7 @@ t.test('audiences that no notification can name are none', async (t) => {
   }
 })
 
-t.test('members that another node tells of', async (t) => {
+t.test('members that another node announces', async (t) => {
   const { ws, http, fastify } = await build(t, { dbUri, presenceChannels: '**' })
   const other = await build(t, { dbUri, presenceChannels: '**' })
   await open(t, `${other.ws}/a/${rw()}`)

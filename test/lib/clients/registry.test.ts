@@ -3,26 +3,26 @@ import type { Connection } from '../../../lib/clients/connection.js'
 import { ConnectionRegistry } from '../../../lib/clients/registry.js'
 import { stoppedClock } from '../../support/clock.js'
 
-/** What `ConnectionRegistry` uses of a connection, which keeps what it was told. */
+/** What `ConnectionRegistry` uses of a connection, which keeps the calls. */
 function connection(
-  told: string[],
+  calls: string[],
   { answers = true, expiresAt }: { answers?: boolean; expiresAt?: number } = {}
 ) {
   let all: ConnectionRegistry | undefined
   const self = {
     pingGroup: 0,
     expiresAt,
-    ping: () => told.push('ping'),
+    ping: () => calls.push('ping'),
     goAway(code: number, reason: string) {
-      told.push(`${code} ${reason}`)
+      calls.push(`${code} ${reason}`)
       if (answers) all!.delete(self as unknown as Connection)
     },
     expire() {
-      told.push('expired')
+      calls.push('expired')
       all!.delete(self as unknown as Connection)
     },
     terminate() {
-      told.push('terminated')
+      calls.push('terminated')
       all!.delete(self as unknown as Connection)
     }
   }
@@ -38,7 +38,7 @@ t.test('each connection is pinged every 30 seconds, and not all in the same seco
   const { forward } = stoppedClock(t)
   const connections = new ConnectionRegistry()
   const all = Array.from({ length: 90 }, (): string[] => [])
-  for (const told of all) connection(told).addTo(connections)
+  for (const calls of all) connection(calls).addTo(connections)
   const pings = () => all.map(({ length }) => length)
   for (let second = 1; second <= 30; second++) {
     await forward(1000)

@@ -148,7 +148,7 @@ t.test('nodes find each other, and one that closes is gone at once', async (t) =
   t.equal((await nodesOf(first)).length, 2)
 })
 
-t.test('each node is given the time that it was told to have, though another has less', async (t) => {
+t.test('uses the timeout that each node announces, although another node has a shorter one', async (t) => {
   const dbUri = await database()
   const slow = await build(t, { dbUri, nodeTimeout: 3_600_000 })
   const quick = await build(t, { dbUri, nodeTimeout: 200 })

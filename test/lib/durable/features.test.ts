@@ -346,7 +346,7 @@ t.test('who may do what: publishers publish and watch their tables, the server s
   await t.rejects(query(as(publisher), `select pgws.history('a')`), { code: '42501' })
 })
 
-t.test('an id of a channel that a client may not read tells it nothing', async (t) => {
+t.test('the id of a message in a channel that a client may not read reveals nothing', async (t) => {
   const { ws, sql, fastify } = await durable(t)
   await sql(`select pgws.retain('**', '1 hour')`)
   await sql(`select pgws.publish_text('secret', 's' || n) from generate_series(1, 20) n`)
@@ -438,7 +438,7 @@ t.test('each stored row is read once, for all sockets', async (t) => {
   const clients = await Promise.all(Array.from({ length: 20 }, () => open(t, `${ws}/a/${reader}`)))
   await sql(`select pgws.publish_text('a', repeat('x', 9000) || n) from generate_series(1, 50) n`)
   for (const client of clients) await client.received(50)
-  // PostgreSQL tells its counters after a while.
+  // PostgreSQL publishes its counters after a while.
   await until(async () => {
     const { rows } = await sql(
       `select idx_tup_fetch::int as n from pg_stat_user_tables where relname = 'large'`

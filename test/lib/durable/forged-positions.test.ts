@@ -87,7 +87,7 @@ for (const [interval, proven] of [
       await client.received(5 + missed.length)
       const short = (text: string) => text.slice(0, 20)
       t.same(got(), ['one', 'x'.repeat(20), 'two', 'forged', ...missed.map(short), 'live'], `${ahead} ahead`)
-      // All of it is behind the floor now, or was told by the replay.
+      // All of it is below the floor now, or was delivered by the replay.
       await outage(() => publish('after another outage'))
       await client.received(6 + missed.length)
       t.same(got().slice(-2), ['live', 'after another outage'], `${ahead} ahead`)
@@ -113,7 +113,7 @@ t.test('a forgery of what was delivered makes no replay send it again', async (t
   t.same(got(), sent)
 })
 
-t.test('no gap is told of messages that were delivered and are gone', async (t) => {
+t.test('reports no gap for deleted messages that were delivered', async (t) => {
   const { dbUri, client, publish, got, outage } = await setUp(t, 60_000)
   await publish('one', 'two', 'three')
   await client.received(3)

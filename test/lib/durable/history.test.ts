@@ -93,7 +93,7 @@ t.test('no more rows are read than asked for, and "next" is there only where the
   t.type((await get('?limit=199')).body.next, 'string')
 })
 
-t.test('what has expired is left out, and what is gone is told', async (t) => {
+t.test('leaves out expired messages, and reports a gap for deleted ones', async (t) => {
   const { sql, get } = await durable(t)
   await sql(`select pgws.publish('a', to_jsonb(n)) from generate_series(1, 10) n`)
   const first = (await get()).body.messages[0]!.id

@@ -63,7 +63,7 @@ t.test('references that are none hold up nobody', async (t) => {
   t.equal(lines.filter((line) => line.includes('"reason":"malformed"')).length, 1)
 })
 
-t.test('rows that are gone are told to readers of a durable channel', async (t) => {
+t.test('reports a gap to readers of a durable channel for deleted rows', async (t) => {
   const { dbUri } = await installed(t)
   const { ws, fastify } = await build(t, { dbUri })
   const durable = await open(t, `${ws}/durable/${reader}`)
@@ -115,7 +115,7 @@ t.test('tables that may not be read hold up nobody, and health says so', async (
   t.same(words(durable).slice(2), ['HistoryGap', 'then'])
   t.same(await losses(fastify), { unreadable: 4 })
 
-  // A client that resumes is told as well, and goes on live.
+  // A client that resumes gets the gap, too, and continues live.
   const late = await open(t, `${ws}/durable/${reader}?since=earliest`)
   await late.received(1)
   await sql(`select pgws.publish_text('durable', 'live')`)
@@ -125,7 +125,7 @@ t.test('tables that may not be read hold up nobody, and health says so', async (
   await sql(`grant select on pgws.messages, pgws.large to ${role}`)
   await sql(`select pgws.publish_text('plain', repeat('again', 9000))`)
   await plain.received(2)
-  // The SDK was told to ask anew, and does so until it is answered.
+  // The SDK was unsubscribed. It subscribes again until it succeeds.
   await until(() => got.some(({ data }) => data === 'live'), 60_000)
 })
 
@@ -164,7 +164,7 @@ t.test('a pool that is away holds up the listener for a bounded time', async (t)
   proxy.mode = 'pass'
 })
 
-t.test('what was missed and may not be read is told at once, and it goes on live', async (t) => {
+t.test('reports a gap at once if the missed messages may not be read, and continues live', async (t) => {
   const { dbUri, serverUri, role, sql } = await installed(t)
   const { ws, fastify } = await build(t, { dbUri: serverUri, checkListenerInterval: 60_000 })
   const durable = await open(t, `${ws}/durable/${reader}`)
@@ -233,7 +233,7 @@ t.test('whoever notifies the settings costs one question at a time', async (t) =
   })
 })
 
-t.test('a row that holds no message is told in its place, and ends nothing', async (t) => {
+t.test('reports a gap in place of a row without a valid message, and continues', async (t) => {
   const { dbUri } = await installed(t)
   const { ws, http, fastify } = await build(t, { dbUri })
   const sql = (text: string) => query(dbUri, text)
@@ -271,7 +271,7 @@ t.test('a row that holds no message is told in its place, and ends nothing', asy
     headers: { authorization: `Bearer ${reader}` }
   })
   t.equal(((await history.json()) as { messages: unknown[] }).messages.length, bodies.length + 2)
-  // The SDK is told that it has missed something, and goes on.
+  // The SDK learns that it has missed something, and continues.
   first.connect()
   await until(() => before.contexts.length === 2)
   t.match(before.contexts[1], { wasRecovering: true, recovered: false })
@@ -286,10 +286,10 @@ t.test('a row that holds no message is told in its place, and ends nothing', asy
 })
 
 t.test('a message that a format cannot encode ends for its readers alone', async (t) => {
-  const told: unknown[] = []
+  const lost: unknown[] = []
   const hub = new Hub(
     (error) => t.fail(String(error)),
-    (message, error) => told.push([message.text, String(error)])
+    (message, error) => lost.push([message.text, String(error)])
   )
   const format = (name: string): Format => ({
     encode({ text, position, serverEvent }: Message): Frame {
@@ -309,7 +309,7 @@ t.test('a message that a format cannot encode ends for its readers alone', async
   hub.flush()
   t.same(a.got, ['not for b', 'after it'])
   t.same(b.got, ['not for a', 'HistoryGap', 'after it'])
-  t.same(told, [
+  t.same(lost, [
     ['not for a', 'RangeError: Invalid string length'],
     ['not for b', 'RangeError: Invalid string length']
   ])

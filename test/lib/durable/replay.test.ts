@@ -215,7 +215,7 @@ t.test(
 )
 
 t.test(
-  'a database with another epoch: all durable channels are told, and positions begin anew',
+  'another epoch: reports a gap to all durable channels, and starts again from the new positions',
   async (t) => {
     const { stored, replay, incoming, seen, hear } = await server(t, 10, 11)
     replay.listenerLost()
@@ -245,27 +245,30 @@ t.test('a database that was restored to an earlier state has positions behind th
   t.same(losses.failures, ['diverged'])
 })
 
-t.test('readers are told of what was deleted before it was read, unless they got it', async (t) => {
-  const { stored, replay, seen, hear } = await server(t, 10)
-  hear(11)
-  replay.listenerLost()
-  stored.add(14)
-  stored.trimmed = [
-    { channel: 'kept', trimmed: 11 },
-    { channel: 'kept too', trimmed: 12 },
-    { channel: 'kept by nobody', trimmed: 13 }
-  ]
-  replay.listenerReconnected()
-  await settled()
-  t.same(seen, ['11', `HistoryGap kept too ${messageId(EPOCH, 14)}`, '14'])
+t.test(
+  'reports a gap for messages that were deleted before they were read, unless they were delivered',
+  async (t) => {
+    const { stored, replay, seen, hear } = await server(t, 10)
+    hear(11)
+    replay.listenerLost()
+    stored.add(14)
+    stored.trimmed = [
+      { channel: 'kept', trimmed: 11 },
+      { channel: 'kept too', trimmed: 12 },
+      { channel: 'kept by nobody', trimmed: 13 }
+    ]
+    replay.listenerReconnected()
+    await settled()
+    t.same(seen, ['11', `HistoryGap kept too ${messageId(EPOCH, 14)}`, '14'])
 
-  // Where the database does not know any more which, all are told.
-  replay.listenerLost()
-  stored.trimmed = null
-  replay.listenerReconnected()
-  await settled()
-  t.match(seen.slice(3), ['HistoryGap kept ', 'HistoryGap kept too '])
-})
+    // If the database no longer knows which channels, all of them get a gap.
+    replay.listenerLost()
+    stored.trimmed = null
+    replay.listenerReconnected()
+    await settled()
+    t.match(seen.slice(3), ['HistoryGap kept ', 'HistoryGap kept too '])
+  }
+)
 
 t.test('a promoted standby that has other messages at the positions that were delivered', async (t) => {
   const promoted = async (text: string) => {

@@ -92,16 +92,16 @@ t.test(
   }
 )
 
-t.test('what a client has sent before it goes is published before it is told that it has gone', async (t) => {
+t.test('publishes what a client has sent before its ConnectionClose event', async (t) => {
   const { ws, fastify } = await build(t, { dbUri, messageRate: 10, metaChannel: 'meta' })
-  const told: string[] = []
-  fastify.pgws.subscribe('meta', (text) => told.push(JSON.parse(text).event))
-  fastify.pgws.subscribe('a', (text) => told.push(JSON.parse(text).payload))
+  const events: string[] = []
+  fastify.pgws.subscribe('meta', (text) => events.push(JSON.parse(text).event))
+  fastify.pgws.subscribe('a', (text) => events.push(JSON.parse(text).payload))
   const client = await open(t, `${ws}/a/${token({ mode: 'w' })}`)
   for (let i = 0; i < 50; i++) client.send(String(i))
   client.webSocket.close()
-  await until(() => told.includes('ConnectionClose'))
-  t.same(told, ['ConnectionOpen', ...Array.from({ length: 50 }, (_, i) => String(i)), 'ConnectionClose'])
+  await until(() => events.includes('ConnectionClose'))
+  t.same(events, ['ConnectionOpen', ...Array.from({ length: 50 }, (_, i) => String(i)), 'ConnectionClose'])
 })
 
 t.test('pings count, too', async (t) => {

@@ -9,7 +9,7 @@ import { until } from '../../support/helper.js'
 
 const access = { channels: ['a'], read: true, write: false, expiresAt: undefined, claims: {} }
 
-/** Connections that share a flow control, of clients that read nothing until they are told to. */
+/** Connections that share a flow control, of clients that read nothing until the test lets them. */
 async function clients(
   t: Test,
   count: number,
@@ -20,7 +20,7 @@ async function clients(
     maxBufferedBytes: 100_000,
     maxTotalBufferedBytes: 2 ** 28,
     slowTimeout: 600_000,
-    onSlow: (...told) => slow.push(told),
+    onSlow: (...reported) => slow.push(reported),
     ...options
   })
   const server = new WebSocketServer({ port: 0, host: '127.0.0.1' })

@@ -80,7 +80,7 @@ t.test('durable ones are dropped until they are to be kept; the others are held 
   t.notOk(full.add([frame()]))
 })
 
-t.test('too many that cannot be read again are lost, and that is told', async (t) => {
+t.test('reports that frames are lost if too many of them cannot be read again', async (t) => {
   const held = new HeldFrames(MAX_BYTES)
   t.notOk(held.add(Array.from({ length: 11 }, () => frame())))
   t.equal(held.release(0), undefined)

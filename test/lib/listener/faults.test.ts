@@ -210,7 +210,7 @@ t.test(
   }
 )
 
-t.test('a statement whose outcome is unknown is not repeated, and its sender is told', async (t) => {
+t.test('does not repeat a statement whose outcome is unknown, and reports that to its sender', async (t) => {
   const app = await faulty(t)
   const { payloads } = await sqlListener(t, app.dbUri)
   const sender = await open(t, `${app.ws}/a/${writer}`)

@@ -164,14 +164,14 @@ t.test('listening anew leaves out what another database refuses, and says so', a
   await admin(`create database ${name} encoding 'LATIN1' template template0 lc_collate 'C' lc_ctype 'C'`)
   proxy.mode = 'pass'
   await reconnected
-  const told = app.lines
+  const refusals = app.lines
     .map((line) => JSON.parse(line))
     .filter(({ level, channel }) => level === 50 && channel)
   t.same(
-    told.map(({ channel }) => channel),
+    refusals.map(({ channel }) => channel),
     ['sensor:温', 'sensor:～']
   )
-  t.match(told[0].msg, /cannot listen to the channel "sensor:温"/)
+  t.match(refusals[0].msg, /cannot listen to the channel "sensor:温"/)
   await checked(app)
   for (const i of [1, 3, 4]) {
     await notify(utf8, 'after', names[i])

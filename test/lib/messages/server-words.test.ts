@@ -14,7 +14,7 @@ const IMITATIONS = [
   '{"pgws":true,"event":"HistoryGap","channel":"raw:a","payload":{"x":NaN}}'
 ]
 
-/** What says so as well, and is told from the server's words by its type alone. */
+/** Messages that look like server events, and differ from them only by their type. */
 const GAP =
   '{"event":"HistoryGap","channel":"raw:a","payload":{"requested":null,"oldest":null,"latest":null}}'
 
@@ -51,7 +51,7 @@ t.test('no payload of a raw channel speaks with the voice of the server', async 
   t.equal(unsubscribed, 0)
   t.equal(await lost(fastify.pgws.metrics, 'reserved'), IMITATIONS.length)
 
-  // Who sends such a text is told.
+  // The sender of such a text gets an error.
   for (const text of IMITATIONS.slice(0, 2)) {
     const sender = await open(t, `${ws}/raw:a/${TOKEN}`)
     const closed = sender.closed()
@@ -132,7 +132,7 @@ t.test('a raw channel is none of those that only the server may speak on', async
       message: /"rawChannels" \(PGWS_RAW_CHANNELS\).*"(?:other|news:all)" of an endpoint/
     })
   }
-  // What the server tells of itself is no raw channel, whatever the patterns say.
+  // The servers' own channels are no raw channels, whatever the patterns say.
   const { ws } = await build(t, { dbUri, metaChannel: 'server-info', rawChannels: ['news', 'server*'] })
   const meta = await open(t, `${ws}/server-info/${TOKEN}`)
   meta.send('{"event":"ConnectionOpen","channel":"server-info","payload":"a"}')
@@ -143,7 +143,7 @@ t.test('a raw channel is none of those that only the server may speak on', async
   )
 })
 
-t.test('a client of the SDK that misses something is told, by type', async (t) => {
+t.test('an SDK that misses messages learns it from the type of the push', async (t) => {
   const dbUri = await migrated('a')
   const { ws } = await build(t, { dbUri })
   const client = sdk(t, ws, { token: TOKEN })

@@ -67,7 +67,7 @@ t.test('knows which channels are presence channels', async (t) => {
 })
 
 t.test(
-  'tells of each client that comes and goes once, and a watcher that throws disturbs no other',
+  'reports each join and leave once, and a watcher that throws does not affect the others',
   async (t) => {
     const { presence, errors } = node(A)
     const seen: string[] = []
@@ -124,7 +124,7 @@ t.test('what is too large for one notification is cut, whatever it holds', async
   t.same(b.presence.members('room:1'), [large])
 })
 
-t.test('who missed something asks, gets all, and tells of the difference', async (t) => {
+t.test('a node that missed a change requests the whole list, and reports the difference', async (t) => {
   const [a, b] = [node(A), node(B)]
   const seen: string[] = []
   b.presence.watch('room:1', (event, { client, user }) => seen.push(`${event} ${client.slice(17)} ${user}`))
@@ -202,108 +202,114 @@ function countIn({ serverEvent }: Message): number | undefined {
   return serverEvent.payload.count
 }
 
-t.test('whoever comes and goes while events wait is told exactly what the list does not hold', async (t) => {
-  const { presence } = node(A)
-  const events = new JoinLeavePush(presence, (_message, error) => t.fail(String(error)))
-  let encoded = 0
-  const format: Format = {
-    encode({ serverEvent }) {
-      encoded++
-      const { event, payload } = serverEvent as ServerEvent & { event: 'Join' | 'Leave' }
-      return { bytes: Buffer.from(`${event} ${payload.client}\n`), position: undefined }
-    }
-  }
-  class Reader implements Subscriber {
-    readonly format = format
-    readonly list: Set<string>
-    constructor() {
-      this.list = new Set(clientsIn(events.add(this, 'room:1')))
-    }
-    deliver(_frames: readonly Frame[], joined: Buffer): void {
-      for (const line of joined.toString().trimEnd().split('\n')) {
-        const [event, client] = line.split(' ') as [string, string]
-        if (event === 'Join' ? this.list.has(client) : !this.list.has(client)) t.fail(line)
-        if (event === 'Join') this.list.add(client)
-        else this.list.delete(client)
-      }
-    }
-  }
-  const readers: Reader[] = []
-  const clients: string[] = []
-  for (let i = 0; i < 2000; i++) {
-    if (i % 3 === 2) presence.leave('room:1', clients.splice((i * 7) % clients.length, 1)[0]!)
-    else {
-      presence.join('room:1', member(A, i))
-      clients.push(`${A}-${i}`)
-    }
-    if (i % 10 === 0) readers.push(new Reader())
-    if (i % 50 === 0) events.remove(readers.splice((i * 3) % readers.length, 1)[0]!, 'room:1')
-    if (i % 20 === 0) await new Promise((resolve) => setTimeout(resolve, i % 7))
-  }
-  const wanted = [...clients].sort().join()
-  await until(() => readers.every(({ list }) => [...list].sort().join() === wanted))
-  t.ok(encoded < 5000, 'each event is encoded once, and once more for those who came meanwhile')
-  for (const reader of readers) events.remove(reader, 'room:1')
-  encoded = 0
-  presence.join('room:1', member(A, 5000))
-  await new Promise((resolve) => setTimeout(resolve, 2 * GATHERING))
-  t.equal(encoded, 0)
-})
-
-t.test('in a large channel it is told how many there are; when it is small again, who', async (t) => {
-  const { presence } = node(A)
-  const events = new JoinLeavePush(presence, (_message, error) => t.fail(String(error)))
-  let encoded = 0
-  class Reader implements Subscriber {
-    readonly got: Message[]
-    readonly format: Format = {
-      encode: (message) => {
+t.test(
+  'a client that joins or leaves while events wait receives exactly what the list does not contain',
+  async (t) => {
+    const { presence } = node(A)
+    const events = new JoinLeavePush(presence, (_message, error) => t.fail(String(error)))
+    let encoded = 0
+    const format: Format = {
+      encode({ serverEvent }) {
         encoded++
-        this.got.push(message)
-        return { bytes: Buffer.alloc(0), position: undefined }
+        const { event, payload } = serverEvent as ServerEvent & { event: 'Join' | 'Leave' }
+        return { bytes: Buffer.from(`${event} ${payload.client}\n`), position: undefined }
       }
     }
-    constructor() {
-      this.got = []
-      this.got.push(events.add(this, 'room:1'))
+    class Reader implements Subscriber {
+      readonly format = format
+      readonly list: Set<string>
+      constructor() {
+        this.list = new Set(clientsIn(events.add(this, 'room:1')))
+      }
+      deliver(_frames: readonly Frame[], joined: Buffer): void {
+        for (const line of joined.toString().trimEnd().split('\n')) {
+          const [event, client] = line.split(' ') as [string, string]
+          if (event === 'Join' ? this.list.has(client) : !this.list.has(client)) t.fail(line)
+          if (event === 'Join') this.list.add(client)
+          else this.list.delete(client)
+        }
+      }
     }
-    deliver(): void {}
-    get last() {
-      return this.got.at(-1)!
+    const readers: Reader[] = []
+    const clients: string[] = []
+    for (let i = 0; i < 2000; i++) {
+      if (i % 3 === 2) presence.leave('room:1', clients.splice((i * 7) % clients.length, 1)[0]!)
+      else {
+        presence.join('room:1', member(A, i))
+        clients.push(`${A}-${i}`)
+      }
+      if (i % 10 === 0) readers.push(new Reader())
+      if (i % 50 === 0) events.remove(readers.splice((i * 3) % readers.length, 1)[0]!, 'room:1')
+      if (i % 20 === 0) await new Promise((resolve) => setTimeout(resolve, i % 7))
+    }
+    const wanted = [...clients].sort().join()
+    await until(() => readers.every(({ list }) => [...list].sort().join() === wanted))
+    t.ok(encoded < 5000, 'each event is encoded once, and once more for those who came meanwhile')
+    for (const reader of readers) events.remove(reader, 'room:1')
+    encoded = 0
+    presence.join('room:1', member(A, 5000))
+    await new Promise((resolve) => setTimeout(resolve, 2 * GATHERING))
+    t.equal(encoded, 0)
+  }
+)
+
+t.test(
+  'a large channel reports the number of its members, and their names once it is small again',
+  async (t) => {
+    const { presence } = node(A)
+    const events = new JoinLeavePush(presence, (_message, error) => t.fail(String(error)))
+    let encoded = 0
+    class Reader implements Subscriber {
+      readonly got: Message[]
+      readonly format: Format = {
+        encode: (message) => {
+          encoded++
+          this.got.push(message)
+          return { bytes: Buffer.alloc(0), position: undefined }
+        }
+      }
+      constructor() {
+        this.got = []
+        this.got.push(events.add(this, 'room:1'))
+      }
+      deliver(): void {}
+      get last() {
+        return this.got.at(-1)!
+      }
+    }
+    presence.join('room:1', member(A, 0, 'first'))
+    const early = new Reader()
+    t.same(clientsIn(early.last), [`${A}-0`])
+    for (let i = 1; i <= MAX_LISTED; i++) presence.join('room:1', member(A, i, `user${i % 100}`))
+    const late = new Reader()
+    const summary = { count: MAX_LISTED + 1, users: 101 }
+    t.match(late.last.serverEvent, { event: 'Presence', payload: summary })
+    await until(() => early.got.length > 1)
+    t.match(early.last.serverEvent, { event: 'Presence', payload: summary })
+    // Many joins and leaves there cause one event.
+    encoded = 0
+    for (let i = 0; i < 5000; i++) {
+      presence.join('room:1', member(A, 5000, 'last'))
+      if (i < 4999) presence.leave('room:1', `${A}-5000`)
+    }
+    await until(() => countIn(early.last) === MAX_LISTED + 2)
+    t.ok(encoded <= 4, `${encoded}`)
+    // One less is not small again.
+    presence.leave('room:1', `${A}-5000`)
+    presence.leave('room:1', `${A}-1`)
+    await until(() => countIn(early.last) === MAX_LISTED)
+    for (let i = 2; i <= MAX_LISTED; i++) presence.leave('room:1', `${A}-${i}`)
+    for (const reader of [early, late]) {
+      await until(() => clientsIn(reader.last) !== undefined)
+      t.same(clientsIn(reader.last), [`${A}-0`])
+    }
+    presence.join('room:1', member(A, 7000, 'again'))
+    for (const reader of [early, late]) {
+      await until(() => reader.last.serverEvent?.event === 'Join')
+      t.match(reader.last.serverEvent, { payload: { client: `${A}-7000` } })
     }
   }
-  presence.join('room:1', member(A, 0, 'first'))
-  const early = new Reader()
-  t.same(clientsIn(early.last), [`${A}-0`])
-  for (let i = 1; i <= MAX_LISTED; i++) presence.join('room:1', member(A, i, `user${i % 100}`))
-  const late = new Reader()
-  const summary = { count: MAX_LISTED + 1, users: 101 }
-  t.match(late.last.serverEvent, { event: 'Presence', payload: summary })
-  await until(() => early.got.length > 1)
-  t.match(early.last.serverEvent, { event: 'Presence', payload: summary })
-  // Much coming and going there is told once.
-  encoded = 0
-  for (let i = 0; i < 5000; i++) {
-    presence.join('room:1', member(A, 5000, 'last'))
-    if (i < 4999) presence.leave('room:1', `${A}-5000`)
-  }
-  await until(() => countIn(early.last) === MAX_LISTED + 2)
-  t.ok(encoded <= 4, `${encoded}`)
-  // One less is not small again.
-  presence.leave('room:1', `${A}-5000`)
-  presence.leave('room:1', `${A}-1`)
-  await until(() => countIn(early.last) === MAX_LISTED)
-  for (let i = 2; i <= MAX_LISTED; i++) presence.leave('room:1', `${A}-${i}`)
-  for (const reader of [early, late]) {
-    await until(() => clientsIn(reader.last) !== undefined)
-    t.same(clientsIn(reader.last), [`${A}-0`])
-  }
-  presence.join('room:1', member(A, 7000, 'again'))
-  for (const reader of [early, late]) {
-    await until(() => reader.last.serverEvent?.event === 'Join')
-    t.match(reader.last.serverEvent, { payload: { client: `${A}-7000` } })
-  }
-})
+)
 
 t.test('a node is asked once in a while only', async (t) => {
   const b = node(B, 60_000)

@@ -66,7 +66,7 @@ async function nodes(t: Test, count: number, options: Partial<PgWebsocketsOption
   return { apps, dbUri }
 }
 
-/** The list that a client keeps by what it is told; throws where that does not fit together. */
+/** The list that a client keeps from its presence events. Throws if the events contradict each other. */
 function keep(messages: string[], channel: string): Map<string, string> {
   let list: Map<string, string> | undefined
   for (const text of messages) {
@@ -86,7 +86,7 @@ function keep(messages: string[], channel: string): Map<string, string> {
   return list ?? new Map()
 }
 
-t.test('GET /channels/:channel/presence tells on each node who is there on all', async (t) => {
+t.test('GET /channels/:channel/presence lists the members of all nodes, on each node', async (t) => {
   const { apps } = await nodes(t, 2)
   const [first, second] = apps as [App, App]
   const alice = await open(t, `${first.ws}/room:1/${as('alice')}`)
@@ -147,7 +147,7 @@ t.test('only a token that may read asks, and only for presence channels', async 
   }
 })
 
-t.test('with ?presence=true a client is told who is there, who comes and who goes', async (t) => {
+t.test('with ?presence=true a client receives the members, joins and leaves', async (t) => {
   const { apps } = await nodes(t, 2)
   const [first, second] = apps as [App, App]
   await open(t, `${second.ws}/room:1/${as('alice')}`)
@@ -178,7 +178,7 @@ t.test('with ?presence=true a client is told who is there, who comes and who goe
   ])
   t.same(Object.keys(events[0].payload).sort(), ['client', 'user'])
   t.equal(events[0].payload.client, events[2].payload.client)
-  // Nobody who did not ask for it is told.
+  // Clients without ?presence=true receive nothing.
   t.same(near.messages, [])
   // No channel of ours shows.
   t.same(
@@ -190,29 +190,32 @@ t.test('with ?presence=true a client is told who is there, who comes and who goe
   )
 })
 
-t.test('event streams are members, and are told; who may only write is not', async (t) => {
-  const { apps } = await nodes(t, 1)
-  const { port, ws } = apps[0]!
-  const call = request({
-    port,
-    host: '127.0.0.1',
-    path: `/room:1/${as('alice')}?presence=true`,
-    headers: { accept: 'text/event-stream' }
-  })
-  call.end()
-  const [response] = (await once(call, 'response')) as [IncomingMessage]
-  let text = ''
-  response.on('data', (chunk) => (text += chunk))
-  const writer = await open(t, `${ws}/room:1/${as('bob', 'w')}?presence=true`)
-  await until(() => text.includes('"Join"'))
-  t.match(
-    text,
-    /^data: \{"pgws":true,"event":"Presence","channel":"room:1","payload":\{"clients":\[\{[^}]*"alice"\}\],"you":"[^"]+"\}\}\n\n/
-  )
-  response.destroy()
-  await present(apps, 'room:1', ['bob'])
-  t.same(writer.messages, [])
-})
+t.test(
+  'event streams are members and receive presence events; clients that may only write are not',
+  async (t) => {
+    const { apps } = await nodes(t, 1)
+    const { port, ws } = apps[0]!
+    const call = request({
+      port,
+      host: '127.0.0.1',
+      path: `/room:1/${as('alice')}?presence=true`,
+      headers: { accept: 'text/event-stream' }
+    })
+    call.end()
+    const [response] = (await once(call, 'response')) as [IncomingMessage]
+    let text = ''
+    response.on('data', (chunk) => (text += chunk))
+    const writer = await open(t, `${ws}/room:1/${as('bob', 'w')}?presence=true`)
+    await until(() => text.includes('"Join"'))
+    t.match(
+      text,
+      /^data: \{"pgws":true,"event":"Presence","channel":"room:1","payload":\{"clients":\[\{[^}]*"alice"\}\],"you":"[^"]+"\}\}\n\n/
+    )
+    response.destroy()
+    await present(apps, 'room:1', ['bob'])
+    t.same(writer.messages, [])
+  }
+)
 
 t.test('a client that resumes gets the list first, then what it missed, then what comes', async (t) => {
   const { apps, dbUri } = await nodes(t, 1, { migrate: true })
@@ -363,7 +366,7 @@ t.test('what changes while a node does not listen is known when it is back', asy
   await present([near, far], 'room:1', ['comes', 'far', 'local', 'stays'])
   await until(() => [...keep(watching.messages, 'room:1').values()].sort().join() === 'comes,far,local,stays')
   t.equal(stays.webSocket.readyState, stays.webSocket.OPEN)
-  // Who stayed was not told to have left.
+  // No leave was sent for those who stayed.
   t.notOk(watching.messages.some((text) => text.includes('"Leave"') && text.includes('stays')))
 })
 
@@ -427,16 +430,16 @@ t.test('a client that comes into a crowd has neither gap nor duplicate in its li
         open(t, `${apps[i % 2]!.ws}/room:1/${as(`${prefix}${i}`)}${query}`)
       )
     )
-  const [crowd, told] = await Promise.all([open100('crowd'), open100('told', '?presence=true')])
+  const [crowd, informed] = await Promise.all([open100('crowd'), open100('told', '?presence=true')])
   for (const client of crowd) client.webSocket.close()
-  const users = told.map((_, i) => `told${i}`)
+  const users = informed.map((_, i) => `told${i}`)
   await present(apps, 'room:1', users)
-  for (const client of told) {
+  for (const client of informed) {
     await until(
       () => [...keep(client.messages, 'room:1').values()].sort().join() === [...users].sort().join()
     )
   }
-  t.equal((await ask(apps[0]!.http, 'room:1')).body.count, told.length)
+  t.equal((await ask(apps[0]!.http, 'room:1')).body.count, informed.length)
 })
 
 t.test(

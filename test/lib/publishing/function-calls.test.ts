@@ -286,12 +286,12 @@ t.test('a function that waits for ever is ended, and its message refused; the ot
   )
   const reader = await open(t, `${ws}/a/${token({ mode: 'r' })}`)
   const slow = post(http, { channel: 'a', payload: 'slow' })
-  const sender = await open(t, `${ws}/a/${token({ mode: 'w' })}?rejections=true`)
-  for (const text of ['one', 'slow', 'two']) sender.send(text)
+  const informed = await open(t, `${ws}/a/${token({ mode: 'w' })}?rejections=true`)
+  for (const text of ['one', 'slow', 'two']) informed.send(text)
   t.match(await (await slow).json(), { statusCode: 422, sqlstate: '57014' })
   await reader.received(2)
   t.same(payloadsOf(reader.messages), ['one', 'two'])
-  t.match(JSON.parse((await sender.received(1))[0]!), { event: 'Rejected', payload: { sqlstate: '57014' } })
+  t.match(JSON.parse((await informed.received(1))[0]!), { event: 'Rejected', payload: { sqlstate: '57014' } })
 })
 
 t.test('large, durable and raw messages pass through the function in order', async (t) => {
@@ -302,7 +302,7 @@ t.test('large, durable and raw messages pass through the function in order', asy
   await query(dbUri, `select pgws.retain('kept:*', interval '1 hour')`)
   const channels = ['kept:a', 'plain', 'raw:a']
   const reader = await open(t, `${ws}/${token({ mode: 'r', channels })}`)
-  const sender = await open(t, `${ws}/${token({ mode: 'w', channels })}?rejections=true`)
+  const informed = await open(t, `${ws}/${token({ mode: 'w', channels })}?rejections=true`)
   const large = 'x'.repeat(20_000)
   await until(async () => (await post(http, { channel: 'kept:a', payload: 'probe' })).ok)
   await reader.received(1)
@@ -320,11 +320,11 @@ t.test('large, durable and raw messages pass through the function in order', asy
       .map(({ payload }) => payload)
     t.same(got, Array.from({ length: 20 }, (_, i) => [`${i}`, `${i}${large}`]).flat())
   }
-  sender.send('loud raw')
+  informed.send('loud raw')
   await reader.received(84)
   t.ok(reader.messages.includes('{"text": "LOUD RAW"}'))
-  sender.send('bad')
-  t.match(JSON.parse((await sender.received(1))[0]!).payload.channels, channels)
+  informed.send('bad')
+  t.match(JSON.parse((await informed.received(1))[0]!).payload.channels, channels)
   // What encloses a publication whose receivers are counted still does.
   const counted = await post(http, { channels, payload: 'loud count', confirm: true })
   t.same(await counted.json(), { delivered: 3, nodes: 1 })
@@ -375,11 +375,11 @@ t.test('deadlocks and serialization failures are tried again, and are nobody’s
        return message;
      end $$`
   )
-  const told = await open(t, `${ws}/a/${token({ mode: 'w' })}?rejections=true`)
-  for (const text of ['x', 'y', 'x', 'z']) told.send(text)
+  const informed = await open(t, `${ws}/a/${token({ mode: 'w' })}?rejections=true`)
+  for (const text of ['x', 'y', 'x', 'z']) informed.send(text)
   await reader.received(6)
   t.same(payloadsOf(reader.messages).slice(3), ['x', 'y', 'z'])
-  t.match(JSON.parse((await told.received(1))[0]!).payload, { sqlstate: '23505', payload: 'x' })
+  t.match(JSON.parse((await informed.received(1))[0]!).payload, { sqlstate: '23505', payload: 'x' })
 })
 
 t.test('while the database is away messages wait, and the function sees each of them once', async (t) => {
@@ -484,10 +484,12 @@ t.test('an answer is used again within authorizeTtl, for the same token, mode an
   t.equal(rows[0].count, 5)
 })
 
-t.test('functions are told of each client that comes and goes, in order with its messages', async (t) => {
-  const { ws, http, dbUri, lines } = await withFunctions(
-    t,
-    `create table app.log (n serial, what text, claims jsonb, channels text[], connection text, reason text);
+t.test(
+  'calls the functions when a client connects and disconnects, in order with its messages',
+  async (t) => {
+    const { ws, http, dbUri, lines } = await withFunctions(
+      t,
+      `create table app.log (n serial, what text, claims jsonb, channels text[], connection text, reason text);
      create function app.on_connect(claims jsonb, channels text[], connection text) returns void language sql as $$
        insert into app.log (what, claims, channels, connection) values ('connect', claims, channels, connection) $$;
      create function app.on_disconnect(claims jsonb, channels text[], connection text, reason text) returns void language plpgsql as $$
@@ -500,36 +502,42 @@ t.test('functions are told of each client that comes and goes, in order with its
        insert into app.log (what) values (message ->> 'payload');
        return null;
      end $$`,
-    {
-      onConnectFunction: 'app.on_connect',
-      onDisconnectFunction: 'app.on_disconnect',
-      onMessageFunction: 'app.on_message'
-    }
-  )
-  const log = async () => (await query(dbUri, 'select * from app.log order by n')).rows
-  const client = await open(t, `${ws}/${rw({ sub: 'me', channels: ['a', 'b'] })}`)
-  client.send('hello')
-  client.webSocket.close(4000, 'enough')
-  await until(async () => (await log()).length === 4)
-  const [connect, ...rest] = await log()
-  t.match(connect, { what: 'connect', claims: { sub: 'me', mode: 'rw' }, channels: ['a', 'b'], reason: null })
-  t.match(connect.connection, /^[0-9a-f]+-\d+$/)
-  t.match(rest, [
-    { what: 'hello' },
-    { what: 'hello' },
-    { what: 'disconnect', connection: connect.connection, channels: ['a', 'b'], reason: '4000 enough' }
-  ])
-  const raises = await open(t, `${ws}/a/${token({ mode: 'r', sub: 'raises' })}`)
-  raises.webSocket.close()
-  await until(() => lines.some((line) => line.includes('onDisconnectFunction failed')))
-  const stream = await fetch(`${http}/a/${rw({ sub: 'stream' })}`, {
-    headers: { accept: 'text/event-stream' }
-  })
-  await stream.body!.cancel()
-  await until(async () =>
-    (await log()).some(({ what, claims }) => what === 'disconnect' && claims.sub === 'stream')
-  )
-})
+      {
+        onConnectFunction: 'app.on_connect',
+        onDisconnectFunction: 'app.on_disconnect',
+        onMessageFunction: 'app.on_message'
+      }
+    )
+    const log = async () => (await query(dbUri, 'select * from app.log order by n')).rows
+    const client = await open(t, `${ws}/${rw({ sub: 'me', channels: ['a', 'b'] })}`)
+    client.send('hello')
+    client.webSocket.close(4000, 'enough')
+    await until(async () => (await log()).length === 4)
+    const [connect, ...rest] = await log()
+    t.match(connect, {
+      what: 'connect',
+      claims: { sub: 'me', mode: 'rw' },
+      channels: ['a', 'b'],
+      reason: null
+    })
+    t.match(connect.connection, /^[0-9a-f]+-\d+$/)
+    t.match(rest, [
+      { what: 'hello' },
+      { what: 'hello' },
+      { what: 'disconnect', connection: connect.connection, channels: ['a', 'b'], reason: '4000 enough' }
+    ])
+    const raises = await open(t, `${ws}/a/${token({ mode: 'r', sub: 'raises' })}`)
+    raises.webSocket.close()
+    await until(() => lines.some((line) => line.includes('onDisconnectFunction failed')))
+    const stream = await fetch(`${http}/a/${rw({ sub: 'stream' })}`, {
+      headers: { accept: 'text/event-stream' }
+    })
+    await stream.body!.cancel()
+    await until(async () =>
+      (await log()).some(({ what, claims }) => what === 'disconnect' && claims.sub === 'stream')
+    )
+  }
+)
 
 for (const encoding of ['UTF8', 'LATIN1']) {
   t.test(`in ${encoding}, no text of a client keeps the functions from being called`, async (t) => {

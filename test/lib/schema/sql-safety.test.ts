@@ -13,7 +13,7 @@ const { postgres } = await withPostgres(t)
 /** Roles are the cluster's: each test has its own. */
 let roles = 0
 
-/** A database with the schema, of which its owner is not a superuser's neighbour only: what runs as it would be told. */
+/** A database whose schema belongs to a role of its own, so that code which runs as the owner can be recognized. */
 async function installed(): Promise<string> {
   const dbUri = await createDatabase(postgres)
   const client = new pg.Client(dbUri)

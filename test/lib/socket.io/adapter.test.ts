@@ -320,7 +320,7 @@ t.test(
     await until(() => gaps.length > 0)
     t.ok(
       failuresOf([nodes[1]!]).some(({ message }) => /may be lost/.test(message)),
-      'the error handler is told'
+      'the error handler is called'
     )
     await acquainted(nodes)
     io.emit('back')
@@ -358,7 +358,7 @@ t.test('what cannot be published is reported', async (t) => {
   t.same(clients[1]!.values('large'), [])
 })
 
-t.test('where nobody asked to be told, failures are warnings of the process', async (t) => {
+t.test('without an error handler, failures are warnings of the process', async (t) => {
   const { dbUri, io, clients } = await three(t, { adapter: { errorHandler: undefined } })
   const warnings: Error[] = []
   const keep = (warning: Error) => warnings.push(warning)
@@ -399,8 +399,8 @@ t.test('rows are kept until every node has read them, and removed then', async (
     (await query(dbUri, 'select count(*)::int as n from socket_io_attachments')).rows[0].n
   const marks = await sqlListener(t, dbUri, 'socket.io#')
   await until(() => {
-    const told = marks.payloads.map((text) => JSON.parse(text)).filter(({ read }) => read !== null)
-    return new Set(told.map(({ uid }) => uid)).size === 3
+    const seen = marks.payloads.map((text) => JSON.parse(text)).filter(({ read }) => read !== null)
+    return new Set(seen.map(({ uid }) => uid)).size === 3
   })
   const read = slow.pool.connect
   slow.pool.connect = (() => Promise.reject(new Error('no connection'))) as never

@@ -68,11 +68,11 @@ t.test('the emitter reaches clients and servers', async (t) => {
   t.notOk(sockets[1]!.rooms.has('green'))
   await emitter.socketsLeave('green')
   await until(() => !sockets[0]!.rooms.has('green'))
-  const told: unknown[] = []
-  for (const { io } of nodes) io.on('told', (...values: unknown[]) => told.push(values))
+  const received: unknown[] = []
+  for (const { io } of nodes) io.on('told', (...values: unknown[]) => received.push(values))
   await emitter.serverSideEmit('told', 1, 'two')
-  await until(() => told.length === 2)
-  t.same(told[0], [1, 'two'])
+  await until(() => received.length === 2)
+  t.same(received[0], [1, 'two'])
   t.throws(() => emitter.serverSideEmit('told', () => {}), /not supported/)
   t.throws(() => emitter.emit('disconnect'), /reserved/)
   await emitter.in('blue').disconnectSockets(true)
@@ -135,7 +135,7 @@ t.test('on a client, what is emitted is part of its transaction', async (t) => {
   t.same(client.values('rolled back'), [])
 })
 
-t.test('failures are told, to the error handler and to whoever waits', async (t) => {
+t.test('reports failures to the error handler and to callers that wait', async (t) => {
   const dbUri = await database()
   const failures: Error[] = []
   const errorHandler = (error: Error) => failures.push(error)

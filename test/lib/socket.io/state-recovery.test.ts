@@ -54,7 +54,7 @@ type Balancer = Awaited<ReturnType<typeof balancer>>
 
 const reconnecting = { reconnection: true, reconnectionDelay: 20, reconnectionDelayMax: 50 }
 
-/** Cuts a client off, and lets it come to a node when that is told to. */
+/** Cuts a client off, and lets it reconnect to a node on request. */
 async function leave({ socket }: Client, balancer: Balancer, from: Node) {
   // It has none when it has left, and the node may not have noticed by then.
   const id = socket.id!

@@ -28,8 +28,8 @@ async function connected(t: Test, ws: string, sub: string, claims: object = {}):
   return client
 }
 
-/** What a client was told of another one. */
-function told({ messages }: Client, user: string): string[] {
+/** The joins and leaves of a user that a client has received. */
+function changesOf({ messages }: Client, user: string): string[] {
   return messages
     .map((text) => JSON.parse(text))
     .flatMap(({ event, payload, push }) => {
@@ -48,7 +48,7 @@ const toggling = (count: number) =>
   )
 
 t.test(
-  'who comes and goes without end is told of as it is once a second, and nobody has to leave',
+  'reports the state of a client that joins and leaves all the time once a second, and disconnects nobody',
   async (t) => {
     const { ws, fastify } = await build(t, { dbUri, presenceChannels: 'room:*' })
     const far = await build(t, { dbUri, presenceChannels: 'room:*' })
@@ -67,8 +67,8 @@ t.test(
     const everyone = [...raw, reader]
     for (const client of everyone) {
       await until(() => client.messages.some((text) => text.includes('still here')))
-      await until(() => told(client, 'restless').at(-1) === 'join')
-      const events = told(client, 'restless')
+      await until(() => changesOf(client, 'restless').at(-1) === 'join')
+      const events = changesOf(client, 'restless')
       t.ok(events.length < 100, `${events.length} events`)
       t.ok(
         events.every((event, i) => event === (i % 2 ? 'leave' : 'join')),
@@ -76,22 +76,22 @@ t.test(
       )
       t.equal(client.webSocket.readyState, client.webSocket.OPEN)
     }
-    // What it comes to is told, though it came too soon.
+    // The last state is reported, although it came too soon after the one before.
     restless.send(frame({ id: 3000, unsubscribe: { channel: 'room:1' } }))
-    for (const client of everyone) await until(() => told(client, 'restless').at(-1) === 'leave')
+    for (const client of everyone) await until(() => changesOf(client, 'restless').at(-1) === 'leave')
     restless.send(toggling(1))
-    for (const client of everyone) await until(() => told(client, 'restless').at(-1) === 'join')
+    for (const client of everyone) await until(() => changesOf(client, 'restless').at(-1) === 'join')
     t.ok(fastify.pgws.presence('room:1').clients.some(({ user }) => user === 'restless'))
     // Who is gone is gone at once, and does not come back.
     restless.send(frame({ id: 3001, unsubscribe: { channel: 'room:1' } }))
     restless.send(toggling(1))
     restless.webSocket.close()
-    for (const client of everyone) await until(() => told(client, 'restless').at(-1) === 'leave')
+    for (const client of everyone) await until(() => changesOf(client, 'restless').at(-1) === 'leave')
     await until(() => far.fastify.pgws.presence('room:1').count === 21)
   }
 )
 
-t.test('a client that comes back as somebody else is told of as that', async (t) => {
+t.test('reports a client that reconnects as another user', async (t) => {
   const { ws, fastify } = await build(t, { dbUri, presenceChannels: 'room:*' })
   const client = await connected(t, ws, 'me', { info: 'old' })
   client.send(
@@ -136,7 +136,7 @@ t.test(
   'a large channel: how many there are, over all languages, and who once it is small again',
   async (t) => {
     const { ws, http, fastify } = await build(t, { dbUri, presenceChannels: 'room:*' })
-    // Another node, as far as this one can tell.
+    // Another node, from the point of view of this one.
     const from = 'f'.repeat(16)
     const state = {
       hostname: 'x',
@@ -147,7 +147,7 @@ t.test(
       timeout: 600_000,
       presence: 0
     }
-    const tell = (payloads: string[]) =>
+    const send = (payloads: string[]) =>
       query(dbUri, 'select pg_notify($1, payload) from unnest($2::text[]) payload', [
         `pgws_nodes:${LISTEN_CHANNEL}`,
         payloads
@@ -158,9 +158,9 @@ t.test(
         { length: count },
         (_, i) => ['room:1', { client: `${from}-${i}`, user: `user${i}` }] as const
       )
-      return tell(encodePresence(from, ++version, encodeState(version, members)))
+      return send(encodePresence(from, ++version, encodeState(version, members)))
     }
-    await tell([JSON.stringify({ pgws: 1, from, type: 'here', node: state })])
+    await send([JSON.stringify({ pgws: 1, from, type: 'here', node: state })])
     await have(MAX_LISTED)
     await until(() => fastify.pgws.presence('room:1').count === MAX_LISTED)
     const raw = await open(t, `${ws}/room:1/${as('raw')}?presence=true`)
@@ -197,6 +197,6 @@ t.test(
     await until(() => raw.messages.some((text) => text.includes('"clients"')))
     t.match(await asked(), { count: 12, clients: { length: 12 } })
     await open(t, `${ws}/room:1/${as('late')}`)
-    for (const one of [client, raw]) await until(() => told(one, 'late').at(-1) === 'join')
+    for (const one of [client, raw]) await until(() => changesOf(one, 'late').at(-1) === 'join')
   }
 )

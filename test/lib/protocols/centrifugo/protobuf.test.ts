@@ -116,7 +116,7 @@ t.test('a client says in three ways that it speaks protobuf', async (t) => {
   }
 })
 
-t.test('server-sent events are text: a client that wants protobuf of them is told, and stops', async (t) => {
+t.test('server-sent events are text: a client that asks for protobuf gets an error, and stops', async (t) => {
   const { http } = await build(t, { dbUri })
   const answer = await fetch(`${http}/connection/sse?format=protobuf`, { method: 'POST', body: connect })
   t.equal(answer.status, 200)

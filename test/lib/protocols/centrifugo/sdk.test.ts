@@ -132,7 +132,7 @@ for (const [version, Sdk] of Object.entries(SDKS)) {
   )
 }
 
-t.test('tokens: what the SDK is told makes it stop, or bring a new one', async (t) => {
+t.test('tokens: the error makes the SDK stop, or send a new token', async (t) => {
   const { ws } = await build(t, { dbUri: await database() })
   const stops = async (options: object) => {
     const client = sdk(t, ws, options)
@@ -378,7 +378,7 @@ t.test('a gap of the listener: durable channels miss nothing, others are subscri
   await until(() => kept.got.length === 2 && plain.got.length === 1)
   t.equal(kept.contexts.length, 1)
 
-  // What cannot be replayed is told: the SDK asks anew, and hears that it is not recovered.
+  // If messages cannot be replayed, the SDK subscribes again, and learns that it is not recovered.
   await away(async () => {
     for (let n = 3; n <= 20; n++) await publish(n)
     await query(dbUri, 'select pgws.catch_up(); select pgws.clean()')

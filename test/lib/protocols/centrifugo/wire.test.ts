@@ -38,7 +38,7 @@ function read(bytes: Buffer, fields: Fields): Record<string, unknown> {
 }
 const pushOf = ({ bytes }: SdkFrame) => read(bytes, { push: [4, { message: PUSH }] }).push
 
-t.test('what the server tells of its own accord has a push in protobuf', async (t) => {
+t.test('each push of the server has a form in protobuf', async (t) => {
   const member = { client: 'node-1', user: 'ann', info: { name: 'Ann' } }
   const info = { user: 'ann', client: 'node-1', conn_info: Buffer.from('{"name":"Ann"}') }
   const joined = format.encode(serverMessage(channel, { event: 'Join', payload: member }))
