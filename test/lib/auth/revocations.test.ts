@@ -95,11 +95,12 @@ t.test('one token is revoked by its id, in SQL, and allowed again', async (t) =>
   const { dbUri, here, other } = await nodes(t)
   const revoked = await open(t, `${here.ws}/a/${ann({ jti: 'one' })}`)
   const kept = await open(t, `${here.ws}/a/${ann({ jti: 'two' })}`)
+  const closed = revoked.closed()
   const { rows } = await query(
     dbUri,
     `select pgws.revoke(jti => 'one', expires => now() + interval '1 hour') as id`
   )
-  t.same(await revoked.closed(), { code: 3500, reason: 'token revoked' })
+  t.same(await closed, { code: 3500, reason: 'token revoked' })
   await until(() => refusal(t, `${other.ws}/a/${ann({ jti: 'one' })}`).catch(() => undefined))
   t.equal((await ask(here.http, '/channels', { by: token({ admin: true, jti: 'one' }) })).status, 401)
   kept.send('x')
@@ -168,13 +169,14 @@ t.test('a notification alone revokes nothing, and one that is missing is made go
   }
   socket.send('x')
   await socket.received(1)
+  const closed = socket.closed()
   // As if the notification were lost on its way.
   await query(
     dbUri,
     `begin; alter table pgws.revocations disable trigger notify; select pgws.revoke(jti => 'one');
      alter table pgws.revocations enable always trigger notify; commit`
   )
-  t.same(await socket.closed(), { code: 3500, reason: 'token revoked' })
+  t.same(await closed, { code: 3500, reason: 'token revoked' })
 })
 
 t.test('many at once: each connection of a subject is closed, and others are served', async (t) => {
