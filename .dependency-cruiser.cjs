@@ -59,7 +59,7 @@ module.exports = {
           '^lib/[^/]+/',
           '^(commands|plugins|routes)/',
           '^[^/]+\\.ts$',
-          '^lib/(bridge|gateway|parts|health)'
+          '^lib/(bridge|feed|gateway|parts|health|sampler)'
         ],
         pathNot: rooms.slice(0, index + 1).map(folder)
       }
@@ -68,7 +68,7 @@ module.exports = {
       name: 'leaves-import-leaves',
       comment: 'The files of lib/ that everybody may import know no room.',
       severity: 'error',
-      from: { path: '^lib/[^/]+\\.ts$', pathNot: '^lib/(bridge|gateway|parts|health)\\.ts$' },
+      from: { path: '^lib/[^/]+\\.ts$', pathNot: '^lib/(bridge|feed|gateway|parts|health|sampler)\\.ts$' },
       to: { path: ['^lib/[^/]+/', '^(commands|plugins|routes)/'] }
     },
     {

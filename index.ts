@@ -22,6 +22,7 @@ import { connectionsRoutes } from './routes/connections.js'
 import { dashboardRoutes } from './routes/dashboard.js'
 import { errorHandler } from './routes/error-handler.js'
 import { eventStreamRoutes } from './routes/event-stream.js'
+import { eventsRoute } from './routes/events.js'
 import { pathOf } from './routes/handshake/address.js'
 import { bringsToken, selectProtocol } from './routes/handshake/credentials.js'
 import { maskingSerializers } from './routes/handshake/request-log.js'
@@ -131,7 +132,7 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
           healthRoutes(control, { gateway })
           if (resolved.metrics && resolved.metricsPort === undefined) metricsRoute(control, { metrics })
           channelsRoute(control, { bridge, verifyToken })
-          nodesRoute(control, { bridge, verifyToken })
+          nodesRoute(control, { gateway, verifyToken })
           connectionsRoutes(control, { bridge, verifyToken })
           revocationsRoutes(control, { gateway, verifyToken })
           rulesRoutes(control, { bridge, verifyToken })
@@ -141,7 +142,9 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
             verifyToken,
             maxChannels: resolved.maxChannelsPerConnection
           })
-          eventStreamRoutes(control, { gateway, verifyToken, options: resolved, paths: [...paths] })
+          const named = [...paths]
+          eventsRoute(control, { gateway, verifyToken })
+          eventStreamRoutes(control, { gateway, verifyToken, options: resolved, paths: named })
           await control.register(sdkEmulationRoutes, { gateway, options: resolved })
           if (resolved.allowedOrigins !== undefined) preflightRoutes(control, paths)
         })

@@ -2,9 +2,11 @@ import type { ServerResponse } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Caller, Mode, Token } from './auth/index.js'
 import { Bridge } from './bridge.js'
-import { type Leaving, SHUTTING_DOWN, type Transport, whenEnded } from './clients/index.js'
+import { type Leaving, type Refusal, SHUTTING_DOWN, type Transport, whenEnded } from './clients/index.js'
+import type { NodeStatsSummary } from './cluster/index.js'
 import { errors, fullMessageOf } from './errors.js'
-import type { AddedFields, EventLog } from './events/index.js'
+import type { AddedFields, EventLog, ServerEvent } from './events/index.js'
+import { eventsOf, type FeedQuery, type FeedWriter, startFeed } from './feed.js'
 import { HeldAnswer } from './flow/index.js'
 import { readAnnouncement, senderOf } from './messages/index.js'
 import type { Metrics } from './metrics.js'
@@ -15,6 +17,7 @@ import {
   SEQUENCER_CHANNEL,
   SETTINGS_CHANNEL
 } from './postgres/index.js'
+import { Sampler } from './sampler.js'
 
 /** How long the start waits before it queries the pool again, in milliseconds. */
 const POOL_RETRY = 1000
@@ -24,12 +27,23 @@ export class Gateway {
   /** What `fastify.pgws` offers to the application. */
   readonly bridge: Bridge
   readonly #parts: Parts
+  readonly #sampler: Sampler
   /** Why the retention rules could not be read yet. */
   #poolFailure: string | undefined = 'no answer yet'
   #closed: Promise<void> | undefined
 
   constructor(options: GatewayOptions) {
     this.#parts = buildParts(options)
+    const sampler = new Sampler(this.#parts)
+    this.#sampler = sampler
+    const { events, cluster } = this.#parts
+    cluster.attach({
+      events: () => events.list(),
+      samples: () => sampler.samples,
+      latest: () => sampler.latest(),
+      followEvents: (listener) => events.follow(listener),
+      followStats: (listener) => sampler.follow(listener)
+    })
     this.bridge = new Bridge(this.#parts)
   }
 
@@ -56,6 +70,29 @@ export class Gateway {
     const sentence = `${subject === undefined ? 'an administrator' : `the administrator ${JSON.stringify(subject)}`} ${text}`
     this.#parts.options.log.info({ subject, ...fields }, sentence)
     this.#parts.events.add('admin', { ...fields, subject, text: sentence })
+  }
+
+  /** See eventsOf. */
+  listEvents(
+    query: Pick<FeedQuery, 'scope' | 'types'>,
+    onMissing?: (nodes: string[]) => void
+  ): Promise<ServerEvent[]> {
+    return eventsOf(this.#parts, query, onMissing)
+  }
+
+  /** See startFeed. */
+  startFeed(query: FeedQuery, writer: FeedWriter): () => void {
+    return startFeed(this.#parts, this.#sampler, query, writer)
+  }
+
+  /** See Cluster.nodesWithStats. */
+  nodesWithStats(): Promise<NodeStatsSummary[]> {
+    return this.#parts.cluster.nodesWithStats()
+  }
+
+  /** Counts, logs and tells a handshake that was refused. */
+  refused(refusal: Refusal): void {
+    this.#parts.clients.refused(refusal)
   }
 
   /** The protocols, which take over accepted sockets and the responses to admitted clients. */
@@ -105,6 +142,9 @@ export class Gateway {
     }
     await this.#parts.revocationList.reload()
     this.#parts.durable.known = true
+    // So that the first figures of the node's health are true.
+    await this.#parts.notificationQueue.check()
+    if (!this.closing) this.#sampler.start()
     if (!this.closing) this.#parts.sequencer.start()
   }
 
@@ -218,6 +258,7 @@ export class Gateway {
     this.#parts.incoming.close()
     this.#parts.losses.stop()
     this.#parts.events.stop()
+    this.#sampler.stop()
   }
 
   /** Listens to a channel that an option names. The start fails if the database refuses it. */

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { SchemaState } from './durable/index.js'
 import type { Parts } from './parts.js'
+import type { Permission } from './schema/index.js'
 import type { OutboxState } from './sequencer/index.js'
 
 /** How long the pool may take to answer a health check, in milliseconds. */
@@ -13,6 +14,8 @@ export interface Health {
    * database is read-only.
    */
   status: 'ok' | 'degraded' | 'unavailable'
+  /** Why it is not `ok`, in sentences. */
+  reasons: string[]
   listener: {
     status: 'up' | 'down'
     /** When the current connection started to listen. */
@@ -62,25 +65,45 @@ const LARGE_OUTBOX = 256 * 1024 * 1024
 
 /** Checks a server: whether the listener is alive and the pool answers. */
 export async function healthOf(parts: Parts): Promise<Health> {
+  const { notificationQueue, durable } = parts
+  const late = sleep(HEALTH_DEADLINE, undefined, { ref: false })
+  const answers = await Promise.race([Promise.all([notificationQueue.check(), durable.permission()]), late])
+  return healthFrom(parts, ...(answers ?? ([undefined, 'all'] as const)))
+}
+
+/** The health as it was last known, without a question to the database. */
+export function knownHealthOf(parts: Parts): Health {
+  return healthFrom(parts, parts.notificationQueue.usage, parts.durable.lastPermission)
+}
+
+/**
+ * @param usage how full the notification queue is; undefined: the database did not answer
+ * @param permission what the server's role may do with the schema
+ */
+function healthFrom(parts: Parts, usage: number | undefined, permission: Permission): Health {
   const { notificationQueue, durable, losses, clients, sequencer } = parts
   const { up, upSince, lastProvenAlive, reconnects } = parts.options.listener.state
-  const late = sleep(HEALTH_DEADLINE, undefined, { ref: false })
-  const [usage, permission = 'all'] =
-    (await Promise.race([Promise.all([notificationQueue.check(), durable.permission()]), late])) ?? []
   const { failures } = losses
   const schema = durable.state
   const schemaUsable = schema.error === undefined && permission !== 'none'
   const available = up && durable.known && schemaUsable && usage !== undefined
   const { readOnly } = notificationQueue
   const outbox = outboxOf(sequencer.state)
-  const degraded =
-    notificationQueue.crowded ||
-    readOnly ||
-    permission === 'some' ||
-    failures.length > 0 ||
-    outbox.status !== 'ok'
+  const reasons = reasonsOf([
+    [!up, 'the listener is not connected to the database'],
+    [usage === undefined, 'the publishing connections do not answer'],
+    [!durable.known, 'the server is waiting for the database since its start'],
+    [schema.error !== undefined, `the schema "pgws" is ${schema.status} for this server`],
+    [permission !== 'all', 'the role lacks permissions on the schema "pgws"'],
+    [readOnly, 'the database refuses writes'],
+    [notificationQueue.crowded, "the database's notification queue is more than half full"],
+    [failures.length > 0, `messages were lost within the last minute (${failures.join(', ')})`],
+    [outbox.status === 'held', 'the outbox cannot be emptied'],
+    [outbox.status === 'failing', 'what is published from SQL cannot be announced']
+  ])
   return {
-    status: !available ? 'unavailable' : degraded ? 'degraded' : 'ok',
+    status: !available ? 'unavailable' : reasons.length > 0 ? 'degraded' : 'ok',
+    reasons,
     listener: {
       status: up ? 'up' : 'down',
       upSince: isoTime(upSince),
@@ -98,6 +121,11 @@ export async function healthOf(parts: Parts): Promise<Health> {
     connections: clients.connections.size,
     maxMessageBytes: parts.options.maxMessageBytes
   }
+}
+
+/** The sentences whose conditions are true. */
+function reasonsOf(all: readonly (readonly [applies: boolean, sentence: string])[]): string[] {
+  return all.filter(([applies]) => applies).map(([, sentence]) => sentence)
 }
 
 function outboxOf({ sequencer, bytes, blocked, failure }: OutboxState): Health['outbox'] {

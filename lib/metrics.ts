@@ -1,4 +1,6 @@
+import { createHistogram } from 'node:perf_hooks'
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import { VERSION } from './version.js'
 
 const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
 
@@ -25,6 +27,44 @@ export interface Readings {
   sequencer: boolean
 }
 
+/** A counter that can be read. */
+class Total {
+  total = 0
+
+  inc(by = 1): void {
+    this.total += by
+  }
+}
+
+/** Counters by reason, which can be read. The reasons are a fixed set. */
+class Totals {
+  readonly totals: Record<string, number> = {}
+
+  inc({ reason }: { reason: string }, by = 1): void {
+    this.totals[reason] = (this.totals[reason] ?? 0) + by
+  }
+}
+
+/** The longest time that is recorded as it is, in microseconds: an hour. */
+const LONGEST = 3_600_000_000
+
+/** The percentiles of times, in intervals. */
+class Percentiles {
+  readonly #microseconds = createHistogram({ lowest: 1, highest: LONGEST })
+
+  record(seconds: number): void {
+    this.#microseconds.record(Math.min(Math.max(1, Math.round(seconds * 1e6)), LONGEST))
+  }
+
+  /** The percentiles since the last call, in milliseconds; null if there was nothing. */
+  take(): { p50Ms: number; p99Ms: number } | null {
+    if (this.#microseconds.count === 0) return null
+    const [p50Ms, p99Ms] = [50, 99].map((percentile) => this.#microseconds.percentile(percentile) / 1000)
+    this.#microseconds.reset()
+    return { p50Ms: p50Ms!, p99Ms: p99Ms! }
+  }
+}
+
 /**
  * The metrics of one server, named as Prometheus recommends (https://prometheus.io/docs/practices/naming/). No label
  * contains the name of a channel or data of a user.
@@ -43,27 +83,26 @@ export class Metrics {
     'Messages of raw sockets whose tokens do not allow writing. They are ignored.'
   )
   readonly notifications = this.#counter('notifications_total', 'Notifications from the database.')
-  readonly #closes = this.#counter(
-    'closes_total',
-    'Closed sockets, by close code (RFC 6455); "other" for codes that clients or operators make up.',
-    ['code']
-  )
+  /** Closed connections, by reason. */
+  readonly closes: Record<string, number> = {}
+  readonly #closes = new Counter({
+    name: 'pgws_closes_total',
+    help: 'Closed sockets, by the reason, and by close code (RFC 6455); "other" for codes that clients or operators make up.',
+    labelNames: ['code', 'reason'],
+    registers: this.#registers
+  })
   readonly slowCloses = this.#counter(
     'slow_closes_total',
     'Sockets closed because their clients did not read, or not fast enough.'
   )
-  readonly refusals = this.#counter('refusals_total', 'Refused handshakes, by the code of the error.', [
-    'reason'
-  ])
-  readonly publishFailures = this.#counter(
+  readonly refusals = this.#byReason('refusals_total', 'Refused handshakes, by the code of the error.')
+  readonly publishFailures = this.#byReason(
     'publish_failures_total',
-    'Messages that were not published, by the code of the error.',
-    ['reason']
+    'Messages that were not published, by the code of the error.'
   )
-  readonly lostMessages = this.#counter(
+  readonly lostMessages = this.#byReason(
     'lost_messages_total',
-    'Messages from the database that were given up, by the reason.',
-    ['reason']
+    'Messages from the database that were given up, by the reason.'
   )
   readonly healedGaps = this.#counter(
     'healed_gaps_total',
@@ -84,10 +123,21 @@ export class Metrics {
     'From "message_delivered_at" of an envelope to its arrival from the database.',
     SECONDS
   )
+  /** The same, since it was last asked for. */
+  readonly deliveryTimes = new Percentiles()
 
-  /** @param read is called whenever the metrics are requested */
-  constructor(read: () => Readings) {
+  /**
+   * @param node the id of this node
+   * @param read is called whenever the metrics are requested
+   */
+  constructor(node: string, read: () => Readings) {
     collectDefaultMetrics({ register: this.registry })
+    new Gauge({
+      name: 'pgws_info',
+      help: 'The version and the id of this node; the value is 1.',
+      labelNames: ['version', 'node'],
+      registers: this.#registers
+    }).set({ version: VERSION, node }, 1)
     const gauge = (name: string, help: string, value: (readings: Readings) => number | undefined) =>
       new Gauge({
         name: `pgws_${name}`,
@@ -167,16 +217,38 @@ export class Metrics {
   }
 
   /** Counts a closed connection. Clients may choose any code, so unknown codes share one series. */
-  closed(code: number): void {
-    this.#closes.inc({ code: isKnownCode(code) ? String(code) : 'other' })
+  closed(code: number, reason: string): void {
+    this.closes[reason] = (this.closes[reason] ?? 0) + 1
+    this.#closes.inc({ code: isKnownCode(code) ? String(code) : 'other', reason })
   }
 
-  #counter<Label extends string>(
-    name: string,
-    help: string,
-    labelNames: readonly Label[] = []
-  ): Counter<Label> {
-    return new Counter({ name: `pgws_${name}`, help, labelNames, registers: this.#registers })
+  #counter(name: string, help: string): Total {
+    const counted = new Total()
+    new Counter({
+      name: `pgws_${name}`,
+      help,
+      registers: this.#registers,
+      collect() {
+        this.reset()
+        this.inc(counted.total)
+      }
+    })
+    return counted
+  }
+
+  #byReason(name: string, help: string): Totals {
+    const counted = new Totals()
+    new Counter({
+      name: `pgws_${name}`,
+      help,
+      labelNames: ['reason'],
+      registers: this.#registers,
+      collect() {
+        this.reset()
+        for (const [reason, total] of Object.entries(counted.totals)) this.inc({ reason }, total)
+      }
+    })
+    return counted
   }
 
   #histogram(name: string, help: string, buckets: number[]): Histogram {

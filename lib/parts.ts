@@ -109,9 +109,9 @@ export function buildParts(options: GatewayOptions): Parts {
   const { query, listenChannel, listener, log } = options
   const node = newNodeId()
   const events = new EventLog(node)
-  const metrics = new Metrics(() => gaugesOf(parts))
+  const metrics = new Metrics(node, () => gaugesOf(parts))
   const notificationQueue = new NotificationQueueUsage({ query, log })
-  const losses = new Losses(metrics, log)
+  const losses = new Losses(metrics, events, log)
   const onUnencodable = (_message: Message, error: unknown) => losses.add('unencodable', { err: error })
   const hub = new Hub(
     (error) => log.error({ err: error }, 'a handler of pgws.subscribe() threw'),
@@ -137,7 +137,9 @@ export function buildParts(options: GatewayOptions): Parts {
     onMessage: (sentAt) => {
       metrics.notifications.inc()
       if (sentAt === undefined) return
-      metrics.deliverySeconds.observe(Math.max(0, Date.now() / 1000 - sentAt))
+      const seconds = Math.max(0, Date.now() / 1000 - sentAt)
+      metrics.deliverySeconds.observe(seconds)
+      metrics.deliveryTimes.record(seconds)
     },
     onLost: (reason, reference, error) => {
       losses.add(reason, { err: error, table: reference?.table, position: reference?.position })
@@ -152,7 +154,12 @@ export function buildParts(options: GatewayOptions): Parts {
     losses,
     log,
     listening: () => listener.state.up,
-    onHealed: () => metrics.healedGaps.inc()
+    onHealed: () => {
+      metrics.healedGaps.inc()
+      events.add('healed-gap', {
+        text: 'notifications were missing; the messages of durable channels were read from the database'
+      })
+    }
   })
   const rawChannels = new RawChannels({
     patterns: options.rawChannels,
@@ -165,12 +172,13 @@ export function buildParts(options: GatewayOptions): Parts {
       else incoming.count(hub.deliver({ channel, text, raw: true }))
     }
   })
-  const retention = new Cleanup({ query, durable, log })
+  const retention = new Cleanup({ query, durable, events, log })
   const sequencer = new Sequencer({
     ...options,
     node,
     query: options.sequencerQuery,
-    installed: () => durable.installed
+    installed: () => durable.installed,
+    events
   })
   const authorizer = new Authorizer({
     ...options,
@@ -193,6 +201,7 @@ export function buildParts(options: GatewayOptions): Parts {
     joinLeavePush,
     revocations: options.revocations,
     metrics,
+    events,
     node
   })
   const core: Core = {

@@ -38,6 +38,8 @@ export function decorateGateway(
   let lastFailure: string | undefined
   let reporter: NodeJS.Timeout | undefined
   let starting = true
+  /** Whether the schema was too old or too new when it was last read. */
+  let incompatible = false
   /** This server has become too old for the schema. */
   let outdated: Error | undefined
   const open = () =>
@@ -80,7 +82,11 @@ export function decorateGateway(
   async function prepare(client: pg.Client): Promise<void> {
     if (options.migrate) {
       const { from, to } = await migrate(client, options.listenChannel)
-      if (from < to) log.info(`installed version ${to} of the schema "pgws"`)
+      if (from < to) {
+        const text = `installed version ${to} of the schema "pgws"`
+        log.info(text)
+        gateway.events.add('migration', { text, reason: from === 0 ? 'installed' : 'migrated' })
+      }
       const missing = await completeRoles(client)
       if (missing.length > 0) {
         log.warn(
@@ -147,10 +153,22 @@ export function decorateGateway(
   }
 
   function onSchema({ status, error }: SchemaState): void {
+    tellSchema(status, error)
     if (error === undefined) return
     if (status === 'too new') leave(error)
     // During the start, the start itself reports it.
     else if (gateway.awaited.length === 0) log.error({ err: error }, messageOf(error))
+  }
+
+  /** Tells in the events what has changed, except that all is well from the start. */
+  function tellSchema(status: SchemaState['status'], error: Error | undefined): void {
+    const text =
+      error === undefined ? 'the schema "pgws" and this server are compatible again' : messageOf(error)
+    if (error !== undefined || incompatible) {
+      const level = error === undefined ? 'info' : 'error'
+      gateway.events.add('schema', { level, text, reason: status.replace(' ', '-') })
+    }
+    incompatible = error !== undefined
   }
 
   /** Shuts down because the schema is too new for this server. Other servers take its clients. */
@@ -179,6 +197,10 @@ export function decorateGateway(
           { gap: event.gap },
           `listening to the database again; notifications of the last ${event.gap} ms may be lost`
         )
+        gateway.events.add('listener-reconnected', {
+          text: `listening to the database again; notifications of the last ${event.gap} ms may be lost`,
+          reason: 'reconnected'
+        })
         gateway.listenerReconnected(event.gap)
         break
       case 'attempt failed':
@@ -194,6 +216,10 @@ export function decorateGateway(
         break
       case 'connection lost':
         log.error({ err: event.error }, `the listener's connection was lost: ${event.error.message}`)
+        gateway.events.add('listener-lost', {
+          text: `the listener's connection was lost: ${event.error.message}`,
+          reason: 'lost'
+        })
         gateway.listenerLost()
         // The connections of the pool probably broke for the same reason.
         pool.recycle()

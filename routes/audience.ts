@@ -29,6 +29,7 @@ export function audienceRoutes(
     webSocketRoute(fastify, {
       url: endpoint.path,
       gateway,
+      transport: 'websocket',
       webSockets,
       describeRequest: ({ ip }) => ({ url: fastify.prefix + endpoint.path, ip }),
       async admit(request) {

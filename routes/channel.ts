@@ -22,6 +22,7 @@ export function channelRoutes(
     webSocketRoute(fastify, {
       url,
       gateway,
+      transport: 'websocket',
       webSockets,
       describeRequest,
       admit: (request) => admit(request, upgradeOf(request.raw)!.socket),

@@ -24,7 +24,7 @@ export function eventStreamRoutes(
     schema: HIDDEN,
     logLevel: 'warn',
     logSerializers: { req: describeRequest },
-    onError: refused(fastify, gateway, describeRequest),
+    onError: refused(gateway, 'event-stream', describeRequest),
     async preValidation(request, reply) {
       requireTurn(reply)
       await admit(request, reply.raw)

@@ -1,15 +1,16 @@
 import type { FastifyInstance } from 'fastify'
 import { authorizeAdmin } from '../lib/auth/index.js'
-import type { Bridge } from '../lib/bridge.js'
+import type { Gateway } from '../lib/gateway.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { verifyBearer } from './handshake/bearer.js'
 import { checkQuery } from './known.js'
+import { nodeStatsSchema } from './node-stats-schema.js'
 import { bearer, errorSchema } from './schemas.js'
 
 /** `GET /nodes`: the servers that share the database and the listen channel, for tokens with `"admin": true`. */
 export function nodesRoute(
   fastify: FastifyInstance,
-  { bridge, verifyToken }: { bridge: Bridge; verifyToken: VerifyToken }
+  { gateway, verifyToken }: { gateway: Gateway; verifyToken: VerifyToken }
 ): void {
   const time = { type: 'string', format: 'date-time' }
   fastify.get(
@@ -33,7 +34,8 @@ export function nodesRoute(
                 startedAt: time,
                 lastSeen: time,
                 connections: { type: 'integer', description: 'Open connections at the last heartbeat.' },
-                self: { type: 'boolean', description: 'Whether this is the node that answers.' }
+                self: { type: 'boolean', description: 'Whether this is the node that answers.' },
+                stats: nodeStatsSchema
               }
             }
           },
@@ -47,7 +49,7 @@ export function nodesRoute(
     async (request) => {
       authorizeAdmin(await verifyBearer(request, verifyToken))
       checkQuery(request)
-      return bridge.nodes()
+      return gateway.nodesWithStats()
     }
   )
 }

@@ -31,6 +31,11 @@ export const healthSchema = (description: string) => ({
   type: 'object',
   properties: {
     status: { type: 'string', enum: ['ok', 'degraded', 'unavailable'] },
+    reasons: {
+      type: 'array',
+      items: { type: 'string' },
+      description: 'Why the status is not `ok`, in sentences.'
+    },
     listener: {
       type: 'object',
       properties: { status: upOrDown, upSince: time, lastProvenAlive: time, reconnects: { type: 'integer' } }

@@ -94,7 +94,7 @@ export async function sdkEmulationRoutes(
     routeAll({
       url,
       method,
-      onError: refused(fastify, gateway, describeRequest),
+      onError: refused(gateway, url === '/connection/sse' ? 'sdk-sse' : 'sdk-http-stream', describeRequest),
       async preValidation(request, reply) {
         requireTurn(reply)
         await admit(request)

@@ -26,6 +26,7 @@ export function sdkRoute(fastify: FastifyInstance, { gateway, webSockets, option
   webSocketRoute(fastify, {
     url: SDK_ADDRESS,
     gateway,
+    transport: 'sdk-websocket',
     webSockets,
     describeRequest: ({ ip }) => ({ url: fastify.prefix + SDK_ADDRESS, ip }),
     async admit(request) {

@@ -1,4 +1,5 @@
 import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
+import type { TransportName } from '../lib/clients/index.js'
 import { errors } from '../lib/errors.js'
 import type { Gateway } from '../lib/gateway.js'
 import type { AcceptedSocket } from '../lib/transports/index.js'
@@ -13,6 +14,8 @@ export interface WebSocketRoute {
   /** Below the prefix. */
   url: string
   gateway: Gateway
+  /** What a refused client would have been connected with. */
+  transport: TransportName
   webSockets: WebSockets
   /** Describes a request for the log, without its token. */
   describeRequest: (request: FastifyRequest) => object
@@ -25,7 +28,7 @@ export interface WebSocketRoute {
 /** A route for websocket upgrades, dispatched by this plugin or by the host's @fastify/websocket. */
 export function webSocketRoute(
   fastify: FastifyInstance,
-  { url, gateway, webSockets, describeRequest, admit, connect }: WebSocketRoute
+  { url, gateway, transport, webSockets, describeRequest, admit, connect }: WebSocketRoute
 ): void {
   const log = { error: fastify.log.error.bind(fastify.log), describeRequest }
   fastify.route({
@@ -37,7 +40,7 @@ export function webSocketRoute(
     // There is one log line for each websocket that is opened (lib/clients/clients.ts) or refused (onError).
     logLevel: 'warn',
     logSerializers: { req: describeRequest },
-    onError: refused(fastify, gateway, describeRequest),
+    onError: refused(gateway, transport, describeRequest),
     async preValidation(request) {
       if (upgradeOf(request.raw) === undefined) throw new errors.UpgradeRequired()
       await admit(request)

@@ -1,3 +1,4 @@
+import type { EventLog } from '../events/index.js'
 import type { Log } from '../log.js'
 import type { Metrics } from '../metrics.js'
 
@@ -29,20 +30,27 @@ const INTERVAL = 60_000
  */
 export class Losses {
   readonly #metrics: Metrics
+  readonly #events: EventLog
   readonly #log: Log
   /** How many were not logged after the last line. */
   readonly #unlogged = new Map<LossReason, number>()
   readonly #lastAt = new Map<LossReason, number>()
   readonly #timers = new Set<NodeJS.Timeout>()
 
-  constructor(metrics: Metrics, log: Log) {
+  constructor(metrics: Metrics, events: EventLog, log: Log) {
     this.#metrics = metrics
+    this.#events = events
     this.#log = log
   }
 
   /** @param fields for the log; never anything that a user has written */
   add(reason: LossReason, fields: object = {}): void {
     this.#metrics.lostMessages.inc({ reason })
+    this.#events.add('lost-messages', {
+      level: FAILURES.includes(reason) ? 'error' : 'warning',
+      text: TEXTS[reason],
+      reason
+    })
     this.#lastAt.set(reason, performance.now())
     const unlogged = this.#unlogged.get(reason)
     if (unlogged === undefined) this.#write(reason, { count: 1, ...fields })

@@ -1,5 +1,6 @@
 import type { Subscriber } from '../channels/index.js'
 import type { Receiver } from '../flow/index.js'
+import type { CloseReason } from './close-reason.js'
 
 /**
  * The connection of a client, independent of its protocol. `Connection` implements what all protocols share: flow
@@ -15,10 +16,11 @@ export interface ClientConnection extends Subscriber, Receiver {
   /**
    * Closes with a code and a reason, as the protocol expresses them. For a websocket these are those of RFC 6455
    * (section 5.5.1: the reason has at most 123 bytes). The code is one of CLOSE, or one of the protocol.
+   * @param cause why, for metrics, events and the log
    */
-  close(code: number, reason: string): void
+  close(code: number, reason: string, cause: CloseReason): void
   /** Closes because the server shuts down. What the client sends until it sees the close is still processed. */
-  goAway(code: number, reason: string): void
+  goAway(code: number, reason: string, cause: CloseReason): void
   /** Closes because the client's token has expired (3001). */
   expire(): void
   /** Closes because the client's token was revoked (3500). */

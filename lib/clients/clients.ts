@@ -2,6 +2,8 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Access, Revocations } from '../auth/index.js'
 import { type Hub, isPublicChannel } from '../channels/index.js'
 import type { ResolvedOptions } from '../config/index.js'
+import { codeOf, statusCodeOf } from '../errors.js'
+import type { EventLog } from '../events/index.js'
 import { FlowControl, PAUSED, Pace, type Pausable } from '../flow/index.js'
 import type { Log } from '../log.js'
 import { type PresenceMember, senderOf, showsClaim } from '../messages/index.js'
@@ -9,13 +11,14 @@ import type { Metrics } from '../metrics.js'
 import type { JoinLeavePush, Presence } from '../presence/index.js'
 import type { Notification, Publisher } from '../publishing/index.js'
 import type { CatchUp } from './catch-up.js'
+import { CLOSE_REASONS, type CloseReason } from './close-reason.js'
 import { CLOSE, type Connection, type ConnectionContext, type ConnectionOptions } from './connection.js'
 import { ConnectionLimit } from './connection-limit.js'
 import { connectionId } from './filter.js'
 import { PresenceMembership } from './presence-membership.js'
 import { ConnectionRegistry, type Leaving } from './registry.js'
 import { type Remote, UserAgents } from './remote.js'
-import { type Transport, whenEnded } from './transport.js'
+import { type Transport, type TransportName, whenEnded } from './transport.js'
 
 /** What a client may ask for when it connects, in addition to its channels. */
 export interface JoinOptions {
@@ -47,6 +50,17 @@ type OptionsUsed =
   | 'onMessageFunction'
   | 'onDisconnectFunction'
 
+/** A handshake that was refused. */
+export interface Refusal {
+  /** The client's IP address. */
+  address: string
+  transport: TransportName
+  /** Without tokens. */
+  error: Error
+  /** Fields that describe the request in the log, without tokens. */
+  request: object
+}
+
 export interface ClientsOptions extends Pick<ResolvedOptions, OptionsUsed> {
   hub: Hub
   publisher: Publisher
@@ -55,6 +69,7 @@ export interface ClientsOptions extends Pick<ResolvedOptions, OptionsUsed> {
   joinLeavePush: JoinLeavePush
   revocations: Pick<Revocations, 'includes'>
   metrics: Metrics
+  events: EventLog
   /** This node's id. */
   node: string
   log: Log
@@ -78,6 +93,8 @@ export class Clients {
   /** Limits how fast clients may send. */
   readonly pace: Pace
   readonly #userAgents = new UserAgents()
+  /** The connections of which messages are ignored. */
+  readonly #ignoring = new WeakSet<Connection>()
   #lastId = 0
   #leaving: Leaving | undefined
 
@@ -145,7 +162,10 @@ export class Clients {
         connection: this.idOf(connection)
       })
     }
-    if (this.#leaving !== undefined) connection.goAway(this.#leaving.code, this.#leaving.reason)
+    if (this.#leaving !== undefined) {
+      const { code, reason, cause } = this.#leaving
+      connection.goAway(code, reason, cause)
+    }
     // After its token was verified, while the client was admitted.
     else if (this.#options.revocations.includes(connection)) connection.revoke()
     return true
@@ -172,24 +192,42 @@ export class Clients {
 
   /**
    * Undoes `enter`. Does nothing when it is called again.
+   * @param endedWith the close code, as the transport has it
    * @param left the channels that it has left, if `connection` does not have them any more
    */
-  leave(connection: Connection, code: number, reason: string, left = connection.channels): void {
-    const { hub, publisher, metaChannel, metrics, log } = this.#options
-    const { id, channels, openedAt, sender, caller } = connection
+  leave(connection: Connection, endedWith: number, reason: string, left = connection.channels): void {
+    const { hub, publisher, metaChannel, metrics, events, log } = this.#options
+    const { id, channels, openedAt, sender, caller, subject, address, transport } = connection
     if (!this.connections.delete(connection)) return
     this.flow.forget(connection)
     hub.leave(connection, channels, connection)
     this.#membership.leave(connection)
-    metrics.closed(code)
-    log.info({ connection: id, code, seconds: (Date.now() - openedAt) / 1000 }, 'socket closed')
+    const code = closeCodeOf(connection, endedWith)
+    const cause = causeOf(connection, code)
+    const closed = `${code} ${reason}`.trimEnd()
+    metrics.closed(code, cause)
+    log.info(
+      { connection: id, code, reason: cause, seconds: (Date.now() - openedAt) / 1000 },
+      'socket closed'
+    )
+    events.add('close', {
+      level: CLOSE_REASONS[cause].level,
+      text: `${CLOSE_REASONS[cause].text} (${closed})`,
+      connection: this.idOf(connection),
+      subject,
+      address,
+      channels: publicOf(left),
+      transport,
+      code,
+      reason: cause
+    })
     if (metaChannel !== undefined)
       publisher.publishMetaEvent('ConnectionClose', publicOf(left).join(','), sender)
     if (caller !== undefined) {
       publisher.callConnectionFunction('disconnect', caller, {
         channels: left,
         connection: this.idOf(connection),
-        reason: `${code} ${reason}`.trimEnd()
+        reason: closed
       })
     }
   }
@@ -238,7 +276,7 @@ export class Clients {
     const { catchUp, log } = this.#options
     catchUp.resume(connection, start).catch((error) => {
       log.warn({ err: error, connection: connection.id }, 'could not replay messages')
-      connection.close(CLOSE.NOT_PUBLISHED, 'messages could not be replayed')
+      connection.close(CLOSE.NOT_PUBLISHED, 'messages could not be replayed', 'not-resumed')
     })
   }
 
@@ -251,8 +289,32 @@ export class Clients {
   }
 
   /** Counts a message from a client that may not write, where its protocol has no answer for that. */
-  ignored(): void {
-    this.#options.metrics.ignoredMessages.inc()
+  ignored(connection: Connection): void {
+    const { metrics, events } = this.#options
+    metrics.ignoredMessages.inc()
+    // Once for each connection: there may be thousands of messages.
+    if (this.#ignoring.has(connection)) return
+    this.#ignoring.add(connection)
+    const { subject, address, channels, transport } = connection
+    events.add('ignored', {
+      text: 'the token of the client does not allow writing: its messages are ignored',
+      connection: this.idOf(connection),
+      subject,
+      address,
+      channels: publicOf(channels),
+      transport
+    })
+  }
+
+  /** Counts, logs and tells a handshake that was refused, with what the client was or would be told. */
+  refused({ address, transport, error, request }: Refusal): void {
+    const { metrics, events, log } = this.#options
+    const code = codeOf(error) ?? 'unknown'
+    const status = statusCodeOf(error)
+    metrics.refusals.inc({ reason: code })
+    log.info({ ...request, code }, `socket refused: ${error.message}`)
+    const text = status === undefined ? error.message : `${status}: ${error.message}`
+    events.add('refusal', { text, address, transport, code })
   }
 
   /**
@@ -276,6 +338,26 @@ export class Clients {
     connection.pause(PAUSED.DATABASE)
     publisher.onDrain(() => connection.resume(PAUSED.DATABASE))
   }
+}
+
+/**
+ * The code with which a connection was closed. `ws` does not read the answer of a client whose message it has refused, and
+ * says 1006 (`receiverOnError` in its lib/websocket.js).
+ */
+function closeCodeOf({ closedFor }: Connection, code: number): number {
+  return code === 1006 && closedFor !== undefined ? (REFUSED_BY_WS[closedFor] ?? code) : code
+}
+
+/** What `ws` has closed with, by the reason: see WebSocketConnection.failed. */
+const REFUSED_BY_WS: { readonly [cause in CloseReason]?: number } = {
+  'too-large': CLOSE.TOO_BIG,
+  invalid: CLOSE.INVALID_DATA,
+  protocol: 1002
+}
+
+/** Why a connection has ended. A websocket that broke ends with 1006 (RFC 6455, section 7.1.5). */
+function causeOf({ closedFor }: Connection, code: number): CloseReason {
+  return closedFor ?? (code === 1006 ? 'connection-lost' : 'client')
 }
 
 function publicOf(channels: readonly string[]): readonly string[] {

@@ -4,6 +4,7 @@ import { type Format, type Frame, joinFrames } from '../channels/index.js'
 import { type FlowControl, HeldFrames, type Waiting } from '../flow/index.js'
 import type { Sender } from '../messages/index.js'
 import type { ClientConnection } from './client-connection.js'
+import type { CloseReason } from './close-reason.js'
 import type { Remote } from './remote.js'
 import type { TransportName } from './transport.js'
 
@@ -81,6 +82,8 @@ export abstract class Connection implements ClientConnection {
   readonly openedAt = Date.now()
   /** The group with which it is pinged. */
   pingGroup = 0
+  /** Why the server has closed it; undefined: it has not. */
+  closedFor: CloseReason | undefined
   writtenBytes = 0
   /** How many messages were sent to it, and how many of its own were accepted for publishing. */
   sentMessages = 0
@@ -120,28 +123,39 @@ export abstract class Connection implements ClientConnection {
   }
   abstract drained(): Promise<void>
   abstract ping(): void
-  abstract close(code: number, reason: string): void
+  /** Closes as the protocol expresses it. */
+  protected abstract sendClose(code: number, reason: string): void
   abstract terminate(): void
+
+  close(code: number, reason: string, cause: CloseReason): void {
+    this.closing(cause)
+    this.sendClose(code, reason)
+  }
+
+  /** To be called before the server closes or terminates it, with the reason. The first one counts. */
+  closing(cause: CloseReason): void {
+    if (this.open) this.closedFor ??= cause
+  }
 
   /** To be called when the transport has ended. */
   ended(code: number, reason: string): void {
     this.#context.onEnd(this, code, reason)
   }
 
-  goAway(code: number, reason: string): void {
-    this.close(code, reason)
+  goAway(code: number, reason: string, cause: CloseReason): void {
+    this.close(code, reason, cause)
   }
 
   expire(): void {
-    this.close(CLOSE.JWT_EXPIRED, 'JWT expired')
+    this.close(CLOSE.JWT_EXPIRED, 'JWT expired', 'token-expired')
   }
 
   revoke(): void {
-    this.close(CLOSE.TOKEN_REVOKED, 'token revoked')
+    this.close(CLOSE.TOKEN_REVOKED, 'token revoked', 'token-revoked')
   }
 
   disconnect(code: number, reason: string): void {
-    this.close(code, reason)
+    this.close(code, reason, 'disconnected')
   }
 
   deliver(frames: readonly Frame[], joined: Buffer): void {
@@ -230,7 +244,7 @@ export abstract class Connection implements ClientConnection {
   }
 
   closeSlow(): void {
-    this.close(CLOSE.SLOW, 'slow')
+    this.close(CLOSE.SLOW, 'slow', 'slow')
   }
 
   /** Holds new messages from now on, while older ones are replayed. */

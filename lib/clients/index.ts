@@ -1,6 +1,7 @@
 export { CatchUp } from './catch-up.js'
 export type { ClientConnection } from './client-connection.js'
-export { CLOSES_A_TURN, Clients, type JoinOptions } from './clients.js'
+export { CLOSES_A_TURN, Clients, type JoinOptions, type Refusal } from './clients.js'
+export { CLOSE_REASONS, type CloseReason } from './close-reason.js'
 export { CLOSE, Connection, type ConnectionOptions } from './connection.js'
 export { Expiry } from './expiry.js'
 export {

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { CloseReason } from './close-reason.js'
 import { CLOSE, type Connection } from './connection.js'
 import { Expiry } from './expiry.js'
 import { TRANSPORTS, type TransportName } from './transport.js'
@@ -17,16 +18,23 @@ const CLOSE_TICK = 20
 export interface Leaving {
   code: number
   reason: string
+  /** For metrics, events and the log. */
+  cause: CloseReason
   /** Whether to spread the closes, because the other servers must take all of these clients. */
   slowly?: boolean
 }
 
-export const SHUTTING_DOWN: Leaving = { code: CLOSE.GOING_AWAY, reason: 'server shutting down' }
+export const SHUTTING_DOWN: Leaving = {
+  code: CLOSE.GOING_AWAY,
+  reason: 'server shutting down',
+  cause: 'shutdown'
+}
 
 /** https://www.iana.org/assignments/websocket/websocket.xhtml#close-code-number */
 export const OUTDATED: Leaving = {
   code: CLOSE.SERVICE_RESTART,
   reason: 'server too old for its database',
+  cause: 'outdated',
   slowly: true
 }
 
@@ -93,7 +101,7 @@ export class ConnectionRegistry {
    * @param time how long that may take, in milliseconds
    * @param leaving the code and the reason; `slowly` uses half of the time even for a few connections
    */
-  async close(time: number, { code, reason, slowly = false }: Leaving = SHUTTING_DOWN): Promise<void> {
+  async close(time: number, { code, reason, cause, slowly = false }: Leaving = SHUTTING_DOWN): Promise<void> {
     clearInterval(this.#pings)
     const end = performance.now() + time
     const spread = time / 2
@@ -103,7 +111,7 @@ export class ConnectionRegistry {
     let closed = 0
     const all = [...this]
     for (const connection of all) {
-      connection.goAway(code, reason)
+      connection.goAway(code, reason, cause)
       if (++closed % perTick === 0 && closed < all.length) await sleep(tick)
     }
     while (this.#size > 0 && performance.now() < end) await sleep(10)

@@ -11,6 +11,7 @@ import {
   readFilter
 } from '../clients/index.js'
 import { errors } from '../errors.js'
+import type { NodeStats } from '../events/index.js'
 import { isCount } from '../json-value.js'
 import type { Log } from '../log.js'
 import { NOTIFY_PAYLOAD_LIMIT, nodeChannelOf, type Query } from '../postgres/index.js'
@@ -19,10 +20,11 @@ import { BatchQueue, type Notification } from '../publishing/index.js'
 import { VERSION } from '../version.js'
 import { isBoolean, isChannels, isConnections, isRatedChannels } from './answer-checks.js'
 import { type DeliveryCounts, NodeChannel } from './node-channel.js'
+import { type FeedListener, isPast, isStats, NodeFeed, type NodeMonitor, type NodePast } from './node-feed.js'
 import { type NodeSessions, OwnNode } from './own-node.js'
 import { BEATS } from './peers.js'
 
-/** A node, as `GET /nodes` shows it. */
+/** A node, as of its last heartbeat. */
 export interface NodeSummary {
   id: string
   hostname: string
@@ -35,6 +37,11 @@ export interface NodeSummary {
   connections: number
   /** Whether this is the node that answers. */
   self: boolean
+}
+
+/** A node, as `GET /nodes` shows it. */
+export interface NodeStatsSummary extends NodeSummary {
+  stats: NodeStats | null
 }
 
 /** Which nodes are asked. */
@@ -88,13 +95,16 @@ export class Cluster {
   readonly #own: OwnNode
   readonly #channel: NodeChannel
   readonly #presence: NodeSync | undefined
+  readonly #feed: NodeFeed
   readonly #startedAt = Date.now()
+  #monitor: NodeMonitor | undefined
+  readonly #requireMonitor = (): NodeMonitor => this.#monitor!
 
   constructor(options: ClusterOptions) {
     this.#options = options
     const { node, query, ready, nodeTimeout, presence, deliveries, log } = options
     this.channel = nodeChannelOf(options.listenChannel)
-    this.#own = new OwnNode(options)
+    this.#own = new OwnNode({ ...options, monitor: this.#requireMonitor })
     const queue = new BatchQueue({
       send: async (groups) => {
         const payloads = groups.flatMap((group) => group.map(({ payload }) => payload))
@@ -120,6 +130,11 @@ export class Cluster {
         interval: nodeTimeout / BEATS / 2
       })
     }
+    this.#feed = new NodeFeed({
+      monitor: this.#requireMonitor,
+      ask: (stats) => this.#channel.askFeed(stats),
+      tell: (text) => this.#channel.tellFeed(text)
+    })
     this.#channel = new NodeChannel({
       node,
       timeout: nodeTimeout,
@@ -132,8 +147,14 @@ export class Cluster {
       answer: (question, args) => this.#own.answer(question, args),
       deliveries,
       presence: this.#presence,
+      feed: this.#feed,
       log
     })
+  }
+
+  /** To be called before this node starts, with what it tells of itself. */
+  attach(monitor: NodeMonitor): void {
+    this.#monitor = monitor
   }
 
   /** This node's id. */
@@ -153,6 +174,7 @@ export class Cluster {
 
   /** Announces that this node leaves. */
   goodbye(): Promise<void> {
+    this.#feed.stop()
     return this.#channel.goodbye()
   }
 
@@ -170,6 +192,40 @@ export class Cluster {
       connections: node.connections,
       self: node.id === this.#channel.id
     }))
+  }
+
+  /**
+   * The same, each with its figures; null for a node of an older release, or one that has not answered in time.
+   * @throws NodesUnavailable (503)
+   */
+  async nodesWithStats(): Promise<NodeStatsSummary[]> {
+    const nodes = this.nodes()
+    const answers = await this.#channel.ask('stats', {}, undefined, this.#telling)
+    const all = [this.#requireMonitor().latest(), ...answers.read(isStats)]
+    const stats = new Map(all.map((one) => [one.node, one]))
+    return nodes.map((node) => ({ ...node, stats: stats.get(node.id) ?? null }))
+  }
+
+  /**
+   * What the other nodes have kept: their last events, and the figures of the last ten minutes.
+   * @throws NodesUnavailable (503)
+   */
+  async past(onMissing?: (nodes: string[]) => void): Promise<NodePast[]> {
+    const answers = await this.#channel.ask('past', {}, undefined, this.#telling)
+    return answers.read(isPast, onMissing)
+  }
+
+  /**
+   * Calls a listener with what the other nodes tell from now on.
+   * @returns a function that ends this
+   */
+  follow(listener: FeedListener): () => void {
+    return this.#feed.follow(listener)
+  }
+
+  /** The other nodes that tell their events and figures. */
+  get #telling(): string[] {
+    return this.#channel.peers.filter(({ tells }) => tells === true).map(({ id }) => id)
   }
 
   /** The channels that clients of all nodes have joined. @throws NodesUnavailable (503) */
@@ -292,7 +348,8 @@ export class Cluster {
       connections: connections.size,
       timeout: nodeTimeout,
       presence: this.#presence?.version,
-      sessions: sessions.sessions
+      sessions: sessions.sessions,
+      tells: true
     }
   }
 

@@ -4,6 +4,7 @@ import type { Log } from '../log.js'
 import type { NodeSync } from '../presence/index.js'
 import { Answers } from './answers.js'
 import { Multipart } from './multipart.js'
+import type { NodeFeed } from './node-feed.js'
 import {
   decode,
   encode,
@@ -31,6 +32,8 @@ export interface NodeChannelOptions {
   deliveries: DeliveryCounts
   /** Receives the presence messages of other nodes; undefined if there are no presence channels. */
   presence: Pick<NodeSync, 'heard' | 'receive' | 'asked' | 'forget'> | undefined
+  /** Takes what other nodes tell and ask of events and figures. */
+  feed: Pick<NodeFeed, 'asked' | 'told'>
   log: Log
 }
 
@@ -120,11 +123,12 @@ export class NodeChannel {
 
   /**
    * Asks the other nodes, or one of them. Questions arrive in the order of the calls.
+   * @param expected the nodes whose answers are waited for, if all are asked. Default: all
    * @throws NodesUnavailable (503)
    */
-  async ask(question: string, args: unknown, to?: string): Promise<Answers> {
+  async ask(question: string, args: unknown, to?: string, expected = this.#peers.ids): Promise<Answers> {
     this.requireReady()
-    const answers = new Answers(to === undefined ? this.#peers.ids : [to])
+    const answers = new Answers(to === undefined ? expected : [to])
     if (answers.missing.length === 0) return answers
     return this.#await(answers, async (id) => {
       try {
@@ -161,6 +165,16 @@ export class NodeChannel {
     this.#notify([encode({ from: this.id, type: 'presence-question', to })])
   }
 
+  /** Asks all other nodes to tell their events, and their figures if wanted, for some seconds. */
+  askFeed(stats: boolean): void {
+    this.#notify([encode({ from: this.id, type: 'follow', stats })])
+  }
+
+  /** Tells all other nodes something: see NodeFeed. */
+  tellFeed(text: string): void {
+    if (!this.#closed) this.#notify([encode({ from: this.id, type: 'told', text })])
+  }
+
   /** Takes the payload of a notification on the shared database channel. */
   receive(payload: string): void {
     const message = decode(payload)
@@ -191,7 +205,7 @@ export class NodeChannel {
 
   #receiveOther(message: NodeMessage): void {
     const { from } = message
-    const { presence } = this.#options
+    const { presence, feed } = this.#options
     switch (message.type) {
       case 'hello':
         this.#peers.update(from, message.node)
@@ -232,6 +246,12 @@ export class NodeChannel {
         break
       case 'presence-question':
         if (message.to === this.id) presence?.asked()
+        break
+      case 'follow':
+        if (this.#peers.has(from)) feed.asked(message.stats)
+        break
+      case 'told':
+        if (this.#peers.has(from)) feed.told(from, message.text)
         break
     }
   }

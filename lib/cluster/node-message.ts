@@ -27,6 +27,8 @@ export interface NodeState {
    * releases have none.
    */
   sessions?: string | undefined
+  /** Whether it tells its events and figures; older releases do not. */
+  tells?: boolean | undefined
 }
 
 /** A message between nodes. */
@@ -63,6 +65,16 @@ export type NodeMessage = { from: string } & (
       type: 'presence-question'
       to: string
     }
+  | {
+      /** Asks all others to tell their events, and their figures if wanted, for some seconds. */
+      type: 'follow'
+      stats: boolean
+    }
+  | {
+      /** What a node tells: see NodeFeed. */
+      type: 'told'
+      text: string
+    }
 )
 
 /**
@@ -70,7 +82,12 @@ export type NodeMessage = { from: string } & (
  * does not depend on the database's encoding.
  */
 export function encode(message: NodeMessage): string {
-  if (message.type !== 'answer' && message.type !== 'part' && message.type !== 'presence') {
+  if (
+    message.type !== 'answer' &&
+    message.type !== 'part' &&
+    message.type !== 'presence' &&
+    message.type !== 'told'
+  ) {
     return asciiOf({ pgws: PROTOCOL, ...message })
   }
   const { text, ...head } = message
@@ -159,6 +176,12 @@ export function decode(payload: string): NodeMessage | undefined {
     case 'presence-question':
       if (!isNodeId(to)) return undefined
       break
+    case 'follow':
+      if (typeof message.stats !== 'boolean') return undefined
+      break
+    case 'told':
+      message.text = end === -1 ? '' : payload.slice(end + 1)
+      break
     default:
       return undefined
   }
@@ -173,9 +196,10 @@ export function isNodeId(value: unknown): value is string {
 
 function isNodeState(value: unknown): value is NodeState {
   if (!isObject(value)) return false
-  const { hostname, pid, version, startedAt, connections, timeout, presence, sessions } = value
+  const { hostname, pid, version, startedAt, connections, timeout, presence, sessions, tells } = value
   if (!isShort(hostname) || !isShort(version)) return false
   if (sessions !== undefined && !isShort(sessions)) return false
+  if (tells !== undefined && typeof tells !== 'boolean') return false
   if (![pid, connections, timeout, presence ?? 0].every(isCount)) return false
   // The range of a Date.
   return isCount(startedAt) && startedAt <= 8.64e15

@@ -12,6 +12,7 @@ import {
   summaryOf
 } from '../clients/index.js'
 import { errors } from '../errors.js'
+import type { NodeMonitor } from './node-feed.js'
 
 /** The sessions of this node whose commands may arrive at any node. */
 export interface NodeSessions {
@@ -27,6 +28,7 @@ export interface OwnNodeOptions {
   connections: Iterable<Connection>
   hub: Pick<Hub, 'summary' | 'rated'>
   sessions: NodeSessions
+  monitor: () => NodeMonitor
 }
 
 /** Lists and closes the clients of this node, for itself and for other nodes. */
@@ -76,6 +78,12 @@ export class OwnNode {
         const filter = readClosingFilter(args)
         const { code, reason } = readClosing(args)
         return this.disconnect(filter, code, reason)
+      }
+      case 'stats':
+        return this.#options.monitor().latest()
+      case 'past': {
+        const monitor = this.#options.monitor()
+        return { events: monitor.events(), samples: monitor.samples() }
       }
       case 'commands':
         return this.#options.sessions.answer(args)

@@ -1,3 +1,5 @@
+import { messageOf } from '../errors.js'
+import type { EventLog } from '../events/index.js'
 import type { Log } from '../log.js'
 import type { Query } from '../postgres/index.js'
 import type { RetentionRules } from './retention-rules.js'
@@ -6,9 +8,13 @@ import type { RetentionRules } from './retention-rules.js'
 const INTERVAL = 10_000
 const ROWS = 5000
 
+/** How often the events say how many were deleted, in milliseconds. */
+const TOLD_INTERVAL = 60_000
+
 export interface CleanupOptions {
   query: Query
   durable: RetentionRules
+  events: EventLog
   log: Log
 }
 
@@ -17,6 +23,9 @@ export class Cleanup {
   readonly #options: CleanupOptions
   #timer: NodeJS.Timeout | undefined
   #working = false
+  /** How many were deleted that the events have not told. */
+  #untold = 0
+  #toldAt = Number.NEGATIVE_INFINITY
 
   constructor(options: CleanupOptions) {
     this.#options = options
@@ -32,18 +41,34 @@ export class Cleanup {
   }
 
   async #clean(): Promise<void> {
-    const { query, durable, log } = this.#options
+    const { query, durable, events, log } = this.#options
     if (!durable.installed || this.#working) return
     this.#working = true
     try {
       for (let removed = ROWS; removed >= ROWS && this.#timer !== undefined; ) {
         const { rows } = await query<{ removed: number | null }>('select pgws.clean($1) as removed', [ROWS])
         removed = rows[0]!.removed ?? 0
+        this.#untold += removed
       }
+      this.#tell()
     } catch (error) {
       log.warn({ err: error }, 'could not delete old messages')
+      events.add('retention', {
+        level: 'warning',
+        text: `could not delete old messages: ${messageOf(error)}`,
+        reason: 'failed'
+      })
     } finally {
       this.#working = false
     }
+  }
+
+  #tell(): void {
+    const count = this.#untold
+    if (count === 0 || performance.now() - this.#toldAt < TOLD_INTERVAL) return
+    this.#untold = 0
+    this.#toldAt = performance.now()
+    const text = `deleted ${count} ${count === 1 ? 'message' : 'messages'} whose retention was over`
+    this.#options.events.add('retention', { text, reason: 'deleted', count })
   }
 }

@@ -79,6 +79,7 @@ export class RetentionRules {
   #secret: string | undefined
   #patterns: (readonly [pattern: string, seconds: number])[] = []
   #checking: Promise<Permission> | undefined
+  #lastPermission: Permission = 'all'
   readonly #ages = textCache<{ seconds: number | undefined }>()
 
   /** @param onState is called when the state of the schema changes */
@@ -177,10 +178,19 @@ export class RetentionRules {
   permission(): Promise<Permission> {
     this.#checking ??= permissionOf(this.#query)
       .catch(() => 'all' as const)
+      .then((permission) => {
+        this.#lastPermission = permission
+        return permission
+      })
       .finally(() => {
         this.#checking = undefined
       })
     return this.#checking
+  }
+
+  /** What `permission` has last returned. */
+  get lastPermission(): Permission {
+    return this.#lastPermission
   }
 
   #enter(state: SchemaState): void {

@@ -1,4 +1,5 @@
 export { EventLog } from './event-log.js'
+export type { NodeStats } from './node-stats.js'
 export {
   type AddedFields,
   EVENT_TYPES,

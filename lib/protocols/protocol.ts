@@ -24,6 +24,7 @@ export interface Core {
     | 'pace'
     | 'received'
     | 'ignored'
+    | 'refused'
     | 'publish'
     | 'idOf'
     | 'memberOf'

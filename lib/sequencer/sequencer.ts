@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { messageOf } from '../errors.js'
+import type { EventLog } from '../events/index.js'
 import type { Log } from '../log.js'
 import type { Query } from '../postgres/index.js'
 
@@ -48,6 +49,7 @@ export interface SequencerOptions {
   query: Query
   /** Whether the schema is known to be installed. */
   installed: () => boolean
+  events: EventLog
   log: Log
 }
 
@@ -144,7 +146,7 @@ export class Sequencer {
         await this.#pause(RETRY_INTERVAL)
         continue
       } finally {
-        this.#leading = false
+        this.#setLeading(false)
         this.#bytes = undefined
         this.#blocked = 0
       }
@@ -169,7 +171,7 @@ export class Sequencer {
   /** Runs rounds until this node stops, or another one has taken over. */
   async #serve({ term, absence }: { term: string; absence: number }): Promise<void> {
     const { nodeTimeout } = this.#options
-    this.#leading = true
+    this.#setLeading(true)
     let stale = absence > LONG_ABSENCE
     let renewAt = performance.now() + nodeTimeout * RENEWAL
     let emptyAt = 0
@@ -258,6 +260,20 @@ export class Sequencer {
       { err: error },
       'could not announce the messages that were published from SQL: they wait'
     )
+    this.#options.events.add('sequencer', {
+      level: 'error',
+      text: `could not announce the messages that were published from SQL: they wait (${this.#failure})`,
+      reason: 'failing'
+    })
+  }
+
+  #setLeading(leading: boolean): void {
+    if (leading === this.#leading) return
+    this.#leading = leading
+    const text = leading
+      ? 'this node is the sequencer now: it announces what is published from SQL'
+      : 'this node is not the sequencer any more'
+    this.#options.events.add('sequencer', { text, reason: leading ? 'leading' : 'following' })
   }
 
   #call(): void {

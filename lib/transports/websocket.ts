@@ -4,7 +4,8 @@ import { TLSSocket } from 'node:tls'
 import type { WebSocket } from 'ws'
 import type { Access } from '../auth/index.js'
 import type { Format, Frame } from '../channels/index.js'
-import { Connection, type ConnectionOptions, type TransportName } from '../clients/index.js'
+import { type CloseReason, Connection, type ConnectionOptions, type TransportName } from '../clients/index.js'
+import { codeOf } from '../errors.js'
 import { type Intake, type Pausable, unsentBytesOf } from '../flow/index.js'
 import { messageIn, webSocketFrames } from './frames.js'
 
@@ -151,6 +152,7 @@ export class WebSocketConnection extends Connection implements Pausable {
   ping(): void {
     if (this.webSocket.isPaused || this.reading) this.unanswered = 0
     else if (this.unanswered === MAX_UNANSWERED) {
+      this.closing('no-pong')
       this.terminate()
       return
     }
@@ -169,13 +171,13 @@ export class WebSocketConnection extends Connection implements Pausable {
     if (this.paused === 0) this.webSocket.resume()
   }
 
-  override goAway(code: number, reason: string): void {
+  override goAway(code: number, reason: string, cause: CloseReason): void {
     const first = this.open
-    this.close(code, reason)
+    this.close(code, reason, cause)
     if (first) this.#closed = 'server ends'
   }
 
-  close(code: number, reason: string): void {
+  protected sendClose(code: number, reason: string): void {
     this.#closed = 'fault'
     this.webSocket.close(code, reason)
     // To read the client's close frame.
@@ -184,6 +186,17 @@ export class WebSocketConnection extends Connection implements Pausable {
 
   terminate(): void {
     this.webSocket.terminate()
+  }
+
+  /**
+   * To be called with an error of the websocket. `ws` closes it with the right code before it emits an error of the client.
+   * https://github.com/websockets/ws/blob/master/doc/ws.md#error-codes
+   */
+  failed(error: Error): void {
+    const code = codeOf(error)
+    if (code === 'WS_ERR_UNSUPPORTED_MESSAGE_LENGTH') this.closedFor ??= 'too-large'
+    else if (code === 'WS_ERR_INVALID_UTF8') this.closedFor ??= 'invalid'
+    else if (code?.startsWith('WS_ERR_')) this.closedFor ??= 'protocol'
   }
 }
 

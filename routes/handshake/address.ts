@@ -44,10 +44,12 @@ export function channelsOfQuery(url: string): string[] | undefined {
   return names.length === 0 ? undefined : names
 }
 
-const NO_PARAMETERS: Pick<URLSearchParams, 'get' | 'getAll'> = new URLSearchParams()
+type Parameters = Pick<URLSearchParams, 'get' | 'getAll' | 'keys'>
+
+const NO_PARAMETERS: Parameters = new URLSearchParams()
 
 /** The parameters after the `?` of a URL. Most addresses of channels have none, and share one object. */
-export function queryOf(url: string): Pick<URLSearchParams, 'get' | 'getAll'> {
+export function queryOf(url: string): Parameters {
   const start = url.indexOf('?')
   return start === -1 ? NO_PARAMETERS : new URLSearchParams(url.slice(start))
 }

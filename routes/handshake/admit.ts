@@ -1,11 +1,12 @@
 import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
 import { type Access, authorize } from '../../lib/auth/index.js'
-import type { JoinOptions, Transport } from '../../lib/clients/index.js'
+import type { JoinOptions, Transport, TransportName } from '../../lib/clients/index.js'
 import { isAllowedOrigin } from '../../lib/config/index.js'
 import { errors } from '../../lib/errors.js'
 import type { Gateway } from '../../lib/gateway.js'
+import { nameAndKnown } from '../known.js'
 import { messageCount } from '../message-count.js'
-import { isToken, maskAddress, queryOf } from './address.js'
+import { isToken, maskAddress, maskTokens, queryOf } from './address.js'
 import { ADDRESSES, type ChannelRoutesOptions } from './channel-addresses.js'
 import { readCredentials } from './credentials.js'
 import { describeRequestAs } from './request-log.js'
@@ -17,6 +18,9 @@ declare module 'fastify' {
     pgwsAccess: Access | null
   }
 }
+
+/** The parameters of the addresses of channels. */
+const PARAMETERS = ['channel', 'since', 'last', 'binary', 'rejections', 'presence']
 
 /** The admission of websockets and event streams, before they are accepted. */
 export function handshake(
@@ -49,6 +53,7 @@ export function handshake(
       access.caller = await gateway.authorize(token, access.channels, mode)
       await gateway.admit(transport, request.ip, access.read ? access.channels : [])
       request.pgwsAccess = access
+      tellUnknown(request, access, stream ? 'event-stream' : 'websocket')
     },
 
     joinOptionsOf
@@ -63,6 +68,19 @@ export function handshake(
     throw new errors.InvalidToken(
       `the token is not a JSON Web Token (RFC 7519). "${url}" is an address for HTTP requests; websockets and event streams connect to /:channel/:token, /:token or /`
     )
+  }
+
+  /** As with postgres-websockets, any query is accepted. A misspelled parameter (`?sinec=`) would be hard to find. */
+  function tellUnknown(
+    { raw, ip }: FastifyRequest,
+    { channels, subject }: Access,
+    transport: TransportName
+  ): void {
+    for (const name of queryOf(raw.url!).keys()) {
+      if (PARAMETERS.includes(name)) continue
+      const text = `a client has connected with a parameter that nothing reads: ${nameAndKnown(maskTokens(name), PARAMETERS)}`
+      gateway.events.add('unknown-parameter', { text, address: ip, subject, channels, transport })
+    }
   }
 
   function joinOptionsOf(request: FastifyRequest): JoinOptions {
@@ -85,15 +103,20 @@ export function handshake(
   }
 }
 
-/** Counts and logs a handshake that was refused. */
+/** Counts, logs and tells a handshake that was refused. */
 export function refused(
-  fastify: FastifyInstance,
   gateway: Gateway,
+  transport: TransportName,
   describeRequest: (request: FastifyRequest) => object
 ): NonNullable<RouteOptions['onError']> {
   return (request, _reply, error, done) => {
-    gateway.metrics.refusals.inc({ reason: error.code ?? 'unknown' })
-    fastify.log.info({ req: describeRequest(request), code: error.code }, `socket refused: ${error.message}`)
+    const message = maskTokens(error.message)
+    gateway.refused({
+      address: request.ip,
+      transport,
+      error: message === error.message ? error : Object.assign(new Error(message), { code: error.code }),
+      request: { req: describeRequest(request) }
+    })
     done()
   }
 }

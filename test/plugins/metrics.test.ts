@@ -71,7 +71,10 @@ t.test('GET /metrics counts what happens', async (t) => {
   writer.webSocket.close(1000)
   await until(async () => {
     const now = await scrape(`${http}/metrics`)
-    return now.get('pgws_closes_total{code="3008"}') === 1 && now.get('pgws_closes_total{code="1000"}') === 1
+    return (
+      now.get('pgws_closes_total{code="3008",reason="slow"}') === 1 &&
+      now.get('pgws_closes_total{code="1000",reason="client"}') === 1
+    )
   })
 })
 
@@ -86,8 +89,8 @@ t.test('clients do not choose how many series there are', async (t) => {
   )
   const closes = [...(await scrape(`${http}/metrics`))].filter(([name]) => name.startsWith('pgws_closes'))
   t.same(Object.fromEntries(closes), {
-    'pgws_closes_total{code="3008"}': 1,
-    'pgws_closes_total{code="other"}': 19
+    'pgws_closes_total{code="3008",reason="client"}': 1,
+    'pgws_closes_total{code="other",reason="client"}': 19
   })
 })
 
@@ -134,7 +137,13 @@ t.test(
     t.equal(lines.length, 3, lines.join(''))
     const [opened, closed, refused] = lines.map((line) => JSON.parse(line))
     t.match(opened, { level: 30, msg: 'socket opened', ip: '127.0.0.1', channels: ['a'] })
-    t.match(closed, { level: 30, msg: 'socket closed', connection: opened.connection, code: 4000 })
+    t.match(closed, {
+      level: 30,
+      msg: 'socket closed',
+      connection: opened.connection,
+      code: 4000,
+      reason: 'client'
+    })
     t.type(closed.seconds, 'number')
     t.match(refused, { level: 30, msg: /^socket refused: / })
     t.notMatch(lines.join(''), /eyJ|private/)

@@ -282,6 +282,7 @@ t.test('the OpenAPI 3.1 document describes the routes, and has a page', async (t
     '/channels/{channel}/presence',
     '/connections',
     '/connections/{id}',
+    '/events',
     '/health',
     '/health/live',
     '/health/ready',

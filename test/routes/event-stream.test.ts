@@ -126,9 +126,9 @@ t.test("a host's own event streams are left alone", async (t) => {
   const { http } = await build(
     t,
     { dbUri },
-    { before: (fastify) => fastify.get('/events', async () => 'data: mine\n\n') }
+    { before: (fastify) => fastify.get('/ticks', async () => 'data: mine\n\n') }
   )
-  const response = await answer(`${http}/events`)
+  const response = await answer(`${http}/ticks`)
   response.setEncoding('utf8')
   t.equal((await once(response, 'data'))[0], 'data: mine\n\n')
 })

@@ -11,7 +11,7 @@ import type { SdkTransport } from './session/session-transport.js'
 import { SdkPresence } from './subscriptions/presence.js'
 import { Recovery } from './subscriptions/recovery.js'
 import { Ends, type Subscription } from './subscriptions/subscription.js'
-import { SdkWebSocketConnection } from './transports/connections.js'
+import { causeOf, SdkWebSocketConnection } from './transports/connections.js'
 import { StreamTransport } from './transports/stream-transport.js'
 import type { SdkFormat } from './wire/formats.js'
 import { DISCONNECT, type Disconnect } from './wire/protocol.js'
@@ -48,9 +48,12 @@ export class CentrifugoServer extends Protocol {
   connect(accepted: AcceptedSocket, format: SdkFormat, remote: Remote): void {
     const { webSocket } = accepted
     const { clients, log } = this.core
-    webSocket.on('error', (error) => log.debug({ err: error }, 'websocket error'))
     const transport = new WebSocketTransport(accepted, format, remote, clients)
     const session = this.#begin(transport)
+    webSocket.on('error', (error) => {
+      log.debug({ err: error }, 'websocket error')
+      transport.failed(error)
+    })
     // With the default `binaryType`, messages are Buffers.
     webSocket.on('message', (data: RawData) => session.receive(data as Buffer))
     webSocket.on('ping', () => session.count())
@@ -133,7 +136,7 @@ export class CentrifugoServer extends Protocol {
 
 class WebSocketTransport implements SdkTransport {
   readonly format: SdkFormat
-  readonly #remote: Remote
+  readonly remote: Remote
   readonly details = {}
   readonly #accepted: AcceptedSocket
   readonly #clients: Core['clients']
@@ -142,12 +145,12 @@ class WebSocketTransport implements SdkTransport {
   constructor(accepted: AcceptedSocket, format: SdkFormat, remote: Remote, clients: Core['clients']) {
     this.#accepted = accepted
     this.format = format
-    this.#remote = remote
+    this.remote = remote
     this.#clients = clients
   }
 
   attach(access: Parameters<SdkTransport['attach']>[0]): SdkConnection {
-    const options = this.#clients.optionsFor(access, this.#remote)
+    const options = this.#clients.optionsFor(access, this.remote)
     this.#connection = new SdkWebSocketConnection(this.#accepted, this.format, access, options)
     return this.#connection
   }
@@ -158,9 +161,14 @@ class WebSocketTransport implements SdkTransport {
     writeFrames(webSocket, socket, [{ bytes: reply, position: undefined }], reply)
   }
 
-  close({ code, reason }: Disconnect): void {
+  close(disconnect: Disconnect): void {
+    const { code, reason } = disconnect
     if (this.#connection === undefined) this.#accepted.webSocket.close(code, reason)
-    else this.#connection.close(code, reason)
+    else this.#connection.close(code, reason, causeOf(disconnect))
+  }
+
+  failed(error: Error): void {
+    this.#connection?.failed(error)
   }
 
   pause(): void {

@@ -22,13 +22,20 @@ export interface Grant {
  * @throws DisconnectError for an invalid token; TokenExpired, MalformedClaims, UnknownMode, KeysUnavailable
  */
 export async function connectionToken(verify: Verify, text: string): Promise<Token> {
-  if (text === '') throw new DisconnectError(DISCONNECT.INVALID_TOKEN, 'it is missing')
+  if (text === '') {
+    const cause = new errors.InvalidToken('the token is missing')
+    throw new DisconnectError(DISCONNECT.INVALID_TOKEN, 'it is missing', cause)
+  }
   let token: Token
   try {
     token = await verify(text)
   } catch (error) {
-    if (error instanceof errors.InvalidToken) throw new DisconnectError(DISCONNECT.INVALID_TOKEN)
-    if (error instanceof errors.TokenRevoked) throw new DisconnectError(DISCONNECT.TOKEN_REVOKED)
+    if (error instanceof errors.InvalidToken) {
+      throw new DisconnectError(DISCONNECT.INVALID_TOKEN, undefined, error)
+    }
+    if (error instanceof errors.TokenRevoked) {
+      throw new DisconnectError(DISCONNECT.TOKEN_REVOKED, undefined, error)
+    }
     throw error
   }
   // An invalid mode is reported now, not at the first channel.

@@ -48,7 +48,7 @@ export class EventStream extends StreamConnection {
     else if (this.stalledFor >= MAX_STALLED) this.closeStalled()
   }
 
-  close(code: number, reason: string): void {
+  protected sendClose(code: number, reason: string): void {
     if (!this.open) return
     this.closeCode = code
     this.closeReason = reason
@@ -63,7 +63,9 @@ export class EventStream extends StreamConnection {
   }
 
   override revoke(): void {
-    if (this.open) this.disconnect(CLOSE.TOKEN_REVOKED, 'token revoked')
+    if (!this.open) return
+    this.closing('token-revoked')
+    this.disconnect(CLOSE.TOKEN_REVOKED, 'token revoked')
   }
 
   /** Terminates the connection, because a client that does not read would never see the end. */
@@ -75,6 +77,6 @@ export class EventStream extends StreamConnection {
   /** Sends the code and the reason as an event, because a stream has no close codes and browsers reconnect on their own. */
   override disconnect(code: number, reason: string): void {
     this.response.write(`event: Disconnected\ndata: ${JSON.stringify({ code, reason })}\n\n`)
-    this.close(code, reason)
+    super.disconnect(code, reason)
   }
 }

@@ -13,7 +13,7 @@ const INSUFFICIENT_PRIVILEGE = '42501'
 
 /** Serves clients without a protocol beyond websocket messages. Each message goes to all channels of its client. */
 export class WebSocketServer extends Protocol {
-  readonly #onError: (error: Error) => void
+  readonly #onError: (this: WebSocket, error: Error) => void
   readonly #onMessage: (this: WebSocket, data: RawData, isBinary: boolean) => void
   readonly #onPing: (this: WebSocket) => void
 
@@ -21,7 +21,10 @@ export class WebSocketServer extends Protocol {
     super(core)
     const server = this
     // Before `ws` emits the error, it closes the socket with the right code (1007, 1009, 1002).
-    this.#onError = (error) => core.log.debug({ err: error }, 'websocket error')
+    this.#onError = function (error) {
+      core.log.debug({ err: error }, 'websocket error')
+      WebSocketConnection.of(this).failed(error)
+    }
     this.#onMessage = function (data, isBinary) {
       // With the default `binaryType`, messages are Buffers.
       server.#receive(WebSocketConnection.of(this), { data: data as Buffer, isBinary })
@@ -57,7 +60,7 @@ export class WebSocketServer extends Protocol {
         if (message === undefined) return
         if (connection.write) this.#send(connection, message)
         // As with postgres-websockets, the client gets no answer.
-        else this.core.clients.ignored()
+        else this.core.clients.ignored(connection)
       },
       pause: () => connection.pause(PAUSED.INTAKE),
       resume: () => connection.resume(PAUSED.INTAKE)
@@ -71,7 +74,7 @@ export class WebSocketServer extends Protocol {
     if (connection.faulted) return
     clients.received(connection, data.length)
     if (data.length > limits.maxMessageBytes) {
-      connection.close(CLOSE.TOO_BIG, 'message too large')
+      connection.close(CLOSE.TOO_BIG, 'message too large', 'too-large')
       return
     }
     const text = data.toString('utf8')
@@ -83,7 +86,7 @@ export class WebSocketServer extends Protocol {
           : publisher.notification(channel, text, sender!, caller)
       )
     } catch (error) {
-      connection.close(CLOSE.INVALID_DATA, messageOf(error))
+      connection.close(CLOSE.INVALID_DATA, messageOf(error), 'invalid')
       return
     }
     clients.publish(connection, notifications, MAY_WAIT).catch((error) => {
@@ -93,11 +96,12 @@ export class WebSocketServer extends Protocol {
       }
       log.warn({ err: error, connection: connection.id }, 'a message was not published')
       if (error instanceof errors.BadMessage) {
-        connection.close(CLOSE.INVALID_DATA, 'the database cannot store the message')
+        connection.close(CLOSE.INVALID_DATA, 'the database cannot store the message', 'invalid')
         return
       }
-      if (error instanceof errors.PayloadTooLarge) connection.close(CLOSE.TOO_BIG, 'message too large')
-      else connection.close(CLOSE.NOT_PUBLISHED, 'message not published')
+      if (error instanceof errors.PayloadTooLarge) {
+        connection.close(CLOSE.TOO_BIG, 'message too large', 'too-large')
+      } else connection.close(CLOSE.NOT_PUBLISHED, 'message not published', 'not-published')
     })
   }
 

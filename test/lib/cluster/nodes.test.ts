@@ -641,8 +641,8 @@ t.test('what else is notified on the channel of the nodes is passed over', async
   // An answer of the wrong shape is none.
   const asked = second.fastify.pgws.channels({ scope: 'cluster', onMissing: (ids) => missing.push(...ids) })
   const missing: string[] = []
-  await until(() => payloads.some((text) => text.includes('"channels"')))
-  const { id, from: asker } = JSON.parse(payloads.find((text) => text.includes('"channels"'))!)
+  await until(() => payloads.some((text) => text.includes('"question":"channels"')))
+  const { id, from: asker } = JSON.parse(payloads.find((text) => text.includes('"question":"channels"'))!)
   const answer = { pgws: 1, from, type: 'answer', id, to: asker, part: 0, last: true }
   await notify(dbUri, `${JSON.stringify(answer)}\n[{"channel":5}]`, CLUSTER_CHANNEL)
   await asked

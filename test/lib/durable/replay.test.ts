@@ -8,6 +8,7 @@ import type { Trimmed } from '../../../lib/durable/channel-statements.js'
 import { Replay } from '../../../lib/durable/replay.js'
 import { StoredMessage } from '../../../lib/durable/stored-message.js'
 import { errors } from '../../../lib/errors.js'
+import { EventLog } from '../../../lib/events/index.js'
 import type { Message } from '../../../lib/messages/message.js'
 import { messageId, type Reference, storedMessage } from '../../../lib/messages/notification-payload.js'
 import { historyGap } from '../../../lib/messages/server-message.js'
@@ -78,7 +79,7 @@ async function server(t: Test, ...rows: number[]) {
     () => t.fail('a listener threw'),
     () => t.fail('a message could not be encoded')
   )
-  const losses = new Losses(new Metrics(unread), log)
+  const losses = new Losses(new Metrics('0123456789abcdef', unread), new EventLog('0123456789abcdef'), log)
   t.teardown(() => losses.stop())
   const seen: string[] = []
   const format: Format = {

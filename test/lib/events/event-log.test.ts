@@ -54,7 +54,12 @@ t.test('an event has what is known of it, and long texts are cut', async (t) => 
 
 t.test('a storm of one reason is counted in one event a second', async (t) => {
   const events = new EventLog('0123456789abcdef')
-  t.teardown(() => events.stop())
+  // The log's own timer does not keep the process alive.
+  const alive = setInterval(() => {}, 1000)
+  t.teardown(() => {
+    clearInterval(alive)
+    events.stop()
+  })
   const emitter = new EventEmitter()
   events.follow((event) => {
     if (event.count !== undefined) emitter.emit('counted', event)

@@ -1,4 +1,5 @@
 import type { Access } from '../../../auth/index.js'
+import type { Remote } from '../../../clients/index.js'
 import type { SdkConnection } from '../services.js'
 import type { SdkFormat } from '../wire/formats.js'
 import type { Disconnect } from '../wire/protocol.js'
@@ -8,6 +9,8 @@ import type { ConnectResult } from '../wire/replies.js'
 export interface SdkTransport {
   /** How it frames replies, and in which encoding. */
   readonly format: SdkFormat
+  /** The client, as its request describes it. */
+  readonly remote: Remote
   /** Additional members of the reply to `connect`. */
   readonly details: Pick<ConnectResult, 'session' | 'node'>
   /** Creates the connection, once the client is identified. */

@@ -1,4 +1,4 @@
-import { asBadMessage, errors, messageOf, statusCodeOf } from '../../../errors.js'
+import { asBadMessage, asError, errors, messageOf, statusCodeOf } from '../../../errors.js'
 import { Intake } from '../../../flow/index.js'
 import { VERSION } from '../../../version.js'
 import type { SdkConnection, SdkServices, SessionReplies } from '../services.js'
@@ -144,9 +144,22 @@ export class Session implements SessionReplies {
       }
       await this.#handle(client, command)
     } catch (error) {
-      this.#refused ||= method === 'connect'
+      if (method === 'connect') this.#refuse(error)
       this.fail(error, id)
     }
+  }
+
+  /** Notes that `connect` has failed, which is this protocol's refused handshake. */
+  #refuse(error: unknown): void {
+    this.#refused = true
+    const { remote, format } = this.#transport
+    const told = error instanceof DisconnectError ? (error.cause ?? error) : error
+    this.#services.core.clients.refused({
+      address: remote.address,
+      transport: format.transport,
+      error: asError(told),
+      request: { ip: remote.address }
+    })
   }
 
   /** Handles a command, which may be answered later, or not at all. */

@@ -1,5 +1,10 @@
 import type { Access } from '../../../auth/index.js'
-import { CLOSE, type ConnectionOptions, type TransportName } from '../../../clients/index.js'
+import {
+  CLOSE,
+  type CloseReason,
+  type ConnectionOptions,
+  type TransportName
+} from '../../../clients/index.js'
 import { type AcceptedSocket, WebSocketConnection } from '../../../transports/index.js'
 import type { Encoding, SdkFormat } from '../wire/formats.js'
 import { DISCONNECT, type Disconnect } from '../wire/protocol.js'
@@ -21,6 +26,27 @@ export function disconnectFor(code: number, reason: string): Disconnect {
       return { code, reason }
   }
 }
+
+/** Why a session is closed with a code of this protocol. */
+export function causeOf({ code, reason }: Disconnect): CloseReason {
+  // The SDKs know one code for tokens that they must not use again.
+  if (reason.startsWith(DISCONNECT.TOKEN_REVOKED.reason)) return 'token-revoked'
+  return CAUSES.get(code) ?? 'server-error'
+}
+
+const CAUSES: ReadonlyMap<number, CloseReason> = new Map([
+  [DISCONNECT.SHUTDOWN.code, 'shutdown'],
+  [DISCONNECT.SERVER_ERROR.code, 'server-error'],
+  [DISCONNECT.EXPIRED.code, 'token-expired'],
+  [DISCONNECT.INSUFFICIENT_STATE.code, 'insufficient-state'],
+  [DISCONNECT.NO_PONG.code, 'no-pong'],
+  [DISCONNECT.TOO_MANY_REQUESTS.code, 'too-many-requests'],
+  [DISCONNECT.INVALID_TOKEN.code, 'invalid-token'],
+  [DISCONNECT.BAD_REQUEST.code, 'protocol'],
+  [DISCONNECT.STALE.code, 'protocol'],
+  [DISCONNECT.FORCED.code, 'disconnected'],
+  [DISCONNECT.INAPPROPRIATE_PROTOCOL.code, 'protocol']
+])
 
 /** The close code for an operator's request. The default code, 3000, would make the SDK reconnect at once. */
 export function forcedDisconnect(code: number, reason: string): Disconnect {
@@ -50,7 +76,7 @@ export class SdkWebSocketConnection extends WebSocketConnection {
     if (this.webSocket.isPaused || this.reading) this.unanswered = 0
     else if (this.unanswered === MAX_UNANSWERED) {
       const { code, reason } = DISCONNECT.NO_PONG
-      this.close(code, reason)
+      this.close(code, reason, 'no-pong')
       return
     }
     this.unanswered++
@@ -58,9 +84,9 @@ export class SdkWebSocketConnection extends WebSocketConnection {
     if (this.open) this.send([{ bytes: ping, position: undefined }], ping)
   }
 
-  override close(code: number, reason: string): void {
+  protected override sendClose(code: number, reason: string): void {
     const disconnect = disconnectFor(code, reason)
-    super.close(disconnect.code, disconnect.reason)
+    super.sendClose(disconnect.code, disconnect.reason)
   }
 
   /** Each subscription continues with the stored messages of its own channel. */
@@ -70,6 +96,6 @@ export class SdkWebSocketConnection extends WebSocketConnection {
 
   override disconnect(code: number, reason: string): void {
     const disconnect = forcedDisconnect(code, reason)
-    this.close(disconnect.code, disconnect.reason)
+    super.disconnect(disconnect.code, disconnect.reason)
   }
 }

@@ -46,7 +46,7 @@ export class SdkStreamConnection extends StreamConnection implements SdkConnecti
     if (this.paused !== 0 || this.reading) this.unanswered = 0
     else if (this.unanswered === MAX_UNANSWERED) {
       const { code, reason } = DISCONNECT.NO_PONG
-      this.close(code, reason)
+      this.close(code, reason, 'no-pong')
       return
     }
     this.unanswered++
@@ -64,7 +64,7 @@ export class SdkStreamConnection extends StreamConnection implements SdkConnecti
     if (wasPaused && this.paused === 0) this.#onResume()
   }
 
-  close(code: number, reason: string): void {
+  protected sendClose(code: number, reason: string): void {
     if (!this.open) return
     const disconnect = disconnectFor(code, reason)
     this.closeCode = disconnect.code
@@ -85,7 +85,7 @@ export class SdkStreamConnection extends StreamConnection implements SdkConnecti
 
   override disconnect(code: number, reason: string): void {
     const disconnect = forcedDisconnect(code, reason)
-    this.close(disconnect.code, disconnect.reason)
+    super.disconnect(disconnect.code, disconnect.reason)
   }
 }
 

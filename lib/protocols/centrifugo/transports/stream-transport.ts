@@ -6,6 +6,7 @@ import type { Session } from '../session/session.js'
 import type { SdkTransport } from '../session/session-transport.js'
 import type { SdkFormat } from '../wire/formats.js'
 import { DISCONNECT, type Disconnect } from '../wire/protocol.js'
+import { causeOf } from './connections.js'
 import { endStream, SdkStreamConnection } from './stream-connection.js'
 
 export interface StreamTransportOptions {
@@ -25,6 +26,7 @@ export interface StreamTransportOptions {
  */
 export class StreamTransport implements SdkTransport {
   readonly format: SdkFormat
+  readonly remote: Remote
   readonly details: StreamTransportOptions['details']
   readonly #options: StreamTransportOptions
   #connection: SdkStreamConnection | undefined
@@ -36,6 +38,7 @@ export class StreamTransport implements SdkTransport {
   constructor(options: StreamTransportOptions) {
     this.#options = options
     this.format = options.format
+    this.remote = options.remote
     this.details = options.details
   }
 
@@ -71,7 +74,7 @@ export class StreamTransport implements SdkTransport {
   close(disconnect: Disconnect): void {
     const { response, format } = this.#options
     if (this.#connection === undefined) endStream(response, format, disconnect)
-    else this.#connection.close(disconnect.code, disconnect.reason)
+    else this.#connection.close(disconnect.code, disconnect.reason, causeOf(disconnect))
   }
 
   /** Does nothing without a connection, because the client does not know its session yet, and cannot send more. */

@@ -73,9 +73,12 @@ export class CommandError extends Error {
 export class DisconnectError extends Error {
   readonly disconnect: Disconnect
 
-  /** @param detail what was wrong; it is added to the close reason */
-  constructor({ code, reason }: Disconnect, detail?: string) {
-    super(reason)
+  /**
+   * @param detail what was wrong; it is added to the close reason
+   * @param cause what was wrong in more words, which the client does not get
+   */
+  constructor({ code, reason }: Disconnect, detail?: string, cause?: Error) {
+    super(reason, { cause })
     this.disconnect = { code, reason: cut(detail === undefined ? reason : `${reason}: ${detail}`) }
   }
 }

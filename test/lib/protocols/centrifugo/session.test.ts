@@ -81,7 +81,7 @@ async function session(t: Test) {
     services.expiry.stop()
     services.presence.stop()
     parts.losses.stop()
-    await parts.clients.close(0, { code: 1001, reason: 'the test has ended' })
+    await parts.clients.close(0, { code: 1001, reason: 'the test has ended', cause: 'shutdown' })
   })
   const response = new ServerResponse(new IncomingMessage(new Socket()))
   const replies: Record<string, unknown>[] = []

@@ -1,0 +1,130 @@
+import type { FeedListener } from './cluster/index.js'
+import { errors } from './errors.js'
+import type { EventType, NodeStats, ServerEvent } from './events/index.js'
+import type { Parts } from './parts.js'
+import type { Sampler } from './sampler.js'
+
+/** How many events and figures of other nodes are held while the kept ones are fetched. */
+const MAX_HELD = 5000
+
+/** A cursor names at most this many nodes, because it is sent as a header. */
+const MAX_NODES = 100
+
+/** What is wanted of the events and figures of nodes. */
+export interface FeedQuery {
+  scope: 'local' | 'cluster'
+  /** Whether figures are wanted. */
+  stats: boolean
+  /** Undefined: all types. */
+  types: ReadonlySet<EventType> | undefined
+  /** The number of the last event of each node that the client has: see readCursor. */
+  after: ReadonlyMap<string, number>
+}
+
+/** Where a feed is written. */
+export interface FeedWriter {
+  /** @param cursor continues after the event */
+  event(event: ServerEvent, cursor: string): void
+  stats(stats: NodeStats): void
+}
+
+/**
+ * The kept events of this node, or of all, oldest first.
+ * @param onMissing is called with the nodes that did not answer in time, if there are any
+ * @throws NodesUnavailable (503) for the scope `cluster` while the database is unavailable
+ */
+export async function eventsOf(
+  { events, cluster }: Pick<Parts, 'events' | 'cluster'>,
+  { scope, types }: Pick<FeedQuery, 'scope' | 'types'>,
+  onMissing?: (nodes: string[]) => void
+): Promise<ServerEvent[]> {
+  const own = events.list()
+  const others = scope === 'cluster' ? await cluster.past(onMissing) : []
+  return [...own, ...others.flatMap((past) => past.events)]
+    .filter(({ type }) => types === undefined || types.has(type))
+    .sort(byTime)
+}
+
+/**
+ * Writes the kept events, and those that follow; with figures, the last ten minutes of them, and then those of each second.
+ * @returns a function that ends this
+ */
+export function startFeed(
+  { events, cluster }: Pick<Parts, 'events' | 'cluster'>,
+  sampler: Sampler,
+  { scope, stats, types, after }: FeedQuery,
+  writer: FeedWriter
+): () => void {
+  const last = new Map(after)
+  /** What others tell before their kept events have arrived; undefined once they have. */
+  let held: (ServerEvent | NodeStats)[] | undefined = scope === 'cluster' ? [] : undefined
+  let ended = false
+
+  const writeEvent = (event: ServerEvent) => {
+    const number = Number(event.id.slice(event.node.length + 1))
+    if (number <= (last.get(event.node) ?? 0)) return
+    // The nodes that have told something last are at the end.
+    last.delete(event.node)
+    last.set(event.node, number)
+    if (types === undefined || types.has(event.type)) writer.event(event, cursorOf(last))
+  }
+  const write = (one: ServerEvent | NodeStats) => {
+    if ('type' in one) writeEvent(one)
+    else writer.stats(one)
+  }
+  const receive = (one: ServerEvent | NodeStats) => {
+    if (held === undefined) write(one)
+    else if (held.length < MAX_HELD) held.push(one)
+  }
+
+  if (stats) for (const sample of sampler.samples) writer.stats(sample)
+  if (stats) writer.stats(sampler.latest())
+  for (const event of events.list(last.get(events.node))) writeEvent(event)
+  const ends = [events.follow(writeEvent)]
+  if (stats) ends.push(sampler.follow((sample) => writer.stats(sample)))
+  if (scope === 'cluster') {
+    const listener: FeedListener = { event: receive, stats: stats ? receive : undefined }
+    ends.push(cluster.follow(listener))
+    fetchPast()
+  }
+  return () => {
+    ended = true
+    for (const end of ends) end()
+  }
+
+  /** Never rejects. While the database is unavailable, the others tell nothing, and what they have kept is missing. */
+  async function fetchPast(): Promise<void> {
+    const past = await cluster.past().catch(() => [])
+    if (ended) return
+    if (stats) for (const { samples } of past) for (const sample of samples) writer.stats(sample)
+    for (const event of past.flatMap((one) => one.events).sort(byTime)) writeEvent(event)
+    const waiting = held ?? []
+    held = undefined
+    for (const one of waiting) write(one)
+  }
+}
+
+function byTime(one: ServerEvent, other: ServerEvent): number {
+  return one.time < other.time ? -1 : one.time > other.time ? 1 : 0
+}
+
+/** The last event of each node: `<node>-<number>`, separated by commas. */
+function cursorOf(last: ReadonlyMap<string, number>): string {
+  const all = [...last].slice(-MAX_NODES)
+  return all.map(([node, number]) => `${node}-${number}`).join(',')
+}
+
+/**
+ * Reads a cursor, as FeedWriter gets it. An empty text is the one before all events.
+ * @throws BadQuery (400)
+ */
+export function readCursor(text: string): ReadonlyMap<string, number> {
+  if (text === '') return new Map()
+  return new Map(
+    text.split(',').map((id) => {
+      const [, node, number] = /^([0-9a-f]{16})-(\d{1,15})$/.exec(id) ?? []
+      if (node === undefined) throw new errors.BadQuery('"Last-Event-ID" must be the id of an event')
+      return [node, Number(number)]
+    })
+  )
+}
