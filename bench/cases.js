@@ -1,5 +1,6 @@
 /** All cases, by the names that the command line takes. */
 import { connecting, idle, storm } from './cases/connections.js'
+import { dashboards } from './cases/dashboards.js'
 import { durableFanOut, durablePublishing, resuming, retention } from './cases/durable.js'
 import { blocking, burst, channels, paced, sdk, sdkPaced, sdkProtobuf, single } from './cases/fan-out.js'
 import { joined } from './cases/joined-channels.js'
@@ -22,6 +23,7 @@ export const CASES = {
   storm,
   blocking,
   joined,
+  dashboards,
   sdk,
   sdkProtobuf,
   socketIo,

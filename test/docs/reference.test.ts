@@ -2,9 +2,11 @@ import { existsSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import t from 'tap'
 import { Bridge } from '../../lib/bridge.js'
+import { CLOSE_REASONS } from '../../lib/clients/close-reason.js'
 import { CLOSE } from '../../lib/clients/connection.js'
 import { optionSpecs, variableOf } from '../../lib/config/option-specs.js'
 import { errors } from '../../lib/errors.js'
+import { EVENT_TYPES } from '../../lib/events/index.js'
 import { DISCONNECT, ERRORS, REJECTED, UNSUBSCRIBE } from '../../lib/protocols/centrifugo/wire/protocol.js'
 import { variableSpecs } from '../../plugins/env.js'
 import { PAGES, textOf } from '../support/pages.js'
@@ -94,6 +96,16 @@ t.test('docs/messages.md has each close code, and each error of the SDKs', async
     t.ok(textOf('docs/messages.md').includes(`${code} (\`${reason}\`)`), String(code))
   }
 })
+
+t.test(
+  'docs/messages.md has each reason of a close, and docs/control-plane.md each type of event',
+  async (t) => {
+    const reasons = rowsOf('docs/messages.md').map(([first]) => first)
+    for (const reason of Object.keys(CLOSE_REASONS)) t.ok(reasons.includes(`\`${reason}\``), reason)
+    const types = rowsOf('docs/control-plane.md').flatMap(([first]) => first!.split(', '))
+    for (const type of EVENT_TYPES) t.ok(types.includes(`\`${type}\``), type)
+  }
+)
 
 t.test('docs/plugin.md has each member of the decorator', async (t) => {
   const text = textOf('docs/plugin.md')
