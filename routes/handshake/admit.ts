@@ -114,8 +114,12 @@ export function refused(
     gateway.refused({
       address: request.ip,
       transport,
-      error: message === error.message ? error : Object.assign(new Error(message), { code: error.code }),
-      request: { req: describeRequest(request) }
+      error:
+        message === error.message
+          ? error
+          : Object.assign(new Error(message), { code: error.code, statusCode: error.statusCode }),
+      // Not "req", which is for requests: a host's serializer for it reads them.
+      request: { request: describeRequest(request) }
     })
     done()
   }

@@ -25,7 +25,7 @@ export function takeOver(
   } catch (error) {
     const { name, message, stack = '' } = asError(error)
     const err = { type: name, message: maskTokens(message), stack: maskTokens(stack) }
-    log.error({ err, req: log.describeRequest(request) }, `could not serve a client: ${err.message}`)
+    log.error({ err, request: log.describeRequest(request) }, `could not serve a client: ${err.message}`)
     transport.destroy()
   }
 }

@@ -6,7 +6,17 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
 import { CLI, freePort, refresh, refused, run, serve, started } from '../support/app.js'
-import { notify, open, query, SECRET, sqlListener, token, until, withPostgres } from '../support/helper.js'
+import {
+  notify,
+  open,
+  query,
+  refusal,
+  SECRET,
+  sqlListener,
+  token,
+  until,
+  withPostgres
+} from '../support/helper.js'
 import { root } from '../support/root.js'
 
 const { database } = await withPostgres(t)
@@ -434,4 +444,19 @@ t.test('without a database it brings its own: page, token, curl and SQL work as 
   t.match(again.output(), `http://127.0.0.1:${again.port}/#`, 'prints an address that it listens on')
   again.child.kill('SIGTERM')
   t.equal(await again.exit, 0)
+})
+
+t.test('a refused handshake is logged, and told in the events, with the same words', async (t) => {
+  const app = await serve(t, { PGWS_DB_URI: dbUri, PGWS_JWT_SECRET: SECRET })
+  const { body } = await refusal(t, `${app.ws}/a/${token({ mode: 'rw', exp: 1 })}`)
+  const { statusCode, message } = JSON.parse(body)
+  const headers = { authorization: `Bearer ${token({ admin: true })}` }
+  const events = await (await fetch(`${app.http}/events?types=refusal`, { headers })).json()
+  t.match(events, [{ type: 'refusal', text: `${statusCode}: ${message}`, code: 'FST_PGWS_TOKEN_EXPIRED' }])
+  const line = app
+    .output()
+    .split('\n')
+    .find((text) => text.includes(`socket refused: ${message}`))
+  t.match(JSON.parse(line!), { request: { method: 'GET', remoteAddress: '127.0.0.1' } })
+  t.notMatch(line, /eyJ/)
 })
