@@ -222,11 +222,28 @@ export function buildParts(options: GatewayOptions): Parts {
   }
   const emulation = new Emulation(node)
   const protocols = protocolsOf(core, emulation)
+  /** How many tokens were revoked when the events were last told. */
+  let revoked: number | undefined
+  const tellRevocations = () => {
+    const { size } = options.revocations
+    const count = Math.abs(size - (revoked ?? size))
+    if (count > 0) {
+      const more = size > revoked!
+      const what = `${count} ${count === 1 ? 'revocation' : 'revocations'} of tokens`
+      events.add('revocation', {
+        text: more ? `read ${what}` : `${what} withdrawn or expired`,
+        reason: more ? 'revoked' : 'withdrawn',
+        count
+      })
+    }
+    revoked = size
+  }
   const revocationList = new RevocationList({
     query,
     revocations: options.revocations,
     installed: () => durable.installed,
     onChange: () => {
+      tellRevocations()
       clients.closeRevoked()
       for (const protocol of Object.values(protocols)) protocol.tokensRevoked()
     },

@@ -17,7 +17,7 @@ export const dashboards = {
   pairs: 1,
   async runAll(_servers, dbUri, quick) {
     const count = quick ? 2000 : 10_000
-    const seconds = quick ? 5 : 30
+    const seconds = quick ? 5 : 15
     const { port, ask, stop } = await startServer('ours', dbUri)
     const client = startClient('crowd')
     const abort = new AbortController()
@@ -34,12 +34,20 @@ export const dashboards = {
       )
       await client.order({ port, paths })
       const none = await cpu()
-      const get = (path, accept = 'application/json') =>
-        fetch(`http://127.0.0.1:${port}${path}`, { headers: { ...headers, accept }, signal: abort.signal })
+      const get = async (path, accept = 'application/json') => {
+        const response = await fetch(`http://127.0.0.1:${port}${path}`, {
+          headers: { ...headers, accept },
+          signal: abort.signal
+        })
+        if (!response.ok) throw new Error(`${path}: ${response.status} ${await response.text()}`)
+        return response
+      }
       for (let n = 0; n < DASHBOARDS; n++) {
         const { body } = await get('/events?scope=cluster&stats=true', 'text/event-stream')
         body.pipeTo(new WritableStream()).catch(() => {})
-        load(get, abort.signal, (RELOADED * n) / DASHBOARDS).catch(() => {})
+        load(get, abort.signal, (RELOADED * n) / DASHBOARDS).catch((error) => {
+          if (!abort.signal.aborted) console.error(error)
+        })
       }
       return [none, await cpu()]
     } finally {

@@ -14,6 +14,9 @@ const KEPT = 500
 const MAX_PER_SECOND = 20
 const SECOND = 1000
 
+/** Of how many types and reasons it is noted how fast they come. Administrators may give reasons of their own. */
+const MAX_RATES = 200
+
 /** The events of one type and reason, while they come fast. */
 interface Rate {
   /** When its second began: `performance.now()`. */
@@ -48,6 +51,7 @@ export class EventLog {
     const now = performance.now()
     if (rate === undefined || now - rate.begunAt >= SECOND) {
       if (rate?.first !== undefined) this.#tell(type, rate)
+      if (this.#rates.size >= MAX_RATES) this.#forgetRates(now)
       this.#rates.set(key, { begunAt: now, count: 1, first: undefined })
       this.#store(type, fields)
     } else if (++rate.count <= MAX_PER_SECOND) this.#store(type, fields)
@@ -114,6 +118,12 @@ export class EventLog {
       counting ||= !over
     }
     if (counting) this.#timer = setTimeout(() => this.#tellCounted(), SECOND).unref()
+  }
+
+  #forgetRates(now: number): void {
+    for (const [key, { begunAt, first }] of this.#rates) {
+      if (first === undefined && now - begunAt >= SECOND) this.#rates.delete(key)
+    }
   }
 
   #tell(type: EventType, rate: Rate): void {

@@ -110,7 +110,7 @@ export function describe(node: string, { number, time, type, fields }: StoredEve
   if (channels !== undefined) event.channels = channels.slice(0, MAX_CHANNELS).map(cut)
   if (transport !== undefined) event.transport = transport
   if (code !== undefined) event.code = code
-  if (reason !== undefined) event.reason = reason
+  if (reason !== undefined) event.reason = cut(reason)
   if (count !== undefined) event.count = count
   return event
 }

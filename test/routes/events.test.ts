@@ -167,11 +167,30 @@ t.test(
   }
 )
 
-t.test('an administrator, the sequencer and lost messages show in the events', async (t) => {
+t.test('administrators, revocations, the sequencer and lost messages show in the events', async (t) => {
   const own = await migrated()
-  const { http } = await build(t, { dbUri: own })
+  const { http, ws } = await build(t, { dbUri: own })
   await until(async () => (await listed(http, '?types=sequencer')).length > 0)
   t.match((await listed(http, '?types=sequencer'))[0], { reason: 'leading', level: 'info' })
+  const revoked = token({ jti: 'lost-phone', mode: 'r' })
+  const client = await open(t, `${ws}/a/${revoked}`)
+  const closed = client.closed()
+  await query(own, `select pgws.revoke(jti => 'lost-phone')`)
+  t.equal((await closed).code, 3500)
+  await until(async () => (await listed(http, '?types=close')).length > 0)
+  t.match(await listed(http, '?types=close,revocation'), [
+    { type: 'revocation', reason: 'revoked', count: 1 },
+    { type: 'close', reason: 'token-revoked', channels: ['a'] }
+  ])
+  const response = await fetch(`${http}/revocations`, {
+    method: 'POST',
+    headers: { ...admin, 'content-type': 'application/json' },
+    body: JSON.stringify({ sub: 'mallory' })
+  })
+  t.equal(response.status, 201)
+  t.match(await listed(http, '?types=admin'), [
+    { subject: 'root', text: 'the administrator "root" revoked tokens of "mallory"' }
+  ])
   await query(
     own,
     `select pg_notify('postgres-websockets-listener', '{"channel":"a","payload":"x","pgws":true}')`
