@@ -11,7 +11,7 @@ import type { Metrics } from '../metrics.js'
 import type { JoinLeavePush, Presence } from '../presence/index.js'
 import type { Notification, Publisher } from '../publishing/index.js'
 import type { CatchUp } from './catch-up.js'
-import { CLOSE_REASONS, type CloseReason } from './close-reason.js'
+import { CLOSE_REASONS, endOf } from './close-reason.js'
 import { CLOSE, type Connection, type ConnectionContext, type ConnectionOptions } from './connection.js'
 import { ConnectionLimit } from './connection-limit.js'
 import { connectionId } from './filter.js'
@@ -202,8 +202,7 @@ export class Clients {
     this.flow.forget(connection)
     hub.leave(connection, channels, connection)
     this.#membership.leave(connection)
-    const code = closeCodeOf(connection, endedWith)
-    const cause = causeOf(connection, code)
+    const { code, cause } = endOf(connection.closedFor, endedWith)
     const closed = `${code} ${reason}`.trimEnd()
     metrics.closed(code, cause)
     log.info(
@@ -338,26 +337,6 @@ export class Clients {
     connection.pause(PAUSED.DATABASE)
     publisher.onDrain(() => connection.resume(PAUSED.DATABASE))
   }
-}
-
-/**
- * The code with which a connection was closed. `ws` does not read the answer of a client whose message it has refused, and
- * says 1006 (`receiverOnError` in its lib/websocket.js).
- */
-function closeCodeOf({ closedFor }: Connection, code: number): number {
-  return code === 1006 && closedFor !== undefined ? (REFUSED_BY_WS[closedFor] ?? code) : code
-}
-
-/** What `ws` has closed with, by the reason: see WebSocketConnection.failed. */
-const REFUSED_BY_WS: { readonly [cause in CloseReason]?: number } = {
-  'too-large': CLOSE.TOO_BIG,
-  invalid: CLOSE.INVALID_DATA,
-  protocol: 1002
-}
-
-/** Why a connection has ended. A websocket that broke ends with 1006 (RFC 6455, section 7.1.5). */
-function causeOf({ closedFor }: Connection, code: number): CloseReason {
-  return closedFor ?? (code === 1006 ? 'connection-lost' : 'client')
 }
 
 function publicOf(channels: readonly string[]): readonly string[] {

@@ -24,3 +24,26 @@ export const CLOSE_REASONS = {
 } as const satisfies Record<string, { level: 'info' | 'warning' | 'error'; text: string }>
 
 export type CloseReason = keyof typeof CLOSE_REASONS
+
+/** The codes with which `ws` closes because of what the client has sent (RFC 6455, section 7.4.1): see WebSocketConnection.failed. */
+const REFUSED_BY_WS: { readonly [cause in CloseReason]?: number } = {
+  'too-large': 1009,
+  invalid: 1007,
+  protocol: 1002
+}
+
+/**
+ * How a connection has ended: its close code, and why. A websocket that broke ends with 1006 (RFC 6455, section 7.1.5). `ws`
+ * says so, too, after it has refused a message, because it does not read the client's answer then (`receiverOnError` in its
+ * lib/websocket.js).
+ * @param closedFor why the server has closed it; undefined: it has not
+ * @param endedWith the close code, as the transport has it
+ */
+export function endOf(
+  closedFor: CloseReason | undefined,
+  endedWith: number
+): { code: number; cause: CloseReason } {
+  const broke = endedWith === 1006
+  if (closedFor === undefined) return { code: endedWith, cause: broke ? 'connection-lost' : 'client' }
+  return { code: broke ? (REFUSED_BY_WS[closedFor] ?? endedWith) : endedWith, cause: closedFor }
+}
