@@ -184,7 +184,7 @@ export function isStats(value: unknown): value is NodeStats {
 }
 
 function isEventOf(node: string, value: unknown): value is ServerEvent {
-  if (!isObject(value) || value.node !== node) return false
+  if (!isObject(value) || value.node !== node || !isShallow(value, 2)) return false
   const { id, time, type, level, text, channels } = value
   if (channels !== undefined && !(Array.isArray(channels) && channels.every(isText))) return false
   if (!isText(id) || !/^\d+$/.test(id.slice(node.length + 1)) || !id.startsWith(`${node}-`)) return false
@@ -192,10 +192,16 @@ function isEventOf(node: string, value: unknown): value is ServerEvent {
 }
 
 function isStatsOf(node: string, value: unknown): value is NodeStats {
-  if (!isObject(value) || value.node !== node) return false
+  if (!isObject(value) || value.node !== node || !isShallow(value, 2)) return false
   const { hostname, version, status, reasons, time, startedAt } = value
   if (!Array.isArray(reasons) || !reasons.every(isText)) return false
   return [hostname, version, status].every(isText) && isTime(time) && isTime(startedAt)
+}
+
+/** Whether a value is nested at most so deeply. A very deep one could not be written as JSON again. */
+function isShallow(value: unknown, depth: number): boolean {
+  if (typeof value !== 'object' || value === null) return true
+  return depth > 0 && Object.values(value).every((member) => isShallow(member, depth - 1))
 }
 
 function isText(value: unknown): value is string {

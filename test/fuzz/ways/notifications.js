@@ -82,7 +82,9 @@ const nodeMessage = fc
         'begin',
         'end',
         'presence',
-        'presence-question'
+        'presence-question',
+        'follow',
+        'told'
       ),
       id: fc.oneof(fc.constantFrom('1', 'q', 1, 2), count),
       to: fc.option(nodeId, { nil: undefined }),
@@ -93,10 +95,13 @@ const nodeMessage = fc
         'commands',
         'presence',
         'delivered',
+        'stats',
+        'past',
         '__proto__',
         'toString'
       ),
       node: state,
+      stats: fc.boolean(),
       args: anyValue,
       ...part
     }),
