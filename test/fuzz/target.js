@@ -150,9 +150,11 @@ export class Target {
   /** How many connections, and channels with readers, the server counts. */
   async counts() {
     const text = await (await fetch(`${this.http}/metrics`)).text()
-    return ['connections', 'channels'].map((name) =>
-      Number(new RegExp(`^pgws_${name} (.*)$`, 'm').exec(text)[1])
-    )
+    return ['connections', 'channels'].map((name) => {
+      // Those of connections have a label.
+      const series = [...text.matchAll(new RegExp(`^pgws_${name}(?:{.*})? (.*)$`, 'gm'))]
+      return series.reduce((sum, [, value]) => sum + Number(value), 0)
+    })
   }
 
   async memory() {
