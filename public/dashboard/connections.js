@@ -125,11 +125,11 @@ function columns(disconnect) {
     },
     { label: 'Mode', cell: ({ mode }) => mode },
     {
-      label: 'Since, token until',
-      cell: ({ since, expiresAt }) => [h('time', { datetime: since }, time(since)), h('br'), h('span', { class: 'soft' }, expiresAt === undefined ? NONE : expiresAt === null ? 'does not expire' : time(expiresAt))]
+      label: 'Since (token until)',
+      cell: ({ since, expiresAt }) => [h('time', { datetime: since }, time(since)), expiresAt !== undefined && [h('br'), h('span', { class: 'soft' }, expiresAt === null ? 'does not expire' : time(expiresAt))]]
     },
-    { label: 'Received', class: 'number', cell: ({ receivedMessages }) => count(receivedMessages) },
-    { label: 'Sent', class: 'number', cell: ({ sentMessages, sentBytes }) => [count(sentMessages), h('br'), h('span', { class: 'soft' }, bytes(sentBytes))] },
+    { label: 'Received', class: 'number', known: ({ receivedMessages }) => receivedMessages !== undefined, cell: ({ receivedMessages }) => count(receivedMessages) },
+    { label: 'Sent', class: 'number', known: ({ sentMessages }) => sentMessages !== undefined, cell: ({ sentMessages, sentBytes }) => [count(sentMessages), h('br'), h('span', { class: 'soft' }, bytes(sentBytes))] },
     { label: 'Waiting', class: 'number', cell: ({ bufferedBytes }) => bytes(bufferedBytes) },
     { label: 'Node', class: 'nowrap', cell: ({ node }) => h('span', { class: 'mono', title: node }, node.slice(0, 8)) },
     {

@@ -7,19 +7,23 @@ export const PAGE = 50
 /**
  * A table. On a narrow screen each row is a card, with the labels of the columns beside the values; the roles keep it a
  * table for screen readers then.
- * @param columns each with a `label`, `cell`, which makes a text or an element of a row, and a `class`
+ * @param columns each with a `label`, `cell`, which makes a text or an element of a row, a `class`, and `known`: a column is
+ *   hidden if nothing is known of it in any row
  */
 export function tableOf(caption, columns) {
   const body = h('tbody', { role: 'rowgroup' })
+  const heads = columns.map((column) => h('th', { scope: 'col', role: 'columnheader', class: column.class }, column.label))
   const element = h('table', { class: 'list', role: 'table' },
     h('caption', { class: 'hidden' }, caption),
-    h('thead', { role: 'rowgroup' }, h('tr', { role: 'row' }, columns.map((column) => h('th', { scope: 'col', role: 'columnheader', class: column.class }, column.label)))),
+    h('thead', { role: 'rowgroup' }, h('tr', { role: 'row' }, heads)),
     body)
   return {
     element,
     show(rows) {
       const focused = body.contains(document.activeElement) ? nameOf(document.activeElement) : undefined
-      fill(body, rows.map((row) => h('tr', { role: 'row' }, columns.map((column) => h('td', { role: 'cell', class: column.class, 'data-label': column.label }, h('div', {}, column.cell(row)))))))
+      const shown = columns.filter(({ known }) => known === undefined || rows.some(known))
+      for (const [index, column] of columns.entries()) heads[index].hidden = !shown.includes(column)
+      fill(body, rows.map((row) => h('tr', { role: 'row' }, shown.map((column) => h('td', { role: 'cell', class: column.class, 'data-label': column.label }, h('div', {}, column.cell(row)))))))
       element.hidden = rows.length === 0
       // The keyboard stays where it was.
       if (focused !== undefined) [...body.querySelectorAll('a, button')].find((control) => nameOf(control) === focused)?.focus({ preventScroll: true })
