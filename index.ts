@@ -133,7 +133,7 @@ async function plugin(fastify: FastifyInstance, options: PgWebsocketsOptions): P
           if (resolved.metrics && resolved.metricsPort === undefined) metricsRoute(control, { metrics })
           channelsRoute(control, { bridge, verifyToken })
           nodesRoute(control, { gateway, verifyToken })
-          connectionsRoutes(control, { bridge, verifyToken })
+          connectionsRoutes(control, { gateway, verifyToken })
           revocationsRoutes(control, { gateway, verifyToken })
           rulesRoutes(control, { bridge, verifyToken })
           channelReadRoutes(control, { gateway, verifyToken })
@@ -193,6 +193,7 @@ export type { AudienceEndpoint, PgWebsocketsOptions } from './lib/config/index.j
 export type { Health } from './lib/health.js'
 export type { ListenerState } from './lib/listener/index.js'
 export type { PresenceMember } from './lib/messages/index.js'
+export type { Paging } from './lib/page.js'
 export type { ChannelPresence } from './lib/presence/index.js'
 // `require('fastify-pg-websockets')` returns the plugin itself
 // (https://nodejs.org/api/modules.html#loading-ecmascript-modules-using-require, "module.exports").

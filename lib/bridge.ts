@@ -23,6 +23,7 @@ import { type Health, healthOf } from './health.js'
 import type { ListenerState } from './listener/index.js'
 import { type Message, parseMessageId, senderOf } from './messages/index.js'
 import type { Metrics } from './metrics.js'
+import type { Paging } from './page.js'
 import type { Parts } from './parts.js'
 import type { ChannelPresence } from './presence/index.js'
 import type { Notification } from './publishing/index.js'
@@ -299,23 +300,32 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   }
 
   /**
-   * The open connections, websockets and event streams alike, that match a filter.
-   * @param filter `id`, `subject` and `channel`, which must all match, and the `scope`: `local` (the default) or `cluster`
+   * The open connections, websockets and event streams alike, that match a filter: by server, and from the oldest to the
+   * newest.
+   * @param filter `id`, `subject`, `channel`, `address` and `transport`, which must all match; the `scope`: `local` (the
+   *   default) or `cluster`; and for a page, `limit`, `after` (the id of the last connection of the page before) and `onPage`
    * @throws BadQuery (400); NodesUnavailable (503) for the scope `cluster` while the database is unavailable
+   * @example
+   * const page = await fastify.pgws.connections({ subject: 'ann', scope: 'cluster', limit: 100 })
    */
-  connections(filter: ConnectionFilter & Scope = {}): Promise<ConnectionSummary[]> {
+  connections(filter: ConnectionFilter & Scope & Paging = {}): Promise<ConnectionSummary[]> {
     return this.#parts.cluster.connections(filter, filter)
   }
 
   /**
    * Closes the connections that match a filter, on all servers.
-   * @param filter `id`, `subject` and `channel`, which must all match; at least one of them
+   * @param filter `id`, `subject`, `channel`, `address` and `transport`, which must all match; at least one of them
    * @param closing the code (1000, or 3000 to 4999) and the reason (at most 123 bytes). Default: 3000, `disconnected`
+   * @param options with `dryRun: true`, they are only counted
    * @returns how many were closed, and the servers that did not answer
    * @throws BadQuery (400); NodesUnavailable (503) while the database is unavailable
    */
-  disconnect(filter: ConnectionFilter, closing: Partial<Closing> = {}): Promise<Disconnected> {
-    return this.#parts.cluster.disconnect(filter, closing)
+  disconnect(
+    filter: ConnectionFilter,
+    closing: Partial<Closing> = {},
+    { dryRun = false }: { dryRun?: boolean | undefined } = {}
+  ): Promise<Disconnected> {
+    return this.#parts.cluster.disconnect(filter, closing, dryRun)
   }
 
   /**

@@ -4,6 +4,9 @@ import { isAllowedOrigin } from '../lib/config/index.js'
 /** The methods of the plugin's HTTP routes. */
 const METHODS = 'GET, POST, DELETE'
 
+/** The headers of answers that pages may read, in addition to the common ones. */
+const EXPOSED = 'x-pgws-next, x-pgws-total, x-pgws-missing-nodes'
+
 /** How long browsers may cache the answer to a preflight request, in seconds. */
 const MAX_AGE = 600
 
@@ -22,7 +25,10 @@ export function registerCors(fastify: FastifyInstance, allowedOrigins: readonly 
     addVary(reply, 'Origin')
     if (origin === undefined || !isAllowedOrigin(origin, allowedOrigins)) return
     if (!reply.hasHeader('access-control-allow-origin')) reply.header('access-control-allow-origin', origin)
-    if (request.method !== 'OPTIONS') return
+    if (request.method !== 'OPTIONS') {
+      reply.header('access-control-expose-headers', EXPOSED)
+      return
+    }
     addVary(reply, 'Access-Control-Request-Headers')
     const { 'access-control-request-headers': requested } = request.headers
     if (requested !== undefined) reply.header('access-control-allow-headers', requested)

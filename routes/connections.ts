@@ -1,12 +1,14 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import { authorizeAdmin } from '../lib/auth/index.js'
-import type { Bridge } from '../lib/bridge.js'
-import { type Closing, TRANSPORTS } from '../lib/clients/index.js'
+import { authorizeAdmin, type Token } from '../lib/auth/index.js'
+import { type Closing, type ConnectionFilter, TRANSPORTS, type TransportName } from '../lib/clients/index.js'
+import type { Disconnected } from '../lib/cluster/index.js'
 import { errors } from '../lib/errors.js'
+import type { Gateway } from '../lib/gateway.js'
 import { isObject } from '../lib/json-value.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { verifyBearer } from './handshake/bearer.js'
 import { checkQuery, nameAndKnown } from './known.js'
+import { answeringPage, pagingHeaders, pagingSchema } from './paging.js'
 import { bearer, errorSchema } from './schemas.js'
 import { answeringScope, listMissing, scopeSchema } from './scope.js'
 
@@ -20,6 +22,7 @@ interface Closed {
 }
 
 const text = { type: 'string' }
+const nullableText = { type: ['string', 'null'] }
 
 const connectionSchema = {
   type: 'object',
@@ -33,13 +36,25 @@ const connectionSchema = {
     address: text,
     transport: { ...text, enum: TRANSPORTS },
     protocol: { ...text, enum: ['json', 'protobuf'], description: "The encoding of an SDK's client." },
+    userAgent: { ...nullableText, description: 'The header "User-Agent", up to 200 characters.' },
+    expiresAt: {
+      ...nullableText,
+      format: 'date-time',
+      description:
+        'When it will be closed because its token expires. Clients of SDKs have 25 s more to bring a new one.'
+    },
+    receivedMessages: { type: 'integer', description: 'Messages of the client that were accepted.' },
+    sentMessages: { type: 'integer', description: 'Messages sent to the client.' },
+    sentBytes: { type: 'integer', description: 'Bytes sent to the client.' },
     bufferedBytes: { type: 'integer', description: 'Bytes that wait for the client.' }
   }
 }
 
 const filterSchema = {
   channel: { ...text, description: 'Connections that have joined this channel.' },
-  subject: { ...text, description: 'Connections whose token has this claim "sub".' }
+  subject: { ...text, description: 'Connections whose token has this claim "sub".' },
+  address: { ...text, description: 'Connections of this IP address.' },
+  transport: { ...text, enum: TRANSPORTS, description: 'Connections with this transport.' }
 }
 
 const closingSchema = {
@@ -47,8 +62,15 @@ const closingSchema = {
   reason: { ...text, description: 'At most 123 bytes. Default: disconnected.' }
 }
 
+const dryRunSchema = {
+  ...text,
+  enum: ['true', 'false'],
+  default: 'false',
+  description: 'Whether they are only counted.'
+}
+
 const closedSchema = {
-  description: 'How many were closed.',
+  description: 'How many were closed, or would be.',
   type: 'object',
   properties: {
     closed: { type: 'integer' },
@@ -67,13 +89,14 @@ const refusals = {
 }
 
 /**
- * `GET /connections?channel=&subject=&scope=`, `DELETE /connections?subject=&channel=` and `DELETE /connections/:id`,
- * for tokens with `"admin": true`.
+ * `GET /connections`, `DELETE /connections` (both with `subject`, `channel`, `address` and `transport`) and
+ * `DELETE /connections/:id`, for tokens with `"admin": true`.
  */
 export function connectionsRoutes(
   fastify: FastifyInstance,
-  { bridge, verifyToken }: { bridge: Bridge; verifyToken: VerifyToken }
+  { gateway, verifyToken }: { gateway: Gateway; verifyToken: VerifyToken }
 ): void {
+  const { bridge } = gateway
   const validatorCompiler = () => () => true
   const common = { tags: ['connections'], security: bearer }
 
@@ -83,10 +106,12 @@ export function connectionsRoutes(
       schema: {
         ...common,
         summary: 'The open connections',
-        querystring: { type: 'object', properties: { ...filterSchema, scope: scopeSchema } },
+        querystring: { type: 'object', properties: { ...filterSchema, scope: scopeSchema, ...pagingSchema } },
         response: {
           200: {
-            description: 'The websockets and event streams that match all parameters.',
+            description:
+              'The websockets and event streams that match all parameters, by node, and from the oldest to the newest.',
+            headers: pagingHeaders,
             type: 'array',
             items: connectionSchema
           },
@@ -99,8 +124,11 @@ export function connectionsRoutes(
     async (request, reply) => {
       authorizeAdmin(await verifyBearer(request, verifyToken))
       checkQuery(request)
-      const { subject, channel } = request.query
-      return bridge.connections({ subject, channel, ...answeringScope(request, reply) })
+      return bridge.connections({
+        ...filterOf(request.query),
+        ...answeringScope(request, reply),
+        ...answeringPage(request, reply)
+      })
     }
   )
 
@@ -110,16 +138,27 @@ export function connectionsRoutes(
       schema: {
         ...common,
         summary: 'Close connections on all nodes',
-        querystring: { type: 'object', properties: { ...filterSchema, ...closingSchema } },
+        querystring: {
+          type: 'object',
+          properties: { ...filterSchema, ...closingSchema, dryRun: dryRunSchema }
+        },
         response: { 200: closedSchema, 400: errorSchema('The query is malformed.'), ...refusals }
       },
       validatorCompiler
     },
     async (request) => {
-      authorizeAdmin(await verifyBearer(request, verifyToken))
+      const token = await verifyBearer(request, verifyToken)
+      authorizeAdmin(token)
       checkQuery(request)
-      const { subject, channel } = request.query
-      return listMissing(await bridge.disconnect({ subject, channel }, closingOf(request)))
+      const { dryRun = 'false' } = request.query
+      if (dryRun !== 'true' && dryRun !== 'false') {
+        throw new errors.BadQuery('"dryRun" must be "true" or "false"')
+      }
+      const filter = filterOf(request.query)
+      const closing = closingOf(request)
+      const disconnected = await bridge.disconnect(filter, closing, { dryRun: dryRun === 'true' })
+      if (dryRun === 'false') tellOf(token, filter, closing, disconnected)
+      return listMissing(disconnected)
     }
   )
 
@@ -141,19 +180,53 @@ export function connectionsRoutes(
       validatorCompiler
     },
     async (request) => {
-      authorizeAdmin(await verifyBearer(request, verifyToken))
+      const token = await verifyBearer(request, verifyToken)
+      authorizeAdmin(token)
       checkQuery(request)
       const { id } = request.params
-      const { closed, missing } = await bridge.disconnect({ id }, closingOf(request))
+      const closing = closingOf(request)
+      const { closed, missing } = await bridge.disconnect({ id }, closing)
       if (missing.length > 0) {
         throw new errors.NodesUnavailable(
           `node ${missing} did not answer in time; it may have closed the connection`
         )
       }
       if (closed === 0) throw new errors.NoSuchConnection()
+      tellOf(token, { id }, closing, { closed, missing })
       return { closed }
     }
   )
+
+  /** Logs who has closed which connections, and tells it in the events. */
+  function tellOf(
+    { subject }: Token,
+    filter: ConnectionFilter,
+    { code, reason }: Partial<Closing>,
+    { closed, missing }: Disconnected
+  ): void {
+    const { id, channel } = filter
+    const which = Object.entries(filter)
+      .filter(([, value]) => value !== undefined)
+      .map(([name, value]) => `${name} ${JSON.stringify(value)}`)
+    const failed = missing.length === 0 ? '' : `; these nodes did not answer: ${missing.join(', ')}`
+    gateway.administered(
+      subject,
+      `closed ${closed} ${closed === 1 ? 'connection' : 'connections'} with ${which.join(' and ')}${failed}`,
+      {
+        ...(id !== undefined && { connection: id }),
+        ...(channel !== undefined && { channels: [channel] }),
+        code,
+        reason,
+        count: closed
+      }
+    )
+  }
+}
+
+/** The filter of a query; readFilter checks its values. */
+function filterOf({ subject, channel, address, transport }: Texts): ConnectionFilter {
+  // What is no transport is refused by readFilter.
+  return { subject, channel, address, transport: transport as TransportName | undefined }
 }
 
 /**

@@ -2,7 +2,7 @@ import { isPublicChannel } from '../channels/index.js'
 import { errors } from '../errors.js'
 import { isInteger, isObject } from '../json-value.js'
 import { CLOSE, type Connection } from './connection.js'
-import type { TransportName } from './transport.js'
+import { isTransport, TRANSPORTS, type TransportName } from './transport.js'
 
 /** A control frame carries 125 bytes, two of which are the code (RFC 6455, section 5.5). */
 const MAX_REASON_BYTES = 123
@@ -15,6 +15,9 @@ export interface ConnectionFilter {
   subject?: string | undefined
   /** One of its channels. */
   channel?: string | undefined
+  /** The client's IP address. */
+  address?: string | undefined
+  transport?: TransportName | undefined
 }
 
 /** A connection, as `GET /connections` shows it. */
@@ -30,9 +33,19 @@ export interface ConnectionSummary {
   since: string
   /** The client's IP address. */
   address: string
-  transport: TransportName
+  /** Missing, like the members below that may be, if the node is of an older release. */
+  transport?: TransportName | undefined
   /** The encoding of Centrifugo's protocol; missing for clients of another protocol. */
   protocol?: 'json' | 'protobuf' | undefined
+  /** The header `User-Agent` of its request, up to 200 characters; null: it had none. */
+  userAgent?: string | null | undefined
+  /** When it will be closed because its token expires, in ISO 8601; null: never. */
+  expiresAt?: string | null | undefined
+  /** How many messages of it were accepted for publishing. */
+  receivedMessages?: number | undefined
+  /** How many messages and bytes were sent to it. */
+  sentMessages?: number | undefined
+  sentBytes?: number | undefined
   /** How many bytes wait for the client. */
   bufferedBytes: number
 }
@@ -48,27 +61,42 @@ export function connectionId(node: string, { id }: Connection): string {
   return `${node}-${id}`
 }
 
-/** The id of the node in a connection's id; undefined if the text is not the id of a connection. */
-export function nodeOf(id: string): string | undefined {
-  return /^([0-9a-f]{16})-\d+$/.exec(id)?.[1]
+/** The parts of a connection's id. */
+export interface ConnectionPlace {
+  /** The id of the node. */
+  node: string
+  /** The number of the connection on its node. */
+  number: number
 }
 
-/** The open connections of a node that match a filter. */
-export function* select(
-  connections: Iterable<Connection>,
+/** Reads a connection's id; undefined if the text is not the id of a connection. */
+export function placeOf(id: string): ConnectionPlace | undefined {
+  const [, node, number] = /^([0-9a-f]{16})-(\d{1,15})$/.exec(id) ?? []
+  return node === undefined ? undefined : { node, number: Number(number) }
+}
+
+/** The order of connections in lists: by node, and from the oldest to the newest. */
+export function comparePlaces(one: ConnectionPlace, other: ConnectionPlace): number {
+  if (one.node !== other.node) return one.node < other.node ? -1 : 1
+  return one.number - other.number
+}
+
+/** Whether an open connection of a node matches a filter. */
+export function matches(
   node: string,
-  { id, subject, channel }: ConnectionFilter
-): Generator<Connection> {
-  for (const connection of connections) {
-    if (id !== undefined && connectionId(node, connection) !== id) continue
-    if (subject !== undefined && connection.subject !== subject) continue
-    if (channel !== undefined && !connection.channels.includes(channel)) continue
-    if (connection.open) yield connection
-  }
+  connection: Connection,
+  { id, subject, channel, address, transport }: ConnectionFilter
+): boolean {
+  if (id !== undefined && connectionId(node, connection) !== id) return false
+  if (subject !== undefined && connection.subject !== subject) return false
+  if (address !== undefined && connection.address !== address) return false
+  if (transport !== undefined && connection.transport !== transport) return false
+  return (channel === undefined || connection.channels.includes(channel)) && connection.open
 }
 
 export function summaryOf(node: string, connection: Connection): ConnectionSummary {
-  const { subject, channels, read, write, openedAt, address, transport, protocol, bufferedBytes } = connection
+  const { subject, channels, read, write, openedAt, address, transport, protocol, userAgent } = connection
+  const { expiresAt, receivedMessages, sentMessages, writtenBytes, bufferedBytes } = connection
   return {
     id: connectionId(node, connection),
     node,
@@ -79,8 +107,18 @@ export function summaryOf(node: string, connection: Connection): ConnectionSumma
     address,
     transport,
     ...(protocol !== undefined && { protocol }),
+    userAgent: userAgent ?? null,
+    expiresAt: expiresAt === undefined ? null : timeOf(expiresAt),
+    receivedMessages,
+    sentMessages,
+    sentBytes: writtenBytes,
     bufferedBytes
   }
+}
+
+/** A time in ISO 8601. A token may expire after the range of a Date, which is in the year 275760. */
+function timeOf(time: number): string {
+  return new Date(Math.min(time, 8.64e15)).toISOString()
 }
 
 /**
@@ -89,12 +127,23 @@ export function summaryOf(node: string, connection: Connection): ConnectionSumma
  */
 export function readFilter(value: unknown): ConnectionFilter {
   if (!isObject(value)) throw new errors.BadQuery('a filter must be an object')
-  const { id, subject, channel } = value
+  const { id, subject, channel, address, transport } = value
   const text = (name: string, value: unknown) => {
     if (value === undefined || typeof value === 'string') return value
     throw new errors.BadQuery(`"${name}" must be a single string`)
   }
-  return { id: text('id', id), subject: text('subject', subject), channel: text('channel', channel) }
+  if (transport !== undefined && !isTransport(transport)) {
+    throw new errors.BadQuery(
+      `"transport" must be one of ${TRANSPORTS.map((name) => `"${name}"`).join(', ')}`
+    )
+  }
+  return {
+    id: text('id', id),
+    subject: text('subject', subject),
+    channel: text('channel', channel),
+    address: text('address', address),
+    transport
+  }
 }
 
 /**
@@ -104,7 +153,9 @@ export function readFilter(value: unknown): ConnectionFilter {
 export function readClosingFilter(value: unknown): ConnectionFilter {
   const filter = readFilter(value)
   if (Object.values(filter).every((text) => text === undefined)) {
-    throw new errors.BadQuery('"subject" or "channel" must say which connections to close')
+    throw new errors.BadQuery(
+      '"subject", "channel", "address" or "transport" must say which connections to close'
+    )
   }
   return filter
 }

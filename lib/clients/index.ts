@@ -7,16 +7,25 @@ export { Expiry } from './expiry.js'
 export {
   type Closing,
   type ConnectionFilter,
+  type ConnectionPlace,
   type ConnectionSummary,
-  nodeOf,
+  comparePlaces,
+  matches,
+  placeOf,
   readClosing,
   readClosingFilter,
   readFilter,
-  select,
   summaryOf
 } from './filter.js'
 export { type Follower, follow } from './follow.js'
 export { MAX_INFO_BYTES } from './presence-membership.js'
 export { type Leaving, OUTDATED, SHUTTING_DOWN } from './registry.js'
 export type { Remote } from './remote.js'
-export { hasEnded, TRANSPORTS, type Transport, type TransportName, whenEnded } from './transport.js'
+export {
+  hasEnded,
+  isTransport,
+  TRANSPORTS,
+  type Transport,
+  type TransportName,
+  whenEnded
+} from './transport.js'

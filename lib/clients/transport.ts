@@ -11,6 +11,10 @@ export const TRANSPORTS = [
 ] as const
 export type TransportName = (typeof TRANSPORTS)[number]
 
+export function isTransport(value: unknown): value is TransportName {
+  return TRANSPORTS.some((name) => name === value)
+}
+
 /** What carries a connection: the socket of an upgrade, or the response to a request, which has a stream over HTTP/2. */
 export type Transport = (Duplex | ServerResponse) & { stream?: { destroyed: boolean } }
 

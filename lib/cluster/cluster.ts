@@ -1,24 +1,17 @@
 import { hostname } from 'node:os'
 import type { ChannelSummary, Hub, RatedChannel } from '../channels/index.js'
-import {
-  type Closing,
-  type Connection,
-  type ConnectionFilter,
-  type ConnectionSummary,
-  nodeOf,
-  readClosing,
-  readClosingFilter,
-  readFilter
-} from '../clients/index.js'
+import type { Closing, Connection, ConnectionFilter, ConnectionSummary } from '../clients/index.js'
 import { errors } from '../errors.js'
 import type { NodeStats } from '../events/index.js'
 import { isCount } from '../json-value.js'
 import type { Log } from '../log.js'
+import type { Paging } from '../page.js'
 import { NOTIFY_PAYLOAD_LIMIT, nodeChannelOf, type Query } from '../postgres/index.js'
 import { NodeSync, type Presence } from '../presence/index.js'
 import { BatchQueue, type Notification } from '../publishing/index.js'
 import { VERSION } from '../version.js'
-import { isBoolean, isChannels, isConnections, isRatedChannels } from './answer-checks.js'
+import { isBoolean, isChannels, isRatedChannels } from './answer-checks.js'
+import { ConnectionList, type Disconnected } from './connection-list.js'
 import { type DeliveryCounts, NodeChannel } from './node-channel.js'
 import { type FeedListener, isPast, isStats, NodeFeed, type NodeMonitor, type NodePast } from './node-feed.js'
 import { type NodeSessions, OwnNode } from './own-node.js'
@@ -50,14 +43,6 @@ export interface Scope {
   scope?: 'local' | 'cluster' | undefined
   /** Is called with the ids of the nodes that did not answer in time, if there are any. */
   onMissing?: ((nodes: string[]) => void) | undefined
-}
-
-/** The result of closing connections. */
-export interface Disconnected {
-  /** How many connections were closed. */
-  closed: number
-  /** The ids of the nodes that did not answer in time. They may have closed connections, too. */
-  missing: string[]
 }
 
 /** The result of a confirmed publication. */
@@ -94,6 +79,7 @@ export class Cluster {
   readonly #options: ClusterOptions
   readonly #own: OwnNode
   readonly #channel: NodeChannel
+  readonly #connections: ConnectionList
   readonly #presence: NodeSync | undefined
   readonly #feed: NodeFeed
   readonly #startedAt = Date.now()
@@ -150,6 +136,7 @@ export class Cluster {
       feed: this.#feed,
       log
     })
+    this.#connections = new ConnectionList(this.#channel, this.#own)
   }
 
   /** To be called before this node starts, with what it tells of itself. */
@@ -200,7 +187,7 @@ export class Cluster {
    */
   async nodesWithStats(): Promise<NodeStatsSummary[]> {
     const nodes = this.nodes()
-    const answers = await this.#channel.ask('stats', {}, undefined, this.#telling)
+    const answers = await this.#channel.ask('stats', {}, this.#telling)
     const all = [this.#requireMonitor().latest(), ...answers.read(isStats)]
     const stats = new Map(all.map((one) => [one.node, one]))
     return nodes.map((node) => ({ ...node, stats: stats.get(node.id) ?? null }))
@@ -211,7 +198,7 @@ export class Cluster {
    * @throws NodesUnavailable (503)
    */
   async past(onMissing?: (nodes: string[]) => void): Promise<NodePast[]> {
-    const answers = await this.#channel.ask('past', {}, undefined, this.#telling)
+    const answers = await this.#channel.ask('past', {}, this.#telling)
     return answers.read(isPast, onMissing)
   }
 
@@ -270,31 +257,14 @@ export class Cluster {
     return merged.values()
   }
 
-  /** @throws BadQuery (400), NodesUnavailable (503) */
-  async connections(filter: ConnectionFilter, { scope, onMissing }: Scope): Promise<ConnectionSummary[]> {
-    const wanted = readFilter(filter)
-    if (scope !== 'cluster') return this.#own.list(wanted)
-    const answers = await this.#channel.ask('connections', wanted)
-    return [this.#own.list(wanted), ...answers.read(isConnections, onMissing)].flat()
+  /** See ConnectionList.list. */
+  connections(filter: ConnectionFilter, options: Scope & Paging): Promise<ConnectionSummary[]> {
+    return this.#connections.list(filter, options)
   }
 
-  /** @throws BadQuery (400), NodesUnavailable (503) */
-  async disconnect(filter: ConnectionFilter, closing: Partial<Closing>): Promise<Disconnected> {
-    const wanted = readClosingFilter(filter)
-    const { code, reason } = readClosing(closing)
-    const node = wanted.id === undefined ? undefined : nodeOf(wanted.id)
-    if (node === this.#channel.id) return { closed: this.#own.disconnect(wanted, code, reason), missing: [] }
-    this.#channel.requireReady()
-    if (wanted.id !== undefined && (node === undefined || !this.#channel.has(node))) {
-      return { closed: 0, missing: [] }
-    }
-    const answering = this.#channel.ask('disconnect', { ...wanted, code, reason }, node)
-    // This node does not wait for the others.
-    const own = this.#own.disconnect(wanted, code, reason)
-    const answers = await answering
-    const missing: string[] = []
-    const counts = answers.read(isCount, (nodes) => missing.push(...nodes))
-    return { closed: counts.reduce((sum, count) => sum + count, own), missing }
+  /** See ConnectionList.disconnect. */
+  disconnect(filter: ConnectionFilter, closing: Partial<Closing>, dryRun?: boolean): Promise<Disconnected> {
+    return this.#connections.disconnect(filter, closing, dryRun)
   }
 
   /** The public part by which the sessions of another node are recognized; undefined if the node is not known. */

@@ -123,16 +123,17 @@ export class NodeChannel {
 
   /**
    * Asks the other nodes, or one of them. Questions arrive in the order of the calls.
-   * @param expected the nodes whose answers are waited for, if all are asked. Default: all
+   * @param to the id of a node, or those of the nodes that know the question: others do not answer it, and are not waited for
    * @throws NodesUnavailable (503)
    */
-  async ask(question: string, args: unknown, to?: string, expected = this.#peers.ids): Promise<Answers> {
+  async ask(question: string, args: unknown, to?: string | readonly string[]): Promise<Answers> {
     this.requireReady()
-    const answers = new Answers(to === undefined ? expected : [to])
+    const answers = new Answers(to === undefined ? this.#peers.ids : [to].flat())
+    const node = typeof to === 'string' ? to : undefined
     if (answers.missing.length === 0) return answers
     return this.#await(answers, async (id) => {
       try {
-        await this.#options.publish(encodeQuestion(this.id, to, id, question, args))
+        await this.#options.publish(encodeQuestion(this.id, node, id, question, args))
       } catch (error) {
         throw new errors.NodesUnavailable(messageOf(error))
       }
@@ -256,10 +257,12 @@ export class NodeChannel {
     }
   }
 
-  #answer({ from, id, question, args }: NodeMessage & { type: 'question' }): void {
+  /** What is known at once is answered at once, because questions about the same thing must be answered in order. */
+  async #answer({ from, id, question, args }: NodeMessage & { type: 'question' }): Promise<void> {
     let value: unknown
     try {
-      value = this.#options.answer(question, args)
+      const answer = this.#options.answer(question, args)
+      value = answer instanceof Promise ? await answer : answer
     } catch (error) {
       this.#options.log.debug({ err: error, node: from }, "could not answer another node's question")
       return

@@ -27,7 +27,7 @@ export interface NodeState {
    * releases have none.
    */
   sessions?: string | undefined
-  /** Whether it tells its events and figures; older releases do not. */
+  /** Whether it tells its events and figures, answers questions about pages, and knows all filters; older releases do not. */
   tells?: boolean | undefined
 }
 

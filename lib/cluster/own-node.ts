@@ -4,14 +4,19 @@ import {
   CLOSES_A_TURN,
   type Connection,
   type ConnectionFilter,
+  type ConnectionPlace,
   type ConnectionSummary,
+  comparePlaces,
+  matches,
+  placeOf,
   readClosing,
   readClosingFilter,
   readFilter,
-  select,
   summaryOf
 } from '../clients/index.js'
 import { errors } from '../errors.js'
+import { isObject } from '../json-value.js'
+import { mapInTurns, type Page, pageOf, readLimit } from '../page.js'
 import type { NodeMonitor } from './node-feed.js'
 
 /** The sessions of this node whose commands may arrive at any node. */
@@ -29,6 +34,13 @@ export interface OwnNodeOptions {
   hub: Pick<Hub, 'summary' | 'rated'>
   sessions: NodeSessions
   monitor: () => NodeMonitor
+}
+
+/** Which page of the list of connections is wanted. */
+export interface ConnectionPaging {
+  limit?: number | undefined
+  /** Only connections after this place. */
+  after?: ConnectionPlace | undefined
 }
 
 /** Lists and closes the clients of this node, for itself and for other nodes. */
@@ -49,9 +61,22 @@ export class OwnNode {
     return this.#options.hub.rated()
   }
 
-  list(filter: ConnectionFilter): ConnectionSummary[] {
-    const { node: id } = this.#options
-    return [...select(this.#options.connections, id, filter)].map((connection) => summaryOf(id, connection))
+  /**
+   * The connections of this node that match a filter, from the oldest to the newest.
+   * @param page its `after` is a place in the list of all nodes
+   */
+  async connections(
+    filter: ConnectionFilter,
+    { limit, after }: ConnectionPaging = {}
+  ): Promise<Page<ConnectionSummary>> {
+    const { node, connections } = this.#options
+    const { items, total, more } = await pageOf(connections, {
+      matches: (connection) => matches(node, connection, filter),
+      isAfter: ({ id: number }) => after === undefined || comparePlaces({ node, number }, after) > 0,
+      compare: (one, other) => one.id - other.id,
+      limit
+    })
+    return { items: await mapInTurns(items, (connection) => summaryOf(node, connection)), total, more }
   }
 
   /**
@@ -59,7 +84,10 @@ export class OwnNode {
    * @returns how many are closed
    */
   disconnect(filter: ConnectionFilter, code: number, reason: string): number {
-    const connections = [...select(this.#options.connections, this.#options.node, filter)]
+    const { node } = this.#options
+    const connections = [...this.#options.connections].filter((connection) =>
+      matches(node, connection, filter)
+    )
     closeAll(connections, code, reason)
     return connections.length
   }
@@ -72,8 +100,13 @@ export class OwnNode {
     switch (question) {
       case 'channels':
         return [...this.ratedChannels()]
+      // Older releases ask for whole lists.
       case 'connections':
-        return this.list(readFilter(args))
+        return this.connections(readFilter(args)).then(({ items }) => items)
+      case 'connections page':
+        return this.connections(readFilter(args), readConnectionPaging(args))
+      // Older releases do not know all filters, and would close too many.
+      case 'disconnect matching':
       case 'disconnect': {
         const filter = readClosingFilter(args)
         const { code, reason } = readClosing(args)
@@ -91,6 +124,19 @@ export class OwnNode {
         throw new errors.BadQuery('this server does not know the request: upgrade it')
     }
   }
+}
+
+/**
+ * Checks what a request says of the page that it wants.
+ * @throws BadQuery (400)
+ */
+export function readConnectionPaging(value: unknown): ConnectionPaging {
+  const { limit, after } = isObject(value) ? value : {}
+  const place = typeof after === 'string' ? placeOf(after) : undefined
+  if (after !== undefined && place === undefined) {
+    throw new errors.BadQuery('"after" must be the id of a connection, as in the header x-pgws-next')
+  }
+  return { limit: readLimit(limit), after: place }
 }
 
 async function closeAll(connections: Connection[], code: number, reason: string): Promise<void> {
