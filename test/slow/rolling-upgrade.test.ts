@@ -1,4 +1,4 @@
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { run, started } from '../support/app.js'
 import { build, type Client, open, query, SECRET, token, until, withPostgres } from '../support/helper.js'
 import { previousRelease, RELEASES } from '../support/previous-release.js'
@@ -7,6 +7,38 @@ const { database } = await withPostgres(t)
 const rw = token({ mode: 'rw' })
 
 const payloadsOf = ({ messages }: Client) => messages.map((text) => JSON.parse(text).payload as string)
+
+/** Lists the connections, channels and nodes of an older and a newer node, on each of them. */
+async function listEachOther(t: Test, older: string, newer: string): Promise<void> {
+  const admin = { headers: { authorization: `Bearer ${token({ admin: true })}` } }
+  const get = async (http: string, path: string) => {
+    const response = await fetch(http + path, admin)
+    // biome-ignore lint/suspicious/noExplicitAny: what an answer has is what the test is about.
+    return { body: (await response.json()) as any, headers: response.headers, status: response.status }
+  }
+  for (const http of [older, newer]) await until(async () => (await get(http, '/nodes')).body.length === 2)
+  const { body: nodes } = await get(newer, '/nodes')
+  const olderNode = nodes.find(({ self }: { self: boolean }) => !self)
+  t.equal(olderNode.stats ?? null, null)
+  const { body: all } = await get(newer, '/connections?scope=cluster')
+  t.ok(all.some(({ node }: { node: string }) => node === olderNode.id))
+  t.equal((await get(older, '/connections?scope=cluster')).body.length, all.length)
+  const paged: string[] = []
+  for (let after: string | null = ''; after !== null; ) {
+    const query: string = after === '' ? '' : `&after=${after}`
+    const { body, headers } = await get(newer, `/connections?scope=cluster&limit=3${query}`)
+    t.equal(headers.get('x-pgws-total'), String(all.length))
+    paged.push(...body.map(({ id }: { id: string }) => id))
+    after = headers.get('x-pgws-next')
+  }
+  t.same(paged.sort(), all.map(({ id }: { id: string }) => id).sort())
+  // The older node does not know what a transport is, and would close too many.
+  const { body: sockets, headers } = await get(newer, '/connections?scope=cluster&transport=websocket')
+  t.equal(headers.get('x-pgws-missing-nodes'), olderNode.id)
+  t.ok(sockets.every(({ node }: { node: string }) => node !== olderNode.id))
+  t.ok((await get(newer, '/channels?scope=cluster&sort=readers&limit=5')).body.length > 0)
+  t.equal((await get(older, '/channels?scope=cluster')).status, 200)
+}
 
 for (const commit of RELEASES)
   t.test(
@@ -94,6 +126,7 @@ for (const commit of RELEASES)
       const after = await started(await run(t, environment))
       await until(async () => (await fetch(`${after.http}/health`)).ok)
       readers.push(await open(t, `${after.ws}/kept/${rw}?since=earliest`))
+      await listEachOther(t, before.http, after.http)
       flows.push(traffic('new http', byHttp(after.http)), traffic('new socket', await bySocket(after.ws)))
       await Promise.all(flows.map((flow) => flow.some()))
       await Promise.all(flows.map((flow) => flow.stop()))
