@@ -16,6 +16,7 @@ import { type DeliveryCounts, NodeChannel } from './node-channel.js'
 import { type FeedListener, isPast, isStats, NodeFeed, type NodeMonitor, type NodePast } from './node-feed.js'
 import { type NodeSessions, OwnNode } from './own-node.js'
 import { BEATS } from './peers.js'
+import type { Scope } from './scope.js'
 
 /** A node, as of its last heartbeat. */
 export interface NodeSummary {
@@ -35,14 +36,6 @@ export interface NodeSummary {
 /** A node, as `GET /nodes` shows it. */
 export interface NodeStatsSummary extends NodeSummary {
   stats: NodeStats | null
-}
-
-/** Which nodes are asked. */
-export interface Scope {
-  /** `local`: this node; `cluster`: all nodes. Default: `local`. */
-  scope?: 'local' | 'cluster' | undefined
-  /** Is called with the ids of the nodes that did not answer in time, if there are any. */
-  onMissing?: ((nodes: string[]) => void) | undefined
 }
 
 /** The result of a confirmed publication. */

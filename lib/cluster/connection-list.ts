@@ -11,9 +11,9 @@ import {
 import { isCount } from '../json-value.js'
 import type { Page, Paging } from '../page.js'
 import { isConnections, isConnectionsPage } from './answer-checks.js'
-import type { Scope } from './cluster.js'
 import type { NodeChannel } from './node-channel.js'
 import { type ConnectionPaging, type OwnNode, readConnectionPaging } from './own-node.js'
+import type { Scope } from './scope.js'
 
 /** The result of closing connections. */
 export interface Disconnected {
