@@ -26,41 +26,32 @@ export function connections({ api, parameters }) {
   const failed = h('div')
   const everyone = h('button', { type: 'button', class: 'danger', disabled: isEmpty(), onclick: () => disconnectAll() }, 'Disconnect all that match …')
 
-  /** All that match. The server filters by subject and channel. */
-  async function list() {
-    const { subject, channel, address, transport: kind } = filter()
-    const { items, missing } = await api.page('connections', { scope: 'cluster', subject, channel })
-    return { items: items.filter((item) => (address === '' || item.address === address) && (kind === '' || item.transport === kind)), missing }
-  }
-
   async function disconnectAll() {
     fill(failed)
     const wanted = filter()
     try {
-      const { items } = await list()
-      const closed = items.length
+      const { closed } = await api.json('connections', { method: 'DELETE', query: { ...wanted, dryRun: true } })
       if (closed === 0) return setText(done, 'No connection matches.')
       const described = Object.entries(wanted).filter(([, value]) => value !== '').map(([name, value]) => `${name} is “${value}”`).join(' and ')
       await disconnect({
         heading: `Disconnect ${counted(closed, 'connection')}?`,
         text: `This closes ${counted(closed, 'connection')} on all nodes whose ${described}. Their tokens stay valid, so clients may reconnect.`,
         action: `Disconnect ${count(closed)}`,
-        ...(wanted.address === '' && wanted.transport === ''
-          ? { paths: ['connections'], query: wanted }
-          : { paths: items.map(({ id }) => 'connections/' + encodeURIComponent(id)) })
+        path: 'connections',
+        query: wanted
       })
     } catch (error) {
       fill(failed, alertOf(error))
     }
   }
 
-  async function disconnect({ heading, text, action, paths, query = {} }) {
+  async function disconnect({ heading, text, action, path, query = {} }) {
     const reason = h('input', { value: 'disconnected', maxlength: 123, autocomplete: 'off' })
     const answer = await confirmWith({
       heading,
       body: [h('p', {}, text), field('Reason that clients get', reason)],
       action,
-      run: () => closeAll(paths, { ...query, reason: reason.value })
+      run: () => api.json(path, { method: 'DELETE', query: { ...query, reason: reason.value } })
     })
     if (answer === undefined) return
     const missing = answer.missing?.length > 0 ? ` Nodes that did not answer: ${answer.missing.join(', ')}.` : ''
@@ -70,36 +61,18 @@ export function connections({ api, parameters }) {
     pages.refresh()
   }
 
-  /** Closes what the paths name. One that has ended meanwhile is not counted. */
-  async function closeAll(paths, query) {
-    const sum = { closed: 0, missing: [] }
-    for (const path of paths) {
-      try {
-        const { closed, missing = [] } = await api.json(path, { method: 'DELETE', query })
-        sum.closed += closed
-        sum.missing.push(...missing)
-      } catch (error) {
-        if (error.status !== 404 || paths.length === 1) throw error
-      }
-    }
-    return sum
-  }
-
   const one = ({ id, subject, address }) => disconnect({
     heading: 'Disconnect 1 connection?',
     text: `This closes the connection ${id} of ${subject ?? 'a client without a subject'}, from ${address}. Its token stays valid, so the client may reconnect.`,
     action: 'Disconnect 1',
-    paths: ['connections/' + encodeURIComponent(id)]
+    path: 'connections/' + encodeURIComponent(id)
   })
 
   const pages = new Pages({
     one: 'connection',
     empty: 'No connection matches.',
     table: tableOf('Connections', columns(one)),
-    load: async (after = 0) => {
-      const { items, missing } = await list()
-      return { items: items.slice(after, after + PAGE), total: items.length, next: after + PAGE < items.length ? after + PAGE : undefined, missing }
-    }
+    load: (after) => api.page('connections', { scope: 'cluster', ...filter(), limit: PAGE, after })
   })
   const element = h('div', {},
     title('Connections'),
