@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -13,10 +13,43 @@ import { root } from './root.js'
 /** The built command. */
 export const CLI = join(root, 'dist/cli.js')
 
+/** Files that reserve ports, so that no two tests get the same one before their servers have started. */
+const RESERVED = join(tmpdir(), 'pgws-test-ports')
+
+/** The files of this process. */
+const reserved: string[] = []
+
+/** How long a reservation is respected if its process was killed, in milliseconds. */
+const RESERVATION = 30 * 60_000
+
+/** Reserves a port for this process, among all tests of this machine. Returns false if another one has it. */
+function reserve(port: number): boolean {
+  mkdirSync(RESERVED, { recursive: true })
+  const file = join(RESERVED, String(port))
+  try {
+    const { mtimeMs } = statSync(file)
+    if (Date.now() - mtimeMs > RESERVATION) rmSync(file, { force: true })
+  } catch {
+    // It is not reserved.
+  }
+  try {
+    writeFileSync(file, '', { flag: 'wx' })
+  } catch {
+    return false
+  }
+  if (reserved.length === 0)
+    process.once('exit', () => {
+      for (const one of reserved) rmSync(one, { force: true })
+    })
+  reserved.push(file)
+  return true
+}
+
 /** Finds a free port. It is below the system's ephemeral ports, because an outgoing connection could take one of those. */
 export async function freePort(): Promise<number> {
   for (;;) {
     const port = 10_000 + Math.floor(Math.random() * 20_000)
+    if (!reserve(port)) continue
     const server = createServer().listen(port, '127.0.0.1')
     const free = await once(server, 'listening').then(
       () => true,

@@ -50,9 +50,15 @@ t.test('history of large messages comes in pages, and no more is read than is an
   )
   await until(() => sql('select pgws.catch_up()').then(Boolean, () => false))
 
-  const before = proxy.bytesFromServer
   const requests = 6
-  const answers = await Promise.all(Array.from({ length: requests }, () => get('?limit=1000')))
+  let before = 0
+  let answers: Awaited<ReturnType<typeof get>>[] = []
+  // On a busy machine the database may take more than 5 s for one of them.
+  await until(async () => {
+    before = proxy.bytesFromServer
+    answers = await Promise.all(Array.from({ length: requests }, () => get('?limit=1000')))
+    return answers.every(({ status }) => status !== 503)
+  })
   for (const { status, bytes, body } of answers) {
     t.equal(status, 200)
     t.ok(bytes <= 8 * MIB + 1000, `an answer has ${bytes} bytes`)

@@ -173,7 +173,8 @@ t.test(
     await client.received(1)
     const { node: successor, term: nextTerm } = await leader(dbUri)
     t.not(successor, firstNode)
-    t.equal(nextTerm, term + 1)
+    // Greater by more than one if the machine was so busy that the successor was taken for dead, too.
+    t.ok(nextTerm > term)
     // Whichever it is: the third one alone can reach the database.
     proxy.silence()
     proxy.mode = 'silence'
