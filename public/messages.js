@@ -14,7 +14,7 @@ export class MessageList {
 
   /** Whether the name of an event says nothing beyond the text. */
   isPlain(event) {
-    return event === 'WebsocketMessage' || (this.textOf === metaText && /^Connection(Open|Close)$/.test(event))
+    return event === 'WebsocketMessage' || event === 'Message' || (this.textOf === metaText && /^Connection(Open|Close)$/.test(event))
   }
 
   clear() {
@@ -33,7 +33,7 @@ export class MessageList {
     const sender = claims && (claims.name || claims.sub)
     const item = element('li')
     const time = element('time')
-    // Messages from SQL have no time of their own, and an SDK does not get that of the others.
+    // An SDK does not get the time of a message, and what is notified by hand has none.
     const seconds = claims?.message_delivered_at
     if (!seconds && id) item.dataset.id = id
     if (!seconds && id && room.channel !== '' && !this.timesRead) {

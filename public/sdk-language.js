@@ -2,7 +2,8 @@ import { RECONNECT_DELAYS } from './backoff.js'
 import { disconnectedText, EXPIRED, idOf, LAST, Language, MISSED, origin, refusalOf, RESUMED } from './language.js'
 import { base, claimsOf } from './token.js'
 
-/** Codes of Centrifugo's protocol: a channel without history, and an operator's disconnect. */
+/** Codes of Centrifugo's protocol: a token that does not allow it, a channel without history, an operator's disconnect. */
+const PERMISSION_DENIED = 103
 const NOT_AVAILABLE = 108
 const FORCED_DISCONNECT = 3503
 /** The SDK's own code for a token that cannot be renewed. */
@@ -44,6 +45,8 @@ export class SdkLanguage extends Language {
     try {
       last = await client.history(room.channel, { limit: LAST, reverse: true })
     } catch (error) {
+      // The SDK would try again.
+      if (error.code === PERMISSION_DENIED) this.refuse((await refusalOf(room)) ?? error)
       if (error.code !== NOT_AVAILABLE) throw error
       return { epoch: '', offset: 0 }
     }
