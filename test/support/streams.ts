@@ -54,7 +54,12 @@ export async function end(client: Centrifuge): Promise<void> {
   const shared = globalThis as unknown as Record<symbol, Dispatcher>
   const dispatcher = shared[DISPATCHER]
   if (dispatcher === undefined) return
-  shared[DISPATCHER] = new dispatcher.constructor()
+  try {
+    shared[DISPATCHER] = new dispatcher.constructor()
+  } catch {
+    // Node.js 26 has another kind of dispatcher. There the server waits.
+    return
+  }
   await dispatcher.destroy()
 }
 
