@@ -360,17 +360,11 @@ export class Bridge extends EventEmitter<BridgeEvents> {
 
   /**
    * The revocations that have not expired, in the order of their ids.
-   * @param page `limit` (default: 100) and `after`, the id of the last revocation of the previous page
+   * @param page `limit` (default: 100), `after` (the id of the last revocation of the previous page) and `onPage`
    * @throws BadQuery (400); NotInstalled (501); DatabaseUnavailable (503)
    */
-  revocations({
-    limit = 100,
-    after
-  }: {
-    limit?: number
-    after?: string | undefined
-  } = {}): Promise<RevocationSummary[]> {
-    return this.#parts.revocationList.list(limit, after)
+  revocations(page: Paging = {}): Promise<RevocationSummary[]> {
+    return this.#parts.revocationList.list(page)
   }
 
   /**

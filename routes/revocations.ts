@@ -3,14 +3,12 @@ import { authorizeAdmin, type Token } from '../lib/auth/index.js'
 import { errors } from '../lib/errors.js'
 import type { Gateway } from '../lib/gateway.js'
 import { isObject } from '../lib/json-value.js'
+import { MAX_PAGE } from '../lib/page.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { verifyBearer } from './handshake/bearer.js'
 import { checkQuery, nameAndKnown } from './known.js'
+import { answeringPage, pagingHeaders, pagingSchema } from './paging.js'
 import { bearer, errorSchema } from './schemas.js'
-
-/** The number of revocations of a page, by default and at most. */
-const PAGE = 100
-const MAX_PAGE = 1000
 
 const text = { type: 'string' }
 const time = { ...text, format: 'date-time' }
@@ -79,35 +77,29 @@ export function revocationsRoutes(
         querystring: {
           type: 'object',
           properties: {
+            ...pagingSchema,
             limit: {
-              type: 'integer',
-              minimum: 1,
-              maximum: MAX_PAGE,
-              default: PAGE,
-              description: 'The maximum number of revocations.'
-            },
-            after: { ...text, description: 'The id of the last revocation of the previous page.' }
+              ...pagingSchema.limit,
+              description: `The maximum number of revocations, 1 to ${MAX_PAGE}. Default: 100.`
+            }
           }
         },
         response: {
-          200: { description: 'The revocations, by id.', type: 'array', items: revocationSchema },
+          200: {
+            description: 'The revocations, by id.',
+            headers: pagingHeaders,
+            type: 'array',
+            items: revocationSchema
+          },
           400: errorSchema('The query is malformed.'),
           ...refusals
         }
       },
       validatorCompiler
     },
-    async (request) => {
+    async (request, reply) => {
       await admin(request)
-      const { limit = String(PAGE), after } = request.query
-      const count = /^\d{1,4}$/.test(String(limit)) ? Number(limit) : 0
-      if (count < 1 || count > MAX_PAGE) {
-        throw new errors.BadQuery(`"limit" must be a whole number from 1 to ${MAX_PAGE}`)
-      }
-      if (after !== undefined && typeof after !== 'string') {
-        throw new errors.BadQuery('"after" must be the id of a revocation')
-      }
-      return bridge.revocations({ limit: count, after })
+      return bridge.revocations(answeringPage(request, reply))
     }
   )
 

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { errors } from '../errors.js'
 import type { Log } from '../log.js'
+import { type Paging, readLimit } from '../page.js'
 import type { Query } from '../postgres/index.js'
 import type { Revocation, Revocations } from './revocations.js'
 
@@ -15,6 +16,9 @@ const PATIENCE = 1000
 
 /** The maximum size of a text of a revocation, in bytes. */
 const MAX_BYTES = 1024
+
+/** The number of revocations of a page. */
+const DEFAULT_PAGE = 100
 
 const YEAR_10000 = Date.UTC(10_000, 0)
 
@@ -204,19 +208,27 @@ export class RevocationList {
 
   /**
    * The revocations, in the order of their ids.
-   * @param after the id of the last one of the page before
+   * @param page `limit` (default: 100) and `after`, the id of the last revocation of the previous page
    * @throws BadQuery (400), NotInstalled (501), DatabaseUnavailable (503)
    */
-  async list(limit: number, after = '0'): Promise<RevocationSummary[]> {
+  async list({ limit = DEFAULT_PAGE, after = '0', onPage }: Paging): Promise<RevocationSummary[]> {
     this.#require()
     if (!/^\d{1,18}$/.test(after)) throw new errors.BadQuery('"after" must be the id of a revocation')
-    const { rows } = await this.#options.query<RevocationSummary>(
+    const count = readLimit(limit)!
+    const { rows: found } = await this.#options.query<RevocationSummary & { total: number }>(
       `select r.id::pg_catalog.text as id, r.jti, r.sub, ${iso('r.issued_before')} as "issuedBefore",
          ${iso('r.expires_at')} as expires, r.reason, r.revoked_by as "revokedBy",
-         ${iso('r.revoked_at')} as "revokedAt"
+         ${iso('r.revoked_at')} as "revokedAt",
+         (select pg_catalog.count(*)::pg_catalog.int4 from pgws.revocations) as total
        from pgws.revocations r where r.id operator(pg_catalog.>) $1 order by r.id limit $2`,
-      [after, limit]
+      [after, count + 1]
     )
+    const rows = found.slice(0, count).map(({ total: _, ...row }) => row)
+    const more = found.length > count
+    onPage?.({
+      total: found[0]?.total ?? this.#options.revocations.size,
+      next: more ? rows.at(-1)!.id : undefined
+    })
     return rows
   }
 

@@ -112,9 +112,24 @@ describe('fastify.pgws', () => {
     expect(pgws.connections()).type.toBe<Promise<ConnectionSummary[]>>()
     expect(pgws.connections({ scope: 'cluster' })).type.toBe<Promise<ConnectionSummary[]>>()
     expect(pgws.disconnect({ channel: 'orders' }, { code: 4000 })).type.toBe<Promise<Disconnected>>()
+    expect(pgws.disconnect).type.toBeCallableWith({ transport: 'websocket' }, {}, { dryRun: true })
+    expect(pgws.connections).type.not.toBeCallableWith({ transport: 'telex' })
+    const onPage = ({ total }: { total: number }) => expect(total).type.toBe<number>()
+    expect(pgws.connections).type.toBeCallableWith({ address: '::1', limit: 10, after: 'x', onPage })
+    expect(pgws.listChannels).type.toBeCallableWith({ search: 'orders', sort: 'readers', limit: 10, onPage })
+    expect(pgws.listChannels).type.not.toBeCallableWith({ sort: 'colour' })
     expect(pgws.disconnect).type.not.toBeCallableWith()
     expect(pgws.presence('orders')).type.toBe<ChannelPresence>()
     expect(pgws.nodes()).type.toBe<NodeSummary[]>()
+  })
+
+  test('revokes tokens', () => {
+    expect(pgws.revoke({ jti: 'one', expires: new Date() })).type.toBe<Promise<{ id: string }>>()
+    expect(pgws.revoke({ sub: 'ann', issuedBefore: new Date() })).type.toBe<Promise<{ id: string }>>()
+    expect(pgws.revoke).type.not.toBeCallableWith({ sub: 1 })
+    expect(pgws.unrevoke('1')).type.toBe<Promise<void>>()
+    expect(pgws.isRevoked({ sub: 'ann' })).type.toBe<boolean>()
+    expect(pgws.revocations).type.toBeCallableWith({ limit: 10, after: '1' })
   })
 
   test('reports its state', () => {

@@ -30,7 +30,12 @@ const ask = async (http: string, path: string, init: RequestInit & { by?: string
   if (rest.body !== undefined) headers.set('content-type', 'application/json')
   const response = await fetch(http + path, { ...rest, headers })
   const text = await response.text()
-  return { status: response.status, body: text === '' ? undefined : JSON.parse(text) }
+  return {
+    status: response.status,
+    body: text === '' ? undefined : JSON.parse(text),
+    next: response.headers.get('x-pgws-next'),
+    total: response.headers.get('x-pgws-total')
+  }
 }
 const revoke = (http: string, body: object) =>
   ask(http, '/revocations', { method: 'POST', body: JSON.stringify(body) })
@@ -200,8 +205,10 @@ t.test('revocations expire, are listed in pages, and are replaced by later ones'
   t.equal(second.id, first.id)
   t.ok(here.fastify.pgws.isRevoked({ sub: 'ann', iat: now() - 60 }))
   for (let n = 0; n < 5; n++) await here.fastify.pgws.revoke({ jti: `token ${n}` })
-  const { body: page } = await ask(here.http, '/revocations?limit=4')
-  const { body: rest } = await ask(here.http, `/revocations?limit=4&after=${page[3].id}`)
+  const { body: page, next: after, total } = await ask(here.http, '/revocations?limit=4')
+  t.same({ after, total }, { after: page[3].id, total: '6' })
+  const { body: rest, next: none } = await ask(here.http, `/revocations?limit=4&after=${after}`)
+  t.equal(none, null)
   t.same(
     [...page, ...rest].map(({ jti, sub }) => jti ?? sub),
     ['ann', 'token 0', 'token 1', 'token 2', 'token 3', 'token 4']
