@@ -4,9 +4,9 @@ import type { AddressInfo } from 'node:net'
 import fastifyWebsocket from '@fastify/websocket'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
-import { FlowControl } from '../../../lib/flow/flow-control.js'
-import { EventStream } from '../../../lib/protocols/event-stream/connection.js'
-import { type Stream, stream } from '../../support/event-stream.js'
+import { FlowControl } from '../../lib/flow/flow-control.js'
+import { EventStream } from '../../lib/protocols/event-stream/connection.js'
+import { type Stream, stream } from '../support/event-stream.js'
 import {
   build,
   LISTEN_CHANNEL,
@@ -16,8 +16,8 @@ import {
   token,
   until,
   withPostgres
-} from '../../support/helper.js'
-import { raw, sdk, subscribed } from '../../support/sdk.js'
+} from '../support/helper.js'
+import { raw, sdk, subscribed } from '../support/sdk.js'
 
 const { migrated } = await withPostgres(t)
 const jwt = token({ mode: 'r', sub: 'me' })
