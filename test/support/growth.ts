@@ -48,7 +48,7 @@ function ownFiles(): string[] {
     readdirSync(join(root, folder), { recursive: true }).map((name) => join(folder, String(name)))
   )
   return [...readdirSync(root), ...below].filter(
-    (path) => /\.(?:[jt]s|html)$/.test(path) && !path.endsWith('centrifuge.js')
+    (path) => /\.(?:[jt]s|html)$/.test(path) && !/(?:centrifuge|uPlot)\.js$/.test(path)
   )
 }
 
