@@ -7,16 +7,7 @@ import t, { type Test } from 'tap'
 import { FlowControl } from '../../lib/flow/flow-control.js'
 import { EventStream } from '../../lib/protocols/event-stream/connection.js'
 import { type Stream, stream } from '../support/event-stream.js'
-import {
-  build,
-  LISTEN_CHANNEL,
-  notify,
-  open,
-  query,
-  token,
-  until,
-  withPostgres
-} from '../support/helper.js'
+import { build, LISTEN_CHANNEL, notify, open, query, token, until, withPostgres } from '../support/helper.js'
 import { raw, sdk, subscribed } from '../support/sdk.js'
 
 const { migrated } = await withPostgres(t)
