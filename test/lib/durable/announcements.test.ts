@@ -8,7 +8,10 @@ import { LISTEN_CHANNEL, query, until, withPostgres } from '../../support/helper
 
 const { migrated } = await withPostgres(t)
 
-/** Hears what a database announces and notifies, and notes what comes unannounced or not as announced. */
+/**
+ * Listens to the announcements and notifications of a database, and records those that are not announced or
+ * do not match their announcement.
+ */
 async function listening(t: Test) {
   const dbUri = await migrated('kept', 'kept too')
   const { rows } = await query(
@@ -44,7 +47,7 @@ async function listening(t: Test) {
   await client.query(`listen "${LISTEN_CHANNEL}"; listen ${ANNOUNCEMENTS_CHANNEL}`)
   const sql = (text: string, values: unknown[] = []) => query(dbUri, text, values)
   const latest = async () => Number((await sql('select pgws.last_position() as latest')).rows[0].latest)
-  /** Waits for all that was announced, and sees that nothing else came. */
+  /** Waits until everything announced has been received, and checks that nothing else was. */
   const complete = async (messages: number) => {
     const position = await latest()
     await until(() => detector.heard === position || heard.wrong.length > 0)
@@ -64,7 +67,7 @@ async function listening(t: Test) {
 }
 
 t.test(
-  'all that gets a position is announced: rounds, what servers send, and without a sequencer',
+  'announces everything that gets a position: rounds, messages of servers, and without a sequencer',
   async (t) => {
     const { sql, heard, complete, relay, latest } = await listening(t)
     const publish = (count: number, bytes = 10) =>
@@ -87,9 +90,9 @@ t.test(
     await sql(`select pgws.publish_text('plain', 'nothing that is kept')`)
     await sql('select pgws.catch_up()')
     await relay(['plain'], ['k6'])
-    t.equal(heard.announcements, 4, 'what nobody keeps is not announced')
+    t.equal(heard.announcements, 4, 'messages that are not stored are not announced')
 
-    // What was here before uses up positions, in the middle and at both ends.
+    // Rolled-back messages use up positions, in the middle and at both ends.
     await relay(['kept', 'kept', 'kept', 'kept', 'kept', 'kept'], ['k1', 'n1', 'k3', 'k4', 'n2', 'k5'])
     await relay(['kept', 'kept'], ['k1', 'n1'])
     await relay(['kept', 'kept', 'kept'], ['n3', 'n1', 'n4'])
@@ -99,9 +102,9 @@ t.test(
     await sql(`do $$ begin perform nextval('pgws.positions'); perform pgws.publish_text('kept', 'x'); end $$`)
     await sql('select pgws.catch_up()')
     await complete(35)
-    t.ok((await latest()) > client + 1, 'positions of what was rolled back are left out')
+    t.ok((await latest()) > client + 1, 'positions of rolled-back messages are left out')
 
-    // What is gone counts, too.
+    // Deleted messages count, too.
     await sql(`update pgws.messages set expires_at = '-infinity'`)
     await sql('select pgws.clean()')
     await relay(['kept'], ['n5'])
@@ -109,7 +112,7 @@ t.test(
   }
 )
 
-t.test('a beat says up to where was announced, and only if that is news', async (t) => {
+t.test('a beat reports the last announced position, and is sent only if that has changed', async (t) => {
   const { sql, heard, complete, relay, latest } = await listening(t)
   const beat = async (beyond: number) =>
     Number((await sql('select pgws.beat($1) as latest', [beyond])).rows[0].latest)

@@ -51,7 +51,7 @@ async function readAll(reads: ChannelReads, channels: string[]): Promise<string[
 const numbers = (count: number) => Array.from({ length: count }, (_, i) => String(i + 1))
 
 t.test(
-  'clients of different channels share a statement, and one that missed much holds up nobody',
+  'clients of different channels share a statement, and one that missed many messages does not delay the others',
   async (t) => {
     const dbUri = await migrated('**')
     await publish(dbUri, `select pgws.publish_text('much', n::text) from generate_series(1, 3000) n`)
@@ -73,7 +73,7 @@ t.test(
 )
 
 t.test(
-  'what does not fit a statement comes with the next ones: the first messages of all come first',
+  'messages that do not fit into a statement are read by the next ones, the first messages of each channel first',
   async (t) => {
     const dbUri = await migrated('**')
     const size = 400_000
@@ -85,7 +85,7 @@ t.test(
     const { reads, statements, rows } = await reading(t, dbUri)
     const channels = ['huge', ...[1, 2, 3, 4, 5].map((i) => `large:${i}`)]
     const first = await Promise.all(channels.map((channel) => reads.resume([channel], 0)))
-    // A message that is larger than a statement may be comes alone.
+    // A message that is larger than the limit of a statement is read alone.
     t.same(
       first.map(({ page }) => page && { messages: page.messages.length, more: page.more }),
       [{ messages: 1, more: false }, ...Array(5).fill(undefined)]
@@ -104,7 +104,7 @@ t.test(
   }
 )
 
-t.test('a message of a channel that many read beside their own is read once', async (t) => {
+t.test('a message of a channel with many readers is read once', async (t) => {
   const dbUri = await migrated('**')
   await publish(dbUri, `select pgws.publish_text('news', repeat('x', 10000))`)
   await publish(dbUri, `select pgws.publish_text('own:' || i, i::text) from generate_series(1, 200) i`)
@@ -116,7 +116,7 @@ t.test('a message of a channel that many read beside their own is read once', as
   t.equal(rows().length, 201)
 })
 
-t.test('a channel whose name the database cannot hold fails alone', async (t) => {
+t.test('a channel whose name the database cannot store fails without affecting others', async (t) => {
   const dbUri = await createDatabase(postgres, 'LATIN1')
   await install(dbUri, '**')
   await publish(dbUri, `select pgws.publish_text('a:' || i, i::text) from generate_series(1, 30) i`)
@@ -129,7 +129,7 @@ t.test('a channel whose name the database cannot hold fails alone', async (t) =>
   for (const { starts, latest } of await Promise.all(tails)) t.ok(starts[0]! < latest)
 })
 
-t.test('the state of channels is that of each, for all who ask at once', async (t) => {
+t.test('reads the state of each channel for all requests that arrive at once', async (t) => {
   const dbUri = await migrated('**')
   await publish(dbUri, `select pgws.publish_text('a', n::text) from generate_series(1, 3) n`)
   await publish(dbUri, `select pgws.publish_text('b', n::text) from generate_series(1, 2) n`)

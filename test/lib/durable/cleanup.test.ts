@@ -12,7 +12,7 @@ async function connect(t: Test, dbUri: string): Promise<pg.Client> {
   return client
 }
 
-/** A database with messages that expired one after the other, until a minute ago. */
+/** A database with messages that expired one after another, the last a minute ago. */
 async function expired(t: Test, count: number) {
   const dbUri = await migratedDatabase(postgres)
   const sql = async <Row extends object>(text: string) => (await query(dbUri, text)).rows as Row[]
@@ -22,7 +22,7 @@ async function expired(t: Test, count: number) {
   const messages = async () =>
     Number((await sql<{ count: string }>('select count(*) from pgws.messages'))[0]!.count)
   const clean = async () => (await sql<{ clean: number }>('select pgws.clean()'))[0]!.clean
-  /** How many entries of the index, and rows of the table, a call reads; entries of deleted messages count. */
+  /** How many index entries and table rows a call reads; entries of deleted messages count. */
   const reads = async () => {
     const client = await connect(t, dbUri)
     const count = async () => {
@@ -32,7 +32,7 @@ async function expired(t: Test, count: number) {
       )
       return Number(rows[0]!.entries) + Number(rows[0]!.rows)
     }
-    // As the planner does with more messages.
+    // The plan that the planner chooses with more messages.
     await client.query('begin; set local enable_seqscan = off; set local enable_bitmapscan = off')
     const before = await count()
     await client.query('select pgws.clean()')
@@ -43,19 +43,19 @@ async function expired(t: Test, count: number) {
   return { dbUri, sql, messages, clean, reads }
 }
 
-t.test('expired messages are deleted at the same cost while an old transaction stays open', async (t) => {
+t.test('deletes expired messages at the same cost while an old transaction stays open', async (t) => {
   const { dbUri, messages, clean, reads } = await expired(t, 20_000)
   const idle = await connect(t, dbUri)
   await idle.query('begin isolation level repeatable read; select count(*) from pgws.messages')
   while ((await clean()) > 0);
   t.equal(await messages(), 0)
   const { rows } = await idle.query('select count(*) from pgws.messages')
-  t.same(rows, [{ count: '20000' }], 'what is deleted is still there for the old transaction')
+  t.same(rows, [{ count: '20000' }], 'the old transaction still sees the deleted messages')
   const read = await reads()
   t.ok(read <= 501, `${read} were read`)
 })
 
-t.test('what has not expired yet is not read to find what has', async (t) => {
+t.test('does not read messages that have not expired to find those that have', async (t) => {
   const { sql, messages, clean, reads } = await expired(t, 10)
   await sql(`insert into pgws.messages (position, channel, body, expires_at)
     select n, 'a', '{}', now() + interval '1 hour' from generate_series(101, 20100) n`)
@@ -65,7 +65,7 @@ t.test('what has not expired yet is not read to find what has', async (t) => {
   t.equal(await messages(), 20_000)
 })
 
-t.test('what had expired before the last search is deleted, too', async (t) => {
+t.test('deletes messages that had already expired at the previous search', async (t) => {
   const { sql, messages, clean } = await expired(t, 10)
   t.equal(await clean(), 10)
   await sql(`insert into pgws.messages (position, channel, body, expires_at)
@@ -76,7 +76,7 @@ t.test('what had expired before the last search is deleted, too', async (t) => {
   t.equal(await clean(), 1)
   t.equal(await messages(), 0)
 
-  // A shorter retention ends that of stored messages.
+  // A shorter retention applies to messages that are already stored.
   await sql(`insert into pgws.messages (position, channel, body, created_at, expires_at)
     values (22, 'a', '{}', now() - interval '1 day', now() + interval '1 hour')`)
   t.equal(await clean(), 0)

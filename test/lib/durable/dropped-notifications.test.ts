@@ -15,8 +15,8 @@ const jwt = token({ mode: 'rw', channels: CHANNELS })
 type Drop = (channel: string, payload: string) => boolean
 
 /**
- * Two servers, and readers of both: of one, the proxy drops notifications on their way to it. What proves that the
- * connection is alive arrives: a connection on which that is lost is replaced.
+ * Two servers, each with readers. The proxy drops notifications on their way to one of the servers. It passes
+ * those that prove that the connection is alive, because the server replaces a connection that loses them.
  */
 async function setUp(t: Test, checkListenerInterval: number) {
   const dbUri = await migrated(...CHANNELS)
@@ -28,7 +28,8 @@ async function setUp(t: Test, checkListenerInterval: number) {
     if (drop) dropped.push(channel)
     return drop
   }
-  // A node that starts first is the sequencer, for a node whose notifications are dropped is not woken.
+  // The node that starts first becomes the sequencer, because a node whose notifications are dropped is not
+  // woken.
   const other = await build(t, { dbUri, checkListenerInterval })
   await until(async () => (await metric(other, 'sequencer')) === 1)
   const node = await build(t, { dbUri, listenerUri: proxy.uri(dbUri), checkListenerInterval })
@@ -42,7 +43,10 @@ async function setUp(t: Test, checkListenerInterval: number) {
     return { websocket, events, subscriptions }
   }
   const all = { node: await readers(node), other: await readers(other) }
-  /** Waits until all have as much as was stored, and compares it with that. */
+  /**
+   * Waits until every reader has received as many messages as are stored, and compares them with the stored
+   * ones.
+   */
   const compare = async () => {
     await query(dbUri, 'select pgws.catch_up()')
     const { rows } = await query(
@@ -68,10 +72,10 @@ async function setUp(t: Test, checkListenerInterval: number) {
           expected,
           `the SDK's ${CHANNELS[n]} of the ${name}`
         )
-        t.equal(contexts.length, 1, 'it was not interrupted')
+        t.equal(contexts.length, 1, 'the subscription was not interrupted')
       }
     }
-    // As any message that nothing has happened to.
+    // Messages that were read again look like any other message.
     const members = (text: string) => Object.keys(JSON.parse(text)).sort().join()
     t.same(
       [...new Set(all.node.websocket.messages.map(members))],
@@ -88,7 +92,7 @@ async function metric({ http }: { http: string }, name: string): Promise<number>
   return Number(new RegExp(`^pgws_${name} (.*)$`, 'm').exec(text)![1])
 }
 
-t.test('a node of whose notifications 5 % are dropped delivers everything once and in order', async (t) => {
+t.test('delivers every message once and in order if a node loses 5 % of its notifications', async (t) => {
   const { dbUri, node, other, fault, dropped, compare } = await setUp(t, 300)
   const random = new Random(7)
   fault.drop = () => random.chance(0.05)
@@ -115,8 +119,8 @@ t.test('a node of whose notifications 5 % are dropped delivers everything once a
   t.equal(await metric(other, 'healed_gaps_total'), 0)
 })
 
-t.test('the last message of all is not missed: beats say that it was announced', async (t) => {
-  // The listener does not prove itself before the test is over.
+t.test('a beat reveals that the last message is missing', async (t) => {
+  // The listener does not run its check during this test.
   const { node, fault, dropped, compare, publish } = await setUp(t, 600_000)
   await publish('one')
   await compare()
@@ -125,7 +129,7 @@ t.test('the last message of all is not missed: beats say that it was announced',
   await compare()
   const healed = await metric(node, 'healed_gaps_total')
   t.ok(healed > 0)
-  // A beat comes when it is too late to be dropped: it is the second of what is announced.
+  // Only the first announcement, that of the message, is dropped. The second is the beat.
   let announced = 0
   fault.drop = (channel) => channel !== 'pgws_announcements' || announced++ === 0
   dropped.length = 0
@@ -135,7 +139,7 @@ t.test('the last message of all is not missed: beats say that it was announced',
   t.ok((await metric(node, 'healed_gaps_total')) > healed)
 })
 
-t.test('without beats, the probe of the listener finds the last message', async (t) => {
+t.test('without beats, the check of the listener finds the last message', async (t) => {
   const { node, fault, dropped, compare, publish } = await setUp(t, 200)
   fault.drop = () => true
   await publish('the last')

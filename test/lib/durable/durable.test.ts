@@ -30,7 +30,7 @@ async function durable(t: Test, options: object = {}) {
 const payloads = ({ messages }: Client) => messages.map((text) => JSON.parse(text).payload)
 const ids = ({ messages }: Client) => messages.map((text) => JSON.parse(text).id)
 
-t.test('installing: once, by several nodes at once; a newer schema is refused', async (t) => {
+t.test('migrates once when several nodes start together, and refuses a newer schema', async (t) => {
   const dbUri = await createDatabase(postgres)
   const clients = await Promise.all(
     Array.from({ length: 5 }, async () => {
@@ -52,7 +52,7 @@ t.test('installing: once, by several nodes at once; a newer schema is refused', 
   }
 })
 
-t.test('without the schema all else works, and what needs it says how to install it', async (t) => {
+t.test('without the schema all else works, and features that need it say how to install it', async (t) => {
   const dbUri = await createDatabase(postgres)
   const { ws, http } = await build(t, { dbUri })
   const sender = await open(t, `${ws}/a/${writer}`)
@@ -67,7 +67,7 @@ t.test('without the schema all else works, and what needs it says how to install
   t.equal(history.status, 501)
 })
 
-t.test('pgws.publish: delivered if and only if it commits, inline as before', async (t) => {
+t.test('pgws.publish delivers if and only if it commits, and inline as before', async (t) => {
   const { ws, dbUri, sql } = await durable(t)
   const { payloads: seen } = await sqlListener(t, dbUri)
   const client = await open(t, `${ws}/a/${reader}`)
@@ -89,7 +89,7 @@ t.test('pgws.publish: delivered if and only if it commits, inline as before', as
   await client.received(7)
 })
 
-t.test('any size, in order; each row is read once', async (t) => {
+t.test('delivers messages of any size in order, and reads each row once', async (t) => {
   for (const retained of [false, true]) {
     const { ws, sql, http } = await durable(t)
     if (retained) await sql(`select pgws.retain('a', '1 hour')`)
@@ -130,7 +130,7 @@ t.test('any size, in order; each row is read once', async (t) => {
   }
 })
 
-t.test('a durable channel: ids grow, what was missed is replayed, then it goes on', async (t) => {
+t.test('a durable channel has growing ids, replays what a client missed, and continues live', async (t) => {
   const { ws, sql, fastify } = await durable(t)
   await sql(`select pgws.retain('room:*', '1 hour')`)
   const first = await open(t, `${ws}/room:1/${reader}`)
@@ -165,7 +165,7 @@ t.test('a durable channel: ids grow, what was missed is replayed, then it goes o
   t.same(earliest.messages.slice(0, 7), first.messages.slice(0, 7))
 })
 
-t.test('what cannot be replayed is said, then it goes on live', async (t) => {
+t.test('reports a history gap for messages that cannot be replayed, and continues live', async (t) => {
   const { ws, sql, fastify } = await durable(t)
   await sql(`select pgws.retain('a', '1 hour', 3)`)
   const client = await open(t, `${ws}/a/${reader}`)
@@ -192,7 +192,7 @@ t.test('what cannot be replayed is said, then it goes on live', async (t) => {
   const { rows } = await sql(`select max(position)::int as latest from pgws.messages`)
   const latestId = `${epoch}-${rows[0].latest.toString(16).padStart(16, '0')}`
   await gap('nonsense', all[7], latestId)
-  // What is still there is replayed without a word.
+  // Stored messages are replayed without a gap.
   const there = await open(t, `${ws}/a/${reader}?since=${all[6]}`)
   await there.received(3)
   t.same(ids(there).slice(0, 3), all.slice(7))
@@ -200,7 +200,7 @@ t.test('what cannot be replayed is said, then it goes on live', async (t) => {
   const future = await open(t, `${ws}/a/${reader}?since=${beyond}`)
   t.match(await future.received(1), [/HistoryGap/])
   await sql('select pgws.new_epoch()')
-  // Until the server has heard of it, the old id is still a good one.
+  // Until the server has noticed the new epoch, the old id is still valid.
   let foreign: Client
   await until(async () => {
     foreign = await open(t, `${ws}/a/${reader}?since=${all[9]}`)
@@ -212,15 +212,15 @@ t.test('what cannot be replayed is said, then it goes on live', async (t) => {
   t.ok(ids(foreign!)[1] > all[9])
 })
 
-t.test('a client that resumes slowly is not taken for one that does not read', async (t) => {
+t.test('a client that reads slowly while it resumes is not closed as a slow client', async (t) => {
   const { ws, sql, fastify } = await durable(t, { maxBufferedBytes: 10_000 })
   await sql(`select pgws.retain('a', '1 hour')`)
-  // More than the buffers of both operating systems take.
+  // More than the socket buffers of both operating systems hold.
   await sql(`select pgws.publish_text('a', repeat('x', 20000) || n) from generate_series(1, 1000) n`)
   await sql('select pgws.catch_up()')
   const slow = await open(t, `${ws}/a/${reader}?since=earliest`)
   slow.webSocket.pause()
-  // More waits for it than may, and does not move.
+  // More bytes than the limit wait for it, and it reads nothing.
   const waiting = async () => (await fastify.pgws.connections())[0]!.bufferedBytes
   await until(async () => {
     const before = await waiting()
@@ -236,7 +236,7 @@ t.test('a client that resumes slowly is not taken for one that does not read', a
   t.equal(new Set(ids(slow)).size, 1001)
 })
 
-t.test('names of up to 1,024 bytes and with any characters', async (t) => {
+t.test('accepts channel names of up to 1,024 bytes with any characters', async (t) => {
   const { ws, sql } = await durable(t)
   await sql(`select pgws.retain('durable*', '1 hour')`)
   for (const name of [`durable ${'n'.repeat(1016)}`, `plain ${'n'.repeat(1018)}`, `durable "'\\\n%{é😀`]) {
@@ -247,7 +247,7 @@ t.test('names of up to 1,024 bytes and with any characters', async (t) => {
   }
 })
 
-t.test('nobody waits for a transaction that has published and stays open', async (t) => {
+t.test('a transaction that has published and stays open blocks nobody', async (t) => {
   const { ws, dbUri, sql, fastify } = await durable(t)
   await sql(`select pgws.retain('a', '1 hour')`)
   const client = await open(t, `${ws}/a/${reader}`)
@@ -262,7 +262,7 @@ t.test('nobody waits for a transaction that has published and stays open', async
   await client.received(3)
   t.same(payloads(client), ['meanwhile', 'from the server', 'late'])
   t.same(ids(client), [...ids(client)].sort())
-  // Serializable transactions do not fail by it, nor do savepoints lose or keep what they should not.
+  // Serializable transactions do not fail because of it, and savepoints keep and discard messages as usual.
   await sql(`begin isolation level serializable; select pgws.publish_text('a', 'serializable'); commit`)
   await sql(
     `begin; select pgws.publish_text('a', 'kept'); savepoint s; select pgws.publish_text('a', 'undone'); rollback to s; select pgws.publish_text('a', 'kept, too'); commit`
@@ -274,7 +274,7 @@ t.test('nobody waits for a transaction that has published and stays open', async
   t.same(payloads(client).slice(3), ['serializable', 'kept', 'kept, too', 'now', 'and now'])
 })
 
-t.test('no deadlock with deferred triggers of the application', async (t) => {
+t.test('does not deadlock with deferred triggers of the application', async (t) => {
   const { dbUri, sql } = await durable(t)
   await sql(`select pgws.retain('a', '1 hour')`)
   await sql(`create table counters (id int primary key, n int); insert into counters values (1, 0), (2, 0);

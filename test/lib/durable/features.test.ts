@@ -57,7 +57,7 @@ t.test('GET /channels/:channel/history', async (t) => {
   t.equal((await fetch(`${http}/channels/history`)).status, 404)
 })
 
-t.test('a message that is sent again with its key is stored once', async (t) => {
+t.test('stores a message that is sent again with its idempotency key once', async (t) => {
   const { http, ws, sql, fastify } = await durable(t)
   await sql(`select pgws.retain('a', '1 hour')`)
   const client = await open(t, `${ws}/a/${reader}`)
@@ -75,7 +75,7 @@ t.test('a message that is sent again with its key is stored once', async (t) => 
       ])
     })
   for (const key of ['one', 'one', 'one', 'two']) t.equal((await post(key)).status, 202)
-  // Another sender's key is another key.
+  // The same key of another sender is a different key.
   await post('one', 'somebody else')
   await fastify.pgws.publish('a', 'last')
   await client.received(7)
@@ -85,7 +85,7 @@ t.test('a message that is sent again with its key is stored once', async (t) => 
   )
 })
 
-t.test('a key belongs to who the token says it is, or to that one token', async (t) => {
+t.test('an idempotency key belongs to the identity in the token, or to that one token', async (t) => {
   const { http, ws, sql } = await durable(t)
   await sql(`select pgws.retain('a', '1 hour')`)
   const client = await open(t, `${ws}/a/${reader}`)
@@ -101,7 +101,7 @@ t.test('a key belongs to who the token says it is, or to that one token', async 
     })
     t.equal(answer.status, 202)
   }
-  // The last of each pair is another token of the same sender, or the same one.
+  // The second request of each pair comes with another token of the same sender, or with the same token.
   const strangers = [
     {},
     { jti: 'one' },
@@ -122,7 +122,7 @@ t.test('a key belongs to who the token says it is, or to that one token', async 
   t.same(payloads(client), [...strangers, { iss: 'x', sub: 'me' }, { sub: 'last' }])
 })
 
-t.test('requests with the same key that come at once are one', async (t) => {
+t.test('concurrent requests with the same key publish once', async (t) => {
   for (const functions of [{}, { onMessageFunction: 'app.heard' }]) {
     const { http, ws, sql } = await durable(
       t,
@@ -134,7 +134,7 @@ t.test('requests with the same key that come at once are one', async (t) => {
     )
     await sql(`select pgws.retain('a', '1 hour')`)
     const client = await open(t, `${ws}/a/${reader}`)
-    // So many that some of them are in one transaction.
+    // Enough requests that some of them share a transaction.
     const answers = await Promise.all(
       Array.from({ length: 50 }, (_, i) =>
         fetch(`${http}/publish`, {
@@ -178,7 +178,7 @@ t.test('binary messages', async (t) => {
   binary.send(Buffer.from([1, 2, 0, 255]))
   await binary.received(1)
   t.same(bytes, [Buffer.from([1, 2, 0, 255])])
-  // Without asking for it, it is text, as ever.
+  // Without the option, binary messages are text, as before.
   text.send(Buffer.from('words'))
   await binary.received(2)
   t.same(binary.binary, [true, false])
@@ -187,7 +187,7 @@ t.test('binary messages', async (t) => {
   t.same(replayed.binary, [true, true, false, true, false])
 })
 
-t.test('a table becomes messages', async (t) => {
+t.test('publishes a message for each change of a watched table', async (t) => {
   const { ws, sql } = await durable(t)
   await sql(`
     create schema "My Shop";
@@ -262,7 +262,7 @@ t.test('a table becomes messages', async (t) => {
     select pgws.watch('parts', 'parts'); insert into parts values (1, '2026-01-05')`)
   const parts = await open(t, `${ws}/parts/${token({ mode: 'r' })}`)
   await sql(`insert into parts values (2, '2026-01-06')`)
-  // The first row's notification may still be under way when the client comes.
+  // The notification of the first row may still be on its way when the client connects.
   await until(() => changes(parts).at(-1)?.record.id === 2)
   t.match(changes(parts).at(-1), { operation: 'INSERT', record: { id: 2, day: '2026-01-06' } })
   await t.rejects(sql(`select pgws.watch('plain', 'x', '{UPSERT}')`), { message: /unknown event UPSERT/ })
@@ -282,8 +282,8 @@ t.test('a table becomes messages', async (t) => {
   }
 })
 
-t.test('more rows at once than the server announces in a round', async (t) => {
-  // They come faster than a client on a busy machine reads.
+t.test('delivers more rows of one statement than the server announces in a round', async (t) => {
+  // They arrive faster than a client on a busy machine reads.
   const { ws, sql } = await durable(t, { maxBufferedBytes: 100_000_000 })
   await sql(
     `create table bulk (id int); select pgws.watch('bulk', 'bulk'); select pgws.retain('bulk', '1 hour')`
@@ -295,7 +295,7 @@ t.test('more rows at once than the server announces in a round', async (t) => {
   t.ok(numbers.every((id, i) => id === i + 1))
 })
 
-t.test('who may do what: publishers publish and watch their tables, the server serves', async (t) => {
+t.test('privileges: publishers may publish and watch their tables, the server may announce', async (t) => {
   const dbUri = await createDatabase(postgres)
   const admin = new pg.Client(dbUri)
   await admin.connect()
@@ -329,7 +329,7 @@ t.test('who may do what: publishers publish and watch their tables, the server s
   })
   await query(as(owner), `select pgws.watch('owned', 'a'); insert into owned values (1)`)
   await client.received(4)
-  // Whoever may write the table may: the message is not theirs to allow.
+  // Whoever may write to the table may do this: the watch publishes with its owner's rights.
   await admin.query(`grant insert on owned to ${nobody}`)
   await query(as(nobody), 'insert into owned values (2)')
   await client.received(5)
@@ -346,7 +346,7 @@ t.test('who may do what: publishers publish and watch their tables, the server s
   await t.rejects(query(as(publisher), `select pgws.history('a')`), { code: '42501' })
 })
 
-t.test('the id of a message in a channel that a client may not read reveals nothing', async (t) => {
+t.test('the id of a message in a channel that the client may not read reveals nothing', async (t) => {
   const { ws, sql, fastify } = await durable(t)
   await sql(`select pgws.retain('**', '1 hour')`)
   await sql(`select pgws.publish_text('secret', 's' || n) from generate_series(1, 20) n`)
@@ -361,7 +361,7 @@ t.test('the id of a message in a channel that a client may not read reveals noth
   )
 })
 
-t.test('what is too old or too many is gone within 30 s', async (t) => {
+t.test('expired and surplus messages are deleted within 30 s', async (t) => {
   const { sql } = await durable(t)
   await sql(
     `select pgws.retain('old', '1 second'), pgws.retain('many', '1 hour', 5), pgws.retain('kept', '1 hour')`
@@ -380,7 +380,7 @@ t.test('what is too old or too many is gone within 30 s', async (t) => {
   t.same(rows, [{ n: 5 }])
 })
 
-t.test("docs/durable-channels.md's SQL and its client work as they stand", async (t) => {
+t.test('the SQL and the client of docs/durable-channels.md work as printed', async (t) => {
   const example = snippet('docs/durable-channels.md', 'pgws.retain(')
   const browser = snippet('docs/durable-channels.md', 'socket.onclose')
   const { sql, fastify, port, ws } = await durable(t)
@@ -412,7 +412,7 @@ t.test("docs/durable-channels.md's SQL and its client work as they stand", async
   t.same(shown, ['one', 'two'])
   t.equal(reloads, 0)
   t.teardown(() => {
-    // Its owner would have it come back for ever.
+    // Otherwise the page would reconnect.
     for (const socket of sockets) {
       socket.onclose = null
       socket.terminate()
@@ -433,12 +433,12 @@ t.test('the command migrate installs the schema', async (t) => {
   await query(dbUri, `select pgws.publish('a', '1')`)
 })
 
-t.test('each stored row is read once, for all sockets', async (t) => {
+t.test('reads each stored row once for all sockets', async (t) => {
   const { ws, sql } = await durable(t)
   const clients = await Promise.all(Array.from({ length: 20 }, () => open(t, `${ws}/a/${reader}`)))
   await sql(`select pgws.publish_text('a', repeat('x', 9000) || n) from generate_series(1, 50) n`)
   for (const client of clients) await client.received(50)
-  // PostgreSQL publishes its counters after a while.
+  // PostgreSQL updates its statistics with a delay.
   await until(async () => {
     const { rows } = await sql(
       `select idx_tup_fetch::int as n from pg_stat_user_tables where relname = 'large'`
@@ -448,11 +448,11 @@ t.test('each stored row is read once, for all sockets', async (t) => {
   const { rows } = await sql(
     `select idx_tup_fetch::int as n from pg_stat_user_tables where relname = 'large'`
   )
-  // The sequencer looks at the last one once a second; each socket on its own would make 1,000.
+  // The sequencer reads the last row once a second; one read for each socket would be 1,000.
   t.ok(rows[0].n < 200, `${rows[0].n} rows were read`)
 })
 
-t.test('whatever age and version the tables hold, messages pass', async (t) => {
+t.test('delivers messages whatever the age and version of the tables', async (t) => {
   const { ws, sql, fastify } = await durable(t)
   await sql(`select pgws.retain('a', '178000000 years'), pgws.retain('b', '1 hour')`)
   await sql('update pgws.settings set retention_version = 9223372036854775807')

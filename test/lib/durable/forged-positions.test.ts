@@ -19,7 +19,10 @@ import {
 const { postgres, migrated } = await withPostgres(t)
 const reader = token({ mode: 'r' })
 
-/** A reader of a durable channel, a listener that can be cut off, and a role that has no rights but to connect. */
+/**
+ * A reader of a durable channel, a listener that can be disconnected, and a role that has no rights except to
+ * connect.
+ */
 async function setUp(t: Test, checkListenerInterval: number) {
   const dbUri = await migrated('durable')
   const { rows } = await query(dbUri, 'select current_database() as name')
@@ -42,7 +45,7 @@ async function setUp(t: Test, checkListenerInterval: number) {
       return pgws ? event : payload.slice(0, 20)
     })
   const lastId = () => parseMessageId(JSON.parse(client.messages.at(-1)!).id)!
-  /** Notifies a message with the position of one that is so far ahead of another's. */
+  /** Notifies a message whose position is `ahead` of that of `from`. */
   const forge = async (from: { epoch: string; position: number }, ahead: number, payload: string) => {
     const id = messageId(from.epoch, from.position + ahead)
     const before = client.messages.length
@@ -58,7 +61,7 @@ async function setUp(t: Test, checkListenerInterval: number) {
     proxy.mode = 'pass'
     await until(() => fastify.pgws.listenerState.reconnects > reconnects)
   }
-  /** The listener proves itself so often, beginning now. */
+  /** Waits until the listener has proved `count` times that it is alive. */
   const proofs = async (count: number) => {
     for (let n = 0; n < count; n++) {
       const last = fastify.pgws.listenerState.lastProvenAlive
@@ -68,12 +71,13 @@ async function setUp(t: Test, checkListenerInterval: number) {
   return { dbUri, client, publish, got, lastId, forge, outage, proofs, pool, fastify }
 }
 
-// In the first case nothing is proven between the forgery and the outage, in the second all is.
+// In the first case no check runs between the forgery and the outage. In the second case a check covers
+// everything.
 for (const [interval, proven] of [
   [60_000, 0],
   [100, 5]
 ] as const) {
-  t.test(`a forged position hides no message from a replay (interval of ${interval} ms)`, async (t) => {
+  t.test(`a forged position hides no message from a replay (check every ${interval} ms)`, async (t) => {
     for (const ahead of [1, 5, 2 ** 40]) {
       const { client, publish, got, lastId, forge, outage, proofs } = await setUp(t, interval)
       await publish('one', 'x'.repeat(9000), 'two')
@@ -87,7 +91,7 @@ for (const [interval, proven] of [
       await client.received(5 + missed.length)
       const short = (text: string) => text.slice(0, 20)
       t.same(got(), ['one', 'x'.repeat(20), 'two', 'forged', ...missed.map(short), 'live'], `${ahead} ahead`)
-      // All of it is below the floor now, or was delivered by the replay.
+      // By now everything is below the floor, or the replay has delivered it.
       await outage(() => publish('after another outage'))
       await client.received(6 + missed.length)
       t.same(got().slice(-2), ['live', 'after another outage'], `${ahead} ahead`)
@@ -95,7 +99,7 @@ for (const [interval, proven] of [
   })
 }
 
-t.test('a forgery of what was delivered makes no replay send it again', async (t) => {
+t.test('a forged copy of a delivered message causes no second delivery by a replay', async (t) => {
   const { client, publish, got, lastId, forge, outage } = await setUp(t, 60_000)
   await publish('one')
   await client.received(1)
@@ -140,7 +144,7 @@ t.test('reports no gap for deleted messages that were delivered', async (t) => {
   t.same(got().slice(4), ['HistoryGap', 'five'])
 })
 
-t.test('messages that wait for their rows during an outage arrive once', async (t) => {
+t.test('delivers once the messages that wait for their rows during an outage', async (t) => {
   const { dbUri, client, publish, got, outage, pool, fastify } = await setUp(t, 100)
   await publish('one')
   await client.received(1)
@@ -163,7 +167,7 @@ t.test('messages that wait for their rows during an outage arrive once', async (
   t.same(got(), ['one', 'x'.repeat(20), 'two', 'y'.repeat(20), 'three', 'four'])
 })
 
-t.test('forged announcements are ignored, and forged messages hold nothing up', async (t) => {
+t.test('ignores forged announcements, and forged messages delay nothing', async (t) => {
   const { dbUri, client, publish, got, lastId, forge, fastify, outage } = await setUp(t, 60_000)
   const stranger = await sqlListener(t, dbUri, ANNOUNCEMENTS_CHANNEL)
   const metric = async () => {
@@ -194,10 +198,10 @@ t.test('forged announcements are ignored, and forged messages hold nothing up', 
   await client.received(3)
   t.equal(await metric(), 0)
 
-  // Each looks as if something were missing before it.
+  // Each of them claims a gap before it.
   const from = lastId()
   for (let n = 0; n < 20; n++) await forge(from, 2 ** 40 + n, 'forged')
-  t.equal(await metric(), 0, 'the database says that nothing is missing')
+  t.equal(await metric(), 0, 'the database answers that nothing is missing')
   const flood = Array.from({ length: 500 }, (_, n) => {
     const id = messageId(from.epoch, from.position + 1000 + n)
     return JSON.stringify({ id, event: 'forged', channel: 'durable', payload: 'flood' })

@@ -4,7 +4,7 @@ import { Gathering } from '../../../lib/durable/gathering.js'
 import { Turns } from '../../../lib/durable/turns.js'
 import { until } from '../../support/helper.js'
 
-/** Jobs that end when they are told to. */
+/** Jobs that run until the test ends them. */
 function jobs(fullSize: number, atOnce: number) {
   const begun: { names: string[]; end: () => void }[] = []
   const gathering = new Gathering<string>({
@@ -21,7 +21,7 @@ function jobs(fullSize: number, atOnce: number) {
 }
 
 t.test(
-  'what comes while a job runs is the next one, with one key for all who ask for the same',
+  'requests that arrive while a job runs share the next job, with one key for all requests for the same',
   async (t) => {
     const { begun, gathering, names } = jobs(10, 2)
     gathering.ask('a', 1, 'a1')
@@ -39,12 +39,12 @@ t.test(
   }
 )
 
-t.test('full jobs run beside others, as many as have a turn, and in the order of the requests', async (t) => {
+t.test('full jobs run in parallel up to the limit of turns, in the order of the requests', async (t) => {
   const { begun, gathering, names } = jobs(2, 2)
   gathering.ask('a', 1, 'a')
   await until(() => begun.length === 1)
   for (const name of ['b', 'c', 'd', 'e', 'f']) gathering.ask(name, 1, name)
-  // Larger than a job: it is one by itself.
+  // It is larger than a job, and gets one of its own.
   gathering.ask('large', 5, 'large')
   await until(() => begun.length === 2)
   await sleep(20)

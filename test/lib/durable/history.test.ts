@@ -15,7 +15,7 @@ interface Answer {
   next?: string
 }
 
-/** A server behind a proxy that counts what it reads. */
+/** A server behind a proxy that counts the bytes that it reads. */
 async function durable(t: Test, options: object = {}) {
   const dbUri = await migratedDatabase(postgres)
   const proxy = await FaultProxy.start(t, `${postgres.socketFolder}/.s.PGSQL.5432`)
@@ -33,7 +33,7 @@ async function durable(t: Test, options: object = {}) {
   return { ...app, proxy, sql, get }
 }
 
-/** Follows `next` to the end. */
+/** Follows `next` until the last page. */
 async function readAll(get: (search: string) => Promise<{ bytes: number; body: Answer }>, search: string) {
   const pages = [await get(search)]
   for (let next = pages[0]!.body.next; next !== undefined; next = pages.at(-1)!.body.next) {
@@ -42,9 +42,9 @@ async function readAll(get: (search: string) => Promise<{ bytes: number; body: A
   return pages
 }
 
-t.test('history of large messages comes in pages, and no more is read than is answered', async (t) => {
+t.test('returns a history of large messages in pages, and reads no more than it returns', async (t) => {
   const { proxy, sql, get } = await durable(t)
-  // Random, so that nothing is compressed away; 1 MB each.
+  // Random bytes, which cannot be compressed; 1 MB each.
   await sql(
     `select pgws.publish_text('a', n || ' ' || repeat(md5(n::text), 31250)) from generate_series(1, 100) n`
   )
@@ -53,7 +53,7 @@ t.test('history of large messages comes in pages, and no more is read than is an
   const requests = 6
   let before = 0
   let answers: Awaited<ReturnType<typeof get>>[] = []
-  // On a busy machine the database may take more than 5 s for one of them.
+  // On a busy machine the database can need more than 5 s for one of them.
   await until(async () => {
     before = proxy.bytesFromServer
     answers = await Promise.all(Array.from({ length: requests }, () => get('?limit=1000')))
@@ -76,7 +76,7 @@ t.test('history of large messages comes in pages, and no more is read than is an
   t.equal(pages.length, 13)
 })
 
-t.test('a message larger than an answer may be is answered alone', async (t) => {
+t.test('returns a message that is larger than the limit of an answer in an answer of its own', async (t) => {
   const { sql, get } = await durable(t, { maxHistoryBytes: 1000 })
   await sql(`select pgws.publish_text('a', repeat('x', n)) from unnest('{10,10,5000,10}'::int[]) n`)
   const pages = await readAll(get, '?limit=1000')
@@ -86,7 +86,7 @@ t.test('a message larger than an answer may be is answered alone', async (t) => 
   )
 })
 
-t.test('no more rows are read than asked for, and "next" is there only where there are more', async (t) => {
+t.test('reads no more rows than requested, and returns "next" only if there are more', async (t) => {
   const { proxy, sql, get } = await durable(t)
   await sql(`select pgws.publish_text('a', n || repeat('x', 10000)) from generate_series(1, 200) n`)
   const before = proxy.bytesFromServer
@@ -116,7 +116,7 @@ t.test('leaves out expired messages, and reports a gap for deleted ones', async 
   t.equal((await get('?since=earliest')).body.gap, undefined)
 })
 
-t.test('an id of another epoch, or of the future, is 409 and says what to do', async (t) => {
+t.test('answers 409 to an id of another epoch or of the future, and says what to do', async (t) => {
   const { sql, get, fastify } = await durable(t)
   await sql(`select pgws.publish('a', to_jsonb(n)) from generate_series(1, 3) n`)
   const { messages } = (await get()).body
@@ -130,7 +130,7 @@ t.test('an id of another epoch, or of the future, is 409 and says what to do', a
   t.equal((await get()).body.messages.length, 3)
 })
 
-t.test('the newest come first where asked for, in pages to the oldest', async (t) => {
+t.test('returns the newest messages first on request, in pages down to the oldest', async (t) => {
   const { sql, get, fastify } = await durable(t, { maxHistoryBytes: 5000 })
   t.same((await get('?order=desc')).body, { messages: [] })
   await sql(`select pgws.publish('a', to_jsonb(n)) from generate_series(1, 10) n`)
@@ -145,13 +145,13 @@ t.test('the newest come first where asked for, in pages to the oldest', async (t
     search = before && `?order=desc&limit=4&before=${before}`
     if (before !== undefined) t.equal(before, messages.at(-1)!.id)
   }
-  // A message larger than an answer may be comes alone.
+  // A message that is larger than the limit of an answer is returned alone.
   t.same(pages, [[6000], [10, 9, 8, 7], [6, 5, 4, 3], [2, 1]])
-  // What is newer than the page goes on live from its first message.
+  // Messages that are newer than the page arrive live, from the first one on.
   const { messages } = (await get('?order=desc&limit=1')).body
   await sql(`select pgws.publish('a', '12')`)
   t.match((await get(`?since=${messages[0]!.id}`)).body, { messages: [{ payload: 12 }] })
-  // A position is an id, too: before it is what its snapshot saw, but for the last.
+  // A position works as an id, too: `before` it are the messages that its snapshot saw, except the last.
   const { rows } = await sql('select pgws.position() as id')
   await sql(`select pgws.publish('a', '13')`)
   const older = (await get(`?order=desc&before=${rows[0].id}&limit=1`)).body.messages
@@ -162,7 +162,7 @@ t.test('the newest come first where asked for, in pages to the oldest', async (t
   })
 })
 
-t.test('what does not fit an order is refused with what to write instead', async (t) => {
+t.test('rejects parameters that contradict the order, and says what to use instead', async (t) => {
   const { sql, get, fastify } = await durable(t)
   await sql(`select pgws.publish('a', to_jsonb(n)) from generate_series(1, 3) n`)
   const last = (await get()).body.messages[2]!.id
@@ -190,7 +190,7 @@ t.test('what does not fit an order is refused with what to write instead', async
   await t.rejects(fastify.pgws.historyBefore('a', last, 10), { code: 'FST_PGWS_UNKNOWN_POSITION' })
 })
 
-t.test("the SDK's history has the same bound, and goes on from an offset", async (t) => {
+t.test('history of the SDK has the same limit, and continues from an offset', async (t) => {
   const { ws, sql, proxy } = await durable(t, { maxHistoryBytes: MIB })
   await sql(
     `select pgws.publish_text('a', n || ' ' || repeat(md5(n::text), 3125)) from generate_series(1, 40) n`
@@ -217,12 +217,12 @@ t.test("the SDK's history has the same bound, and goes on from an offset", async
   )
   t.equal(pages, 4)
   t.ok(proxy.bytesFromServer - before < 4 * MIB + 200_000)
-  // Several at once follow one another: none of them closes the client as one that does not read.
+  // Several requests at once are answered one after another; the client is not closed as a slow client.
   const many = await Promise.all(Array.from({ length: 12 }, () => client.history('a', { limit: -1 })))
   t.ok(many.every(({ publications }) => publications.length === 10))
 })
 
-t.test('with times=true the answer says when each message was published', async (t) => {
+t.test('returns the time of each message with times=true', async (t) => {
   const { sql, get, http } = await durable(t)
   for (const text of ['one', 'two', 'three']) await sql(`select pgws.publish_text('a', $1)`, [text])
   t.notHas((await get()).body, { times: Array })

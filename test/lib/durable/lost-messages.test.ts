@@ -10,7 +10,10 @@ import { sdk, subscribed } from '../../support/sdk.js'
 const { postgres, migrated } = await withPostgres(t)
 const reader = token({ mode: 'r' })
 
-/** A database with the schema and a durable channel, and a role for the server that owns nothing: what it may read can be taken from it. */
+/**
+ * A database with the schema and a durable channel, and a server role that owns nothing, so that its
+ * privileges can be revoked.
+ */
 async function installed(t: Test) {
   const dbUri = await migrated('durable')
   const admin = new pg.Client(dbUri)
@@ -18,7 +21,7 @@ async function installed(t: Test) {
   t.teardown(() => admin.end())
   const { rows } = await admin.query('select current_database() as name')
   const role = `server_${rows[0].name.slice(-8)}`
-  // Not by way of pgws_server, which all databases share.
+  // Without pgws_server, which all databases of the cluster share.
   await admin.query(
     `create role ${role} login; grant usage on schema pgws to ${role};
      grant select on all tables in schema pgws to ${role}; grant select on all sequences in schema pgws to ${role};
@@ -42,7 +45,7 @@ const words = (client: Client) =>
     return pgws ? event : String(payload).slice(0, 20)
   })
 
-t.test('references that are none hold up nobody', async (t) => {
+t.test('malformed references do not delay other messages', async (t) => {
   const { dbUri } = await installed(t)
   const { ws, fastify, lines } = await build(t, { dbUri })
   const client = await open(t, `${ws}/durable/${reader}`)
@@ -58,7 +61,7 @@ t.test('references that are none hold up nobody', async (t) => {
   await client.received(2)
   t.same(words(client), ['after them', 'x'.repeat(20)])
   t.same(await losses(fastify), { malformed: positions.length * 4 })
-  // It is no fault of this server; and the log has one line a minute.
+  // The server stays healthy, and logs one line a minute.
   t.match(await fastify.pgws.health(), { status: 'ok', delivery: { status: 'up', failures: [] } })
   t.equal(lines.filter((line) => line.includes('"reason":"malformed"')).length, 1)
 })
@@ -70,7 +73,7 @@ t.test('reports a gap to readers of a durable channel for deleted rows', async (
   const plain = await open(t, `${ws}/plain/${reader}`)
   await notify(dbUri, '{"pgws":"message","position":900000,"channel":"durable"}')
   await notify(dbUri, '{"pgws":"large","position":900000,"channel":"plain"}')
-  // Its channel's name is too long for a reference, so none of those that somebody is in.
+  // The name of its channel is too long for a reference, so no client can be in that channel.
   await notify(dbUri, '{"pgws":"message","position":900001}')
   for (const channel of ['durable', 'plain']) await fastify.pgws.publish(channel, 'after it')
   await durable.received(2)
@@ -80,7 +83,7 @@ t.test('reports a gap to readers of a durable channel for deleted rows', async (
   t.same(await losses(fastify), { gone: 3 })
 })
 
-t.test('tables that may not be read hold up nobody, and health says so', async (t) => {
+t.test('tables that cannot be read do not delay other messages, and health reports them', async (t) => {
   const { serverUri, role, sql } = await installed(t)
   const { ws, http, fastify } = await build(t, { dbUri: serverUri })
   const plain = await open(t, `${ws}/plain/${reader}`)
@@ -98,7 +101,7 @@ t.test('tables that may not be read hold up nobody, and health says so', async (
   await plain.received(1)
   await durable.received(2)
   t.same(words(plain), ['after it'])
-  // Of another table.
+  // This one is in another table.
   t.same(words(durable), ['large'.repeat(4), 'after it'])
   t.same(await losses(fastify), { unreadable: 3 })
   const health = await fetch(`${http}/health`)
@@ -129,9 +132,9 @@ t.test('tables that may not be read hold up nobody, and health says so', async (
   await until(() => got.some(({ data }) => data === 'live'), 60_000)
 })
 
-t.test('a pool that is away holds up the listener for a bounded time', async (t) => {
+t.test('a pool that cannot connect delays the listener for a limited time', async (t) => {
   const { dbUri } = await installed(t)
-  // What is published from SQL is announced by another node, because this one cannot.
+  // Another node announces what is published in SQL, because this one cannot.
   const other = await build(t, { dbUri })
   await until(async () => (await other.fastify.pgws.health()).outbox?.sequencer)
   const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
@@ -150,7 +153,7 @@ t.test('a pool that is away holds up the listener for a bounded time', async (t)
   t.same(await losses(fastify), { unreadable: 1 })
   t.equal(fastify.pgws.listenerState.reconnects, 0)
 
-  // The same for what was missed while the listener was away.
+  // The same applies to messages that were missed while the listener was disconnected.
   await query(
     dbUri,
     `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'fastify-pg-websockets listener'
@@ -186,33 +189,30 @@ t.test('reports a gap at once if the missed messages may not be read, and contin
   t.match(await fastify.pgws.health(), { status: 'degraded', delivery: { failures: ['unreplayed'] } })
 })
 
-t.test(
-  'a large message that nobody read when it came is not repeated to those who have resumed',
-  async (t) => {
-    const { dbUri, sql } = await installed(t)
-    // Nothing is proven meanwhile.
-    const { ws, fastify } = await build(t, { dbUri, checkListenerInterval: 60_000 })
-    const marker = await open(t, `${ws}/plain/${reader}`)
-    await sql(`select pgws.publish_text('durable', repeat('large', 2000))`)
-    await sql(`select pgws.publish_text('plain', 'behind it')`)
-    await marker.received(1)
-    const client = await open(t, `${ws}/durable/${reader}?since=earliest`)
-    await client.received(1)
-    // Until something newer comes, a client that has resumed passes over what it has got.
-    await sql(`select pgws.publish_text('durable', 'live')`)
-    await client.received(2)
-    await sql(
-      `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'fastify-pg-websockets listener'
+t.test('does not repeat a large message without readers to clients that have resumed since', async (t) => {
+  const { dbUri, sql } = await installed(t)
+  // No check of the listener runs in the meantime.
+  const { ws, fastify } = await build(t, { dbUri, checkListenerInterval: 60_000 })
+  const marker = await open(t, `${ws}/plain/${reader}`)
+  await sql(`select pgws.publish_text('durable', repeat('large', 2000))`)
+  await sql(`select pgws.publish_text('plain', 'behind it')`)
+  await marker.received(1)
+  const client = await open(t, `${ws}/durable/${reader}?since=earliest`)
+  await client.received(1)
+  // A client that has resumed skips what it already has until it receives something newer.
+  await sql(`select pgws.publish_text('durable', 'live')`)
+  await client.received(2)
+  await sql(
+    `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'fastify-pg-websockets listener'
      and datname = current_database()`
-    )
-    await until(() => fastify.pgws.listenerState.reconnects === 1, 30_000)
-    await sql(`select pgws.publish_text('durable', 'after it')`)
-    await client.received(3)
-    t.same(words(client), ['large'.repeat(4), 'live', 'after it'])
-  }
-)
+  )
+  await until(() => fastify.pgws.listenerState.reconnects === 1, 30_000)
+  await sql(`select pgws.publish_text('durable', 'after it')`)
+  await client.received(3)
+  t.same(words(client), ['large'.repeat(4), 'live', 'after it'])
+})
 
-t.test('whoever notifies the settings costs one question at a time', async (t) => {
+t.test('a flood of notifications about the settings causes one query at a time', async (t) => {
   const { dbUri } = await installed(t)
   const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
   const { fastify } = await build(t, { dbUri: proxy.uri(dbUri), listenerUri: dbUri })
@@ -221,10 +221,10 @@ t.test('whoever notifies the settings costs one question at a time', async (t) =
   const before = proxy.bytesFromServer
   await query(dbUri, `select pg_notify('pgws', n::text) from generate_series(1, 5000) n`)
   await until(() => heard.length === 5000)
-  // Behind what the pool was asked for.
+  // Runs after everything that the pool was asked for.
   await fastify.pgws.publish('plain', 'after it')
   t.ok(proxy.bytesFromServer - before < 100_000, `${proxy.bytesFromServer - before} bytes of answers`)
-  // The last change is seen all the same.
+  // The last change still takes effect.
   await query(dbUri, `select pgws.retain('late', '1 hour')`)
   const late = await open(t, `${(fastify.listeningOrigin ?? '').replace('http', 'ws')}/late/${reader}`)
   await until(async () => {
@@ -254,7 +254,7 @@ t.test('reports a gap in place of a row without a valid message, and continues',
     `{"a":"${'x'.repeat(9000)}`,
     '{"encoding":"base64"}'
   ]
-  // Past the functions, as an owner may.
+  // Bypasses the functions, as an owner may.
   for (const body of bodies) {
     await query(
       dbUri,
@@ -271,7 +271,7 @@ t.test('reports a gap in place of a row without a valid message, and continues',
     headers: { authorization: `Bearer ${reader}` }
   })
   t.equal(((await history.json()) as { messages: unknown[] }).messages.length, bodies.length + 2)
-  // The SDK learns that it has missed something, and continues.
+  // The SDK is told that it has missed something, and continues.
   first.connect()
   await until(() => before.contexts.length === 2)
   t.match(before.contexts[1], { wasRecovering: true, recovered: false })
@@ -285,7 +285,7 @@ t.test('reports a gap in place of a row without a valid message, and continues',
   )
 })
 
-t.test('a message that a format cannot encode ends for its readers alone', async (t) => {
+t.test('a message that a format cannot encode disconnects only the readers in that format', async (t) => {
   const lost: unknown[] = []
   const hub = new Hub(
     (error) => t.fail(String(error)),

@@ -20,7 +20,7 @@ const postgres = await sharedPostgres(t)
 const reader = token({ mode: 'r' })
 const WRITERS = 16
 
-/** A client that goes and comes back all the time, with the last id that it got. */
+/** A client that disconnects and resumes from its last id, over and over. */
 class Wanderer {
   readonly got: string[] = []
   gaps = 0
@@ -39,7 +39,7 @@ class Wanderer {
     }
   }
 
-  /** Stays until it has everything. */
+  /** Stays connected until it has received everything. */
   async settle(count: number): Promise<void> {
     this.#over = true
     this.#webSocket?.terminate()
@@ -53,7 +53,7 @@ class Wanderer {
     webSocket.on('error', () => {})
     let left = false
     webSocket.on('message', (data) => {
-      // What comes after a client has left, it never got.
+      // A client does not receive what arrives after it has left.
       if (left) return
       const { id, event, payload } = JSON.parse(String(data))
       if (event === 'HistoryGap') this.gaps++
@@ -69,7 +69,7 @@ class Wanderer {
   }
 }
 
-t.test('every committed message once, in one order for all, whoever comes and goes', async (t) => {
+t.test('delivers each committed message once, in one order, as clients come and go', async (t) => {
   const dbUri = await createDatabase(postgres)
   const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
   const { ws, fastify } = await build(t, {
@@ -82,7 +82,7 @@ t.test('every committed message once, in one order for all, whoever comes and go
   await until(() => fastify.pgws.listenerState.up)
   const url = `${ws}/race/${reader}`
   const wanderers = Array.from({ length: 8 }, () => new Wanderer(url))
-  // One that never leaves, and so depends on what the server replays after its listener's gaps.
+  // This client never disconnects, so it depends on the server's replay after each outage of its listener.
   const resident = await open(t, `${url}?since=earliest`)
   const wandering = wanderers.map((wanderer, i) => wanderer.wander(i < 4 ? 30 : 200))
 
@@ -106,7 +106,7 @@ t.test('every committed message once, in one order for all, whoever comes and go
     }
     await client.end()
   })
-  // The server's own messages come in between, and its listener is lost again and again.
+  // The server publishes messages of its own in between, and loses its listener again and again.
   const sender = await open(t, `${ws}/race/${token({ mode: 'w' })}`)
   const sending = (async () => {
     for (let n = 0; n < 200; n++) {
@@ -150,7 +150,7 @@ t.test('every committed message once, in one order for all, whoever comes and go
   t.ok(JSON.stringify(seen) === JSON.stringify(order), `resident: ${seen.length} of ${order.length}`)
 })
 
-t.test('after a gap of the listener, open sockets get what they missed, before anything newer', async (t) => {
+t.test('after an outage of the listener, sockets get what they missed before anything newer', async (t) => {
   const dbUri = await createDatabase(postgres)
   const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
   const { ws, fastify } = await build(t, {
@@ -178,7 +178,7 @@ t.test('after a gap of the listener, open sockets get what they missed, before a
     client.messages.map((text) => JSON.parse(text).payload.slice(0, 1)),
     ['1', '2', 'x', '3', '4']
   )
-  // What is gone by then cannot be replayed, and that is said.
+  // Messages that have been deleted by then cannot be replayed, and the client gets a history gap.
   proxy.mode = 'refuse'
   proxy.cut()
   await until(() => !fastify.pgws.listenerState.up)
@@ -198,7 +198,7 @@ t.test('after a gap of the listener, open sockets get what they missed, before a
   t.equal(JSON.parse(client.messages[6]!).payload, '6')
 })
 
-t.test('messages of one statement keep their order, however PostgreSQL joins', async (t) => {
+t.test('messages of one statement keep their order whatever join PostgreSQL chooses', async (t) => {
   const dbUri = await createDatabase(postgres)
   await build(t, { dbUri, migrate: true })
   const client = new pg.Client(dbUri)

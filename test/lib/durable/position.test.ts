@@ -7,7 +7,7 @@ import { SDKS, sdk } from '../../support/sdk.js'
 const { postgres, migrated } = await withPostgres(t)
 const jwt = token({ mode: 'r', channels: ['items', 'other'] })
 
-/** The versions of the rows, by their ids. */
+/** The version of each row, by id. */
 type List = Record<string, number>
 interface Change {
   id: number
@@ -26,7 +26,10 @@ async function connected(t: Test, dbUri: string): Promise<pg.Client> {
 
 const ROWS = 20
 
-/** An application whose writers change rows and publish the changes, in the same transactions, until they are stopped. */
+/**
+ * An application whose writers change rows and publish the changes in the same transactions until they are
+ * stopped.
+ */
 async function application(t: Test, { writers = 6 } = {}) {
   const dbUri = await migrated('items')
   await query(dbUri, 'create table items (id int primary key, version int not null)')
@@ -37,7 +40,7 @@ async function application(t: Test, { writers = 6 } = {}) {
     const client = await connected(t, dbUri)
     while (!ended) {
       await client.query('begin')
-      // In order, so that nobody waits for somebody who waits.
+      // In the order of the ids, to avoid deadlocks.
       const ids = [1, 2].map(() => 1 + Math.floor(Math.random() * ROWS)).sort((a, b) => a - b)
       for (const id of new Set(ids)) {
         await client.query(
@@ -51,9 +54,9 @@ async function application(t: Test, { writers = 6 } = {}) {
     }
   })
   const written = Promise.all(working)
-  // Whatever else fails, it is not hidden by this.
+  // This must not hide an error of the test.
   written.catch(() => {})
-  /** Ends the writing; resolves with what the table has then. */
+  /** Stops the writers and returns the final content of the table. */
   async function end(): Promise<List> {
     ended = true
     await written
@@ -65,7 +68,7 @@ async function application(t: Test, { writers = 6 } = {}) {
 
 const ONE_STATEMENT = `select ${LIST} as list, pgws.position() as position`
 
-/** The list, and the id from which to go on, in each of the ways in which an application reads both. */
+/** Reads the list and the id to resume from, in each of the ways in which an application can do so. */
 const WAYS: Record<string, (client: pg.Client) => Promise<{ list: List; position: string }>> = {
   async 'one statement'(client) {
     const { rows } = await client.query(ONE_STATEMENT)
@@ -81,7 +84,10 @@ const WAYS: Record<string, (client: pg.Client) => Promise<{ list: List; position
   }
 }
 
-/** Each change that the list does not have has come, once and in order; what it has may have come again. */
+/**
+ * Checks that each change that is not in the list was received once and in order. Changes that are in the
+ * list may be received again.
+ */
 function checkComplete(t: Test, list: List, changes: readonly Change[], last: List): void {
   for (const [id, final] of Object.entries(last)) {
     const seen = list[id]!
@@ -92,14 +98,14 @@ function checkComplete(t: Test, list: List, changes: readonly Change[], last: Li
   }
 }
 
-/** Whether the newest change of each row has come, or is in the list. */
+/** Whether the newest change of each row has been received, or is in the list. */
 const isUpToDate = (list: List, changes: readonly Change[], last: List) =>
   Object.entries(last).every(
     ([id, final]) => list[id] === final || changes.some((c) => c.id === Number(id) && c.version === final)
   )
 
 for (const [way, read] of Object.entries(WAYS)) {
-  t.test(`a raw websocket goes on from a list without a gap: ${way}`, async (t) => {
+  t.test(`a raw websocket resumes after reading a list without a gap: ${way}`, async (t) => {
     const { dbUri, ws, end } = await application(t)
     const client = await connected(t, dbUri)
     const readers: { list: List; changes: () => Change[] }[] = []
@@ -120,14 +126,14 @@ for (const [way, read] of Object.entries(WAYS)) {
       await until(() => isUpToDate(list, changes(), last))
       checkComplete(t, list, changes(), last)
     }
-    t.ok(Object.values(last).reduce((sum, version) => sum + version) > 100, 'there was something to miss')
+    t.ok(Object.values(last).reduce((sum, version) => sum + version) > 100, 'there were changes to miss')
   })
 }
 
 // 5.3 has no getState.
 for (const version of ['5.7', '5.8']) {
   t.test(
-    `the SDK ${version} goes on from getState without a gap, and asks for it again after a gap`,
+    `the SDK ${version} resumes from getState without a gap, and calls it again after a gap`,
     async (t) => {
       const { dbUri, ws, fastify, end } = await application(t)
       const readers = Array.from({ length: 8 }, () => {
@@ -154,14 +160,14 @@ for (const version of ['5.7', '5.8']) {
         readers.map(({ loads }) => loads),
         readers.map(() => 1)
       )
-      // What is missed while a client is away is recovered; then nothing is loaded again.
+      // A disconnected client recovers what it missed; nothing is loaded again.
       const [away, gone] = readers as [(typeof readers)[number], (typeof readers)[number]]
       away.client.disconnect()
       gone.client.disconnect()
       await sleep(20)
       away.client.connect()
       await until(() => away.client.state === 'connected')
-      // As after a restore: nothing can be recovered any more.
+      // As after a restore: recovery is no longer possible.
       const { rows } = await query(dbUri, 'select pgws.position() as id, pgws.new_epoch()')
       const known = (id: string) => fastify.pgws.history('items', id, 1).then(Boolean, () => false)
       await until(async () => !(await known(rows[0].id)))
@@ -177,7 +183,7 @@ for (const version of ['5.7', '5.8']) {
   )
 }
 
-/** A server, and what a socket gets that goes on from the position of a database. */
+/** A server, and the current position of its database. */
 async function server(t: Test, ...patterns: string[]) {
   const dbUri = await migrated(...patterns)
   const { ws, fastify } = await build(t, { dbUri })
@@ -186,7 +192,7 @@ async function server(t: Test, ...patterns: string[]) {
   return { ws, fastify, dbUri, sql, position }
 }
 
-t.test('there is an id to go on from before there is any message', async (t) => {
+t.test('there is a position to resume from before the first message', async (t) => {
   const { ws, fastify, sql, position } = await server(t, 'items')
   const start = await position()
   t.match(start, /^[0-9a-f]{8}-0{16}$/)
@@ -201,7 +207,7 @@ t.test('there is an id to go on from before there is any message', async (t) => 
   t.match(await fastify.pgws.history('items', start, 10), { messages: { length: 2 }, gap: false })
 })
 
-t.test('messages that are gone count: what was deleted before is no gap', async (t) => {
+t.test('deleted messages count: those deleted before the position are no gap', async (t) => {
   const { ws, fastify, sql, position } = await server(t, 'items')
   await sql(`select pgws.publish('items', to_jsonb(n)) from generate_series(1, 3) n`)
   await sql('select pgws.catch_up()')
@@ -210,7 +216,7 @@ t.test('messages that are gone count: what was deleted before is no gap', async 
   await sql('select pgws.clean()')
   t.equal((await sql('select from pgws.messages')).rowCount, 0)
   t.equal(await position(), before)
-  // What was known of the channel is forgotten, too.
+  // What was known about the channel is deleted, too.
   await sql(`update pgws.trimmed set trimmed_at = now() - interval '8 days'`)
   await sql('select pgws.clean()')
   t.equal((await sql('select from pgws.trimmed')).rowCount, 0)
@@ -221,7 +227,7 @@ t.test('messages that are gone count: what was deleted before is no gap', async 
   t.match(await fastify.pgws.history('items', before, 10), { messages: { length: 1 }, gap: false })
 })
 
-t.test('own messages that have not been committed come after the position', async (t) => {
+t.test('uncommitted messages of the own transaction come after the position', async (t) => {
   const { dbUri, sql, position } = await server(t, 'items')
   await sql(`select pgws.publish('items', '1')`)
   await sql('select pgws.catch_up()')
@@ -236,7 +242,7 @@ t.test('own messages that have not been committed come after the position', asyn
   t.equal(later.length, 1)
 })
 
-t.test('those who publish, and servers, may read the position; others may not', async (t) => {
+t.test('publishers and servers may read the position, other roles may not', async (t) => {
   const { dbUri } = await server(t, 'items')
   const id = `positions_${process.pid}`
   for (const [role, group] of [
@@ -254,7 +260,7 @@ t.test('those who publish, and servers, may read the position; others may not', 
 })
 
 t.test(
-  'pgws.history(channel, newest) begins with the newest, and calls of the other form are what they were',
+  'pgws.history(channel, newest) starts with the newest, and the older forms of the call work as before',
   async (t) => {
     const { sql } = await server(t, 'items', 'other')
     await sql(

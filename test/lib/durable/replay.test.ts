@@ -17,7 +17,7 @@ import { stoppedClock } from '../../support/clock.js'
 
 const EPOCH = '0000000e'
 
-/** What the database holds, which the tests write; a function of it may be replaced by one that fails or waits. */
+/** The content of the database, set by the tests; they can replace a function by one that fails or waits. */
 class Stored {
   epoch = EPOCH
   installed = true
@@ -68,7 +68,7 @@ class Stored {
   }
 }
 
-/** A server with a reader of each channel, whose listener the tests lose and find. */
+/** A server with a reader of each channel. The tests disconnect and reconnect its listener. */
 async function server(t: Test, ...rows: number[]) {
   const stored = new Stored()
   for (const position of rows) stored.add(position)
@@ -114,12 +114,12 @@ async function server(t: Test, ...rows: number[]) {
   })
   t.teardown(() => replay.stop())
   await replay.refresh()
-  /** Hears a message that has just been stored. */
+  /** Receives a message that has just been stored. */
   const hear = (position: number, channel = 'kept') => {
     stored.add(position, channel)
     incoming.receive(stored.rows.at(-1)!.text)
   }
-  /** Sends a probe, which arrives. */
+  /** Sends a probe, and receives it. */
   const probe = async () => {
     replay.probe()()
     await settled()
@@ -135,14 +135,14 @@ async function settled(): Promise<void> {
   for (let turn = 0; turn < 50; turn++) await nextTurn()
 }
 
-t.test('what was missed comes once, in order, before anything newer', async (t) => {
+t.test('replays missed messages once and in order, before anything newer', async (t) => {
   const { stored, replay, incoming, seen, hear } = await server(t, 10)
   t.equal(incoming.floor, 10)
   hear(11)
   replay.listenerLost()
   for (const position of [12, 13, 14, 15]) stored.add(position)
   replay.listenerReconnected()
-  // It is heard while the others are read.
+  // It is received while the others are being read.
   hear(16)
   t.same(seen, ['11'])
   await settled()
@@ -150,7 +150,7 @@ t.test('what was missed comes once, in order, before anything newer', async (t) 
   t.same(seen, ['11', '12', '13', '14', '15', '16', '17'])
 })
 
-t.test('what is not stored waits as well, and is not replayed', async (t) => {
+t.test('messages that are not stored wait as well, and are not replayed', async (t) => {
   const { stored, replay, incoming, seen } = await server(t, 10)
   replay.listenerLost()
   stored.add(11)
@@ -161,7 +161,7 @@ t.test('what is not stored waits as well, and is not replayed', async (t) => {
   t.same(seen, ['11', 'not stored'])
 })
 
-t.test('a listener that is lost during a replay: the next one resumes where it ended', async (t) => {
+t.test('if the listener is lost during a replay, the next replay resumes where that one ended', async (t) => {
   const { stored, replay, seen } = await server(t, 10)
   replay.listenerLost()
   for (const position of [11, 12, 13, 14]) stored.add(position)
@@ -185,11 +185,11 @@ t.test('a listener that is lost during a replay: the next one resumes where it e
 })
 
 t.test(
-  'the floor rises to what was heard before the database was asked, and a probe has shown',
+  'the floor rises to what was received before the question to the database, once a probe confirms it',
   async (t) => {
     const { stored, replay, incoming, hear, probe } = await server(t, 10)
     hear(11)
-    // The first asks the database, and the second proves that all up to its answer has come.
+    // The first probe asks the database. The second confirms that everything up to the answer was received.
     await probe()
     t.equal(incoming.floor, 10)
     hear(12)
@@ -198,14 +198,14 @@ t.test(
     await probe()
     t.equal(incoming.floor, 12)
 
-    // A probe of a connection that was lost proves nothing for the next.
+    // A probe of a lost connection confirms nothing for the next one.
     hear(13)
     await probe()
     const arrived = replay.probe()
     replay.listenerLost()
     arrived()
     t.equal(incoming.floor, 12)
-    // Nor does an answer to a question from before.
+    // Neither does an answer to an earlier question.
     stored.before = () => {
       throw new errors.DatabaseUnavailable('it is away')
     }
@@ -262,7 +262,7 @@ t.test(
     await settled()
     t.same(seen, ['11', `HistoryGap kept too ${messageId(EPOCH, 14)}`, '14'])
 
-    // If the database no longer knows which channels, all of them get a gap.
+    // If the database does not know the channels any more, all of them get a gap.
     replay.listenerLost()
     stored.trimmed = null
     replay.listenerReconnected()
@@ -271,7 +271,7 @@ t.test(
   }
 )
 
-t.test('a promoted standby that has other messages at the positions that were delivered', async (t) => {
+t.test('a promoted standby that has other messages at positions that were delivered', async (t) => {
   const promoted = async (text: string) => {
     const { stored, replay, losses, seen, hear, probe } = await server(t, 10)
     hear(11)
@@ -292,7 +292,7 @@ t.test('a promoted standby that has other messages at the positions that were de
   t.same(failures, ['diverged'])
 })
 
-t.test('without the schema nothing is replayed, and what comes passes', async (t) => {
+t.test('without the schema nothing is replayed, and messages pass', async (t) => {
   const { stored, replay, seen, hear } = await server(t, 10)
   replay.listenerLost()
   stored.add(11)
@@ -303,7 +303,7 @@ t.test('without the schema nothing is replayed, and what comes passes', async (t
   t.same(seen, ['12'])
 })
 
-t.test('a database that is away is asked again, and given up after 10 s: others wait for it', async (t) => {
+t.test('retries a database that is away, and gives up after 10 s; other messages wait', async (t) => {
   const { stored, replay, losses, seen, logged, hear } = await server(t, 10)
   const clock = stoppedClock(t)
   let asked = 0
@@ -318,14 +318,14 @@ t.test('a database that is away is asked again, and given up after 10 s: others 
   await clock.forward(9000)
   t.same(seen, [])
   t.match(logged, ['could not read the messages that durable channels missed'])
-  t.ok(asked > 3 && asked < 15, `asked ${asked} times, less and less often`)
+  t.ok(asked > 3 && asked < 15, `asked ${asked} times, with a growing delay`)
   t.same(losses.failures, [])
   await clock.forward(3000)
   t.same(seen, ['HistoryGap kept null', 'HistoryGap kept too null', '12'])
   t.same(losses.failures, ['unreplayed'])
 })
 
-t.test('a database that answers in time is read from where it was', async (t) => {
+t.test('continues the replay where it stopped if the database answers again in time', async (t) => {
   const { stored, replay, losses, seen } = await server(t, 10)
   const clock = stoppedClock(t)
   let failing = 4
@@ -340,7 +340,7 @@ t.test('a database that answers in time is read from where it was', async (t) =>
   t.same(losses.failures, [])
 })
 
-t.test('what another try would not mend is given up at once', async (t) => {
+t.test('gives up at once if a retry cannot help', async (t) => {
   const { stored, replay, losses, seen, hear } = await server(t, 10)
   stored.before = () => {
     throw new errors.MissingGrant({ cause: new Error('grant pgws_server to me') })
@@ -354,12 +354,12 @@ t.test('what another try would not mend is given up at once', async (t) => {
   t.same(losses.failures, ['unreplayed'])
 })
 
-t.test('a message that is given up is a gap for the readers of its channel alone', async (t) => {
+t.test('a message that is given up is a gap for readers of its channel only', async (t) => {
   const { replay, seen } = await server(t, 10)
   const lost = (channel: string | undefined): Reference => ({ table: 'message', position: 12, channel })
   replay.sendGap(lost('kept'))
   replay.sendGap(lost('plain'))
-  // Only a name that is too long for a notification is left out of one.
+  // A notification contains the name unless it is too long.
   replay.sendGap(lost(undefined))
   t.same(seen, [`HistoryGap kept ${messageId(EPOCH, 12)}`])
 })

@@ -2,7 +2,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 import t from 'tap'
 import { Turns } from '../../../lib/durable/turns.js'
 
-t.test('a few jobs run at a time, one of each who waits after the other', async (t) => {
+t.test('runs a limited number of jobs at a time, taking one job of each waiting owner in turn', async (t) => {
   const turns = new Turns(2)
   const begun: string[] = []
   const ends: (() => void)[] = []
@@ -22,7 +22,7 @@ t.test('a few jobs run at a time, one of each who waits after the other', async 
   t.same(await Promise.all([...much, ...little]), ['a1', 'a2', 'a3', 'a4', 'a5', 'b1', 'c1'])
 })
 
-t.test('a job that fails takes no place for ever', async (t) => {
+t.test('a job that fails frees its place', async (t) => {
   const turns = new Turns(1)
   for (let i = 0; i < 3; i++) {
     await t.rejects(
