@@ -1,3 +1,4 @@
+import pg from 'pg'
 import t, { type Test } from 'tap'
 import { REVOCATIONS_CHANNEL } from '../../../lib/postgres/index.js'
 import { answer, stream } from '../../support/event-stream.js'
@@ -151,6 +152,47 @@ t.test(
     t.equal(kept.state, 'subscribed')
   }
 )
+
+t.test('a token that is revoked while its client is admitted closes the connection', async (t) => {
+  const dbUri = await migrated()
+  await query(
+    dbUri,
+    `create schema app;
+     create function app.authorize(channel text, mode text, claims jsonb) returns boolean language plpgsql as $$
+     begin
+       perform pg_advisory_xact_lock_shared(7);
+       return true;
+     end $$`
+  )
+  const { ws, http, fastify } = await build(t, { dbUri, authorizeFunction: 'app.authorize' })
+  const blocker = new pg.Client(dbUri)
+  await blocker.connect()
+  t.teardown(() => blocker.end())
+  const closings: Record<string, (jwt: string) => Promise<unknown>> = {
+    websocket: async (jwt) => (await open(t, `${ws}/a/${jwt}`)).closed(),
+    stream: async (jwt) => {
+      const { events, ended } = await stream(t, `${http}/a/${jwt}`)
+      await ended
+      return JSON.parse(events.at(-1)!.data)
+    }
+  }
+  for (const [sub, closing] of Object.entries(closings)) {
+    await blocker.query('select pg_advisory_lock(7)')
+    const closed = closing(ann({ sub }))
+    // The token was verified, and the database is asked about the channel.
+    await until(async () => {
+      const { rowCount } = await query(
+        dbUri,
+        `select from pg_locks where locktype = 'advisory' and not granted
+           and database = (select oid from pg_database where datname = current_database())`
+      )
+      return rowCount === 1
+    })
+    await fastify.pgws.revoke({ sub })
+    await blocker.query('select pg_advisory_unlock(7)')
+    t.same(await closed, { code: 3500, reason: 'token revoked' }, sub)
+  }
+})
 
 t.test('what was revoked while a node was cut off is obeyed when it is back', async (t) => {
   const dbUri = await migrated()
