@@ -18,7 +18,7 @@ import {
 
 const { database } = await withPostgres(t)
 
-t.test('each message to exactly the sockets of its audience, as pgws words it', async (t) => {
+t.test('delivers each message to exactly the sockets of its audience, in the form of pgws', async (t) => {
   const dbUri = await database()
   const audiences = async ({ headers }: FastifyRequest) => {
     await sleep(1)
@@ -63,7 +63,7 @@ t.test('each message to exactly the sockets of its audience, as pgws words it', 
     parsed(open2).map(({ payload }) => payload),
     [{ text: 'for all' }]
   )
-  // Each is counted, the log has one line of them a minute.
+  // Each is counted; the log has one line a minute.
   t.match(await fastify.pgws.metrics.registry.metrics(), /pgws_lost_messages_total\{reason="malformed"\} 5/)
   t.equal(lines.filter((line) => line.includes('"reason":"malformed"')).length, 1)
   t.same(fastify.pgws.channels(), [])
@@ -74,7 +74,7 @@ t.test('each message to exactly the sockets of its audience, as pgws words it', 
   })
 })
 
-t.test('a close is seen after incoming frames; a churn leaves nothing behind', async (t) => {
+t.test('a close takes effect after the frames before it; churn leaves nothing behind', async (t) => {
   const dbUri = await database()
   const { ws, http } = await build(t, { dbUri, endpoints: [{ path: '/ws', channels: ['c'], public: true }] })
   const connections = async () => {
@@ -97,7 +97,7 @@ t.test('a close is seen after incoming frames; a churn leaves nothing behind', a
   await until(async () => (await connections()).join() === '0,0')
 })
 
-t.test('a slow socket holds up nobody; origins are checked; a token that ends closes', async (t) => {
+t.test('a slow socket does not delay others; origins are checked; an expired token closes', async (t) => {
   const dbUri = await database()
   const { ws, fastify } = await build(t, {
     dbUri,
@@ -144,13 +144,13 @@ t.test('as a server: PGWS_AUDIENCE_*', async (t) => {
       PGWS_AUDIENCE_PUBLIC: 'true'
     })
   )
-  // What pgws' own page does.
+  // As the page of pgws connects.
   const client = await open(t, `${app.ws}/ws`)
   await notify(dbUri, 'default,{"hello":"world"}', 'other')
   t.match(JSON.parse((await client.received(1))[0]!), { payload: { hello: 'world' }, channel: 'other' })
 })
 
-t.test('a client that goes while its audiences are decided leaves its place', async (t) => {
+t.test('a client that disconnects while its audiences are being decided frees its place', async (t) => {
   const dbUri = await database()
   let asked = 0
   let decide = () => {}
@@ -171,7 +171,7 @@ t.test('a client that goes while its audiences are decided leaves its place', as
   await until(() => asked === 1)
   impatient.terminate()
   decide()
-  // As soon as the server has seen it.
+  // As soon as the server notices.
   await until(() =>
     open(t, `${ws}/ws`).then(
       () => true,

@@ -8,7 +8,7 @@ import { build, notify, open, query, refusal, token, until, withPostgres } from 
 const { database } = await withPostgres(t)
 const dbUri = await database()
 
-/** Names that no channel can have, and what is said of them. */
+/** Names that no channel can have, and the error for each. */
 const WRONG = new Map([
   ['\0audience 0 admins', /NUL/],
   ['a\0', /NUL/],
@@ -20,7 +20,7 @@ const LONGEST = ['x'.repeat(1024), 'é'.repeat(512), '𝄞'.repeat(256)]
 const rw = (claims: object = {}) => token({ mode: 'rw', sub: 'me', ...claims })
 const encode = (name: string) => encodeURIComponent(name.toWellFormed())
 
-t.test('what a channel name may be', async (t) => {
+t.test('valid and invalid channel names', async (t) => {
   for (const name of ['a', 'sensor:温', '__proto__', ' ', '%', ...LONGEST]) {
     t.equal(channelNameProblem(name), undefined)
   }
@@ -31,7 +31,7 @@ t.test('what a channel name may be', async (t) => {
   }
 })
 
-t.test('addresses, tokens, HTTP: 400 or 403 that says what is wrong', async (t) => {
+t.test('addresses, tokens and HTTP requests: 400 or 403 with the reason', async (t) => {
   const { ws, http } = await build(t, { dbUri, migrate: true, presenceChannels: '**' })
   for (const name of LONGEST) await open(t, `${ws}/${encode(name)}/${rw()}`)
   for (const [name, problem] of WRONG) {
@@ -93,7 +93,7 @@ t.test("the SDK's commands and tokens", async (t) => {
   t.same(fastify.pgws.channels(), [])
 })
 
-t.test('as many server-side subscriptions as a connection may have channels', async (t) => {
+t.test('allows as many server-side subscriptions as a connection may have channels', async (t) => {
   const { ws } = await build(t, { dbUri, maxChannelsPerConnection: 2 })
   const client = await open(t, `${ws}/connection/websocket`)
   client.send(JSON.stringify({ id: 1, connect: { token: token({ subs: { a: {}, b: {}, c: {} } }) } }))
@@ -113,7 +113,7 @@ t.test('the plugin, and scripts', async (t) => {
   }
 })
 
-t.test('a notification for a channel that cannot be reaches nobody, not even an audience', async (t) => {
+t.test('a notification for an impossible channel reaches nobody, not even an audience', async (t) => {
   const { ws } = await build(t, {
     dbUri,
     endpoints: [{ path: '/audience', channels: ['news'], audiences: () => ['admins'] }]
@@ -131,7 +131,7 @@ t.test('a notification for a channel that cannot be reaches nobody, not even an 
   t.equal(admin.messages.length, 1)
 })
 
-t.test('audiences that no notification can name are none', async (t) => {
+t.test('rejects audiences that no notification can name', async (t) => {
   const { ws } = await build(t, {
     dbUri,
     endpoints: [{ path: '/audience', channels: ['news'] }]

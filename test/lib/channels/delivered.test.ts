@@ -1,7 +1,7 @@
 import t from 'tap'
 import { Delivered } from '../../../lib/channels/delivered.js'
 
-t.test('the floor is what the database says, and no delivery raises it', async (t) => {
+t.test('the floor is what the database reports, and deliveries do not raise it', async (t) => {
   const delivered = new Delivered()
   delivered.raise(10)
   delivered.add(11, 'a')
@@ -11,12 +11,12 @@ t.test('the floor is what the database says, and no delivery raises it', async (
   t.ok(delivered.has(11, 'a'))
   t.notOk(delivered.has(11, 'b'))
   t.notOk(delivered.has(13, 'a'))
-  // Some half a million positions further on.
+  // Half a million positions further on.
   t.notOk(delivered.has(11 + 2 ** 19, 'a'))
   t.same([...delivered.positions()], [11, 12, 1_000_000])
 })
 
-t.test('what was delivered before a mark is dropped once it is proven', async (t) => {
+t.test('drops what was delivered before a mark once the mark is confirmed', async (t) => {
   const delivered = new Delivered()
   delivered.raise(10)
   delivered.add(11, 'a')
@@ -25,7 +25,7 @@ t.test('what was delivered before a mark is dropped once it is proven', async (t
   delivered.add(12, 'b')
   delivered.add(13, 'c')
   delivered.prove(12)
-  // What is after the mark is for the next.
+  // Deliveries after the mark are left for the next mark.
   t.equal(delivered.floor, 11)
   t.same([...delivered.positions()], [12, 13])
   delivered.prove(13)
@@ -44,7 +44,7 @@ t.test('what was delivered before a mark is dropped once it is proven', async (t
   t.equal(delivered.positions().size, 0)
 })
 
-t.test('a mark that is never proven keeps no more, and the next proves what was before it', async (t) => {
+t.test('a mark that is never confirmed keeps nothing else; the next one covers it', async (t) => {
   const delivered = new Delivered()
   delivered.raise(0)
   for (let position = 1; position <= 400_000; position++) {
@@ -60,7 +60,7 @@ t.test('a mark that is never proven keeps no more, and the next proves what was 
   t.equal(delivered.positions().size, 0)
 })
 
-t.test('a bounded number is kept; beyond it the floor follows', async (t) => {
+t.test('keeps a limited number of positions; beyond it the floor follows', async (t) => {
   const delivered = new Delivered()
   delivered.raise(0)
   delivered.add(2 ** 40, 'forged')
@@ -77,7 +77,7 @@ t.test('a bounded number is kept; beyond it the floor follows', async (t) => {
   t.same(missing, [])
 })
 
-t.test('what had no readers counts as delivered, whatever its text, and is no sample', async (t) => {
+t.test('a message without readers counts as delivered, whatever its text, and is no sample', async (t) => {
   const delivered = new Delivered()
   delivered.raise(10)
   delivered.pass(11)

@@ -12,7 +12,7 @@ function read(words: string, secret = 'secret') {
 const announcement = (previous: number, first: number, last: number, missing = '-') =>
   read(`${previous} ${first} ${last} ${missing} listen here`)!
 
-t.test('an announcement that the database has not made is none', async (t) => {
+t.test('ignores an announcement that the database has not made', async (t) => {
   t.same(read('7 9 12 1,2 listen here'), { previous: 7, first: 9, last: 12, missing: new Set([10, 11]) })
   t.equal(read('7 9 12 - listen here', 'another secret'), undefined)
   for (const payload of ['', '7 9 12 - listen here', `${'0'.repeat(64)} 7 9 12 - listen here`, '{"id":1}']) {
@@ -20,7 +20,7 @@ t.test('an announcement that the database has not made is none', async (t) => {
   }
 })
 
-t.test('what is notified on another listen channel is not missed here', async (t) => {
+t.test('notifications on another listen channel are not missing here', async (t) => {
   const detector = new GapDetector()
   detector.follow(7)
   t.ok(detector.announced(read('7 8 9 - elsewhere')!))
@@ -29,7 +29,7 @@ t.test('what is notified on another listen channel is not missed here', async (t
   t.equal(detector.heard, 10)
 })
 
-t.test('nothing is missing where everything comes in its turn', async (t) => {
+t.test('reports nothing if everything arrives in order', async (t) => {
   const detector = new GapDetector()
   t.ok(detector.arrived(3), 'nothing is known yet')
   detector.follow(7)
@@ -43,23 +43,23 @@ t.test('nothing is missing where everything comes in its turn', async (t) => {
   t.equal(detector.heard, 14)
 })
 
-t.test('each kind of gap is noticed, and again until it is healed', async (t) => {
+t.test('reports each kind of gap until it is healed', async (t) => {
   const after = (position: number) => {
     const detector = new GapDetector()
     detector.follow(position)
     return detector
   }
   const first = after(7)
-  t.notOk(first.arrived(8), 'the announcement')
+  t.notOk(first.arrived(8), 'the announcement is missing')
   t.notOk(first.arrived(8))
   t.equal(first.heard, 7)
-  t.notOk(after(7).announced(announcement(8, 9, 9)), 'a message, and its announcement')
-  t.notOk(after(7).announced(announcement(8, 9, 8)), 'the last message, as a beat says')
+  t.notOk(after(7).announced(announcement(8, 9, 9)), 'a message and its announcement are missing')
+  t.notOk(after(7).announced(announcement(8, 9, 8)), 'the last message is missing, as a beat shows')
   const second = after(7)
   t.ok(second.announced(announcement(7, 8, 10)))
   t.ok(second.arrived(8))
-  t.notOk(second.arrived(10), 'a message')
-  t.notOk(second.announced(announcement(10, 11, 11)), 'the rest of what was announced')
+  t.notOk(second.arrived(10), 'a message is missing')
+  t.notOk(second.announced(announcement(10, 11, 11)), 'the remaining announced messages are missing')
   t.equal(second.heard, 8)
   second.follow(10)
   t.ok(second.announced(announcement(10, 11, 11)))

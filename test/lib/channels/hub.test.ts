@@ -5,7 +5,7 @@ import { messageIn, webSocketFrames } from '../../../lib/transports/frames.js'
 
 const read = { read: true, write: false }
 
-/** A subscriber that keeps what it got; each delivery takes some time, in milliseconds. */
+/** A subscriber that records its messages; each delivery takes this long, in milliseconds. */
 function subscriber(takes = 0): Subscriber & { got: string[]; writes: number } {
   return {
     format: webSocketFrames,
@@ -25,7 +25,7 @@ const hubOf = (t: Test) =>
     (_message, error) => t.fail(String(error))
   )
 
-t.test('the messages of one turn leave in one write, in order', async (t) => {
+t.test('writes the messages of one turn at once, in order', async (t) => {
   const hub = hubOf(t)
   const one = subscriber()
   hub.join(one, ['a'], read)
@@ -35,7 +35,7 @@ t.test('the messages of one turn leave in one write, in order', async (t) => {
   t.equal(one.writes, 1)
 })
 
-t.test('who joins gets what comes after, and nothing older', async (t) => {
+t.test('a new subscriber receives later messages only, nothing older', async (t) => {
   const hub = hubOf(t)
   const first = subscriber()
   const second = subscriber()
@@ -55,7 +55,7 @@ t.test('who joins gets what comes after, and nothing older', async (t) => {
 })
 
 t.test(
-  'a long round lets the event loop turn, and keeps order; who leaves meanwhile gets no more',
+  'a long round yields to the event loop and keeps the order; a subscriber that leaves gets no more',
   async (t) => {
     const hub = hubOf(t)
     const members = Array.from({ length: 40 }, () => subscriber(1))
@@ -79,7 +79,7 @@ t.test(
   }
 )
 
-t.test('flush writes all at once, also what a round under way has left', async (t) => {
+t.test('flush writes everything at once, also the rest of a round that is in progress', async (t) => {
   const hub = hubOf(t)
   const members = Array.from({ length: 30 }, () => subscriber(1))
   for (const member of members) hub.join(member, ['a'], read)

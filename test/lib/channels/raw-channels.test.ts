@@ -18,7 +18,7 @@ const { database, postgres } = await withPostgres(t)
 const reader = token({ mode: 'r' })
 const rw = token({ mode: 'rw' })
 
-t.test('a raw channel is a database channel: payloads pass as they are, both ways', async (t) => {
+t.test('a raw channel is a database channel: payloads pass unchanged in both directions', async (t) => {
   const dbUri = await database()
   const { ws, http } = await build(t, { dbUri, rawChannels: ['raw:*', 'addedrecord'] })
   const { payloads } = await sqlListener(t, dbUri, 'raw:a')
@@ -51,7 +51,7 @@ t.test('a raw channel is a database channel: payloads pass as they are, both way
   t.equal((await clients[1]!.closed()).code, 1009)
 })
 
-t.test('listened to once, for as long as somebody is there; again after a reconnect', async (t) => {
+t.test('listens once for as long as a raw channel has clients, and again after a reconnect', async (t) => {
   const dbUri = await database()
   const { ws, fastify } = await build(t, { dbUri, rawChannels: '**', checkListenerInterval: 300 })
   const name = 'with "quotes" and \'more\' é'
@@ -75,7 +75,7 @@ t.test('listened to once, for as long as somebody is there; again after a reconn
   t.same(await client.received(1), ['again'])
 })
 
-t.test('a churn of sockets leaves nothing behind', async (t) => {
+t.test('many joins and leaves leave nothing behind', async (t) => {
   const dbUri = await database()
   const { ws, fastify } = await build(t, { dbUri, rawChannels: '*' })
   await Promise.all(
@@ -95,7 +95,7 @@ t.test('a churn of sockets leaves nothing behind', async (t) => {
   }
 })
 
-t.test('names that PostgreSQL cannot have are refused, and so is a database that is away', async (t) => {
+t.test('rejects names that PostgreSQL does not allow, and clients while the database is away', async (t) => {
   const dbUri = await database()
   const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
   const { ws, fastify } = await build(t, {
@@ -108,7 +108,7 @@ t.test('names that PostgreSQL cannot have are refused, and so is a database that
   const { status, answer } = await refusal(t, `${ws}/${'n'.repeat(64)}/${reader}`)
   t.equal(status, 400)
   t.match(answer, /63 bytes/)
-  // The server's own channel carries envelopes, whatever the patterns say.
+  // The listen channel carries envelopes, whatever the patterns are.
   const own = await open(t, `${ws}/postgres-websockets-listener/${reader}`)
   await notify(dbUri, '{"channel":"elsewhere"}')
   await notify(dbUri, 'for nobody in particular')

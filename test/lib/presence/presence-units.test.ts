@@ -20,7 +20,7 @@ const members = (presence: Presence, channel: string) =>
     .map(({ client, user }) => `${client.slice(17)} ${user}`)
     .sort()
 
-/** A node whose notifications are kept until they are handed on. */
+/** A node that holds its notifications back until the test delivers them. */
 function node(id: string, interval = 0) {
   const presence = new Presence({
     patterns: ['room:*', '**:watched'],
@@ -47,7 +47,7 @@ type Node = ReturnType<typeof node>
 const member = (id: string, number: number, user = '', info?: unknown): PresenceMember =>
   info === undefined ? { client: `${id}-${number}`, user } : { client: `${id}-${number}`, user, info }
 
-/** Hands notifications on. */
+/** Delivers the notifications. */
 function hand(from: Node, to: Node, payloads = from.sent.splice(0)): void {
   for (const payload of payloads) {
     const message = decode(payload)
@@ -86,7 +86,7 @@ t.test(
   }
 )
 
-t.test('a crowd that comes in one turn goes into few notifications', async (t) => {
+t.test('gathers many joins of one turn in few notifications', async (t) => {
   const [a, b] = [node(A), node(B)]
   b.exchange.heard(A, 0)
   for (let i = 0; i < 1000; i++) a.presence.join('room:1', member(A, i, `user ${i}`))
@@ -99,7 +99,7 @@ t.test('a crowd that comes in one turn goes into few notifications', async (t) =
   t.same(b.asks, [])
 })
 
-t.test('so does one that comes little by little', async (t) => {
+t.test('gathers joins that arrive one after another', async (t) => {
   const a = node(A)
   const { forward } = stoppedClock(t)
   for (let i = 0; i < 500; i++) {
@@ -108,12 +108,12 @@ t.test('so does one that comes little by little', async (t) => {
   }
   await forward(GATHERING)
   t.equal(a.exchange.version, 500)
-  // The first alone, then one message in each time of gathering.
+  // The first join is sent alone, then one message for each gathering interval.
   const messages = a.sent.filter((payload) => payload.includes('"last":true')).length
   t.ok(messages > 5 && messages <= 2 + 500 / GATHERING, `${messages}`)
 })
 
-t.test('what is too large for one notification is cut, whatever it holds', async (t) => {
+t.test('splits a list that is too large for one notification, whatever it contains', async (t) => {
   const [a, b] = [node(A), node(B)]
   b.exchange.heard(A, 0)
   const large = member(A, 1, 'ü\0\ud800"'.repeat(3000), { picture: '😀'.repeat(5000) })
@@ -135,7 +135,7 @@ t.test('a node that missed a change requests the whole list, and reports the dif
   hand(a, b)
   t.same(seen.splice(0), ['join 1 alice', 'join 2 bob'])
 
-  // One notification is lost, and the next shows it.
+  // The next notification reveals that one was lost.
   a.presence.leave('room:1', `${A}-1`)
   await until(() => a.sent.length > 0)
   a.sent.splice(0)
@@ -150,7 +150,7 @@ t.test('a node that missed a change requests the whole list, and reports the dif
   t.same(seen.splice(0), ['leave 1 alice', 'join 3 carol'])
   t.same(members(b.presence, 'room:1'), members(a.presence, 'room:1'))
 
-  // The last one is lost, and a heartbeat shows it.
+  // A heartbeat reveals that the last one was lost.
   b.exchange.heard(A, a.exchange.version)
   t.same(b.asks, [])
   a.presence.leave('room:1', `${A}-2`)
@@ -158,7 +158,7 @@ t.test('a node that missed a change requests the whole list, and reports the dif
   a.sent.splice(0)
   b.exchange.heard(A, a.exchange.version)
   t.same(b.asks.splice(0), [A])
-  // Others who ask meanwhile share the answer.
+  // Other requests in the meantime share the answer.
   a.exchange.asked()
   a.exchange.asked()
   await until(() => a.sent.length > 0)
@@ -173,7 +173,7 @@ t.test('a node that missed a change requests the whole list, and reports the dif
   t.same(b.presence.members('room:1'), [])
 })
 
-t.test('parts that were lost, repeated or mixed take nothing with them', async (t) => {
+t.test('lost, repeated or mixed parts do not affect other messages', async (t) => {
   const [a, b] = [node(A), node(B)]
   b.exchange.heard(A, 0)
   for (let i = 0; i < 1000; i++) a.presence.join('room:1', member(A, i))
@@ -190,13 +190,13 @@ t.test('parts that were lost, repeated or mixed take nothing with them', async (
   t.equal(b.presence.members('room:1').length, 1000)
 })
 
-/** The clients that a message lists; undefined where it says how many there are. */
+/** The clients that a message lists; undefined if it only has their number. */
 function clientsIn({ serverEvent }: Message): string[] | undefined {
   if (serverEvent?.event !== 'Presence' || !('clients' in serverEvent.payload)) return undefined
   return serverEvent.payload.clients.map(({ client }) => client)
 }
 
-/** How many there are, where a message says that. */
+/** The number of clients, if a message has it. */
 function countIn({ serverEvent }: Message): number | undefined {
   if (serverEvent?.event !== 'Presence' || !('count' in serverEvent.payload)) return undefined
   return serverEvent.payload.count
@@ -244,7 +244,7 @@ t.test(
     }
     const wanted = [...clients].sort().join()
     await until(() => readers.every(({ list }) => [...list].sort().join() === wanted))
-    t.ok(encoded < 5000, 'each event is encoded once, and once more for those who came meanwhile')
+    t.ok(encoded < 5000, 'each event is encoded once, and once more for clients that joined in the meantime')
     for (const reader of readers) events.remove(reader, 'room:1')
     encoded = 0
     presence.join('room:1', member(A, 5000))
@@ -286,7 +286,7 @@ t.test(
     t.match(late.last.serverEvent, { event: 'Presence', payload: summary })
     await until(() => early.got.length > 1)
     t.match(early.last.serverEvent, { event: 'Presence', payload: summary })
-    // Many joins and leaves there cause one event.
+    // Many joins and leaves in a large channel cause one event.
     encoded = 0
     for (let i = 0; i < 5000; i++) {
       presence.join('room:1', member(A, 5000, 'last'))
@@ -294,7 +294,7 @@ t.test(
     }
     await until(() => countIn(early.last) === MAX_LISTED + 2)
     t.ok(encoded <= 4, `${encoded}`)
-    // One less is not small again.
+    // With one member less the channel still counts as large.
     presence.leave('room:1', `${A}-5000`)
     presence.leave('room:1', `${A}-1`)
     await until(() => countIn(early.last) === MAX_LISTED)
@@ -311,7 +311,7 @@ t.test(
   }
 )
 
-t.test('a node is asked once in a while only', async (t) => {
+t.test('limits how often a node is asked', async (t) => {
   const b = node(B, 60_000)
   b.exchange.heard(A, 5)
   b.exchange.heard(A, 6)
@@ -321,7 +321,7 @@ t.test('a node is asked once in a while only', async (t) => {
   t.same(b.asks, [A])
 })
 
-t.test('what has another shape is dropped', async (t) => {
+t.test('ignores messages of another shape', async (t) => {
   for (const value of [
     null,
     5,

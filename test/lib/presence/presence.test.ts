@@ -114,7 +114,7 @@ t.test('GET /channels/:channel/presence lists the members of all nodes, on each 
   await present(apps, 'room:2', [])
 })
 
-t.test('only a token that may read asks, and only for presence channels', async (t) => {
+t.test('only a token that may read can ask, and only for presence channels', async (t) => {
   const dbUri = await database()
   await query(
     dbUri,
@@ -135,7 +135,7 @@ t.test('only a token that may read asks, and only for presence channels', async 
   const refused = await refusal(t, `${ws}/other/${reader}?presence=true`)
   t.equal(refused.status, 404)
   t.match(refused.answer, /PGWS_PRESENCE_CHANNELS/)
-  // Names of any length, and with slashes.
+  // Names of any length, with slashes.
   const long = `long:${'x'.repeat(500)}/presence`
   await open(t, `${ws}/${encodeURIComponent(long)}/${as('alice')}`)
   t.match(await ask(http, long), { status: 200, body: { count: 1 } })
@@ -180,7 +180,7 @@ t.test('with ?presence=true a client receives the members, joins and leaves', as
   t.equal(events[0].payload.client, events[2].payload.client)
   // Clients without ?presence=true receive nothing.
   t.same(near.messages, [])
-  // No channel of ours shows.
+  // The server's own channels are not shown.
   t.same(
     first.fastify.pgws
       .channels()
@@ -217,7 +217,7 @@ t.test(
   }
 )
 
-t.test('a client that resumes gets the list first, then what it missed, then what comes', async (t) => {
+t.test('a client that resumes receives the list, then missed messages, then new ones', async (t) => {
   const { apps, dbUri } = await nodes(t, 1, { migrate: true })
   const { ws } = apps[0]!
   await query(dbUri, `select pgws.retain('room:*', '1 hour')`)
@@ -233,7 +233,7 @@ t.test('a client that resumes gets the list first, then what it missed, then wha
   await until(() => keep(client.messages, 'room:1').size === 1)
 })
 
-t.test('envelopeClaims hides who somebody is', async (t) => {
+t.test('envelopeClaims hides the identity of members', async (t) => {
   for (const [envelopeClaims, shown] of [
     ['none', ''],
     ['mode', ''],
@@ -249,10 +249,10 @@ t.test('envelopeClaims hides who somebody is', async (t) => {
   }
 })
 
-t.test('a node that comes later knows who was there; one that closes takes its members along', async (t) => {
+t.test('a node that starts later knows the members; a node that closes removes its own', async (t) => {
   const { apps, dbUri } = await nodes(t, 1)
   const [first] = apps as [App]
-  // Some are in many channels, and some have long names.
+  // Some members are in many channels, and some have long names.
   const channels = Array.from({ length: 100 }, (_, i) => `room:${i}`)
   const name = 'ü'.repeat(2000)
   const claims = { mode: 'r', channels }
@@ -293,7 +293,7 @@ t.test('the members of a process that was killed leave within the timeout', asyn
   t.same(events, ['Presence', 'Join', 'Join', 'Leave', 'Leave'])
 })
 
-t.test('the members of a process that was stopped for a while are there again', async (t) => {
+t.test('the members of a process that was stopped for a while return', async (t) => {
   const nodeTimeout = 1500
   const { apps, dbUri } = await nodes(t, 1, { nodeTimeout })
   const [app] = apps as [App]
@@ -316,12 +316,12 @@ t.test('the members of a process that was stopped for a while are there again', 
   await until(() => keep(watching.messages, 'room:1').size === 3)
 })
 
-t.test('changes that the database did not take are known all the same', async (t) => {
+t.test('other nodes learn of changes that the database did not accept at first', async (t) => {
   const dbUri = await database()
   const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
   const options = { checkListenerInterval: 300, nodeTimeout: 1000, presenceChannels: 'room:*' }
   const near = await build(t, { dbUri, ...options })
-  // It hears all the time, and at times cannot speak.
+  // It always receives notifications, and at times cannot send any.
   const far = await build(t, { dbUri: proxy.uri(dbUri), listenerUri: dbUri, ...options })
   const watching = await open(t, `${near.ws}/room:1/${as('near')}?presence=true`)
   const there = new Map<string, Client>()
@@ -340,7 +340,7 @@ t.test('changes that the database did not take are known all the same', async (t
   await until(() => keep(watching.messages, 'room:1').size === there.size + 1)
 })
 
-t.test('what changes while a node does not listen is known when it is back', async (t) => {
+t.test('a node learns after an outage of its listener what changed in the meantime', async (t) => {
   const dbUri = await database()
   const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
   const options = { checkListenerInterval: 300, nodeTimeout: 2000, presenceChannels: 'room:*' }
@@ -358,71 +358,68 @@ t.test('what changes while a node does not listen is known when it is back', asy
   goes.webSocket.close()
   await open(t, `${near.ws}/room:1/${as('comes')}`)
   await open(t, `${far.ws}/room:1/${as('local')}`)
-  // Its own are known at once, the others as last heard.
+  // It knows its own members at once, and the others as of the last notification.
   t.same(usersOf((await ask(far.http, 'room:1')).body.clients), ['far', 'goes', 'local', 'stays'])
-  // Longer than the timeout: for the others it is gone.
+  // Longer than the timeout, so the others have removed it.
   await present([near], 'room:1', ['comes', 'stays'])
   proxy.mode = 'pass'
   await present([near, far], 'room:1', ['comes', 'far', 'local', 'stays'])
   await until(() => [...keep(watching.messages, 'room:1').values()].sort().join() === 'comes,far,local,stays')
   t.equal(stays.webSocket.readyState, stays.webSocket.OPEN)
-  // No leave was sent for those who stayed.
+  // No leave was sent for members that stayed.
   t.notOk(watching.messages.some((text) => text.includes('"Leave"') && text.includes('stays')))
 })
 
-t.test(
-  'after much coming and going, with listeners lost meanwhile, all nodes agree with the truth',
-  async (t) => {
-    const { apps, dbUri } = await nodes(t, 2, {
-      checkListenerInterval: 300,
-      nodeTimeout: 2000,
-      presenceChannels: 'room:**'
-    })
-    let seed = 7
-    const random = (below: number) => {
-      seed = (Math.imul(seed, 1103515245) + 12345) & 0x7fffffff
-      return Math.floor((seed / 0x80000000) * below)
-    }
-    const watching: Client[] = []
-    const there = new Map<string, Client>()
-    for (let i = 0; i < 400; i++) {
-      const app = apps[random(2)]!
-      if (there.size > 30 || (there.size > 0 && random(3) === 0)) {
-        const [user, client] = [...there][random(there.size)]!
-        there.delete(user)
-        if (random(2) === 0) client.webSocket.terminate()
-        else client.webSocket.close()
-      } else {
-        const user = `user${i}`
-        const asks = i % 10 === 0
-        const client = await open(t, `${app.ws}/room:1/${as(user)}${asks ? '?presence=true' : ''}`)
-        if (asks) watching.push(client)
-        there.set(user, client)
-      }
-      if (i % 100 === 50) {
-        await query(
-          dbUri,
-          `select pg_terminate_backend(pid) from pg_stat_activity
-         where application_name = 'fastify-pg-websockets listener' and datname = current_database()`
-        )
-      }
-    }
-    await present(apps, 'room:1', [...there.keys()])
-    t.ok(watching.length > 10)
-    let compared = 0
-    for (const client of watching) {
-      // Also those that have gone saw nothing that does not fit.
-      t.doesNotThrow(() => keep(client.messages, 'room:1'))
-      if (client.webSocket.readyState !== client.webSocket.OPEN) continue
-      compared++
-      const wanted = [...there.keys()].sort().join()
-      await until(() => [...keep(client.messages, 'room:1').values()].sort().join() === wanted)
-    }
-    t.ok(compared > 0)
+t.test('all nodes agree after many joins and leaves, and outages of their listeners', async (t) => {
+  const { apps, dbUri } = await nodes(t, 2, {
+    checkListenerInterval: 300,
+    nodeTimeout: 2000,
+    presenceChannels: 'room:**'
+  })
+  let seed = 7
+  const random = (below: number) => {
+    seed = (Math.imul(seed, 1103515245) + 12345) & 0x7fffffff
+    return Math.floor((seed / 0x80000000) * below)
   }
-)
+  const watching: Client[] = []
+  const there = new Map<string, Client>()
+  for (let i = 0; i < 400; i++) {
+    const app = apps[random(2)]!
+    if (there.size > 30 || (there.size > 0 && random(3) === 0)) {
+      const [user, client] = [...there][random(there.size)]!
+      there.delete(user)
+      if (random(2) === 0) client.webSocket.terminate()
+      else client.webSocket.close()
+    } else {
+      const user = `user${i}`
+      const asks = i % 10 === 0
+      const client = await open(t, `${app.ws}/room:1/${as(user)}${asks ? '?presence=true' : ''}`)
+      if (asks) watching.push(client)
+      there.set(user, client)
+    }
+    if (i % 100 === 50) {
+      await query(
+        dbUri,
+        `select pg_terminate_backend(pid) from pg_stat_activity
+         where application_name = 'fastify-pg-websockets listener' and datname = current_database()`
+      )
+    }
+  }
+  await present(apps, 'room:1', [...there.keys()])
+  t.ok(watching.length > 10)
+  let compared = 0
+  for (const client of watching) {
+    // Clients that have disconnected received no contradicting events either.
+    t.doesNotThrow(() => keep(client.messages, 'room:1'))
+    if (client.webSocket.readyState !== client.webSocket.OPEN) continue
+    compared++
+    const wanted = [...there.keys()].sort().join()
+    await until(() => [...keep(client.messages, 'room:1').values()].sort().join() === wanted)
+  }
+  t.ok(compared > 0)
+})
 
-t.test('a client that comes into a crowd has neither gap nor duplicate in its list', async (t) => {
+t.test('a client that joins a busy channel has neither gaps nor duplicates in its list', async (t) => {
   const { apps } = await nodes(t, 2)
   const open100 = (prefix: string, query = '') =>
     Promise.all(
@@ -442,71 +439,65 @@ t.test('a client that comes into a crowd has neither gap nor duplicate in its li
   t.equal((await ask(apps[0]!.http, 'room:1')).body.count, informed.length)
 })
 
-t.test(
-  'a node without presence channels says nothing of them, and lives beside those with some',
-  async (t) => {
-    const dbUri = await database()
-    const { payloads } = await sqlListener(t, dbUri, CLUSTER_CHANNEL)
-    const plain = await build(t, { dbUri })
-    const other = await build(t, { dbUri })
-    await open(t, `${plain.ws}/room:1/${as('alice')}`)
-    await until(() => other.fastify.pgws.nodes().length === 2)
-    t.notOk(payloads.some((text) => text.includes('presence')))
-    const mixed = await build(t, { dbUri, presenceChannels: 'room:*' })
-    await open(t, `${mixed.ws}/room:1/${as('bob')}`)
-    await until(() => mixed.fastify.pgws.nodes().length === 3)
-    t.same(usersOf((await ask(mixed.http, 'room:1')).body.clients), ['bob'])
-    t.match(await ask(plain.http, 'room:1'), { status: 404 })
-  }
-)
+t.test('a node without presence channels sends nothing about them, and coexists with others', async (t) => {
+  const dbUri = await database()
+  const { payloads } = await sqlListener(t, dbUri, CLUSTER_CHANNEL)
+  const plain = await build(t, { dbUri })
+  const other = await build(t, { dbUri })
+  await open(t, `${plain.ws}/room:1/${as('alice')}`)
+  await until(() => other.fastify.pgws.nodes().length === 2)
+  t.notOk(payloads.some((text) => text.includes('presence')))
+  const mixed = await build(t, { dbUri, presenceChannels: 'room:*' })
+  await open(t, `${mixed.ws}/room:1/${as('bob')}`)
+  await until(() => mixed.fastify.pgws.nodes().length === 3)
+  t.same(usersOf((await ask(mixed.http, 'room:1')).body.clients), ['bob'])
+  t.match(await ask(plain.http, 'room:1'), { status: 404 })
+})
 
-t.test(
-  'what is forged in SQL is dropped where it has no shape, and does not last where it has',
-  async (t) => {
-    const { apps, dbUri } = await nodes(t, 2, { nodeTimeout: 1000 })
-    const [first, second] = apps as [App, App]
-    const watching = await open(t, `${first.ws}/room:1/${as('alice')}?presence=true`)
-    await open(t, `${second.ws}/room:1/${as('bob')}`)
-    await present(apps, 'room:1', ['alice', 'bob'])
-    const { id } = second.fastify.pgws.nodes()[0]!
-    const stranger = 'f'.repeat(16)
-    const send = (head: object, value?: unknown) =>
-      notify(
-        dbUri,
-        JSON.stringify({ pgws: 1, ...head }) + (value === undefined ? '' : `\n${JSON.stringify(value)}`),
-        CLUSTER_CHANNEL
-      )
-    const part = { type: 'presence', id: 1, part: 0, last: true }
-    const joins = { after: 0, changes: [['room:1', 1, 'forged']] }
-    for (const [head, value] of [
-      [{ ...part, from: stranger }, joins],
-      [{ ...part, from: id, id: 'x' }, joins],
-      [{ ...part, from: id, part: -1 }, joins],
-      [{ ...part, from: id, last: 1 }, joins],
-      [{ ...part, from: id }, undefined],
-      [
-        { ...part, from: id },
-        { after: 'x', changes: [] }
-      ],
-      [
-        { ...part, from: id },
-        { after: 1, changes: [['room:1', 1]], version: 5 }
-      ],
-      [
-        { ...part, from: id },
-        { version: 1, members: [['room:1', 1]] }
-      ],
-      [{ ...part, from: id, part: 5 }, joins],
-      [{ from: stranger, type: 'presence-question', to: 'x' }, undefined],
-      [{ from: stranger, type: 'presence-question', to: id }, undefined]
-    ] as const) {
-      await send(head, value)
-    }
-    // Whoever can speak as a node is believed, until that node is heard.
-    await send({ ...part, from: id }, { version: 1000, members: [['room:1', 1000, 'forged']] })
-    await until(() => watching.messages.some((text) => text.includes('forged')))
-    await present(apps, 'room:1', ['alice', 'bob'])
-    await until(() => [...keep(watching.messages, 'room:1').values()].sort().join() === 'alice,bob')
-    t.match(first.fastify.pgws.presence('room:1'), { count: 2, users: 2 })
+t.test('ignores malformed presence forged in SQL, and corrects well-formed forgeries', async (t) => {
+  const { apps, dbUri } = await nodes(t, 2, { nodeTimeout: 1000 })
+  const [first, second] = apps as [App, App]
+  const watching = await open(t, `${first.ws}/room:1/${as('alice')}?presence=true`)
+  await open(t, `${second.ws}/room:1/${as('bob')}`)
+  await present(apps, 'room:1', ['alice', 'bob'])
+  const { id } = second.fastify.pgws.nodes()[0]!
+  const stranger = 'f'.repeat(16)
+  const send = (head: object, value?: unknown) =>
+    notify(
+      dbUri,
+      JSON.stringify({ pgws: 1, ...head }) + (value === undefined ? '' : `\n${JSON.stringify(value)}`),
+      CLUSTER_CHANNEL
+    )
+  const part = { type: 'presence', id: 1, part: 0, last: true }
+  const joins = { after: 0, changes: [['room:1', 1, 'forged']] }
+  for (const [head, value] of [
+    [{ ...part, from: stranger }, joins],
+    [{ ...part, from: id, id: 'x' }, joins],
+    [{ ...part, from: id, part: -1 }, joins],
+    [{ ...part, from: id, last: 1 }, joins],
+    [{ ...part, from: id }, undefined],
+    [
+      { ...part, from: id },
+      { after: 'x', changes: [] }
+    ],
+    [
+      { ...part, from: id },
+      { after: 1, changes: [['room:1', 1]], version: 5 }
+    ],
+    [
+      { ...part, from: id },
+      { version: 1, members: [['room:1', 1]] }
+    ],
+    [{ ...part, from: id, part: 5 }, joins],
+    [{ from: stranger, type: 'presence-question', to: 'x' }, undefined],
+    [{ from: stranger, type: 'presence-question', to: id }, undefined]
+  ] as const) {
+    await send(head, value)
   }
-)
+  // A session that can send as a node is believed until the real node is heard.
+  await send({ ...part, from: id }, { version: 1000, members: [['room:1', 1000, 'forged']] })
+  await until(() => watching.messages.some((text) => text.includes('forged')))
+  await present(apps, 'room:1', ['alice', 'bob'])
+  await until(() => [...keep(watching.messages, 'room:1').values()].sort().join() === 'alice,bob')
+  t.match(first.fastify.pgws.presence('room:1'), { count: 2, users: 2 })
+})

@@ -11,7 +11,7 @@ import { stoppedClock } from '../../support/clock.js'
 
 type Answer = readonly Outcome[] | Error | undefined
 
-/** A queue whose statements are answered one by one. */
+/** A queue whose statements the test answers one by one. */
 function queueOf({ repeatable = false, limit = 1000 } = {}) {
   const statements: string[][] = []
   const waiting: ((answer: Answer) => void)[] = []
@@ -32,7 +32,7 @@ function queueOf({ repeatable = false, limit = 1000 } = {}) {
     timeout: 1000,
     onBatch() {}
   })
-  /** Answers the statement under way; undefined: all of it was committed. */
+  /** Answers the running statement; undefined means that everything was committed. */
   async function answer(value?: Answer): Promise<void> {
     await turn()
     waiting.shift()!(value)
@@ -46,7 +46,7 @@ const of = (payload: string, databaseChannel?: string): Notification[] => [
   { channel: 'a', payload, databaseChannel }
 ]
 
-t.test('what comes while a statement is under way goes into the next, in order', async (t) => {
+t.test('messages that arrive during a statement go into the next one, in order', async (t) => {
   const { queue, statements, answer } = queueOf()
   const first = queue.publish(of('1'))
   await turn()
@@ -60,7 +60,7 @@ t.test('what comes while a statement is under way goes into the next, in order',
   await queue.idle()
 })
 
-t.test('a batch is bounded, and what must be alone is', async (t) => {
+t.test('limits the size of a batch, and sends messages alone where necessary', async (t) => {
   const { queue, statements, answer } = queueOf()
   const many = Array.from({ length: MAX_BATCH + 1 }, () => queue.publish(of('x')))
   const alone = queue.publish([...of('a'), ...of('b')], { alone: true })
@@ -83,14 +83,14 @@ t.test('an equal payload on one database channel waits for the next statement', 
   t.same(statements, [['same'], ['same', 'other']])
 })
 
-t.test('what is too large is refused before anything is sent', async (t) => {
+t.test('rejects oversized payloads before it sends anything', async (t) => {
   const { queue, statements } = queueOf({ limit: 3 })
   await t.rejects(queue.publish([...of('ok'), ...of('long')]), { code: 'FST_PGWS_PAYLOAD_TOO_LARGE' })
   t.same(statements, [])
   t.equal(queue.queuedBytes, 0)
 })
 
-t.test('groups that were not reached are sent again; one that failed fails alone', async (t) => {
+t.test('sends groups again that were not reached; a group that failed fails alone', async (t) => {
   const { queue, statements, answer } = queueOf()
   const [one, two, three] = ['1', '2', '3'].map((payload) => queue.publish(of(payload)))
   const refused = new errors.Rejected('no')
@@ -101,7 +101,7 @@ t.test('groups that were not reached are sent again; one that failed fails alone
   t.same(statements, [['1', '2', '3'], ['3']])
 })
 
-t.test('of a refused statement each group is sent by itself', async (t) => {
+t.test('sends each group of a rejected statement by itself', async (t) => {
   const { queue, statements, answer } = queueOf()
   const [one, two, three] = ['1', '2', '3'].map((payload) => queue.publish(of(payload)))
   const refused = new errors.NotAccepted('a value is wrong')
@@ -114,7 +114,7 @@ t.test('of a refused statement each group is sent by itself', async (t) => {
   t.same(statements, [['1', '2', '3'], ['1'], ['2'], ['3']])
 })
 
-t.test('what is sent by itself waits in its place where the database goes away', async (t) => {
+t.test('groups that are sent by themselves keep their place in the queue during an outage', async (t) => {
   const clock = stoppedClock(t)
   const { queue, statements, answer } = queueOf()
   const published = ['1', '2', '3'].map((payload) => queue.publish(of(payload), MAY_WAIT))
@@ -127,7 +127,7 @@ t.test('what is sent by itself waits in its place where the database goes away',
   t.same(statements, [['1', '2', '3'], ['1'], ['1'], ['2'], ['3'], ['4']])
 })
 
-t.test('while the database is away, what may wait waits in order, and no longer than it may', async (t) => {
+t.test('keeps messages in order while the database is unavailable, up to their timeout', async (t) => {
   const clock = stoppedClock(t)
   const { queue, statements, answer } = queueOf()
   const patient = ['1', '2'].map((payload) => queue.publish(of(payload), MAY_WAIT))
@@ -166,13 +166,13 @@ async function answerIfAny(answer: (value: Answer) => Promise<void>, value: Answ
   try {
     await answer(value)
   } catch (error) {
-    // No statement is under way: it waits for the next try.
+    // No statement is running: it waits for the next attempt.
     if (!(error instanceof TypeError)) throw error
   }
 }
 
-t.test('after an unknown outcome, what could be published twice is given up', unknownOutcome(false))
-t.test('after an unknown outcome, what a second time changes nothing is sent again', unknownOutcome(true))
+t.test('after an unknown outcome, drops messages that could be published twice', unknownOutcome(false))
+t.test('after an unknown outcome, sends idempotent messages again', unknownOutcome(true))
 
 function unknownOutcome(repeatable: boolean) {
   return async (t: Test) => {
@@ -190,7 +190,7 @@ function unknownOutcome(repeatable: boolean) {
   }
 }
 
-t.test('while this node does not listen, nothing is sent', async (t) => {
+t.test('sends nothing while this node does not listen', async (t) => {
   const clock = stoppedClock(t)
   const { queue, statements, answer, state } = queueOf()
   state.ready = false

@@ -37,7 +37,7 @@ function post(http: string, body: unknown, as = rw(), headers: Record<string, st
 
 const payloadsOf = (messages: readonly string[]) => messages.map((text) => JSON.parse(text).payload)
 
-/** Stores every message; raises, drops or changes some. */
+/** Stores every message; rejects, drops or changes some. */
 const ON_MESSAGE = `
   create table app.seen (n serial, message jsonb, subject text default current_setting('request.jwt.claims')::jsonb ->> 'sub');
   create function app.on_message(message jsonb) returns jsonb language plpgsql as $$
@@ -61,83 +61,81 @@ const ON_MESSAGE = `
     return message;
   end $$;`
 
-t.test(
-  'each message is passed to the function, in the transaction that publishes what it returns',
-  async (t) => {
-    const { ws, http, dbUri } = await withFunctions(t, ON_MESSAGE, { onMessageFunction: 'app.on_message' })
-    const { payloads } = await sqlListener(t, dbUri)
-    const reader = await open(t, `${ws}/a/${rw()}`)
-    const elsewhere = await open(t, `${ws}/elsewhere/${rw()}`)
-    const sender = await open(t, `${ws}/a/${rw({ sub: 'me' })}?rejections=true`)
-    for (const text of ['one', 'bad', 'quiet', 'loud two', 'elsewhere', 'nonsense', 'divide', 'one', 'three'])
-      sender.send(text)
-    await reader.received(4)
-    t.same(payloadsOf(reader.messages), ['one', { text: 'LOUD TWO' }, 'one', 'three'])
-    await elsewhere.received(1)
-    t.match(JSON.parse(elsewhere.messages[0]!), {
-      event: 'Moved',
-      channel: 'elsewhere',
-      payload: 1,
-      claims: { sub: 'me', message_delivered_at: Number }
-    })
-    // The sender reads the channel, too.
-    await sender.received(7)
-    const rejections = sender.messages
-      .map((text) => JSON.parse(text))
-      .filter(({ event }) => event === 'Rejected')
-    t.match(rejections, [
-      {
-        channel: 'a',
-        payload: { channels: ['a'], message: 'no bads here: 100%', sqlstate: 'P0123', payload: 'bad' }
-      },
-      { payload: { message: /must return a message/, sqlstate: '22023', payload: 'nonsense' } },
-      { payload: { message: 'division by zero', sqlstate: '22012', payload: 'divide' } }
-    ])
-    t.notOk(reader.messages.some((text) => text.includes('Rejected')))
-    const { rows } = await query(dbUri, `select message, subject from app.seen order by n`)
-    // What was refused is rolled back.
-    t.same(
-      rows.map(({ message }) => message.payload),
-      ['one', 'quiet', 'loud two', 'elsewhere', 'one', 'three']
-    )
-    t.ok(rows.every(({ subject }) => subject === 'me'))
+t.test('passes each message to the function, in the transaction that publishes the result', async (t) => {
+  const { ws, http, dbUri } = await withFunctions(t, ON_MESSAGE, { onMessageFunction: 'app.on_message' })
+  const { payloads } = await sqlListener(t, dbUri)
+  const reader = await open(t, `${ws}/a/${rw()}`)
+  const elsewhere = await open(t, `${ws}/elsewhere/${rw()}`)
+  const sender = await open(t, `${ws}/a/${rw({ sub: 'me' })}?rejections=true`)
+  for (const text of ['one', 'bad', 'quiet', 'loud two', 'elsewhere', 'nonsense', 'divide', 'one', 'three'])
+    sender.send(text)
+  await reader.received(4)
+  t.same(payloadsOf(reader.messages), ['one', { text: 'LOUD TWO' }, 'one', 'three'])
+  await elsewhere.received(1)
+  t.match(JSON.parse(elsewhere.messages[0]!), {
+    event: 'Moved',
+    channel: 'elsewhere',
+    payload: 1,
+    claims: { sub: 'me', message_delivered_at: Number }
+  })
+  // The sender reads the channel, too.
+  await sender.received(7)
+  const rejections = sender.messages
+    .map((text) => JSON.parse(text))
+    .filter(({ event }) => event === 'Rejected')
+  t.match(rejections, [
+    {
+      channel: 'a',
+      payload: { channels: ['a'], message: 'no bads here: 100%', sqlstate: 'P0123', payload: 'bad' }
+    },
+    { payload: { message: /must return a message/, sqlstate: '22023', payload: 'nonsense' } },
+    { payload: { message: 'division by zero', sqlstate: '22012', payload: 'divide' } }
+  ])
+  t.notOk(reader.messages.some((text) => text.includes('Rejected')))
+  const { rows } = await query(dbUri, `select message, subject from app.seen order by n`)
+  // Rejected messages are rolled back.
+  t.same(
+    rows.map(({ message }) => message.payload),
+    ['one', 'quiet', 'loud two', 'elsewhere', 'one', 'three']
+  )
+  t.ok(rows.every(({ subject }) => subject === 'me'))
 
-    // What the function leaves as it is passes as it was; order and words of the envelope are the same for others.
-    await until(() => payloads.length === 5)
-    t.match(payloads[0], /^\{"event":"WebsocketMessage","channel":"a","payload":"one","claims":\{/)
-    t.match(
-      payloads[1],
-      /^\{"event":"WebsocketMessage","channel":"a","payload":\{"text": "LOUD TWO"\},"claims":\{/
-    )
+  // Fields that the function does not change keep their text; the envelope of changed messages has the same
+  // order and spelling.
+  await until(() => payloads.length === 5)
+  t.match(payloads[0], /^\{"event":"WebsocketMessage","channel":"a","payload":"one","claims":\{/)
+  t.match(
+    payloads[1],
+    /^\{"event":"WebsocketMessage","channel":"a","payload":\{"text": "LOUD TWO"\},"claims":\{/
+  )
 
-    const rejected = await post(http, { channel: 'a', payload: 'bad' })
-    t.equal(rejected.status, 422)
-    t.same(await rejected.json(), {
-      statusCode: 422,
-      code: 'FST_PGWS_REJECTED',
-      error: 'Unprocessable Entity',
-      message: 'no bads here: 100%',
-      sqlstate: 'P0123'
-    })
-    // All or none.
-    t.equal(
-      (
-        await post(http, [
-          { channel: 'a', payload: 'four' },
-          { channel: 'a', payload: 'bad' }
-        ])
-      ).status,
-      422
-    )
-    t.equal((await post(http, { channels: ['a', 'b'], payload: 'five' })).status, 202)
-    await reader.received(5)
-    t.equal(payloadsOf(reader.messages)[4], 'five')
-    const metrics = await (await fetch(`${http}/metrics`)).text()
-    t.match(metrics, /pgws_publish_failures_total\{reason="FST_PGWS_REJECTED"\} 5\n/)
-  }
-)
+  const rejected = await post(http, { channel: 'a', payload: 'bad' })
+  t.equal(rejected.status, 422)
+  t.same(await rejected.json(), {
+    statusCode: 422,
+    code: 'FST_PGWS_REJECTED',
+    error: 'Unprocessable Entity',
+    message: 'no bads here: 100%',
+    sqlstate: 'P0123'
+  })
+  // All or none.
+  t.equal(
+    (
+      await post(http, [
+        { channel: 'a', payload: 'four' },
+        { channel: 'a', payload: 'bad' }
+      ])
+    ).status,
+    422
+  )
+  t.equal((await post(http, { channels: ['a', 'b'], payload: 'five' })).status, 202)
+  await reader.received(5)
+  t.equal(payloadsOf(reader.messages)[4], 'five')
+  const metrics = await (await fetch(`${http}/metrics`)).text()
+  t.match(metrics, /pgws_publish_failures_total\{reason="FST_PGWS_REJECTED"\} 5\n/)
+})
 
-t.test('the start warns of a server’s role that has more than it needs', async (t) => {
+t.test("warns at the start if the server's role has more privileges than it needs", async (t) => {
   const dbUri = await database()
   const { fastify: installer } = await build(t, { dbUri, migrate: true })
   await installer.close()
@@ -156,7 +154,7 @@ t.test('the start warns of a server’s role that has more than it needs', async
       lines
         .map((line) => JSON.parse(line).msg as string)
         .filter((msg) => msg?.startsWith("the server's role"))
-    // It comes soon after the start has succeeded.
+    // The warning follows soon after a successful start.
     t.equal((await post(http, { channel: 'a', payload: 1 })).status, 202)
     await until(() => found().length >= expected)
     await fastify.close()
@@ -164,13 +162,13 @@ t.test('the start warns of a server’s role that has more than it needs', async
   }
   const functions = { onMessageFunction: 'app.on_message' }
   t.match(await warnings(dbUri, functions, 1), [/"postgres" is a superuser/])
-  t.same(await warnings(dbUri, {}), [], 'where no function is called, nothing of others runs')
+  t.same(await warnings(dbUri, {}), [], 'nothing of others runs if no function is called')
   t.same(await warnings(own, functions), [])
   await query(own, 'create table app.mine (id int)')
   t.match(await warnings(own, functions, 1), [/"server_\w+" owns tables \(app\.mine\)/])
 })
 
-t.test('every member of what the function returns reaches the readers', async (t) => {
+t.test('readers receive every member of what the function returns', async (t) => {
   const { http, ws, dbUri } = await withFunctions(
     t,
     `create function app.on_message(message jsonb) returns jsonb language sql as $$
@@ -194,7 +192,7 @@ t.test('every member of what the function returns reaches the readers', async (t
   }
 })
 
-t.test('a message that is refused takes none of its batch with it, and each is passed on once', async (t) => {
+t.test('a rejected message does not affect the rest of its batch, and each is passed on once', async (t) => {
   const { ws, dbUri } = await withFunctions(t, ON_MESSAGE, { onMessageFunction: 'app.on_message' })
   const reader = await open(t, `${ws}/a/${rw()}`)
   const senders = await Promise.all(
@@ -222,12 +220,10 @@ t.test('a message that is refused takes none of its batch with it, and each is p
   t.same(rows, [{ count: 450, different: 450 }])
 })
 
-t.test(
-  'what a function leaves behind in its session reaches no other call, and no other statement',
-  async (t) => {
-    const { ws, dbUri, fastify } = await withFunctions(
-      t,
-      `create role leak_other;
+t.test('the session state that a function leaves behind reaches no other call or statement', async (t) => {
+  const { ws, dbUri, fastify } = await withFunctions(
+    t,
+    `create role leak_other;
      create function app.on_message(message jsonb) returns jsonb language plpgsql as $$
      declare
        seen jsonb := jsonb_build_object(
@@ -243,38 +239,37 @@ t.test(
        if message ->> 'payload' = 'bad' then raise exception 'bad'; end if;
        return message || jsonb_build_object('payload', seen);
      end $$`,
-      { onMessageFunction: 'app.on_message', poolSize: 1 }
-    )
-    const { payloads } = await sqlListener(t, dbUri)
-    const reader = await open(t, `${ws}/a/${token({ mode: 'r' })}`)
-    const [first, second] = await Promise.all([
-      open(t, `${ws}/a/${token({ mode: 'w', sub: 'one' })}`),
-      open(t, `${ws}/a/${token({ mode: 'w' })}`)
-    ])
-    for (let i = 0; i < 20; i++) {
-      first.send(i % 3 === 0 ? 'bad' : 'good')
-      second.send('good')
-    }
-    await reader.received(33)
-    const seen = payloadsOf(reader.messages)
-    const { rows } = await query(
-      dbUri,
-      `select current_user::text as role, current_setting('search_path') as path`
-    )
-    for (const { sub, mark, local, ...found } of seen) {
-      t.same(found, { ...rows[0], table: false, locks: 0 })
-      t.notOk(mark)
-      t.notOk(local)
-      t.ok(sub === 'one' || sub === null)
-    }
-    t.equal(seen.filter(({ sub }) => sub === 'one').length, 13)
-    // Plain statements of the same connection.
-    await fastify.pgws.publish('a', 'plain')
-    await until(() => payloads.length === 34)
+    { onMessageFunction: 'app.on_message', poolSize: 1 }
+  )
+  const { payloads } = await sqlListener(t, dbUri)
+  const reader = await open(t, `${ws}/a/${token({ mode: 'r' })}`)
+  const [first, second] = await Promise.all([
+    open(t, `${ws}/a/${token({ mode: 'w', sub: 'one' })}`),
+    open(t, `${ws}/a/${token({ mode: 'w' })}`)
+  ])
+  for (let i = 0; i < 20; i++) {
+    first.send(i % 3 === 0 ? 'bad' : 'good')
+    second.send('good')
   }
-)
+  await reader.received(33)
+  const seen = payloadsOf(reader.messages)
+  const { rows } = await query(
+    dbUri,
+    `select current_user::text as role, current_setting('search_path') as path`
+  )
+  for (const { sub, mark, local, ...found } of seen) {
+    t.same(found, { ...rows[0], table: false, locks: 0 })
+    t.notOk(mark)
+    t.notOk(local)
+    t.ok(sub === 'one' || sub === null)
+  }
+  t.equal(seen.filter(({ sub }) => sub === 'one').length, 13)
+  // Plain statements on the same connection.
+  await fastify.pgws.publish('a', 'plain')
+  await until(() => payloads.length === 34)
+})
 
-t.test('a function that waits for ever is ended, and its message refused; the others arrive', async (t) => {
+t.test('a function that never returns is cancelled, its message rejected; the others arrive', async (t) => {
   const { ws, http } = await withFunctions(
     t,
     `create function app.on_message(message jsonb) returns jsonb language plpgsql as $$
@@ -294,7 +289,7 @@ t.test('a function that waits for ever is ended, and its message refused; the ot
   t.match(JSON.parse((await informed.received(1))[0]!), { event: 'Rejected', payload: { sqlstate: '57014' } })
 })
 
-t.test('large, durable and raw messages pass through the function in order', async (t) => {
+t.test('passes large, durable and raw messages through the function in order', async (t) => {
   const { ws, http, dbUri } = await withFunctions(t, ON_MESSAGE, {
     onMessageFunction: 'app.on_message',
     rawChannels: 'raw:*'
@@ -325,10 +320,10 @@ t.test('large, durable and raw messages pass through the function in order', asy
   t.ok(reader.messages.includes('{"text": "LOUD RAW"}'))
   informed.send('bad')
   t.match(JSON.parse((await informed.received(1))[0]!).payload.channels, channels)
-  // What encloses a publication whose receivers are counted still does.
+  // Counting the receivers works as before.
   const counted = await post(http, { channels, payload: 'loud count', confirm: true })
   t.same(await counted.json(), { delivered: 3, nodes: 1 })
-  // Once for each key: the function does not see it again.
+  // Once for each idempotency key: the function is not called again.
   const again = { 'idempotency-key': 'k' }
   for (let i = 0; i < 3; i++) {
     t.equal((await post(http, { channel: 'kept:a', payload: 'keyed' }, rw(), again)).status, 202)
@@ -341,7 +336,7 @@ t.test('large, durable and raw messages pass through the function in order', asy
   t.same(rows, [{ seen: 1, stored: 1 }])
 })
 
-t.test('deadlocks and serialization failures are tried again, and are nobody’s rejection', async (t) => {
+t.test('retries deadlocks and serialization failures, and reports no rejection', async (t) => {
   const { ws, http, dbUri } = await withFunctions(
     t,
     `create sequence app.tries;
@@ -365,7 +360,7 @@ t.test('deadlocks and serialization failures are tried again, and are nobody’s
     statusCode: 422,
     sqlstate: '40P01'
   })
-  // A constraint that is checked at the commit refuses its own message only.
+  // A constraint that is checked at commit rejects only its own message.
   await query(
     dbUri,
     `create table app.once (payload text unique deferrable initially deferred);
@@ -382,7 +377,7 @@ t.test('deadlocks and serialization failures are tried again, and are nobody’s
   t.match(JSON.parse((await informed.received(1))[0]!).payload, { sqlstate: '23505', payload: 'x' })
 })
 
-t.test('while the database is away messages wait, and the function sees each of them once', async (t) => {
+t.test('messages wait while the database is away, and the function is called once for each', async (t) => {
   const dbUri = await database()
   await query(dbUri, `create schema app; ${ON_MESSAGE}`)
   const proxy = await FaultProxy.start(t, `${postgres.socketFolder}/.s.PGSQL.5432`)
@@ -422,7 +417,7 @@ const AUTHORIZE = `
     return (select true from app.members m where m.channel = $1 and m.subject = claims ->> 'sub');
   end $$;`
 
-t.test('the database says who may join a channel, and publish to it', async (t) => {
+t.test('authorizeFunction decides which channels a client may join and publish to', async (t) => {
   const { ws, http, dbUri, lines } = await withFunctions(t, AUTHORIZE, { authorizeFunction: 'app.authorize' })
   await query(dbUri, `insert into app.members values ('a', 'me'), ('b', 'me'), ('a', 'you')`)
   const me = rw({ sub: 'me' })
@@ -465,7 +460,7 @@ t.test('the database says who may join a channel, and publish to it', async (t) 
   t.equal((await refusal(t, `${ws}/a/${me}`)).status, 403)
 })
 
-t.test('an answer is used again within authorizeTtl, for the same token, mode and channel', async (t) => {
+t.test('reuses an answer within authorizeTtl for the same token, mode and channel', async (t) => {
   const { ws, http, dbUri } = await withFunctions(t, AUTHORIZE, {
     authorizeFunction: 'app.authorize',
     authorizeTtl: 60_000
@@ -476,7 +471,7 @@ t.test('an answer is used again within authorizeTtl, for the same token, mode an
   t.equal((await post(http, { channel: 'a', payload: 1 }, me)).status, 202)
   t.equal((await post(http, { channel: 'a', payload: 1 }, me)).status, 202)
   await open(t, `${ws}/a/${rw({ sub: 'me', other: 1 })}`)
-  // A no is asked again.
+  // A negative answer is not reused.
   t.equal((await refusal(t, `${ws}/b/${me}`)).status, 403)
   await query(dbUri, `insert into app.members values ('b', 'me')`)
   await open(t, `${ws}/b/${me}`)
@@ -540,7 +535,7 @@ t.test(
 )
 
 for (const encoding of ['UTF8', 'LATIN1']) {
-  t.test(`in ${encoding}, no text of a client keeps the functions from being called`, async (t) => {
+  t.test(`${encoding}: no text of a client prevents the functions from being called`, async (t) => {
     const dbUri = await createDatabase(postgres, encoding)
     await query(
       dbUri,
@@ -564,7 +559,7 @@ for (const encoding of ['UTF8', 'LATIN1']) {
     const hostile = { name: 'a\0b\ud800c\\u0000', 'key\0\udc00': ['\0', { '\ud800': '\\\0' }] }
     const reader = await open(t, `${ws}/a/${rw()}`)
     const client = await open(t, `${ws}/a/${rw(hostile)}`)
-    // The connections' functions are called in order with messages.
+    // The functions for connections and for messages are called in order.
     client.send('hello')
     await reader.received(1)
     t.equal(JSON.parse(reader.messages[0]!).claims.name, 'a\ufffdb\ufffdc\\u0000')
@@ -631,7 +626,7 @@ t.test('functions run under the role of the token, never under the server’s ow
   mine.send('more')
   guest.send('as a guest')
   await reader.received(3)
-  // Row-level security: each sees its own only.
+  // Row-level security: each role sees only its own rows.
   t.same(payloadsOf(reader.messages), [['mine'], ['yours'], ['mine', 'more']])
   const rejected = (client: typeof mine) =>
     client.messages.map((text) => JSON.parse(text)).filter(({ event }) => event === 'Rejected')
@@ -660,7 +655,7 @@ t.test('functions run under the role of the token, never under the server’s ow
   const { rows } = await query(dbUri, 'select distinct role from app.notes')
   t.same(rows, [{ role: 'handler_user' }])
 
-  // Without the function that authorizes, too, and when the role is taken away from the server later.
+  // Also without authorizeFunction, and when the role is revoked from the server later.
   const { authorizeFunction: _, ...rest } = options
   const second = await build(t, rest)
   for (const role of wrong)
@@ -671,7 +666,7 @@ t.test('functions run under the role of the token, never under the server’s ow
   t.match(JSON.parse((await late.received(1))[0]!).payload, { sqlstate: '42501' })
 })
 
-t.test('a function that is not there, or not installed, is a clear refusal at the start', async (t) => {
+t.test('a function that does not exist, or is not installed, is a clear error at the start', async (t) => {
   const dbUri = await database()
   await t.rejects(build(t, { dbUri, onMessageFunction: 'on_message' }), {
     message: /onMessageFunction.*must be "schema.function"/
@@ -706,7 +701,7 @@ t.test('a function that is not there, or not installed, is a clear refusal at th
   t.same(payloadsOf(await client.received(1)), ['hello'])
 })
 
-t.test("docs/sql-functions.md's functions work as they stand", async (t) => {
+t.test('the functions of docs/sql-functions.md work as printed', async (t) => {
   const sql = snippet('docs/sql-functions.md', 'create function app.on_message').replace(
     'create schema app;\n',
     ''

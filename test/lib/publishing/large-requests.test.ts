@@ -28,14 +28,14 @@ const list = (count: number, channel: string) =>
   Array.from({ length: count }, (_, n) => ({ channel, payload: n + 1 }))
 const names = (count: number) => Array.from({ length: count }, (_, n) => `c${n}`)
 
-t.test('a request names as many channels as a socket may join, and no more', async (t) => {
+t.test('a request may name as many channels as a socket may join, and no more', async (t) => {
   const { post } = await server(t, { maxChannelsPerConnection: 5 })
   t.equal((await post({ channels: names(5), payload: 1 })).status, 202)
   t.match(await post({ channels: names(60_000), payload: 1 }), {
     status: 400,
     answer: { code: 'FST_PGWS_TOO_MANY_CHANNELS', message: /names 60000 channels; it may name at most 5/ }
   })
-  // The channels of a list count together.
+  // The channels of a list are added up.
   t.equal((await post(names(6).map((channel) => ({ channel, payload: 1 })))).status, 400)
   t.equal(
     (
@@ -48,7 +48,7 @@ t.test('a request names as many channels as a socket may join, and no more', asy
   )
 })
 
-t.test('a request makes so many messages and bytes, each channel counted', async (t) => {
+t.test('limits the messages and bytes of a request, counting each channel', async (t) => {
   const { post } = await server(t)
   t.match(await post(list(10_001, 'a')), { status: 413, answer: { code: 'FST_PGWS_REQUEST_TOO_LARGE' } })
   t.match(await post(Array.from({ length: 101 }, () => ({ channels: names(100), payload: 1 }))), {
@@ -59,11 +59,11 @@ t.test('a request makes so many messages and bytes, each channel counted', async
     status: 413,
     answer: { message: /16777216 bytes/ }
   })
-  // A single message has a bound of its own.
+  // A single message has a limit of its own.
   t.equal((await post({ channel: 'a', payload: 'x'.repeat(17 * 1024 * 1024) })).status, 202)
 })
 
-t.test('a large list arrives whole and in order, whatever kind of channel it is for', async (t) => {
+t.test('delivers a large list complete and in order, whatever the kind of channel', async (t) => {
   const { ws, dbUri, post } = await server(t)
   await query(
     dbUri,
@@ -93,7 +93,7 @@ t.test('a large list arrives whole and in order, whatever kind of channel it is 
   }
 })
 
-t.test('while the database works on a large request, others are served', async (t) => {
+t.test('serves others while the database works on a large request', async (t) => {
   const { ws, dbUri, post } = await server(t)
   const client = await open(t, `${ws}/a/${writer}`)
   const lock = new pg.Client(dbUri)

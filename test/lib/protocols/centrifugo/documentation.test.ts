@@ -12,7 +12,7 @@ import { BROWSER } from '../../../support/streams.js'
 
 const { database } = await withPostgres(t)
 
-t.test("docs/client-sdks.md's browser and token endpoint work as they stand", async (t) => {
+t.test('docs/client-sdks.md: the browser code and the token endpoint work as printed', async (t) => {
   const browser = snippet('docs/client-sdks.md', 'room.presence()')
   const endpoint = snippet('docs/client-sdks.md', "get('/token'")
   const dbUri = await database()
@@ -73,7 +73,7 @@ t.test("docs/client-sdks.md's browser and token endpoint work as they stand", as
 t.test('docs/client-sdks.md: where websockets are blocked, the SDK falls back to HTTP', async (t) => {
   const { port, fastify } = await build(t, { dbUri: await database() })
   const code = snippet('docs/client-sdks.md', 'emulationEndpoint')
-    // A port that speaks no websocket.
+    // A port without websockets.
     .replace('wss://example.org', 'ws://127.0.0.1:1')
     .replaceAll('https://example.org', `http://127.0.0.1:${port}`)
   class Local extends Centrifuge {
@@ -97,7 +97,7 @@ t.test('docs/client-sdks.md: where websockets are blocked, the SDK falls back to
   t.same(got, ['over HTTP'])
 })
 
-t.test('docs/client-sdks.md: an SDK that speaks protobuf has bytes', async (t) => {
+t.test('docs/client-sdks.md: an SDK that speaks protobuf receives bytes', async (t) => {
   const { port } = await build(t, { dbUri: await database() })
   const code = snippet('docs/client-sdks.md', 'new TextEncoder()')
   class Local extends PROTOBUF_SDK {

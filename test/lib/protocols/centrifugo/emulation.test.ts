@@ -29,7 +29,7 @@ const connect = (claims: object = {}) => JSON.stringify({ id: 1, connect: { toke
 const next = <Context>(emitter: unknown, event: string) =>
   new Promise<Context>((resolve) => (emitter as Centrifuge).once(event as 'connected', resolve as never))
 
-/** Two servers that know each other. */
+/** Two nodes of a cluster. */
 async function two(test: Test, options: Parameters<typeof build>[1], second: object = {}) {
   const nodes = [await build(test, options), await build(test, { ...options, ...second })] as const
   await until(() => nodes.every(({ fastify }) => fastify.pgws.nodes().length === 2))
@@ -38,7 +38,7 @@ async function two(test: Test, options: Parameters<typeof build>[1], second: obj
 
 for (const version of ['5.3', '5.7', '5.8']) {
   for (const transport of TRANSPORTS) {
-    t.test(`the SDK ${version} over ${transport}, with all commands to the other node`, async (t) => {
+    t.test(`the SDK ${version} over ${transport}, with all commands sent to the other node`, async (t) => {
       const dbUri = await migrated('kept')
       const [here, other] = await two(t, { dbUri })
       const proxy = await FaultProxy.start(t, here.port)
@@ -64,10 +64,10 @@ for (const version of ['5.3', '5.7', '5.8']) {
       t.match(plain.got.at(-1), { data: 'from a socket', info: { user: 'raw' } })
       await socket.received(21)
 
-      // More than goes into one notification.
-      // Older SDKs take a character that comes in two pieces for two broken ones.
+      // More than fits into one notification. Older SDKs replace a character that is split between chunks by
+      // two replacement characters.
       const letter = transport === 'http_stream' && version !== '5.8' ? 'u' : 'ü'
-      // And in protobuf they give up on a reply that comes in pieces.
+      // In protobuf, older SDKs also fail on a reply that is split between chunks.
       const whole = encoding === 'protobuf' && version !== '5.8'
       const large = `${letter}"x`.repeat(whole ? 500 : 50_000)
       await kept.subscription.publish({ large })
@@ -94,7 +94,7 @@ for (const version of ['5.3', '5.7', '5.8']) {
 }
 
 for (const transport of TRANSPORTS) {
-  t.test(`${transport}: tokens are refreshed, and refused, as on a websocket`, async (t) => {
+  t.test(`${transport}: tokens are refreshed and rejected as on a websocket`, async (t) => {
     const { http, lines, fastify } = await build(t, { dbUri: await database() })
     const tokens: string[] = []
     const getToken = async () => {
@@ -119,7 +119,7 @@ for (const transport of TRANSPORTS) {
     for (const secret of [...tokens, 'nonsense']) t.notOk(lines.some((line) => line.includes(secret)))
   })
 
-  t.test(`${transport}: the server ends, or an operator ends a connection`, async (t) => {
+  t.test(`${transport}: the server shuts down, or an operator closes a connection`, async (t) => {
     const dbUri = await database()
     const [first, second] = await two(t, { dbUri })
     const client = streaming(t, transport, first, { token: rw() })
@@ -141,9 +141,9 @@ for (const transport of TRANSPORTS) {
   })
 }
 
-t.test('where the websocket is blocked, the SDK comes by one of the others by itself', async (t) => {
+t.test('the SDK falls back to another transport if websockets are blocked', async (t) => {
   const { http } = await build(t, { dbUri: await database() })
-  // A proxy that knows no upgrades.
+  // A proxy that does not pass upgrades.
   const blocked = createServer((_request, response) => response.writeHead(400).end())
   blocked.on('upgrade', (_request, socket) => socket.end('HTTP/1.1 400 Bad Request\r\n\r\n'))
   blocked.listen(0, '127.0.0.1')
@@ -177,7 +177,7 @@ t.test('where the websocket is blocked, the SDK comes by one of the others by it
   }
 })
 
-t.test('what the streams look like', async (t) => {
+t.test('the format of the streams', async (t) => {
   const { http, fastify } = await build(t, { dbUri: await database(), prefix: '/live' })
   const cf = new URLSearchParams({ cf_connect: connect() })
   const sse = `${http}/live/connection/sse`
@@ -222,7 +222,7 @@ t.test('what the streams look like', async (t) => {
   await until(() => fastify.pgws.channels().length === 0)
 })
 
-t.test('requests that are refused', async (t) => {
+t.test('rejected requests', async (t) => {
   const dbUri = await database()
   const origins = ['https://app.example']
   const [here, other] = await two(
@@ -294,7 +294,7 @@ t.test('requests that are refused', async (t) => {
   }
 })
 
-t.test('between nodes nobody sees or forges commands, large ones included', async (t) => {
+t.test('commands between nodes, large ones included, can be neither read nor forged', async (t) => {
   const dbUri = await migrated('kept')
   const [here, other] = await two(t, { dbUri })
   const channel = nodeChannelOf(LISTEN_CHANNEL)
@@ -304,14 +304,14 @@ t.test('between nodes nobody sees or forges commands, large ones included', asyn
   const { session, node } = reply!.connect as { session: string; node: string }
   const publish = (id: number, data: string) =>
     stream.send(other.http, JSON.stringify({ id, publish: { channel: 'kept', data } }))
-  // All at once: what is small does not overtake what is large.
+  // All at once: small commands do not overtake large ones.
   const sent = [publish(2, 'secret'.repeat(20_000)), publish(3, 'secret'), publish(4, 'secret'.repeat(9000))]
   for (const answer of await Promise.all(sent)) t.equal(answer.status, 204)
   await stream.received(4)
   await until(() => payloads.some((payload) => payload.includes('"part"')))
   t.notOk(payloads.some((payload) => payload.includes('secret') || payload.includes(session)))
 
-  // Whoever has SQL knows the session's name, yet cannot speak for it.
+  // SQL reveals the name of the session, but cannot send commands for it.
   const question = payloads
     .map((payload) => JSON.parse(payload.split('\n')[0]!))
     .find(({ args }) => args?.id)!
@@ -333,7 +333,7 @@ t.test('between nodes nobody sees or forges commands, large ones included', asyn
   t.equal(stream.lines.length, 4)
 })
 
-t.test('what was handed from node to node is not taken again', async (t) => {
+t.test('a command that was passed between nodes is not accepted a second time', async (t) => {
   const dbUri = await migrated('kept')
   const [here, other] = await two(t, { dbUri })
   const channel = nodeChannelOf(LISTEN_CHANNEL)
@@ -348,7 +348,7 @@ t.test('what was handed from node to node is not taken again', async (t) => {
   const handed = payloads.filter((payload) => /"question":"commands"/.test(payload))
   t.ok(handed.some((payload) => payload.includes('"type":"part"')))
   for (const payload of handed) await query(dbUri, 'select pg_notify($1, $2)', [channel, payload])
-  // As one of an older version would have sent it.
+  // The form in which an older version would have sent it.
   const { pgws, from, to, args } = JSON.parse(handed[0]!)
   const old = { pgws, from, type: 'question', id: 'old', to, question: 'commands' }
   for (const { sealed, id } of [args]) {
@@ -392,7 +392,7 @@ t.test('without a session nothing reaches the database', async (t) => {
   t.equal(asked().length, 1)
 })
 
-t.test('while the database is away, commands for another node are answered with 503', async (t) => {
+t.test('answers 503 to commands for another node while the database is unavailable', async (t) => {
   const dbUri = await database()
   const proxy = await FaultProxy.start(t, `${postgres.socketFolder}/.s.PGSQL.5432`)
   const [here, other] = await two(
@@ -411,7 +411,7 @@ t.test('while the database is away, commands for another node are answered with 
   await until(async () => (await stream.send(other.http, '{}')).status === 204)
 })
 
-t.test('a client that does not read its stream is closed, and holds nobody up', async (t) => {
+t.test('closes a client that does not read its stream, without delaying others', async (t) => {
   const dbUri = await database()
   const { http, fastify } = await build(t, { dbUri, migrate: true, maxBufferedBytes: 50_000 })
   const commands = `${connect()}\n{"id":2,"subscribe":{"channel":"a"}}`
@@ -434,7 +434,7 @@ t.test('a client that does not read its stream is closed, and holds nobody up', 
   t.notOk(slow.response.complete)
 })
 
-t.test('a stream sends no faster than a socket may, and not without end', async (t) => {
+t.test('a stream may send no faster than a socket, and only a limited amount', async (t) => {
   const dbUri = await database()
   const { http } = await build(t, { dbUri, messageRate: 3, maxBufferedBytes: 20_000 })
   const { payloads } = await sqlListener(t, dbUri)
@@ -456,7 +456,7 @@ t.test('a stream sends no faster than a socket may, and not without end', async 
   t.match(await stream.ended(), { code: 3013, reason: 'too many requests' })
 })
 
-t.test('pings, and a client that does not answer them', async (t) => {
+t.test('sends pings, and closes a client that does not answer them', async (t) => {
   const connections: SdkStreamConnection[] = []
   const server = createServer((_request, response) => {
     response.writeHead(200).flushHeaders()
@@ -500,7 +500,7 @@ t.test('pings, and a client that does not answer them', async (t) => {
   t.match(await stream.ended(), { code: 3012, reason: 'no pong' })
 })
 
-t.test('neither tokens nor sessions are in a log line, whatever is asked and how', async (t) => {
+t.test('no log line contains a token or a session, whatever the request', async (t) => {
   const { http, lines } = await build(t, { dbUri: await database(), allowedOrigins: ['https://app.example'] })
   const secret = rw()
   const cf = new URLSearchParams({ cf_connect: JSON.stringify({ id: 1, connect: { token: secret } }) })

@@ -18,14 +18,14 @@ import { type Centrifuge, raw, SDKS, sdk, subscribed } from '../../../support/sd
 const postgres = await sharedPostgres(t)
 const rw = token({ mode: 'rw', sub: 'me' })
 
-/** A database where the channel `kept` is durable. */
+/** A database in which the channel `kept` is durable. */
 async function retaining(server: Cluster = postgres) {
   const dbUri = await migratedDatabase(server)
   await query(dbUri, `select pgws.retain('kept', interval '1 hour')`)
   return dbUri
 }
 
-/** A client that comes to any of several nodes, and to another one each time. */
+/** A client that connects to one of several nodes, to another one each time. */
 function wanderer(t: Test, nodes: { ws: string }[], Sdk?: typeof Centrifuge) {
   let next = Math.floor(Math.random() * nodes.length)
   const endpoint = () => `${nodes[next++ % nodes.length]!.ws}/connection/websocket`
@@ -36,7 +36,7 @@ function wanderer(t: Test, nodes: { ws: string }[], Sdk?: typeof Centrifuge) {
 }
 
 t.test(
-  'late commits, and clients that come and go: each committed message once, in one order for all',
+  'late commits and reconnecting clients: each committed message once, in one order for all',
   async (t) => {
     const dbUri = await retaining()
     const nodes = [await build(t, { dbUri }), await build(t, { dbUri })]
@@ -83,32 +83,29 @@ t.test(
   }
 )
 
-t.test(
-  'PostgreSQL is killed and comes back: sockets stay, and nothing that was committed is missed',
-  async (t) => {
-    const server = await testPostgres(t, { fsync: 'on', synchronous_commit: 'on' })
-    const dbUri = await retaining(server)
-    const node = await build(t, { dbUri, checkListenerInterval: 300 })
-    const { client, got, contexts } = wanderer(t, [node])
-    await client.ready(30_000)
-    await client.publish('kept', 1)
-    await until(() => got.length === 1)
-    process.kill(server.pid, 'SIGKILL')
-    await until(() => !node.fastify.pgws.listenerState.up)
-    await t.rejects(client.publish('kept', 'lost'), { code: 100 })
-    await restartPostgres(t, server)
-    await until(() => node.fastify.pgws.listenerState.up)
-    await client.publish('kept', 2)
-    await until(() => got.length === 2)
-    t.same(
-      got.map(({ data }) => data),
-      [1, 2]
-    )
-    t.equal(contexts.length, 1)
-  }
-)
+t.test('sockets survive a crash of PostgreSQL, and no committed message is missed', async (t) => {
+  const server = await testPostgres(t, { fsync: 'on', synchronous_commit: 'on' })
+  const dbUri = await retaining(server)
+  const node = await build(t, { dbUri, checkListenerInterval: 300 })
+  const { client, got, contexts } = wanderer(t, [node])
+  await client.ready(30_000)
+  await client.publish('kept', 1)
+  await until(() => got.length === 1)
+  process.kill(server.pid, 'SIGKILL')
+  await until(() => !node.fastify.pgws.listenerState.up)
+  await t.rejects(client.publish('kept', 'lost'), { code: 100 })
+  await restartPostgres(t, server)
+  await until(() => node.fastify.pgws.listenerState.up)
+  await client.publish('kept', 2)
+  await until(() => got.length === 2)
+  t.same(
+    got.map(({ data }) => data),
+    [1, 2]
+  )
+  t.equal(contexts.length, 1)
+})
 
-t.test('what is too large, while the database is away, does not keep its client unread', async (t) => {
+t.test('an oversized message while the database is away does not stop reading its client', async (t) => {
   const dbUri = await createDatabase(postgres)
   const proxy = await FaultProxy.start(t, `${postgres.socketFolder}/.s.PGSQL.5432`)
   const { ws, fastify } = await build(t, { dbUri: proxy.uri(dbUri), checkListenerInterval: 300 })
@@ -128,7 +125,7 @@ t.test('what is too large, while the database is away, does not keep its client 
   proxy.mode = 'pass'
 })
 
-t.test('a node is killed: its clients recover on the other', async (t) => {
+t.test('clients of a node that is killed recover on another node', async (t) => {
   const dbUri = await retaining()
   const environment = {
     PGWS_DB_URI: dbUri,
@@ -160,7 +157,7 @@ t.test('a node is killed: its clients recover on the other', async (t) => {
 
 t.test('1,000 clients that recover at once', async (t) => {
   const dbUri = await retaining()
-  // On a busy machine so many handshakes at once take long.
+  // On a busy machine this many concurrent handshakes take long.
   const { ws, port } = await build(t, { dbUri }, { server: { requestTimeout: 60_000 } })
   await query(dbUri, `select pgws.publish('kept', to_jsonb(n)) from generate_series(1, 200) n`)
   await query(dbUri, 'select pgws.catch_up()')
@@ -201,7 +198,7 @@ t.test('1,000 clients that recover at once', async (t) => {
   )
 })
 
-t.test('a position that no message can have ends no client: it subscribes again', async (t) => {
+t.test('an impossible position does not end the client: it subscribes again', async (t) => {
   const dbUri = await retaining()
   await query(
     dbUri,

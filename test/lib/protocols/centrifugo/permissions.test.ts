@@ -14,7 +14,7 @@ import {
 
 const { database } = await withPostgres(t)
 
-/** A client of the protocol, by hand: in the SDK, commands that overlap cannot be had at will. */
+/** A client of the protocol without the SDK, which cannot overlap commands on demand. */
 async function connected(t: Test, ws: string, claims: object): Promise<Client> {
   const client = await open(t, `${ws}/connection/websocket`)
   client.send(JSON.stringify({ id: 1, connect: { token: token({ sub: 'me', ...claims }) } }))
@@ -31,7 +31,7 @@ async function ask(client: Client, id: number, command: object) {
   return answerTo(client, id)
 }
 
-t.test('a subscription token says that it is one; no token of a connection passes for it', async (t) => {
+t.test('a subscription token is marked as such; a connection token cannot be used instead', async (t) => {
   const { ws } = await build(t, { dbUri: await database() })
   let id = 1
   const client = await connected(t, ws, {})
@@ -55,7 +55,7 @@ t.test('a subscription token says that it is one; no token of a connection passe
   t.match(await subscribe('b', { channel: 'b', allow: ['sub', 'pub'] }), { subscribe: {} })
   t.match(await ask(client, ++id, { publish: { channel: 'b', data: 1 } }), { publish: {} })
 
-  // Nor where it is renewed.
+  // A refresh does not accept one either.
   const ended = client.closed()
   client.send(
     JSON.stringify({
@@ -66,7 +66,7 @@ t.test('a subscription token says that it is one; no token of a connection passe
   t.match(await ended, { code: 3500 })
 })
 
-t.test('a token that may only write does not read by way of its own subscription', async (t) => {
+t.test('a token that may only write cannot read through its own subscription', async (t) => {
   const { ws } = await build(t, { dbUri: await database() })
   const claims = { mode: 'w', channel: 'a', sub: 'me' }
   const client = await connected(t, ws, claims)
@@ -78,7 +78,7 @@ t.test('a token that may only write does not read by way of its own subscription
   t.notOk(client.messages.some((text) => text.includes('"pub"')))
 })
 
-/** A transaction that holds others up until it is ended. */
+/** A transaction that blocks others until it is released. */
 async function holding(t: Test, dbUri: string, statement: string) {
   const client = new pg.Client(dbUri)
   await client.connect()
@@ -88,7 +88,7 @@ async function holding(t: Test, dbUri: string, statement: string) {
   return () => client.query('rollback')
 }
 
-/** Resolves when somebody waits for a lock. */
+/** Resolves when a session waits for a lock. */
 const waiting = (dbUri: string) =>
   until(async () => {
     const { rows } = await query(
@@ -98,7 +98,7 @@ const waiting = (dbUri: string) =>
     return rows.length > 0
   })
 
-t.test('a subscribe that is under way when the token is replaced has the new rights', async (t) => {
+t.test('a subscribe that is in progress when the token is replaced gets the new permissions', async (t) => {
   const dbUri = await database()
   await query(
     dbUri,
@@ -123,7 +123,7 @@ t.test('a subscribe that is under way when the token is replaced has the new rig
   t.match(await ask(client, 7, { history: { channel: 'b' } }), { error: { code: 103 } })
 })
 
-t.test('and so has one that is being recovered', async (t) => {
+t.test('a recovery that is in progress when the token is replaced gets the new permissions', async (t) => {
   const dbUri = await database()
   const database_ = new pg.Client(dbUri)
   await database_.connect()
@@ -146,7 +146,7 @@ t.test('and so has one that is being recovered', async (t) => {
   t.notOk(client.messages.some((text) => text.includes('secret') || text.includes('unsubscribe')))
 })
 
-t.test('server-side subscriptions with names that objects have by themselves', async (t) => {
+t.test('server-side subscriptions named like properties of Object.prototype', async (t) => {
   const { ws, fastify } = await build(t, { dbUri: await database() })
   const names = ['constructor', '__proto__', 'toString', 'kept']
   const subs = `{${names.map((name) => `"${name}":{"data":1}`)}}`

@@ -20,7 +20,7 @@ const dbUri = await database()
 const as = (sub: string, claims: object = {}) => token({ mode: 'rw', sub, ...claims })
 const frame = (...commands: object[]) => commands.map((command) => JSON.stringify(command)).join('\n')
 
-/** A client of the protocol, by hand. */
+/** A client of the protocol without the SDK. */
 async function connected(t: Test, ws: string, sub: string, claims: object = {}): Promise<Client> {
   const client = await open(t, `${ws}/connection/websocket`)
   client.send(frame({ id: 1, connect: { token: as(sub, claims) } }))
@@ -76,13 +76,13 @@ t.test(
       )
       t.equal(client.webSocket.readyState, client.webSocket.OPEN)
     }
-    // The last state is reported, although it came too soon after the one before.
+    // The last state is reported, although it followed the previous one too soon.
     restless.send(frame({ id: 3000, unsubscribe: { channel: 'room:1' } }))
     for (const client of everyone) await until(() => changesOf(client, 'restless').at(-1) === 'leave')
     restless.send(toggling(1))
     for (const client of everyone) await until(() => changesOf(client, 'restless').at(-1) === 'join')
     t.ok(fastify.pgws.presence('room:1').clients.some(({ user }) => user === 'restless'))
-    // Who is gone is gone at once, and does not come back.
+    // A user who left is removed at once, and does not return.
     restless.send(frame({ id: 3001, unsubscribe: { channel: 'room:1' } }))
     restless.send(toggling(1))
     restless.webSocket.close()
@@ -106,7 +106,7 @@ t.test('reports a client that reconnects as another user', async (t) => {
   t.equal(fastify.pgws.presence('room:1').count, 1)
 })
 
-t.test('what others see of a client has a size', async (t) => {
+t.test('limits the size of the user and info that others see', async (t) => {
   const { ws, fastify, lines } = await build(t, { dbUri, presenceChannels: 'room:*' })
   const fits = 'x'.repeat(MAX_INFO_BYTES - 2)
   for (const [sub, info] of [
@@ -133,10 +133,10 @@ t.test('what others see of a client has a size', async (t) => {
 })
 
 t.test(
-  'a large channel: how many there are, over all languages, and who once it is small again',
+  'a large channel reports the number of members to all clients, and their names once it is small',
   async (t) => {
     const { ws, http, fastify } = await build(t, { dbUri, presenceChannels: 'room:*' })
-    // Another node, from the point of view of this one.
+    // Another node, as this one sees it.
     const from = 'f'.repeat(16)
     const state = {
       hostname: 'x',

@@ -14,7 +14,7 @@ const rw = (claims: object = {}) => token({ mode: 'rw', sub: 'me', ...claims })
 const connect = encodeDelimited(COMMAND, { id: 1, connect: { token: rw() } })
 const text = (data: unknown) => Buffer.from(data as Uint8Array).toString()
 
-t.test('bytes that are not JSON pass unchanged, in durable channels and in others', async (t) => {
+t.test('delivers bytes that are not JSON unchanged, in durable and other channels', async (t) => {
   const dbUri = await migrated('kept')
   const { ws, fastify } = await build(t, { dbUri })
   const payload = Buffer.from([0, 0xff, 0xfe, 0x7b, 0x22, 0x0a, 0xc3, 0x28])
@@ -42,7 +42,7 @@ t.test('bytes that are not JSON pass unchanged, in durable channels and in other
     await client.publish(channel, payload)
     t.same(await binary, payload, channel)
   }
-  // What a raw websocket sends, and what was stored.
+  // Messages of a raw websocket, and stored ones.
   const socket = await open(t, `${ws}/kept/${rw({ sub: 'raw' })}?binary=true`)
   socket.webSocket.send(payload)
   await until(async () => (await client.history('kept', { limit: 10 })).publications.length === 4)
@@ -51,7 +51,7 @@ t.test('bytes that are not JSON pass unchanged, in durable channels and in other
   t.ok(fastify.pgws.listenerState.up)
 })
 
-t.test('JSON passes as its text, byte for byte', async (t) => {
+t.test('delivers JSON as its text, byte for byte', async (t) => {
   const { ws } = await build(t, { dbUri })
   const client = sdk(t, ws, { token: rw() }, PROTOBUF_SDK)
   const { subscription, got } = subscribed(client, 'text')
@@ -72,7 +72,7 @@ t.test('JSON passes as its text, byte for byte', async (t) => {
   await t.rejects(client.publish('text', Buffer.from('"\\u0000"')), { code: 107 })
 })
 
-t.test('a raw channel has text only', async (t) => {
+t.test('a raw channel carries text only', async (t) => {
   const { ws } = await build(t, { dbUri, rawChannels: 'raw:*' })
   const client = sdk(t, ws, { token: rw() }, PROTOBUF_SDK)
   const { subscription, got } = subscribed(client, 'raw:a')
@@ -84,7 +84,7 @@ t.test('a raw channel has text only', async (t) => {
   await t.rejects(client.publish('raw:a', Buffer.from([0xff])), { code: 107, message: /text only/ })
 })
 
-/** A websocket in protobuf, by hand. */
+/** A websocket client in protobuf, without the SDK. */
 async function speaking(t: Test, url: string, protocol: string | undefined = 'centrifuge-protobuf') {
   const webSocket = new WebSocket(url, protocol === '' ? [] : protocol)
   t.teardown(() => webSocket.terminate())
@@ -100,7 +100,7 @@ async function speaking(t: Test, url: string, protocol: string | undefined = 'ce
   return { webSocket, received, closed }
 }
 
-t.test('a client says in three ways that it speaks protobuf', async (t) => {
+t.test('a client can request protobuf in three ways', async (t) => {
   const { ws } = await build(t, { dbUri })
   const address = `${ws}/connection/websocket`
   for (const [url, protocol] of [
@@ -116,7 +116,7 @@ t.test('a client says in three ways that it speaks protobuf', async (t) => {
   }
 })
 
-t.test('server-sent events are text: a client that asks for protobuf gets an error, and stops', async (t) => {
+t.test('server-sent events are text: a client that requests protobuf gets an error, and stops', async (t) => {
   const { http } = await build(t, { dbUri })
   const answer = await fetch(`${http}/connection/sse?format=protobuf`, { method: 'POST', body: connect })
   t.equal(answer.status, 200)
@@ -127,7 +127,7 @@ const field = (number: number, wireType: number, ...bytes: number[]) => {
   const tag = (number << 3) | wireType
   return Buffer.from([...(tag < 0x80 ? [tag] : [(tag & 0x7f) | 0x80, tag >> 7]), ...bytes])
 }
-/** Bytes with their length before them. */
+/** Bytes prefixed with their length. */
 const delimited = (...parts: Uint8Array[]) => {
   const all = Buffer.concat(parts)
   const head: number[] = []
@@ -160,13 +160,13 @@ const malformed: [string, Buffer, RegExp][] = [
   ['no id', delimited(field(4, 2, 0)), /needs an id/]
 ]
 for (const [name, bytes, reason] of malformed) {
-  t.test(`${name}: the connection ends with 3501`, async (t) => {
+  t.test(`${name}: the connection is closed with 3501`, async (t) => {
     const { webSocket, closed } = await speaking(t, `${server.ws}/connection/websocket`)
     webSocket.send(bytes)
     t.match(await closed, { code: 3501, reason })
   })
 }
-t.test('what a later protocol adds is skipped', async (t) => {
+t.test('ignores fields and commands of later protocol versions', async (t) => {
   const { ws } = server
   const { webSocket, received } = await speaking(t, `${ws}/connection/websocket`)
   const request = encodeMessage(
@@ -179,7 +179,7 @@ t.test('what a later protocol adds is skipped', async (t) => {
   t.match(received[0]!.toString('latin1'), /fastify-pg-websockets/)
 })
 
-t.test('over an HTTP stream, the bodies of commands are protobuf, too', async (t) => {
+t.test('an HTTP stream takes commands in protobuf, too', async (t) => {
   const { http, lines } = server
   const client = streaming(t, 'http_stream', { http }, { token: rw() }, PROTOBUF_SDK)
   const { subscription, got } = subscribed(client, 'streamed')

@@ -14,7 +14,7 @@ import { type Centrifuge, encoding, raw, SDKS, sdk, subscribed } from '../../../
 
 const { postgres, database, migrated } = await withPostgres(t)
 
-/** A database where what matches a pattern is kept, before any server is there. */
+/** A database that stores channels that match the patterns, before any server starts. */
 async function retaining(pattern: string, maxMessages: number | null = null) {
   const dbUri = await migrated()
   await query(dbUri, `select pgws.retain($1, interval '1 hour', $2)`, [pattern, maxMessages])
@@ -24,12 +24,12 @@ async function retaining(pattern: string, maxMessages: number | null = null) {
 const rw = (claims: object = {}) => token({ mode: 'rw', sub: 'me', ...claims })
 const inSeconds = (seconds: number) => Math.floor(Date.now() / 1000) + seconds
 
-/** Resolves with the next event of a name. */
+/** Resolves with the next event of this name. */
 const next = <Context>(emitter: unknown, event: string) =>
   new Promise<Context>((resolve) => (emitter as Centrifuge).once(event as 'connected', resolve as never))
 
 for (const [version, Sdk] of Object.entries(SDKS)) {
-  t.test(`the SDK ${version}: connect, subscribe, publish, with everybody else in the channel`, async (t) => {
+  t.test(`the SDK ${version} connects, subscribes and publishes, with other clients`, async (t) => {
     const dbUri = await database()
     const { ws } = await build(t, { dbUri })
     const { payloads } = await sqlListener(t, dbUri)
@@ -56,7 +56,7 @@ for (const [version, Sdk] of Object.entries(SDKS)) {
       { data: { n: 1 }, tags: { event: 'Tick' } },
       { data: '{"channel":"chat","other":1}' }
     ])
-    // In protobuf none is 0, which older SDKs pass on.
+    // Protobuf has 0 for no offset, and older SDKs pass it on.
     const none = encoding === 'json' ? [undefined] : [undefined, 0]
     t.ok(got.every(({ offset }) => none.includes(offset && Number(offset))))
     t.match(JSON.parse(socket.messages[0]!), {
@@ -77,7 +77,7 @@ for (const [version, Sdk] of Object.entries(SDKS)) {
   })
 
   t.test(
-    `the SDK ${version}: what was missed of a durable channel is recovered, once and in order`,
+    `the SDK ${version} recovers the missed messages of a durable channel once and in order`,
     async (t) => {
       const dbUri = await retaining('room:*')
       const nodes = [await build(t, { dbUri }), await build(t, { dbUri })]
@@ -89,7 +89,7 @@ for (const [version, Sdk] of Object.entries(SDKS)) {
         '',
         { token: rw() },
         Sdk,
-        // Each time it comes to the other node.
+        // Each time it connects to the other node.
         [{ transport: 'websocket', endpoint: () => `${nodes[node++ % 2]!.ws}/connection/websocket` }]
       )
       const { subscription, got, contexts } = subscribed(client, 'room:a')
@@ -147,11 +147,11 @@ t.test('tokens: the error makes the SDK stop, or send a new token', async (t) =>
   t.match(await stops({ token: 'nonsense' }), { code: 3500 })
   t.match(await stops({}), { code: 3500, reason: /missing/ })
   t.match(await stops({ token: rw({ mode: 'x' }) }), { code: 103 })
-  // Expired, and nobody who brings another one.
+  // The token has expired, and the client has no way to get another.
   t.match(await stops({ token: rw({ exp: inSeconds(-5) }) }), { code: 1, reason: 'unauthorized' })
   let asked = 0
   const client = sdk(t, ws, { token: rw({ exp: inSeconds(-5) }), getToken: async () => rw({ n: ++asked }) })
-  // What comes together with a connect that fails is discarded.
+  // Commands sent together with a failing connect are discarded.
   const { subscription } = subscribed(client, 'a')
   client.connect()
   await subscription.ready(30_000)
@@ -169,7 +169,7 @@ t.test('tokens: the error makes the SDK stop, or send a new token', async (t) =>
   )
 })
 
-t.test('a token is refreshed on the open connection, by one of the same user', async (t) => {
+t.test('a token can be refreshed on the open connection by another one of the same user', async (t) => {
   const dbUri = await database()
   const { ws, fastify } = await build(t, { dbUri })
   let asked = 0
@@ -193,7 +193,7 @@ t.test('a token is refreshed on the open connection, by one of the same user', a
   stranger.connect()
   t.match(await disconnected, { code: 3500 })
 
-  // A token that allows less takes the client out of what it no longer allows.
+  // A token with fewer permissions ends the subscriptions that it does not allow.
   const less = sdk(t, ws, {
     token: rw({ exp: inSeconds(2), channels: ['a', 'b'] }),
     getToken: async () => rw({ channels: ['a'] })
@@ -206,7 +206,7 @@ t.test('a token is refreshed on the open connection, by one of the same user', a
   t.equal(kept.state, 'subscribed')
 })
 
-t.test('permissions: mode and channels of the token, or a token for each subscription', async (t) => {
+t.test('permissions come from mode and channels of the token, or from subscription tokens', async (t) => {
   const dbUri = await database()
   const { ws } = await build(t, { dbUri, maxChannelsPerConnection: 4 })
   const unsubscribed = async (client: Centrifuge, channel: string, options: object = {}) => {
@@ -227,7 +227,7 @@ t.test('permissions: mode and channels of the token, or a token for each subscri
   await writer.publish('a', 1)
   await t.rejects(writer.publish('b', 1), { code: 103 })
 
-  // A connection whose token has no mode needs one for each channel.
+  // A connection whose token has no mode needs a subscription token for each channel.
   const bare = sdk(t, ws, { token: token({ sub: 'me' }) })
   bare.connect()
   await bare.ready(30_000)
@@ -264,7 +264,7 @@ t.test('permissions: mode and channels of the token, or a token for each subscri
   }
 })
 
-t.test('channels of the claim subs are subscribed by the server, and recovered', async (t) => {
+t.test('the server subscribes the client to the channels of the claim subs, and recovers them', async (t) => {
   const dbUri = await retaining('kept')
   const { ws, fastify } = await build(t, { dbUri, migrate: true })
   const client = sdk(t, ws, {
@@ -295,39 +295,36 @@ t.test('channels of the claim subs are subscribed by the server, and recovered',
   t.ok(contexts.slice(2).find(({ channel }) => channel === 'kept')!.recovered)
 })
 
-t.test(
-  'a position that cannot be recovered is said to be lost, and the subscription goes on live',
-  async (t) => {
-    const dbUri = await retaining('kept', 3)
-    const { ws } = await build(t, { dbUri, migrate: true })
-    const publish = (n: number) => query(dbUri, `select pgws.publish('kept', $1)`, [n])
-    for (let n = 1; n <= 10; n++) await publish(n)
-    const client = sdk(t, ws, { token: rw() })
-    client.connect()
-    await client.ready(30_000)
-    const { epoch, offset: top } = await client.history('kept', { limit: 0 })
-    await query(dbUri, 'select pgws.catch_up(); select pgws.clean()')
-    const tried: [string, { offset: number; epoch: string }, boolean, number][] = [
-      ['trimmed', { offset: 2, epoch }, false, 0],
-      ['of another database', { offset: top - 1, epoch: 'other' }, false, 0],
-      ['in the future', { offset: top + 100, epoch }, false, 0],
-      ['just in reach', { offset: top - 2, epoch }, true, 2],
-      ['with nothing missed', { offset: top, epoch }, true, 0],
-      ['of an unnamed epoch', { offset: top - 1, epoch: '' }, true, 1]
-    ]
-    for (const [name, since, recovered, count] of tried) {
-      const { subscription, got, contexts } = subscribed(client, 'kept', { since })
-      await subscription.ready(30_000)
-      t.match(contexts, [{ wasRecovering: true, recovered }], name)
-      await until(() => got.length >= count)
-      t.equal(got.length, count, name)
-      subscription.unsubscribe()
-      client.removeSubscription(subscription)
-    }
+t.test('reports a position that cannot be recovered, and continues the subscription live', async (t) => {
+  const dbUri = await retaining('kept', 3)
+  const { ws } = await build(t, { dbUri, migrate: true })
+  const publish = (n: number) => query(dbUri, `select pgws.publish('kept', $1)`, [n])
+  for (let n = 1; n <= 10; n++) await publish(n)
+  const client = sdk(t, ws, { token: rw() })
+  client.connect()
+  await client.ready(30_000)
+  const { epoch, offset: top } = await client.history('kept', { limit: 0 })
+  await query(dbUri, 'select pgws.catch_up(); select pgws.clean()')
+  const tried: [string, { offset: number; epoch: string }, boolean, number][] = [
+    ['trimmed', { offset: 2, epoch }, false, 0],
+    ['of another database', { offset: top - 1, epoch: 'other' }, false, 0],
+    ['in the future', { offset: top + 100, epoch }, false, 0],
+    ['just in reach', { offset: top - 2, epoch }, true, 2],
+    ['with nothing missed', { offset: top, epoch }, true, 0],
+    ['of an unnamed epoch', { offset: top - 1, epoch: '' }, true, 1]
+  ]
+  for (const [name, since, recovered, count] of tried) {
+    const { subscription, got, contexts } = subscribed(client, 'kept', { since })
+    await subscription.ready(30_000)
+    t.match(contexts, [{ wasRecovering: true, recovered }], name)
+    await until(() => got.length >= count)
+    t.equal(got.length, count, name)
+    subscription.unsubscribe()
+    client.removeSubscription(subscription)
   }
-)
+})
 
-t.test('more than goes into one reply follows, while messages pour in', async (t) => {
+t.test('messages beyond the first reply follow, while more are published', async (t) => {
   const dbUri = await retaining('kept')
   const { ws } = await build(t, { dbUri, migrate: true })
   const client = sdk(t, ws, { token: rw() })
@@ -348,7 +345,7 @@ t.test('more than goes into one reply follows, while messages pour in', async (t
   t.match(contexts, [{ wasRecovering: true, recovered: true }])
 })
 
-t.test('a gap of the listener: durable channels miss nothing, others are subscribed anew', async (t) => {
+t.test('an outage of the listener: durable channels miss nothing, others are subscribed again', async (t) => {
   const dbUri = await retaining('kept', 5)
   const proxy = await FaultProxy.start(t, `${postgres.socketFolder}/.s.PGSQL.5432`)
   const { ws, fastify } = await build(t, {
@@ -378,7 +375,7 @@ t.test('a gap of the listener: durable channels miss nothing, others are subscri
   await until(() => kept.got.length === 2 && plain.got.length === 1)
   t.equal(kept.contexts.length, 1)
 
-  // If messages cannot be replayed, the SDK subscribes again, and learns that it is not recovered.
+  // If messages cannot be replayed, the SDK subscribes again with "recovered: false".
   await away(async () => {
     for (let n = 3; n <= 20; n++) await publish(n)
     await query(dbUri, 'select pgws.catch_up(); select pgws.clean()')
@@ -428,7 +425,7 @@ t.test('raw channels, and functions in SQL', async (t) => {
   )
 })
 
-t.test('what is no command ends the connection, with a reason', async (t) => {
+t.test('closes the connection with a reason after an invalid command', async (t) => {
   const { ws, lines } = await build(t, { dbUri: await database() })
   const connect = JSON.stringify({ id: 1, connect: { token: rw() } })
   const tried: [string[], number, RegExp][] = [
@@ -456,7 +453,7 @@ t.test('details of the protocol', async (t) => {
   const dbUri = await database()
   const { ws } = await build(t, { dbUri })
   const client = await open(t, `${ws}/connection/websocket`)
-  // All at once, as the SDK does; blank lines do no harm.
+  // All in one message, as the SDK sends them; blank lines are ignored.
   client.send(
     `${JSON.stringify({ id: 1, connect: { token: rw() } })}\n{"id":2,"subscribe":{"channel":"a"}}\n\n{"id":3,"subscribe":{"channel":"a"}}\n`
   )
@@ -465,7 +462,7 @@ t.test('details of the protocol', async (t) => {
   client.send('{"send":{"data":1}}')
   client.send('{"id":5,"subscribe":{"channel":"m","type":1}}\n{"id":6,"subscribe":{"channel":"t","tf":{}}}')
   client.send('{"id":7,"publish":{"channel":"a","data":null}}')
-  // The publication may come before the reply to it.
+  // The publication may arrive before the reply to its command.
   await client.received(8)
   const replies = new Map(client.messages.map((text) => [JSON.parse(text).id, JSON.parse(text)]))
   t.match(replies.get(1).connect, {
@@ -483,45 +480,42 @@ t.test('details of the protocol', async (t) => {
   t.same(replies.get(7), { id: 7, publish: {} })
   t.ok(client.messages.some((text) => text.includes('"pub":{"data":null')))
 
-  // Python's SDK.
+  // As the SDK for Python connects.
   const python = await open(t, `${ws}/connection/websocket`, { headers: { 'sec-websocket-protocol': '' } })
   python.send(JSON.stringify({ id: 1, connect: { token: rw() } }))
   t.match(JSON.parse((await python.received(1))[0]!), { id: 1, connect: { pong: true } })
 })
 
-t.test(
-  'the server ends, or an operator ends a connection, with codes that the SDK understands',
-  async (t) => {
-    const dbUri = await database()
-    const first = await build(t, { dbUri })
-    const second = await build(t, { dbUri })
-    let node = 0
-    const nodes = [first, second]
-    const client = sdk(t, '', { token: rw() }, undefined, [
-      { transport: 'websocket', endpoint: () => `${nodes[node]!.ws}/connection/websocket` }
-    ])
-    const { subscription, got } = subscribed(client, 'a')
-    client.connect()
-    await subscription.ready(30_000)
-    t.match(await first.fastify.pgws.connections({ channel: 'a' }), [
-      { subject: 'me', channels: ['a'], mode: 'rw' }
-    ])
-    t.match(first.fastify.pgws.channels(), [{ channel: 'a', connections: 1, readers: 1, writers: 1 }])
-    const left = next(client, 'connecting')
-    node = 1
-    await first.fastify.close()
-    t.match(await left, { code: 3001, reason: 'shutdown' })
-    await until(() => subscription.state === 'subscribed')
-    await second.fastify.pgws.publish('a', 1)
-    await until(() => got.length === 1)
-    const ended = next(client, 'disconnected')
-    await second.fastify.pgws.disconnect({ subject: 'me' })
-    t.match(await ended, { code: 3503, reason: 'disconnected' })
-    await until(() => second.fastify.pgws.channels().length === 0)
-  }
-)
+t.test('a shutdown or an operator closes the connection with codes that the SDK understands', async (t) => {
+  const dbUri = await database()
+  const first = await build(t, { dbUri })
+  const second = await build(t, { dbUri })
+  let node = 0
+  const nodes = [first, second]
+  const client = sdk(t, '', { token: rw() }, undefined, [
+    { transport: 'websocket', endpoint: () => `${nodes[node]!.ws}/connection/websocket` }
+  ])
+  const { subscription, got } = subscribed(client, 'a')
+  client.connect()
+  await subscription.ready(30_000)
+  t.match(await first.fastify.pgws.connections({ channel: 'a' }), [
+    { subject: 'me', channels: ['a'], mode: 'rw' }
+  ])
+  t.match(first.fastify.pgws.channels(), [{ channel: 'a', connections: 1, readers: 1, writers: 1 }])
+  const left = next(client, 'connecting')
+  node = 1
+  await first.fastify.close()
+  t.match(await left, { code: 3001, reason: 'shutdown' })
+  await until(() => subscription.state === 'subscribed')
+  await second.fastify.pgws.publish('a', 1)
+  await until(() => got.length === 1)
+  const ended = next(client, 'disconnected')
+  await second.fastify.pgws.disconnect({ subject: 'me' })
+  t.match(await ended, { code: 3503, reason: 'disconnected' })
+  await until(() => second.fastify.pgws.channels().length === 0)
+})
 
-t.test('a client that does not read is closed, and holds nobody up', async (t) => {
+t.test('closes a client that does not read, without delaying others', async (t) => {
   const dbUri = await database()
   const { ws, http, fastify } = await build(t, { dbUri, migrate: true, maxBufferedBytes: 50_000 })
   const slow = await open(t, `${ws}/connection/websocket`)
@@ -542,7 +536,7 @@ t.test('a client that does not read is closed, and holds nobody up', async (t) =
   t.match(await closed, { code: 3008, reason: 'slow' })
 })
 
-t.test('presence: who is there over all nodes and languages, and who comes and goes', async (t) => {
+t.test('presence: members, joins and leaves of all nodes and protocols', async (t) => {
   const dbUri = await database()
   const [first, second] = [
     await build(t, { dbUri, presenceChannels: 'room:*' }),

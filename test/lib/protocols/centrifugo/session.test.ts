@@ -23,14 +23,14 @@ const listener = { state: { up: true, reconnects: 0, gapMilliseconds: 0 } } as u
 const read = tokenReader({})
 const inAnHour = Math.floor(Date.now() / 1000) + 3600
 
-/** A session on a response that nobody reads, of a server whose database has no schema and takes what is published. */
+/** A session on a response without a reader; the database has no schema and accepts every message. */
 async function session(t: Test) {
   const logged: string[] = []
   const write = (_fields: object, message: string) => logged.push(message)
   const log = { debug: write, info: write, warn: write, error: write }
   const published: string[] = []
   const state = {
-    /** Claims as JSON are a token that is valid. */
+    /** A valid token is the JSON of its claims. */
     verify: async (text: string): Promise<Token> => {
       if (!text.startsWith('{')) throw new errors.InvalidToken('its signature is wrong')
       return read(JSON.parse(text))
@@ -105,7 +105,7 @@ async function session(t: Test) {
   })
   const session = new Session(services, transport)
   t.teardown(() => response.destroy())
-  /** Sends commands in one text, and returns what has been answered. */
+  /** Sends commands in one text, and returns the replies. */
   const send = async (...commands: (object | string)[]) => {
     const lines = commands.map((one) => (typeof one === 'string' ? one : JSON.stringify(one)))
     session.receive(Buffer.from(lines.join('\n')))
@@ -129,7 +129,7 @@ async function settled(): Promise<void> {
 
 const closed = (code: number, reason: string | RegExp) => [{ push: { disconnect: { code, reason } } }]
 
-t.test('connect answers who the client is, and when it has to come back with another token', async (t) => {
+t.test('connect returns the client id, and when the token must be refreshed', async (t) => {
   const { connect, connections } = await session(t)
   const [reply] = await connect({ mode: 'r', sub: 'alice', exp: inAnHour })
   t.match(reply, {
@@ -150,7 +150,7 @@ for (const [title, command, reason] of [
   ['parameters that are no object', { id: 1, connect: 'x' }, /connect must be an object/],
   ['a token that is no text', { id: 1, connect: { token: 5 } }, /token must be a string/]
 ] as const) {
-  t.test(`${title}: closed with 3501, and what comes after it is discarded`, async (t) => {
+  t.test(`${title}: closes with 3501, and discards the commands after it`, async (t) => {
     const { send, session: it } = await session(t)
     t.match(await send(command, { id: 2, connect: { token: '{"mode":"r"}' } }), closed(3501, reason))
     t.ok(it.ended)
@@ -158,7 +158,7 @@ for (const [title, command, reason] of [
   })
 }
 
-t.test('a client connects once, and only with methods that there are', async (t) => {
+t.test('accepts one connect, and only known methods', async (t) => {
   const first = await session(t)
   await first.connect({ mode: 'r' })
   t.match(await first.connect({ mode: 'r' }), closed(3501, /it is connected already/))
@@ -167,36 +167,33 @@ t.test('a client connects once, and only with methods that there are', async (t)
   t.match(await second.send({ id: 2, constructor: {} }), closed(3501, /an unknown method/))
 })
 
-t.test(
-  'commands of one text are answered in order; pings and messages without an answer are none',
-  async (t) => {
-    const { send, session: it } = await session(t)
-    const [connected, ...others] = await send(
-      { id: 1, connect: { token: '{"mode":"rw","channels":["a","b"]}' } },
-      '',
-      { id: 2, subscribe: { channel: 'a' } },
-      { send: { data: 1 } },
-      { id: 3, ping: {} },
-      { id: 4, subscribe: { channel: 'a' } },
-      { id: 5, subscribe: { channel: 'elsewhere' } },
-      { id: 6, rpc: { method: 'x' } },
-      { id: 7, subscribe: { channel: '' } }
-    )
-    t.match(connected, { id: 1, connect: {} })
-    const byId = new Map(others.slice(0, -1).map((reply) => [reply.id, reply]))
-    t.same(byId.get(2), { id: 2, subscribe: {} })
-    t.same(byId.get(3), { id: 3, ping: {} })
-    t.match(byId.get(4), { error: { code: 105 } })
-    t.match(byId.get(5), { error: { code: 103 } })
-    t.match(byId.get(6), { error: { code: 108 } })
-    t.match(others.slice(-1), closed(3501, /the channel is missing/))
-    t.same(
-      others.map(({ id }) => id).filter((id) => id === 3 || id === 6),
-      [3, 6]
-    )
-    t.ok(it.ended)
-  }
-)
+t.test('answers the commands of one text in order, but no pings and messages without an id', async (t) => {
+  const { send, session: it } = await session(t)
+  const [connected, ...others] = await send(
+    { id: 1, connect: { token: '{"mode":"rw","channels":["a","b"]}' } },
+    '',
+    { id: 2, subscribe: { channel: 'a' } },
+    { send: { data: 1 } },
+    { id: 3, ping: {} },
+    { id: 4, subscribe: { channel: 'a' } },
+    { id: 5, subscribe: { channel: 'elsewhere' } },
+    { id: 6, rpc: { method: 'x' } },
+    { id: 7, subscribe: { channel: '' } }
+  )
+  t.match(connected, { id: 1, connect: {} })
+  const byId = new Map(others.slice(0, -1).map((reply) => [reply.id, reply]))
+  t.same(byId.get(2), { id: 2, subscribe: {} })
+  t.same(byId.get(3), { id: 3, ping: {} })
+  t.match(byId.get(4), { error: { code: 105 } })
+  t.match(byId.get(5), { error: { code: 103 } })
+  t.match(byId.get(6), { error: { code: 108 } })
+  t.match(others.slice(-1), closed(3501, /the channel is missing/))
+  t.same(
+    others.map(({ id }) => id).filter((id) => id === 3 || id === 6),
+    [3, 6]
+  )
+  t.ok(it.ended)
+})
 
 t.test('an answer to a ping counts at once, even behind commands that wait', async (t) => {
   const { connect, send, session: it, state } = await session(t)
@@ -212,7 +209,7 @@ t.test('an answer to a ping counts at once, even behind commands that wait', asy
   }
   it.connection!.ping()
   t.equal(it.connection!.unanswered, 1)
-  // The refresh waits, and what comes after it.
+  // The refresh waits, and the commands after it.
   t.match(await send({ id: 2, refresh: { token: '{"mode":"rw"}' } }, { id: 3, ping: {} }), [{}])
   t.same(await send('{}'), [])
   t.equal(it.connection!.unanswered, 0)
@@ -224,7 +221,7 @@ t.test('an answer to a ping counts at once, even behind commands that wait', asy
 })
 
 t.test(
-  'a token that is invalid closes; one that has expired is answered, and another may follow',
+  'an invalid token closes the connection; an expired one gets an error, and can be replaced',
   async (t) => {
     const invalid = await session(t)
     t.match(
@@ -246,7 +243,7 @@ t.test(
   }
 )
 
-t.test('a client that is gone before its token was verified takes no place', async (t) => {
+t.test('a client that disconnects before its token is verified occupies no place', async (t) => {
   const { send, session: it, state, connections } = await session(t)
   let proceed = () => {}
   const waits = new Promise<void>((resolve) => {
@@ -265,7 +262,7 @@ t.test('a client that is gone before its token was verified takes no place', asy
   t.equal(connections.size, 0)
 })
 
-t.test('publish is answered once the database has accepted it, and holds up no other command', async (t) => {
+t.test('publish is answered once the database has accepted it, and delays no other command', async (t) => {
   const { connect, send, published, state } = await session(t)
   await connect({ mode: 'rw', channels: ['a'] })
   let proceed = () => {}
@@ -282,7 +279,7 @@ t.test('publish is answered once the database has accepted it, and holds up no o
   t.match(published, [/"channel":"a","payload":{"n":1}/])
 })
 
-t.test('what cannot be published is an error of its own, and the client stays', async (t) => {
+t.test('a message that cannot be published gets an error of its own, and the client stays', async (t) => {
   const { connect, send, published, state, logged, session: it } = await session(t)
   await connect({ mode: 'rw', channels: ['a'] })
   const publish = async (params: object) => {
@@ -298,7 +295,7 @@ t.test('what cannot be published is an error of its own, and the client stays', 
   state.publish = () => Promise.reject(new errors.OutcomeUnknown('it went away'))
   t.match(await publish({}), { id: 2, error: { code: 100, temporary: true } })
   t.notMatch(logged, ['a command failed'])
-  // Ours: the log has it, and the client learns nothing of it.
+  // An error of the server is logged, and the client learns no details.
   state.publish = () => Promise.reject(new Error('the secret of the server'))
   t.same(await publish({}), {
     id: 2,
@@ -314,7 +311,7 @@ t.test('refresh replaces the token by another one of the same user', async (t) =
   await connect({ mode: 'r', sub: 'alice', channels: ['a', 'b'], exp: inAnHour })
   await send({ id: 2, subscribe: { channel: 'a' } }, { id: 3, subscribe: { channel: 'b' } })
   const refresh = (id: number, claims: object) => send({ id, refresh: { token: JSON.stringify(claims) } })
-  // It may read less: the subscription to what it may not read ends.
+  // It may read fewer channels: a subscription that it does not allow ends.
   const replies = await refresh(4, { mode: 'r', sub: 'alice', channels: ['b'] })
   t.match(
     replies.find(({ id }) => id === 4),
@@ -328,14 +325,14 @@ t.test('refresh replaces the token by another one of the same user', async (t) =
   t.match(await refresh(5, { mode: 'r', sub: 'bob' }), closed(3500, /belongs to another user/))
 })
 
-t.test('an expired token does not refresh another', async (t) => {
+t.test('an expired token cannot refresh another', async (t) => {
   const { connect, send } = await session(t)
   await connect({ mode: 'r', sub: 'alice' })
   const late = JSON.stringify({ mode: 'r', sub: 'alice', exp: 1 })
   t.match(await send({ id: 2, refresh: { token: late } }), closed(3005, /expired/))
 })
 
-t.test('a channel beyond what a connection may have is an error, and no earlier one', async (t) => {
+t.test('the first channel beyond the limit of a connection gets an error', async (t) => {
   const { connect, send } = await session(t)
   await connect({ mode: 'r' })
   const replies = await send(

@@ -13,7 +13,7 @@ import { PONG } from '../../../../lib/protocols/centrifugo/wire/protocol.js'
 const format = SDK_FORMATS.httpStream.protobuf
 const channel = 'room:ü'
 
-/** As much of a reply as is read here, by the numbers of client.proto. */
+/** The fields of a reply that these tests read, by their numbers in client.proto. */
 const INFO = { user: [1, 'string'], client: [2, 'string'], conn_info: [3, 'bytes'] } as const satisfies Fields
 const TAGS = { map: { key: [1, 'string'], value: [2, 'string'] } } as const
 const PUB = {
@@ -38,7 +38,7 @@ function read(bytes: Buffer, fields: Fields): Record<string, unknown> {
 }
 const pushOf = ({ bytes }: SdkFrame) => read(bytes, { push: [4, { message: PUSH }] }).push
 
-t.test('each push of the server has a form in protobuf', async (t) => {
+t.test('each push of the server has a protobuf form', async (t) => {
   const member = { client: 'node-1', user: 'ann', info: { name: 'Ann' } }
   const info = { user: 'ann', client: 'node-1', conn_info: Buffer.from('{"name":"Ann"}') }
   const joined = format.encode(serverMessage(channel, { event: 'Join', payload: member }))
@@ -53,7 +53,7 @@ t.test('each push of the server has a form in protobuf', async (t) => {
   t.same(format.ping, Buffer.from([0]))
 })
 
-t.test('a publication has the bytes of the payload, its event, its sender and its position', async (t) => {
+t.test('a publication contains the bytes of the payload, its event, sender and position', async (t) => {
   const envelope = (event: string, rest: object) => JSON.stringify({ event, channel, payload: 0, ...rest })
   const claims = { sub: 'ann', mode: 'rw', message_delivered_at: 1 }
   const text = envelope('WebsocketMessage', { claims }).replace('"payload":0', '"payload": [1.0,\n 2]')
@@ -77,7 +77,7 @@ t.test('a publication has the bytes of the payload, its event, its sender and it
     channel,
     pub: { data: Buffer.from('"hello"') }
   })
-  // Longer than what one byte of a length can say, at each level.
+  // Longer than one byte of a length can express, at each level.
   const long = JSON.stringify('x'.repeat(300_000))
   const large = envelope('Tick', {}).replace('"payload":0', `"payload":${long}`)
   t.same(pushOf(format.encode({ channel, text: large })), {
@@ -103,7 +103,7 @@ t.test('a reply that cannot be encoded leaves nothing behind in the next', async
   t.equal(read(format.reply({ id: 9, error: { code: 100, message: 'x' } }), { id: [1, 'uint32'] }).id, 9)
 })
 
-t.test('commands in one piece, with answers to pings between them', async (t) => {
+t.test('decodes several commands in one piece, with answers to pings between them', async (t) => {
   const sent = Buffer.concat([
     encodeDelimited(COMMAND, { id: 1, connect: { subs: { ['__proto__']: { offset: 5 }, a: {} } } }),
     Buffer.from([0]),
