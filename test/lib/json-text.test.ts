@@ -17,7 +17,7 @@ t.test('finds the members of an object as JSON.parse does', async () => {
     fc.property(jsonObject(), (text) => {
       const members = membersOf(text)!
       const values = Object.entries(JSON.parse(text))
-      // Each name once, with the last of its values.
+      // Each name once, with its last value.
       assert.deepEqual([...members.keys()].sort(), values.map(([name]) => name).sort())
       for (const [name, value] of values) assert.deepEqual(JSON.parse(members.get(name)!), value)
     }),
@@ -25,7 +25,7 @@ t.test('finds the members of an object as JSON.parse does', async () => {
   )
 })
 
-t.test('takes for JSON what JSON.parse takes for it, and nothing else', async () => {
+t.test('accepts exactly what JSON.parse accepts', async () => {
   const parses = (text: string) => {
     try {
       return JSON.parse(text)
@@ -39,7 +39,7 @@ t.test('takes for JSON what JSON.parse takes for it, and nothing else', async ()
     assert.equal(membersOf(text) !== undefined, isObject, `as an object: ${text}`)
     assert.equal(elementsOf(text) !== undefined, Array.isArray(value), `as an array: ${text}`)
   }
-  // A text with one place cut out, doubled, or replaced by another character.
+  // A text with one character removed, doubled, or replaced.
   const spoilt = fc
     .tuple(jsonText(), fc.nat(), fc.nat(3), fc.constantFrom('', ...'{}[]",:\\ \n\u0000\u007f0-+.eEtn'))
     .map(([text, place, length, character]) => {
@@ -92,7 +92,7 @@ t.test('finds the elements of an array', async () => {
   )
 })
 
-t.test('writes an object, with members that are text already', async () => {
+t.test('writes an object whose members are already text', async () => {
   const number = membersOf('{"n":12345678901234567890.10}')!.get('n')!
   const text = jsonObjectOf({ 'a "b"': 1, none: undefined, n: new JsonText(number), nested: { c: [null] } })
   assert.equal(text, '{"a \\"b\\"":1,"n":12345678901234567890.10,"nested":{"c":[null]}}')
@@ -101,7 +101,7 @@ t.test('writes an object, with members that are text already', async () => {
   assert.equal(jsonObjectOf(Object.fromEntries([['__proto__', {}]])), '{"__proto__":{}}')
 })
 
-t.test('any depth', async (t) => {
+t.test('accepts any depth', async (t) => {
   const depth = 1_000_000
   const deep = `${'['.repeat(depth)}${']'.repeat(depth)}`
   t.equal(membersOf(`{"payload":${deep},"a":1}`)?.get('payload'), deep)
@@ -110,7 +110,7 @@ t.test('any depth', async (t) => {
   t.equal(elementsOf(`[${objects}]`)?.[0], objects)
 })
 
-t.test('line breaks between tokens become blanks', async () => {
+t.test('replaces line breaks between tokens by spaces', async () => {
   fc.assert(
     fc.property(jsonText(), (text) => {
       const line = oneLine(text)

@@ -9,7 +9,7 @@ import { build, query, withPostgres } from '../support/helper.js'
 
 const MIB = 1024 * 1024
 
-t.test('what is remembered is bounded by bytes, and by how many there are', async (t) => {
+t.test('limits the cache by bytes and by the number of entries', async (t) => {
   const cache = textCache<true>()
   for (let i = 0; i < 300; i++) cache.set(`${i}${'x'.repeat(900_000)}`, true)
   t.ok(cache.calculatedSize <= 4 * MIB)
@@ -22,7 +22,7 @@ t.test('what is remembered is bounded by bytes, and by how many there are', asyn
 setFlagsFromString('--expose-gc')
 const collectGarbage = runInNewContext('gc') as () => void
 
-/** How much memory is in use when nothing is garbage, in bytes. */
+/** How much memory is in use after garbage collection, in bytes. */
 function used(): number {
   collectGarbage()
   collectGarbage()
@@ -31,10 +31,10 @@ function used(): number {
 }
 
 const NAMES = 300
-/** A name of 100 kB that nothing else holds. */
+/** A name of 100 kB that nothing else references. */
 const longName = (n: number) => Buffer.alloc(100_000, `${n} `).toString('latin1')
 
-t.test('names of channels, parts of questions and answers leave little behind', async (t) => {
+t.test('channel names, parts of questions and answers leave little behind', async (t) => {
   const { database } = await withPostgres(t)
   const dbUri = await database()
   await build(t, { dbUri, migrate: true })
@@ -43,7 +43,7 @@ t.test('names of channels, parts of questions and answers leave little behind', 
   await durable.refresh()
   const before = used()
   for (let n = 0; n < NAMES; n++) durable.ageOf(longName(n))
-  t.ok(used() - before < 15 * MIB, 'names of channels')
+  t.ok(used() - before < 15 * MIB, 'channel names')
   t.equal(durable.ageOf('kept:1'), 60)
 
   const parts = new Multipart()

@@ -36,7 +36,7 @@ async function sdkClient(t: Test, ws: string, claims: object) {
   return { client, answer: await command(client, 1, { connect: { token: token(claims) } }) }
 }
 
-t.test('who a token says that its owner is must be a text, at every way in', async (t) => {
+t.test('the subject of a token must be a string, in every protocol', async (t) => {
   const { ws, http, fastify } = await build(t, {
     dbUri,
     presenceChannels: '**',
@@ -74,7 +74,7 @@ t.test('who a token says that its owner is must be a text, at every way in', asy
   }
   t.same(fastify.pgws.presence('c').count, 0)
 
-  // Nor by a refresh, or a token of a subscription's own.
+  // A refresh and a subscription token are checked, too.
   const { client } = await sdkClient(t, ws, { mode: 'r' })
   const bad = { mode: 'rw', sub: 5 }
   t.match(await command(client, 2, { refresh: { token: token(bad) } }), {
@@ -88,7 +88,7 @@ t.test('who a token says that its owner is must be a text, at every way in', asy
   t.match((await sdkClient(t, ws, { subs: ['c'] })).answer, { error: { code: 103, message: /"subs"/ } })
 })
 
-t.test('an unknown mode does not come in by a refresh', async (t) => {
+t.test('a refresh with an unknown mode is rejected', async (t) => {
   const { ws } = await build(t, { dbUri })
   const { client } = await sdkClient(t, ws, { mode: 'r', channels: ['c'] })
   t.match(await command(client, 2, { subscribe: { channel: 'c' } }), { subscribe: {} })
@@ -98,7 +98,7 @@ t.test('an unknown mode does not come in by a refresh', async (t) => {
   t.match(await command(client, 4, { presence_stats: { channel: 'd' } }), { error: { code: 103 } })
 })
 
-t.test('claims are where the options say, for every way in', async (t) => {
+t.test('reads claims from the configured paths, in every protocol', async (t) => {
   const { ws, http } = await build(t, {
     dbUri,
     modeClaim: 'https://example.org/mode',
@@ -122,7 +122,7 @@ t.test('claims are where the options say, for every way in', async (t) => {
   t.match(await command(sdk, 2, { subscribe: { channel: 'a' } }), { subscribe: {} })
   t.match(await command(sdk, 3, { subscribe: { channel: 'c' } }), { error: { code: 103 } })
 
-  // What stands at the usual places is of no account.
+  // Claims at the default paths are ignored.
   const usual = {
     sub: 'me',
     mode: 'rw',
@@ -144,7 +144,7 @@ t.test('claims are where the options say, for every way in', async (t) => {
     }
   })
 
-  // A refresh and a subscription's own token are read likewise.
+  // A refresh and a subscription token are read in the same way.
   t.match(
     await command(sdk, 4, { refresh: { token: token({ ...claims, app_metadata: { channels: ['c'] } }) } }),
     { refresh: {} }
@@ -157,7 +157,7 @@ t.test('claims are where the options say, for every way in', async (t) => {
   })
 })
 
-t.test('where channels have a place of their own, a token without them allows none', async (t) => {
+t.test('a token without the configured channels claim allows no channel', async (t) => {
   for (const option of ['channelsClaim', 'channelPatternsClaim'] as const) {
     const { ws } = await build(t, { dbUri, [option]: '.app_metadata.names' })
     t.match((await refusal(t, `${ws}/c/${token({ mode: 'r' })}`)).answer, /^No allowed channels/)
@@ -175,7 +175,7 @@ t.test('defaultMode is the mode of tokens that have none, and of no subscription
   t.equal((await publish(http, {}, 'c')).status, 202)
   t.equal((await publish(http, { mode: 'r' }, 'c')).status, 403)
   t.match((await refusal(t, `${ws}/c/${token({ mode: 'x' })}`)).answer, /^Unknown mode/)
-  // It reads one channel; as a connection's it would write it, too.
+  // It reads one channel; as a connection token it would write to it, too.
   const own = { sub: 'me', channel: 'c' }
   t.equal((await publish(http, own, 'c')).status, 403)
   t.match((await refusal(t, `${ws}/c/${token(own)}`)).answer, /^Missing mode/)
@@ -185,7 +185,7 @@ t.test('defaultMode is the mode of tokens that have none, and of no subscription
   t.match(await command(client, 4, { publish: { channel: 'c', data: 1 } }), { error: { code: 103 } })
 })
 
-t.test('of a list, the members that are modes count', async (t) => {
+t.test('uses the members of a list that are modes', async (t) => {
   const read = tokenReader({ modeClaim: '.realm_access.roles', defaultMode: 'r' })
   const modeOf = (roles: unknown) => read({ realm_access: { roles } }).mode
   t.same(modeOf(['offline_access', 'rw']), { read: true, write: true })
@@ -202,7 +202,7 @@ t.test('of a list, the members that are modes count', async (t) => {
   t.equal(tokenReader({})({ mode: ['rw'] }).mode, 'unknown')
 })
 
-t.test('the role is where a path leads, as with PostgREST', async (t) => {
+t.test('reads the role from a path, as PostgREST does', async (t) => {
   const roleOf = (roleClaim: string, claims: Claims) =>
     callerOf(tokenReader({ roleClaim })(claims), roleClaim).role
   const claims = {
@@ -245,7 +245,7 @@ t.test('the role is where a path leads, as with PostgREST', async (t) => {
   }
 })
 
-t.test('a path or a default mode that is none ends the start', async (t) => {
+t.test('an invalid path or default mode is an error at the start', async (t) => {
   const resolve = (options: Partial<PgWebsocketsOptions>) =>
     resolveOptions({ dbUri: 'x', jwtSecret: 'x'.repeat(32), ...options })
   for (const name of ['modeClaim', 'channelsClaim', 'channelPatternsClaim', 'adminClaim', 'roleClaim']) {

@@ -23,7 +23,7 @@ function recipe(provider: string): string {
   return block.code
 }
 
-/** The options that a recipe registers the plugin with. */
+/** The options with which a recipe registers the plugin. */
 async function optionsOf(provider: string): Promise<PgWebsocketsOptions> {
   let given: PgWebsocketsOptions | undefined
   const fastify = { register: async (_: unknown, options: PgWebsocketsOptions) => (given = options) }
@@ -31,7 +31,7 @@ async function optionsOf(provider: string): Promise<PgWebsocketsOptions> {
   return given!
 }
 
-/** A provider's JWK set, at the path that it has there, and its signature. */
+/** A provider's JWK set, served at the provider's path, and its signature. */
 async function provider(t: Test, url: string, alg: 'RS256' | 'ES256') {
   const { privateKey, publicKey } =
     alg === 'RS256'
@@ -39,7 +39,7 @@ async function provider(t: Test, url: string, alg: 'RS256' | 'ES256') {
       : generateKeyPairSync('ec', { namedCurve: 'P-256' })
   const kid = 'key-1'
   const keys = [
-    // Keycloak's set has a key for encryption, too.
+    // Keycloak's set contains an encryption key, too.
     { kty: 'RSA', kid: 'enc', use: 'enc', alg: 'RSA-OAEP', n: 'AQAB', e: 'AQAB' },
     { ...publicKey.export({ format: 'jwk' }), kid, use: 'sig', alg }
   ]
@@ -66,12 +66,12 @@ const times = { iat: now, exp: now + 3600 }
 
 interface Issued {
   alg: 'RS256' | 'ES256'
-  /** A token as the provider issues it to a user of whom nobody has said anything. */
+  /** A token as the provider issues it to a user without any settings. */
   stranger: Record<string, unknown>
-  /** What the recipe adds for one who may read and write `room:7`. */
+  /** What the recipe adds for a user who may read and write `room:7`. */
   member: Record<string, unknown>
   admin?: Record<string, unknown>
-  /** What no other application's token has. */
+  /** Claims that tokens for other applications do not have. */
   own: Record<string, unknown>
 }
 
@@ -129,7 +129,7 @@ const providers: Record<string, Issued> = {
       role: 'authenticated',
       session_id: '4b938a09-5372-4177-a314-cfa292099ea2',
       sub: '5a36c7b2-0d3f-4f5b-9f1d-2d7a8c1e6b90',
-      // Users write this themselves.
+      // Users can edit these themselves.
       user_metadata: { mode: 'rw', channels: ['room:7'], admin: true }
     },
     member: {
@@ -176,7 +176,7 @@ const providers: Record<string, Issued> = {
 }
 
 for (const [name, { alg, stranger, member, admin, own }] of Object.entries(providers)) {
-  t.test(`the recipe for ${name} takes the tokens that it issues`, async (t) => {
+  t.test(`the recipe for ${name} accepts the tokens that it issues`, async (t) => {
     const options = await optionsOf(name)
     const { url, sign } = await provider(t, options.jwksUrl!, alg)
     const { ws, http, fastify } = await build(t, { jwtSecret: undefined, ...options, jwksUrl: url })
@@ -186,7 +186,7 @@ for (const [name, { alg, stranger, member, admin, own }] of Object.entries(provi
     client.send('hello')
     const { claims, ...message } = JSON.parse((await client.received(1))[0]!)
     t.match(message, { channel: 'room:7', payload: 'hello' })
-    t.same(Object.keys(claims), ['sub', 'message_delivered_at'], 'others see no address, no name, no group')
+    t.same(Object.keys(claims), ['sub', 'message_delivered_at'], 'others see no address, name or group')
     t.match(await refusal(t, `${ws}/room%3A8/${user}`), { status: 403 })
     t.match(await refusal(t, `${ws}/room%3A7/${sign(stranger)}`), { status: 403 })
     t.match(await refusal(t, `${ws}/room%3A7/${sign({ ...stranger, ...member, ...own })}`), { status: 401 })
@@ -207,14 +207,14 @@ for (const [name, { alg, stranger, member, admin, own }] of Object.entries(provi
   })
 }
 
-t.test('each recipe is tried', async (t) => {
+t.test('each recipe is tested', async (t) => {
   t.same(
     blocks.map(({ heading }) => heading),
     [...Object.keys(providers), 'A login of your own']
   )
 })
 
-t.test('the recipe for a login of your own works as it stands', async (t) => {
+t.test('the recipe for your own login works as printed', async (t) => {
   const fastify = Fastify()
   t.teardown(() => fastify.close())
   fastify.decorateRequest('session', null as never)

@@ -46,7 +46,7 @@ t.test('a PEM is a public key, never the text of a secret', async (t) => {
 const ec = generateKeyPairSync('ec', { namedCurve: 'P-256' })
 const ed = generateKeyPairSync('ed25519')
 
-/** Texts that were keys before they were broken on their way, and the names of keys. */
+/** Keys that were damaged on their way, and the names of keys. */
 function brokenKeys(): [string, string | Buffer][] {
   const pem = (key: KeyObject, type: 'spki' | 'pkcs1' | 'pkcs8' | 'sec1') =>
     key.export({ type, format: 'pem' } as never) as unknown as string
@@ -91,7 +91,7 @@ function brokenKeys(): [string, string | Buffer][] {
   ]
 }
 
-t.test('what looks like a key, or like the name of one, is no secret', async (t) => {
+t.test('a text that looks like a key, or like the name of one, is no secret', async (t) => {
   for (const [what, value] of brokenKeys()) {
     const texts = [...(typeof value === 'string' ? [value] : []), Buffer.from(value).toString('base64')]
     for (const text of texts) {
@@ -106,7 +106,7 @@ t.test('what looks like a key, or like the name of one, is no secret', async (t)
   }
 })
 
-t.test('a private key is refused with a sentence of its own', async (t) => {
+t.test('a private key is rejected with an error of its own', async (t) => {
   for (const { privateKey } of [rsa, ec, ed]) {
     const pem = privateKey.export({ type: 'pkcs8', format: 'pem' }) as string
     const jwk = privateKey.export({ format: 'jwk' })
@@ -118,23 +118,23 @@ t.test('a private key is refused with a sentence of its own', async (t) => {
   }
 })
 
-t.test('random bytes are a secret, as they are and in base64', async (t) => {
+t.test('accepts random bytes as a secret, plain and in base64', async (t) => {
   const taken = (text: string, base64: boolean) => parseKeys(text, base64)[0]!.secret!
   const others: string[] = []
   for (let round = 0; round < 3000; round++) {
     const bytes = randomBytes(16 + (round % 64))
-    // As a SEQUENCE in DER begins, and as JSON does.
+    // They begin like a SEQUENCE in DER, or like JSON.
     if (round % 3 > 0) bytes[0] = round % 3 === 1 ? 0x30 : 0x7b
     const text = bytes.toString('base64url')
     if (!taken(text, true).equals(bytes) || taken(text, false).toString() !== text) others.push(text)
   }
   t.same(others, [])
-  // What random bytes may hold by chance is no text, and so no key.
+  // Random bytes are not text, even if they happen to contain these characters.
   const chance = Buffer.concat([Buffer.from('{'), Buffer.from([0xfb, 0x01]), Buffer.from('use:')])
   t.same(taken(chance.toString('base64'), true), chance)
 })
 
-t.test('a key that is of no use is refused, without being repeated', async (t) => {
+t.test('an unusable key is rejected, and the error does not repeat it', async (t) => {
   for (const text of [
     '{"keys":[]}',
     '{"keys":"geheim"}',
@@ -156,7 +156,7 @@ t.test('a key that is of no use is refused, without being repeated', async (t) =
   const [only] = parseKeys(
     JSON.stringify({ keys: [{ kty: 'unknown' }, { ...rsaJwk, use: 'enc' }, { ...rsaJwk, kid: 'x' }] })
   )
-  t.equal(only!.kid, 'x', 'RFC 7517, section 5: what is not understood is passed over')
+  t.equal(only!.kid, 'x', 'RFC 7517, section 5: unknown members are ignored')
 })
 
 t.test('row 7: kid selects; without it every key of the type is tried', async (t) => {

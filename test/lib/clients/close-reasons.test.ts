@@ -7,7 +7,7 @@ import { sdk } from '../../support/sdk.js'
 const { database } = await withPostgres(t)
 const dbUri = await database()
 
-/** The closes so far: `<reason> <code>` and how many. */
+/** The closes so far: `<reason> <code>` and their number. */
 async function closes(http: string): Promise<Record<string, number>> {
   const text = await (await fetch(`${http}/metrics`)).text()
   return Object.fromEntries(
@@ -35,7 +35,7 @@ t.test('metrics and the log have one reason for each close, whatever its code', 
   ;(await open(t, `${ws}/a/${rw}`)).webSocket.terminate()
   await count('connection-lost 1006')
 
-  // A message that `ws` refuses, one that is not UTF-8, one with a NUL character, and a frame that is not masked.
+  // A message that `ws` rejects, one that is not UTF-8, one with a NUL character, and an unmasked frame.
   const large = await open(t, `${ws}/a/${rw}`)
   large.send('x'.repeat(2001))
   t.equal((await large.closed()).code, 1009)
@@ -79,7 +79,7 @@ t.test('SDKs have other codes for the same reasons', async (t) => {
   await connected({})
   await fastify.pgws.disconnect({ subject: 'ann' })
   await until(async () => (await closes(http))['disconnected 3503'] === 1)
-  // It is not refreshed.
+  // The client does not refresh it.
   const raw = await open(t, `${ws}/connection/websocket`)
   raw.send(
     JSON.stringify({

@@ -11,11 +11,11 @@ t.teardown(() => {
 
 const HOUR = 3_600_000
 
-// The timer of Expiry keeps no process alive.
+// The timer of Expiry does not keep the process alive.
 const alive = setInterval(() => {}, 1000)
 t.teardown(() => clearInterval(alive))
 
-t.test('a clock that jumps forward and back makes nothing end late', async (t) => {
+t.test('a clock that jumps forward and back delays no expiry', async (t) => {
   const ended = new EventEmitter()
   const expiry = new Expiry<string>((member) => ended.emit(member))
   t.teardown(() => {
@@ -24,7 +24,7 @@ t.test('a clock that jumps forward and back makes nothing end late', async (t) =
   })
   offset = HOUR
   expiry.add('early', Date.now() - 1000)
-  // It has looked at the clock while that was ahead.
+  // It reads the clock while that is ahead.
   await once(ended, 'early')
   offset = 0
   const time = Date.now() + 60_000
@@ -36,7 +36,7 @@ t.test('a clock that jumps forward and back makes nothing end late', async (t) =
   await once(ended, 'in a minute', { signal: AbortSignal.timeout(20_000) })
 })
 
-t.test('what has ended while nobody looked ends in the order of its times', async (t) => {
+t.test('members that expired without a check are reported in the order of their times', async (t) => {
   const members: number[] = []
   const done = new EventEmitter()
   const expiry = new Expiry<number>((member) => {

@@ -11,7 +11,7 @@ async function server(t: Test, options: object = {}) {
   const dbUri = await migrated('a', 'b')
   const app = await build(t, { dbUri, ...options })
   const sql = (text: string, values: unknown[] = []) => query(dbUri, text, values)
-  /** Publishes, and waits until the messages are stored, which the sequencer does in its own time. */
+  /** Publishes, and waits until the sequencer has stored the messages. */
   const published = async (text: string) => {
     await sql(text)
     await until(() => sql('select pgws.catch_up()').then(Boolean, () => false))
@@ -21,7 +21,7 @@ async function server(t: Test, options: object = {}) {
 
 type Read = () => { channel: string; payload: unknown; id: string | undefined }[]
 
-/** The clients that can ask for the last messages: what each of them has got. */
+/** The kinds of clients that can request the last messages, and what each has received. */
 const CLIENTS: Record<string, (t: Test, app: { http: string; ws: string }, path: string) => Promise<Read>> = {
   async 'a raw websocket'(t, { ws }, path) {
     const { messages } = await open(t, ws + path)
@@ -37,16 +37,16 @@ const payloadsOf = (read: Read) => read().map(({ payload }) => payload)
 const numbers = (first: number, last: number) => Array.from({ length: last - first + 1 }, (_, i) => first + i)
 
 for (const [name, connect] of Object.entries(CLIENTS)) {
-  t.test(`${name} gets the last messages of each of its channels, in order, then what comes`, async (t) => {
+  t.test(`${name} receives the last messages of each channel in order, then new ones`, async (t) => {
     const app = await server(t)
     const { published } = app
     await published(`select pgws.publish('b', to_jsonb(n)) from generate_series(1, 3) n`)
     await published(`select pgws.publish('a', to_jsonb(n)) from generate_series(1, 1200) n`)
     await published(`select pgws.publish('b', to_jsonb(n)) from generate_series(4, 5) n`)
     const read = await connect(t, app, `/${jwt}?last=4`)
-    // The first of `b` are older than most of `a`, which are not read for it.
+    // The first messages of `b` are older than most of `a`, which are not read for them.
     await until(() => read().length === 8)
-    // Neither stored, nor one of the last.
+    // Not stored, so not among the last messages.
     await published(`select pgws.publish('c', '"live"')`)
     await published(`select pgws.publish('a', '1201')`)
     await until(() => read().length === 10)
@@ -57,15 +57,15 @@ for (const [name, connect] of Object.entries(CLIENTS)) {
     const one = await connect(t, app, `/b/${jwt}?last=1000`)
     await until(() => one().length === 5)
     t.same(payloadsOf(one), numbers(1, 5))
-    // More than is read at once.
+    // More than one read returns.
     const many = await connect(t, app, `/a/${jwt}?last=1000`)
     await until(() => many().length >= 1000)
     t.same(payloadsOf(many), numbers(202, 1201))
   })
 
-  t.test(`${name} that joins while others publish misses nothing after its first message`, async (t) => {
+  t.test(`${name} that joins during publishing misses nothing after its first message`, async (t) => {
     const dbUri = await migrated('a', 'b')
-    // What is notified comes later than it can be read.
+    // The notification arrives later than the row can be read.
     const proxy = await FaultProxy.start(t, `${postgres.socketFolder}/.s.PGSQL.5432`)
     proxy.delay = 50
     const app = await build(t, { dbUri, listenerUri: proxy.uri(dbUri) })
@@ -111,7 +111,7 @@ for (const [name, connect] of Object.entries(CLIENTS)) {
     }
   })
 
-  t.test(`${name} gets no more than maxHistoryBytes of last messages, the newest`, async (t) => {
+  t.test(`${name} receives at most maxHistoryBytes of last messages, the newest ones`, async (t) => {
     const app = await server(t, { maxHistoryBytes: 5000 })
     const { published } = app
     await published(`select pgws.publish('b', '"old"')`)
@@ -124,7 +124,7 @@ for (const [name, connect] of Object.entries(CLIENTS)) {
     await until(() => read().length === 5)
     const starts = payloadsOf(read).map((payload) => /^\d*./.exec(payload as string)![0])
     t.same(starts, ['7x', '8x', '9x', '10x', 'y'])
-    // One that is larger comes alone.
+    // A larger message is sent alone.
     const alone = await connect(t, app, `/${jwt}?last=100`)
     await until(() => alone().length === 1)
     await published(`select pgws.publish('b', '"live"')`)
@@ -134,7 +134,7 @@ for (const [name, connect] of Object.entries(CLIENTS)) {
   })
 }
 
-t.test('the last messages of a channel that has none, or that nobody stores, are none', async (t) => {
+t.test('a channel without messages or without retention has no last messages', async (t) => {
   const app = await server(t)
   const { sql, published, ws } = app
   await published(`select pgws.publish('a', '1')`)
@@ -149,7 +149,7 @@ t.test('the last messages of a channel that has none, or that nobody stores, are
   )
 })
 
-t.test('clients that do not read do not keep what they asked for in memory', async (t) => {
+t.test('clients that do not read do not keep the requested messages in memory', async (t) => {
   const { published, ws, fastify } = await server(t)
   await published(
     `select pgws.publish('a', to_jsonb(repeat(md5(n::text), 7000))) from generate_series(1, 35) n`
@@ -161,7 +161,7 @@ t.test('clients that do not read do not keep what they asked for in memory', asy
       return socket
     })
   )
-  // A page of each, and the next one only when it has gone.
+  // A page for each, and the next one only when that has been sent.
   const waiting = async () => (await fastify.pgws.connections()).map(({ bufferedBytes }) => bufferedBytes)
   await until(async () => (await waiting()).every((bytes) => bytes > 0))
   for (const bytes of await waiting()) t.ok(bytes < 2 * 1024 * 1024, `${bytes} bytes wait`)
@@ -171,7 +171,7 @@ t.test('clients that do not read do not keep what they asked for in memory', asy
   }
 })
 
-t.test('an event stream that comes back continues from its last event', async (t) => {
+t.test('an event stream that reconnects continues from its last event', async (t) => {
   const { published, http } = await server(t)
   await published(`select pgws.publish('a', to_jsonb(n)) from generate_series(1, 10) n`)
   const first = await stream(t, `${http}/a/${jwt}?last=3`)
@@ -181,7 +181,7 @@ t.test('an event stream that comes back continues from its last event', async (t
   t.same(payloads, [9, 10])
 })
 
-t.test('what is no number of messages, and "last" beside "since", is refused', async (t) => {
+t.test('rejects an invalid number of messages, and "last" together with "since"', async (t) => {
   const { http, ws } = await server(t)
   for (const [search, message] of [
     ...['', '0', '-1', '1001', '1.5', 'all', 'earliest'].map((last) => [
@@ -200,7 +200,7 @@ t.test('what is no number of messages, and "last" beside "since", is refused', a
   }
 })
 
-t.test('without the schema, "last" is refused as "since" is', async (t) => {
+t.test('without the schema, "last" is rejected as "since" is', async (t) => {
   const { ws } = await build(t, { dbUri: await database() })
   const { status, body } = await refusal(t, `${ws}/a/${jwt}?last=5`)
   t.match({ status, ...JSON.parse(body) }, { status: 501, code: 'FST_PGWS_NOT_INSTALLED' })

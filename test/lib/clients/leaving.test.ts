@@ -11,16 +11,16 @@ const app = async (t: Test, more: object = {}) => started(await run(t, { ...base
 const rw = token({ mode: 'rw' })
 
 t.test(
-  'SIGTERM: no new sockets, all that was received is published, all sockets are closed, exit 0',
+  'SIGTERM: refuses new sockets, publishes everything received, closes sockets, exits with 0',
   async (t) => {
-    // It ends with the last of its clients, long before.
+    // It exits with its last client, long before the timeout.
     const { ws, http, child, exit } = await app(t, { PGWS_SHUTDOWN_TIMEOUT: '60000' })
     const { payloads } = await sqlListener(t, dbUri)
     const clients = await Promise.all(Array.from({ length: 600 }, () => open(t, `${ws}/a/${rw}`)))
     let gone = 0
     for (const { webSocket } of clients) webSocket.once('close', () => gone++)
     const closed = clients.map((client) => client.closed())
-    // One that does not answer the close keeps the server for a while.
+    // A client that does not answer the close keeps the server running for a while.
     clients[0]!.webSocket.pause()
     for (const [i, client] of clients.entries()) client.send(`message ${i}`)
     await until(() => payloads.length > 0)
@@ -47,18 +47,18 @@ t.test(
   }
 )
 
-t.test('PGWS_SHUTDOWN_TIMEOUT bounds it, clients that do not answer or not', async (t) => {
+t.test('PGWS_SHUTDOWN_TIMEOUT limits the shutdown, whether or not clients answer', async (t) => {
   const [short, long] = await Promise.all(
     ['1000', '600000'].map((timeout) => app(t, { PGWS_SHUTDOWN_TIMEOUT: timeout }))
   )
   for (const { ws } of [short!, long!]) (await open(t, `${ws}/a/${rw}`)).webSocket.pause()
   for (const { child } of [long!, short!]) child.kill('SIGTERM')
   t.equal(await short!.exit, 0)
-  t.equal(long!.child.exitCode, null, 'one with more time still waits for its client')
+  t.equal(long!.child.exitCode, null, 'the one with more time still waits for its client')
 })
 
-t.test('a signal that comes twice is one; a second one, later, ends the server at once', async (t) => {
-  // Ten minutes: whatever ends it here is a signal.
+t.test('a signal that is repeated at once counts once; a later one ends the server at once', async (t) => {
+  // Ten minutes, so only a signal can end it in this test.
   const { ws, child, exit, output } = await app(t, { PGWS_SHUTDOWN_TIMEOUT: '600000' })
   const client = await open(t, `${ws}/a/${rw}`)
   client.webSocket.pause()
@@ -66,7 +66,7 @@ t.test('a signal that comes twice is one; a second one, later, ends the server a
   child.kill('SIGINT')
   await until(() => output().includes('SIGINT: shutting down'))
   t.equal(child.exitCode, null)
-  // Ignored for as long as it may be the first one, handed on by a parent.
+  // The second signal is ignored while it may be the first one, forwarded by a parent.
   await until(() => {
     child.kill('SIGTERM')
     return output().includes('SIGTERM again: exiting immediately')
@@ -74,9 +74,9 @@ t.test('a signal that comes twice is one; a second one, later, ends the server a
   t.equal(await exit, 1)
 })
 
-t.test('a client that does not finish its handshake is cut off', async (t) => {
+t.test('disconnects a client that does not finish its handshake', async (t) => {
   const { port, ws } = await app(t, { PGWS_HANDSHAKE_TIMEOUT: '500' })
-  // It is a deadline of the handshake, not of the socket: this one outlives those that come later.
+  // The deadline is that of the handshake, not of the socket: this one outlives later ones.
   const client = await open(t, `${ws}/a/${rw}`)
   for (const text of [
     '',

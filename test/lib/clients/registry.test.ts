@@ -3,7 +3,7 @@ import type { Connection } from '../../../lib/clients/connection.js'
 import { ConnectionRegistry } from '../../../lib/clients/registry.js'
 import { stoppedClock } from '../../support/clock.js'
 
-/** What `ConnectionRegistry` uses of a connection, which keeps the calls. */
+/** The part of a connection that `ConnectionRegistry` uses; it records the calls. */
 function connection(
   calls: string[],
   { answers = true, expiresAt }: { answers?: boolean; expiresAt?: number } = {}
@@ -34,7 +34,7 @@ function connection(
   }
 }
 
-t.test('each connection is pinged every 30 seconds, and not all in the same second', async (t) => {
+t.test('pings each connection every 30 seconds, spread over the seconds', async (t) => {
   const { forward } = stoppedClock(t)
   const connections = new ConnectionRegistry()
   const all = Array.from({ length: 90 }, (): string[] => [])
@@ -61,7 +61,7 @@ t.test('each connection is pinged every 30 seconds, and not all in the same seco
   await closing
 })
 
-t.test('the closes of a server that ends are spread; those that do not answer are ended', async (t) => {
+t.test('spreads the closes of a shutdown, and terminates connections that do not answer', async (t) => {
   const { forward } = stoppedClock(t)
   const connections = new ConnectionRegistry()
   const closes: string[] = []
@@ -72,7 +72,7 @@ t.test('the closes of a server that ends are spread; those that do not answer ar
   const closing = connections.close(5000).then(() => {
     over = true
   })
-  // A thousand in a second.
+  // A thousand a second.
   for (let time = 0; time < 500; time += 100) {
     t.ok(closes.length <= time + 20, `${closes.length} after ${time} ms`)
     t.ok(closes.length >= time, `${closes.length} after ${time} ms`)
@@ -89,7 +89,7 @@ t.test('the closes of a server that ends are spread; those that do not answer ar
   await closing
 })
 
-t.test('a connection ends in the second in which its token expires, however late that is', async (t) => {
+t.test('a connection ends in the second in which its token expires, however far away that is', async (t) => {
   const { forward } = stoppedClock(t)
   const connections = new ConnectionRegistry()
   const at = (seconds: number) => Date.now() + seconds * 1000
@@ -98,7 +98,7 @@ t.test('a connection ends in the second in which its token expires, however late
   const never: string[] = []
   connection(soon, { expiresAt: at(2) }).addTo(connections)
   connection(later, { expiresAt: at(60) }).addTo(connections)
-  // More than a timer can have.
+  // Longer than a timer can run.
   connection(never, { expiresAt: at(1000 * 365 * 86_400) }).addTo(connections)
   await forward(1900)
   t.same(soon, [])

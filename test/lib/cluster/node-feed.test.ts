@@ -28,7 +28,7 @@ function feedOf(events = new EventLog(NODE)) {
   return { feed, told, asked, events }
 }
 
-t.test('what is not an event or figures of the node that sends it is dropped', async (t) => {
+t.test('ignores anything that is not an event or figure of the node that sends it', async (t) => {
   const { feed, asked } = feedOf()
   const got: unknown[] = []
   const end = feed.follow({ event: (one) => got.push(one), stats: (one) => got.push(one) })
@@ -75,7 +75,7 @@ t.test('what is not an event or figures of the node that sends it is dropped', a
   t.notOk(isPast({ events: [event, { ...event, node: 'f'.repeat(16) }], samples: [] }))
 })
 
-t.test('a node that is asked tells its events in notifications that are not too large', async (t) => {
+t.test('a node sends its events on request, in notifications of limited size', async (t) => {
   const { feed, told, events } = feedOf()
   const alive = setInterval(() => {}, 1000)
   t.teardown(() => clearInterval(alive))

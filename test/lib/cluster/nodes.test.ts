@@ -51,7 +51,7 @@ interface Node {
   self: boolean
 }
 
-/** A request of an admin. */
+/** A request of an administrator. */
 async function ask<Body>(http: string, path: string, init: RequestInit = {}, bearer = admin) {
   const response = await fetch(http + path, {
     ...init,
@@ -63,7 +63,7 @@ async function ask<Body>(http: string, path: string, init: RequestInit = {}, bea
 
 const nodesOf = async ({ http }: { http: string }) => (await ask<Node[]>(http, '/nodes')).body
 
-/** Waits until each node knows so many. */
+/** Waits until each node knows this number of nodes. */
 async function acquainted(apps: { http: string }[], count = apps.length): Promise<void> {
   for (const app of apps) {
     await until(async () => {
@@ -73,7 +73,7 @@ async function acquainted(apps: { http: string }[], count = apps.length): Promis
   }
 }
 
-/** Several nodes on one database, which know each other. */
+/** Several nodes of one cluster. */
 async function nodes(t: Test, count: number, options: Partial<PgWebsocketsOptions> = {}) {
   const dbUri = options.dbUri ?? (await database())
   const apps: App[] = []
@@ -82,7 +82,7 @@ async function nodes(t: Test, count: number, options: Partial<PgWebsocketsOption
   return { apps, dbUri }
 }
 
-/** A node that is a process of its own. */
+/** A node in a process of its own. */
 async function processNode(t: Test, dbUri: string, environment: Record<string, string> = {}) {
   const variables = { PGWS_DB_URI: dbUri, PGWS_JWT_SECRET: SECRET, PGWS_HOST: '127.0.0.1' }
   return started(await run(t, { ...variables, ...environment }))
@@ -108,8 +108,8 @@ async function stream(t: Test, url: string) {
 
 const payloadsOf = ({ messages }: Client) => messages.map((text) => JSON.parse(text).payload)
 
-t.test('nodes find each other, and one that closes is gone at once', async (t) => {
-  // A timeout that plays no part.
+t.test('nodes discover each other, and one that closes is removed at once', async (t) => {
+  // The timeout does not matter here.
   const { apps, dbUri } = await nodes(t, 2, { nodeTimeout: 3_600_000 })
   apps.push(await build(t, { dbUri, nodeTimeout: 3_600_000 }))
   await acquainted(apps)
@@ -154,7 +154,7 @@ t.test('uses the timeout that each node announces, although another node has a s
   const quick = await build(t, { dbUri, nodeTimeout: 200 })
   await acquainted([slow, quick])
   const { payloads } = await sqlListener(t, dbUri, CLUSTER_CHANNEL)
-  // Several timeouts of the quick one, in which the slow one says nothing.
+  // Several timeouts of the quick node, in which the slow one sends nothing.
   await until(() => payloads.length > 12)
   t.ok(payloads.every((text) => JSON.parse(text).node.timeout === 200))
   t.equal((await nodesOf(quick)).length, 2)
@@ -162,7 +162,7 @@ t.test('uses the timeout that each node announces, although another node has a s
   await acquainted([slow], 1)
 })
 
-t.test('a listen channel of any length and alphabet will do', async (t) => {
+t.test('accepts a listen channel of any length and alphabet', async (t) => {
   for (const listenChannel of ['x'.repeat(63), 'é "quoted"']) {
     const { apps } = await nodes(t, 2, { listenChannel })
     const client = await open(t, `${apps[0]!.ws}/a/${reader}`)
@@ -172,7 +172,7 @@ t.test('a listen channel of any length and alphabet will do', async (t) => {
   }
 })
 
-t.test('only an admin may ask', async (t) => {
+t.test('only an administrator may ask', async (t) => {
   const { apps } = await nodes(t, 1)
   const { http } = apps[0]!
   const requests: [method: string, path: string][] = [
@@ -188,7 +188,7 @@ t.test('only an admin may ask', async (t) => {
   }
 })
 
-t.test('GET /channels?scope=cluster adds up what all nodes have', async (t) => {
+t.test('GET /channels?scope=cluster adds up the channels of all nodes', async (t) => {
   const { apps } = await nodes(t, 3)
   const [first, second, third] = apps as [App, App, App]
   await open(t, `${first.ws}/everywhere/${rw}`)
@@ -210,7 +210,7 @@ t.test('GET /channels?scope=cluster adds up what all nodes have', async (t) => {
   t.equal((await ask(first.http, '/channels?scope=everything')).status, 400)
 })
 
-t.test('GET /connections shows sockets and event streams, of this node or of all', async (t) => {
+t.test('GET /connections returns sockets and event streams of this node or of all', async (t) => {
   const { apps } = await nodes(t, 2)
   const [first, second] = apps as [App, App]
   const begun = Date.now()
@@ -251,13 +251,13 @@ t.test('GET /connections shows sockets and event streams, of this node or of all
   }
 })
 
-t.test('an answer of any size comes whole', async (t) => {
+t.test('returns answers of any size completely', async (t) => {
   const { apps } = await nodes(t, 2)
   const [first, second] = apps as [App, App]
   const channels = Array.from({ length: 60 }, (_, i) => `${i} ${'é'.repeat(60)}`)
   const many = token({ mode: 'r', channels })
   await Promise.all(Array.from({ length: 50 }, () => open(t, `${second.ws}/${many}`)))
-  // Nobody is waited for longer than 2 s, which a busy machine may take.
+  // No node is waited for longer than 2 s, which a busy machine may need.
   let body: Connection[] = []
   await until(async () => {
     const answer = await ask<Connection[]>(first.http, '/connections?scope=cluster')
@@ -269,7 +269,7 @@ t.test('an answer of any size comes whole', async (t) => {
   t.equal((await ask<[]>(first.http, '/channels?scope=cluster')).body.length, 60)
 })
 
-t.test('DELETE /connections closes them on whichever node they are', async (t) => {
+t.test('DELETE /connections closes connections on any node', async (t) => {
   const { apps } = await nodes(t, 3)
   const [first, second, third] = apps as [App, App, App]
   const user = (sub: string) => token({ mode: 'r', sub })
@@ -337,7 +337,7 @@ t.test('DELETE /connections closes them on whichever node they are', async (t) =
   t.equal(bystander.webSocket.readyState, bystander.webSocket.OPEN)
 })
 
-t.test('who was closed is not listed any more, though it does not answer the close', async (t) => {
+t.test('a closed client is no longer listed, even if it does not answer the close', async (t) => {
   const { apps } = await nodes(t, 1)
   const { http, ws, fastify } = apps[0]!
   const client = await open(t, `${ws}/a/${token({ mode: 'r', sub: 'alice' })}`)
@@ -347,7 +347,7 @@ t.test('who was closed is not listed any more, though it does not answer the clo
   t.match(await ask(http, '/connections?subject=alice', { method: 'DELETE' }), { body: { closed: 0 } })
 })
 
-t.test('publish with confirm answers to how many sockets it was written, over all nodes', async (t) => {
+t.test('publish with confirm returns to how many sockets it was written, on all nodes', async (t) => {
   const { apps } = await nodes(t, 3, { rawChannels: 'raw' })
   const [first, second, third] = apps as [App, App, App]
   const post = (body: unknown, search = '', { http } = first) =>
@@ -379,7 +379,7 @@ t.test('publish with confirm answers to how many sockets it was written, over al
   const list = [
     { channels: ['a', 'b'], payload: 1 },
     { channel: 'raw', payload: 'as it is' },
-    // PostgreSQL folds it into the one before.
+    // PostgreSQL folds it into the previous one.
     { channel: 'raw', payload: 'as it is' }
   ]
   t.match(await post(list, '?confirm=true'), { status: 200, body: { delivered: 6, nodes: 3 } })
@@ -405,7 +405,7 @@ t.test('publish with confirm answers to how many sockets it was written, over al
   await until(() => events.text.split('data: ').length === 8)
 })
 
-t.test('confirmed publications count their own messages, whatever is published beside them', async (t) => {
+t.test('confirmed publications count only their own messages, whatever else is published', async (t) => {
   const { apps, dbUri } = await nodes(t, 2, { migrate: true, rawChannels: 'raw' })
   const [first, second] = apps as [App, App]
   await query(dbUri, "select pgws.retain('durable', '1 hour')")
@@ -452,7 +452,7 @@ t.test('confirmed publications count their own messages, whatever is published b
   clearInterval(noisy)
   t.ok(noise > 0)
 
-  // Sent again with its key, a durable message is passed over, and nobody gets it.
+  // A durable message that is sent again with its key is skipped, and reaches nobody.
   const send = async () => {
     const { body } = await ask<object>(
       second.http,
@@ -470,63 +470,60 @@ t.test('confirmed publications count their own messages, whatever is published b
   t.same(await send(), { delivered: 0, nodes: 2 })
 })
 
-t.test(
-  'three nodes under load: each client gets each message once; one that is killed takes nothing down',
-  async (t) => {
-    const dbUri = await database()
-    const environment = { PGWS_NODE_TIMEOUT: '2000', PGWS_CHECK_LISTENER_INTERVAL: '5000' }
-    const apps = await Promise.all([1, 2, 3].map(() => processNode(t, dbUri, environment)))
-    await acquainted(apps)
-    const [first, second, victim] = apps as [(typeof apps)[0], (typeof apps)[0], (typeof apps)[0]]
-    const clients: Client[] = []
-    for (const { ws } of [first, second]) {
-      for (let i = 0; i < 10; i++) clients.push(await open(t, `${ws}/load/${rw}`))
-    }
-    const doomed = await Promise.all(Array.from({ length: 10 }, () => open(t, `${victim.ws}/load/${rw}`)))
-    const MESSAGES = 400
-    const sent = new Set<string>()
-    const say = (client: Client, text: string) => {
-      sent.add(text)
-      client.send(text)
-    }
-    for (let i = 0; i < MESSAGES; i++) {
-      for (const [n, client] of [clients[0]!, clients[10]!].entries()) say(client, `${n}: ${i}`)
-      if (i % 20 === 0) await clients[0]!.received(sent.size)
-      if (i === MESSAGES / 2) {
-        await doomed[0]!.received(sent.size / 2)
-        victim.child.kill('SIGKILL')
-        await once(victim.child, 'exit')
-      }
-    }
-    await until(() => clients.every(({ messages }) => messages.length >= sent.size))
-    for (const client of clients) {
-      t.equal(client.messages.length, sent.size)
-      t.same(new Set(payloadsOf(client)), sent)
-      t.same(client.messages, clients[0]!.messages, 'in the same order')
-      t.equal(client.webSocket.readyState, client.webSocket.OPEN)
-    }
-    for (const { messages } of doomed) t.equal(new Set(messages).size, messages.length)
-
-    await acquainted([first, second], 2)
-    const confirmed = await ask<object>(
-      first.http,
-      '/publish',
-      {
-        method: 'POST',
-        body: '{"channel":"load","payload":"end","confirm":true}',
-        headers: { 'content-type': 'application/json' }
-      },
-      rw
-    )
-    t.same(confirmed.body, { delivered: 20, nodes: 2 })
-    // It comes back, and is another one.
-    const fresh = await processNode(t, dbUri, environment)
-    await acquainted([first, second, fresh], 3)
+t.test('three nodes under load deliver each message once; a killed node affects no other', async (t) => {
+  const dbUri = await database()
+  const environment = { PGWS_NODE_TIMEOUT: '2000', PGWS_CHECK_LISTENER_INTERVAL: '5000' }
+  const apps = await Promise.all([1, 2, 3].map(() => processNode(t, dbUri, environment)))
+  await acquainted(apps)
+  const [first, second, victim] = apps as [(typeof apps)[0], (typeof apps)[0], (typeof apps)[0]]
+  const clients: Client[] = []
+  for (const { ws } of [first, second]) {
+    for (let i = 0; i < 10; i++) clients.push(await open(t, `${ws}/load/${rw}`))
   }
-)
+  const doomed = await Promise.all(Array.from({ length: 10 }, () => open(t, `${victim.ws}/load/${rw}`)))
+  const MESSAGES = 400
+  const sent = new Set<string>()
+  const say = (client: Client, text: string) => {
+    sent.add(text)
+    client.send(text)
+  }
+  for (let i = 0; i < MESSAGES; i++) {
+    for (const [n, client] of [clients[0]!, clients[10]!].entries()) say(client, `${n}: ${i}`)
+    if (i % 20 === 0) await clients[0]!.received(sent.size)
+    if (i === MESSAGES / 2) {
+      await doomed[0]!.received(sent.size / 2)
+      victim.child.kill('SIGKILL')
+      await once(victim.child, 'exit')
+    }
+  }
+  await until(() => clients.every(({ messages }) => messages.length >= sent.size))
+  for (const client of clients) {
+    t.equal(client.messages.length, sent.size)
+    t.same(new Set(payloadsOf(client)), sent)
+    t.same(client.messages, clients[0]!.messages, 'in the same order')
+    t.equal(client.webSocket.readyState, client.webSocket.OPEN)
+  }
+  for (const { messages } of doomed) t.equal(new Set(messages).size, messages.length)
 
-t.test('a node that does not answer is named, and not waited for without end', async (t) => {
-  // While the test lasts it counts as alive.
+  await acquainted([first, second], 2)
+  const confirmed = await ask<object>(
+    first.http,
+    '/publish',
+    {
+      method: 'POST',
+      body: '{"channel":"load","payload":"end","confirm":true}',
+      headers: { 'content-type': 'application/json' }
+    },
+    rw
+  )
+  t.same(confirmed.body, { delivered: 20, nodes: 2 })
+  // It returns as a different node.
+  const fresh = await processNode(t, dbUri, environment)
+  await acquainted([first, second, fresh], 3)
+})
+
+t.test('a node that does not answer is named, and not waited for forever', async (t) => {
+  // It counts as alive for the duration of the test.
   const { apps, dbUri } = await nodes(t, 1, { nodeTimeout: 3_600_000 })
   const [{ http, ws, fastify }] = apps as [App]
   const stopped = await processNode(t, dbUri, { PGWS_NODE_TIMEOUT: '3600000' })
@@ -556,47 +553,44 @@ t.test('a node that does not answer is named, and not waited for without end', a
   })
 })
 
-t.test(
-  'while the database is away the cluster cannot be asked; then all find each other again',
-  async (t) => {
-    const dbUri = await database()
-    const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
-    const options = { checkListenerInterval: 300, nodeTimeout: 1000 }
-    const near = await build(t, { dbUri, ...options })
-    // Its pool goes another way: it could speak, and must not, since it does not hear.
-    const far = await build(t, { dbUri, listenerUri: proxy.uri(dbUri), ...options })
-    await acquainted([near, far])
-    const client = await open(t, `${far.ws}/a/${token({ mode: 'r', sub: 'alice' })}`)
-    proxy.mode = 'refuse'
-    proxy.cut()
-    await until(() => !far.fastify.pgws.listenerState.up)
-    for (const [method, path] of [
-      ['GET', '/nodes'],
-      ['GET', '/channels?scope=cluster'],
-      ['GET', '/connections?scope=cluster'],
-      ['DELETE', '/connections?subject=alice']
-    ] as const) {
-      const { status, body } = await ask<{ code: string }>(far.http, path, { method })
-      t.equal(status, 503, path)
-      t.equal(body.code, 'FST_PGWS_NODES_UNAVAILABLE')
-    }
-    await t.rejects(far.fastify.pgws.publish('a', 'x', {}, { confirm: true }), {
-      code: 'FST_PGWS_DATABASE_UNAVAILABLE'
-    })
-    t.equal((await ask<[]>(far.http, '/connections')).body.length, 1)
-    t.equal(client.webSocket.readyState, client.webSocket.OPEN)
-    await acquainted([near], 1)
-    proxy.mode = 'pass'
-    await acquainted([near, far])
-    t.same(await near.fastify.pgws.publish('a', 'x', {}, { confirm: true }), {
-      delivered: 1,
-      nodes: 2,
-      missing: []
-    })
+t.test('without the database nodes cannot be asked; later all discover each other again', async (t) => {
+  const dbUri = await database()
+  const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
+  const options = { checkListenerInterval: 300, nodeTimeout: 1000 }
+  const near = await build(t, { dbUri, ...options })
+  // Its pool takes another route: it could send, and must not, because it does not receive.
+  const far = await build(t, { dbUri, listenerUri: proxy.uri(dbUri), ...options })
+  await acquainted([near, far])
+  const client = await open(t, `${far.ws}/a/${token({ mode: 'r', sub: 'alice' })}`)
+  proxy.mode = 'refuse'
+  proxy.cut()
+  await until(() => !far.fastify.pgws.listenerState.up)
+  for (const [method, path] of [
+    ['GET', '/nodes'],
+    ['GET', '/channels?scope=cluster'],
+    ['GET', '/connections?scope=cluster'],
+    ['DELETE', '/connections?subject=alice']
+  ] as const) {
+    const { status, body } = await ask<{ code: string }>(far.http, path, { method })
+    t.equal(status, 503, path)
+    t.equal(body.code, 'FST_PGWS_NODES_UNAVAILABLE')
   }
-)
+  await t.rejects(far.fastify.pgws.publish('a', 'x', {}, { confirm: true }), {
+    code: 'FST_PGWS_DATABASE_UNAVAILABLE'
+  })
+  t.equal((await ask<[]>(far.http, '/connections')).body.length, 1)
+  t.equal(client.webSocket.readyState, client.webSocket.OPEN)
+  await acquainted([near], 1)
+  proxy.mode = 'pass'
+  await acquainted([near, far])
+  t.same(await near.fastify.pgws.publish('a', 'x', {}, { confirm: true }), {
+    delivered: 1,
+    nodes: 2,
+    missing: []
+  })
+})
 
-t.test('what else is notified on the channel of the nodes is passed over', async (t) => {
+t.test('ignores other notifications on the cluster channel', async (t) => {
   const { apps, dbUri } = await nodes(t, 2)
   const [first, second] = apps as [App, App]
   const client = await open(t, `${first.ws}/a/${token({ mode: 'r', sub: 'alice' })}`)
@@ -638,7 +632,7 @@ t.test('what else is notified on the channel of the nodes is passed over', async
   t.same(await second.fastify.pgws.publish('a', 'x', {}, { confirm: true }), delivery)
   t.equal((await nodesOf(first)).length, 2)
   t.equal(client.webSocket.readyState, client.webSocket.OPEN)
-  // An answer of the wrong shape is none.
+  // An answer of the wrong shape is ignored.
   const asked = second.fastify.pgws.channels({ scope: 'cluster', onMissing: (ids) => missing.push(...ids) })
   const missing: string[] = []
   await until(() => payloads.some((text) => text.includes('"question":"channels"')))
@@ -649,7 +643,7 @@ t.test('what else is notified on the channel of the nodes is passed over', async
   t.ok(missing.every((name) => name === from))
 })
 
-t.test('no client may join the channel of the nodes', async (t) => {
+t.test('no client may join the cluster channel', async (t) => {
   const { apps, dbUri } = await nodes(t, 1, { rawChannels: '**' })
   const { ws } = apps[0]!
   const { payloads } = await sqlListener(t, dbUri, CLUSTER_CHANNEL)
@@ -660,7 +654,7 @@ t.test('no client may join the channel of the nodes', async (t) => {
   t.notOk(payloads.slice(before).includes('hello'))
 })
 
-t.test('sockets may still use the names of the new addresses as channels', async (t) => {
+t.test('sockets may still use the names of the newer routes as channels', async (t) => {
   const { apps } = await nodes(t, 1)
   const { ws, fastify } = apps[0]!
   for (const name of ['nodes', 'connections']) {

@@ -18,7 +18,7 @@ t.test('a file is read back by its owner, and by nobody else', async (t) => {
   }
 })
 
-t.test('what somebody else may have put there is neither read nor followed', async (t) => {
+t.test('does not read or follow a file that another user may have created', async (t) => {
   const folder = t.testdir({ target: 'geheim' })
   const target = join(folder, 'target')
   const link = join(folder, 'link')

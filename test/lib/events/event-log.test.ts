@@ -2,7 +2,7 @@ import { EventEmitter, once } from 'node:events'
 import t from 'tap'
 import { EventLog, type ServerEvent } from '../../../lib/events/index.js'
 
-t.test('the last 500 events are kept, and followers get each new one', async (t) => {
+t.test('keeps the last 500 events, and passes each new one to followers', async (t) => {
   const events = new EventLog('0123456789abcdef')
   t.same(events.list(), [])
   const told: ServerEvent[] = []
@@ -24,7 +24,7 @@ t.test('the last 500 events are kept, and followers get each new one', async (t)
   t.equal(told.length, 600)
 })
 
-t.test('an event has what is known of it, and long texts are cut', async (t) => {
+t.test('an event has the known details, and long texts are cut', async (t) => {
   const events = new EventLog('0123456789abcdef')
   events.add('close', {
     text: 'closed',
@@ -52,7 +52,7 @@ t.test('an event has what is known of it, and long texts are cut', async (t) => 
   t.equal(refusal!.channels!.length, 10)
 })
 
-t.test('a storm of one reason is counted in one event a second', async (t) => {
+t.test('counts many events of one reason in one event a second', async (t) => {
   const events = new EventLog('0123456789abcdef')
   // The log's own timer does not keep the process alive.
   const alive = setInterval(() => {}, 1000)
@@ -71,7 +71,7 @@ t.test('a storm of one reason is counted in one event a second', async (t) => {
   const [event] = (await counted) as [ServerEvent]
   t.match(event, { type: 'close', reason: 'client', code: 1001, count: 980 })
   t.equal(events.list().length, 22)
-  // Those that follow more slowly are told one by one again.
+  // Events that arrive more slowly are reported one by one again.
   await new Promise((resolve) => setTimeout(resolve, 1100))
   events.add('close', { text: 'gone', reason: 'client' })
   t.equal(events.list().at(-1)!.count, undefined)

@@ -2,7 +2,7 @@ import t from 'tap'
 import { build, open, query, token, until, withOwnPostgres } from '../../support/helper.js'
 
 t.test(
-  'while the database is slow, reading from senders is paused; nothing is dropped, order is kept',
+  'pauses reading from senders while the database is slow; nothing is dropped or reordered',
   async (t) => {
     const { database } = await withOwnPostgres(t)
     const dbUri = await database()
@@ -23,12 +23,12 @@ t.test(
         process.kill(rows[0].pid, 'SIGCONT')
       } catch {}
     })
-    // Some 40 MB: more than the queue and the buffers of the operating system take.
+    // Some 40 MB: more than the queue and the socket buffers hold.
     const count = 20_000
     for (let i = 0; i < count; i++) writer.send(`${i} ${'x'.repeat(2000)}`)
     const metrics = async () => (await fetch(`${http}/metrics`)).text()
     await until(async () => /pgws_paused_sockets 1\n/.test(await metrics()))
-    t.ok(writer.webSocket.bufferedAmount > 10_000_000, 'what is not read stays with the sender')
+    t.ok(writer.webSocket.bufferedAmount > 10_000_000, 'the sender keeps what is not read')
     t.ok(Number(/pgws_messages_received_total (\d+)/.exec(await metrics())![1]) < count / 2)
     process.kill(rows[0].pid, 'SIGCONT')
     await until(() => reader.messages.length === count + 1)

@@ -7,7 +7,7 @@ import { build, type Client, open, token, until, withPostgres } from '../../supp
 const { database } = await withPostgres(t)
 const dbUri = await database()
 
-/** A client of the SDK's protocol, by hand. */
+/** A client of the SDK's protocol, without the SDK. */
 async function connected(t: Test, ws: string, claims: object = {}): Promise<Client> {
   const client = await open(t, `${ws}/connection/websocket`)
   client.send(JSON.stringify({ id: 1, connect: { token: token({ mode: 'rw', sub: 'me', ...claims }) } }))
@@ -19,15 +19,15 @@ const lines = (count: number, command: object) =>
   Array.from({ length: count }, (_, i) => JSON.stringify({ id: i + 2, ...command })).join('\n')
 
 /**
- * Resolves once so many clients are not read. It looks in each turn of the event loop, because one may be left unread for
- * a few of them.
+ * Resolves once this many clients are paused. It checks in each turn of the event loop, because a pause may
+ * last only a few of them.
  */
 async function untilPaused(fastify: FastifyInstance, count: number): Promise<void> {
   const gauge = fastify.pgws.metrics.registry.getSingleMetric('pgws_paused_sockets') as Gauge
   while ((await gauge.get()).values[0]!.value !== count) await nextTurn()
 }
 
-/** The answers so far; `{}` is a ping. */
+/** The replies so far; `{}` is a ping. */
 const answers = (client: Client) => client.messages.filter((text) => text !== '{}')
 const idsOf = (client: Client) => answers(client).map((text) => JSON.parse(text).id)
 const upTo = (last: number) => Array.from({ length: last }, (_, i) => i + 1)
@@ -39,7 +39,7 @@ for (const [name, count, command] of [
   ['presence', 20_000, { presence: { channel: 'b' } }]
 ] as const) {
   t.test(`${count} times ${name} in one frame are answered while others are served`, async (t) => {
-    // So that it takes no longer than it must.
+    // High enough not to slow the test down.
     const { ws, http } = await build(t, { dbUri, messageRate: 1_000_000 })
     const other = await open(t, `${ws}/a/${token({ mode: 'rw' })}`)
     const client = await connected(t, ws, { channels: ['a'] })
@@ -58,7 +58,7 @@ for (const [name, count, command] of [
   })
 }
 
-t.test('every command counts for messageRate, refused ones and lines of one frame', async (t) => {
+t.test('every command counts towards messageRate, rejected ones and lines of one frame too', async (t) => {
   const { ws, fastify } = await build(t, { dbUri, messageRate: 20 })
   const client = await connected(t, ws)
   client.send(lines(29, { rpc: {} }))
@@ -71,7 +71,7 @@ t.test('every command counts for messageRate, refused ones and lines of one fram
   await until(() => answers(client).length === 31)
 })
 
-t.test('a client that has not said who it is is bound by it, too', async (t) => {
+t.test('the limit applies to clients that have not connected yet, too', async (t) => {
   const { ws, fastify } = await build(t, { dbUri, messageRate: 20 })
   const client = await open(t, `${ws}/connection/websocket`)
   client.send(lines(29, { connect: { token: token({ mode: 'r', exp: 1 }) } }))
@@ -80,17 +80,14 @@ t.test('a client that has not said who it is is bound by it, too', async (t) => 
   t.ok(answers(client).every((text) => JSON.parse(text).error.code === 109))
 })
 
-t.test(
-  'without messageRate, a client that is faster than any honest one is not read meanwhile',
-  async (t) => {
-    const { ws, fastify } = await build(t, { dbUri })
-    const client = await open(t, `${ws}/a/${token({ mode: 'r' })}`)
-    for (let i = 0; i < 7000; i++) client.send(String(i))
-    await untilPaused(fastify, 1)
-    await untilPaused(fastify, 0)
-    t.equal(client.webSocket.readyState, client.webSocket.OPEN)
-  }
-)
+t.test('without messageRate, pauses a client that sends faster than any honest one', async (t) => {
+  const { ws, fastify } = await build(t, { dbUri })
+  const client = await open(t, `${ws}/a/${token({ mode: 'r' })}`)
+  for (let i = 0; i < 7000; i++) client.send(String(i))
+  await untilPaused(fastify, 1)
+  await untilPaused(fastify, 0)
+  t.equal(client.webSocket.readyState, client.webSocket.OPEN)
+})
 
 t.test('publishes what a client has sent before its ConnectionClose event', async (t) => {
   const { ws, fastify } = await build(t, { dbUri, messageRate: 10, metaChannel: 'meta' })

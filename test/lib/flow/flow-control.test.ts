@@ -9,7 +9,7 @@ import { until } from '../../support/helper.js'
 
 const access = { channels: ['a'], read: true, write: false, expiresAt: undefined, claims: {} }
 
-/** Connections that share a flow control, of clients that read nothing until the test lets them. */
+/** Connections that share a flow control; their clients read nothing until the test lets them. */
 async function clients(
   t: Test,
   count: number,
@@ -47,13 +47,13 @@ async function clients(
   return { flow, slow, all }
 }
 
-/** Some kB as a frame. */
+/** A frame of this many kB. */
 function message(connection: WebSocketConnection, length = 50_000) {
   const frame = connection.format.encode({ channel: 'a', text: 'x'.repeat(length) })
   return [[frame], frame.bytes] as const
 }
 
-t.test('no more than 16 times the bound waits for one client, whatever it takes', async (t) => {
+t.test('no more than 16 times the limit waits for one client, whatever it reads', async (t) => {
   const { slow, all } = await clients(t, 1, {})
   const { connection } = all[0]!
   while (connection.open) {
@@ -64,7 +64,7 @@ t.test('no more than 16 times the bound waits for one client, whatever it takes'
   t.ok(slow[0]![0] > 1_500_000)
 })
 
-t.test('a client that takes nothing is closed, and gets the code once it reads', async (t) => {
+t.test('closes a client that reads nothing; it receives the code once it reads', async (t) => {
   const { slow, all, flow } = await clients(t, 1, { slowTimeout: 1000 })
   const { connection, client } = all[0]!
   while (connection.bufferedBytes < 100_000) connection.deliver(...message(connection))
@@ -77,11 +77,11 @@ t.test('a client that takes nothing is closed, and gets the code once it reads',
   await until(() => flow.totalBytes === 0)
 })
 
-t.test('one large message is no reason to close a client, however slowly it is read', async (t) => {
+t.test('one large message is no reason to close a client, however slowly it reads', async (t) => {
   const { slow, all, flow } = await clients(t, 1, { slowTimeout: 500 })
   const { connection, client } = all[0]!
   connection.deliver(...message(connection, 20_000_000))
-  // Looked at so often that it would be closed.
+  // Checked often enough that it would be closed.
   const looks: number[] = []
   await until(() => {
     const { stalled } = connection.waiting!
@@ -96,16 +96,16 @@ t.test('one large message is no reason to close a client, however slowly it is r
   t.equal(flow.totalBytes, 0)
 })
 
-t.test('bytes that many get count once; the slowest are ended, until what waits is bearable', async (t) => {
+t.test('shared bytes count once; the slowest clients are closed until the total is in bounds', async (t) => {
   const { slow, all, flow } = await clients(t, 4, {
     maxBufferedBytes: 100_000_000,
     maxTotalBufferedBytes: 20_000_000
   })
-  // The same for all, more than the buffers of the operating system take.
+  // The same message for all, larger than the socket buffers.
   const [frames, joined] = message(all[0]!.connection, 10_000_000)
   for (const { connection } of all) connection.deliver(frames, joined)
   t.equal(flow.totalBytes, joined.length)
-  // What only the first gets.
+  // Messages for the first client only.
   const [first] = all
   while (first!.connection.open) {
     first!.connection.deliver(...message(first!.connection, 1_000_000))

@@ -9,7 +9,7 @@ function frame(position?: number): Frame {
   return { bytes: Buffer.alloc(10), position }
 }
 
-t.test('what was held comes after the replay, but for what was replayed', async (t) => {
+t.test('held frames follow the replay, except those that were replayed', async (t) => {
   const held = new HeldFrames(MAX_BYTES)
   const [passing, newer] = [frame(), frame(5)]
   t.ok(held.add([frame(3), passing]))
@@ -20,7 +20,7 @@ t.test('what was held comes after the replay, but for what was replayed', async 
   t.ok(held.done)
 })
 
-t.test('what was replayed may still come after the release, until something newer does', async (t) => {
+t.test('skips replayed frames that arrive after the release, until a newer one does', async (t) => {
   const held = new HeldFrames(MAX_BYTES)
   t.strictSame(held.release(7), [])
   t.notOk(held.done)
@@ -33,7 +33,7 @@ t.test('what was replayed may still come after the release, until something newe
   t.equal(held.fresh(frames), frames)
 })
 
-t.test('without a replay everything is new', async (t) => {
+t.test('without a replay every frame is new', async (t) => {
   const held = new HeldFrames(MAX_BYTES)
   const frames = [frame(), frame(1)]
   held.add(frames)
@@ -41,11 +41,11 @@ t.test('without a replay everything is new', async (t) => {
   t.ok(held.done)
 })
 
-t.test('durable ones that are too many are read again; the others are kept, and count', async (t) => {
+t.test('too many durable frames are read again; the others are kept, and count', async (t) => {
   const held = new HeldFrames(MAX_BYTES)
   const passing = frame()
   t.ok(held.add([passing, ...Array.from({ length: 10 }, (_, n) => frame(n + 1))]))
-  t.ok(held.add([frame(11)]), 'nothing durable is held until the replay has gone on')
+  t.ok(held.add([frame(11)]), 'no durable frame is held until the replay has continued')
   t.equal(held.release(5), undefined)
   t.ok(held.holding)
   const newer = Array.from({ length: 9 }, (_, n) => frame(n + 12))
@@ -56,11 +56,11 @@ t.test('durable ones that are too many are read again; the others are kept, and 
   full.add([...Array.from({ length: 9 }, () => frame()), frame(1), frame(2)])
   t.equal(full.release(0), undefined)
   full.add([frame(3), frame(4)])
-  t.equal(full.release(2), undefined, 'what was kept has not been forgotten in the count')
+  t.equal(full.release(2), undefined, 'kept frames still count')
   t.equal(full.release(4)?.length, 9)
 })
 
-t.test('durable ones are dropped until they are to be kept; the others are held all the time', async (t) => {
+t.test('durable frames are dropped until keep() is called; the others are always held', async (t) => {
   const held = new HeldFrames(MAX_BYTES)
   const [first, second, newer] = [frame(), frame(), frame(3)]
   t.ok(held.add([frame(1), first]))
@@ -80,7 +80,7 @@ t.test('durable ones are dropped until they are to be kept; the others are held 
   t.notOk(full.add([frame()]))
 })
 
-t.test('reports that frames are lost if too many of them cannot be read again', async (t) => {
+t.test('reports lost frames if too many of them cannot be read again', async (t) => {
   const held = new HeldFrames(MAX_BYTES)
   t.notOk(held.add(Array.from({ length: 11 }, () => frame())))
   t.equal(held.release(0), undefined)

@@ -10,7 +10,7 @@ const { database } = await withPostgres(t)
 const dbUri = await database()
 const reader = token({ mode: 'r' })
 
-/** Notifies `count` messages of some 7,900 bytes, each its own. */
+/** Notifies `count` different messages of some 7,900 bytes each. */
 const flood = (count: number) =>
   query(
     dbUri,
@@ -19,12 +19,12 @@ const flood = (count: number) =>
     [LISTEN_CHANNEL, count]
   )
 
-t.test('a client that does not read is closed with 3008, logged, and holds up nobody', async (t) => {
+t.test('closes a client that does not read with 3008, logs it, and delays nobody else', async (t) => {
   const { ws, lines, fastify } = await build(t, { dbUri })
   const slow = await open(t, `${ws}/a/${reader}`)
   const others = await Promise.all([1, 2, 3].map(() => open(t, `${ws}/a/${reader}`)))
   slow.webSocket.pause()
-  // More than its bound and the buffers of the operating system on both sides.
+  // More than its limit and the socket buffers on both sides.
   for (let i = 1; i <= 40; i++) {
     await flood(100)
     for (const other of others) await other.received(i * 100)
@@ -39,7 +39,7 @@ t.test('a client that does not read is closed with 3008, logged, and holds up no
   await until(() => fastify.pgws.channels()[0]?.connections === 3)
 })
 
-t.test('one message larger than the bound is delivered while nothing waits', async (t) => {
+t.test('delivers one message that is larger than the limit while nothing else waits', async (t) => {
   const { ws } = await build(t, { dbUri, maxBufferedBytes: 100 })
   const client = await open(t, `${ws}/a/${reader}`)
   await flood(1)
@@ -69,7 +69,7 @@ for (const [scheme, server] of Object.entries({ ws: {}, wss: tls })) {
   })
 }
 
-t.test('permessage-deflate works where an operator turns it on', async (t) => {
+t.test('permessage-deflate works if an operator turns it on', async (t) => {
   const { ws } = await build(
     t,
     { dbUri },

@@ -10,7 +10,7 @@ t.teardown(() => {
   Date.now = real
 })
 
-t.test('a clock that goes back during an outage spoils neither the gap nor the metrics', async (t) => {
+t.test('a clock that jumps back during an outage distorts neither the gap nor the metrics', async (t) => {
   t.teardown(() => {
     offset = 0
   })
@@ -19,7 +19,7 @@ t.test('a clock that goes back during an outage spoils neither the gap nor the m
   const gaps: number[] = []
   fastify.pgws.on('reconnected', ({ gap }) => gaps.push(gap))
   const client = await open(t, `${ws}/a/${token({ mode: 'rw' })}`)
-  // Once it has been noticed that the listener was lost, and before it is back.
+  // After the loss of the listener has been noticed, and before it is back.
   const push = lines.push.bind(lines)
   lines.push = (...items) => {
     if (items.some((line) => line.includes("the listener's connection was lost"))) offset = -3_600_000

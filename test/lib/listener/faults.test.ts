@@ -20,7 +20,7 @@ const checkListenerInterval = 300
 const postgres = await sharedPostgres(t)
 const socket = (server: Cluster) => join(server.socketFolder, '.s.PGSQL.5432')
 
-/** A server whose connections go through a proxy each. */
+/** A server whose connections go through one proxy each. */
 async function faulty(t: Test, options: object = {}) {
   const dbUri = await createDatabase(postgres)
   const listenerProxy = await FaultProxy.start(t, socket(postgres))
@@ -41,13 +41,13 @@ async function faulty(t: Test, options: object = {}) {
 
 type Faulty = Awaited<ReturnType<typeof faulty>>
 
-/** Waits until the listener has passed a check more. */
+/** Waits until the listener has passed another check. */
 async function checked({ fastify }: Faulty) {
   const before = fastify.pgws.listenerState.lastProvenAlive!
   await until(() => fastify.pgws.listenerState.lastProvenAlive! > before)
 }
 
-/** Causes a fault, and sees it noticed and healed, with the sockets still open. */
+/** Causes a fault, and checks that it is noticed and repaired while the sockets stay open. */
 async function heals(t: Test, app: Faulty, fault: () => unknown) {
   await fault()
   await until(() => app.gaps.length > 0)
@@ -64,25 +64,22 @@ async function heals(t: Test, app: Faulty, fault: () => unknown) {
   t.match(metrics, new RegExp(`pgws_listener_gap_seconds_total ${app.gaps[0]! / 1000}\n`))
 }
 
-t.test(
-  'a half-open listener is noticed and replaced; the gap counts from when it was last heard',
-  async (t) => {
-    const app = await faulty(t)
-    await checked(app)
-    let silentSince = 0
-    await heals(t, app, async () => {
-      app.listenerProxy.silence()
-      // What was on its way by then is heard in the next turns.
-      for (let turn = 0; turn < 3; turn++) await setImmediate()
-      silentSince = Date.now()
-    })
-    const { upSince } = app.fastify.pgws.listenerState
-    t.ok(upSince! - app.gaps[0]! <= silentSince, 'it begins before the silence')
-  }
-)
+t.test('replaces a half-open listener; the gap counts from when it last received anything', async (t) => {
+  const app = await faulty(t)
+  await checked(app)
+  let silentSince = 0
+  await heals(t, app, async () => {
+    app.listenerProxy.silence()
+    // Notifications that were on their way arrive in the next turns.
+    for (let turn = 0; turn < 3; turn++) await setImmediate()
+    silentSince = Date.now()
+  })
+  const { upSince } = app.fastify.pgws.listenerState
+  t.ok(upSince! - app.gaps[0]! <= silentSince, 'it begins before the silence')
+})
 
-t.test('a terminated backend is replaced at once', async (t) => {
-  // No check is made meanwhile.
+t.test('replaces a terminated backend at once', async (t) => {
+  // No check runs in the meantime.
   const app = await faulty(t, { checkListenerInterval: 3_600_000 })
   await heals(t, app, () =>
     query(
@@ -92,12 +89,12 @@ t.test('a terminated backend is replaced at once', async (t) => {
   )
 })
 
-t.test('a listener whose registrations were lost (DISCARD ALL) is noticed and replaced', async (t) => {
+t.test('replaces a listener that lost its registrations (DISCARD ALL)', async (t) => {
   const app = await faulty(t)
   await heals(t, app, () => app.listenerProxy.inject('DISCARD ALL'))
 })
 
-t.test('a connection that is cut within a message is replaced', async (t) => {
+t.test('replaces a connection that breaks in the middle of a message', async (t) => {
   const app = await faulty(t)
   app.listenerProxy.cutAfter(20)
   await heals(t, app, () => notify(app.dbUri, '{"channel":"b"}'))
@@ -113,7 +110,7 @@ t.test('a slow network is no fault', async (t) => {
   t.same(app.gaps, [])
 })
 
-t.test('a failover to another address behind the same name is followed', async (t) => {
+t.test('follows a failover to another address behind the same name', async (t) => {
   const dbUri = await createDatabase(postgres)
   const old = await FaultProxy.start(t, socket(postgres))
   const next = await FaultProxy.start(t, socket(postgres), '127.0.0.2', old.port)
@@ -133,14 +130,14 @@ t.test('a failover to another address behind the same name is followed', async (
   old.mode = 'refuse'
   old.silence()
   await reconnected
-  // The pool's connections took the same way, and are not used again.
+  // The connections of the pool took the same route, and are not used again.
   await fastify.pgws.publish('a', 2)
   await client.received(2)
   t.ok(next.connections >= 2)
 })
 
 for (const signal of ['SIGINT', 'SIGQUIT', 'SIGKILL'] as const) {
-  t.test(`a PostgreSQL that is ended with ${signal} and started again`, async (t) => {
+  t.test(`survives a PostgreSQL that is stopped with ${signal} and started again`, async (t) => {
     let server = await testPostgres(t)
     const dbUri = await createDatabase(server)
     const { fastify, http, ws } = await build(t, { dbUri, checkListenerInterval })
@@ -159,7 +156,7 @@ for (const signal of ['SIGINT', 'SIGQUIT', 'SIGKILL'] as const) {
     for (let i = 0; i < 100; i++) sender.send(`waiting ${i}`)
     server = await restartPostgres(t, server)
     await until(() => fastify.pgws.listenerState.up)
-    // What waited was sent, once and in order; then all goes on as before.
+    // Waiting messages were sent once and in order; then everything continues as before.
     await client.received(100)
     sender.send('after')
     const got = (await client.received(101)).map((text) => JSON.parse(text).payload)
@@ -170,7 +167,7 @@ for (const signal of ['SIGINT', 'SIGQUIT', 'SIGKILL'] as const) {
   })
 }
 
-t.test('what a socket sent is not sent for ever: 1011 after publishTimeout', async (t) => {
+t.test("gives up sending a socket's message after publishTimeout, and closes with 1011", async (t) => {
   const app = await faulty(t, { publishTimeout: 500 })
   const sender = await open(t, `${app.ws}/a/${writer}`)
   for (const proxy of [app.listenerProxy, app.poolProxy]) {
@@ -184,33 +181,30 @@ t.test('what a socket sent is not sent for ever: 1011 after publishTimeout', asy
   t.equal(app.client.webSocket.readyState, 1)
 })
 
-t.test(
-  'while the database is away senders are paused, and the server keeps no more than it must',
-  async (t) => {
-    const app = await faulty(t)
-    const sender = await open(t, `${app.ws}/a/${writer}`)
-    for (const proxy of [app.listenerProxy, app.poolProxy]) {
-      proxy.mode = 'refuse'
-      proxy.cut()
-    }
-    await until(() => !app.fastify.pgws.listenerState.up)
-    const count = 10_000
-    for (let i = 0; i < count; i++) sender.send(`${i} ${'x'.repeat(2000)}`)
-    const metrics = async () => (await fetch(`${app.http}/metrics`)).text()
-    await until(async () => /pgws_paused_sockets 1\n/.test(await metrics()))
-    t.ok(sender.webSocket.bufferedAmount > 5_000_000, 'what is not read stays with the sender')
-    t.ok(Number(/pgws_messages_received_total (\d+)/.exec(await metrics())![1]) < count / 2)
-    for (const proxy of [app.listenerProxy, app.poolProxy]) proxy.mode = 'pass'
-    await app.client.received(count)
-    const numbers = app.client.messages.map((text) => Number.parseInt(JSON.parse(text).payload, 10))
-    t.same(
-      numbers,
-      Array.from({ length: count }, (_, i) => i)
-    )
+t.test('pauses senders while the database is unavailable, and keeps only a limited amount', async (t) => {
+  const app = await faulty(t)
+  const sender = await open(t, `${app.ws}/a/${writer}`)
+  for (const proxy of [app.listenerProxy, app.poolProxy]) {
+    proxy.mode = 'refuse'
+    proxy.cut()
   }
-)
+  await until(() => !app.fastify.pgws.listenerState.up)
+  const count = 10_000
+  for (let i = 0; i < count; i++) sender.send(`${i} ${'x'.repeat(2000)}`)
+  const metrics = async () => (await fetch(`${app.http}/metrics`)).text()
+  await until(async () => /pgws_paused_sockets 1\n/.test(await metrics()))
+  t.ok(sender.webSocket.bufferedAmount > 5_000_000, 'the sender keeps what is not read')
+  t.ok(Number(/pgws_messages_received_total (\d+)/.exec(await metrics())![1]) < count / 2)
+  for (const proxy of [app.listenerProxy, app.poolProxy]) proxy.mode = 'pass'
+  await app.client.received(count)
+  const numbers = app.client.messages.map((text) => Number.parseInt(JSON.parse(text).payload, 10))
+  t.same(
+    numbers,
+    Array.from({ length: count }, (_, i) => i)
+  )
+})
 
-t.test('does not repeat a statement whose outcome is unknown, and reports that to its sender', async (t) => {
+t.test('does not repeat a statement with an unknown outcome, and reports it to the sender', async (t) => {
   const app = await faulty(t)
   const { payloads } = await sqlListener(t, app.dbUri)
   const sender = await open(t, `${app.ws}/a/${writer}`)
@@ -225,7 +219,7 @@ t.test('does not repeat a statement whose outcome is unknown, and reports that t
   t.equal(payloads.filter((text) => text.includes('second')).length, 1)
 })
 
-t.test('publishing connections that die are replaced', async (t) => {
+t.test('replaces broken publishing connections', async (t) => {
   const app = await faulty(t)
   const lost = () => app.lines.filter((line) => line.includes('a publishing connection was lost')).length
   for (let i = 0; i < 5; i++) {
@@ -240,7 +234,7 @@ t.test('publishing connections that die are replaced', async (t) => {
   )
 })
 
-t.test('a message that the database refuses takes no other with it', async (t) => {
+t.test('a message that the database rejects does not affect others', async (t) => {
   const admin = await createDatabase(postgres)
   const name = `latin_${Date.now()}`
   await query(admin, `create database ${name} encoding latin1 locale 'C' template template0`)
@@ -249,7 +243,7 @@ t.test('a message that the database refuses takes no other with it', async (t) =
   const client = await open(t, `${ws}/a/${reader}`)
   const senders = await Promise.all(Array.from({ length: 20 }, () => open(t, `${ws}/a/${writer}`)))
   const refused = senders[7]!.closed()
-  // One of them has no place in LATIN1.
+  // LATIN1 cannot store one of them.
   for (const [i, sender] of senders.entries()) sender.send(i === 7 ? 'five € please' : `number ${i}`)
   t.equal((await refused).code, 1007)
   const got = (await client.received(19)).map((text) => JSON.parse(text).payload)
@@ -257,65 +251,63 @@ t.test('a message that the database refuses takes no other with it', async (t) =
   for (const [i, sender] of senders.entries()) if (i !== 7) t.equal(sender.webSocket.readyState, 1)
 })
 
-t.test(
-  'a notification queue that fills up degrades health; a full one is an error for the publisher',
-  async (t) => {
-    const crowded = await testPostgres(t, { max_notify_queue_pages: '64' })
-    const dbUri = await createDatabase(crowded)
-    const { fastify, http, ws, lines } = await build(t, { dbUri, checkListenerInterval })
-    const health = async () => {
-      const response = await fetch(`${http}/health`)
-      return {
-        code: response.status,
-        ...((await response.json()) as { status: string; notificationQueue: { usage: number } })
-      }
+t.test('a full notification queue degrades health, and is an error for the publisher', async (t) => {
+  const crowded = await testPostgres(t, { max_notify_queue_pages: '64' })
+  const dbUri = await createDatabase(crowded)
+  const { fastify, http, ws, lines } = await build(t, { dbUri, checkListenerInterval })
+  const health = async () => {
+    const response = await fetch(`${http}/health`)
+    return {
+      code: response.status,
+      ...((await response.json()) as { status: string; notificationQueue: { usage: number } })
     }
-    const sender = await open(t, `${ws}/a/${writer}`)
-    t.match(await health(), { code: 200, status: 'ok', notificationQueue: { usage: 0 } })
-    // A session that listens, and stays in a transaction, holds the queue up.
-    const { default: pg } = await import('pg')
-    const holder = new pg.Client({ connectionString: dbUri, application_name: 'the one that sleeps' })
-    await holder.connect()
-    t.teardown(() => holder.end())
-    await holder.query('listen something')
-    await holder.query('begin; select 1')
-    const fill = () =>
-      query(dbUri, "select count(pg_notify('other', n || repeat('x', 7900))) from generate_series(1, 8) n")
-    while ((await health()).notificationQueue.usage <= 0.5) await fill()
-    t.match(await health(), { code: 200, status: 'degraded' })
-    t.match(
-      lines.find((line) => line.includes('notification queue is filling up')),
-      /the one that sleeps/
-    )
-    t.match(await (await fetch(`${http}/metrics`)).text(), /pgws_notification_queue_usage_ratio 0\.[5-9]/)
-    await t.rejects(
-      (async () => {
-        for (;;) await fill()
-      })(),
-      { message: /NOTIFY queue/ }
-    )
-    // The listener's probe is a notification, too. That it cannot be sent says nothing about the connection, which stays.
-    const probes = new Set<number>()
-    await until(async () => {
-      const { rows } = await query(
-        dbUri,
-        `select query_start from pg_stat_activity
-         where datname = current_database() and application_name like '%listener' and query like '%pg_listening%'`
-      )
-      for (const { query_start } of rows) probes.add(Number(query_start))
-      return probes.size > 2
-    })
-    t.match(fastify.pgws.listenerState, { up: true, reconnects: 0 })
-    for (;;) {
-      const failure = await fastify.pgws.publish('a', 'x'.repeat(7000)).catch((error) => error)
-      if (failure === undefined) continue
-      t.match(failure, { code: 'FST_PGWS_NOT_ACCEPTED', statusCode: 503 })
-      break
-    }
-    sender.send('x'.repeat(7000))
-    t.equal((await sender.closed()).code, 1011)
-    await holder.query('commit')
-    await until(async () => (await health()).status === 'ok')
-    await fastify.pgws.publish('a', 'again')
   }
-)
+  const sender = await open(t, `${ws}/a/${writer}`)
+  t.match(await health(), { code: 200, status: 'ok', notificationQueue: { usage: 0 } })
+  // A session that listens and stays in a transaction blocks the queue.
+  const { default: pg } = await import('pg')
+  const holder = new pg.Client({ connectionString: dbUri, application_name: 'the one that sleeps' })
+  await holder.connect()
+  t.teardown(() => holder.end())
+  await holder.query('listen something')
+  await holder.query('begin; select 1')
+  const fill = () =>
+    query(dbUri, "select count(pg_notify('other', n || repeat('x', 7900))) from generate_series(1, 8) n")
+  while ((await health()).notificationQueue.usage <= 0.5) await fill()
+  t.match(await health(), { code: 200, status: 'degraded' })
+  t.match(
+    lines.find((line) => line.includes('notification queue is filling up')),
+    /the one that sleeps/
+  )
+  t.match(await (await fetch(`${http}/metrics`)).text(), /pgws_notification_queue_usage_ratio 0\.[5-9]/)
+  await t.rejects(
+    (async () => {
+      for (;;) await fill()
+    })(),
+    { message: /NOTIFY queue/ }
+  )
+  // The listener's check is a notification, too. A check that cannot be sent proves nothing about the
+  // connection, so it stays.
+  const probes = new Set<number>()
+  await until(async () => {
+    const { rows } = await query(
+      dbUri,
+      `select query_start from pg_stat_activity
+         where datname = current_database() and application_name like '%listener' and query like '%pg_listening%'`
+    )
+    for (const { query_start } of rows) probes.add(Number(query_start))
+    return probes.size > 2
+  })
+  t.match(fastify.pgws.listenerState, { up: true, reconnects: 0 })
+  for (;;) {
+    const failure = await fastify.pgws.publish('a', 'x'.repeat(7000)).catch((error) => error)
+    if (failure === undefined) continue
+    t.match(failure, { code: 'FST_PGWS_NOT_ACCEPTED', statusCode: 503 })
+    break
+  }
+  sender.send('x'.repeat(7000))
+  t.equal((await sender.closed()).code, 1011)
+  await holder.query('commit')
+  await until(async () => (await health()).status === 'ok')
+  await fastify.pgws.publish('a', 'again')
+})

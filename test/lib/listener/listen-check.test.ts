@@ -24,7 +24,7 @@ const int32 = (...values: number[]) =>
     })
   )
 
-/** The answer to a startup message: a trusted client, and a process number of its own making. */
+/** The answer to a startup message: trust authentication, and a process id of the pooler's own. */
 const greeting = Buffer.concat([
   message('R', int32(0)),
   message('S', Buffer.from('client_encoding\0UTF8\0')),
@@ -32,15 +32,15 @@ const greeting = Buffer.concat([
   message('Z', Buffer.from('I'))
 ])
 
-/** A startup message for a database, user postgres. */
+/** A startup message for a database, with the user postgres. */
 function startup(database: string): Buffer {
   const body = Buffer.concat([int32(196608), Buffer.from(`user\0postgres\0database\0${database}\0\0`)])
   return Buffer.concat([int32(4 + body.length), body])
 }
 
 /**
- * A pooler: it answers clients itself, and gives each of them a session of its own (`session`), or one session to
- * all of them, a transaction after the other (`transaction`).
+ * A pooler: it answers clients itself, and gives each of them a session (`session`), or all of them one
+ * session, one transaction after another (`transaction`).
  */
 async function pooler(t: Test, socketPath: string, database: string, mode: 'session' | 'transaction') {
   async function session(): Promise<Socket> {
@@ -90,7 +90,7 @@ const database = /\/([^/?]+)\?/.exec(dbUri)![1]!
 const socketPath = join(postgres.socketFolder, '.s.PGSQL.5432')
 
 for (const checkListenerInterval of [0, 1000]) {
-  t.test(`a pooler in transaction mode is refused (interval ${checkListenerInterval})`, async (t) => {
+  t.test(`refuses a pooler in transaction mode (interval ${checkListenerInterval})`, async (t) => {
     const uri = await pooler(t, socketPath, database, 'transaction')
     await t.rejects(build(t, { dbUri: uri, checkListenerInterval }), {
       code: 'FST_PGWS_CANNOT_LISTEN',
@@ -99,7 +99,7 @@ for (const checkListenerInterval of [0, 1000]) {
   })
 }
 
-t.test('with listenerUri, the pool may go through one', async (t) => {
+t.test('with listenerUri, the pool may use a pooler', async (t) => {
   const uri = await pooler(t, socketPath, database, 'session')
   const { fastify, ws } = await build(t, { dbUri: uri, listenerUri: dbUri })
   const client = await open(t, `${ws}/a/${token({ mode: 'r' })}`)
@@ -107,7 +107,7 @@ t.test('with listenerUri, the pool may go through one', async (t) => {
   await client.received(1)
 })
 
-t.test('a pooler in session mode is as good as none', async (t) => {
+t.test('accepts a pooler in session mode', async (t) => {
   const uri = await pooler(t, socketPath, database, 'session')
   const { ws } = await build(t, { dbUri: uri })
   const client = await open(t, `${ws}/a/${token({ mode: 'r' })}`)
@@ -115,11 +115,11 @@ t.test('a pooler in session mode is as good as none', async (t) => {
   await client.received(1)
 })
 
-t.test('a hot standby is refused', async (t) => {
+t.test('refuses a hot standby', async (t) => {
   const primary = await testPostgres(t)
   const { dataFolder } = primary
   await primary.stop()
-  // What was a primary, started as a standby.
+  // The former primary, started as a standby.
   writeFileSync(join(dataFolder, 'standby.signal'), '')
   const standby = await startEmbeddedPostgres({
     folder: folderOf(primary),

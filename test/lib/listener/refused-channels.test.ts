@@ -21,8 +21,9 @@ const reader = token({ mode: 'r' })
 const anySubject = token({ mode: 'rw', sub: 'somebody' })
 
 /**
- * Names that a database refuses, since its encoding does not have them, or that it alters: EUC_JP makes another
- * character of ¦, and takes 3 bytes for à where UTF-8 takes 2, so that PostgreSQL would cut the name.
+ * Names that a database rejects because its encoding lacks a character, or changes: EUC_JP turns ¦ into
+ * another character, and needs 3 bytes for à instead of the 2 of UTF-8, so that PostgreSQL would truncate the
+ * name.
  */
 const ENCODINGS: Record<string, { refused: string[]; taken: string[] }> = {
   LATIN1: { refused: ['sensor:温', 'sensor:€'], taken: ['sensor:é'] },
@@ -35,7 +36,7 @@ const ENCODINGS: Record<string, { refused: string[]; taken: string[] }> = {
   UTF8: { refused: ['sensor:\ud800'], taken: ['sensor:温', `sensor:${'à'.repeat(28)}`] }
 }
 
-/** What a neighbour gets while others come and go: everything, from one and the same connection. */
+/** A neighbour receives everything on one and the same connection while others join and leave. */
 async function unharmed(t: Test, app: Awaited<ReturnType<typeof build>>, dbUri: string, neighbour: Client) {
   const sent = neighbour.messages.length
   await notify(dbUri, `unharmed ${sent}`, 'sensor:neighbour')
@@ -44,7 +45,7 @@ async function unharmed(t: Test, app: Awaited<ReturnType<typeof build>>, dbUri: 
   t.match({ status, listener }, { status: 'ok', listener: { status: 'up', reconnects: 0 } })
 }
 
-/** Resolves when the listener has been proven alive again: after a check of all that it listens to. */
+/** Resolves after the next check of the listener, which covers all its channels. */
 async function checked({ fastify }: Awaited<ReturnType<typeof build>>) {
   const { lastProvenAlive } = fastify.pgws.listenerState
   await until(() => fastify.pgws.listenerState.lastProvenAlive! > lastProvenAlive!)
@@ -53,7 +54,7 @@ async function checked({ fastify }: Awaited<ReturnType<typeof build>>) {
 for (const [encoding, { refused, taken }] of Object.entries(ENCODINGS)) {
   for (const checkListenerInterval of [200, 0]) {
     const supervised = checkListenerInterval > 0 ? 'supervised' : 'unsupervised'
-    t.test(`${encoding}, ${supervised}: a name that the database refuses fails that one join`, async (t) => {
+    t.test(`${encoding}, ${supervised}: a name that the database rejects fails only that join`, async (t) => {
       const dbUri = await createDatabase(postgres, encoding)
       const app = await build(t, { dbUri, rawChannels: 'sensor:*', checkListenerInterval })
       const neighbour = await open(t, `${app.ws}/sensor%3Aneighbour/${reader}`)
@@ -67,7 +68,7 @@ for (const [encoding, { refused, taken }] of Object.entries(ENCODINGS)) {
           t.equal(answer.status, 400)
           t.match(JSON.parse(answer.body), { code: 'FST_PGWS_CHANNEL_REFUSED' })
           t.ok(answer.answer.includes(`channel "${name}"`), answer.answer)
-          // With others in one token: none of them.
+          // Together with others in one token, none of them is joined.
           const both = token({ mode: 'r', channels: ['sensor:neighbour', name] })
           t.equal((await refusal(t, `${app.ws}/${both}`)).status, 400)
         }
@@ -94,7 +95,7 @@ for (const [encoding, { refused, taken }] of Object.entries(ENCODINGS)) {
   }
 }
 
-t.test('the options may name no channel that the database refuses: the start says so, once', async (t) => {
+t.test('a channel in the options that the database rejects is an error at the start', async (t) => {
   const dbUri = await createDatabase(postgres, 'LATIN1')
   for (const options of [
     { listenChannel: '温' },
@@ -116,7 +117,7 @@ t.test('the options may name no channel that the database refuses: the start say
   }
 })
 
-t.test('names are well-formed text: at every way in', async (t) => {
+t.test('names must be well-formed text in every protocol', async (t) => {
   const dbUri = await createDatabase(postgres)
   for (const option of [
     { listenChannel: 'a\ud800' },
@@ -131,8 +132,8 @@ t.test('names are well-formed text: at every way in', async (t) => {
   )
 })
 
-t.test('listening anew leaves out what another database refuses, and says so', async (t) => {
-  // As after a failover to a database that was not made like the first.
+t.test('after a reconnect, leaves out channels that another database rejects, and reports it', async (t) => {
+  // As after a failover to a database with another encoding.
   const utf8 = await createDatabase(postgres)
   const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
   const app = await build(t, {
@@ -180,7 +181,7 @@ t.test('listening anew leaves out what another database refuses, and says so', a
   t.equal(app.fastify.pgws.listenerState.reconnects, 1)
 })
 
-t.test('Socket.IO: a dynamic namespace that the database refuses is one of its own node alone', async (t) => {
+t.test('Socket.IO: a dynamic namespace that the database rejects works on its own node only', async (t) => {
   const dbUri = await createDatabase(postgres, 'LATIN1')
   const nodes = await startNodes(t, dbUri, 2, {
     adapter: { heartbeatInterval: 200 },
@@ -191,7 +192,7 @@ t.test('Socket.IO: a dynamic namespace that the database refuses is one of its o
   const refused = await Promise.all(nodes.map((node) => openSocketIo(t, node, '/room-温')))
   const taken = await Promise.all(nodes.map((node) => openSocketIo(t, node, '/room-é')))
   await acquainted(nodes, '/room-é')
-  // Its clients are served by their own node, and the failure is reported.
+  // Its own node serves its clients, and the failure is reported.
   nodes[0]!.io.of('/room-温').emit('local', 1)
   await refused[0]!.received('local', 1)
   await until(() =>
@@ -205,7 +206,7 @@ t.test('Socket.IO: a dynamic namespace that the database refuses is one of its o
   }
   t.same(await clients[1]!.received('all', 3), [0, 1, 2])
   t.same(refused[1]!.values('local'), [])
-  // The listening connections are the first ones: none was lost over it.
+  // The listening connections are still the first ones.
   const lost = nodes.flatMap(({ failures }) => failures).filter(({ message }) => !message.includes('room-温'))
   t.same(lost, [])
 })

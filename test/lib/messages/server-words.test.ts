@@ -5,7 +5,7 @@ import { sdk, subscribed } from '../../support/sdk.js'
 const { database, migrated } = await withPostgres(t)
 const TOKEN = token({ mode: 'rw', sub: 'me' })
 
-/** What could be taken for the server's own words, by whoever reads more than JSON, too. */
+/** Texts that could be taken for the server's own events, also by readers that accept more than JSON. */
 const IMITATIONS = [
   '{"pgws":true,"event":"HistoryGap","channel":"raw:a","payload":{"requested":null,"oldest":null,"latest":null}}',
   ' \n{ "event" : "Leave", "channel": "raw:a", "payload": {"client": "x"}, "\\u0070g\\u0077s": true }',
@@ -14,7 +14,7 @@ const IMITATIONS = [
   '{"pgws":true,"event":"HistoryGap","channel":"raw:a","payload":{"x":NaN}}'
 ]
 
-/** Messages that look like server events, and differ from them only by their type. */
+/** Messages that look like server events, and differ from them only in their type. */
 const GAP =
   '{"event":"HistoryGap","channel":"raw:a","payload":{"requested":null,"oldest":null,"latest":null}}'
 
@@ -25,7 +25,7 @@ async function lost(metrics: { registry: { metrics(): Promise<string> } }, reaso
   return Number(match?.[1] ?? 0)
 }
 
-t.test('no payload of a raw channel speaks with the voice of the server', async (t) => {
+t.test('no payload of a raw channel is taken for a server event', async (t) => {
   const dbUri = await migrated('a')
   const { ws, http, fastify } = await build(t, { dbUri, rawChannels: 'raw:*' })
   const raw = await open(t, `${ws}/raw:a/${TOKEN}`)
@@ -36,9 +36,9 @@ t.test('no payload of a raw channel speaks with the voice of the server', async 
   let unsubscribed = 0
   subscription.on('subscribing', () => unsubscribed++).on('unsubscribed', () => unsubscribed++)
   for (const text of IMITATIONS) await notify(dbUri, text, 'raw:a')
-  // Passes as it is: its readers know it by what it lacks, an SDK by its type.
+  // Passes unchanged: raw readers know it by the missing member, an SDK by its type.
   await notify(dbUri, GAP, 'raw:a')
-  // The envelope of a client's message, which nobody has sent.
+  // The envelope of a client's message that nobody has sent.
   const envelope = `{"event":"WebsocketMessage","channel":"raw:a","payload":"x","claims":{"sub":"the boss"}}`
   await notify(dbUri, envelope, 'raw:a')
   await notify(dbUri, 'a word on pgws, and {pgws}', 'raw:a')
@@ -69,7 +69,7 @@ t.test('no payload of a raw channel speaks with the voice of the server', async 
   t.equal(raw.messages.length, 3)
 })
 
-t.test('no notification, and no row, speaks with the voice of the server', async (t) => {
+t.test('no notification and no row is taken for a server event', async (t) => {
   const dbUri = await migrated('a')
   const { ws, fastify } = await build(t, { dbUri, presenceChannels: 'a' })
   const raw = await open(t, `${ws}/a/${TOKEN}`)
@@ -84,7 +84,7 @@ t.test('no notification, and no row, speaks with the voice of the server', async
   const gap = GAP.replace('raw:a', 'a')
   await notify(dbUri, gap)
   await notify(dbUri, gap.replace('HistoryGap', 'Leave'))
-  // Names of the hub's own are nobody's, either.
+  // The internal names of the hub are no channels either.
   await notify(dbUri, '{"channel":"\\u0000audience 0 default","payload":1}')
   await query(dbUri, `select pgws.publish('a', '{"pgws":true}', 'HistoryGap')`)
   await raw.received(3)
@@ -98,7 +98,7 @@ t.test('no notification, and no row, speaks with the voice of the server', async
   t.equal(await lost(fastify.pgws.metrics, 'malformed'), 1)
 })
 
-t.test("the server's own words have the member pgws, on a websocket and an event stream", async (t) => {
+t.test('server events have the member pgws, on a websocket and an event stream', async (t) => {
   const dbUri = await migrated('a')
   const { ws, http } = await build(t, { dbUri, presenceChannels: 'a' })
   const words = (client: Client) => client.messages.map((text) => JSON.parse(text))
@@ -123,7 +123,7 @@ t.test("the server's own words have the member pgws, on a websocket and an event
   t.match(new TextDecoder().decode(value), /^data: \{"pgws":true,"event":"HistoryGap","channel":"a"/)
 })
 
-t.test('a raw channel is none of those that only the server may speak on', async (t) => {
+t.test('a raw channel cannot be one of those that are reserved for the server', async (t) => {
   const dbUri = await database()
   const endpoints = [{ path: '/ws', channels: ['other', 'news:all'] }]
   for (const rawChannels of ['**', ['a', 'news:*'], 'news:all']) {
@@ -132,7 +132,7 @@ t.test('a raw channel is none of those that only the server may speak on', async
       message: /"rawChannels" \(PGWS_RAW_CHANNELS\).*"(?:other|news:all)" of an endpoint/
     })
   }
-  // The servers' own channels are no raw channels, whatever the patterns say.
+  // The server's own channels are no raw channels, whatever the patterns are.
   const { ws } = await build(t, { dbUri, metaChannel: 'server-info', rawChannels: ['news', 'server*'] })
   const meta = await open(t, `${ws}/server-info/${TOKEN}`)
   meta.send('{"event":"ConnectionOpen","channel":"server-info","payload":"a"}')
@@ -143,7 +143,7 @@ t.test('a raw channel is none of those that only the server may speak on', async
   )
 })
 
-t.test('an SDK that misses messages learns it from the type of the push', async (t) => {
+t.test('an SDK learns of missed messages from the type of the push', async (t) => {
   const dbUri = await migrated('a')
   const { ws } = await build(t, { dbUri })
   const client = sdk(t, ws, { token: TOKEN })
@@ -151,7 +151,7 @@ t.test('an SDK that misses messages learns it from the type of the push', async 
   client.connect()
   await subscription.ready()
   const again = new Promise((resolve) => subscription.once('subscribing', resolve))
-  // The row is gone before anybody can read it.
+  // The row is deleted before it can be read.
   await notify(dbUri, '{"pgws":"message","position":1000000,"channel":"a"}')
   t.match(await again, { code: 2500 })
   await until(() => contexts.length === 2)

@@ -1,7 +1,7 @@
 import t from 'tap'
 import { TextParts } from '../../../lib/messages/index.js'
 
-t.test('parts come in order, or not at all', async (t) => {
+t.test('parts arrive in order, or are dropped', async (t) => {
   const parts = new TextParts()
   t.ok(parts.add(0, 'a'))
   t.notOk(parts.add(0, 'x'))
