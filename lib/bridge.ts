@@ -12,16 +12,16 @@ import { type ChannelQuery, type ChannelSummary, type ListedChannel, listChannel
 import type { Closing, ConnectionFilter, ConnectionSummary } from './clients/index.js'
 import type { Delivery, Disconnected, NodeSummary, Scope } from './cluster/index.js'
 import {
+  type HistoryPage,
   listRetention,
   listWatches,
   type RetentionSummary,
-  type States,
   type WatchSummary
 } from './durable/index.js'
-import { asBadMessage, errors } from './errors.js'
+import { errors } from './errors.js'
 import { type Health, healthOf } from './health.js'
 import type { ListenerState } from './listener/index.js'
-import { type Message, parseMessageId, senderOf } from './messages/index.js'
+import { senderOf } from './messages/index.js'
 import type { Metrics } from './metrics.js'
 import type { Paging } from './page.js'
 import type { Parts } from './parts.js'
@@ -52,16 +52,6 @@ export interface OutgoingMessage {
   channels: readonly string[]
   /** A string, or any other JSON value. */
   payload: unknown
-}
-
-/** A page of a channel's stored messages. */
-export interface ChannelHistory {
-  /** Oldest first. */
-  messages: Message[]
-  /** Whether messages between `since` and the first of these have been deleted. */
-  gap: boolean
-  /** The `since` (or, newest first, the `before`) of the next page; undefined for the last page. */
-  next: string | undefined
 }
 
 export interface PublishOptions {
@@ -186,18 +176,8 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    * @throws NotInstalled (501); BadMessage (400) for what is not an id; UnknownPosition (409) for an id of another epoch;
    *   DatabaseUnavailable (503)
    */
-  async history(
-    channel: string,
-    since: string | undefined,
-    limit: number,
-    reader = ''
-  ): Promise<ChannelHistory> {
-    const after = since === 'earliest' ? undefined : since
-    const { page, start } = await this.#listed(channel, 'since', after, { limit, reader })
-    if (start === undefined) return page
-    // After the messages were read: some may have been deleted in the meantime.
-    const { channels } = await this.#stateFrom(start, channel)
-    return { ...page, gap: start < channels[0]!.trimmed }
+  history(channel: string, since: string | undefined, limit: number, reader = ''): Promise<HistoryPage> {
+    return this.#parts.channelHistory.after(channel, since, limit, reader)
   }
 
   /**
@@ -208,49 +188,13 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    * @returns `next` is the `before` of the next page; `gap` is always false
    * @throws the errors of `history`
    */
-  async historyBefore(
+  historyBefore(
     channel: string,
     before: string | undefined,
     limit: number,
     reader = ''
-  ): Promise<ChannelHistory> {
-    const { page, start } = await this.#listed(channel, 'before', before, { limit, reader, reverse: true })
-    if (start !== undefined) await this.#stateFrom(start, channel)
-    return page
-  }
-
-  /** @returns a page of a channel's messages, and the position of the id, if one was given */
-  async #listed(
-    channel: string,
-    name: 'since' | 'before',
-    id: string | undefined,
-    { limit, reader, reverse = false }: { limit: number; reader: string; reverse?: boolean }
-  ): Promise<{ page: ChannelHistory; start: number | undefined }> {
-    const { durable, history, options } = this.#parts
-    durable.require()
-    const start = id === undefined ? undefined : parseMessageId(id)
-    if (start === undefined && id !== undefined) {
-      const also = name === 'since' ? ', or "earliest"' : ''
-      throw new errors.BadMessage(`"${name}" must be the id of a message${also}`)
-    }
-    if (start !== undefined && start.epoch !== durable.epoch) throw new errors.UnknownPosition()
-    const { maxHistoryBytes: maxBytes } = options
-    const { messages, more } = await history
-      .catchUp()
-      .then(() => history.list(channel, reader, { after: start?.position, limit, maxBytes, reverse }))
-      .catch((error) => {
-        throw asBadMessage(error)
-      })
-    const listed = messages.map(({ message }) => message)
-    const page = { messages: listed, gap: false, next: more ? listed.at(-1)!.id : undefined }
-    return { page, start: start?.position }
-  }
-
-  /** The state of a channel. @throws UnknownPosition for a position that no message has yet */
-  async #stateFrom(position: number, channel: string): Promise<States> {
-    const states = await this.#parts.reads.state([channel])
-    if (position > states.latest) throw new errors.UnknownPosition()
-    return states
+  ): Promise<HistoryPage> {
+    return this.#parts.channelHistory.before(channel, before, limit, reader)
   }
 
   /**

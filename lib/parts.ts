@@ -4,6 +4,7 @@ import { CatchUp, Clients } from './clients/index.js'
 import { Cluster, newNodeId } from './cluster/index.js'
 import type { ResolvedOptions } from './config/index.js'
 import {
+  ChannelHistory,
   ChannelReads,
   Cleanup,
   MessageStore,
@@ -89,6 +90,7 @@ export interface Parts {
   readonly durable: RetentionRules
   readonly history: MessageStore
   readonly reads: ChannelReads
+  readonly channelHistory: ChannelHistory
   readonly replay: Replay
   readonly retention: Cleanup
   readonly sequencer: Sequencer
@@ -127,6 +129,12 @@ export function buildParts(options: GatewayOptions): Parts {
   const turns = new Turns(Math.max(1, Math.floor(options.poolSize / 2)))
   const history = new MessageStore(query, storedMessages, turns)
   const reads = new ChannelReads(query, storedMessages, turns, options.maxHistoryBytes)
+  const channelHistory = new ChannelHistory({
+    history,
+    reads,
+    durable,
+    maxHistoryBytes: options.maxHistoryBytes
+  })
   const incoming = new IncomingQueue({
     listenChannel,
     deliver: (message) => hub.deliver(message),
@@ -276,6 +284,7 @@ export function buildParts(options: GatewayOptions): Parts {
     durable,
     history,
     reads,
+    channelHistory,
     replay,
     retention,
     sequencer,

@@ -1,3 +1,4 @@
+export { ChannelHistory, type HistoryPage } from './channel-history.js'
 export { type ChannelPage, ChannelReads, type Resumed, type States } from './channel-reads.js'
 export { Cleanup } from './cleanup.js'
 export { MessageStore } from './message-store.js'
