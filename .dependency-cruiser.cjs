@@ -2,6 +2,7 @@
 const rooms = [
   'events',
   'postgres',
+  'bus',
   'listener',
   'embedded-postgres',
   'auth',

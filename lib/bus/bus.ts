@@ -1,0 +1,84 @@
+/** A message that the sequencer announces, with its place in the order of all messages. */
+export interface Announcement {
+  channel: string
+  position: number
+  /** Everything of this channel up to this position was announced before. */
+  previous: number
+  /** The message as a notification has it (see readNotification); undefined: it is too large, and is read from the database. */
+  text: string | undefined
+}
+
+/**
+ * Says what was announced in an interval of positions. A node that has heard less lacks messages, and reads them from the
+ * database.
+ */
+export interface Beat {
+  /** Everything up to this position was announced before the interval. */
+  from: number
+  /** The last position of the interval. Equal to `from` if nothing was announced. */
+  to: number
+  /** The channels of the messages in the interval: a hash of the name (see channelHash), and the last position. */
+  channels: readonly (readonly [hash: number, position: number])[]
+}
+
+/** Who hears what a node tells: all nodes, one, or those that have joined a channel. A node hears itself, too. */
+export type Audience = 'all' | { node: string } | { channel: string }
+
+/** What a bus does with what it receives. Nothing is called twice for one message, or after `close`. */
+export interface BusHandlers {
+  /** A message of a channel that this node has joined. Those of one sequencer arrive in the order in which it announced them. */
+  announced: (announcement: Announcement) => void
+  beat: (beat: Beat) => void
+  /** What a node has told. Texts of one node to one audience arrive in order. */
+  told: (text: string) => void
+  /** The connection is lost: `up` is false now, and messages may be missed. */
+  interrupted: (error: Error) => void
+  /** The connection is back: `up` is true, and all joined channels are subscribed again. */
+  restored: () => void
+}
+
+/**
+ * What carries messages between nodes. It keeps nothing: positions, stored messages, retention, and the election of the
+ * sequencer are in the database. What it loses is noticed and read from there (lib/channels, lib/durable).
+ */
+export interface Bus {
+  readonly name: 'notify' | 'nats'
+  /**
+   * Whether rounds of the sequencer are handed to `announce`. Otherwise the database announces each round itself, in the
+   * transaction that gives the positions.
+   */
+  readonly announces: boolean
+  /** Whether this node is connected, so that it hears and is heard. */
+  readonly up: boolean
+  /**
+   * Connects. Called once, before anything else.
+   * @throws what trying again cannot mend, with the name of the option to change; it tries again by itself otherwise
+   */
+  start(handlers: BusHandlers): Promise<void>
+  /**
+   * Announcements of a channel arrive from now on. Called once for each channel, until `leave`.
+   * @returns a promise that resolves once what is announced after that arrives; while the connection is lost: at once
+   */
+  join(channel: string): Promise<void>
+  leave(channel: string): void
+  /**
+   * Announces messages, and then the beat.
+   * @returns a promise that resolves once the bus has taken all of them: only then they count as announced
+   */
+  announce(batch: readonly Announcement[], beat?: Beat): Promise<void>
+  /**
+   * Sends texts of up to 8,000 bytes to nodes, in order.
+   * @returns a promise that resolves when they are sent; nobody says whether they arrive
+   */
+  tell(to: Audience, texts: readonly string[]): Promise<void>
+  /** To be called when the epoch of the database may have changed, because another one is another bus. */
+  refresh(): Promise<void>
+  close(): Promise<void>
+}
+
+/** A hash of a channel's name for beats: FNV-1a of its UTF-8 bytes, 32 bits (http://www.isthe.com/chongo/tech/comp/fnv/). */
+export function channelHash(channel: string): number {
+  let hash = 0x811c9dc5
+  for (const byte of Buffer.from(channel)) hash = Math.imul(hash ^ byte, 0x01000193)
+  return hash >>> 0
+}
