@@ -112,13 +112,20 @@ export class Gateway {
    *   SchemaTooNew; ChannelRefused for a channel that an option names; ShuttingDown
    */
   async start(onFailure: (error: Error) => void = () => {}): Promise<void> {
-    const { audiences } = this.#parts
+    const { audiences, bus, cluster } = this.#parts
     const { listener, listenChannel } = this.#parts.options
     this.#parts.notificationQueue.start()
     this.#parts.retention.start()
     this.#parts.revocationList.start()
     // Before LISTEN. Changes that are committed later cause a notification.
     await this.#askPool(onFailure)
+    await bus.start({
+      announced() {},
+      beat() {},
+      told: (text) => cluster.receive(text),
+      interrupted() {},
+      restored: () => cluster.hello()
+    })
     await Promise.all([
       this.#require(SETTINGS_CHANNEL, () => {
         // The schema may have been installed.
@@ -128,13 +135,13 @@ export class Gateway {
       this.#require(ANNOUNCEMENTS_CHANNEL, (payload) => this.#announce(payload)),
       this.#require(SEQUENCER_CHANNEL, (payload) => this.#parts.sequencer.receive(payload)),
       this.#require(REVOCATIONS_CHANNEL, (payload) => this.#parts.revocationList.receive(payload)),
-      this.#require(this.#parts.cluster.channel, (payload) => this.#parts.cluster.receive(payload)),
+      this.#require(cluster.channel, (payload) => this.#parts.notifyBus.receive(payload)),
       ...[...audiences.databaseChannels].map((name) =>
         this.#require(name, (payload) => audiences.receive(name, payload))
       ),
       listener.start()
     ])
-    await this.#parts.cluster.hello()
+    await cluster.hello()
     // The listener's start may have installed the schema.
     while (!(await this.#askPool(onFailure))) {
       if (this.closing) throw new errors.ShuttingDown()
@@ -250,8 +257,9 @@ export class Gateway {
     const { queuedBytes } = this.#parts.publisher
     if (queuedBytes > 0)
       log.error({ queuedBytes }, 'shutting down although the database has not accepted all messages')
+    const { sequencer, cluster, bus } = this.#parts
     await Promise.race([
-      Promise.all([this.#parts.sequencer.stop(), this.#parts.cluster.goodbye()]),
+      Promise.all([sequencer.stop(), cluster.goodbye()]).then(() => bus.close()),
       sleep(shutdownTimeout * 0.1, undefined, { ref: false })
     ])
     this.#parts.notificationQueue.stop()

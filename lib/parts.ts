@@ -1,7 +1,8 @@
 import { Authorizer, type Caller, RevocationList, type Revocations, type Token } from './auth/index.js'
+import { type Bus, NotifyBus } from './bus/index.js'
 import { AudienceChannels, Hub, IncomingQueue, Losses, RawChannels } from './channels/index.js'
 import { CatchUp, Clients } from './clients/index.js'
-import { Cluster, newNodeId } from './cluster/index.js'
+import { Cluster, newNodeId, nodeNotifications } from './cluster/index.js'
 import type { ResolvedOptions } from './config/index.js'
 import {
   ChannelHistory,
@@ -19,7 +20,7 @@ import { type Listener, NotificationQueueUsage } from './listener/index.js'
 import type { Log } from './log.js'
 import { isReserved, type Message } from './messages/index.js'
 import { Metrics } from './metrics.js'
-import type { Query, Rows } from './postgres/index.js'
+import { nodeChannelOf, type Query, type Rows } from './postgres/index.js'
 import { JoinLeavePush, Presence } from './presence/index.js'
 import { CentrifugoServer, Emulation } from './protocols/centrifugo/index.js'
 import { EventStreamServer } from './protocols/event-stream/index.js'
@@ -102,6 +103,9 @@ export interface Parts {
   readonly audiences: AudienceChannels
   readonly clients: Clients
   readonly protocols: Protocols
+  readonly bus: Bus
+  /** What nodes tell each other through the database. */
+  readonly notifyBus: NotifyBus
   readonly cluster: Cluster
   readonly notificationQueue: NotificationQueueUsage
 }
@@ -257,10 +261,17 @@ export function buildParts(options: GatewayOptions): Parts {
     },
     log
   })
+  const listening = () => listener.state.up
+  const notifyBus = new NotifyBus({
+    notify: nodeNotifications({ query, channel: nodeChannelOf(listenChannel), ready: listening }),
+    up: listening
+  })
+  const bus: Bus = notifyBus
   const cluster = new Cluster({
     node,
     ...options,
-    ready: () => listener.state.up,
+    bus,
+    listening,
     connections: clients.connections,
     hub,
     presence,
@@ -296,6 +307,8 @@ export function buildParts(options: GatewayOptions): Parts {
     audiences,
     clients,
     protocols,
+    bus,
+    notifyBus,
     cluster,
     notificationQueue
   }

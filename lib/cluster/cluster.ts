@@ -1,4 +1,5 @@
 import { hostname } from 'node:os'
+import type { Bus } from '../bus/index.js'
 import type { ChannelSummary, Hub, RatedChannel } from '../channels/index.js'
 import type { Closing, Connection, ConnectionFilter, ConnectionSummary } from '../clients/index.js'
 import { errors } from '../errors.js'
@@ -6,9 +7,9 @@ import type { NodeStats } from '../events/index.js'
 import { isCount } from '../json-value.js'
 import type { Log } from '../log.js'
 import type { Paging } from '../page.js'
-import { NOTIFY_PAYLOAD_LIMIT, nodeChannelOf, type Query } from '../postgres/index.js'
+import { nodeChannelOf } from '../postgres/index.js'
 import { NodeSync, type Presence } from '../presence/index.js'
-import { BatchQueue, type Notification } from '../publishing/index.js'
+import type { Notification } from '../publishing/index.js'
 import { VERSION } from '../version.js'
 import { isBoolean, isChannels, isRatedChannels } from './answer-checks.js'
 import { ConnectionList, type Disconnected } from './connection-list.js'
@@ -54,9 +55,10 @@ export interface ClusterOptions {
   listenChannel: string
   /** How long a node may be silent before it is regarded as gone, in milliseconds. */
   nodeTimeout: number
-  query: Query
+  /** What carries the messages between nodes. */
+  bus: Bus
   /** Whether this node listens. */
-  ready: () => boolean
+  listening: () => boolean
   connections: Iterable<Connection> & { readonly size: number }
   hub: Pick<Hub, 'summary' | 'rated'>
   presence: Presence
@@ -81,24 +83,9 @@ export class Cluster {
 
   constructor(options: ClusterOptions) {
     this.#options = options
-    const { node, query, ready, nodeTimeout, presence, deliveries, log } = options
+    const { node, bus, listening, nodeTimeout, presence, deliveries, log } = options
     this.channel = nodeChannelOf(options.listenChannel)
     this.#own = new OwnNode({ ...options, monitor: this.#requireMonitor })
-    const queue = new BatchQueue({
-      send: async (groups) => {
-        const payloads = groups.flatMap((group) => group.map(({ payload }) => payload))
-        await query(
-          'select pg_catalog.count(pg_catalog.pg_notify($1, payload)) from pg_catalog.unnest($2::pg_catalog.text[]) as payload',
-          [this.channel, payloads]
-        )
-        return groups.map(() => undefined)
-      },
-      limit: () => NOTIFY_PAYLOAD_LIMIT - 1,
-      repeatable: () => false,
-      ready,
-      timeout: 0,
-      onBatch() {}
-    })
     if (presence.enabled) {
       this.#presence = new NodeSync({
         presence,
@@ -118,11 +105,8 @@ export class Cluster {
       node,
       timeout: nodeTimeout,
       state: () => this.#state(),
-      publish: async (payloads) => {
-        // One by one, so that a large answer is split into several statements. The queue keeps their order.
-        await Promise.all(payloads.map((payload) => queue.publish([this.#notification(payload)])))
-      },
-      ready,
+      bus,
+      ready: () => listening() && bus.up,
       answer: (question, args) => this.#own.answer(question, args),
       deliveries,
       presence: this.#presence,
@@ -142,12 +126,12 @@ export class Cluster {
     return this.#channel.id
   }
 
-  /** Takes the payload of a notification on `channel`. */
+  /** Takes what the bus calls `told` with. */
   receive(payload: string): void {
     this.#channel.receive(payload)
   }
 
-  /** Announces this node. Call it whenever this node starts to listen. */
+  /** Announces this node. Call it whenever this node starts to listen, or the bus is restored. */
   hello(): Promise<void> {
     return this.#channel.hello()
   }

@@ -2,4 +2,5 @@ export { Cluster, type Delivery, type NodeStatsSummary, type NodeSummary } from 
 export type { Disconnected } from './connection-list.js'
 export { newNodeId } from './node-channel.js'
 export type { FeedListener, NodeMonitor, NodePast } from './node-feed.js'
+export { nodeNotifications } from './node-notifications.js'
 export type { Scope } from './scope.js'

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import type { Audience, Bus } from '../bus/index.js'
 import { errors, messageOf } from '../errors.js'
 import type { Log } from '../log.js'
 import type { NodeSync } from '../presence/index.js'
@@ -23,9 +24,9 @@ export interface NodeChannelOptions {
   timeout: number
   /** What this node announces of itself. */
   state: () => NodeState
-  /** Sends payloads as notifications, in order, on the database channel that the nodes share. */
-  publish: (payloads: readonly string[]) => Promise<void>
-  /** Whether this node listens. While it does not, it takes no part in the cluster. */
+  /** Carries the messages between nodes. */
+  bus: Pick<Bus, 'tell'>
+  /** Whether this node hears the others and listens. While it does not, it takes no part in the cluster. */
   ready: () => boolean
   /** Answers another node's question. Any role that may connect can ask, so this throws for an invalid question. */
   answer: (question: string, args: unknown) => unknown
@@ -51,9 +52,9 @@ export function newNodeId(): string {
 }
 
 /**
- * Communication with the nodes that share a database channel: membership, questions and answers, and the marks around a
- * publication that make each node count its deliveries. All of it goes through the database, so it stays in order with
- * the messages of clients.
+ * Communication with the other nodes, over the bus: membership, questions and answers, and the marks around a publication
+ * that make each node count its deliveries. These go through the database, so they stay in order with the messages of
+ * clients.
  */
 export class NodeChannel {
   /** This node's id: 16 hexadecimal digits. */
@@ -98,7 +99,7 @@ export class NodeChannel {
     return this.#peers.has(node)
   }
 
-  /** Announces this node; the others answer with an announcement of their own. Call it whenever this node starts to listen. */
+  /** Announces this node; the others answer with an announcement of their own. */
   async hello(): Promise<void> {
     if (this.#closed) return
     this.#timer ??= setInterval(() => this.#beat(), this.#options.timeout / BEATS).unref()
@@ -111,7 +112,7 @@ export class NodeChannel {
     clearInterval(this.#timer)
     this.#closed = true
     if (!known || !this.#options.ready()) return
-    await this.#options.publish([encode({ from: this.id, type: 'goodbye' })]).catch(() => {})
+    await this.#notify('all', [encode({ from: this.id, type: 'goodbye' })])
   }
 
   /** @throws NodesUnavailable (503) while this node does not listen */
@@ -133,7 +134,8 @@ export class NodeChannel {
     if (answers.missing.length === 0) return answers
     return this.#await(answers, async (id) => {
       try {
-        await this.#options.publish(encodeQuestion(this.id, node, id, question, args))
+        const texts = encodeQuestion(this.id, node, id, question, args)
+        await this.#options.bus.tell(node === undefined ? 'all' : { node }, texts)
       } catch (error) {
         throw new errors.NodesUnavailable(messageOf(error))
       }
@@ -142,7 +144,7 @@ export class NodeChannel {
 
   /**
    * Makes all nodes count their deliveries of a publication.
-   * @param publish publishes it in one transaction, between two payloads for the channel that the nodes share
+   * @param publish publishes it in one transaction, between two payloads for the database channel of the nodes
    * @returns the number of clients that each node delivered it to
    * @throws what `publish` throws
    */
@@ -154,29 +156,29 @@ export class NodeChannel {
 
   /**
    * Sends a presence message to the other nodes.
-   * @throws what `publish` throws
+   * @throws what `Bus.tell` throws
    */
   async sendPresence(message: object): Promise<void> {
     if (this.#closed) return
-    await this.#options.publish(encodePresence(this.id, ++this.#lastPresence, message))
+    await this.#options.bus.tell('all', encodePresence(this.id, ++this.#lastPresence, message))
   }
 
   /** Asks a node for all of its members in presence channels. */
   askPresence(to: string): void {
-    this.#notify([encode({ from: this.id, type: 'presence-question', to })])
+    this.#notify({ node: to }, [encode({ from: this.id, type: 'presence-question', to })])
   }
 
   /** Asks all other nodes to tell their events, and their figures if wanted, for some seconds. */
   askFeed(stats: boolean): void {
-    this.#notify([encode({ from: this.id, type: 'follow', stats })])
+    this.#notify('all', [encode({ from: this.id, type: 'follow', stats })])
   }
 
   /** Tells all other nodes something: see NodeFeed. */
   tellFeed(text: string): void {
-    if (!this.#closed) this.#notify([encode({ from: this.id, type: 'told', text })])
+    if (!this.#closed) this.#notify('all', [encode({ from: this.id, type: 'told', text })])
   }
 
-  /** Takes the payload of a notification on the shared database channel. */
+  /** Takes what a node has told. */
   receive(payload: string): void {
     const message = decode(payload)
     if (message === undefined || this.#closed) return
@@ -272,7 +274,7 @@ export class NodeChannel {
 
   #reply(to: string, id: string, value: unknown): void {
     if (this.#closed) return
-    this.#notify(encodeAnswer(this.id, to, id, value))
+    this.#notify({ node: to }, encodeAnswer(this.id, to, id, value))
   }
 
   async #await(answers: Answers, send: (id: string) => Promise<void>): Promise<Answers> {
@@ -296,13 +298,13 @@ export class NodeChannel {
   }
 
   #announce(type: 'hello' | 'here' | 'heartbeat'): Promise<void> {
-    return this.#notify([encode({ from: this.id, type, node: this.#options.state() })])
+    return this.#notify('all', [encode({ from: this.id, type, node: this.#options.state() })])
   }
 
-  /** Sends payloads. If that fails, the next heartbeat repairs it, or the node that asked reports a missing answer. */
-  async #notify(payloads: readonly string[]): Promise<void> {
+  /** Sends texts. If that fails, the next heartbeat repairs it, or the node that asked reports a missing answer. */
+  async #notify(to: Audience, texts: readonly string[]): Promise<void> {
     try {
-      await this.#options.publish(payloads)
+      await this.#options.bus.tell(to, texts)
     } catch (error) {
       this.#options.log.debug({ err: error }, 'could not send a message to the other nodes')
     }
