@@ -6,4 +6,5 @@ export {
   type BusHandlers,
   channelHash
 } from './bus.js'
+export { NatsBus, type NatsBusOptions } from './nats-bus.js'
 export { NotifyBus } from './notify-bus.js'

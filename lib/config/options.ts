@@ -113,6 +113,27 @@ export interface PgWebsocketsOptions {
   /** Whether to install or upgrade the schema `pgws` (durable channels) at startup. Default: false. */
   migrate?: boolean | undefined
   /**
+   * The servers of a NATS cluster, `nats://host:4222` or `tls://host:4222`, that carry messages between nodes. It needs the
+   * package @nats-io/transport-node. Default: PostgreSQL carries them.
+   */
+  bus?: List | undefined
+  /**
+   * The credentials of a user of NATS, or `@file`: the text of a creds file, the seed of an nkey, `user:password`, or a
+   * token. Default: none.
+   */
+  busCredentials?: string | undefined
+  /** Certificates in PEM, or `@file`, that sign those of the NATS servers. Default: those that Node.js trusts. */
+  busCa?: string | undefined
+  /** What all subjects of NATS begin with. Default: `pgws.` and a hash, another one for each database and listen channel. */
+  busPrefix?: string | undefined
+  /** Whether `bus` may lead to another host without TLS. Default: false. */
+  busInsecure?: boolean | undefined
+  /**
+   * With `bus`: whether what clients send on channels that nobody retains is notified on the listen channel, too, for
+   * listeners in SQL. Default: true.
+   */
+  notifySql?: boolean | undefined
+  /**
    * Bytes that may wait for a client that does not read; the client is closed when it has read nothing for half of
    * `slowTimeout`. For a client that reads, 16 times as many bytes may wait. Default: 1 MiB.
    */
@@ -192,14 +213,19 @@ type Optional =
   | 'onConnectFunction'
   | 'onDisconnectFunction'
   | 'roleClaim'
+  | 'busCredentials'
+  | 'busCa'
+  | 'busPrefix'
 
 /** The options after their check: with the defaults, and with the contents of `@file`. */
 export type ResolvedOptions = Omit<
   { [Name in keyof PgWebsocketsOptions]-?: NonNullable<PgWebsocketsOptions[Name]> },
-  Optional | 'allowedOrigins' | 'envelopeClaims' | 'rawChannels' | 'presenceChannels'
+  Optional | 'allowedOrigins' | 'envelopeClaims' | 'rawChannels' | 'presenceChannels' | 'bus'
 > & { [Name in Optional]: PgWebsocketsOptions[Name] } & {
   allowedOrigins: readonly string[] | undefined
   envelopeClaims: readonly string[]
   rawChannels: readonly string[] | undefined
   presenceChannels: readonly string[] | undefined
+  /** With scheme and port. */
+  bus: readonly string[] | undefined
 }

@@ -1,10 +1,11 @@
-import { readFileSync } from 'node:fs'
 import { parseClaimPath, parseFunctionName } from '../auth/index.js'
 import { channelNameProblem } from '../channel-name.js'
 import { matchesPattern } from '../channel-pattern.js'
-import { codeOf, errors, messageOf } from '../errors.js'
+import { errors, messageOf } from '../errors.js'
 import { isInteger } from '../json-value.js'
 import { checkDatabaseChannel } from '../postgres/index.js'
+import { resolveBus } from './bus.js'
+import { readFileValue } from './file-value.js'
 import { boundsOf, expectation, optionSpecs, PLUGIN_ONLY, variableOf } from './option-specs.js'
 import type { AudienceEndpoint, List, PgWebsocketsOptions, ResolvedOptions } from './options.js'
 import { isOriginPattern } from './origins.js'
@@ -108,6 +109,7 @@ export function resolveOptions(options: PgWebsocketsOptions): ResolvedOptions {
     throw new errors.InvalidOption('listenChannel', `(PGWS_LISTEN_CHANNEL): ${messageOf(error)}`)
   }
   checkRawChannels(all)
+  resolveBus(all)
   for (const name of FUNCTION_OPTIONS) {
     if (all[name] !== undefined && parseFunctionName(all[name]) === undefined) {
       throw new errors.InvalidOption(name, `(${variableOf(name)}) must be "schema.function"`)
@@ -221,16 +223,4 @@ export function readUri(option: 'dbUri' | 'listenerUri', value: string): string 
 /** The key that `jwtSecret` holds, or whose file it names. Editors add one trailing newline; all other white space stays. */
 function readSecret(value: string): string {
   return readFileValue('jwtSecret', value).replace(/\r?\n$/, value.startsWith('@') ? '' : '$&')
-}
-
-function readFileValue(name: string, value: string): string {
-  if (!value.startsWith('@')) return value
-  try {
-    return readFileSync(value.slice(1), 'utf8')
-  } catch (error) {
-    throw new errors.InvalidOption(
-      name,
-      `(${variableOf(name)}) names a file that cannot be read (${codeOf(error)})`
-    )
-  }
 }
