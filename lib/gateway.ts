@@ -112,24 +112,22 @@ export class Gateway {
    *   SchemaTooNew; ChannelRefused for a channel that an option names; ShuttingDown
    */
   async start(onFailure: (error: Error) => void = () => {}): Promise<void> {
-    const { audiences, bus, cluster } = this.#parts
+    const { audiences, cluster } = this.#parts
     const { listener, listenChannel } = this.#parts.options
     this.#parts.notificationQueue.start()
     this.#parts.retention.start()
     this.#parts.revocationList.start()
     // Before LISTEN. Changes that are committed later cause a notification.
     await this.#askPool(onFailure)
-    await bus.start({
-      announced() {},
-      beat() {},
-      told: (text) => cluster.receive(text),
-      interrupted() {},
-      restored: () => cluster.hello()
-    })
+    const { bus, durable } = this.#parts
+    if (!bus.announces) await this.#startBus()
     await Promise.all([
       this.#require(SETTINGS_CHANNEL, () => {
         // The schema may have been installed.
-        this.#parts.replay.refreshLater().then(() => this.#parts.revocationList.reload())
+        this.#parts.replay.refreshLater().then(() => {
+          this.#parts.revocationList.reload()
+          this.#parts.bus.refresh()
+        })
       }),
       this.#require(listenChannel, (payload) => this.#parts.incoming.receive(payload)),
       this.#require(ANNOUNCEMENTS_CHANNEL, (payload) => this.#announce(payload)),
@@ -141,18 +139,43 @@ export class Gateway {
       ),
       listener.start()
     ])
-    await cluster.hello()
+    if (!bus.announces) await cluster.hello()
     // The listener's start may have installed the schema.
     while (!(await this.#askPool(onFailure))) {
       if (this.closing) throw new errors.ShuttingDown()
       await sleep(POOL_RETRY, undefined, { ref: false })
     }
     await this.#parts.revocationList.reload()
-    this.#parts.durable.known = true
+    if (bus.announces) {
+      // It is named by what the database says of itself.
+      durable.require()
+      await this.#startBus()
+      await cluster.hello()
+    }
+    durable.known = true
     // So that the first figures of the node's health are true.
     await this.#parts.notificationQueue.check()
     if (!this.closing) this.#sampler.start()
     if (!this.closing) this.#parts.sequencer.start()
+  }
+
+  async #startBus(): Promise<void> {
+    const { bus, busWatch, cluster, incoming, sequencer } = this.#parts
+    await bus.start({
+      announced: (announcement) => incoming.receiveAnnounced(announcement),
+      beat: (beat) => {
+        busWatch?.beat()
+        incoming.beat(beat)
+      },
+      told: (text) => cluster.receive(text),
+      interrupted: (error) => busWatch?.interrupted(error),
+      restored: () => {
+        busWatch?.restored()
+        sequencer.busRestored()
+        cluster.hello()
+      }
+    })
+    busWatch?.start()
   }
 
   #announce(payload: string): void {
@@ -199,7 +222,7 @@ export class Gateway {
    *   channel cannot have, ChannelRefused (400), ListenerUnavailable (503)
    */
   async admit(transport: Transport, ip: string, channels: readonly string[] = []): Promise<void> {
-    whenEnded(transport, await this.#parts.rawChannels.join(channels))
+    whenEnded(transport, await this.#parts.listened.join(channels))
     this.#parts.clients.admit(transport, ip)
   }
 
@@ -223,12 +246,12 @@ export class Gateway {
 
   /** To be called when the listener's connection was lost, because notifications may be missing. */
   listenerLost(): void {
-    this.#parts.replay.listenerLost()
+    this.#parts.replay.lost('listener')
   }
 
   /** To be called when the listener is connected again: replays durable channels, and publishes the gap. */
   listenerReconnected(gap: number): void {
-    this.#parts.replay.listenerReconnected()
+    this.#parts.replay.reconnected('listener')
     this.#parts.revocationList.reload()
     this.#parts.cluster.hello()
     for (const protocol of Object.values(this.#parts.protocols)) protocol.listenerReconnected()
@@ -249,6 +272,7 @@ export class Gateway {
     const { shutdownTimeout, log } = this.#parts.options
     this.#parts.retention.stop()
     this.#parts.revocationList.stop()
+    this.#parts.busWatch?.stop()
     this.#parts.replay.stop()
     this.#parts.hub.flush()
     for (const protocol of Object.values(this.#parts.protocols)) protocol.close()

@@ -1,10 +1,21 @@
+import { hash } from 'node:crypto'
 import { Authorizer, type Caller, RevocationList, type Revocations, type Token } from './auth/index.js'
-import { type Bus, NotifyBus } from './bus/index.js'
-import { AudienceChannels, Hub, IncomingQueue, Losses, RawChannels } from './channels/index.js'
+import { type Bus, NatsBus, NotifyBus } from './bus/index.js'
+import {
+  AudienceChannels,
+  BusChannels,
+  ChannelOrder,
+  Hub,
+  IncomingQueue,
+  ListenedChannels,
+  Losses,
+  RawChannels
+} from './channels/index.js'
 import { CatchUp, Clients } from './clients/index.js'
 import { Cluster, newNodeId, nodeNotifications } from './cluster/index.js'
 import type { ResolvedOptions } from './config/index.js'
 import {
+  BusWatch,
   ChannelHistory,
   ChannelReads,
   Cleanup,
@@ -31,6 +42,11 @@ import { Sequencer } from './sequencer/index.js'
 
 type OptionsUsed =
   | 'listenChannel'
+  | 'bus'
+  | 'busCredentials'
+  | 'busCa'
+  | 'busPrefix'
+  | 'notifySql'
   | 'checkListenerInterval'
   | 'metaChannel'
   | 'rawChannels'
@@ -100,12 +116,15 @@ export interface Parts {
   readonly authorizer: Authorizer
   readonly revocationList: RevocationList
   readonly rawChannels: RawChannels
+  readonly listened: ListenedChannels
   readonly audiences: AudienceChannels
   readonly clients: Clients
   readonly protocols: Protocols
   readonly bus: Bus
   /** What nodes tell each other through the database. */
   readonly notifyBus: NotifyBus
+  /** Undefined if the database is the bus. */
+  readonly busWatch: BusWatch | undefined
   readonly cluster: Cluster
   readonly notificationQueue: NotificationQueueUsage
 }
@@ -128,6 +147,23 @@ export function buildParts(options: GatewayOptions): Parts {
     onError: (error) => log.error({ err: error }, 'a presence watcher threw')
   })
   const durable = new RetentionRules(query, options.onSchema)
+  const listening = () => listener.state.up
+  const notifyBus = new NotifyBus({
+    notify: nodeNotifications({ query, channel: nodeChannelOf(listenChannel), ready: listening }),
+    up: listening
+  })
+  const bus: Bus =
+    options.bus === undefined
+      ? notifyBus
+      : new NatsBus({
+          servers: options.bus,
+          credentials: options.busCredentials,
+          ca: options.busCa,
+          prefix: () => options.busPrefix ?? defaultPrefix(durable, listenChannel),
+          node,
+          log
+        })
+  const order = bus.announces ? new ChannelOrder() : undefined
   const storedMessages = new StoredMessages(durable, (reason, fields) => losses.add(reason, fields))
   // Half of the pool is left to everything else.
   const turns = new Turns(Math.max(1, Math.floor(options.poolSize / 2)))
@@ -144,7 +180,8 @@ export function buildParts(options: GatewayOptions): Parts {
     deliver: (message) => hub.deliver(message),
     wanted: (channel) => hub.hasListeners(channel),
     onGap: () => replay.gapFound(),
-    replays: options.checkListenerInterval > 0,
+    replays: options.checkListenerInterval > 0 || bus.announces,
+    order,
     resolve: (references) => history.resolve(references),
     onMessage: (sentAt) => {
       metrics.notifications.inc()
@@ -155,11 +192,19 @@ export function buildParts(options: GatewayOptions): Parts {
     },
     onLost: (reason, reference, error) => {
       losses.add(reason, { err: error, table: reference?.table, position: reference?.position })
-      if (reference?.table === 'message') replay.sendGap(reference)
+      if (reference !== undefined && reference.table !== 'large') replay.sendGap(reference)
     }
   })
   const replay = new Replay({
-    history,
+    history: bus.announces
+      ? {
+          timeline: () => history.timeline(),
+          latest: () => history.lastPlace(),
+          readAll: (after) => history.readLog(after),
+          resolve: (references) => history.resolve(references),
+          trimmedSince: (position) => history.trimmedSince(position)
+        }
+      : history,
     durable,
     incoming,
     hub,
@@ -184,11 +229,18 @@ export function buildParts(options: GatewayOptions): Parts {
       else incoming.count(hub.deliver({ channel, text, raw: true }))
     }
   })
+  const listened = new ListenedChannels(
+    rawChannels,
+    order && new BusChannels({ bus, order, latest: () => history.lastPlace() })
+  )
+  const busWatch = order && new BusWatch({ replay, byBus: () => history.byBus(), events, log })
   const retention = new Cleanup({ query, durable, events, log })
   const sequencer = new Sequencer({
     ...options,
     node,
     query: options.sequencerQuery,
+    bus,
+    epoch: () => durable.epoch,
     installed: () => durable.installed,
     events
   })
@@ -220,7 +272,7 @@ export function buildParts(options: GatewayOptions): Parts {
     clients,
     publisher,
     hub,
-    rawChannels,
+    listened,
     verifyToken: options.verifyToken,
     revocations: options.revocations,
     authorizer,
@@ -261,12 +313,6 @@ export function buildParts(options: GatewayOptions): Parts {
     },
     log
   })
-  const listening = () => listener.state.up
-  const notifyBus = new NotifyBus({
-    notify: nodeNotifications({ query, channel: nodeChannelOf(listenChannel), ready: listening }),
-    up: listening
-  })
-  const bus: Bus = notifyBus
   const cluster = new Cluster({
     node,
     ...options,
@@ -304,15 +350,22 @@ export function buildParts(options: GatewayOptions): Parts {
     authorizer,
     revocationList,
     rawChannels,
+    listened,
     audiences,
     clients,
     protocols,
     bus,
     notifyBus,
+    busWatch,
     cluster,
     notificationQueue
   }
   return parts
+}
+
+/** What the subjects of a database begin with. Two databases never share them, not even a copy and its original. */
+function defaultPrefix({ secret, epoch }: RetentionRules, listenChannel: string): string {
+  return `pgws.${hash('sha256', `${secret} ${epoch} ${listenChannel}`).slice(0, 16)}`
 }
 
 /** The protocols that clients speak, one line each. */

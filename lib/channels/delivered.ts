@@ -131,6 +131,18 @@ export class Delivered {
     this.#keys = undefined
   }
 
+  /** Raises the floor to a position up to which nothing is missing, whatever was delivered. */
+  settle(position: number): void {
+    this.raise(position)
+    const settled = [...this.#earlier, ...this.#later].filter((one) => one.position <= position)
+    if (settled.length === 0) return
+    const read = settled.filter(({ hash }) => hash !== UNREAD)
+    if (read.length > 0) this.#sample = read.slice(-SAMPLE)
+    this.#earlier = this.#earlier.filter((one) => one.position > position)
+    this.#later = this.#later.filter((one) => one.position > position)
+    this.#keys = undefined
+  }
+
   /**
    * Drops the earlier part, because there are too many deliveries. Later messages follow the first of the later part,
    * unless all of that part is forged.

@@ -1,30 +1,14 @@
-import { setTimeout as sleep } from 'node:timers/promises'
-import { errors, isPermanent, sqlstateOf } from '../errors.js'
+import type { Beat, Announcement as BusAnnouncement } from '../bus/index.js'
 import { type Announcement, type Message, type Reference, readNotification } from '../messages/index.js'
+import type { ChannelOrder } from './channel-order.js'
 import { Delivered } from './delivered.js'
 import { GapDetector } from './gap-detector.js'
 import type { LossReason } from './losses.js'
-import {
-  type Arrival,
-  durablePositionOf,
-  giveUp,
-  type Item,
-  isUnread,
-  positionOf,
-  type Tally
-} from './queue-item.js'
+import { type Arrival, durablePositionOf, type Item, isUnread, positionOf, type Tally } from './queue-item.js'
+import { ReferenceReader, type Resolve } from './reference-reader.js'
 
-/** How long to wait before a failed read of referenced messages is repeated, in milliseconds. */
-const RETRY_INTERVAL = 100
-
-/** For how long failed reads are repeated before the messages are given up, in milliseconds. */
-const PATIENCE = 10_000
-
-/** The class of SQLSTATEs that concern the table, not one of its rows: it does not exist, or it may not be read. */
-const ABOUT_THE_TABLE = /^42/
-
-/** The maximum number of references that are read at once. */
-const MAX_READ = 100
+/** What ends a notification whose message comes over the bus, too (pgws.relay_as in lib/schema/sql). */
+const OVER_THE_BUS = '\t'
 
 export interface IncomingQueueOptions {
   /** The channel of notifications that do not name one. */
@@ -33,11 +17,7 @@ export interface IncomingQueueOptions {
   deliver: (message: Message) => number
   /** Whether the channel has readers on this server. */
   wanted: (channel: string) => boolean
-  /**
-   * Reads the messages of references to one table, at least the first of them. Answers the reason for a row that does not
-   * exist or holds no message. Rejects when the database is unavailable or answers with an error.
-   */
-  resolve: (references: readonly Reference[]) => Promise<Map<Reference, Message | LossReason>>
+  resolve: Resolve
   /** Called for each notification, with the time at which it was sent if that is known, in Unix seconds. */
   onMessage: (sentAt: number | undefined) => void
   /**
@@ -49,6 +29,8 @@ export interface IncomingQueueOptions {
   onGap: () => void
   /** Whether missed messages are replayed. Only then does the queue remember what was delivered. */
   replays: boolean
+  /** What has arrived over the bus; undefined without one. */
+  order?: ChannelOrder | undefined
 }
 
 /**
@@ -71,11 +53,11 @@ export class IncomingQueue {
   readonly #detector = new GapDetector()
   /** The tally of the publication that is arriving, if its publisher asked for one. */
   #tally: Tally | undefined
-  /** How many references are read at once. It is 1 after an error, because one of several rows may have caused it. */
-  #most = MAX_READ
+  readonly #reader: ReferenceReader
 
   constructor(options: IncomingQueueOptions) {
     this.#options = options
+    this.#reader = new ReferenceReader(options.resolve)
   }
 
   /** Where a replay begins. Durable messages up to this position have arrived, or are older than this server. */
@@ -86,6 +68,7 @@ export class IncomingQueue {
   /** To be called with the database's last position when the server starts. */
   startAt(position: number): void {
     this.#delivered.raise(position)
+    this.#options.order?.restart(position)
   }
 
   /** The positions of the durable messages that were delivered beyond the floor. */
@@ -114,12 +97,14 @@ export class IncomingQueue {
    */
   prove(latest: number): boolean {
     if (this.#held) return false
+    // What the bus carries may come later than the probe; beats say what has arrived.
+    if (this.#options.order !== undefined && this.#detector.heard === undefined) return true
     if (this.#queue.some((item) => positionOf(item) <= latest)) return false
     if (this.#detector.heard !== undefined && this.#detector.heard < latest) {
       this.#gap()
       return false
     }
-    this.#delivered.prove(latest)
+    if (this.#options.order === undefined) this.#delivered.prove(latest)
     return true
   }
 
@@ -148,8 +133,10 @@ export class IncomingQueue {
     if (!alone || !this.#detector.announced(announcement)) this.#push({ announcement })
   }
 
+  /** Takes the payload of a notification of the listen channel. */
   receive(payload: string): void {
-    const { listenChannel, wanted, onMessage, onLost } = this.#options
+    const { listenChannel, wanted, onMessage, onLost, order } = this.#options
+    if (order !== undefined && payload.endsWith(OVER_THE_BUS)) return
     const received = readNotification(payload, listenChannel)
     onMessage('sentAt' in received && received.sentAt ? received.sentAt : undefined)
     if ('refused' in received) {
@@ -169,6 +156,43 @@ export class IncomingQueue {
     // Without readers here, it need not be read.
     const unwanted = reference.channel !== undefined && !wanted(reference.channel)
     this.#push({ reference, outcome: unwanted ? null : undefined, tally })
+  }
+
+  /** Takes a message that the bus carries. */
+  receiveAnnounced({ channel, position: place, previous, text }: BusAnnouncement): void {
+    const { listenChannel, onMessage, onLost, wanted } = this.#options
+    const order = this.#options.order!
+    const found = order.placeOf({ channel, position: place, previous })
+    if (found === 'known') return
+    const arrival: Arrival = {
+      tally: undefined,
+      outcome: undefined,
+      place: { channel, position: place, previous }
+    }
+    const received = text === undefined ? undefined : readNotification(text, listenChannel)
+    if (received !== undefined && 'sentAt' in received) {
+      onMessage(received.sentAt || undefined)
+      if (!this.#waiting && !this.#held && found === 'next') {
+        this.#deliver(received.message, undefined, place)
+        return
+      }
+      arrival.outcome = received.message
+    } else if (received !== undefined && 'refused' in received) {
+      onLost(received.refused)
+      arrival.outcome = null
+    } else {
+      onMessage(undefined)
+      arrival.reference = { table: 'log', position: place, channel }
+      // Without readers here, it need not be read.
+      if (!wanted(channel)) arrival.outcome = null
+    }
+    this.#push(arrival)
+  }
+
+  /** Takes what the bus says of up to where was announced. */
+  beat(beat: Beat): void {
+    const alone = !this.#waiting && !this.#held
+    if (!alone || !this.#passes(beat)) this.#push({ beat })
   }
 
   /** Begins to count the deliveries of a publication, because its publisher asked for the number of clients that got it. */
@@ -201,9 +225,9 @@ export class IncomingQueue {
 
   /**
    * Delivers a missed message, unless it has been delivered already. Its notification may still arrive, and is ignored.
+   * @param position its place among all messages, if it is of a channel that nobody retains
    */
-  replay(message: Message): void {
-    const position = message.position!
+  replay(message: Message, position = message.position!): void {
     const known = this.#delivered.has(position, message.text)
     this.#replayedTo = position
     this.#delivered.raise(position)
@@ -214,6 +238,17 @@ export class IncomingQueue {
   restart(position: number): void {
     this.#replayedTo = position
     this.#delivered.restart(position)
+    this.#options.order?.restart(position)
+  }
+
+  /** To be called when everything up to a position has been read from the database. Forgets what waits and is among it. */
+  caughtUp(position: number): void {
+    const { order } = this.#options
+    if (order === undefined) return
+    order.restart(position)
+    this.#delivered.raise(position)
+    this.#queue = this.#queue.filter((item) => !('place' in item) || item.place!.position > position)
+    this.#covered = Math.min(this.#covered, this.#queue.length)
   }
 
   /** Delivers what waits, after a replay. */
@@ -236,8 +271,8 @@ export class IncomingQueue {
   async #work(): Promise<void> {
     this.#waiting = true
     while (this.#queue.length > 0 && !this.#held && !this.#closed) {
-      const unread = this.#nextUnread()
-      if (unread.length > 0) await this.#read(unread)
+      const unread = this.#reader.next(this.#queue)
+      if (unread.length > 0) await this.#reader.read(unread, this.#queue)
       while (this.#queue.length > 0 && !this.#held) {
         const next = this.#queue[0]!
         // Its row has not been read: it arrived during the read, or the read failed.
@@ -249,56 +284,30 @@ export class IncomingQueue {
         this.#queue.shift()
         if (this.#covered > 0) this.#covered--
         if ('counted' in next) next.counted(next.tally.delivered)
-        else if (!('announcement' in next)) this.#settle(next)
+        else if (!('announcement' in next || 'beat' in next)) this.#settle(next)
       }
     }
     this.#waiting = false
-  }
-
-  /** The first references that have to be read. They are of one table, because an error may concern one table alone. */
-  #nextUnread(): Arrival[] {
-    const unread: Arrival[] = []
-    for (const item of this.#queue) {
-      if (!isUnread(item)) continue
-      if (unread.length > 0 && item.reference!.table !== unread[0]!.reference!.table) continue
-      unread.push(item)
-      if (unread.length === this.#most) break
-    }
-    return unread
-  }
-
-  /** Reads references. On failure, waits for a moment, and gives up those that cannot be read. */
-  async #read(arrivals: readonly Arrival[]): Promise<void> {
-    try {
-      const found = await this.#options.resolve(arrivals.map(({ reference }) => reference!))
-      for (const arrival of arrivals) arrival.outcome = found.get(arrival.reference!)
-      this.#most = Math.min(this.#most * 2, MAX_READ)
-    } catch (error) {
-      const away = error instanceof errors.DatabaseUnavailable
-      // One of several rows may have caused the error.
-      if (!away) this.#most = 1
-      if (isPermanent(error)) {
-        if (arrivals.length === 1 || ABOUT_THE_TABLE.test(sqlstateOf(error))) giveUp(arrivals, error)
-        return
-      }
-      const unread = this.#queue.filter((item) => isUnread(item))
-      const now = performance.now()
-      for (const arrival of unread) arrival.deadline ??= now + PATIENCE
-      const failed = away ? unread : arrivals.length === 1 ? arrivals : []
-      giveUp(
-        failed.filter(({ deadline }) => deadline! <= now),
-        error
-      )
-      await sleep(RETRY_INTERVAL)
-    }
   }
 
   /** Whether nothing is missing before the first of the queue, as far as is known. */
   #isNext(item: Item): boolean {
     if ('counted' in item) return true
     if ('announcement' in item) return this.#detector.announced(item.announcement) || this.#covered > 0
+    if ('beat' in item) return this.#passes(item.beat) || this.#covered > 0
+    if (item.place !== undefined)
+      return this.#options.order!.placeOf(item.place) !== 'gap' || this.#covered > 0
     const position = durablePositionOf(item)
     return position === undefined || this.#detector.arrived(position) || this.#covered > 0
+  }
+
+  /** @returns false if something is missing up to the beat */
+  #passes(beat: Beat): boolean {
+    if (!this.#options.order!.beat(beat)) return false
+    this.#delivered.settle(beat.to)
+    // The database announces nothing by notifications while there are beats.
+    this.#detector.follow(undefined)
+    return true
   }
 
   #gap(): void {
@@ -306,12 +315,18 @@ export class IncomingQueue {
     this.#options.onGap()
   }
 
-  #settle({ outcome, reference, error, tally }: Arrival): void {
+  #settle({ outcome, reference, error, tally, place }: Arrival): void {
+    if (place !== undefined) {
+      const order = this.#options.order!
+      // It came a second time, or was read from the database meanwhile.
+      if (order.placeOf(place) === 'known') return
+      order.arrived(place.channel, place.position)
+    }
     if (outcome === null) {
       if (reference?.table === 'message') this.#pass(reference.position)
       return
     }
-    if (typeof outcome === 'object') this.#deliver(outcome, tally)
+    if (typeof outcome === 'object') this.#deliver(outcome, tally, place?.position)
     // It is not lost if a replay has delivered it.
     else if (reference?.table !== 'message' || reference.position > this.#replayedTo) {
       this.#options.onLost(outcome!, reference, error)
@@ -325,11 +340,11 @@ export class IncomingQueue {
       this.#delivered.pass(position)
   }
 
-  #deliver(message: Message, tally: Tally | undefined): void {
-    const { position } = message
+  #deliver(message: Message, tally: Tally | undefined, position = message.position): void {
     if (position !== undefined) {
       if (position <= this.#replayedTo) return
       if (this.#options.replays) this.#delivered.add(position, message.text)
+      this.#options.order?.arrived(message.channel, position)
     }
     const delivered = this.#options.deliver(message)
     if (tally !== undefined) tally.delivered += delivered

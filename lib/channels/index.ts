@@ -6,6 +6,7 @@ export {
   DEFAULT_AUDIENCE,
   isPublicChannel
 } from './audience-channels.js'
+export { BusChannels } from './bus-channels.js'
 export {
   CHANNEL_SORTS,
   type ChannelQuery,
@@ -13,8 +14,10 @@ export {
   type ListedChannel,
   listChannels
 } from './channel-list.js'
+export { ChannelOrder } from './channel-order.js'
 export { encodeSafely, type Format, type Frame, joinFrames, type OnUnencodable } from './frames.js'
 export { type ChannelSummary, Hub, type Permissions, type RatedChannel, type Subscriber } from './hub.js'
 export { IncomingQueue } from './incoming-queue.js'
+export { ListenedChannels } from './listened-channels.js'
 export { Losses, type LossReason } from './losses.js'
 export { RawChannels } from './raw-channels.js'

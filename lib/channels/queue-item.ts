@@ -1,3 +1,4 @@
+import type { Beat, Announcement as BusAnnouncement } from '../bus/index.js'
 import type { Announcement, Message, Reference } from '../messages/index.js'
 import type { LossReason } from './losses.js'
 
@@ -16,6 +17,8 @@ export interface Arrival {
   error?: unknown
   /** When to stop trying to read its row; undefined while no read has failed. */
   deadline?: number
+  /** Where it stands among all messages, if it came over the bus. */
+  place?: Pick<BusAnnouncement, 'channel' | 'position' | 'previous'>
 }
 
 /** Waits until everything before it has been delivered, and reports the count of a publication. */
@@ -29,8 +32,13 @@ interface Announced {
   announcement: Announcement
 }
 
+/** What the bus says of up to where was announced. */
+interface Beating {
+  beat: Beat
+}
+
 /** An item of the queue. */
-export type Item = Arrival | Count | Announced
+export type Item = Arrival | Count | Announced | Beating
 
 /** Whether an item waits until its row has been read. */
 export function isUnread(item: Item): item is Arrival {

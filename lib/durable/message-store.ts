@@ -28,8 +28,19 @@ export interface ListOptions {
   reverse?: boolean
 }
 
+/** A page of the messages of all channels. */
+export interface LogPage {
+  messages: { position: number; message: Message | LossReason }[]
+  more: boolean
+}
+
 interface Caller {
   resolve: () => void
+}
+
+interface PlaceCaller {
+  resolve: (position: number) => void
+  reject: (error: unknown) => void
 }
 
 /** Reads stored messages for this server, and lists those of a channel. Clients that resume use ChannelReads. */
@@ -38,6 +49,7 @@ export class MessageStore {
   readonly #messages: StoredMessages
   readonly #turns: Turns
   readonly #catchUps: Gathering<Caller>
+  readonly #places: Gathering<PlaceCaller>
 
   /** @param turns limits how many statements read messages at the same time */
   constructor(query: Query, messages: StoredMessages, turns: Turns) {
@@ -50,6 +62,13 @@ export class MessageStore {
       fullSize: Number.POSITIVE_INFINITY,
       window: [0, 25],
       run: (gathered) => this.#catchUp(gathered.flatMap(({ requests }) => requests))
+    })
+    this.#places = new Gathering({
+      owner: '',
+      turns: new Turns(1),
+      fullSize: Number.POSITIVE_INFINITY,
+      window: [0, 25],
+      run: (gathered) => this.#readLastPlace(gathered.flatMap(({ requests }) => requests))
     })
   }
 
@@ -109,6 +128,45 @@ export class MessageStore {
     return { messages, more: found === PAGE_ROWS || messages.length < found }
   }
 
+  /** Messages of all channels, in order, and those that nobody retains and that are still there: see pgws.log. */
+  async readLog(after: number): Promise<LogPage> {
+    const source = `select place as position, channel, body, durable from pgws.log($1, ${PAGE_ROWS})`
+    const { rows } = await this.#query<SizedRow & { durable: boolean }>(
+      sized(source, 'asc', 2, ', durable'),
+      [after, PAGE_BYTES]
+    )
+    const messages = rows.map((row) => ({ position: row.position, message: this.#logged(row) }))
+    const found = rows[0]?.found ?? 0
+    return { messages, more: found === PAGE_ROWS || messages.length < found }
+  }
+
+  /** Whether the sequencer announces messages over a bus. */
+  async byBus(): Promise<boolean> {
+    const { rows } = await this.#query<{ by_bus: boolean }>('select pgws.by_bus() as by_bus')
+    return rows[0]!.by_bus
+  }
+
+  /** The last position in the database, also of messages that nobody retains. Begins after the call. */
+  lastPlace(): Promise<number> {
+    return new Promise((resolve, reject) => this.#places.ask('', 1, { resolve, reject }))
+  }
+
+  async #readLastPlace(callers: PlaceCaller[]): Promise<void> {
+    try {
+      const { rows } = await this.#query<{ latest: number }>(
+        'select pg_catalog.to_json(pgws.last_place()) as latest'
+      )
+      for (const { resolve } of callers) resolve(rows[0]!.latest)
+    } catch (error) {
+      for (const { reject } of callers) reject(error)
+    }
+  }
+
+  #logged(row: MessageRow & { durable: boolean }): Message | LossReason {
+    if (row.durable) return this.#messages.message(row)
+    return largeMessage(row.channel, row.body) ?? 'malformed'
+  }
+
   /** Channels with deleted messages after a position; null: it is not known which. */
   async trimmedSince(position: number): Promise<Trimmed[] | null> {
     const { rows } = await this.#query<{ forgotten: boolean; channels: Trimmed[] }>(
@@ -144,6 +202,7 @@ export class MessageStore {
    */
   async resolve(references: readonly Reference[]): Promise<Map<Reference, Message | LossReason>> {
     const table = references[0]!.table
+    if (table === 'log') return this.#resolveLogged(references[0]!)
     const [rowsOf, key] = table === 'message' ? ['messages', 'position'] : ['large', 'id']
     const { rows } = await this.#query<ReferredRow>(
       `select pg_catalog.to_json(position) as position, channel,
@@ -164,6 +223,16 @@ export class MessageStore {
       else if (row.body !== null) found.set(reference, this.#referred(table, { ...row, body: row.body }))
     }
     return found
+  }
+
+  /** One by one, because a bus carries all but very large messages. */
+  async #resolveLogged(reference: Reference): Promise<Map<Reference, Message | LossReason>> {
+    const { rows } = await this.#query<MessageRow & { durable: boolean }>(
+      'select pg_catalog.to_json(place) as position, channel, body, durable from pgws.log($1::pg_catalog.int8 operator(pg_catalog.-) 1, 1)',
+      [reference.position]
+    )
+    const row = rows.find(({ position }) => position === reference.position)
+    return new Map([[reference, row === undefined ? 'gone' : this.#logged(row)]])
   }
 
   #pageOf(rows: SizedRow[]): { messages: StoredMessage[]; found: number } {

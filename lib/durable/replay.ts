@@ -3,11 +3,14 @@ import type { Hub, IncomingQueue, Losses } from '../channels/index.js'
 import { errors, isPermanent, messageOf } from '../errors.js'
 import type { Log } from '../log.js'
 import type { Reference } from '../messages/index.js'
-import type { MessageStore, Page } from './message-store.js'
+import type { LogPage, MessageStore } from './message-store.js'
 import type { RetentionRules } from './retention-rules.js'
 
 export interface ReplayOptions {
-  history: Pick<MessageStore, 'timeline' | 'latest' | 'readAll' | 'resolve' | 'trimmedSince'>
+  history: Pick<MessageStore, 'timeline' | 'latest' | 'resolve' | 'trimmedSince'> & {
+    /** A page of the messages of all channels after a position, in order. */
+    readAll: (after: number) => Promise<LogPage>
+  }
   durable: Pick<RetentionRules, 'refresh' | 'installed' | 'epoch' | 'secret' | 'ageOf' | 'historyGap'>
   incoming: IncomingQueue
   hub: Hub
@@ -21,6 +24,9 @@ export interface ReplayOptions {
 
 /** For how long the replay is retried while the database does not answer, in milliseconds. */
 const PATIENCE = 10_000
+
+/** What messages come by. */
+type Source = 'listener' | 'bus'
 
 /** The minimum interval between two searches for missing messages, in milliseconds, because any role can cause them. */
 const HEALING_INTERVAL = 100
@@ -53,6 +59,10 @@ export class Replay {
   #asking = false
   #replaying: Promise<void> = Promise.resolve()
   #stopped = false
+  /** What is not connected. Nothing but what is read from the database is delivered meanwhile. */
+  readonly #lost = new Set<Source>()
+  /** Until when a failing replay is retried. */
+  #deadline: number | undefined
   /** The timeline of the database server that was asked last: see MessageStore.timeline. */
   #timeline: string | undefined
   /** Whether the retention rules may have changed after they were read. */
@@ -120,8 +130,9 @@ export class Replay {
     }
   }
 
-  /** To be called when the listener's connection was lost. Holds what arrives from now on until the replay has ended. */
-  listenerLost(): void {
+  /** To be called when the connection of the listener or the bus is lost. Holds what arrives until a replay has ended. */
+  lost(source: Source): void {
+    this.#lost.add(source)
     this.#outages++
     this.#latest = undefined
     this.#incoming.hold()
@@ -156,11 +167,21 @@ export class Replay {
     }
   }
 
-  /** To be called when the listener is connected again. Starts the replay. */
-  listenerReconnected(): void {
+  /** To be called when it is connected again. Starts the replay. */
+  reconnected(source: Source): void {
+    this.#lost.delete(source)
     const outage = this.#outages
     // One at a time. If the listener is lost again during a replay, the next replay continues where this one ended.
     this.#replaying = this.#replaying.then(() => this.#replayMissed(outage))
+  }
+
+  /** Delivers what was stored while the connection of the bus is lost. What arrives goes on waiting. */
+  poll(): Promise<void> {
+    const outage = this.#outages
+    this.#replaying = this.#replaying.then(async () => {
+      if (outage === this.#outages && !this.#stopped) await this.#readMissed(outage).catch(() => {})
+    })
+    return this.#replaying
   }
 
   /** To be called when notifications are missing although the listener is connected. Starts a replay. */
@@ -182,7 +203,7 @@ export class Replay {
     const latest = await this.#history.latest().catch(() => undefined)
     if (outage !== this.#outages) return
     if (heard !== undefined && latest === heard) {
-      incoming.release()
+      this.#release()
       return
     }
     // Everything that was announced up to here has been delivered.
@@ -209,41 +230,15 @@ export class Replay {
    * @param outage the value of `#outages`. If it has changed, the listener was lost again, and the next replay continues
    */
   async #replayMissed(outage: number): Promise<void> {
-    const incoming = this.#incoming
-    let deadline: number | undefined
+    this.#deadline = undefined
     for (let wait = 100; outage === this.#outages && !this.#stopped; wait = Math.min(wait * 2, 2000)) {
       try {
-        const { epoch } = this.#durable
-        await this.refresh()
-        const { floor } = incoming
-        if (floor === undefined || !this.#durable.installed) {
-          if (outage === this.#outages) incoming.release()
-          return
-        }
-        const latest = await this.#history.latest()
-        if (this.#durable.epoch !== epoch || latest < floor) {
-          // In the same epoch, a standby that lacked messages was promoted, and has not assigned new positions yet.
-          if (this.#durable.epoch === epoch) this.#losses.add('diverged')
-          this.#sendHistoryGaps(null, latest)
-          incoming.restart(latest)
-        } else {
-          const lost = (await this.#hasDiverged()) ? null : await this.#trimmedSince(floor)
-          this.#sendHistoryGaps(lost, latest)
-        }
-        for (let more = true; more && outage === this.#outages; ) {
-          incoming.cover()
-          const page: Page = await this.#history.readAll(incoming.floor!)
-          for (const { message } of page.messages) incoming.replay(message)
-          deadline = undefined
-          more = page.more
-        }
-        if (outage !== this.#outages) return
-        incoming.follow(this.#durable.secret === undefined ? undefined : Math.max(latest, incoming.floor!))
-        incoming.release()
+        await this.#readMissed(outage)
+        if (outage === this.#outages) this.#release()
         return
       } catch (error) {
-        deadline ??= performance.now() + PATIENCE
-        if (isPermanent(error) || performance.now() >= deadline) {
+        this.#deadline ??= performance.now() + PATIENCE
+        if (isPermanent(error) || performance.now() >= this.#deadline) {
           this.#giveUp(outage, error)
           return
         }
@@ -254,6 +249,47 @@ export class Replay {
         await sleep(wait)
       }
     }
+  }
+
+  /** Delivers what was missed up to now. Ends early if the listener or the bus is lost again. */
+  async #readMissed(outage: number): Promise<void> {
+    const incoming = this.#incoming
+    const { epoch } = this.#durable
+    await this.refresh()
+    const { floor } = incoming
+    if (floor === undefined || !this.#durable.installed) return
+    const latest = await this.#history.latest()
+    if (this.#durable.epoch !== epoch || latest < floor) {
+      // In the same epoch, a standby that lacked messages was promoted, and has not assigned new positions yet.
+      if (this.#durable.epoch === epoch) this.#losses.add('diverged')
+      this.#sendHistoryGaps(null, latest)
+      incoming.restart(latest)
+    } else {
+      const lost = (await this.#hasDiverged()) ? null : await this.#trimmedSince(floor)
+      this.#sendHistoryGaps(lost, latest)
+    }
+    for (let more = true; more && outage === this.#outages; ) {
+      incoming.cover()
+      const page = await this.#history.readAll(incoming.floor!)
+      for (const { message, position } of page.messages) {
+        if (typeof message === 'object') incoming.replay(message, position)
+        else {
+          this.#losses.add(message, { position })
+          incoming.startAt(position)
+        }
+      }
+      this.#deadline = undefined
+      more = page.more
+    }
+    if (outage !== this.#outages) return
+    const covered = Math.max(latest, incoming.floor!)
+    incoming.follow(this.#durable.secret === undefined ? undefined : covered)
+    incoming.caughtUp(covered)
+  }
+
+  /** Delivers what waits, unless the listener or the bus is not connected. */
+  #release(): void {
+    if (this.#lost.size === 0) this.#incoming.release()
   }
 
   /**
@@ -299,7 +335,7 @@ export class Replay {
     this.#losses.add('unreplayed', { err: error })
     this.#sendHistoryGaps(null, 0)
     this.#incoming.follow(undefined)
-    this.#incoming.release()
+    this.#release()
   }
 
   /** @param channels null: all durable channels */

@@ -25,6 +25,8 @@ const LEVELS = {
   schema: 'error',
   /** This node has become the sequencer, or is it no longer. */
   sequencer: 'info',
+  /** The bus between nodes is away, or back. */
+  bus: 'warning',
   /** The status of the node has changed. */
   health: 'warning',
   /** What an administrator has done. */

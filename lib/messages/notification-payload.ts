@@ -22,7 +22,8 @@ export function parseMessageId(id: string): { epoch: string; position: number } 
 
 /** A reference to a row. It is sent instead of a message that is too large for a notification. */
 export interface Reference {
-  table: 'message' | 'large'
+  /** `log`: one of the two tables where a bus announces messages, whatever its channel. */
+  table: 'message' | 'large' | 'log'
   position: number
   /** Undefined if the name is too long for a notification. */
   channel: string | undefined

@@ -1,5 +1,5 @@
 import type { Authorizer, Revocations, Token } from '../auth/index.js'
-import type { Hub, RawChannels } from '../channels/index.js'
+import type { Hub, ListenedChannels } from '../channels/index.js'
 import type { Clients } from '../clients/index.js'
 import type { ResolvedOptions } from '../config/index.js'
 import type { ChannelReads, MessageStore, RetentionRules } from '../durable/index.js'
@@ -34,7 +34,7 @@ export interface Core {
   /** Joins and leaves channels for clients whose channels change. */
   readonly hub: Pick<Hub, 'join' | 'leave'>
   /** Listens to a raw channel while it has readers. */
-  readonly rawChannels: Pick<RawChannels, 'join'>
+  readonly listened: ListenedChannels
   /** Verifies a token that comes after the handshake. @throws InvalidToken, TokenExpired, TokenRevoked (401), KeysUnavailable (503) */
   readonly verifyToken: (token: string) => Token | Promise<Token>
   /** The revoked tokens, for tokens that a client has sent some time ago. */

@@ -25,6 +25,9 @@ export interface PublisherOptions extends FunctionCallsOptions {
   metaChannel: string | undefined
   /** How long notifications that may wait do so for an unavailable database, in milliseconds. */
   publishTimeout: number
+  /** The servers of the bus; undefined without one. */
+  bus: readonly string[] | undefined
+  notifySql: boolean
   query: Query
   /** Whether this server listens, and has read the retention rules. */
   ready: () => boolean
@@ -44,7 +47,11 @@ export class Publisher {
   constructor(options: PublisherOptions) {
     this.#options = options
     const { metrics } = options
-    const statements = new Statements({ ...options, functionCalls: new FunctionCalls(options) })
+    const statements = new Statements({
+      ...options,
+      byBus: options.bus !== undefined,
+      functionCalls: new FunctionCalls(options)
+    })
     const queueOptions: BatchQueueOptions = {
       send: (groups) => statements.send(groups),
       limit: (notification) => statements.limit(notification),

@@ -14,6 +14,10 @@ export interface StatementsOptions {
   durable: RetentionRules
   /** Sends the notifications for which a function of the database's owner is called. */
   functionCalls: FunctionCalls
+  /** Whether a bus carries the messages between nodes. */
+  byBus: boolean
+  /** With a bus: whether what nobody retains is notified, too, for SQL sessions that listen. */
+  notifySql: boolean
 }
 
 /** The statements that publish: with `pg_notify`, or with functions of the schema if messages must be stored. */
@@ -73,7 +77,7 @@ export class Statements {
         const ages = rest.map(({ channel }) => durable.ageOf(channel))
         const { rows } = await query(
           `${CAUGHT_UP} select (${rawPart('$9', '$10')}) as before,
-            pgws.relay($1, $2, $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[]::interval[],
+            pgws.${!this.#options.notifySql ? 'relay_quietly' : 'relay'}($1, $2, $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[]::interval[],
               $6::pg_catalog.text[]) as sent,
             (${rawPart('$7', '$8')}) as raw
           from caught_up`,
@@ -84,7 +88,9 @@ export class Statements {
             textArray(rest.map(({ payload }) => payload)),
             textArray(ages.map((age) => (age === undefined ? null : `${age} seconds`))),
             textArray(
-              rest.map((notification, i) => (ages[i] === undefined ? null : this.#keyOf(notification)))
+              rest.map((notification, i) =>
+                ages[i] === undefined ? (notification.key ?? null) : this.#keyOf(notification)
+              )
             ),
             textArray(raw.map(({ databaseChannel }) => databaseChannel!)),
             textArray(raw.map(({ payload }) => payload)),
@@ -103,6 +109,8 @@ export class Statements {
   #mustBeStored(notification: Notification): boolean {
     const { channel, payload, databaseChannel } = notification
     if (databaseChannel !== undefined) return false
+    // With a bus, all messages get positions.
+    if (this.#options.byBus) return true
     return this.#options.durable.ageOf(channel) !== undefined || !fitsNotification(payload)
   }
 

@@ -23,6 +23,8 @@ const ROLES = {
   pgws_server: {
     functions: [
       'relay',
+      'relay_quietly',
+      'by_bus',
       'clean',
       'message_id',
       'history',
@@ -31,6 +33,12 @@ const ROLES = {
       'position',
       'last_position',
       'lead',
+      'lead_bus',
+      'log',
+      'last_place',
+      'mark',
+      'places',
+      'turn_passing',
       'resign',
       'sequence',
       'catch_up',
@@ -56,7 +64,7 @@ const ROLES = {
 
 /** Without these, the server cannot publish, or does not know which channels are durable. */
 const NEEDED = {
-  functions: ['relay', 'last_position', 'catch_up', 'lead', 'sequence'],
+  functions: ['relay', 'last_position', 'catch_up', 'lead', 'lead_bus', 'sequence', 'log', 'mark'],
   tables: [
     'settings',
     'migrations',

@@ -5,9 +5,15 @@ set check_function_bodies = off;
 
 create schema pgws;
 
+create sequence pgws.announced as bigint increment by 1 minvalue 0 maxvalue 9223372036854775807 start with 0 cache 1;
+
+create sequence pgws.announcing as bigint increment by 1 minvalue 1 maxvalue 2 start with 1 cache 1;
+
 create sequence pgws.ordinals as bigint increment by 1 minvalue 1 maxvalue 9223372036854775807 start with 1 cache 1;
 
 create sequence pgws.outbox_state as bigint increment by 1 minvalue 1 maxvalue 6 start with 1 cache 1;
+
+create sequence pgws.passing_state as bigint increment by 1 minvalue 0 maxvalue 1 start with 0 cache 1;
 
 create sequence pgws.positions as bigint increment by 1 minvalue 1 maxvalue 9223372036854775807 start with 1 cache 1;
 
@@ -90,6 +96,24 @@ create table pgws.outbox_2 (
   channel text not null,
   body text not null,
   published_at timestamp with time zone default clock_timestamp() not null
+) with (autovacuum_enabled=off);
+
+create table pgws.passing_0 (
+  "position" bigint not null,
+  channel text not null,
+  body text not null,
+  key text,
+  published_at timestamp with time zone default clock_timestamp() not null,
+  constraint passing_0_pkey PRIMARY KEY ("position")
+) with (autovacuum_enabled=off);
+
+create table pgws.passing_1 (
+  "position" bigint not null,
+  channel text not null,
+  body text not null,
+  key text,
+  published_at timestamp with time zone default clock_timestamp() not null,
+  constraint passing_1_pkey PRIMARY KEY ("position")
 ) with (autovacuum_enabled=off);
 
 create table pgws.retention (
@@ -333,6 +357,15 @@ begin
   end if;
   insert into pgws.rounds (snapshot) values (here);
 end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.by_bus()
+ RETURNS boolean
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select coalesce(pg_sequence_last_value('pgws.announcing'), 1) = 2
+$function$;
 
 CREATE OR REPLACE FUNCTION pgws.catch_up()
  RETURNS integer
@@ -857,7 +890,7 @@ begin
 
   if exists (
     select from unnest(out_channels, out_bodies, out_database) as o (channel, body, database_channel)
-    where database_channel is null and (octet_length(o.body) >= 8000 or pgws.max_age(o.channel) is not null)
+    where database_channel is null and (pgws.by_bus() or octet_length(o.body) >= 8000 or pgws.max_age(o.channel) is not null)
   ) then
     -- Raw channels' payloads pass as they are. Those at the beginning go first: what encloses a publication must enclose
     -- all of it.
@@ -866,7 +899,7 @@ begin
       where n < begin_at order by n;
     if (
       select pgws.relay(version, listen_channel, array_agg(channel order by n), array_agg(o.body order by n),
-        array_agg(pgws.max_age(channel) order by n), array_agg(case when pgws.max_age(channel) is not null then key end order by n))
+        array_agg(pgws.max_age(channel) order by n), array_agg(case when pgws.by_bus() or pgws.max_age(channel) is not null then key end order by n))
       from unnest(out_channels, out_bodies, out_database, out_keys) with ordinality as o (channel, body, database_channel, key, n)
       where database_channel is null
     ) is null then
@@ -928,6 +961,16 @@ AS $function$
   )
 $function$;
 
+CREATE OR REPLACE FUNCTION pgws.last_place()
+ RETURNS bigint
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select greatest(pgws.last_position(), pg_sequence_last_value('pgws.announced'),
+    (select max(p.position) from pgws.passing_0 p), (select max(q.position) from pgws.passing_1 q))
+$function$;
+
 CREATE OR REPLACE FUNCTION pgws.last_position()
  RETURNS bigint
  LANGUAGE sql
@@ -946,22 +989,85 @@ CREATE OR REPLACE FUNCTION pgws.lead(node text, patience interval, OUT term bigi
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
+begin
+  select l.term, l.absence into term, absence from pgws.lead_as(node, patience, 1) l;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.lead_as(node text, patience interval, mode bigint, OUT term bigint, OUT absence interval)
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET lock_timeout TO '4s'
+AS $function$
 declare
   before pgws.sequencer;
   this_database constant text := (select c.system_identifier from pg_control_system() c)
     || '/' || (select d.oid from pg_database d where d.datname = current_database());
+  message record;
+  large_id bigint;
 begin
   select * into before from pgws.sequencer s
-    where s.node is not distinct from lead.node or s.until < clock_timestamp() for update;
+    where s.node is not distinct from lead_as.node or s.until < clock_timestamp() for update;
   if not found then return; end if;
-  term := before.term + case when before.node is not distinct from lead.node then 0 else 1 end;
+  term := before.term + case when before.node is not distinct from lead_as.node then 0 else 1 end;
   absence := greatest(clock_timestamp() - before.until, '0');
-  update pgws.sequencer s set node = lead.node, term = lead.term, until = clock_timestamp() + patience, database = this_database;
+  update pgws.sequencer s set node = lead_as.node, term = lead_as.term, until = clock_timestamp() + patience, database = this_database;
   perform pgws.advance_sequences();
   -- A copy of a database, or its restore, has messages of its own from here on.
   if before.database <> this_database then perform pgws.new_epoch(); end if;
   if pg_sequence_last_value('pgws.outbox_state') is null then perform setval('pgws.outbox_state', 1); end if;
+  if mode <> coalesce(pg_sequence_last_value('pgws.announcing'), 1) then
+    lock table pgws.commit_lock in exclusive mode;
+    if mode = 2 then
+      -- The database has announced everything up to here.
+      perform setval('pgws.announced', greatest(pgws.last_position(), pg_sequence_last_value('pgws.announced'), 0));
+    else
+      -- What has not been announced over the bus.
+      for message in select * from pgws.log(coalesce(pg_sequence_last_value('pgws.announced'), 0), 1000000) loop
+        if message.durable then
+          perform pg_notify(s.listen_channel, pgws.notification(s.epoch, message.place, message.channel, message.body))
+            from pgws.settings s;
+        elsif octet_length(message.body) < 8000 then
+          perform pg_notify(s.listen_channel, message.body) from pgws.settings s;
+        else
+          insert into pgws.large (channel, body) values (message.channel, message.body) returning id into large_id;
+          perform pg_notify(s.listen_channel,
+            json_build_object('pgws', 'large', 'position', large_id, 'channel', pgws.short(message.channel))::text)
+            from pgws.settings s;
+        end if;
+      end loop;
+      perform setval('pgws.announced', pgws.last_place());
+    end if;
+    perform setval('pgws.announcing', mode);
+  end if;
 end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.lead_bus(node text, patience interval, OUT term bigint, OUT absence interval)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  select l.term, l.absence into term, absence from pgws.lead_as(node, patience, 2) l;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.log(beyond bigint, rows integer)
+ RETURNS TABLE(place bigint, channel text, body text, durable boolean)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+AS $function$
+  select l.position, l.channel, l.body, l.durable from (
+    (select m.position, m.channel, m.body, true as durable from pgws.messages m where m.position > beyond order by m.position limit rows)
+    union all
+    (select p.position, p.channel, p.body, false from pgws.passing_0 p where p.position > beyond order by p.position limit rows)
+    union all
+    (select q.position, q.channel, q.body, false from pgws.passing_1 q where q.position > beyond order by q.position limit rows)
+  ) l order by l.position limit rows
+$function$;
 
 CREATE OR REPLACE FUNCTION pgws.lose_move(moving tid)
  RETURNS void
@@ -979,6 +1085,23 @@ begin
   for deletion in select jsonb_array_elements(lost.deletions) loop
     perform pgws.send_change(deletion ->> 0, deletion -> 1, lost.watched, deletion ->> 2, 'DELETE', null, lost.old_record);
   end loop;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.mark(node text, term bigint, place bigint)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  current_mark constant bigint := coalesce(pg_sequence_last_value('pgws.announced'), 0);
+begin
+  if not pgws.by_bus() or not exists (select from pgws.sequencer s where s.node = mark.node and s.term = mark.term) then return null; end if;
+  if place > current_mark then
+    perform setval('pgws.announced', place);
+    return place;
+  end if;
+  return current_mark;
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgws.max_age(channel text)
@@ -1127,6 +1250,45 @@ AS $function$
     '**', E'\x01'), '*', '[^:]*'), E'\x01', '.*') || ')$'
 $function$;
 
+CREATE OR REPLACE FUNCTION pgws.place(snapshot pg_snapshot, upto pg_snapshot, after bigint, cut bigint, since timestamp with time zone)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+#variable_conflict use_column
+begin
+  return (
+    with visible as materialized (
+      select u.*, max(u.ordinal) over (partition by u.transaction) as last_ordinal from pgws.unannounced(place.snapshot, upto) u
+    ), taken as materialized (
+      select v.last_ordinal, v.ordinal, v.channel, v.body, v.published_at from visible v
+      where v.last_ordinal > after and (cut is null or v.last_ordinal <= cut)
+    ), rules as materialized (
+      select c.channel, pgws.max_age(c.channel) as age from (select distinct t.channel from taken t) c
+    ), numbered as (
+      select t.*, r.age from taken t join rules r on r.channel = t.channel
+      where r.age is not null or place.since is null or t.published_at >= place.since
+    )
+    select coalesce(pgws.store(array_agg(n.channel order by n.last_ordinal, n.ordinal), array_agg(n.body order by n.last_ordinal, n.ordinal),
+      array_agg(n.age order by n.last_ordinal, n.ordinal), null, array_agg(n.published_at order by n.last_ordinal, n.ordinal)), 0)
+    from numbered n having count(*) > 0
+  );
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.places(beyond bigint, keys text[])
+ RETURNS TABLE(place bigint, channel text)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select m.position, m.channel from pgws.messages m where m.key = any (keys) and m.position > beyond
+  union all
+  select p.position, p.channel from pgws.passing_0 p where p.position > beyond and p.key = any (keys)
+  union all
+  select q.position, q.channel from pgws.passing_1 q where q.position > beyond and q.key = any (keys)
+$function$;
+
 CREATE OR REPLACE FUNCTION pgws.publish(channel text, payload jsonb, event text DEFAULT 'Message'::text)
  RETURNS void
  LANGUAGE plpgsql
@@ -1168,13 +1330,65 @@ CREATE OR REPLACE FUNCTION pgws.relay(retention_version bigint, listen_channel t
  SET search_path TO 'pg_catalog', 'pg_temp'
  SET lock_timeout TO '4s'
 AS $function$
+begin
+  return pgws.relay_as(retention_version, listen_channel, channels, bodies, ages, keys, true);
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.relay_as(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[], sql boolean)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET lock_timeout TO '4s'
+AS $function$
+declare
+  stored bigint;
+begin
+  if pgws.by_bus() or exists (select from unnest(ages) age where age is not null) then
+    lock table pgws.commit_lock in exclusive mode;
+  end if;
+  -- Behind the lock it does not change.
+  if not pgws.by_bus() then
+    return pgws.relay_by_notify(retention_version, listen_channel, channels, bodies, ages, keys);
+  end if;
+  if not exists (select from pgws.settings s where s.retention_version = relay_as.retention_version) then return null; end if;
+  if array_to_string(keys, ' ') like '%http:%' then
+    select array_agg(u.channel order by u.n), array_agg(u.body order by u.n), array_agg(u.age order by u.n), array_agg(u.key order by u.n)
+    into channels, bodies, ages, keys
+    from (
+      select i.*, row_number() over (partition by i.key order by i.n) as occurrence
+      from unnest(channels, bodies, ages, keys) with ordinality as i (channel, body, age, key, n)
+    ) u
+    where u.key is null or u.occurrence = 1;
+  end if;
+  stored := pgws.store(channels, bodies, ages, keys, null);
+  if sql then
+    -- PostgreSQL folds equal notifications of a transaction into one.
+    perform pg_notify(relay_as.listen_channel, n.body || repeat(' ', n.copies::integer) || chr(9)) from (
+      select i.body, i.n, row_number() over (partition by i.body order by i.n) - 1 as copies
+      from unnest(bodies, ages) with ordinality as i (body, age, n) where i.age is null
+    ) n where octet_length(n.body) + n.copies < 7999 order by n.n;
+  end if;
+  if stored > 0 and pg_sequence_last_value('pgws.outbox_state') % 2 = 0 then
+    perform pg_notify('pgws_sequencer', '');
+  end if;
+  return stored;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.relay_by_notify(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[])
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET lock_timeout TO '4s'
+AS $function$
 declare
   stored_count bigint;
   notified bigint;
   epoch text;
   secret text;
 begin
-  select s.epoch, k.secret into epoch, secret from pgws.settings s, pgws.secret k where s.retention_version = relay.retention_version;
+  select s.epoch, k.secret into epoch, secret from pgws.settings s, pgws.secret k where s.retention_version = relay_by_notify.retention_version;
   if epoch is null then return null; end if;
   if exists (select from unnest(ages) age where age is not null) then
     lock table pgws.commit_lock in exclusive mode;
@@ -1209,7 +1423,7 @@ begin
   select count(position), count(pg_notify(database_channel, notification)) into stored_count, notified
   from (
     select 0 as n, null::bigint as position, 'pgws_announcements' as database_channel,
-      pgws.announcement(secret, relay.listen_channel, (select coalesce(max(m.position), 0) from pgws.messages m), s.first, s.last, case
+      pgws.announcement(secret, relay_by_notify.listen_channel, (select coalesce(max(m.position), 0) from pgws.messages m), s.first, s.last, case
         -- Messages that were here before have used up positions.
         when s.last - s.first between s.size and 1500 then (
           select string_agg((g - s.first)::text, ',') from generate_series(s.first, s.last) g
@@ -1217,7 +1431,7 @@ begin
         ) end) as notification
     from (select min(d.position) as first, max(d.position) as last, count(*) as size from durable d) s where s.size > 0
     union all
-    select i.n, d.position, relay.listen_channel, case
+    select i.n, d.position, relay_by_notify.listen_channel, case
       when d.position is not null then pgws.notification(epoch, d.position, i.channel, i.body)
       when l.id is not null then json_build_object('pgws', 'large', 'position', l.id, 'channel', pgws.short(i.channel))::text
       else i.body end
@@ -1226,6 +1440,17 @@ begin
     order by n
   ) ordered;
   return stored_count;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.relay_quietly(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[])
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET lock_timeout TO '4s'
+AS $function$
+begin
+  return pgws.relay_as(retention_version, listen_channel, channels, bodies, ages, keys, false);
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgws.resign(node text, term bigint)
@@ -1333,7 +1558,11 @@ begin
       ) g window w as (order by g.last_ordinal)
     ) t where t.number = 1 or t.messages <= most and t.bytes <= most_bytes;
   end if;
-  announced := pgws.announce(last.snapshot, upto, coalesce(last.announced_to, 0), cut, round.since);
+  if pgws.by_bus() then
+    announced := coalesce(pgws.place(last.snapshot, upto, coalesce(last.announced_to, 0), cut, round.since), 0);
+  else
+    announced := pgws.announce(last.snapshot, upto, coalesce(last.announced_to, 0), cut, round.since);
+  end if;
   more := cut is not null;
   if more then
     insert into pgws.rounds (snapshot, next_snapshot, announced_to) values (last.snapshot, upto, cut);
@@ -1464,6 +1693,39 @@ AS $function$
   select case when pg_catalog.octet_length(channel) operator(pg_catalog.<=) 1000 then channel end
 $function$;
 
+CREATE OR REPLACE FUNCTION pgws.store(channels text[], bodies text[], ages interval[], keys text[], times timestamp with time zone[])
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+  used constant bigint := coalesce(pg_sequence_last_value('pgws.passing_state'), 0);
+  found_count integer;
+begin
+  with input as materialized (
+    select * from unnest(channels, bodies, ages, keys, times) with ordinality as i (channel, body, age, key, time, n)
+  ), placed as materialized (
+    select f.*, nextval('pgws.positions') as position from (
+      select i.* from input i
+      where i.age is null or i.key is null or not exists (select from pgws.messages m where m.key = i.key)
+      order by i.n
+    ) f
+  ), durable as (
+    insert into pgws.messages (position, channel, body, created_at, expires_at, key)
+    select p.position, p.channel, p.body, coalesce(p.time, clock_timestamp()), coalesce(p.time, clock_timestamp()) + p.age, p.key
+    from placed p where p.age is not null
+  ), passing_0 as (
+    insert into pgws.passing_0 (position, channel, body, key)
+    select p.position, p.channel, p.body, p.key from placed p where p.age is null and used = 0
+  ), passing_1 as (
+    insert into pgws.passing_1 (position, channel, body, key)
+    select p.position, p.channel, p.body, p.key from placed p where p.age is null and used = 1
+  )
+  select count(*) into found_count from placed;
+  return found_count;
+end $function$;
+
 CREATE OR REPLACE FUNCTION pgws.tell()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -1558,6 +1820,36 @@ begin
   perform pgws.send_change(tg_argv[0], tg_argv[1]::jsonb, parent, case when tg_level = 'ROW' then tg_table_name end,
     operation, fresh, old_record);
   return null;
+end $function$;
+
+CREATE OR REPLACE FUNCTION pgws.turn_passing(node text, term bigint)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  used constant bigint := coalesce(pg_sequence_last_value('pgws.passing_state'), 0);
+  name constant text := 'pgws.passing_' || 1 - used;
+  first_time timestamptz;
+  last_place bigint;
+begin
+  if not exists (select from pgws.sequencer s where s.node = turn_passing.node and s.term = turn_passing.term) then return false; end if;
+  execute 'select p.published_at from pgws.passing_' || used || ' p order by p.position limit 1' into first_time;
+  if first_time is null or first_time > clock_timestamp() - interval '30 seconds' then return false; end if;
+  execute 'select max(p.position) from ' || name || ' p' into last_place;
+  if last_place > coalesce(pg_sequence_last_value('pgws.announced'), 0) then return false; end if;
+  if last_place is not null then
+    begin
+      execute 'lock table ' || name || ' in access exclusive mode nowait';
+      execute 'truncate ' || name;
+    exception when lock_not_available then
+      return false;
+    end;
+  end if;
+  lock table pgws.commit_lock in exclusive mode;
+  perform setval('pgws.passing_state', 1 - used);
+  return true;
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgws.unannounced(snapshot pg_snapshot, next_snapshot pg_snapshot)
@@ -1791,6 +2083,8 @@ comment on function pgws.beat(beyond bigint) is 'Notifies servers of the last po
 
 comment on function pgws.begin_anew(last pgws.rounds) is 'Begins anew after a restore. For: the owner.';
 
+comment on function pgws.by_bus() is 'Returns whether messages are announced over a bus. For: pgws_server.';
+
 comment on function pgws.catch_up() is 'Announces what was published, before a server publishes. For: pgws_server.';
 
 comment on function pgws.changed() is 'Notifies servers that the retention rules have changed. For: the owner.';
@@ -1823,11 +2117,21 @@ comment on function pgws.history(channel text, since text, limit_ integer) is 'R
 
 comment on function pgws.is_foreign(type oid) is 'Returns whether to_jsonb() of a type may call a function of an untrusted role. For: the owner.';
 
+comment on function pgws.last_place() is 'Returns the last position, also of messages that are kept for some seconds. For: pgws_server.';
+
 comment on function pgws.last_position() is 'Returns the last position that is visible in this snapshot. For: pgws_server.';
 
 comment on function pgws.lead(node text, patience interval, OUT term bigint, OUT absence interval) is 'Makes a server the sequencer. For: pgws_server.';
 
+comment on function pgws.lead_as(node text, patience interval, mode bigint, OUT term bigint, OUT absence interval) is 'Makes a server the sequencer. For: the owner.';
+
+comment on function pgws.lead_bus(node text, patience interval, OUT term bigint, OUT absence interval) is 'Makes a server the sequencer, which announces over a bus. For: pgws_server.';
+
+comment on function pgws.log(beyond bigint, rows integer) is 'Returns the stored messages of all channels after a position, also those that are kept for some seconds. For: pgws_server.';
+
 comment on function pgws.lose_move(moving tid) is 'Ends the move of a row that has not arrived, and publishes its deletion. For: the owner.';
+
+comment on function pgws.mark(node text, term bigint, place bigint) is 'Notes up to where the sequencer has announced over the bus, and returns it. For: pgws_server.';
 
 comment on function pgws.max_age(channel text) is 'Returns the maximum age of a channel''s messages; null if the channel is not durable. For: pgws_server.';
 
@@ -1849,6 +2153,10 @@ comment on function pgws.notify_revocation() is 'The trigger function of pgws.re
 
 comment on function pgws.pattern_expression(pattern text) is 'Returns the regular expression for a pattern of channels. For: the owner.';
 
+comment on function pgws.place(snapshot pg_snapshot, upto pg_snapshot, after bigint, cut bigint, since timestamp with time zone) is 'Stores what was published, for a bus. For: the owner.';
+
+comment on function pgws.places(beyond bigint, keys text[]) is 'Returns the positions of messages that were published with keys. For: pgws_server.';
+
 comment on function pgws.publish(channel text, payload jsonb, event text) is 'Publishes a JSON payload to a channel, as part of your transaction. For: pgws_publisher.';
 
 comment on function pgws.publish_bytes(channel text, payload bytea) is 'Publishes bytes to a channel, as part of your transaction. For: pgws_publisher.';
@@ -1856,6 +2164,12 @@ comment on function pgws.publish_bytes(channel text, payload bytea) is 'Publishe
 comment on function pgws.publish_text(channel text, payload text, event text) is 'Publishes a text to a channel, as part of your transaction. For: pgws_publisher.';
 
 comment on function pgws.relay(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[]) is 'Publishes the messages that a server sends. For: pgws_server.';
+
+comment on function pgws.relay_as(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[], sql boolean) is 'Publishes the messages that a server sends. For: the owner.';
+
+comment on function pgws.relay_by_notify(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[]) is 'Stores and notifies the messages that a server sends. For: the owner.';
+
+comment on function pgws.relay_quietly(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[]) is 'As pgws.relay. With a bus, SQL sessions that listen are not notified. For: pgws_server.';
 
 comment on function pgws.resign(node text, term bigint) is 'Ends being the sequencer. For: pgws_server.';
 
@@ -1877,9 +2191,13 @@ comment on function pgws.sequence(node text, term bigint, sleep boolean, since t
 
 comment on function pgws.short(channel text) is 'Returns the name of a channel; null if it is too long for a reference. For: the owner.';
 
+comment on function pgws.store(channels text[], bodies text[], ages interval[], keys text[], times timestamp with time zone[]) is 'Gives positions to messages and stores them, for a bus. For: the owner.';
+
 comment on function pgws.tell() is 'Trigger function of pgws.watch(). For: pgws_publisher.';
 
 comment on function pgws.tell_partitioned() is 'Trigger function of pgws.watch() on partitioned tables. For: pgws_publisher.';
+
+comment on function pgws.turn_passing(node text, term bigint) is 'Empties the older table of messages that are kept for some seconds. For: pgws_server.';
 
 comment on function pgws.unannounced(snapshot pg_snapshot, next_snapshot pg_snapshot) is 'What was published from SQL and was not announced. For: the owner.';
 
@@ -1897,7 +2215,13 @@ comment on function pgws.watched_table(relation oid, trigger_name name) is 'Retu
 
 comment on schema pgws is 'Durable channels of fastify-pg-websockets.';
 
+comment on sequence pgws.announced is 'The position up to which messages were announced over the bus.';
+
+comment on sequence pgws.announcing is 'Whether messages are announced by NOTIFY (1) or over a bus (2).';
+
 comment on sequence pgws.outbox_state is 'Which table of the outbox writers use, and whether the sequencer sleeps.';
+
+comment on sequence pgws.passing_state is 'Which table of passing messages is written.';
 
 comment on table pgws.cleaning is 'Locked by the session that deletes expired messages.';
 
@@ -1920,6 +2244,10 @@ comment on table pgws.outbox_0 is 'What was published from SQL, until it has bee
 comment on table pgws.outbox_1 is 'As pgws.outbox_0, in turn.';
 
 comment on table pgws.outbox_2 is 'As pgws.outbox_0, in turn.';
+
+comment on table pgws.passing_0 is 'Messages of channels that nobody retains, for some seconds, where a bus announces them.';
+
+comment on table pgws.passing_1 is 'The second table like pgws.passing_0. The two are used in turn.';
 
 comment on table pgws.retention is 'The retention rules of durable channels; see pgws.retain().';
 
@@ -1946,6 +2274,8 @@ revoke execute on function pgws.announcement(secret text, listen_channel text, p
 revoke execute on function pgws.beat(beyond bigint) from public;
 
 revoke execute on function pgws.begin_anew(last pgws.rounds) from public;
+
+revoke execute on function pgws.by_bus() from public;
 
 revoke execute on function pgws.catch_up() from public;
 
@@ -1979,11 +2309,21 @@ revoke execute on function pgws.history(channel text, since text, limit_ integer
 
 revoke execute on function pgws.is_foreign(type oid) from public;
 
+revoke execute on function pgws.last_place() from public;
+
 revoke execute on function pgws.last_position() from public;
 
 revoke execute on function pgws.lead(node text, patience interval, OUT term bigint, OUT absence interval) from public;
 
+revoke execute on function pgws.lead_as(node text, patience interval, mode bigint, OUT term bigint, OUT absence interval) from public;
+
+revoke execute on function pgws.lead_bus(node text, patience interval, OUT term bigint, OUT absence interval) from public;
+
+revoke execute on function pgws.log(beyond bigint, rows integer) from public;
+
 revoke execute on function pgws.lose_move(moving tid) from public;
+
+revoke execute on function pgws.mark(node text, term bigint, place bigint) from public;
 
 revoke execute on function pgws.max_age(channel text) from public;
 
@@ -2005,6 +2345,10 @@ revoke execute on function pgws.notify_revocation() from public;
 
 revoke execute on function pgws.pattern_expression(pattern text) from public;
 
+revoke execute on function pgws.place(snapshot pg_snapshot, upto pg_snapshot, after bigint, cut bigint, since timestamp with time zone) from public;
+
+revoke execute on function pgws.places(beyond bigint, keys text[]) from public;
+
 revoke execute on function pgws.publish(channel text, payload jsonb, event text) from public;
 
 revoke execute on function pgws.publish_bytes(channel text, payload bytea) from public;
@@ -2012,6 +2356,12 @@ revoke execute on function pgws.publish_bytes(channel text, payload bytea) from 
 revoke execute on function pgws.publish_text(channel text, payload text, event text) from public;
 
 revoke execute on function pgws.relay(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[]) from public;
+
+revoke execute on function pgws.relay_as(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[], sql boolean) from public;
+
+revoke execute on function pgws.relay_by_notify(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[]) from public;
+
+revoke execute on function pgws.relay_quietly(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[]) from public;
 
 revoke execute on function pgws.resign(node text, term bigint) from public;
 
@@ -2033,9 +2383,13 @@ revoke execute on function pgws.sequence(node text, term bigint, sleep boolean, 
 
 revoke execute on function pgws.short(channel text) from public;
 
+revoke execute on function pgws.store(channels text[], bodies text[], ages interval[], keys text[], times timestamp with time zone[]) from public;
+
 revoke execute on function pgws.tell() from public;
 
 revoke execute on function pgws.tell_partitioned() from public;
+
+revoke execute on function pgws.turn_passing(node text, term bigint) from public;
 
 revoke execute on function pgws.unannounced(snapshot pg_snapshot, next_snapshot pg_snapshot) from public;
 
@@ -2057,6 +2411,8 @@ grant execute on function pgws."position"() to pgws_server;
 
 grant execute on function pgws.beat(beyond bigint) to pgws_server;
 
+grant execute on function pgws.by_bus() to pgws_server;
+
 grant execute on function pgws.catch_up() to pgws_server;
 
 grant execute on function pgws.clean(rows integer) to pgws_server;
@@ -2071,15 +2427,25 @@ grant execute on function pgws.history(channel text, newest integer) to pgws_ser
 
 grant execute on function pgws.history(channel text, since text, limit_ integer) to pgws_server;
 
+grant execute on function pgws.last_place() to pgws_server;
+
 grant execute on function pgws.last_position() to pgws_server;
 
 grant execute on function pgws.lead(node text, patience interval, OUT term bigint, OUT absence interval) to pgws_server;
+
+grant execute on function pgws.lead_bus(node text, patience interval, OUT term bigint, OUT absence interval) to pgws_server;
+
+grant execute on function pgws.log(beyond bigint, rows integer) to pgws_server;
+
+grant execute on function pgws.mark(node text, term bigint, place bigint) to pgws_server;
 
 grant execute on function pgws.max_age(channel text) to pgws_server;
 
 grant execute on function pgws.message_id(place bigint) to pgws_server;
 
 grant execute on function pgws.move() to pgws_publisher;
+
+grant execute on function pgws.places(beyond bigint, keys text[]) to pgws_server;
 
 grant execute on function pgws.publish(channel text, payload jsonb, event text) to pgws_publisher;
 
@@ -2088,6 +2454,8 @@ grant execute on function pgws.publish_bytes(channel text, payload bytea) to pgw
 grant execute on function pgws.publish_text(channel text, payload text, event text) to pgws_publisher;
 
 grant execute on function pgws.relay(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[]) to pgws_server;
+
+grant execute on function pgws.relay_quietly(retention_version bigint, listen_channel text, channels text[], bodies text[], ages interval[], keys text[]) to pgws_server;
 
 grant execute on function pgws.resign(node text, term bigint) to pgws_server;
 
@@ -2098,6 +2466,8 @@ grant execute on function pgws.sequence(node text, term bigint, sleep boolean, s
 grant execute on function pgws.tell() to pgws_publisher;
 
 grant execute on function pgws.tell_partitioned() to pgws_publisher;
+
+grant execute on function pgws.turn_passing(node text, term bigint) to pgws_server;
 
 grant execute on function pgws.unrevoke(id bigint) to pgws_server;
 

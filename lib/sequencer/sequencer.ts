@@ -1,8 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Bus } from '../bus/index.js'
 import { messageOf } from '../errors.js'
 import type { EventLog } from '../events/index.js'
 import type { Log } from '../log.js'
 import type { Query } from '../postgres/index.js'
+import { Announcer } from './announcer.js'
 
 /** Fractions of a node's timeout: how long a lease lasts, how often it is renewed, and how often other nodes ask for it. */
 const LEASE = 0.5
@@ -47,6 +49,10 @@ export interface SequencerOptions {
   /** How long a node may be silent before the others regard it as gone, in milliseconds. */
   nodeTimeout: number
   query: Query
+  /** What carries the messages between nodes. */
+  bus: Bus
+  /** The epoch of the database. */
+  epoch: () => string
   /** Whether the schema is known to be installed. */
   installed: () => boolean
   events: EventLog
@@ -82,6 +88,8 @@ interface Round {
  */
 export class Sequencer {
   readonly #options: SequencerOptions
+  /** Undefined where the database announces each round itself. */
+  readonly #announcer: Announcer | undefined
   #running: Promise<void> | undefined
   #closed = false
   /** Ends the current pause. */
@@ -100,6 +108,7 @@ export class Sequencer {
 
   constructor(options: SequencerOptions) {
     this.#options = options
+    this.#announcer = options.bus.announces ? new Announcer(options) : undefined
   }
 
   get state(): OutboxState {
@@ -121,6 +130,13 @@ export class Sequencer {
     this.#closed = true
     this.#call()
     await this.#running
+  }
+
+  /** To be called when the bus is back. */
+  busRestored(): void {
+    if (!this.#leading) return
+    this.#woken = true
+    this.#call()
   }
 
   /**
@@ -161,7 +177,7 @@ export class Sequencer {
     const { node, nodeTimeout, query } = this.#options
     const { rows } = await query<{ term: string | null; absence: number }>(
       `select l.term::pg_catalog.text as term, pg_catalog.to_json(extract(epoch from l.absence)::pg_catalog.numeric) as absence
-       from pgws.lead($1, $2::pg_catalog.float8 operator(pg_catalog.*) '1 millisecond'::pg_catalog.interval) l`,
+       from pgws.${this.#announcer === undefined ? 'lead' : 'lead_bus'}($1, $2::pg_catalog.float8 operator(pg_catalog.*) '1 millisecond'::pg_catalog.interval) l`,
       [node, nodeTimeout * LEASE]
     )
     const { term, absence } = rows[0]!
@@ -172,6 +188,7 @@ export class Sequencer {
   async #serve({ term, absence }: { term: string; absence: number }): Promise<void> {
     const { nodeTimeout } = this.#options
     this.#setLeading(true)
+    this.#announcer?.begin()
     let stale = absence > LONG_ABSENCE
     let renewAt = performance.now() + nodeTimeout * RENEWAL
     let emptyAt = 0
@@ -193,7 +210,9 @@ export class Sequencer {
       const tired = asleepSince === undefined && now - lastFound > STAY_AWAKE
       const round = await this.#round(term, asleepSince === undefined ? tired : null, stale)
       if (round.announced === null) return
-      const found = round.announced > 0 || round.more
+      const carried = await this.#carry(term)
+      if (carried === undefined) return
+      const found = round.announced > 0 || round.more || carried > 0
       if (found) {
         asleepSince = undefined
         lastFound = performance.now()
@@ -201,7 +220,8 @@ export class Sequencer {
       if (!round.more) stale = false
       if (now >= emptyAt) {
         if (!(await this.#empty(term))) return
-        await this.#beat()
+        if (this.#announcer === undefined) await this.#beat()
+        else await this.#options.query('select pgws.turn_passing($1, $2)', [this.#options.node, term])
         emptyAt = performance.now() + EMPTYING_INTERVAL
       }
       if (asleepSince === undefined) await sleep(pauseAfter(round))
@@ -219,6 +239,21 @@ export class Sequencer {
     )
     this.#failure = undefined
     return rows[0]!
+  }
+
+  /**
+   * Announces what has positions over the bus, if there is one. While the bus is away, it waits in the database.
+   * @returns how many messages; undefined if another node is the sequencer now
+   */
+  async #carry(term: string): Promise<number | undefined> {
+    if (this.#announcer === undefined || !this.#options.bus.up) return 0
+    try {
+      return await this.#announcer.announce(term)
+    } catch (error) {
+      this.#fail(error)
+      await sleep(RETRY_INTERVAL)
+      return 0
+    }
   }
 
   /** @returns false if another node is the sequencer now */

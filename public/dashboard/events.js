@@ -7,7 +7,7 @@ import { settled } from './table.js'
 const MAX_SHOWN = 300
 const LEVELS = [['', 'all'], ['warning', 'warnings and errors'], ['error', 'errors']]
 const KINDS = { info: 'plain', warning: 'warn', error: 'bad' }
-const TYPES = ['close', 'refusal', 'ignored', 'unknown-parameter', 'listener-lost', 'listener-reconnected', 'lost-messages', 'healed-gap', 'retention', 'migration', 'schema', 'sequencer', 'health', 'admin', 'revocation']
+const TYPES = ['close', 'refusal', 'ignored', 'unknown-parameter', 'listener-lost', 'listener-reconnected', 'lost-messages', 'healed-gap', 'retention', 'migration', 'schema', 'sequencer', 'bus', 'health', 'admin', 'revocation']
 /** What has a place of its own in an item. */
 const SHOWN = ['id', 'node', 'time', 'type', 'level', 'text', 'count', 'channel', 'channels', 'subject']
 

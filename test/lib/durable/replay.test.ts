@@ -139,9 +139,9 @@ t.test('replays missed messages once and in order, before anything newer', async
   const { stored, replay, incoming, seen, hear } = await server(t, 10)
   t.equal(incoming.floor, 10)
   hear(11)
-  replay.listenerLost()
+  replay.lost('listener')
   for (const position of [12, 13, 14, 15]) stored.add(position)
-  replay.listenerReconnected()
+  replay.reconnected('listener')
   // It is received while the others are being read.
   hear(16)
   t.same(seen, ['11'])
@@ -152,9 +152,9 @@ t.test('replays missed messages once and in order, before anything newer', async
 
 t.test('messages that are not stored wait as well, and are not replayed', async (t) => {
   const { stored, replay, incoming, seen } = await server(t, 10)
-  replay.listenerLost()
+  replay.lost('listener')
   stored.add(11)
-  replay.listenerReconnected()
+  replay.reconnected('listener')
   incoming.receive('{"channel":"plain","payload":"not stored"}')
   t.same(seen, [])
   await settled()
@@ -163,7 +163,7 @@ t.test('messages that are not stored wait as well, and are not replayed', async 
 
 t.test('if the listener is lost during a replay, the next replay resumes where that one ended', async (t) => {
   const { stored, replay, seen } = await server(t, 10)
-  replay.listenerLost()
+  replay.lost('listener')
   for (const position of [11, 12, 13, 14]) stored.add(position)
   let pages = 0
   let proceed = () => {}
@@ -171,12 +171,12 @@ t.test('if the listener is lost during a replay, the next replay resumes where t
     proceed = resolve
   })
   stored.before = (question) => (question === 'readAll' && ++pages === 2 ? waits : undefined)
-  replay.listenerReconnected()
+  replay.reconnected('listener')
   await settled()
   t.same(seen, ['11', '12'])
-  replay.listenerLost()
+  replay.lost('listener')
   stored.add(15)
-  replay.listenerReconnected()
+  replay.reconnected('listener')
   await settled()
   t.same(seen, ['11', '12'])
   proceed()
@@ -202,14 +202,14 @@ t.test(
     hear(13)
     await probe()
     const arrived = replay.probe()
-    replay.listenerLost()
+    replay.lost('listener')
     arrived()
     t.equal(incoming.floor, 12)
     // Neither does an answer to an earlier question.
     stored.before = () => {
       throw new errors.DatabaseUnavailable('it is away')
     }
-    replay.listenerReconnected()
+    replay.reconnected('listener')
     await probe()
     t.equal(incoming.floor, 12)
   }
@@ -219,13 +219,13 @@ t.test(
   'another epoch: reports a gap to all durable channels, and starts again from the new positions',
   async (t) => {
     const { stored, replay, incoming, seen, hear } = await server(t, 10, 11)
-    replay.listenerLost()
+    replay.lost('listener')
     stored.before = (question) => {
       if (question === 'refresh') Object.assign(stored.durable, { epoch: '0000000f' })
     }
     Object.assign(stored, { epoch: '0000000f', rows: [] })
     stored.add(3)
-    replay.listenerReconnected()
+    replay.reconnected('listener')
     await settled()
     const latest = messageId('0000000f', 3)
     t.same(seen, [`HistoryGap kept ${latest}`, `HistoryGap kept too ${latest}`])
@@ -237,9 +237,9 @@ t.test(
 
 t.test('a database that was restored to an earlier state has positions behind the floor', async (t) => {
   const { stored, replay, incoming, losses, seen } = await server(t, 10, 11)
-  replay.listenerLost()
+  replay.lost('listener')
   stored.rows.pop()
-  replay.listenerReconnected()
+  replay.reconnected('listener')
   await settled()
   t.match(seen, ['HistoryGap kept ', 'HistoryGap kept too '])
   t.equal(incoming.floor, 10)
@@ -251,21 +251,21 @@ t.test(
   async (t) => {
     const { stored, replay, seen, hear } = await server(t, 10)
     hear(11)
-    replay.listenerLost()
+    replay.lost('listener')
     stored.add(14)
     stored.trimmed = [
       { channel: 'kept', trimmed: 11 },
       { channel: 'kept too', trimmed: 12 },
       { channel: 'kept by nobody', trimmed: 13 }
     ]
-    replay.listenerReconnected()
+    replay.reconnected('listener')
     await settled()
     t.same(seen, ['11', `HistoryGap kept too ${messageId(EPOCH, 14)}`, '14'])
 
     // If the database does not know the channels any more, all of them get a gap.
-    replay.listenerLost()
+    replay.lost('listener')
     stored.trimmed = null
-    replay.listenerReconnected()
+    replay.reconnected('listener')
     await settled()
     t.match(seen.slice(3), ['HistoryGap kept ', 'HistoryGap kept too '])
   }
@@ -277,12 +277,12 @@ t.test('a promoted standby that has other messages at positions that were delive
     hear(11)
     await probe()
     await probe()
-    replay.listenerLost()
+    replay.lost('listener')
     stored.server = '00000002'
     stored.rows.pop()
     stored.add(11, 'kept', text)
     stored.add(12)
-    replay.listenerReconnected()
+    replay.reconnected('listener')
     await settled()
     return { seen: seen.slice(1), failures: losses.failures }
   }
@@ -294,10 +294,10 @@ t.test('a promoted standby that has other messages at positions that were delive
 
 t.test('without the schema nothing is replayed, and messages pass', async (t) => {
   const { stored, replay, seen, hear } = await server(t, 10)
-  replay.listenerLost()
+  replay.lost('listener')
   stored.add(11)
   stored.durable.installed = false
-  replay.listenerReconnected()
+  replay.reconnected('listener')
   hear(12)
   await settled()
   t.same(seen, ['12'])
@@ -311,9 +311,9 @@ t.test('retries a database that is away, and gives up after 10 s; other messages
     asked++
     throw new errors.DatabaseUnavailable('it is away')
   }
-  replay.listenerLost()
+  replay.lost('listener')
   stored.add(11)
-  replay.listenerReconnected()
+  replay.reconnected('listener')
   hear(12)
   await clock.forward(9000)
   t.same(seen, [])
@@ -332,9 +332,9 @@ t.test('continues the replay where it stopped if the database answers again in t
   stored.before = () => {
     if (failing-- > 0) throw new errors.DatabaseUnavailable('it is away')
   }
-  replay.listenerLost()
+  replay.lost('listener')
   stored.add(11)
-  replay.listenerReconnected()
+  replay.reconnected('listener')
   await clock.forward(5000)
   t.same(seen, ['11'])
   t.same(losses.failures, [])
@@ -345,9 +345,9 @@ t.test('gives up at once if a retry cannot help', async (t) => {
   stored.before = () => {
     throw new errors.MissingGrant({ cause: new Error('grant pgws_server to me') })
   }
-  replay.listenerLost()
+  replay.lost('listener')
   stored.add(11)
-  replay.listenerReconnected()
+  replay.reconnected('listener')
   hear(12)
   await settled()
   t.same(seen, ['HistoryGap kept null', 'HistoryGap kept too null', '12'])

@@ -63,8 +63,8 @@ export class Subscription implements Subscriber, Follower {
   refusal: ProtocolError | undefined
   /** Whether the client receives join and leave pushes. */
   joinLeave = false
-  /** Ends the LISTEN of a raw channel. */
-  leaveRaw: (() => void) | undefined
+  /** Ends what its messages need to arrive at this node. */
+  leave: (() => void) | undefined
   /** Whether it has ended. */
   ended = false
   readonly #connection: Connection

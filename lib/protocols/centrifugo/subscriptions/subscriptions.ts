@@ -219,9 +219,9 @@ export class Subscriptions implements SubscriptionOwner {
   ): Promise<Opened> {
     const { core, recovery, ends } = this.#services
     const { connection, access } = this.#client
-    const leaveRaw = await this.#admit(channel, serverSide || granted !== undefined)
+    const leave = await this.#admit(channel, serverSide || granted !== undefined)
     if (granted !== undefined && core.revocations.includes(granted.identity)) {
-      leaveRaw?.()
+      leave?.()
       throw new CommandError(ERRORS.PERMISSION_DENIED)
     }
     const recoverable = core.durable.ageOf(channel) !== undefined
@@ -234,7 +234,7 @@ export class Subscriptions implements SubscriptionOwner {
       owner: this,
       ends
     })
-    subscription.leaveRaw = leaveRaw
+    subscription.leave = leave
     if (granted !== undefined) grant(subscription, granted)
     subscription.permissions = {
       read: true,
@@ -256,18 +256,18 @@ export class Subscriptions implements SubscriptionOwner {
   /**
    * Checks that the client may read a channel.
    * @param allowed whether a subscription token or the claim `subs` allows it
-   * @returns a function that ends the LISTEN of a raw channel
+   * @returns a function that ends what its messages need to arrive here
    * @throws CommandError, NotAuthorized; DisconnectError if the client has disconnected in the meantime
    */
   async #admit(channel: string, allowed: boolean): Promise<(() => void) | undefined> {
-    const { authorizer, rawChannels } = this.#services.core
+    const { authorizer, listened } = this.#services.core
     for (;;) {
       const { token } = this.#client
       if (!allowed && !permissionsIn(token, channel).read) throw new CommandError(ERRORS.PERMISSION_DENIED)
       await authorizer.authorize(token, [channel], 'r')
-      const leaveRaw = await rawChannels.join([channel])
-      if (!this.#session.ended && token === this.#client.token) return leaveRaw
-      leaveRaw?.()
+      const leave = await listened.join([channel])
+      if (!this.#session.ended && token === this.#client.token) return leave
+      leave?.()
       // The connection token was replaced in the meantime, so check again.
       if (this.#session.ended) throw new DisconnectError(DISCONNECT.STALE)
     }
@@ -306,7 +306,7 @@ export class Subscriptions implements SubscriptionOwner {
   }
 
   #drop(subscription: Subscription): void {
-    const { channel, leaveRaw } = subscription
+    const { channel, leave } = subscription
     if (this.#byChannel.get(channel) !== subscription) return
     this.#byChannel.delete(channel)
     subscription.ended = true
@@ -315,7 +315,7 @@ export class Subscriptions implements SubscriptionOwner {
     this.#keep(subscription)
     presence.leave(subscription, connection, this.#session.ended)
     core.hub.leave(subscription, [channel], subscription.permissions)
-    leaveRaw?.()
+    leave?.()
     access.channels.splice(access.channels.indexOf(channel), 1)
   }
 }

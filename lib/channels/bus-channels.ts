@@ -1,0 +1,78 @@
+import type { Bus } from '../bus/index.js'
+import type { ChannelOrder } from './channel-order.js'
+
+export interface BusChannelsOptions {
+  bus: Pick<Bus, 'join' | 'leave'>
+  order: ChannelOrder
+  /**
+   * Reads the last position in the database. A call is answered by a query that begins after it.
+   * @throws if the database is unavailable
+   */
+  latest: () => Promise<number>
+}
+
+interface Joined {
+  /** How many clients, or functions of the application, have joined it. */
+  count: number
+  ready: Promise<void>
+}
+
+/** Has a bus carry the channels that this node's clients have joined, and no others. */
+export class BusChannels {
+  readonly #options: BusChannelsOptions
+  readonly #joined = new Map<string, Joined>()
+
+  constructor(options: BusChannelsOptions) {
+    this.#options = options
+  }
+
+  /**
+   * Joins channels.
+   * @returns a promise that resolves when everything that is announced from then on arrives, with a function that ends it
+   */
+  async join(channels: readonly string[]): Promise<() => void> {
+    const joined = channels.map((channel) => this.#acquire(channel))
+    let left = false
+    const leave = () => {
+      if (left) return
+      left = true
+      for (const channel of channels) this.#release(channel)
+    }
+    try {
+      await Promise.all(joined)
+    } catch (error) {
+      leave()
+      throw error
+    }
+    return leave
+  }
+
+  #acquire(channel: string): Promise<void> {
+    let joined = this.#joined.get(channel)
+    if (joined === undefined) {
+      joined = { count: 0, ready: this.#join(channel) }
+      // Whoever waits for it gets the error.
+      joined.ready.catch(() => {})
+      this.#joined.set(channel, joined)
+    }
+    joined.count++
+    return joined.ready
+  }
+
+  async #join(channel: string): Promise<void> {
+    const { bus, order, latest } = this.#options
+    order.join(channel)
+    await bus.join(channel)
+    // Without an answer, what is older looks like a gap once, and is read from the database.
+    const position = await latest().catch(() => order.floor)
+    if (this.#joined.has(channel)) order.joined(channel, position)
+  }
+
+  #release(channel: string): void {
+    const joined = this.#joined.get(channel)!
+    if (--joined.count > 0) return
+    this.#joined.delete(channel)
+    this.#options.order.leave(channel)
+    this.#options.bus.leave(channel)
+  }
+}

@@ -1,0 +1,99 @@
+import { type Announcement, type Beat, channelHash } from '../bus/index.js'
+
+/** What an announcement is to this node. */
+export type Place =
+  /** Nothing is missing before it. */
+  | 'next'
+  /** It was heard before. */
+  | 'known'
+  /** Messages before it are missing. */
+  | 'gap'
+
+/**
+ * What of the announcements of a bus has arrived. Each names the position of the channel's last message before it, and beats
+ * say up to where was announced. So a node that hears only its own channels notices that something is missing.
+ *
+ * - Up to the floor, everything was heard or read from the database, whatever channel it is of.
+ * - Only channels with messages beyond the floor are remembered.
+ */
+export class ChannelOrder {
+  #floor = 0
+  /** The last position of each channel that was heard, if it is beyond the floor. */
+  readonly #heard = new Map<string, number>()
+  /** The joined channels by the hash that beats name them by. */
+  readonly #joined = new Map<number, Set<string>>()
+  /** Channels that are being joined: nobody reads them yet, and it is not known which messages are older. */
+  readonly #joining = new Set<string>()
+
+  /** The position up to which nothing is missing. */
+  get floor(): number {
+    return this.#floor
+  }
+
+  /** Begins to join a channel. What arrives until `joined` is called is older than its readers. */
+  join(channel: string): void {
+    const hash = channelHash(channel)
+    const sharing = this.#joined.get(hash)
+    if (sharing === undefined) this.#joined.set(hash, new Set([channel]))
+    else sharing.add(channel)
+    this.#joining.add(channel)
+  }
+
+  /** @param position the last one in the database, read after announcements of the channel had begun to arrive */
+  joined(channel: string, position: number): void {
+    this.#joining.delete(channel)
+    this.#note(channel, position)
+  }
+
+  leave(channel: string): void {
+    const hash = channelHash(channel)
+    const sharing = this.#joined.get(hash)
+    sharing?.delete(channel)
+    if (sharing?.size === 0) this.#joined.delete(hash)
+    this.#joining.delete(channel)
+    this.#heard.delete(channel)
+  }
+
+  /** Looks at an announcement. */
+  placeOf({ channel, position, previous }: Pick<Announcement, 'channel' | 'position' | 'previous'>): Place {
+    const heard = this.#heardOf(channel)
+    if (position <= heard) return 'known'
+    return previous <= heard || this.#joining.has(channel) ? 'next' : 'gap'
+  }
+
+  /** Notes that a message was delivered. */
+  arrived(channel: string, position: number): void {
+    this.#note(channel, position)
+  }
+
+  /**
+   * Takes a beat, once everything that came before it has been delivered.
+   * @returns false if something is missing up to it
+   */
+  beat({ from, to, channels }: Beat): boolean {
+    if (to <= this.#floor) return true
+    if (from > this.#floor) return false
+    for (const [hash, position] of channels) {
+      for (const channel of this.#joined.get(hash) ?? []) {
+        if (position > this.#heardOf(channel) && !this.#joining.has(channel)) return false
+      }
+    }
+    this.restart(to)
+    return true
+  }
+
+  /** Notes that everything up to a position has been read from the database. */
+  restart(position: number): void {
+    if (position <= this.#floor) return
+    this.#floor = position
+    for (const [channel, heard] of this.#heard) if (heard <= position) this.#heard.delete(channel)
+  }
+
+  #heardOf(channel: string): number {
+    return Math.max(this.#heard.get(channel) ?? 0, this.#floor)
+  }
+
+  #note(channel: string, position: number): void {
+    if (position > this.#heardOf(channel)) this.#heard.set(channel, position)
+  }
+}
