@@ -104,7 +104,12 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    */
   subscribe(channel: string, handler: (message: string) => void): () => void {
     checkChannel(channel, 'the channel')
-    return this.#parts.hub.listen(channel, handler)
+    const stop = this.#parts.hub.listen(channel, handler)
+    const left = this.#parts.listened.follow(channel)
+    return () => {
+      stop()
+      left?.()
+    }
   }
 
   /**

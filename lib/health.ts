@@ -10,8 +10,8 @@ const HEALTH_DEADLINE = 2000
 /** What `GET /health` answers. Times are in ISO 8601. */
 export interface Health {
   /**
-   * `degraded`: the server works, but the notification queue fills up, messages were lost, a permission is missing, or the
-   * database is read-only.
+   * `degraded`: the server works, but the notification queue fills up, messages were lost, a permission is missing, the bus
+   * is away, or the database is read-only.
    */
   status: 'ok' | 'degraded' | 'unavailable'
   /** Why it is not `ok`, in sentences. */
@@ -54,6 +54,15 @@ export interface Health {
     /** How many of its tables could not be emptied the last time. */
     blocked: number
   }
+  /** What carries messages between nodes. */
+  bus: {
+    name: 'notify' | 'nats'
+    /**
+     * `away`: messages are read from the database once a second. `bypassed`: the sequencer is a server without a bus, so the
+     * database notifies every node.
+     */
+    status: 'up' | 'away' | 'bypassed'
+  }
   /** The number of open connections. */
   connections: number
   /** The largest message that a client may send, in bytes: the option `maxMessageBytes`. */
@@ -81,7 +90,7 @@ export function knownHealthOf(parts: Parts): Health {
  * @param permission what the server's role may do with the schema
  */
 function healthFrom(parts: Parts, usage: number | undefined, permission: Permission): Health {
-  const { notificationQueue, durable, losses, clients, sequencer } = parts
+  const { notificationQueue, durable, losses, clients, sequencer, bus, busWatch } = parts
   const { up, upSince, lastProvenAlive, reconnects } = parts.options.listener.state
   const { failures } = losses
   const schema = durable.state
@@ -99,6 +108,14 @@ function healthFrom(parts: Parts, usage: number | undefined, permission: Permiss
     [notificationQueue.crowded, "the database's notification queue is more than half full"],
     [failures.length > 0, `messages were lost within the last minute (${failures.join(', ')})`],
     [outbox.status === 'held', 'the outbox cannot be emptied'],
+    [
+      busWatch?.state.failure !== undefined,
+      'the bus (PGWS_BUS) is away: messages are read from the database once a second'
+    ],
+    [
+      busWatch?.state.bypassed === true,
+      'the sequencer is a server without PGWS_BUS: set it for all servers, or for none'
+    ],
     [outbox.status === 'failing', 'what is published from SQL cannot be announced']
   ])
   return {
@@ -118,6 +135,10 @@ function healthFrom(parts: Parts, usage: number | undefined, permission: Permiss
     notificationQueue: { usage: usage ?? null },
     delivery: { status: failures.length > 0 ? 'degraded' : 'up', failures },
     outbox,
+    bus: {
+      name: bus.name,
+      status: busWatch?.state.failure !== undefined ? 'away' : busWatch?.state.bypassed ? 'bypassed' : 'up'
+    },
     connections: clients.connections.size,
     maxMessageBytes: parts.options.maxMessageBytes
   }

@@ -4,6 +4,7 @@ import { type Bus, NatsBus, NotifyBus } from './bus/index.js'
 import {
   AudienceChannels,
   BusChannels,
+  BusDeliveries,
   ChannelOrder,
   Hub,
   IncomingQueue,
@@ -164,6 +165,7 @@ export function buildParts(options: GatewayOptions): Parts {
           log
         })
   const order = bus.announces ? new ChannelOrder() : undefined
+  const busDeliveries = order && new BusDeliveries(order)
   const storedMessages = new StoredMessages(durable, (reason, fields) => losses.add(reason, fields))
   // Half of the pool is left to everything else.
   const turns = new Turns(Math.max(1, Math.floor(options.poolSize / 2)))
@@ -182,6 +184,7 @@ export function buildParts(options: GatewayOptions): Parts {
     onGap: () => replay.gapFound(),
     replays: options.checkListenerInterval > 0 || bus.announces,
     order,
+    ...(busDeliveries && { onDelivered: (position, delivered) => busDeliveries.add(position, delivered) }),
     resolve: (references) => history.resolve(references),
     onMessage: (sentAt) => {
       metrics.notifications.inc()
@@ -322,7 +325,11 @@ export function buildParts(options: GatewayOptions): Parts {
     hub,
     presence,
     sessions: emulation,
-    deliveries: incoming
+    deliveries: incoming,
+    busDeliveries: busDeliveries && {
+      placesOf: (keys) => history.places(incoming.floor ?? 0, keys),
+      of: (places) => busDeliveries.of(places)
+    }
   })
   emulation.attach(cluster)
   const audiences = new AudienceChannels({

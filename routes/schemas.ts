@@ -80,6 +80,15 @@ export const healthSchema = (description: string) => ({
         }
       }
     },
+    bus: {
+      description:
+        'What carries messages between nodes. `away`: messages are read from the database once a second. `bypassed`: the sequencer is a server without PGWS_BUS, so the database notifies every node.',
+      type: 'object',
+      properties: {
+        name: { type: 'string', enum: ['notify', 'nats'] },
+        status: { type: 'string', enum: ['up', 'away', 'bypassed'] }
+      }
+    },
     connections: { type: 'integer', description: 'Open connections of this server.' },
     maxMessageBytes: { type: 'integer', description: 'The largest message that a client may send.' }
   }

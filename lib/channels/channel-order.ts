@@ -54,6 +54,12 @@ export class ChannelOrder {
     this.#heard.delete(channel)
   }
 
+  /** Whether a message has arrived, or cannot arrive because nobody here has joined its channel. */
+  has(channel: string, position: number): boolean {
+    if (position <= this.#heardOf(channel)) return true
+    return this.#joined.get(channelHash(channel))?.has(channel) !== true
+  }
+
   /** Looks at an announcement. */
   placeOf({ channel, position, previous }: Pick<Announcement, 'channel' | 'position' | 'previous'>): Place {
     const heard = this.#heardOf(channel)

@@ -31,6 +31,8 @@ export interface IncomingQueueOptions {
   replays: boolean
   /** What has arrived over the bus; undefined without one. */
   order?: ChannelOrder | undefined
+  /** Is called for each message of the bus that was delivered, with its position and the number of clients. */
+  onDelivered?: (position: number, delivered: number) => void
 }
 
 /**
@@ -231,7 +233,9 @@ export class IncomingQueue {
     const known = this.#delivered.has(position, message.text)
     this.#replayedTo = position
     this.#delivered.raise(position)
-    if (!known) this.#options.deliver(message)
+    if (known) return
+    const delivered = this.#options.deliver(message)
+    this.#options.onDelivered?.(position, delivered)
   }
 
   /** Starts again from a position, because the database was restored or replaced. */
@@ -348,5 +352,6 @@ export class IncomingQueue {
     }
     const delivered = this.#options.deliver(message)
     if (tally !== undefined) tally.delivered += delivered
+    if (position !== undefined) this.#options.onDelivered?.(position, delivered)
   }
 }

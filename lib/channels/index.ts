@@ -7,6 +7,7 @@ export {
   isPublicChannel
 } from './audience-channels.js'
 export { BusChannels } from './bus-channels.js'
+export { BusDeliveries, type PlaceInChannel } from './bus-deliveries.js'
 export {
   CHANNEL_SORTS,
   type ChannelQuery,

@@ -14,6 +14,18 @@ export class ListenedChannels {
   }
 
   /**
+   * Joins a channel for a function of the application. Its messages arrive soon.
+   * @returns a function that ends it; undefined if there is nothing to end. Raw channels are left to their clients.
+   */
+  follow(channel: string): (() => void) | undefined {
+    if (this.#bus === undefined || !isPublicChannel(channel) || this.#raw.has(channel)) return undefined
+    const joined = this.#bus.join([channel])
+    return () => {
+      joined.then((leave) => leave())
+    }
+  }
+
+  /**
    * Joins channels.
    * @returns a promise that resolves when their messages arrive, with a function that ends it; undefined if there is nothing
    *   to end

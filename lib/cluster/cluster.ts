@@ -1,6 +1,7 @@
+import { randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
 import type { Bus } from '../bus/index.js'
-import type { ChannelSummary, Hub, RatedChannel } from '../channels/index.js'
+import type { BusDeliveries, ChannelSummary, Hub, PlaceInChannel, RatedChannel } from '../channels/index.js'
 import type { Closing, Connection, ConnectionFilter, ConnectionSummary } from '../clients/index.js'
 import { errors } from '../errors.js'
 import type { NodeStats } from '../events/index.js'
@@ -64,7 +65,15 @@ export interface ClusterOptions {
   presence: Presence
   sessions: NodeSessions
   deliveries: DeliveryCounts
+  /** Undefined if the database is the bus. */
+  busDeliveries: BusDeliveryCounts | undefined
   log: Log
+}
+
+/** Counts the clients of this node that messages of the bus were delivered to. */
+export interface BusDeliveryCounts extends Pick<BusDeliveries, 'of'> {
+  /** Where the messages stand that were published with keys a moment ago. */
+  placesOf: (keys: readonly string[]) => Promise<PlaceInChannel[]>
 }
 
 /** The servers that share a database: lists and closes their connections, and counts deliveries. */
@@ -277,11 +286,34 @@ export class Cluster {
     notifications: readonly Notification[],
     publish: (notifications: Notification[]) => Promise<void>
   ): Promise<Delivery> {
+    const { busDeliveries } = this.#options
+    if (busDeliveries !== undefined) return this.#confirmOverBus(busDeliveries, notifications, publish)
     const answers = await this.#channel.count((begin, end) =>
       publish([this.#notification(begin), ...notifications, this.#notification(end)])
     )
     const missing: string[] = []
     const counts = answers.read(isCount, (nodes) => missing.push(...nodes))
+    return { delivered: counts.reduce((sum, count) => sum + count, 0), nodes: counts.length, missing }
+  }
+
+  /**
+   * Publishes notifications, and asks all nodes to how many clients they have delivered them. Messages of raw channels do not
+   * come over the bus, and are not counted.
+   */
+  async #confirmOverBus(
+    busDeliveries: BusDeliveryCounts,
+    notifications: readonly Notification[],
+    publish: (notifications: Notification[]) => Promise<void>
+  ): Promise<Delivery> {
+    const keyed = notifications.map((one) => ({ ...one, key: one.key ?? `${randomUUID()}` }))
+    await publish(keyed)
+    const places = await busDeliveries.placesOf(keyed.map(({ key }) => key))
+    const [own, answers] = await Promise.all([
+      busDeliveries.of(places),
+      this.#channel.ask('delivered', { places: places.map(({ channel, position }) => [channel, position]) })
+    ])
+    const missing: string[] = []
+    const counts = [own, ...answers.read(isCount, (nodes) => missing.push(...nodes))]
     return { delivered: counts.reduce((sum, count) => sum + count, 0), nodes: counts.length, missing }
   }
 

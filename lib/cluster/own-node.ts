@@ -1,5 +1,5 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import type { ChannelSummary, Hub, RatedChannel } from '../channels/index.js'
+import type { BusDeliveries, ChannelSummary, Hub, PlaceInChannel, RatedChannel } from '../channels/index.js'
 import {
   CLOSES_A_TURN,
   type Connection,
@@ -15,7 +15,7 @@ import {
   summaryOf
 } from '../clients/index.js'
 import { errors } from '../errors.js'
-import { isObject } from '../json-value.js'
+import { isCount, isObject } from '../json-value.js'
 import { mapInTurns, type Page, pageOf, readLimit } from '../page.js'
 import type { NodeMonitor } from './node-feed.js'
 
@@ -34,6 +34,7 @@ export interface OwnNodeOptions {
   hub: Pick<Hub, 'summary' | 'rated'>
   sessions: NodeSessions
   monitor: () => NodeMonitor
+  busDeliveries: Pick<BusDeliveries, 'of'> | undefined
 }
 
 /** Which page of the list of connections is wanted. */
@@ -118,6 +119,8 @@ export class OwnNode {
         const monitor = this.#options.monitor()
         return { events: monitor.events(), samples: monitor.samples() }
       }
+      case 'delivered':
+        return this.#options.busDeliveries?.of(readPlaces(args)) ?? 0
       case 'commands':
         return this.#options.sessions.answer(args)
       default:
@@ -137,6 +140,19 @@ export function readConnectionPaging(value: unknown): ConnectionPaging {
     throw new errors.BadQuery('"after" must be the id of a connection, as in the header x-pgws-next')
   }
   return { limit: readLimit(limit), after: place }
+}
+
+/** @throws BadQuery (400) */
+function readPlaces(value: unknown): PlaceInChannel[] {
+  const { places } = isObject(value) ? value : {}
+  if (!Array.isArray(places) || !places.every(isPlace)) {
+    throw new errors.BadQuery('"places" must be a list of channels and positions')
+  }
+  return places.map(([channel, position]) => ({ channel, position }))
+}
+
+function isPlace(value: unknown): value is [channel: string, position: number] {
+  return Array.isArray(value) && typeof value[0] === 'string' && isCount(value[1])
 }
 
 async function closeAll(connections: Connection[], code: number, reason: string): Promise<void> {

@@ -1,4 +1,4 @@
-import type { LossReason } from '../channels/index.js'
+import type { LossReason, PlaceInChannel } from '../channels/index.js'
 import { largeMessage, type Message, type Reference } from '../messages/index.js'
 import type { Query } from '../postgres/index.js'
 import type { Trimmed } from './channel-statements.js'
@@ -138,6 +138,15 @@ export class MessageStore {
     const messages = rows.map((row) => ({ position: row.position, message: this.#logged(row) }))
     const found = rows[0]?.found ?? 0
     return { messages, more: found === PAGE_ROWS || messages.length < found }
+  }
+
+  /** The places of messages that were published with keys, after a position. */
+  async places(after: number, keys: readonly string[]): Promise<PlaceInChannel[]> {
+    const { rows } = await this.#query<PlaceInChannel>(
+      'select pg_catalog.to_json(place) as position, channel from pgws.places($1, $2::pg_catalog.text[])',
+      [after, keys]
+    )
+    return rows
   }
 
   /** Whether the sequencer announces messages over a bus. */
