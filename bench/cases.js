@@ -5,9 +5,11 @@ import { durableFanOut, durablePublishing, resuming, retention } from './cases/d
 import { blocking, burst, channels, paced, sdk, sdkPaced, sdkProtobuf, single } from './cases/fan-out.js'
 import { joined } from './cases/joined-channels.js'
 import { neighbours } from './cases/neighbours.js'
+import { nodes } from './cases/nodes.js'
 import { publishing } from './cases/publishing.js'
 import { reconnecting } from './cases/reconnecting.js'
 import { socketIo } from './cases/socket-io.js'
+import { subscriptions } from './cases/subscriptions.js'
 import { writer, writerPaced, writers16, writers64 } from './cases/writers.js'
 
 export const CASES = {
@@ -35,5 +37,7 @@ export const CASES = {
   writer,
   writerPaced,
   writers16,
-  writers64
+  writers64,
+  nodes,
+  subscriptions
 }

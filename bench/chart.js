@@ -20,7 +20,8 @@ export function drawChart() {
         rate: Number(rate.replaceAll(',', ''))
       }))
     }))
-    .filter(({ unit }) => unit.endsWith('/s'))
+    // Tables of other things than servers have no such rows.
+    .filter(({ unit, rows }) => unit.endsWith('/s') && rows.length > 0)
 
   let y = 10
   const parts = []

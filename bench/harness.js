@@ -31,16 +31,16 @@ export function notification(server, channel, text) {
   return ['socket.io#/', JSON.stringify({ uid: 'bench', nsp: '/', type: 3, data: { opts, packet } })]
 }
 
-/** Starts bench/servers/<name>.js; answers once it listens. */
-export async function startServer(name, dbUri) {
+/** Starts bench/servers/<name>.js; answers once it listens. `variables` are more of its environment. */
+export async function startServer(name, dbUri, variables = {}) {
   const child = fork(file(`servers/${name}.js`), {
-    env: { ...process.env, DB_URI: dbUri, SECRET, LISTEN_CHANNEL, NODE_ENV: 'production' },
+    env: { ...process.env, DB_URI: dbUri, SECRET, LISTEN_CHANNEL, NODE_ENV: 'production', ...variables },
     execArgv: ['--expose-gc', '--import', file('measure.js')]
   })
   const { port } = await answer(child, name)
   return {
     port,
-    /** `memory` (bytes), `cpu` (µs), or `delay` (the event loop's longest since the last question, ms). */
+    /** `memory` (bytes), `cpu` (µs), `delay` (the event loop's longest since the last question, ms), or `received` (bytes from PostgreSQL). */
     async ask(question) {
       child.send(question)
       return (await answer(child, name)).answer

@@ -1,8 +1,17 @@
 // Loaded before a server (--import): reports what the server's process uses, on request.
+import { Socket } from 'node:net'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 
 const delay = monitorEventLoopDelay({ resolution: 1 })
 delay.enable()
+
+/** The connections that this process has opened to PostgreSQL: its socket is a file. */
+const toDatabase = new Set()
+const { connect } = Socket.prototype
+Socket.prototype.connect = function (...args) {
+  if (String(args[0]?.[0]?.path ?? args[0]?.path ?? args[0]).includes('/.s.PGSQL.')) toDatabase.add(this)
+  return connect.apply(this, args)
+}
 
 process.on('message', async (question) => {
   if (question === 'memory') {
@@ -17,5 +26,7 @@ process.on('message', async (question) => {
   } else if (question === 'delay') {
     process.send({ answer: delay.max / 1e6 })
     delay.reset()
+  } else if (question === 'received') {
+    process.send({ answer: [...toDatabase].reduce((sum, { bytesRead }) => sum + bytesRead, 0) })
   }
 })

@@ -46,6 +46,15 @@ async function runCase({ servers, run, runAll, pairs = PAIRS }, dbUri) {
   return results
 }
 
+/** A case has one table, or several of parts of its results. */
+function printCase(test, results) {
+  for (const part of test.tables ?? [{}]) {
+    const own = results.map((runs) => runs.map((run) => (part.of === undefined ? run : run[part.of])))
+    table({ ...test, ...part }, own)
+  }
+  if (test.note !== undefined) print(`\n${test.note}`)
+}
+
 function table({ title, servers, figures, baseline = 'ours' }, results) {
   const names = Object.keys(figures)
   const medians = results.map((runs) => names.map((name) => median(runs.map((run) => run[name]))))
@@ -76,12 +85,13 @@ function versions(names) {
 }
 
 const folder = mkdtempSync(join(tmpdir(), 'pgws-bench-'))
-const settings = { fsync: 'off', synchronous_commit: 'off' }
+const settings = { fsync: 'off', synchronous_commit: 'off', max_connections: '200' }
 const postgres = await startEmbeddedPostgres({ folder, settings })
 try {
   for (const [name, test] of Object.entries(CASES)) {
     if (wanted.length > 0 ? !wanted.includes(name) : test.optional) continue
-    table(test, await runCase(test, postgres.uri))
+    if (test.unavailable !== undefined) print(`\n${test.unavailable}`)
+    else printCase(test, await runCase(test, postgres.uri))
   }
   if (!quick && wanted.length === 0) {
     const machine = `${cpus().length} × ${cpus()[0].model}`

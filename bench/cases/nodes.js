@@ -1,0 +1,273 @@
+// What a cluster costs the database: one real node, the sequencer, with one real client, and others that only hear. A
+// simulated node is a connection to the database that listens to what a node listens to and, over NATS, a connection that
+// subscribes to what a node subscribes to (see ../clients/quiet-nodes.js).
+import { once } from 'node:events'
+import { readdirSync, readFileSync } from 'node:fs'
+import { WebSocket } from 'ws'
+import { address, percentile, sleep, startClient, startServer } from '../harness.js'
+import { natsVersion, startNats } from '../servers/nats.js'
+import { connect, ownDatabase } from './durable.js'
+
+const LISTEN_CHANNEL = 'postgres-websockets-listener'
+/** What a node listens to. */
+const DATABASE_CHANNELS = [
+  LISTEN_CHANNEL,
+  `pgws_nodes:${LISTEN_CHANNEL}`,
+  'pgws',
+  'pgws_announcements',
+  'pgws_revocations',
+  'pgws_sequencer'
+]
+const PREFIX = 'bench'
+const CHANNEL = 'chat'
+
+/** The processes that the simulated nodes share. */
+const PROCESSES = 2
+const WRITERS = 16
+
+/** A message says who has published it, its number, and when, in milliseconds; and is some 200 bytes long in its envelope. */
+const PAYLOAD = `$1::text || ' ' || n || ' ' || round(extract(epoch from clock_timestamp()) * 1000, 3) || ' ${'x'.repeat(60)}'`
+const MESSAGE = / ?"(\d+) (\d+) ([\d.]+) x/
+const publishing = (call) =>
+  `select count(${call}) from generate_series($2::integer, $2::integer + $3::integer - 1) n`
+const STATEMENTS = {
+  pg_notify:
+    publishing(`pg_notify('${LISTEN_CHANNEL}', json_build_object('event', 'Message', 'channel', '${CHANNEL}',
+    'payload', ${PAYLOAD}, 'claims', json_build_object('message_delivered_at', extract(epoch from clock_timestamp())))::text)`),
+  NOTIFY: publishing(`pgws.publish_text('${CHANNEL}', ${PAYLOAD})`),
+  NATS: publishing(`pgws.publish_text('${CHANNEL}', ${PAYLOAD})`)
+}
+
+/** How the writers publish: `batch` messages a transaction; `interval` in milliseconds, 0 at full speed. */
+const LOADS = {
+  paced: { connections: 1, batch: 1, interval: 5 },
+  single: { connections: 1, batch: 1, interval: 0 },
+  many: { connections: WRITERS, batch: 1, interval: 0 },
+  batches: { connections: 1, batch: 100, interval: 0 }
+}
+
+/** "NATS, 64 nodes, one interested" */
+const rowOf = ({ bus, nodes, interested }) =>
+  `${bus}, ${nodes} ${nodes === 1 ? 'node' : 'nodes'}${interested === undefined ? '' : `, ${interested} interested`}`
+const sizes = [1, 4, 16, 64]
+// Without another bus, every node hears everything, whether it is interested or not.
+const rows = [
+  ...sizes.map((nodes) => ({ bus: 'pg_notify', nodes })),
+  ...sizes.map((nodes) => ({ bus: 'NOTIFY', nodes })),
+  ...(natsVersion() === undefined
+    ? []
+    : [
+        ...sizes.map((nodes) => ({ bus: 'NATS', nodes, interested: 'all' })),
+        ...sizes.slice(1).map((nodes) => ({ bus: 'NATS', nodes, interested: 'one' }))
+      ])
+]
+const ROWS = new Map(rows.map((row) => [rowOf(row), row]))
+
+/** A reader that checks that every message comes, once and in its writer's order. */
+async function startReader(port) {
+  const socket = new WebSocket(`ws://127.0.0.1:${port}${address('node', CHANNEL, { mode: 'r' })}`)
+  await once(socket, 'open')
+  const next = Array(WRITERS).fill(0)
+  const reader = { socket, seen: 0, lastAt: 0, waits: [], failure: undefined }
+  socket.on('message', (data) => {
+    const now = performance.timeOrigin + performance.now()
+    const [, writer, number, time] = MESSAGE.exec(data.toString('latin1'))
+    if (Number(number) !== next[writer])
+      reader.failure ??= `writer ${writer}: ${number} instead of ${next[writer]}`
+    next[writer] = Number(number) + 1
+    reader.seen++
+    reader.lastAt = now
+    reader.waits.push(now - Number(time))
+  })
+  socket.on('close', () => {
+    reader.failure ??= 'the reader was closed'
+  })
+  return reader
+}
+
+/** Waits until the reader has so many messages. A fast loss is no result. */
+async function arrived(reader, count) {
+  const deadline = performance.now() + 30_000
+  while (reader.seen < count && reader.failure === undefined && performance.now() < deadline) await sleep(10)
+  if (reader.seen !== count) reader.failure ??= `${reader.seen} of ${count} came`
+  if (reader.failure) throw new Error(reader.failure)
+}
+
+/** The CPU time of PostgreSQL's processes up to now, in microseconds: schedstat of proc(5) counts nanoseconds. */
+function cpuOf(postmaster) {
+  let total = 0
+  for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
+    try {
+      const [, parent] = /^\d+ \(.*\) \S (\d+)/s.exec(readFileSync(`/proc/${pid}/stat`, 'latin1'))
+      if (parent !== postmaster && pid !== postmaster) continue
+      total += Number(readFileSync(`/proc/${pid}/schedstat`, 'latin1').split(' ')[0]) / 1000
+    } catch {
+      // It has ended in the meantime.
+    }
+  }
+  return total
+}
+
+async function postmasterOf(client) {
+  const { rows } = await client.query('show data_directory')
+  return readFileSync(`${rows[0].data_directory}/postmaster.pid`, 'latin1').split('\n')[0]
+}
+
+/** Subjects of a node (docs/several-nodes.md): its channels, beats, and what nodes tell each other. */
+function subjectsOf(node, channel) {
+  return [`m.${Buffer.from(channel).toString('base64url')}`, 'b', 'n.all', `n.${node}`].map(
+    (subject) => `${PREFIX}.${subject}`
+  )
+}
+
+async function startQuietNodes({ nodes, interested }, uri, nats) {
+  const others = nodes - 1
+  const processes = Math.min(PROCESSES, others)
+  const clients = Array.from({ length: processes }, () => startClient('quiet-nodes'))
+  try {
+    for (const [i, client] of clients.entries()) {
+      const own = Math.floor((others + i) / processes)
+      const subjects = Array.from({ length: own }, (_, n) =>
+        subjectsOf(`quiet-${i}-${n}`, interested === 'all' ? CHANNEL : `channel-${i}-${n}`)
+      )
+      await client.order({
+        uri,
+        channels: DATABASE_CHANNELS,
+        nodes: own,
+        bus: nats && { port: nats.port, subjects }
+      })
+    }
+  } catch (error) {
+    for (const client of clients) await client.stop()
+    throw error
+  }
+  return {
+    /** For each node, the bytes that came from the database and from the bus. */
+    async heard() {
+      const answers = await Promise.all(clients.map((client) => client.order({})))
+      for (const { failure } of answers) if (failure) throw new Error(failure)
+      return answers.flatMap(({ heard }) => heard)
+    },
+    async stop() {
+      for (const client of clients) await client.stop()
+    }
+  }
+}
+
+const sumOf = (numbers) => numbers.reduce((sum, number) => sum + number, 0)
+
+/** Fails if simulated nodes did not hear what they should, or heard what they should not. */
+function check({ bus, interested }, messages, before, after) {
+  const source = bus === 'NATS' ? 'bus' : 'database'
+  for (const [i, counts] of after.entries()) {
+    const bytes = counts[source] - before[i][source]
+    const least = messages * 100
+    if (interested === 'one' ? bytes >= least : bytes < least)
+      throw new Error(`a simulated node got ${bytes} bytes for ${messages} messages`)
+  }
+}
+
+async function run(name, dbUri, quick) {
+  const row = ROWS.get(name)
+  const uri = await ownDatabase(dbUri)
+  const nats = row.bus === 'NATS' ? await startNats() : undefined
+  const started = nats ? [nats] : []
+  const control = await connect(dbUri)
+  try {
+    const node = await startServer(
+      'node',
+      uri,
+      nats && { BUS: `nats://127.0.0.1:${nats.port}`, BUS_PREFIX: PREFIX }
+    )
+    started.push(node)
+    const quiet = await startQuietNodes(row, uri, nats)
+    started.push(quiet)
+    const publishers = startClient('publishers')
+    started.push(publishers)
+    await publishers.order({ uri, connections: WRITERS })
+    const reader = await startReader(node.port)
+    const postmaster = await postmasterOf(control)
+    const text = STATEMENTS[row.bus]
+    /** What has come so far: the messages, the database's CPU time, and the bytes of all nodes. */
+    const state = async () => ({
+      seen: reader.seen,
+      cpu: cpuOf(postmaster),
+      own: await node.ask('received'),
+      heard: await quiet.heard()
+    })
+    const results = {}
+    for (const [load, how] of Object.entries(LOADS)) {
+      const order = { name: 'publish', text, ...how }
+      // Each connection prepares its statement, and what is idle wakes up.
+      await arrived(
+        reader,
+        (await publishers.order({ ...order, interval: 0, seconds: quick ? 0 : 0.2 })).sent
+      )
+      await sleep(100)
+      reader.waits.length = 0
+      const before = await state()
+      const begun = performance.timeOrigin + performance.now()
+      const { sent } = await publishers.order({ ...order, seconds: quick ? 0.7 : 2 })
+      await arrived(reader, sent)
+      const elapsed = reader.lastAt - begun
+      const after = await state()
+      const messages = after.seen - before.seen
+      check(row, messages, before.heard, after.heard)
+      const others = sumOf(after.heard.map(({ database }, i) => database - before.heard[i].database))
+      results[load] = {
+        rate: (messages * 1000) / elapsed,
+        p50: percentile(reader.waits, 0.5),
+        p99: percentile(reader.waits, 0.99),
+        cpu: (after.cpu - before.cpu) / messages,
+        bytes: (after.own - before.own + others) / messages
+      }
+    }
+    reader.socket.terminate()
+    return results
+  } finally {
+    for (const { stop } of started.reverse()) await stop()
+    await control.query(`drop database ${/\/(durable_\d+)\?/.exec(uri)[1]} with (force)`)
+    await control.end()
+  }
+}
+
+const latencies = { p50: 'p50 ms', p99: 'p99 ms' }
+const costs = { cpu: 'database, µs of CPU a message', bytes: 'bytes from the database a message' }
+const atFullSpeed = { rate: 'messages/s', ...latencies, ...costs }
+
+export const nodes = {
+  servers: [...ROWS.keys()],
+  baseline: rowOf(rows.at(-1)),
+  pairs: 3,
+  unavailable:
+    process.platform === 'linux'
+      ? undefined
+      : 'nodes: left out, because the CPU time is read from /proc, which only Linux has',
+  note:
+    natsVersion() === undefined
+      ? 'Rows of NATS are left out, because the program `nats-server` is not installed.'
+      : undefined,
+  tables: [
+    {
+      of: 'paced',
+      title: '1 to 64 nodes: 200 messages/s, one a transaction',
+      figures: { ...latencies, ...costs }
+    },
+    {
+      of: 'single',
+      title: '1 to 64 nodes: 1 writer at full speed, one message a transaction',
+      figures: atFullSpeed
+    },
+    {
+      of: 'many',
+      title: '1 to 64 nodes: 16 writers at full speed, one message a transaction',
+      figures: atFullSpeed
+    },
+    {
+      of: 'batches',
+      title: '1 to 64 nodes: 1 writer at full speed, 100 messages a transaction',
+      figures: atFullSpeed
+    }
+  ],
+  run
+}
