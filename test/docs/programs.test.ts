@@ -17,7 +17,7 @@ import { runFragment } from '../support/run-fragment.js'
 
 const { database, migrated } = await withPostgres(t)
 
-/** A host that is not listening, closed with the test. */
+/** A host that does not listen, and is closed after the test. */
 function host(t: Test): FastifyInstance {
   const fastify = Fastify()
   t.teardown(() => fastify.close())
@@ -29,7 +29,7 @@ async function listen(fastify: FastifyInstance): Promise<number> {
   return (fastify.server.address() as AddressInfo).port
 }
 
-t.test("the README's application greets its browser", async (t) => {
+t.test("the README's application sends a greeting to its browser", async (t) => {
   process.env.DATABASE_URL = await database()
   process.env.JWT_SECRET = SECRET
   const application = snippet('README.md', "fastify.post('/greet'").replace('port: 3000', 'port: 0')
@@ -61,7 +61,7 @@ t.test("the README's application greets its browser", async (t) => {
   t.same(shown, [{ hello: 'everyone' }])
 })
 
-t.test('docs/plugin.md: two registrations beside each other', async (t) => {
+t.test('docs/plugin.md: two registrations in one application', async (t) => {
   const fastify = host(t)
   const scope = { fastify, pgWebsockets, dbUri: await database(), jwtSecret: SECRET }
   await runFragment(snippet('docs/plugin.md', "decorator: 'orders'"), scope)
@@ -76,7 +76,7 @@ t.test('docs/plugin.md: two registrations beside each other', async (t) => {
   t.match(await stock.received(1), [/"of stock"/])
 })
 
-t.test('docs/plugin.md: history, and several messages at once under a key', async (t) => {
+t.test('docs/plugin.md: history, and several messages with one key', async (t) => {
   const { fastify, ws } = await build(t, { dbUri: await database(), migrate: true })
   const stock = await open(t, `${ws}/stock/${token({ mode: 'r' })}`)
   const code = snippet('docs/plugin.md', 'publishAll(')
@@ -88,7 +88,7 @@ t.test('docs/plugin.md: history, and several messages at once under a key', asyn
 })
 
 t.test(
-  'docs/durable-channels.md: a list of the application, and its changes by both kinds of client',
+  "docs/durable-channels.md: both kinds of clients read an application's list and its changes",
   async (t) => {
     const dbUri = await migrated('orders')
     await query(dbUri, 'create table orders (id int primary key, state text)')
@@ -144,7 +144,7 @@ t.test(
         Centrifuge: Client,
         async fetch(path: string) {
           const response = await fetch(http + path)
-          // Published after the list was read, and before the client is there.
+          // Published after the list was read, and before the client connects.
           if (loads++ === 0) await change(2, two)
           return response
         },
@@ -159,7 +159,7 @@ t.test(
   }
 )
 
-t.test('docs/several-nodes.md: a plugin asks and ends all nodes', async (t) => {
+t.test('docs/several-nodes.md: a plugin lists and disconnects clients of all nodes', async (t) => {
   const dbUri = await database()
   const [one, other] = [await build(t, { dbUri }), await build(t, { dbUri })]
   await until(() => one.fastify.pgws.nodes().length === 2 && other.fastify.pgws.nodes().length === 2)
@@ -175,7 +175,7 @@ t.test('docs/several-nodes.md: a plugin asks and ends all nodes', async (t) => {
   t.match(logged[2], [{ subject: 'alice' }])
 })
 
-t.test('docs/migrating/pgws.md: an endpoint whose audiences the server decides', async (t) => {
+t.test('docs/migrating/pgws.md: an endpoint for audiences', async (t) => {
   const fastify = host(t)
   const dbUri = await database()
   const code = snippet('docs/migrating/pgws.md', 'audiences:')
@@ -189,7 +189,7 @@ t.test('docs/migrating/pgws.md: an endpoint whose audiences the server decides',
   t.match(JSON.parse((await client.received(1))[0]!), { channel: 'news', payload: { n: 2 } })
 })
 
-t.test('docs/socket.io.md: the server, and the emitter beside it', async (t) => {
+t.test('docs/socket.io.md: the server and the emitter', async (t) => {
   process.env.DATABASE_URL = await database()
   t.match(
     snippet('docs/migrating/socket.io-postgres-adapter.md', 'createAdapter'),

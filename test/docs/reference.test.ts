@@ -12,7 +12,7 @@ import { variableSpecs } from '../../plugins/env.js'
 import { PAGES, textOf } from '../support/pages.js'
 import { root } from '../support/root.js'
 
-/** The cells of a page's tables, a row each. */
+/** The rows of a page's tables, as lists of cells. */
 const rowsOf = (page: string) =>
   textOf(page)
     .split('\n')
@@ -21,7 +21,7 @@ const rowsOf = (page: string) =>
 
 type OptionSpec = (typeof optionSpecs)['dbUri']
 
-/** Of the plugin alone: they have no variable. */
+/** Options of the plugin without a variable. */
 const PLUGIN_ONLY = ['prefix', 'decorator']
 /** Three variables of the server are one option. */
 const ENDPOINTS = ['audienceChannels', 'audiencePath', 'audiencePublic']
@@ -38,7 +38,7 @@ t.test('docs/options.md has each option and variable, with its default', async (
     const row = rows.find(([, variable]) => variable!.includes(`\`${variableOf(name)}\``))!
     const where = ENDPOINTS.includes(name) ? row[1]! : row[2]!
     if (required) t.match(where, /^required/, `${whose}: ${name}`)
-    // Nothing and "not supervised" are the same.
+    // An empty cell means "not supervised".
     else if (name === 'checkListenerInterval' && value === 0) t.match(where, /server: unset/)
     else if (value !== undefined) t.ok(where.includes(`\`${value}\``), `${whose}: ${name} is ${value}`)
   }
@@ -54,7 +54,7 @@ t.test('.env.example has each variable, with its default', async (t) => {
   )
   for (const [name, { default: value }] of Object.entries(variableSpecs)) {
     const [, shown] = new RegExp(`^#?${variableOf(name)}=(.*)$`, 'm').exec(example)!
-    // Unset and 0 are the same here.
+    // Here, unset means 0.
     if (value !== undefined && name !== 'checkListenerInterval') t.equal(shown, String(value), name)
   }
 })
@@ -125,7 +125,7 @@ function anchorsOf(page: string): string[] {
   )
 }
 
-t.test('links lead somewhere', async (t) => {
+t.test('all links have a target', async (t) => {
   for (const page of PAGES) {
     for (const [, target] of textOf(page).matchAll(/\]\((?!https?:)([^)\s]+)\)/g)) {
       const [path, anchor] = target!.split('#')

@@ -24,7 +24,7 @@ const dbUri = await database()
 const rw = token({ mode: 'rw' })
 const base = { PGWS_DB_URI: dbUri, PGWS_JWT_SECRET: SECRET }
 
-/** Not every machine has curl; this understands what we print. */
+/** A replacement for curl, which not every machine has. It understands the printed commands. */
 const CURL = join(tmpdir(), `pgws-curl-${process.pid}.cjs`)
 writeFileSync(
   CURL,
@@ -40,7 +40,7 @@ fetch(url, { method, headers, body }).then((response) => process.exit(response.s
 t.teardown(() => rmSync(CURL))
 
 t.test(
-  'row 34: needs the database and the secret only; all else has the defaults of postgres-websockets',
+  'row 34: needs only the database and the secret; other variables have the defaults of postgres-websockets',
   async (t) => {
     const app = await started(await run(t, { ...base, PGWS_META_CHANNEL: '', PGWS_POOL_SIZE: ' ' }))
     const client = await open(t, `${app.ws}/a/${rw}`)
@@ -49,7 +49,7 @@ t.test(
   }
 )
 
-t.test('row 4: a request that is no upgrade gets files from PGWS_ROOT_PATH, else 404', async (t) => {
+t.test('row 4: a request without an upgrade gets files from PGWS_ROOT_PATH, or 404', async (t) => {
   const root = t.testdir({ 'index.html': '<p>the page</p>', 'health.txt': 'file' })
   const served = await serve(t, { ...base, PGWS_ROOT_PATH: root })
   t.equal(await (await fetch(`${served.http}/`)).text(), '<p>the page</p>')
@@ -67,7 +67,7 @@ t.test('row 4: a request that is no upgrade gets files from PGWS_ROOT_PATH, else
   t.notMatch(await (await fetch(`${bare.http}/%zz/${rw}`)).text(), rw.split('.')[2]!)
 })
 
-t.test('row 5: TLS with certificate and key; only one of them is an error that names both', async (t) => {
+t.test('row 5: TLS needs a certificate and a key; one alone is an error that names both', async (t) => {
   const file = (name: string) => join(root, 'test/fixtures', name)
   const app = await serve(t, {
     ...base,
@@ -105,7 +105,7 @@ t.test('a start that cannot succeed ends with an error that names the variable',
       /PGWS_HOST: "192\.0\.2\.1" is not an address/
     ],
     [
-      'a taken metrics port',
+      'a metrics port that is in use',
       { ...here, PGWS_METRICS_PORT: '*' },
       /PGWS_METRICS_PORT=\d+\) is already in use/
     ],
@@ -126,7 +126,7 @@ t.test('a start that cannot succeed ends with an error that names the variable',
       /PGWS_KEY_FILE contains the key of another certificate/
     ],
     [
-      'a folder that is not there',
+      'a folder that does not exist',
       { ...here, PGWS_ROOT_PATH: './none' },
       /PGWS_ROOT_PATH names "\.\/none", which does not exist/
     ],
@@ -157,7 +157,7 @@ t.test('a start that cannot succeed ends with an error that names the variable',
     t.match(output, expected, what)
     t.notMatch(output, /geheim/)
   }
-  // The command writes it to standard error, and says it with its exit code; before it has a server, and after.
+  // The command writes the error to standard error, and exits with 1, before it has a server and after.
   for (const [what, environment, expected] of [cases[0]!, cases.at(-1)!]) {
     const app = await run(t, environment)
     t.equal(await app.exit, 1, what)
@@ -167,7 +167,7 @@ t.test('a start that cannot succeed ends with an error that names the variable',
 })
 
 t.test(
-  'rows 6 and 29: @file is read for the secret and the database; base64 secrets are decoded',
+  'rows 6 and 29: reads the secret and the database from @file, and decodes base64 secrets',
   async (t) => {
     const folder = t.testdir({ secret: `${SECRET}\n`, uri: `  ${dbUri}\n\n` })
     const app = await serve(t, {
@@ -188,7 +188,7 @@ t.test(
   }
 )
 
-t.test('row 30: PGWS_POOL_SIZE connections publish, the listener has one of its own', async (t) => {
+t.test('row 30: PGWS_POOL_SIZE connections publish, and the listener has another one', async (t) => {
   const uri = await database()
   const app = await serve(t, { PGWS_DB_URI: uri, PGWS_JWT_SECRET: SECRET, PGWS_POOL_SIZE: '2' })
   const body = JSON.stringify({ channel: 'a', payload: 'x' })
@@ -211,7 +211,7 @@ t.test('row 30: PGWS_POOL_SIZE connections publish, the listener has one of its 
   t.equal(most, 2)
 })
 
-t.test('row 31: tries PGWS_RETRIES times with growing pauses, then exits with an error', async (t) => {
+t.test('row 31: retries PGWS_RETRIES times with exponential backoff, then exits with an error', async (t) => {
   const app = await run(t, {
     PGWS_DB_URI: 'postgresql://user:geheim@127.0.0.1:1/db',
     PGWS_JWT_SECRET: SECRET,
@@ -226,7 +226,7 @@ t.test('row 31: tries PGWS_RETRIES times with growing pauses, then exits with an
 })
 
 t.test(
-  'row 32: with PGWS_CHECK_LISTENER_INTERVAL a lost listener is replaced, and sockets stay open',
+  'row 32: with PGWS_CHECK_LISTENER_INTERVAL, replaces a lost listener, and sockets stay open',
   async (t) => {
     const uri = await database()
     const app = await serve(t, {
@@ -245,8 +245,8 @@ t.test(
   }
 )
 
-// Without a bound of its own it would wait for ever.
-t.test('with the supervisor on and no database the app listens all the same', async (t) => {
+// Without its own limit, it would wait forever.
+t.test('with the supervisor, the app listens even without a database', async (t) => {
   const app = await serve(t, {
     PGWS_DB_URI: 'postgresql://127.0.0.1:1/db',
     PGWS_JWT_SECRET: SECRET,
@@ -256,21 +256,24 @@ t.test('with the supervisor on and no database the app listens all the same', as
   t.equal((await fetch(`${app.http}/health/live`)).status, 200)
 })
 
-t.test('row 33: without it the server ends with a message and a non-zero exit', async (t) => {
-  const uri = await database()
-  const app = await started(await run(t, { PGWS_DB_URI: uri, PGWS_JWT_SECRET: SECRET }))
-  const client = await open(t, `${app.ws}/a/${rw}`)
-  const closed = client.closed()
-  await query(
-    uri,
-    "select pg_terminate_backend(pid) from pg_stat_activity where application_name like '%listener' and datname = current_database()"
-  )
-  t.equal(await app.exit, 1)
-  t.equal((await closed).code, 1001)
-  t.match(app.output(), /listener's connection was lost/)
-})
+t.test(
+  'row 33: without the supervisor, the server ends with an error and a non-zero exit code',
+  async (t) => {
+    const uri = await database()
+    const app = await started(await run(t, { PGWS_DB_URI: uri, PGWS_JWT_SECRET: SECRET }))
+    const client = await open(t, `${app.ws}/a/${rw}`)
+    const closed = client.closed()
+    await query(
+      uri,
+      "select pg_terminate_backend(pid) from pg_stat_activity where application_name like '%listener' and datname = current_database()"
+    )
+    t.equal(await app.exit, 1)
+    t.equal((await closed).code, 1001)
+    t.match(app.output(), /listener's connection was lost/)
+  }
+)
 
-t.test('row 35: PGWS_HOST follows Warp', async (t) => {
+t.test('row 35: PGWS_HOST accepts what Warp accepts', async (t) => {
   const cases: [string, string[], string[]][] = [
     ['*', ['127.0.0.1'], []],
     ['*4', ['127.0.0.1'], []],
@@ -293,7 +296,7 @@ t.test('row 35: PGWS_HOST follows Warp', async (t) => {
   }
 })
 
-t.test('row 36: one text names every variable that is missing or malformed', async (t) => {
+t.test('row 36: one error names every variable that is missing or malformed', async (t) => {
   const output = await refused(t, {
     PGWS_DB_URI: dbUri,
     PGWS_PORT: 'http',
@@ -315,7 +318,7 @@ t.test('row 36: one text names every variable that is missing or malformed', asy
   t.notMatch(output, dbUri)
 })
 
-t.test('variables may stand in a file .env; the environment wins', async (t) => {
+t.test('reads variables from a file .env; the environment has precedence', async (t) => {
   const port = await freePort()
   const cwd = t.testdir({
     '.env': `PGWS_PORT=1\nPGWS_LISTEN_CHANNEL="from file"\nPGWS_JWT_SECRET=${SECRET}\n`
@@ -333,24 +336,27 @@ t.test('variables may stand in a file .env; the environment wins', async (t) => 
   await client.received(1)
 })
 
-t.test('row 37: on SIGTERM it closes sockets with 1001, publishes what it has, and exits 0', async (t) => {
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-    const app = await started(await run(t, base))
-    const { payloads } = await sqlListener(t, dbUri)
-    const client = await open(t, `${app.ws}/a/${rw}`)
-    for (let i = 0; i < 50; i++) client.send('x')
-    await client.received(1)
-    const closed = client.closed()
-    app.child.kill(signal)
-    app.child.kill(signal)
-    t.equal((await closed).code, 1001)
-    t.equal(await app.exit, 0)
-    t.equal(payloads.length, 50)
-    await t.rejects(fetch(`${app.http}/health`))
+t.test(
+  'row 37: on SIGTERM, closes sockets with 1001, publishes what it received, and exits with 0',
+  async (t) => {
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+      const app = await started(await run(t, base))
+      const { payloads } = await sqlListener(t, dbUri)
+      const client = await open(t, `${app.ws}/a/${rw}`)
+      for (let i = 0; i < 50; i++) client.send('x')
+      await client.received(1)
+      const closed = client.closed()
+      app.child.kill(signal)
+      app.child.kill(signal)
+      t.equal((await closed).code, 1001)
+      t.equal(await app.exit, 0)
+      t.equal(payloads.length, 50)
+      await t.rejects(fetch(`${app.http}/health`))
+    }
   }
-})
+)
 
-t.test("row 39: what postgres-websockets' own sample page does works", async (t) => {
+t.test('row 39: works with the sample page of postgres-websockets', async (t) => {
   // Its page opens ws://host/<channel>/<token> with the token of its sample-env, and the meta channel with it.
   const published =
     'eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJtb2RlIjoicncifQ.QKGnMJe41OFZcjz_qQSplmWAmVd_hmVjijKUNoJYpis'
@@ -366,7 +372,7 @@ t.test("row 39: what postgres-websockets' own sample page does works", async (t)
   t.match(JSON.parse((await meta.received(3))[1]!), { event: 'ConnectionOpen', payload: 'chat' })
 })
 
-t.test('an error that nobody caught is logged, and the server ends in order with exit code 1', async (t) => {
+t.test('logs an uncaught error, and the server ends in order with exit code 1', async (t) => {
   const preload = join(
     t.testdir({ 'crash.cjs': "process.on('SIGUSR2', () => { throw new Error('a mistake') })" }),
     'crash.cjs'
@@ -407,7 +413,7 @@ t.test('`fastify start` runs the app', async (t) => {
   t.equal(code, 0)
 })
 
-t.test('without a database it brings its own: page, token, curl and SQL work as printed', async (t) => {
+t.test('without a database, uses its own; the page, token, curl and SQL work as printed', async (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'pgws-app-'))
   const app = await run(t, { PGWS_EMBEDDED_FOLDER: folder })
   t.teardown(() => rmSync(folder, { recursive: true, force: true }))
@@ -415,7 +421,7 @@ t.test('without a database it brings its own: page, token, curl and SQL work as 
   const address = /http:\/\/localhost:\d+\/#\S+/.exec(app.output())![0]
   const page = await fetch(address.split('#')[0]!)
   t.equal(page.status, 200)
-  // An address of this machine that is not what "localhost" means; macOS has no such one.
+  // An address of this machine other than that of "localhost". macOS has none.
   if (process.platform === 'linux') await t.rejects(fetch(`http://127.0.0.2:${app.port}/health/live`))
   t.match(page.headers.get('content-type'), /html/)
   const printed = new URLSearchParams(address.split('#')[1])
@@ -434,7 +440,7 @@ t.test('without a database it brings its own: page, token, curl and SQL work as 
     () => !execFileSync('ps', ['-eo', 'args'], { encoding: 'utf8' }).includes(`${folder.slice(-6)}/data`)
   )
 
-  // Started again, it takes the page that is still open.
+  // After a restart, it accepts the page that is still open.
   const again = await run(t, { PGWS_EMBEDDED_FOLDER: folder, PGWS_HOST: '0.0.0.0' })
   await until(() => /psql '/.test(again.output()) || again.child.exitCode !== null)
   const channels = await fetch(`${again.http}/channels`, {
@@ -446,7 +452,7 @@ t.test('without a database it brings its own: page, token, curl and SQL work as 
   t.equal(await again.exit, 0)
 })
 
-t.test('a refused handshake is logged, and told in the events, with the same words', async (t) => {
+t.test('the log and the events describe a refused handshake in the same words', async (t) => {
   const app = await serve(t, { PGWS_DB_URI: dbUri, PGWS_JWT_SECRET: SECRET })
   const { body } = await refusal(t, `${app.ws}/a/${token({ mode: 'rw', exp: 1 })}`)
   const { statusCode, message } = JSON.parse(body)

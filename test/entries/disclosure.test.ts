@@ -16,7 +16,7 @@ async function publish(http: string): Promise<{ status: number; text: string }> 
   return { status: response.status, text: await response.text() }
 }
 
-/** A server whose pool, and whose listener, come to the database by way of a proxy, as a role of its own. */
+/** A server whose pool and listener connect through a proxy, as a separate role. */
 async function hidden(t: Test, role: string) {
   const dbUri = await database()
   await query(dbUri, `create role ${role} login`)
@@ -34,7 +34,7 @@ async function hidden(t: Test, role: string) {
   return { ...app, dbUri, pool, listener, secrets }
 }
 
-t.test('an answer with 503 does not name the database or its role; the log does', async (t) => {
+t.test('answers with 503 do not name the database or its role, but the log does', async (t) => {
   const { http, ws, lines, pool, listener, dbUri, secrets } = await hidden(t, 'hidden_role')
   const answers: string[] = []
   const away = async (code: string) => {

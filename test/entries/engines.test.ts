@@ -10,7 +10,7 @@ interface Package {
   engines?: { node?: string }
 }
 
-t.test('what is installed with the package takes every Node.js that the package takes', (t) => {
+t.test('each dependency supports every Node.js version that the package supports', (t) => {
   const read = (file: string) => JSON.parse(readFileSync(join(root, file), 'utf8'))
   const { engines } = read('package.json') as { engines: { node: string } }
   const packages = Object.entries<Package>(read('package-lock.json').packages)

@@ -11,7 +11,7 @@ const { migrated } = await withPostgres(t)
 const dbUri = await migrated()
 const rw = token({ mode: 'rw', channels: ['chat'], sub: 'ann' })
 
-/** A host that does not listen, as in its users' tests. */
+/** A host that does not listen, as in tests of applications. */
 async function host(t: Test, options: Partial<PgWebsocketsOptions> = {}): Promise<FastifyInstance> {
   const fastify = Fastify()
   t.teardown(() => fastify.close())
@@ -36,7 +36,7 @@ async function next(webSocket: WebSocket): Promise<string> {
 }
 
 for (const [name, inject] of Object.entries(ways)) {
-  t.test(`${name}: clients send and receive, whatever way their token comes`, async (t) => {
+  t.test(`${name}: clients send and receive, wherever they put the token`, async (t) => {
     const fastify = await host(t)
     const { payloads } = await sqlListener(t, dbUri)
     const handshakes: [string, Record<string, string>?][] = [
@@ -88,7 +88,7 @@ for (const [name, inject] of Object.entries(ways)) {
     })
   })
 
-  t.test(`${name}: close() of the server closes what was injected, and resolves`, async (t) => {
+  t.test(`${name}: close() of the server closes injected clients, and resolves`, async (t) => {
     const fastify = await host(t)
     const webSocket = await inject(fastify, `/chat/${rw}`)
     const closed = once(webSocket, 'close')
@@ -97,7 +97,7 @@ for (const [name, inject] of Object.entries(ways)) {
   })
 }
 
-/** What has come of an injected answer. */
+/** What has arrived of an injected answer. */
 function collect(stream: NodeJS.ReadableStream): { text: string; ended: Promise<unknown> } {
   const collected = { text: '', ended: once(stream, 'end') }
   stream.on('data', (chunk) => {
@@ -125,7 +125,7 @@ t.test('inject: an event stream delivers, and ends with the server', async (t) =
   await events.ended
 })
 
-t.test('inject: an event stream whose reader goes away is gone', async (t) => {
+t.test('inject: an event stream ends when its reader leaves', async (t) => {
   const fastify = await host(t)
   const abort = new AbortController()
   const response = await fastify.inject({
@@ -142,7 +142,7 @@ t.test('inject: an event stream whose reader goes away is gone', async (t) => {
   await until(async () => (await fastify.pgws.connections()).length === 0)
 })
 
-t.test('inject: more than a stream keeps in memory arrives, when it is read', async (t) => {
+t.test('inject: more than the buffer of a stream arrives when it is read', async (t) => {
   const fastify = await host(t)
   const response = await fastify.inject({
     url: `/chat/${rw}`,

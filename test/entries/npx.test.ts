@@ -10,7 +10,7 @@ import { root } from '../support/root.js'
 
 const { database } = await withPostgres(t)
 
-/** A folder in which npx finds both commands, as after npm install. */
+/** A folder in which npx finds both commands, as after `npm install`. */
 const project = mkdtempSync(join(tmpdir(), 'pgws-npx-'))
 t.teardown(() => rmSync(project, { recursive: true, force: true }))
 const bin = join(project, 'node_modules/.bin')
@@ -28,7 +28,7 @@ const commands: Record<string, (port: number) => string[]> = {
 }
 
 for (const [name, args] of Object.entries(commands)) {
-  t.test(`SIGTERM to npx ends "npx ${name}", and what it runs, in order`, async (t) => {
+  t.test(`SIGTERM to npx ends "npx ${name}" and its child processes in order`, async (t) => {
     const port = await freePort()
     const environment = {
       PATH: process.env.PATH,

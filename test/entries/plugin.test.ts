@@ -21,7 +21,7 @@ const dbUri = await database()
 const rw = token({ mode: 'rw' })
 const text = (channel: string, payload = 'test') => JSON.stringify({ channel, payload })
 
-/** A host with routes, hooks and plugins of its own. */
+/** A host with its own routes, hooks and plugins. */
 async function host(fastify: FastifyInstance) {
   await fastify.register(fastifyWebsocket)
   await fastify.register(fastifyJwt, { secret: 'the secret of the host, not ours' })
@@ -41,7 +41,7 @@ async function host(fastify: FastifyInstance) {
   fastify.addHook('onSend', async (_request, reply) => {
     reply.header('x-host', 'hook')
   })
-  // As the hosts do whose schemas are Zod's or TypeBox's.
+  // As in hosts with Zod or TypeBox schemas.
   fastify.setValidatorCompiler(() => () => false)
   fastify.setSerializerCompiler(() => () => '"what the host makes of it"')
 }
@@ -83,7 +83,7 @@ for (const order of ['before', 'after'] as const) {
   }
 }
 
-t.test('await ready() means that LISTEN has committed', async (t) => {
+t.test('ready() resolves after LISTEN has committed', async (t) => {
   for (let i = 0; i < 5; i++) {
     const fastify = Fastify() as FastifyInstance
     fastify.register(pgWebsockets, { dbUri, jwtSecret: SECRET })
@@ -95,7 +95,7 @@ t.test('await ready() means that LISTEN has committed', async (t) => {
   }
 })
 
-t.test('the decorator listens, subscribes, publishes, and shows what is connected', async (t) => {
+t.test('the decorator listens, subscribes, publishes, and lists connections and channels', async (t) => {
   const { fastify, ws } = await build(t, { dbUri })
   const { pgws } = fastify
   const raw: string[] = []
@@ -118,7 +118,7 @@ t.test('the decorator listens, subscribes, publishes, and shows what is connecte
   unsubscribe()
   await notify(dbUri, 'two', 'My "Channel"')
   await pgws.publish('chat', 'x')
-  // It came after the others, on the same connection.
+  // It was sent after the others, on the same connection.
   await client.received(2)
   t.same([raw.length, messages.length], [1, 1])
   await t.rejects(
@@ -134,11 +134,11 @@ t.test('the decorator listens, subscribes, publishes, and shows what is connecte
   for (const payload of [undefined, () => 1, 1n, circle]) {
     await t.rejects(pgws.publish('chat', payload), { code: 'FST_PGWS_BAD_MESSAGE' })
   }
-  // JSON.stringify() of newer Node.js has no limit of depth.
+  // In newer versions of Node.js, JSON.stringify() has no limit of depth.
   await t.rejects(pgws.publish('chat', deep), { code: /^FST_PGWS_(BAD_MESSAGE|PAYLOAD_TOO_LARGE)$/ })
 })
 
-t.test('options are checked, with an error that names the option and what it expects', async (t) => {
+t.test('an invalid option is an error that names it and what it expects', async (t) => {
   const cases: [object, RegExp][] = [
     [{ dbUri: undefined }, /"dbUri" \(PGWS_DB_URI\) is required/],
     [{ jwtSecret: '' }, /"jwtSecret" \(PGWS_JWT_SECRET\) is required/],
@@ -191,14 +191,14 @@ t.test('the application_name distinguishes the listener from the publishing conn
   )
 })
 
-t.test('closing publishes what has been received, and ends the connections', async (t) => {
+t.test('closing publishes received messages, and ends the connections', async (t) => {
   const uri = await database()
   const { fastify, ws } = await build(t, { dbUri: uri })
   const other = await build(t, { dbUri: uri })
   const reader = await open(t, `${other.ws}/a/${token({ mode: 'r' })}`)
   const client = await open(t, `${ws}/a/${rw}`)
   for (let i = 0; i < 100; i++) client.send(`${i}`)
-  // At once: what a client has sent before it sees the close counts.
+  // At once, because everything counts that a client sent before it sees the close.
   await fastify.close()
   t.equal((await reader.received(100)).length, 100)
   await other.fastify.close()
@@ -211,7 +211,7 @@ t.test('closing publishes what has been received, and ends the connections', asy
   })
 })
 
-t.test('row 32: a supervised listener that is gone is replaced, and sockets stay open', async (t) => {
+t.test('row 32: replaces a supervised listener that is lost, and sockets stay open', async (t) => {
   const { ws, lines } = await build(t, { dbUri, checkListenerInterval: 500 })
   const client = await open(t, `${ws}/a/${rw}`)
   await query(
@@ -223,14 +223,14 @@ t.test('row 32: a supervised listener that is gone is replaced, and sockets stay
   t.same(await client.received(1), [text('a')])
 })
 
-t.test('row 32: the check proves that this connection receives, whoever else listens', async (t) => {
+t.test('row 32: the check tests this connection, even if others listen, too', async (t) => {
   const uri = await database()
   const { fastify, ws, lines } = await build(t, { dbUri: uri, checkListenerInterval: 300 })
   const rival = await build(t, { dbUri: uri })
   const client = await open(t, `${ws}/a/${rw}`)
   await until(() => fastify.pgws.listenerState.lastProvenAlive! > fastify.pgws.listenerState.upSince!)
   t.ok(rival)
-  // The connection is open, but its backend is stuck: neither an error nor an end is ever seen.
+  // The connection is open, but its backend hangs. Neither an error nor an end ever arrives.
   const { rows } = await query(
     uri,
     "select pid from pg_stat_activity where application_name like '%listener' order by backend_start limit 1"
@@ -246,7 +246,7 @@ t.test('row 32: the check proves that this connection receives, whoever else lis
   t.same(await client.received(1), [text('a')])
 })
 
-t.test('row 33: an unsupervised listener that is lost closes the instance and says why', async (t) => {
+t.test('row 33: a lost listener without a supervisor closes the instance, and logs the reason', async (t) => {
   const uri = await database()
   const { fastify, lines, http } = await build(t, { dbUri: uri, checkListenerInterval: 0 })
   const lost = new Promise<Error>((resolve) => fastify.pgws.once('lost', resolve))
@@ -262,7 +262,7 @@ t.test('row 33: an unsupervised listener that is lost closes the instance and sa
 })
 
 t.test(
-  'a database that is not there: supervised, ready() resolves, health says 503, and it heals',
+  'without a database, but with a supervisor: ready() resolves, health is 503, and it recovers',
   async (t) => {
     const uri = await database()
     postgres.kill('SIGQUIT')
@@ -278,7 +278,7 @@ t.test(
 )
 
 t.test(
-  'row 31: a database that is not there: unsupervised, it is tried PGWS_RETRIES times, then ready() rejects',
+  'row 31: without a database and a supervisor: retries PGWS_RETRIES times, then ready() rejects',
   async (t) => {
     const lines: string[] = []
     const fastify = Fastify({ logger: { stream: { write: (line) => lines.push(line) } } }) as FastifyInstance

@@ -16,7 +16,7 @@ const { ws, http, port, fastify, lines } = await build(t, { dbUri, metaChannel: 
 const reader = token({ mode: 'r' })
 const witness = await open(t, `${ws}/witness/${reader}`)
 
-/** The server still works after any input, and has sent nothing to other clients. */
+/** Checks that the server still works, and has sent nothing to other clients. */
 async function unharmed(): Promise<void> {
   const before = witness.messages.length
   await fastify.pgws.publish('witness', 'still there')
@@ -26,7 +26,7 @@ async function unharmed(): Promise<void> {
   }
 }
 
-/** The answer's status to bytes on a new connection; 0 where it is closed without one. */
+/** The status of the answer to bytes on a new connection. 0 if it is closed without an answer. */
 async function raw(bytes: Buffer): Promise<number> {
   const socket = connect(port, '127.0.0.1')
   socket.on('error', () => {})
@@ -49,12 +49,12 @@ const pathCharacter = fc.constantFrom(...'/%2FeyJ.%00?&=#+~\\<"é😀:@*..-_', '
 const path = fc.array(pathCharacter, { maxLength: 30 }).map((parts) => `/${parts.join('')}`)
 const json = fc.jsonValue({ maxDepth: 3 })
 
-t.test('any path: an answer that is no success and no fault of ours', async (t) => {
+t.test('any path is answered with neither success nor a server error', async (t) => {
   await fc.assert(
     fc.asyncProperty(path, fc.boolean(), async (text, asUpgrade) => {
       const plain = Buffer.from(`GET ${text} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`, 'latin1')
       const status = await raw(asUpgrade ? upgrade(text) : plain)
-      // A path without a token may be one of ours (`/health`); none opens a socket.
+      // A path without a token may be an address such as `/health`. None opens a socket.
       return status === 200 ? !asUpgrade : status >= 300 && status < 500
     }),
     { numRuns: 400 }
@@ -63,7 +63,7 @@ t.test('any path: an answer that is no success and no fault of ours', async (t) 
   t.pass()
 })
 
-t.test('any token: refused, and no part of it is repeated', async (t) => {
+t.test('any token is rejected, and no part of it is repeated', async (t) => {
   const segment = fc.oneof(
     json.map((value) => Buffer.from(JSON.stringify(value)).toString('base64url')),
     fc.base64String(),
@@ -89,7 +89,7 @@ t.test('any token: refused, and no part of it is repeated', async (t) => {
   await unharmed()
 })
 
-t.test('any claims: a socket joins what they name, or nothing', async () => {
+t.test('with any claims, a socket joins the channels that they name, or none', async () => {
   const name = fc.oneof(fc.constantFrom('a', 'b', 'a:b'), json)
   const claims = fc.record(
     {
@@ -132,7 +132,7 @@ t.test('any claims: a socket joins what they name, or nothing', async () => {
   )
 })
 
-t.test('any pattern means what its regular expression would mean', async () => {
+t.test('any pattern matches what its regular expression would match', async () => {
   const text = fc.array(fc.constantFrom('a', 'b', ':', '*', '**', '.', '['), { maxLength: 8 })
   fc.assert(
     fc.property(text, text, (parts, channel) => {
@@ -152,11 +152,11 @@ t.test('any pattern means what its regular expression would mean', async () => {
     }),
     { numRuns: 3000 }
   )
-  // Time is bounded, whatever the pattern.
+  // The time is bounded for any pattern.
   matchesPattern('**a'.repeat(300), 'a'.repeat(3000))
 })
 
-t.test('any bytes on an open socket: it is closed or goes on, and no other is touched', async () => {
+t.test('any bytes on a socket close it or do nothing, and affect no other socket', async () => {
   const path = `/a/${token({ mode: 'rw' })}`
   await fc.assert(
     fc.asyncProperty(fc.uint8Array({ maxLength: 300 }), async (bytes) => {
@@ -174,7 +174,7 @@ t.test('any bytes on an open socket: it is closed or goes on, and no other is to
   await unharmed()
 })
 
-t.test('any message makes a frame and an envelope that give it back', async () => {
+t.test('any message can be read again from its frame and envelope', async () => {
   fc.assert(
     fc.property(fc.string({ unit: 'binary', maxLength: 70_000, size: 'max' }), (text) => {
       const wellFormed = Buffer.from(text).toString()
@@ -199,7 +199,7 @@ t.test('any message makes a frame and an envelope that give it back', async () =
           JSON.stringify(parsed.payload) === JSON.stringify(payload) &&
           JSON.stringify(shown) === JSON.stringify(own) &&
           sentAt >= before &&
-          // Times are distinct, so one may be microseconds ahead: also of a full second.
+          // Times are distinct, so one may be microseconds ahead, even in the next second.
           sentAt <= Math.floor(Date.now() / 1000) + 1
         )
       }
@@ -208,7 +208,7 @@ t.test('any message makes a frame and an envelope that give it back', async () =
   )
 })
 
-t.test('any notification reaches the channel that it names, and no other', async (t) => {
+t.test('any notification reaches only the channel that it names', async (t) => {
   const names = ['one', 'two', 'postgres-websockets-listener']
   const clients = await Promise.all(names.map((name) => open(t, `${ws}/${name}/${reader}`)))
   const payload = fc.oneof(
@@ -221,7 +221,7 @@ t.test('any notification reaches the channel that it names, and no other', async
   )
   await fc.assert(
     fc.asyncProperty(fc.array(payload, { minLength: 1, maxLength: 20 }), async (texts) => {
-      // PostgreSQL's text has no NUL, and folds equal notifications of a transaction.
+      // PostgreSQL's text has no NUL, and PostgreSQL merges equal notifications of a transaction.
       const sent = [
         ...new Set(texts.map((text) => Buffer.from(text.replaceAll('\0', '')).toString()))
       ].filter((text) => Buffer.byteLength(text) < NOTIFY_PAYLOAD_LIMIT)
@@ -244,7 +244,7 @@ t.test('any notification reaches the channel that it names, and no other', async
   )
 })
 
-t.test('any body of POST /publish: accepted or refused, never a fault', async () => {
+t.test('any body of POST /publish is accepted or rejected, and never a server error', async () => {
   const authorization = `Bearer ${token({ mode: 'rw', channels: ['mine'] })}`
   const item = fc.record(
     {

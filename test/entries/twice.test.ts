@@ -46,7 +46,7 @@ t.test('two databases in one application, each with a decorator and a prefix', a
   t.match(await Promise.all(closed), [{ code: 1001 }, { code: 1001 }])
 })
 
-t.test('a second registration without a name of its own is refused with what to do', async (t) => {
+t.test('a second registration without its own name is an error that says what to do', async (t) => {
   const dbUri = await database()
   const again = { dbUri, jwtSecret: SECRET, prefix: '/again' }
   const refused = build(t, { dbUri }, { after: (host) => host.register(pgWebsockets, again) })
@@ -57,7 +57,7 @@ t.test('a second registration without a name of its own is refused with what to 
   await t.rejects(build(t, { dbUri, decorator: '' }), { message: /option "decorator" must be the name/ })
 })
 
-t.test('a scope has one of its own, whatever those around it have', async (t) => {
+t.test('a scope can have its own registration, whatever the outer scopes have', async (t) => {
   const [first, second] = [await database(), await database()]
   let inner: FastifyInstance | undefined
   const { fastify, ws } = await build(

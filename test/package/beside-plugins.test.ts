@@ -9,7 +9,7 @@ import { root } from '../support/root.js'
 
 const run = promisify(execFile)
 
-/** What people have. */
+/** Plugins that applications often use. */
 const PACKAGES = [
   ...[
     'autoload',
@@ -27,7 +27,7 @@ const PACKAGES = [
   'websocket'
 ].map((name) => `@fastify/${name}`)
 
-t.test('beside the plugins that people have, each alone and all at once, in both orders', async (t) => {
+t.test('works with common plugins, each alone and all together, in both orders', async (t) => {
   const { database } = await withPostgres(t)
   const project = mkdtempSync(join(tmpdir(), 'pgws-beside-'))
   t.teardown(() => rmSync(project, { recursive: true, force: true }))

@@ -22,14 +22,14 @@ const { stdout } = await promisify(execFile)('npm', ['pack', '--dry-run', '--jso
 })
 const packed = (JSON.parse(stdout) as [{ files: { path: string }[] }])[0].files.map(({ path }) => path)
 
-t.test('the package holds what is used, and nothing else', async (t) => {
+t.test('the package contains what is used, and nothing else', async (t) => {
   const folders = new Set(packed.map((path) => path.split('/')[0]))
   t.same([...folders].sort(), [
     ...['.env.example', 'LICENSE', 'README.md', 'SECURITY.md', 'dist', 'docs', 'package.json', 'public']
   ])
   for (const path of packed) {
     if (path.endsWith('.d.ts')) t.ok(types.files.has(path), `an entry's types need ${path}`)
-    // TypeScript writes an empty module for a file with types alone.
+    // TypeScript writes an empty module for a file with types only.
     else if (path.startsWith('dist/') && path.endsWith('.js')) {
       t.ok(programs.files.has(path) || /^export \{\};\s*$/.test(readFileSync(join(root, path), 'utf8')), path)
     } else if (path.startsWith('dist/')) t.match(path, /^dist\/lib\/schema\/sql\/\d{3}-[\w-]+\.sql$/)
@@ -41,7 +41,7 @@ t.test('the package holds what is used, and nothing else', async (t) => {
   }
 })
 
-t.test('each dependency is imported, and what is imported is a dependency', async (t) => {
+t.test('each dependency is imported, and each import is a dependency', async (t) => {
   const used = new Set([...programs.packages, ...types.packages])
   for (const name of Object.keys(manifest.dependencies)) {
     t.ok(name.startsWith('@types/') ? types.packages.has(name.slice('@types/'.length)) : used.has(name), name)
@@ -63,13 +63,13 @@ t.test(
     for (const target of targets) {
       if (/^[a-z]+:/.test(target)) t.match(target, /^https:\/\//)
       else {
-        // Below the root of the repository, as both GitHub and npm read it.
+        // Below the root of the repository, as GitHub and npm resolve it.
         t.match(target, /^(?:[\w-][\w./-]*)?(?:#[\w-]+)?$/)
         t.notMatch(target, /\.\./)
         t.ok(existsSync(join(root, target.split('#')[0]!)), target)
       }
     }
-    // Neither page shows what HTML would.
+    // Neither page shows HTML.
     t.notMatch(readme.replaceAll(/^```.*?^```/gms, ''), /<(?:img|a|script)\b/)
   }
 )

@@ -13,7 +13,7 @@ import { open, query, SECRET, token, until } from '../support/helper.js'
 import { createDatabase, testPostgres } from '../support/postgres.js'
 import { root } from '../support/root.js'
 
-// No container engine is needed: what an image does in each step is run here, in folders.
+// No container engine is needed. This test runs each step of the image in folders.
 const run = promisify(execFile)
 const postgres = await testPostgres(t)
 const file = (name: string) => readFileSync(join(root, name), 'utf8')
@@ -66,7 +66,7 @@ async function start(t: Test, [command, ...args]: string[], cwd: string, env: No
   return child
 }
 
-/** Ends a server as an engine does. */
+/** Ends a server as a container engine does. */
 async function stop(t: Test, child: ReturnType<typeof spawn>, signal: NodeJS.Signals): Promise<void> {
   const exit = once(child, 'exit')
   child.kill(signal)
@@ -75,9 +75,9 @@ async function stop(t: Test, child: ReturnType<typeof spawn>, signal: NodeJS.Sig
 
 const app = folder('image')
 
-t.test('the image: what is assembled runs, is healthy, and ends in order', async (t) => {
+t.test('the server of the image runs, is healthy, and ends in order', async (t) => {
   await run('sh', [join(root, 'deploy/docker/assemble.sh'), app])
-  // Only what runs.
+  // Only production files.
   t.same(readdirSync(app).sort(), [
     ...['.npmrc', 'dist', 'healthcheck.js', 'node_modules', 'package-lock.json', 'package.json'],
     ...['prepare-database.sh', 'public']
@@ -92,7 +92,7 @@ t.test('the image: what is assembled runs, is healthy, and ends in order', async
     if (path !== '') t.equal(version, locked[path]?.version, `${path} is of the version in the lock file`)
   }
 
-  // What compose.yaml gives it, on another address of the database.
+  // The environment of compose.yaml, with another address of the database.
   const dbUri = await createDatabase(postgres)
   const secrets = { POSTGRES_PASSWORD: 'unused', WEBSOCKETS_PASSWORD: PASSWORD, PGWS_JWT_SECRET: SECRET }
   const preparing = { ...environmentOf('prepare', secrets), PGWS_DB_URI: dbUri }
@@ -125,7 +125,7 @@ t.test('the image: what is assembled runs, is healthy, and ends in order', async
   t.equal((await closed).code, 1001)
 })
 
-t.test('the Dockerfile copies what there is, and runs nothing as root', async (t) => {
+t.test('the Dockerfile copies existing files, and runs nothing as root', async (t) => {
   const ignored = file('.dockerignore').split('\n')
   for (const [, args] of instructions.filter(([name]) => name === 'COPY')) {
     const sources = args.split(' ').slice(0, -1)
@@ -135,7 +135,7 @@ t.test('the Dockerfile copies what there is, and runs nothing as root', async (t
       if (source !== '.') t.ok(ignored.includes(`!${source}`), `${source} is not ignored`)
     }
   }
-  // What the build needs is there, and neither secrets nor data are.
+  // The context contains what the build needs, and neither secrets nor data.
   const { include } = JSON.parse(file('tsconfig.build.json')) as { include: string[] }
   for (const path of include) t.ok(ignored.includes(`!${path}`) || path.endsWith('.ts'), path)
   t.ok(ignored.includes('*'))
@@ -147,7 +147,7 @@ t.test('the Dockerfile copies what there is, and runs nothing as root', async (t
   t.ok(Number(node) >= 22, 'a release that package.json allows')
 })
 
-t.test('compose.yaml: files, variables and dependencies are there', async (t) => {
+t.test('the files, variables and dependencies of compose.yaml exist', async (t) => {
   const known = Object.keys(variableSpecs).map(variableOf)
   for (const [name, { build, image, environment = {}, volumes = [], depends_on = {} }] of Object.entries(
     compose.services
@@ -164,7 +164,7 @@ t.test('compose.yaml: files, variables and dependencies are there', async (t) =>
   }
 })
 
-t.test('systemd: the installed unit runs, and ends in order', async (t) => {
+t.test('the installed systemd unit runs, and ends in order', async (t) => {
   const destination = folder('systemd')
   await run('npm', ['pack', '--silent', '--ignore-scripts', '--pack-destination', destination], { cwd: root })
   const [tarball] = readdirSync(destination)
@@ -175,9 +175,9 @@ t.test('systemd: the installed unit runs, and ends in order', async (t) => {
   const unit = readFileSync(join(destination, 'etc/systemd/system/fastify-pg-websockets.service'), 'utf8')
   const setting = (name: string) => new RegExp(`^${name}=(.*)$`, 'm').exec(unit)![1]!
   const environmentFile = join(destination, setting('EnvironmentFile'))
-  t.equal(statSync(environmentFile).mode & 0o777, 0o600, 'no other user reads the secrets')
+  t.equal(statSync(environmentFile).mode & 0o777, 0o600, 'other users cannot read the secrets')
   const written = readFileSync(environmentFile, 'utf8')
-  // Installed again, the configuration stays as it is.
+  // Installing again does not change the configuration.
   await install()
   t.equal(readFileSync(environmentFile, 'utf8'), written)
   const variables = parseEnv(written) as Record<string, string>

@@ -17,7 +17,7 @@ import { Terminal } from '../support/terminal.js'
 const ENGINE = 'it needs a container engine; test/package/deployment.test.ts runs its steps without one'
 const SYSTEMD = 'it needs systemd and root; test/package/deployment.test.ts installs and runs the unit'
 
-/** Blocks of `sh` that are not run here, and why. */
+/** Blocks of `sh` that are not run here, with the reason. */
 const NOT_HERE: Record<string, string> = {
   'npm ci && npm start\n': 'it installs a checkout; the tests of the page start the server in the same way',
   'npm ci && npm test\n': 'it would run itself',
@@ -31,11 +31,11 @@ const NOT_HERE: Record<string, string> = {
   'systemctl enable --now fastify-pg-websockets\n': SYSTEMD
 }
 
-// The pages create roles, which all databases of a PostgreSQL share.
+// The pages create roles, which all databases of a cluster share.
 const postgres = await testPostgres(t)
 const database = () => createDatabase(postgres)
 
-/** A folder with the package as the registry would have it. */
+/** A folder with the package, as installed from the registry. */
 const project = mkdtempSync(join(tmpdir(), 'pgws-docs-'))
 t.teardown(() => rmSync(project, { recursive: true, force: true }))
 await promisify(execFile)('npm', ['pack', '--silent', '--ignore-scripts', '--pack-destination', project], {
@@ -45,7 +45,7 @@ const [tarball] = readdirSync(project)
 const secretFile = join(project, 'jwt')
 writeFileSync(secretFile, SECRET)
 
-/** What a reader's shell has in its environment. */
+/** The environment of a reader's shell. */
 function environment(port: number, more: NodeJS.ProcessEnv = {}): NodeJS.ProcessEnv {
   const env: NodeJS.ProcessEnv = {
     ...process.env,
@@ -55,7 +55,7 @@ function environment(port: number, more: NodeJS.ProcessEnv = {}): NodeJS.Process
     FASTIFY_PORT: String(port),
     ...more
   }
-  // The test runner of this test is none of theirs.
+  // A reader's shell has no variables of this test's runner.
   for (const name of [
     'NODE_OPTIONS',
     'NODE_TEST_CONTEXT',
@@ -91,7 +91,7 @@ async function query(dbUri: string, text: string) {
   }
 }
 
-/** Roles are those of all databases, and each page may create the same ones. */
+/** Removes the roles, because all databases share them, and each page may create the same ones. */
 async function dropRoles(dbUri: string): Promise<void> {
   const { rows } = await query(
     dbUri,
@@ -100,7 +100,7 @@ async function dropRoles(dbUri: string): Promise<void> {
   for (const { rolname } of rows) await query(dbUri, `drop owned by ${rolname}; drop role ${rolname}`)
 }
 
-t.test("README: a database of one's own in five minutes, each line as it stands", async (t) => {
+t.test('README: your own database in five minutes, each line as printed', async (t) => {
   const dbUri = await database()
   const port = await freePort()
   const [install, schema, configure, sign, publish] = blocksOf('README.md')
@@ -137,13 +137,13 @@ t.test("README: a database of one's own in five minutes, each line as it stands"
   await dropRoles(dbUri)
 })
 
-t.test('what is not run here is there', async (t) => {
+t.test('the blocks that are not run exist', async (t) => {
   const codes = PAGES.flatMap(blocksOf).map(({ code }) => code)
   for (const code of Object.keys(NOT_HERE)) t.ok(codes.includes(code), code)
 })
 
-t.test('SQL and shell run as they stand, page by page', async (t) => {
-  // What the pages say that a reader has.
+t.test('the SQL and shell of each page run as printed', async (t) => {
+  // What the pages assume.
   for (const name of ['fastify-cli', 'socket.io', 'socket.io-adapter']) {
     symlinkSync(join(root, 'node_modules', name), join(project, 'node_modules', name), 'dir')
   }
@@ -193,19 +193,19 @@ async function runPage(t: Test, blocks: Block[]): Promise<void> {
         continue
       }
     }
-    // fastify-cli ends it without a word.
+    // fastify-cli ends it without output.
     t.match(await server.end(), code.includes('fastify start') ? LISTENING : /shutting down/, name)
   }
 }
 
-/** Reads a stream, which does not end by itself, until it has brought a message. */
+/** Reads a stream until its first message, because it does not end by itself. */
 async function readStream(terminal: Terminal, code: string, dbUri: string): Promise<void> {
   const message = JSON.stringify({ channel: 'chat', payload: 'for the stream' })
   let arrived = false
   const reading = terminal.start(code, 'for the stream').finally(() => {
     arrived = true
   })
-  // Nobody says when the stream has joined its channel.
+  // Nothing shows when the stream has joined its channel.
   while (!arrived) {
     await query(dbUri, `select pg_notify('${LISTEN_CHANNEL}', '${message}')`)
     await sleep(200)

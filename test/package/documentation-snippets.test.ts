@@ -6,30 +6,30 @@ import { type Block, blocksOf, PAGES } from '../support/pages.js'
 import { READER } from '../support/reader.js'
 import { root } from '../support/root.js'
 
-/** `sh` and `sql` are run by commands.test.ts, `nginx` by test/services/nginx.test.ts. */
+/** documentation-commands.test.ts runs `sh` and `sql`, test/services/nginx.test.ts runs `nginx`. */
 const LANGUAGES = ['json', 'nginx', 'sh', 'sql', 'ts', 'mermaid']
 
-/** Blocks of `ts` are run by tests that name them as `snippet('page', 'text')`, or by these. */
+/** Blocks of `ts` are run by tests that contain `snippet('page', 'text')`, or by these. */
 const RUN_ELSEWHERE: Record<string, string> = {
   'docs/identity-providers.md': 'test/lib/auth/identity-providers.test.ts, each by its heading'
 }
 
 const all = PAGES.flatMap(blocksOf)
 
-t.test('every block is of a kind that is tested', async (t) => {
+t.test('each block has a language that is tested', async (t) => {
   for (const { page, line, language } of all) {
     t.ok(LANGUAGES.includes(language), `${page}:${line} has the language "${language}"`)
   }
 })
 
-t.test('JSON is JSON: a value, or one a line', async (t) => {
+t.test('JSON blocks are valid: one value, or one per line', async (t) => {
   for (const { page, line, code } of all.filter(({ language }) => language === 'json')) {
     const values = code.startsWith('{\n') ? [code] : code.trim().split('\n')
     for (const value of values) t.doesNotThrow(() => JSON.parse(value), `${page}:${line}`)
   }
 })
 
-t.test('TypeScript compiles, as strict as it can be', async (t) => {
+t.test('TypeScript compiles with the strictest options', async (t) => {
   const files = new Map([[join(root, 'test/docs/reader.d.mts'), READER]])
   const origins = new Map<string, Block>()
   for (const block of all.filter(({ language }) => language === 'ts')) {
@@ -68,7 +68,7 @@ t.test('TypeScript compiles, as strict as it can be', async (t) => {
   t.ok(origins.size > 10)
 })
 
-t.test('TypeScript is run by a test', async (t) => {
+t.test('a test runs each TypeScript block', async (t) => {
   const sources = readdirSync(join(root, 'test'), { recursive: true, encoding: 'utf8' })
     .filter((path) => path.endsWith('.ts'))
     .map((path) => readFileSync(join(root, 'test', path), 'utf8'))

@@ -50,7 +50,7 @@ t.test(
       ['INSERT', 'UPDATE', 'UPDATE', 'DELETE']
     )
     t.match(changes[2], { record: { id: 1, item: 'tea', state: 'shipped' } })
-    await t.rejects(subscription.publish({ operation: 'DELETE' }), { code: 103 }, 'visitors may only read')
+    await t.rejects(subscription.publish({ operation: 'DELETE' }), { code: 103 }, 'visitors can only read')
     await example.stop()
   }
 )

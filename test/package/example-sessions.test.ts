@@ -42,7 +42,7 @@ t.test('the example "sessions": users log in, chat in their rooms, and log out',
   sender.send('hello')
   const message = JSON.parse((await reader.received(1))[0]!)
   t.match(message, { channel: 'room:lobby', payload: 'hello', claims: { sub: 'alice' } })
-  t.notOk('channels' in message.claims, 'no other claim of the token is shown')
+  t.notOk('channels' in message.claims, 'shows no other claim of the token')
 
   t.equal((await post('/logout', {}, bob)).status, 204)
   t.equal((await reader.closed()).code, 4001)

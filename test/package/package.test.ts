@@ -11,7 +11,7 @@ import { root } from '../support/root.js'
 
 const run = promisify(execFile)
 t.test(
-  'npm pack installs into an empty project and works there, from import, require and TypeScript',
+  'the packed package works in an empty project, with import, with require and in TypeScript',
   async (t) => {
     const { database } = await withPostgres(t)
     const dbUri = await database()
@@ -22,13 +22,13 @@ t.test(
 
     await run('npm', ['pack', '--silent', '--ignore-scripts', '--pack-destination', project], { cwd: root })
     writeFileSync(join(project, 'package.json'), '{"private":true}')
-    // Each package that comes with us takes this Node.js; of those that come with Fastify we are not in charge.
+    // Each dependency supports this Node.js. Those of Fastify are not our choice.
     const quiet = ['--silent', '--prefer-offline']
     const ours = ['--engine-strict', '--legacy-peer-deps', './fastify-pg-websockets-0.1.0.tgz']
     await npm('install', ...quiet, ...ours)
     await npm('install', ...quiet, 'fastify@5')
 
-    // README says how large it is; new releases of others change that a little.
+    // The README states the size. New releases of dependencies change it a little.
     const [, packages, size] = /installs (\d+) packages of (\d+) MB/.exec(textOf('README.md'))!
     const modules = join(project, 'node_modules')
     const all = readdirSync(modules, { recursive: true, withFileTypes: true }).filter((entry) =>
@@ -43,14 +43,14 @@ t.test(
       t.ok(Math.abs(is - said) <= 0.2 * said, `README says ${said} ${what}, and it is ${is}`)
     }
 
-    // The page's SDK comes with us, for those who install us need none.
+    // The package contains the SDK of the page, because users of the package do not install one.
     const installed = join(project, 'node_modules/fastify-pg-websockets')
     t.match(readFileSync(join(installed, 'public/centrifuge.js'), 'utf8'), /globalThis\.Centrifuge=/)
     t.match(readFileSync(join(installed, 'public/centrifuge.LICENSE.txt'), 'utf8'), /Centrifugal Labs/)
     t.equal(existsSync(join(project, 'node_modules/centrifuge')), false)
 
     t.ok(existsSync(join(installed, 'dist/lib/schema/sql/001-durable-channels.sql')))
-    // Source maps are of no use without the sources.
+    // Source maps are useless without the sources.
     const files = readdirSync(join(installed, 'dist'), { recursive: true, encoding: 'utf8' })
     t.same(
       files.filter((file) => file.endsWith('.map')),
@@ -60,7 +60,7 @@ t.test(
 
     const plugin = snippet('docs/plugin.md', 'if (!DATABASE_URL')
     const decorator = snippet('docs/plugin.md', 'pgws.subscribe(')
-    // What was published is on its way back when publish() has resolved.
+    // The message is still on its way back when publish() has resolved.
     const shown = decorator.replace('unsubscribe()', 'await seen; unsubscribe()')
     const seeing = `const { log } = console
 const seen = new Promise((resolve) => {
@@ -96,7 +96,7 @@ const health: Promise<Health> = fastify.pgws.health()
 fastify.register(pgWebsockets, { dbUri: 5, jwtSecret: '' })
 void health`
     )
-    // The emitter needs nothing else; the adapter needs what comes with Socket.IO.
+    // The emitter needs nothing else. The adapter needs what Socket.IO installs.
     writeFileSync(
       join(project, 'emitter.mjs'),
       `import { Emitter, publish } from 'fastify-pg-websockets/emitter'
@@ -129,7 +129,7 @@ await import('fastify-pg-websockets/socket.io').catch(({ message }) => console.l
       { cwd: project }
     ).catch((error) => t.fail(error.stdout))
 
-    // Under npx, whose shell may swallow the signal, the server ends all the same.
+    // Under npx, whose shell may ignore the signal, the server ends, too.
     const server = spawn('npx', ['--no-install', 'fastify-pg-websockets'], {
       cwd: project,
       env: { ...env, PGWS_DB_URI: dbUri, PGWS_JWT_SECRET: SECRET, PGWS_PORT: '0', PGWS_HOST: '127.0.0.1' }
@@ -143,7 +143,7 @@ await import('fastify-pg-websockets/socket.io').catch(({ message }) => console.l
     await once(server.stdout, 'close')
     t.match(output, /shutting down/)
 
-    // The development's database is not there, and the command says what to do.
+    // The embedded PostgreSQL is not installed, and the command says what to do.
     const bin = join(project, 'node_modules/.bin/fastify-pg-websockets')
     const { stderr } = await run(bin, [], { cwd: project, env: { PATH: process.env.PATH } }).catch(
       (error) => error

@@ -23,9 +23,9 @@ t.test("docs/plugin.md's test of an application runs in a project of its own", a
   writeFileSync(join(installed!, 'example.test.mjs'), example)
 
   const env: NodeJS.ProcessEnv = { ...process.env, TMPDIR: temporary }
-  // The test runner of this test is none of theirs.
+  // The project has no variables of this test's runner.
   for (const name of ['NODE_OPTIONS', 'NODE_TEST_CONTEXT', 'PGWS_DB_URI']) delete env[name]
-  /** Runs a script of ours or theirs in the project's folder. */
+  /** Runs a script in the project's folder. */
   const inProject = (...args: string[]) =>
     run(process.execPath, args, { cwd: project!, env }).then(
       ({ stdout }) => ({ failed: false, output: stdout }),
@@ -38,7 +38,7 @@ t.test("docs/plugin.md's test of an application runs in a project of its own", a
   const first = await inProject(test)
   t.ok(first.failed)
   t.match(first.output, missing)
-  // As npx has it: we are elsewhere.
+  // As with npx: the package is in another folder.
   const command = await inProject(server)
   t.ok(command.failed)
   t.match(command.output, missing)
@@ -52,6 +52,6 @@ t.test("docs/plugin.md's test of an application runs in a project of its own", a
   )
   const second = await inProject(test)
   t.notOk(second.failed, second.output)
-  // `stop` removes all that there was.
+  // `stop` removes everything.
   t.same(readdirSync(temporary!), [])
 })

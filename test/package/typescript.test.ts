@@ -9,7 +9,7 @@ import { root } from '../support/root.js'
 
 const run = promisify(execFile)
 
-/** What every kind of program does with the plugin, once it is imported. */
+/** What each program does with the plugin, after importing it. */
 const USE = `
 const options: PgWebsocketsOptions = { dbUri: process.env.DB_URI!, jwtSecret: process.env.SECRET! }
 async function main() {
@@ -57,28 +57,28 @@ const ES_MODULES: [Program, string[]][] = [
   ['named.mts', ['--module', 'node16']],
   ['bundled.ts', ['--module', 'preserve', '--moduleResolution', 'bundler']]
 ]
-/** Before 5.8 TypeScript itself refuses to require an ES module. */
+/** TypeScript before 5.8 rejects requiring an ES module. */
 const NAMED: [Program, string[]] = ['named.cts', NODENEXT]
-/** Since 5.9 it knows the export name "module.exports". */
+/** TypeScript 5.9 and later know the export name "module.exports". */
 const WHOLE: [Program, string[]] = ['whole.cts', NODENEXT]
 
-/** By version: what it compiles; and whether the declarations of all packages are checked, too. */
+/** By version: which programs it compiles, and whether it checks the declarations of all packages, too. */
 const COMPILERS: Record<string, { programs: [Program, string[]][]; checked: boolean }> = {
-  // The declarations of pg-protocol, which those of pg name, need TypeScript 5.7.
+  // The declarations of pg-protocol, which those of pg import, need TypeScript 5.7.
   '5.5': { programs: ES_MODULES, checked: false },
   '5.8': { programs: [...ES_MODULES, NAMED], checked: true },
   '5.9': { programs: [...ES_MODULES, NAMED, WHOLE], checked: true },
   latest: { programs: [...ES_MODULES, NAMED, WHOLE], checked: true }
 }
 
-t.test('programs in TypeScript compile, strictly, against the packed package, and run', async (t) => {
+t.test('strict TypeScript programs compile with the packed package, and run', async (t) => {
   const { database } = await withPostgres(t)
   const project = mkdtempSync(join(tmpdir(), 'pgws-typescript-'))
   t.teardown(() => rmSync(project, { recursive: true, force: true }))
   const env = { ...process.env, DB_URI: await database(), SECRET }
   await run('npm', ['pack', '--silent', '--ignore-scripts', '--pack-destination', project], { cwd: root })
   writeFileSync(join(project, 'package.json'), '{"private":true,"type":"module"}')
-  // Types of Node.js are what a program in TypeScript has; of what we are made of it has none.
+  // A TypeScript program has the types of Node.js, but none of our dependencies'.
   const compilers = Object.keys(COMPILERS).map((version) => `typescript-${version}@npm:typescript@${version}`)
   const packages = [
     './fastify-pg-websockets-0.1.0.tgz',
@@ -89,7 +89,7 @@ t.test('programs in TypeScript compile, strictly, against the packed package, an
   ]
   await run('npm', ['install', '--silent', '--prefer-offline', ...packages], { cwd: project })
 
-  // The test runner loads modules into every Node.js that it starts, which the newest compiler does not take.
+  // The test runner loads modules into each Node.js process. The newest compiler does not accept them.
   const bare = ['-u', 'NODE_OPTIONS', process.execPath]
   for (const [version, { programs, checked }] of Object.entries(COMPILERS)) {
     for (const [program, flags] of programs) {

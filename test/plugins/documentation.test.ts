@@ -45,7 +45,7 @@ const hosts: Record<string, { options: object; schemes: object }> = {
 }
 
 for (const [name, { options, schemes }] of Object.entries(hosts)) {
-  t.test(`our routes are in ${name} that the host has begun`, async (t) => {
+  t.test(`adds the routes to ${name} of the host`, async (t) => {
     const before = async (fastify: FastifyInstance) => {
       await fastify.register(fastifySwagger, options)
       fastify.get('/of-the-host', async () => 'hello')
@@ -53,7 +53,7 @@ for (const [name, { options, schemes }] of Object.entries(hosts)) {
     for (const prefix of ['', '/realtime']) {
       const { fastify } = await build(t, { dbUri, prefix }, { before })
       const swagger = fastify.swagger as unknown as () => Document
-      // Twice, since the first is kept.
+      // Twice, because the first result is cached.
       t.same(swagger(), swagger())
       const { paths, components, securityDefinitions } = swagger()
       const from = name.endsWith('changed') ? '/v1' : ''

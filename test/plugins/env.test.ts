@@ -29,30 +29,27 @@ t.test('row 34: the variables have the defaults of postgres-websockets', async (
   })
 })
 
-t.test(
-  'an empty value is unset; booleans are true and false in any case; texts stay as they are',
-  async (t) => {
-    const config = await read(t, {
-      PGWS_JWT_SECRET: ' kept ',
-      PGWS_PORT: '',
-      PGWS_JWT_SECRET_BASE64: 'TRUE',
-      PGWS_DOCUMENTATION: 'False',
-      PGWS_CHECK_LISTENER_INTERVAL: '500'
+t.test('an empty value means unset, booleans may have any case, and texts are not changed', async (t) => {
+  const config = await read(t, {
+    PGWS_JWT_SECRET: ' kept ',
+    PGWS_PORT: '',
+    PGWS_JWT_SECRET_BASE64: 'TRUE',
+    PGWS_DOCUMENTATION: 'False',
+    PGWS_CHECK_LISTENER_INTERVAL: '500'
+  })
+  t.match(config, { port: 3000, jwtSecret: ' kept ', jwtSecretBase64: true, documentation: false })
+  t.equal(config.checkListenerInterval, 500)
+  for (const value of ['1', 'yes', 'on']) {
+    await t.rejects(read(t, { PGWS_JWT_SECRET_BASE64: value }), {
+      message: /PGWS_JWT_SECRET_BASE64 must be true or false/
     })
-    t.match(config, { port: 3000, jwtSecret: ' kept ', jwtSecretBase64: true, documentation: false })
-    t.equal(config.checkListenerInterval, 500)
-    for (const value of ['1', 'yes', 'on']) {
-      await t.rejects(read(t, { PGWS_JWT_SECRET_BASE64: value }), {
-        message: /PGWS_JWT_SECRET_BASE64 must be true or false/
-      })
-    }
-    for (const value of ['1.5', '-1', '1e400', 'x']) {
-      await t.rejects(read(t, { PGWS_CHECK_LISTENER_INTERVAL: value }), {
-        message: /whole number from 0 to /
-      })
-    }
   }
-)
+  for (const value of ['1.5', '-1', '1e400', 'x']) {
+    await t.rejects(read(t, { PGWS_CHECK_LISTENER_INTERVAL: value }), {
+      message: /whole number from 0 to /
+    })
+  }
+})
 
 t.test('a database without a secret is an error: there is no default secret', async (t) => {
   await t.rejects(read(t, { PGWS_DB_URI: 'postgresql://' }), {
@@ -60,7 +57,7 @@ t.test('a database without a secret is an error: there is no default secret', as
   })
 })
 
-t.test('a variable within two edits of ours ends the start and names ours', async (t) => {
+t.test('a variable within two edits of a known one is an error that names the known one', async (t) => {
   const cases: [string, string][] = [
     ['PGWS_DB_URL', 'PGWS_DB_URI'],
     ['PGWS_JWT_SECRETS', 'PGWS_JWT_SECRET'],
@@ -76,7 +73,7 @@ t.test('a variable within two edits of ours ends the start and names ours', asyn
   }
 })
 
-t.test('other variables that are unknown get one warning, and those of Kubernetes none', async (t) => {
+t.test('other unknown variables cause one warning, and those of Kubernetes none', async (t) => {
   const service = (prefix: string, port: number) => ({
     [`${prefix}_SERVICE_HOST`]: '10.0.0.1',
     [`${prefix}_SERVICE_PORT`]: String(port),
@@ -111,7 +108,7 @@ t.test('other variables that are unknown get one warning, and those of Kubernete
   }
 })
 
-t.test('values that no option may have get an error that names the variable', async (t) => {
+t.test('an invalid value is an error that names the variable', async (t) => {
   for (const value of [
     'yes',
     '1',
@@ -131,7 +128,7 @@ t.test('values that no option may have get an error that names the variable', as
     'loopback,192.168.0.0/16'
   ]) {
     await read(t, { PGWS_TRUST_PROXY: value })
-    // Fastify takes all of these.
+    // Fastify accepts all of these.
     const trustProxy = readTrustProxy(value)!
     await Fastify({ trustProxy }).close()
   }
@@ -155,18 +152,18 @@ t.test('values that no option may have get an error that names the variable', as
   }
 })
 
-t.test('on the embedded database the server listens on localhost alone by default', async (t) => {
+t.test('with the embedded database, the server listens only on localhost by default', async (t) => {
   t.equal((await read(t, {})).host, 'localhost')
   t.equal((await read(t, { PGWS_HOST: '*' })).host, '*')
   t.equal((await read(t, { PGWS_DB_URI: 'postgresql://', PGWS_JWT_SECRET: 'secret' })).host, '*4')
 })
 
-t.test('the address that is printed leads to this server', async (t) => {
+t.test('the printed address leads to this server', async (t) => {
   const at = (address: string, port = 3000) => ({ address, port, family: '' })
   const both = [{ address: '127.0.0.1' }, { address: '::1' }]
   t.equal(originHost([at('127.0.0.1'), at('::1')], both), 'localhost:3000')
   t.equal(originHost([at('127.0.0.1')], [{ address: '127.0.0.1' }]), 'localhost:3000')
-  // Somebody else may listen on [::1]:3000.
+  // Another process may listen on [::1]:3000.
   t.equal(originHost([at('127.0.0.1')], both), '127.0.0.1:3000')
   t.equal(originHost([at('127.0.0.1'), at('::1', 3001)], both), '127.0.0.1:3000')
   t.equal(originHost([at('0.0.0.0')], both), '127.0.0.1:3000')

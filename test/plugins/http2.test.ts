@@ -18,7 +18,7 @@ const dbUri = await database()
 const rw = token({ mode: 'rw', channels: ['chat'] })
 const fixture = (name: string) => readFileSync(join(root, `test/fixtures/${name}`))
 
-/** Without end, so that nothing but us ends them. */
+/** Streams without end, so that only the server ends them. */
 const http2 = { http2: true, http2SessionTimeout: 0 }
 const SERVERS: Record<string, object> = {
   'over TCP': http2,
@@ -36,7 +36,7 @@ async function connected(t: Test, origin: string): Promise<ClientHttp2Session> {
   return session
 }
 
-/** A request whose answer is read as it comes. */
+/** A request whose answer is read as it arrives. */
 async function ask(session: ClientHttp2Session, headers: OutgoingHttpHeaders, body?: string) {
   const stream = session.request(headers)
   stream.setEncoding('utf8').on('error', () => {})

@@ -32,7 +32,7 @@ t.test('GET /metrics counts what happens', async (t) => {
   const writer = await open(t, `${ws}/secret-room/${token({ mode: 'w' })}`)
   await refusal(t, `${ws}/secret-room/nothing`)
   writer.send('hello')
-  // As with postgres-websockets, the sender gets no error.
+  // As in postgres-websockets, the sender gets no error.
   readers[0]!.send('may not write')
   for (const reader of readers) await reader.received(1)
   await fastify.pgws.publish('secret-room', 'there')
@@ -63,7 +63,7 @@ t.test('GET /metrics counts what happens', async (t) => {
   t.ok(samples.has('nodejs_eventloop_lag_p99_seconds'))
   t.notMatch([...samples.keys()].join('\n'), /secret-room/)
 
-  // A client that does not read, with more than the operating system's buffers take.
+  // A client that does not read, and more than the buffers of the operating system hold.
   readers[0]!.webSocket.pause()
   for (let i = 0; i < 4000; i++) fastify.pgws.publish('secret-room', 'x'.repeat(7000)).catch(() => {})
   await until(async () => (await scrape(`${http}/metrics`)).get('pgws_slow_closes_total') === 1)
@@ -78,7 +78,7 @@ t.test('GET /metrics counts what happens', async (t) => {
   })
 })
 
-t.test('clients do not choose how many series there are', async (t) => {
+t.test('clients cannot add series', async (t) => {
   const { http, ws } = await build(t, { dbUri })
   const clients = await Promise.all(
     Array.from({ length: 20 }, () => open(t, `${ws}/a/${token({ mode: 'r' })}`))
@@ -94,7 +94,7 @@ t.test('clients do not choose how many series there are', async (t) => {
   })
 })
 
-t.test('the metrics may be off, or on a port of their own', async (t) => {
+t.test('metrics can be disabled, or served on their own port', async (t) => {
   const off = await build(t, { dbUri, metrics: false })
   t.equal((await fetch(`${off.http}/metrics`)).status, 404)
   const port = await freePort()
@@ -105,7 +105,7 @@ t.test('the metrics may be off, or on a port of their own', async (t) => {
   await t.rejects(fetch(`http://127.0.0.1:${port}/metrics`))
 })
 
-t.test('the dashboard shows metrics that there are, and all of ours', async (t) => {
+t.test('the Grafana dashboard shows only metrics that exist, and all of ours', async (t) => {
   const { http } = await build(t, { dbUri })
   const text = await (await fetch(`${http}/metrics`)).text()
   const known = new Set([...text.matchAll(/^# TYPE (\S+)/gm)].map(([, name]) => name!))
@@ -119,7 +119,7 @@ t.test('the dashboard shows metrics that there are, and all of ours', async (t) 
 })
 
 t.test(
-  'one line for each connection that opens, closes, or is refused; no payload and no token',
+  'logs one line for each connection that opens, closes, or is refused, without payload or token',
   async (t) => {
     const { ws, http, lines } = await build(t, { dbUri })
     const jwt = token({ mode: 'rw' })
@@ -132,7 +132,7 @@ t.test(
     await until(() => lines.some((line) => line.includes('socket closed')))
     await refusal(t, `${ws}/a/${jwt}x`)
     await until(() => lines.length >= 3)
-    // Whatever else a connection would bring has its turn.
+    // Further lines would arrive meanwhile.
     await fetch(`${http}/health/live`)
     t.equal(lines.length, 3, lines.join(''))
     const [opened, closed, refused] = lines.map((line) => JSON.parse(line))
@@ -151,7 +151,7 @@ t.test(
   }
 )
 
-t.test('a secret that is too short is warned of', async (t) => {
+t.test('logs a warning for a secret that is too short', async (t) => {
   const short = await build(t, { dbUri, jwtSecret: 'short' })
   const warning = short.lines.find((line) => line.includes('shorter than 32 bytes'))
   t.match(warning, /PGWS_JWT_SECRET/)
@@ -159,7 +159,7 @@ t.test('a secret that is too short is warned of', async (t) => {
   t.notOk(long.lines.some((line) => line.includes('shorter than')))
 })
 
-t.test("our own pages come with headers that protect them; an operator's files are left alone", async (t) => {
+t.test("the server's pages have security headers; an operator's files do not", async (t) => {
   const own = await started(await run(t, { PGWS_HOST: '127.0.0.1' }))
   for (const path of ['/', '/page.js', '/documentation/static/index.html']) {
     const { status, headers } = await fetch(own.http + path)
@@ -186,7 +186,7 @@ t.test("our own pages come with headers that protect them; an operator's files a
   t.equal((await fetch(theirs.http)).headers.get('content-security-policy'), null)
 })
 
-t.test('PGWS_TRUST_PROXY: whose word counts for the address', async (t) => {
+t.test('PGWS_TRUST_PROXY says whose X-Forwarded-For header is trusted', async (t) => {
   const app = await started(
     await run(t, {
       PGWS_DB_URI: dbUri,

@@ -13,7 +13,7 @@ const { database } = await withPostgres(t)
 const dbUri = await database()
 const rw = token({ mode: 'rw' })
 
-/** Other users of the server's event `upgrade`: how they are set up, and how a client of theirs is heard. */
+/** Other users of the server's event `upgrade`: how they are set up, and how to test one of their clients. */
 const others: Record<
   string,
   { use: (fastify: FastifyInstance) => unknown; hear: (t: Test, ws: string) => Promise<unknown> }
@@ -22,7 +22,7 @@ const others: Record<
     use(fastify) {
       const server = new Server(fastify.server, { transports: ['websocket'] })
       server.on('connection', (socket) => socket.emit('hello', 'from the other'))
-      // It ends the HTTP server, too.
+      // This closes the HTTP server, too.
       fastify.addHook('preClose', async () => void server.disconnectSockets(true))
     },
     async hear(t, ws) {
@@ -37,7 +37,7 @@ const others: Record<
   'Socket.IO that begins with polling': {
     use(fastify) {
       const server = new Server(fastify.server)
-      // What is said before the transport changes does not count.
+      // Messages before the change of transport do not count.
       server.on('connection', (socket) => {
         socket.conn.once('upgrade', () => socket.emit('hello', 'from the other'))
       })
@@ -70,7 +70,7 @@ const others: Record<
         )
       })
     },
-    // The browser sends our cookie, too.
+    // A browser sends the plugin's cookie, too.
     hear: (t, ws) => greeting(t, `${ws}/?token=dev`, 'vite-hmr', { headers: { cookie: `token=${rw}` } })
   },
   'one that looks first whether it may': {
@@ -147,7 +147,7 @@ for (const [name, { use, hear }] of Object.entries(others)) {
         const sdk = new WebSocket(`${ws}${prefix}/connection/websocket`)
         await once(sdk, 'open')
         sdk.close()
-        // What looks like ours is refused by us.
+        // The plugin rejects what looks like one of its clients.
         t.equal((await refusal(t, `${ws}${prefix}/chat/${rw.slice(0, -3)}`)).status, 401)
         t.equal(await hear(t, ws), 'from the other')
       })

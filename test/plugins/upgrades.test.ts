@@ -26,14 +26,14 @@ const websocket = (url: string, ...headers: string[]) =>
     'Sec-WebSocket-Version: 13',
     ...headers
   )
-/** What Java's HttpClient sends with each request, by default. */
+/** The headers that Java's HttpClient sends with each request by default. */
 const H2C = [
   'Connection: Upgrade, HTTP2-Settings',
   'Upgrade: h2c',
   'HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA'
 ]
 
-/** A connection to a port, with what has come. */
+/** A connection to a port, and what it has received. */
 function dial(t: Test, port: number, secure = false) {
   const socket: Socket = secure
     ? connectTls({ port, host: '127.0.0.1', rejectUnauthorized: false })
@@ -59,7 +59,7 @@ function dial(t: Test, port: number, secure = false) {
   return peer
 }
 
-t.test('a request and an upgrade in one packet, then a reset: the server goes on', async (t) => {
+t.test('the server continues after a request and an upgrade in one packet, and a reset', async (t) => {
   const app = await started(
     await run(t, { PGWS_DB_URI: dbUri, PGWS_JWT_SECRET: SECRET, PGWS_HOST: '127.0.0.1' })
   )
@@ -69,7 +69,7 @@ t.test('a request and an upgrade in one packet, then a reset: the server goes on
       const { socket } = dial(t, port)
       await once(socket, 'connect')
       socket.write(get('/health') + upgrade)
-      // Once the server has read it; the answers are on their way.
+      // When the server has read it. The answers are on their way.
       await once(socket, 'data')
       socket.resetAndDestroy()
       const other = dial(t, port).socket
@@ -83,7 +83,7 @@ t.test('a request and an upgrade in one packet, then a reset: the server goes on
   t.equal(await app.exit, 0)
 })
 
-/** A host with a route that answers when the test lets it. */
+/** A host with a route that answers when the test allows it. */
 function slowly() {
   const answers: (() => void)[] = []
   const before = (fastify: FastifyInstance) => {
@@ -94,7 +94,7 @@ function slowly() {
   return { answers, before }
 }
 
-t.test('an upgrade is answered after what was asked for on its connection before', async (t) => {
+t.test('answers an upgrade after earlier requests on its connection', async (t) => {
   const { answers, before } = slowly()
   const { fastify, port } = await build(t, { dbUri }, { before })
   for (const [upgrade, status] of [
@@ -124,7 +124,7 @@ t.test('an upgrade is answered after what was asked for on its connection before
   }
 })
 
-t.test('an upgrade does not wait for ever for what was asked for before', async (t) => {
+t.test('an upgrade does not wait forever for earlier requests', async (t) => {
   const { answers, before } = slowly()
   const { port, fastify } = await build(t, { dbUri }, { before, server: { requestTimeout: 300 } })
   for (const upgrade of [websocket(`/a/${rw}`), websocket('/nonsense'), get('/health/live', ...H2C)]) {
@@ -142,7 +142,7 @@ const file = (name: string) => readFileSync(join(root, `test/fixtures/${name}`))
 const tls = { https: { cert: file('certificate.pem'), key: file('key.pem') } }
 
 for (const [scheme, server] of Object.entries({ http: {}, https: tls })) {
-  t.test(`${scheme}: a request for another protocol is a request as any other`, async (t) => {
+  t.test(`${scheme}: a request to upgrade to another protocol is an ordinary request`, async (t) => {
     const { port } = await build(t, { dbUri }, { server })
     const { payloads } = await sqlListener(t, dbUri)
     const secure = scheme === 'https'
@@ -152,7 +152,7 @@ for (const [scheme, server] of Object.entries({ http: {}, https: tls })) {
     await until(() => health.ended)
     t.match(health.text, /^HTTP\/1\.1 200 [\s\S]*connection: close[\s\S]*"ok"/i)
 
-    // The body comes later, in chunks.
+    // The body arrives later, in chunks.
     const publish = dial(t, port, secure)
     const body = JSON.stringify({ channel: 'a', payload: 'é' })
     publish.socket.write(
@@ -188,7 +188,7 @@ for (const [scheme, server] of Object.entries({ http: {}, https: tls })) {
   })
 }
 
-t.test('a refused upgrade ends its connection, whoever has dispatched it', async (t) => {
+t.test('a rejected upgrade ends its connection, whoever dispatched it', async (t) => {
   for (const order of ['before', 'after'] as const) {
     const { port } = await build(
       t,
@@ -204,13 +204,13 @@ t.test('a refused upgrade ends its connection, whoever has dispatched it', async
   }
 })
 
-t.test('what others listen for is left to them, and ended when nobody has taken it', async (t) => {
+t.test('leaves upgrades to other listeners, and ends those that nobody handles', async (t) => {
   const seen: string[] = []
   let taken: Duplex | undefined
   const others = (fastify: FastifyInstance) => {
     fastify.server.on('upgrade', (request, socket) => {
       seen.push(request.url!)
-      // An answer after a check that takes a while.
+      // It answers after a check that takes a while.
       if (request.url !== '/later') return
       taken = socket
       setTimeout(() => socket.write('HTTP/1.1 101 Later\r\n\r\n'), 100)
@@ -231,13 +231,13 @@ t.test('what others listen for is left to them, and ended when nobody has taken 
   const client = await open(t, `ws://127.0.0.1:${port}/a/${rw}`)
   await fastify.pgws.publish('a', 'x')
   await client.received(1)
-  // What is ours they do not hear of.
+  // They do not receive the plugin's upgrades.
   t.same(seen.sort(), ['/health', '/later', '/nobody', '/nobody'])
-  // It is the other's to end.
+  // The other listener has to end it.
   taken!.destroy()
 })
 
-t.test('SIGTERM: no connection that has asked for an upgrade holds up the end', async (t) => {
+t.test('SIGTERM: no connection that has requested an upgrade delays the end', async (t) => {
   const page = (fastify: FastifyInstance) => {
     fastify.get('/page', async () => 'not for sockets')
   }
@@ -266,7 +266,7 @@ t.test('SIGTERM: no connection that has asked for an upgrade holds up the end', 
   }
 })
 
-t.test('a token that is offered as a subprotocol is never repeated', async (t) => {
+t.test('never repeats a token that is offered as a subprotocol', async (t) => {
   const { port, lines } = await build(t, { dbUri })
   for (const [url, offered, status, selected] of [
     [`/a/${rw}`, `bearer.${rw}`, 400, undefined],

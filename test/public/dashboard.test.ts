@@ -2,7 +2,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { root } from '../support/root.js'
 
-/** What a node has told. */
+/** A sample of a node. */
 interface Sample {
   at: number
   stats: Record<string, number | null>
@@ -11,7 +11,7 @@ type Values = (number | null)[]
 type Read = (stats: Sample['stats']) => number | null | undefined
 type Value = (current: Sample, previous: Sample) => number | null
 
-// The modules of the page that need no page.
+// The modules that do not need a page.
 Object.assign(globalThis, { location: { pathname: '/dashboard' } })
 const load = (name: string) => import(join(root, 'public/dashboard', name))
 const { combined, growth, latestRate, max, rateOf, sampled, sum, timesOf, figureOf } = (await load(
@@ -36,27 +36,27 @@ const format = (await load('format.js')) as Record<
 >
 
 const read: Read = ({ total }) => total
-const told = (...totals: [number, number | null][]): Sample[] =>
+const samplesOf = (...totals: [number, number | null][]): Sample[] =>
   totals.map(([at, total]) => ({ at, stats: { total } }))
 
-t.test('a rate is what a counter grew by, divided by the time between', async (t) => {
-  const samples = told([0, 100], [10, 200], [11, 260], [12, 260])
+t.test('a rate is the growth of a counter divided by the time', async (t) => {
+  const samples = samplesOf([0, 100], [10, 200], [11, 260], [12, 260])
   t.same(sampled(samples, [0, 5, 10, 11, 12, 13], rateOf(read)), [10, 10, 10, 60, 0, null])
   t.equal(latestRate(samples, read), 160 / 12)
-  t.equal(latestRate(told([0, 5]), read), null)
+  t.equal(latestRate(samplesOf([0, 5]), read), null)
 })
 
-t.test('there is no rate over a restart, and nothing over a silence', async (t) => {
-  t.same(sampled(told([0, 100], [1, 5], [2, 9]), [1, 2], rateOf(read)), [null, 4])
-  t.same(sampled(told([0, 1], [100, 2]), [0, 50, 100], figureOf(read)), [null, null, null])
-  t.equal(latestRate(told([0, 1], [100, 2]), read), null)
+t.test('there is no rate across a restart, and no point across a pause', async (t) => {
+  t.same(sampled(samplesOf([0, 100], [1, 5], [2, 9]), [1, 2], rateOf(read)), [null, 4])
+  t.same(sampled(samplesOf([0, 1], [100, 2]), [0, 50, 100], figureOf(read)), [null, null, null])
+  t.equal(latestRate(samplesOf([0, 1], [100, 2]), read), null)
 })
 
-t.test('a figure that a node does not know is none, which is not zero', async (t) => {
-  t.same(sampled(told([0, 1], [1, null], [2, 0]), [1, 2], figureOf(read)), [null, 0])
+t.test('an unknown figure is null, and not zero', async (t) => {
+  t.same(sampled(samplesOf([0, 1], [1, null], [2, 0]), [1, 2], figureOf(read)), [null, 0])
 })
 
-t.test('all nodes together: a node that has not told does not count', async (t) => {
+t.test('sums up all nodes, without those that sent no sample', async (t) => {
   t.same(
     combined(
       [
@@ -80,11 +80,11 @@ t.test('all nodes together: a node that has not told does not count', async (t) 
   t.same(combined([], sum), [])
 })
 
-t.test('the last time is the last of which all nodes have told that still do', async (t) => {
+t.test('the last time is the last one for which all current nodes sent a sample', async (t) => {
   const nodes = [
-    { reporting: true, samples: told([1000, 1], [1009.5, 1]) },
-    { reporting: true, samples: told([1000, 1], [1007.9, 1]) },
-    { reporting: false, samples: told([1000, 1]) }
+    { reporting: true, samples: samplesOf([1000, 1], [1009.5, 1]) },
+    { reporting: true, samples: samplesOf([1000, 1], [1007.9, 1]) },
+    { reporting: false, samples: samplesOf([1000, 1]) }
   ]
   const times = timesOf(nodes)
   t.equal(times.at(-1), 1006)
@@ -92,7 +92,7 @@ t.test('the last time is the last of which all nodes have told that still do', a
   t.same(timesOf([]), [])
 })
 
-t.test('a reason is counted from its first time on', async (t) => {
+t.test('counts a reason from its first occurrence', async (t) => {
   const samples: Sample[] = [
     { at: 0, stats: {} },
     { at: 10, stats: { slow: 3 } },
@@ -105,7 +105,7 @@ t.test('a reason is counted from its first time on', async (t) => {
   )
 })
 
-t.test('events are read however the answer is cut', async (t) => {
+t.test('reads events, however the answer is split', async (t) => {
   const text =
     ': hello\n\nid: a-1\nevent: Event\ndata: {"text":"ü <b>"}\n\ndata: one\ndata: two\r\n\r\ndata: unfinished'
   const bytes = Buffer.from(text)
@@ -125,7 +125,7 @@ t.test('events are read however the answer is cut', async (t) => {
   }
 })
 
-t.test('figures are short, and what is not known is a dash', async (t) => {
+t.test('formats figures briefly, and unknown ones as a dash', async (t) => {
   for (const [value, text] of [
     [0, '0 B'],
     [1023, '1,023 B'],

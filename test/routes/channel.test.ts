@@ -55,7 +55,7 @@ t.test('addresses', async (t) => {
     }
   })
 
-  t.test('a channel may be named like our own addresses', async (t) => {
+  t.test('a channel can have the name of an address', async (t) => {
     for (const channel of [
       'health',
       'channels',
@@ -164,7 +164,7 @@ t.test('tokens', async (t) => {
   })
 
   t.test(
-    'row 10: a token that names no channels may join any, another only those that it names',
+    'row 10: a token that names no channels can join any, another one only those that it names',
     async (t) => {
       await open(t, `${ws}/anything/${rw}`)
       await open(t, `${ws}/named/${token({ mode: 'r', channels: ['named'] })}`)
@@ -197,7 +197,7 @@ t.test('tokens', async (t) => {
   })
 
   t.test(
-    'row 12: 401 for a token that is none of ours, 403 for one that does not allow the request',
+    'row 12: answers 401 to an invalid token, 403 to a token that does not allow the request',
     async (t) => {
       const foreign = token({ mode: 'rw' }, 'another secret that is as long as ours')
       for (const bad of [
@@ -221,7 +221,7 @@ t.test('tokens', async (t) => {
     }
   )
 
-  t.test('row 13: an unknown mode is refused', async (t) => {
+  t.test('row 13: an unknown mode is rejected', async (t) => {
     for (const mode of ['x', 'wr', '', 5, null, ['rw']]) {
       const refused = await refusal(t, `${ws}/a/${token({ mode })}`)
       t.equal(refused.status, 403)
@@ -231,7 +231,7 @@ t.test('tokens', async (t) => {
 
   t.test('row 14: closes with 3001 "JWT expired" when exp passes', async (t) => {
     const exp = Date.now() / 1000 + 3
-    // One that lives for a thousand years (more than a timer can have) is opened before, and outlives it.
+    // A token that is valid for a thousand years (more than a timer can wait) is used before, and outlives it.
     const [client, eternal] = await Promise.all(
       [exp, exp + 1000 * 365 * 86_400].map((exp) => open(t, `${ws}/a/${token({ mode: 'r', exp })}`))
     )
@@ -270,7 +270,7 @@ t.test('from the browser', async (t) => {
     // The server has read it.
     client.webSocket.ping()
     await once(client.webSocket, 'pong')
-    // What it publishes, it publishes in order.
+    // It publishes in order.
     const writer = await open(t, `${ws}/row16-other/${rw}`)
     writer.send('marker')
     await writer.received(1)
@@ -288,7 +288,7 @@ t.test('from the browser', async (t) => {
   })
 
   t.test(
-    'row 19: what is too large for a notification closes the sender with 1009 and is logged',
+    'row 19: a message that is too large for a notification closes the sender with 1009, and is logged',
     async (t) => {
       const { ws, lines } = await build(t, { dbUri })
       const reader = await open(t, `${ws}/row19/${token({ mode: 'r' })}`)
@@ -311,7 +311,7 @@ t.test('from the browser', async (t) => {
     )
   })
 
-  t.test('a NUL character closes the sender with 1007 and disturbs nobody else', async (t) => {
+  t.test('a NUL character closes the sender with 1007, and affects nobody else', async (t) => {
     const other = await open(t, `${ws}/nul/${rw}`)
     const client = await open(t, `${ws}/nul/${rw}`)
     client.send('a\0b')
@@ -319,7 +319,7 @@ t.test('from the browser', async (t) => {
     other.send('\\u0000 as text is fine')
     t.equal(JSON.parse((await other.received(1))[0]!).payload, '\\u0000 as text is fine')
     t.equal((await refusal(t, `${ws}/a%00b/${rw}`)).status, 400)
-    // A lone surrogate is no UTF-8; as escaped text it would break whoever reads the message as jsonb.
+    // A lone surrogate is not UTF-8. As escaped text, it would break readers that parse the message as jsonb.
     const surrogate = await open(t, `${ws}/nul/${rw}`)
     surrogate.webSocket.send(Buffer.from([0xed, 0xa0, 0x80]), { binary: false })
     t.equal((await surrogate.closed()).code, 1007)
@@ -376,31 +376,31 @@ t.test('to the browser', async (t) => {
     }
   })
 
-  t.test('row 24: a sender that may read gets its own message', async (t) => {
+  t.test('row 24: a sender that can read receives its own message', async (t) => {
     const client = await open(t, `${ws}/row24/${rw}`)
     client.send('echo')
     t.equal(JSON.parse((await client.received(1))[0]!).payload, 'echo')
   })
 
-  t.test('row 25: with w alone nothing is received', async (t) => {
+  t.test('row 25: a client with mode w receives nothing', async (t) => {
     const writer = await open(t, `${ws}/row25/${token({ mode: 'w' })}`)
     const reader = await open(t, `${ws}/row25/${token({ mode: 'r' })}`)
     writer.send('hello')
     await reader.received(1)
-    // Nothing is on its way to the writer either.
+    // Nothing is on its way to the writer.
     writer.webSocket.ping()
     await once(writer.webSocket, 'pong')
     t.same(writer.messages, [])
   })
 
-  t.test('order holds across the channels of one socket', async (t) => {
+  t.test('delivers in order across the channels of one socket', async (t) => {
     const client = await open(t, `${ws}/${token({ mode: 'r', channels: ['x', 'y', 'z'] })}`)
     const sent = Array.from({ length: 300 }, (_, i) => message('xyz'[i % 3]!, String(i)))
     await query(dbUri, 'select pg_notify($1, x) from unnest($2::text[]) x', [LISTEN_CHANNEL, sent])
     t.same(await client.received(300), sent)
   })
 
-  t.test('messages of every length arrive whole', async (t) => {
+  t.test('delivers messages of every length completely', async (t) => {
     const client = await open(t, `${ws}/len/${rw}`)
     const sent = [0, 60, 90, 91, 92, 125, 126, 127, 1000, 7000].map((length) =>
       message('len', 'ä'.repeat(length / 2))
@@ -441,7 +441,7 @@ t.test('meta channel', async (t) => {
   )
 })
 
-// That each is pinged every 30 seconds, test/lib/clients/registry.test.ts shows.
+// test/lib/clients/registry.test.ts tests that each client is pinged every 30 seconds.
 t.test('row 26: the server pings', async (t) => {
   await ping
   t.equal(pinged.webSocket.readyState, 1)

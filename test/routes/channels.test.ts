@@ -43,7 +43,7 @@ async function pages(query: Record<string, string>): Promise<ListedChannel[][]> 
   return all
 }
 
-t.test('all channels by name, with what they are', async (t) => {
+t.test('lists all channels by name, with their kinds', async (t) => {
   const { body, total, next } = await get()
   t.same(namesOf(body), [...names, 'busy'].sort())
   t.equal(total, String(names.length + 1))
@@ -61,7 +61,7 @@ t.test('all channels by name, with what they are', async (t) => {
   )
 })
 
-t.test('a part of the names, and one name', async (t) => {
+t.test('filters by a part of the name, and by the whole name', async (t) => {
   t.same(
     namesOf((await get({ search: 'any:1' })).body),
     names.filter((name) => name.startsWith('many:1'))
@@ -71,7 +71,7 @@ t.test('a part of the names, and one name', async (t) => {
   t.same((await get({ channel: 'many:' })).body, [])
 })
 
-t.test('pages have each channel once, also on all nodes and by readers', async (t) => {
+t.test('pages contain each channel once, also for all nodes and ordered by readers', async (t) => {
   for (const scope of ['local', 'cluster']) {
     const byName = await pages({ scope, limit: '7' })
     t.same(namesOf(byName.flat()), [...names, 'busy'].sort())
@@ -84,7 +84,7 @@ t.test('pages have each channel once, also on all nodes and by readers', async (
   }
 })
 
-t.test('rates are of the last seconds, and of all nodes', async (t) => {
+t.test('rates cover the last seconds, and all nodes', async (t) => {
   const timer = setInterval(() => writer.send('tick'), 10)
   t.teardown(() => clearInterval(timer))
   for (const scope of ['local', 'cluster']) {
@@ -93,7 +93,7 @@ t.test('rates are of the last seconds, and of all nodes', async (t) => {
       return body[0]!.channel === 'busy' && body[0]!.rate! > 0
     })
   }
-  // Three of four readers are on the other node, which has begun to measure when it was asked.
+  // Three of four readers are on the other node, which began to measure at the first request.
   await until(async () => {
     const local = (await get({ channel: 'busy' })).body[0]!.rate!
     return (await get({ channel: 'busy', scope: 'cluster' })).body[0]!.rate! > 2 * local
@@ -101,7 +101,7 @@ t.test('rates are of the last seconds, and of all nodes', async (t) => {
   t.equal((await get({ channel: 'here' })).body[0]!.rate, 0)
 })
 
-t.test('what is not a list is refused with what was expected', async (t) => {
+t.test('rejects invalid parameters, and says what was expected', async (t) => {
   for (const [query, message] of [
     [{ sort: 'size' }, /"sort" must be one of "channel", "readers", "rate"/],
     [{ limit: '0' }, /"limit" must be a whole number from 1 to 1000/],
@@ -118,7 +118,7 @@ t.test('what is not a list is refused with what was expected', async (t) => {
   t.match(await twice.json(), { message: /"search" must be given once/ })
 })
 
-t.test('100,000 channels are listed in pages, and others have turns in between', async (t) => {
+t.test('lists 100,000 channels in pages, and handles other requests in between', async (t) => {
   const many = Array.from({ length: 100_000 }, (_, n) => ({
     channel: `room:${(n * 7919) % 100_000}`,
     connections: 1,

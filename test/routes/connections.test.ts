@@ -27,7 +27,7 @@ async function ask(http: string, path: string, method = 'GET') {
     total: headers.get('x-pgws-total')
   }
 }
-// biome-ignore lint/suspicious/noExplicitAny: what an answer has is what the test is about.
+// biome-ignore lint/suspicious/noExplicitAny: the test checks what answers contain.
 const list = async (http: string, query = '') => (await ask(http, `/connections${query}`)).body as any[]
 
 t.test('a connection shows its transport, user agent, expiry and counters', async (t) => {
@@ -76,7 +76,7 @@ t.test('a connection shows its transport, user agent, expiry and counters', asyn
   })
 })
 
-t.test('pages of all nodes have each connection once, also if others come and go', async (t) => {
+t.test('pages of all nodes contain each connection once, even if others connect and leave', async (t) => {
   const { here, other } = await nodes(t)
   const sockets = await Promise.all(
     Array.from({ length: 25 }, (_, n) => open(t, `${n % 3 === 0 ? here.ws : other.ws}/a/${rw(`user ${n}`)}`))
@@ -86,7 +86,7 @@ t.test('pages of all nodes have each connection once, also if others come and go
   for (let page = 0; after !== null; page++) {
     const query: string = `?scope=cluster&limit=7${after === '' ? '' : `&after=${after}`}`
     const { body, next, total } = await ask(page % 2 === 0 ? here.http : other.http, `/connections${query}`)
-    // One that leaves was on the first page, and one that comes is not needed.
+    // The connection that leaves was on the first page, and a new one need not appear.
     t.equal(total, page === 0 ? '25' : total)
     seen.push(...(body as { subject: string }[]).map(({ subject }) => subject))
     after = next
@@ -103,7 +103,7 @@ t.test('pages of all nodes have each connection once, also if others come and go
   }
 })
 
-t.test('closes those that match, after a question how many they are, and says who did it', async (t) => {
+t.test('counts the connections that match, closes them, and logs who did it', async (t) => {
   const { here, other } = await nodes(t)
   const sockets = [
     await open(t, `${here.ws}/a/${rw('ann')}`),

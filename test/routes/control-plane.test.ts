@@ -16,7 +16,7 @@ async function post(body: unknown, { bearer = rw, type = 'application/json', bas
   return { status: response.status, headers: response.headers, text, body: JSON.parse(text) }
 }
 
-t.test('GET /health answers 200 with the state of each part while all is well', async (t) => {
+t.test('GET /health answers 200 with the state of each part', async (t) => {
   await open(t, `${ws}/a/${rw}`)
   const response = await fetch(`${http}/health`)
   t.equal(response.status, 200)
@@ -57,7 +57,7 @@ t.test('GET /channels shows connections, readers and writers to an admin', async
 })
 
 t.test('POST /publish', async (t) => {
-  t.test("sends to one channel, to several, and a list of either, with the token's claims", async (t) => {
+  t.test("publishes to one or several channels, and lists, with the token's claims", async (t) => {
     const client = await open(t, `${ws}/${token({ mode: 'r', channels: ['p1', 'p2'] })}`)
     t.match(await post({ channel: 'p1', payload: 'text' }), {
       status: 202,
@@ -88,7 +88,7 @@ t.test('POST /publish', async (t) => {
     }
   })
 
-  t.test('an administrator publishes as someone else, who is all that readers see', async (t) => {
+  t.test('an administrator can publish as somebody else, and readers see only that name', async (t) => {
     const client = await open(t, `${ws}/as/${token({ mode: 'r' })}`)
     const admin = token({ mode: 'rw', admin: true, sub: 'operator', name: 'Olga' })
     const as = '<img onerror=x> "ann" ü'
@@ -135,7 +135,7 @@ t.test('POST /publish', async (t) => {
     )
   })
 
-  t.test('a list is all or nothing', async (t) => {
+  t.test('publishes a list completely or not at all', async (t) => {
     const { payloads } = await sqlListener(t, dbUri)
     const large = await post([
       { channel: 'a', payload: 'x' },
@@ -160,7 +160,7 @@ t.test('POST /publish', async (t) => {
     )
   })
 
-  t.test('identical messages of a list are all delivered', async (t) => {
+  t.test('delivers all identical messages of a list', async (t) => {
     const client = await open(t, `${ws}/same/${token({ mode: 'r' })}`)
     t.equal((await post(Array(20).fill({ channel: 'same', payload: 'x' }))).status, 202)
     t.equal((await client.received(20)).length, 20)
@@ -195,7 +195,7 @@ t.test('POST /publish', async (t) => {
     t.equal((await post('channel=a', { type: 'application/x-www-form-urlencoded' })).status, 415)
   })
 
-  t.test('answers 401 without a valid token, 403 where it may not write the channel', async (t) => {
+  t.test('answers 401 without a valid token, and 403 if it does not allow writing', async (t) => {
     t.equal((await post({ channel: 'a', payload: 'x' }, { bearer: '' })).status, 401)
     t.equal((await post({ channel: 'a', payload: 'x' }, { bearer: 'nonsense' })).status, 401)
     t.equal(
@@ -213,14 +213,14 @@ t.test('POST /publish', async (t) => {
     }
   })
 
-  t.test('wrong verbs are 404', async (t) => {
+  t.test('answers 404 to other methods', async (t) => {
     t.equal((await fetch(`${http}/publish`)).status, 404)
     t.equal((await fetch(`${http}/channels`, { method: 'DELETE' })).status, 404)
     t.equal((await fetch(`${http}/health`, { method: 'POST' })).status, 404)
   })
 })
 
-t.test('a parameter or a member that is misspelled is refused by its name', async (t) => {
+t.test('rejects misspelled parameters and members by name', async (t) => {
   const admin = token({ admin: true, mode: 'rw' })
   const ask = async (method: string, path: string, body?: string) => {
     const headers = { authorization: `Bearer ${admin}`, ...(body && { 'content-type': 'application/json' }) }
@@ -263,7 +263,7 @@ t.test('a parameter or a member that is misspelled is refused by its name', asyn
     const text = typeof body === 'string' ? body : JSON.stringify(body)
     t.match(await ask('POST', path, text), { status: 400, message: expected }, text)
   }
-  // Monitors may add what they like.
+  // Monitors may add any parameter.
   for (const path of ['/health?x=1', '/metrics?x=1']) t.equal((await fetch(`${http}${path}`)).status, 200)
   // Nothing was closed or published.
   await post({ channel: 'kept', payload: 'after all' })
@@ -325,7 +325,7 @@ t.test('no answer and no log line shows a token', async (t) => {
   t.ok(lines.length > 10)
 })
 
-t.test('half an upgrade and other malformed requests get an answer, and the server goes on', async (t) => {
+t.test('answers incomplete upgrades and other malformed requests, and continues', async (t) => {
   const { connect } = await import('node:net')
   const port = Number(new URL(http).port)
   const raw = (text: string) =>
@@ -362,23 +362,20 @@ t.test('half an upgrade and other malformed requests get an answer, and the serv
   t.equal((await fetch(`${http}/health`)).status, 200)
 })
 
-t.test(
-  'while the database is away: health is 503, publish is 503 with Retry-After, sockets stay open',
-  async (t) => {
-    const client = await open(t, `${ws}/away/${rw}`)
-    postgres.kill('SIGQUIT')
-    await postgres.exited
-    await until(async () => (await fetch(`${http}/health`)).status === 503)
-    t.equal((await fetch(`${http}/health/live`)).status, 200)
-    t.equal((await fetch(`${http}/health/ready`)).status, 503)
-    const answer = await post({ channel: 'away', payload: 'x' })
-    t.equal(answer.status, 503)
-    t.ok(Number(answer.headers.get('retry-after')) > 0)
-    await postgres.restart()
-    await until(async () => (await fetch(`${http}/health`)).status === 200)
-    t.equal((await post({ channel: 'away', payload: 'back' })).status, 202)
-    t.equal(JSON.parse((await client.received(1))[0]!).payload, 'back')
-    t.equal(fastify.pgws.listenerState.reconnects, 1)
-    t.ok((await query(dbUri, 'select 1')).rowCount)
-  }
-)
+t.test('without a database, GET /health and POST /publish answer 503, and sockets stay open', async (t) => {
+  const client = await open(t, `${ws}/away/${rw}`)
+  postgres.kill('SIGQUIT')
+  await postgres.exited
+  await until(async () => (await fetch(`${http}/health`)).status === 503)
+  t.equal((await fetch(`${http}/health/live`)).status, 200)
+  t.equal((await fetch(`${http}/health/ready`)).status, 503)
+  const answer = await post({ channel: 'away', payload: 'x' })
+  t.equal(answer.status, 503)
+  t.ok(Number(answer.headers.get('retry-after')) > 0)
+  await postgres.restart()
+  await until(async () => (await fetch(`${http}/health`)).status === 200)
+  t.equal((await post({ channel: 'away', payload: 'back' })).status, 202)
+  t.equal(JSON.parse((await client.received(1))[0]!).payload, 'back')
+  t.equal(fastify.pgws.listenerState.reconnects, 1)
+  t.ok((await query(dbUri, 'select 1')).rowCount)
+})

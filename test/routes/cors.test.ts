@@ -8,7 +8,7 @@ const dbUri = await database()
 const allowedOrigins = ['https://page.example']
 const address = `/chat/${token({ mode: 'rw' })}`
 
-/** Asks whether a page may send a request. */
+/** Sends a preflight request. */
 async function preflight(url: string, origin = allowedOrigins[0]!) {
   const { status, headers } = await fetch(url, {
     method: 'OPTIONS',
@@ -21,7 +21,7 @@ async function preflight(url: string, origin = allowedOrigins[0]!) {
   return { status, headers: Object.fromEntries(headers) }
 }
 
-t.test('preflight requests are answered at our own addresses, and nowhere else', async (t) => {
+t.test("answers preflight requests only at the plugin's addresses", async (t) => {
   for (const [prefix, shared] of [
     ['', ['/', address]],
     ['/realtime', ['/', '/chat/no-token', address]]
@@ -58,7 +58,7 @@ t.test('preflight requests are answered at our own addresses, and nowhere else',
   }
 })
 
-t.test("a host's answers for all addresses stay: at its own, and at those that both may have", async (t) => {
+t.test("keeps a host's answers, at its own addresses and at shared ones", async (t) => {
   const hosts: Record<string, (fastify: FastifyInstance) => unknown> = {
     '@fastify/cors': (fastify) => fastify.register(fastifyCors, { origin: 'https://host.example' }),
     'a catch-all route': (fastify) =>
@@ -82,14 +82,14 @@ t.test("a host's answers for all addresses stay: at its own, and at those that b
         (await preflight(`${http}/publish`)).headers['access-control-allow-origin'],
         hooked ? 'https://host.example' : allowedOrigins[0]
       )
-      // What is no preflight request is not ours.
+      // The plugin does not answer other OPTIONS requests.
       const plain = await fetch(`${http}/publish`, { method: 'OPTIONS' })
       t.equal(plain.status, name === '@fastify/cors' ? 400 : 204)
     }
   }
 })
 
-t.test("an answer names what a host's own hook has varied it by, too", async (t) => {
+t.test("Vary contains the headers of a host's own hook, too", async (t) => {
   const { http } = await build(
     t,
     { dbUri, allowedOrigins },

@@ -16,14 +16,14 @@ async function get(url: string, init: RequestInit = {}) {
   return { status: answer.status, headers: answer.headers, text: await answer.text() }
 }
 
-t.test('the dashboard is off unless it is asked for', async (t) => {
+t.test('the dashboard is off by default', async (t) => {
   const { http } = await build(t, { dbUri })
   for (const path of ['/dashboard', '/dashboard/main.js', '/dashboard/about.json']) {
     t.equal((await get(http + path)).status, 404, path)
   }
 })
 
-t.test('below a prefix, all that the page names is there, with a strict policy', async (t) => {
+t.test('serves all files of the page below a prefix, with a strict policy', async (t) => {
   const { http, ws } = await build(t, { dbUri, dashboard: true, httpRateLimit: 3 })
   const below = await build(t, { dbUri, dashboard: true, prefix: '/realtime/v1' } as never)
   for (const base of [http, `${below.http}/realtime/v1`]) {
@@ -59,7 +59,7 @@ t.test('below a prefix, all that the page names is there, with a strict policy',
       { href: 'documentation', text: 'API documentation' }
     ])
   }
-  // A channel may be called as the page, and what begins with its name.
+  // A channel can have the name of the page, or one that begins with it.
   const rw = token({ mode: 'rw' })
   for (const base of [ws, `${below.ws}/realtime/v1`]) {
     const client = await open(t, `${base}/dashboard/${rw}`)
@@ -69,7 +69,7 @@ t.test('below a prefix, all that the page names is there, with a strict policy',
   }
 })
 
-t.test('the page has no inline styles or scripts, and takes texts as texts', async (t) => {
+t.test('the page has no inline styles or scripts, and never inserts texts as HTML', async (t) => {
   const folder = join(root, 'public/dashboard')
   for (const name of readdirSync(folder).filter((name) => /\.js$/.test(name) && name !== 'uPlot.js')) {
     const code = readFileSync(join(folder, name), 'utf8')

@@ -8,7 +8,7 @@ const { database } = await withPostgres(t)
 const dbUri = await database()
 const reader = token({ mode: 'r' })
 
-t.test('the same messages on the same addresses', async (t) => {
+t.test('sends the same messages at the same addresses as websockets', async (t) => {
   const { http, ws, fastify } = await build(t, { dbUri })
   const socket = await open(t, `${ws}/a/${reader}`)
   const streams = [
@@ -43,7 +43,7 @@ t.test('the same messages on the same addresses', async (t) => {
   await streams[2]!.received(3)
 })
 
-t.test('the same authorization and limits', async (t) => {
+t.test('has the same authorization and limits as websockets', async (t) => {
   const { http, lines } = await build(t, { dbUri, allowedOrigins: 'https://example.org', maxConnections: 1 })
   const status = async (path: string, headers = {}) => {
     const response = await answer(http + path, headers)
@@ -64,7 +64,7 @@ t.test('the same authorization and limits', async (t) => {
   t.notMatch(lines.join(''), /eyJ/)
 })
 
-t.test('a stream that is refused takes no place, on a connection that is kept, too', async (t) => {
+t.test('a rejected stream does not count, even on a persistent connection', async (t) => {
   const { http } = await build(t, { dbUri, maxConnections: 1 })
   const agent = new Agent({ keepAlive: true, maxSockets: 1 })
   t.teardown(() => agent.destroy())
@@ -81,7 +81,7 @@ t.test('a stream that is refused takes no place, on a connection that is kept, t
   await stream(t, `${http}/a/${reader}`)
 })
 
-t.test('it ends when the token expires, and with the server', async (t) => {
+t.test('ends when the token expires, and when the server ends', async (t) => {
   const { http, fastify } = await build(t, { dbUri })
   const short = await stream(t, `${http}/a/${token({ mode: 'r', exp: Math.floor(Date.now() / 1000) + 4 })}`)
   const long = await stream(t, `${http}/a/${reader}`)
@@ -92,7 +92,7 @@ t.test('it ends when the token expires, and with the server', async (t) => {
   await long.ended
 })
 
-t.test('ids, Last-Event-ID and since on durable channels; bytes are base64', async (t) => {
+t.test('supports Last-Event-ID and since on durable channels; bytes are base64', async (t) => {
   const own = await database()
   const { http, fastify } = await build(t, { dbUri: own, migrate: true })
   await query(own, `select pgws.retain('a', '1 hour')`)
@@ -109,7 +109,7 @@ t.test('ids, Last-Event-ID and since on durable channels; bytes are base64', asy
   t.same(await all.received(4), first.events)
 })
 
-t.test('a stream that is not read is ended, and holds up nobody', async (t) => {
+t.test('ends a stream that is not read, without delaying others', async (t) => {
   const { http, fastify, lines } = await build(t, { dbUri, maxBufferedBytes: 100_000 })
   const slow = await answer(`${http}/a/${reader}`)
   t.teardown(() => slow.destroy())
@@ -122,7 +122,7 @@ t.test('a stream that is not read is ended, and holds up nobody', async (t) => {
   t.equal(good.events.length, 2000)
 })
 
-t.test("a host's own event streams are left alone", async (t) => {
+t.test("does not affect a host's own event streams", async (t) => {
   const { http } = await build(
     t,
     { dbUri },

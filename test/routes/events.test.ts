@@ -18,7 +18,7 @@ async function listed(http: string, query = ''): Promise<ServerEvent[]> {
 const follow = (t: Test, http: string, query = '', headers = {}) =>
   stream(t, `${http}/events${query}`, { ...admin, ...headers })
 
-t.test('what a browser is not told at a refused handshake, the events and the log say', async (t) => {
+t.test('events and the log contain the reason of a refused handshake, which browsers hide', async (t) => {
   const { http, ws, lines } = await build(t, { dbUri })
   const expired = token({ mode: 'r', exp: 1 })
   const { body } = await refusal(t, `${ws}/a/${expired}`)
@@ -33,7 +33,7 @@ t.test('what a browser is not told at a refused handshake, the events and the lo
     transport: 'websocket'
   })
   t.ok(lines.some((line) => line.includes(`socket refused: ${message}`)))
-  // An SDK has no refused handshake: its first command is answered with an error, or the websocket is closed.
+  // SDKs have no refused handshake. Their first command is answered with an error, or the websocket is closed.
   const sdk = await open(t, `${ws}/connection/websocket`)
   sdk.send(JSON.stringify({ id: 1, connect: { token: `${expired}x` } }))
   t.equal((await sdk.closed()).code, 3500)
@@ -45,7 +45,7 @@ t.test('what a browser is not told at a refused handshake, the events and the lo
 })
 
 t.test(
-  'closes, unknown parameters and ignored messages are told once and with their connection',
+  'reports closes, unknown parameters and ignored messages once, each with its connection',
   async (t) => {
     const { http, ws } = await build(t, { dbUri })
     const live = await follow(t, http, '?types=close,ignored,unknown-parameter')
@@ -96,7 +96,7 @@ t.test('a stream continues after an event, and ends with its token and its serve
   await ended
 })
 
-t.test('what is malformed is refused, and so is who is no administrator', async (t) => {
+t.test('rejects malformed requests, and clients that are not administrators', async (t) => {
   const { http } = await build(t, { dbUri })
   const get = async (query: string, headers: Record<string, string> = admin) => {
     const response = await fetch(`${http}/events${query}`, { headers })
@@ -114,7 +114,7 @@ t.test('what is malformed is refused, and so is who is no administrator', async 
 })
 
 t.test(
-  'a stream of the cluster has the events and figures of all nodes, and none when it has ended',
+  'a stream of the cluster contains the events and the figures of all nodes, until it ends',
   async (t) => {
     const own = await migrated('kept')
     const first = await build(t, { dbUri: own })
@@ -129,7 +129,7 @@ t.test(
     t.match(here!.stats, { node: here!.id, status: 'ok', reasons: [], connections: 0, delivery: null })
     t.match(there!.stats, { node: there!.id, status: 'ok', pool: { status: 'up' }, schema: { status: 'ok' } })
 
-    // One before, and one after it follows.
+    // One event before the stream begins, and one after it.
     await refusal(t, `${second.ws}/a/nothing`)
     const live = await follow(t, first.http, '?scope=cluster&stats=true')
     const refusals = () => eventsIn(live).filter(({ type }) => type === 'refusal')
@@ -140,23 +140,23 @@ t.test(
     await until(() => refusals().length === 2)
     await first.fastify.pgws.publish('a', 'hello')
     await client.received(1)
-    const told = (node: string) => statsIn(live).filter((stats) => stats.node === node)
+    const statsOf = (node: string) => statsIn(live).filter((stats) => stats.node === node)
     await until(() =>
-      told(there!.id).some(({ connections, delivery }) => connections === 1 && delivery !== null)
+      statsOf(there!.id).some(({ connections, delivery }) => connections === 1 && delivery !== null)
     )
-    t.match(told(there!.id).at(-1), {
+    t.match(statsOf(there!.id).at(-1), {
       transports: { websocket: 1 },
       refusals: { FST_PGWS_INVALID_TOKEN: 2 },
       sentMessages: 1
     })
-    await until(() => told(here!.id).length > 2)
+    await until(() => statsOf(here!.id).length > 2)
     t.match(
       (await listed(first.http, '?scope=cluster&types=refusal')).map(({ node }) => node),
       [there!.id, there!.id]
     )
     t.same(await listed(first.http, '?types=refusal'), [])
 
-    // It resumes with what each node has told since.
+    // It resumes with the events of each node.
     const last = live.events.findLast(({ id }) => id !== undefined)!.id!
     live.response.destroy()
     await refusal(t, `${second.ws}/c/nothing`)
@@ -167,7 +167,7 @@ t.test(
   }
 )
 
-t.test('administrators, revocations, the sequencer and lost messages show in the events', async (t) => {
+t.test('events show administrators, revocations, the sequencer and lost messages', async (t) => {
   const own = await migrated()
   const { http, ws } = await build(t, { dbUri: own })
   await until(async () => (await listed(http, '?types=sequencer')).length > 0)
@@ -199,7 +199,7 @@ t.test('administrators, revocations, the sequencer and lost messages show in the
   t.match((await listed(http, '?types=lost-messages'))[0], { reason: 'reserved', level: 'warning' })
 })
 
-t.test('the listener that is lost and back, and the health in between', async (t) => {
+t.test('events show that the listener is lost and connected again, and the health', async (t) => {
   const own = await database()
   const { http } = await build(t, { dbUri: own, checkListenerInterval: 200 })
   const live = await follow(t, http, '?stats=true')

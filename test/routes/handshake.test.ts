@@ -11,7 +11,7 @@ const { database } = await withPostgres(t)
 const dbUri = await database()
 const bearer = (claims: object) => ({ headers: { authorization: `Bearer ${token(claims)}` } })
 
-t.test('the token in the Authorization header, the channels in the query', async (t) => {
+t.test('accepts the token in the Authorization header, and channels in the query', async (t) => {
   const { ws, fastify, lines } = await build(t, { dbUri })
   const client = await open(t, `${ws}/?channel=a&channel=b%2Fc`, bearer({ mode: 'r' }))
   t.same(
@@ -33,7 +33,7 @@ t.test('the token in the Authorization header, the channels in the query', async
   t.notMatch(lines.join('\n'), /eyJ/)
 })
 
-t.test('the token as a subprotocol, beside the one that the server selects', async (t) => {
+t.test('accepts the token as a subprotocol, beside the one that the server selects', async (t) => {
   const { ws, lines } = await build(t, { dbUri })
   const jwt = token({ mode: 'r' })
   for (const protocols of [
@@ -52,7 +52,7 @@ t.test('the token as a subprotocol, beside the one that the server selects', asy
   t.notMatch(lines.join('\n'), /eyJ/)
 })
 
-t.test('the token in a cookie, where that is allowed', async (t) => {
+t.test('accepts the token in a cookie, if that is configured', async (t) => {
   await t.rejects(build(t, { dbUri, tokenCookie: 'token' }), {
     message: /tokenCookie.*needs allowedOrigins \(PGWS_ALLOWED_ORIGINS\)/
   })
@@ -69,7 +69,7 @@ t.test('the token in a cookie, where that is allowed', async (t) => {
   t.equal((await refusal(t, `${off.ws}/?channel=a`, { headers: { cookie } })).status, 401)
 })
 
-t.test('a websocket to an address for HTTP requests says so', async (t) => {
+t.test('rejects a websocket at an address for HTTP requests, and says why', async (t) => {
   const { ws } = await build(t, { dbUri: await database() })
   for (const path of [
     '/health',
@@ -87,11 +87,11 @@ t.test('a websocket to an address for HTTP requests says so', async (t) => {
     )
   }
   t.equal((await refusal(t, `${ws}/a/b`)).answer, 'Error: the token is not a JSON Web Token (RFC 7519)')
-  // A channel may have such a name.
+  // A channel can have such a name.
   await open(t, `${ws}/health/${token({ mode: 'r' })}`)
 })
 
-t.test('origins: exact ones and subdomains; others are refused before the upgrade', async (t) => {
+t.test('accepts exact origins and subdomains, and rejects others before the upgrade', async (t) => {
   const { ws, http } = await build(t, {
     dbUri,
     allowedOrigins: ['https://example.org', '*.example.com', 'http://localhost:8080']
@@ -156,7 +156,7 @@ t.test('channel patterns', async (t) => {
     })
   t.equal((await publish('room:9')).status, 202)
   t.equal((await publish('other')).status, 403)
-  // Only literal names are joined where the address names none.
+  // If the address names no channel, clients join only literal names.
   const all = await open(t, `${ws}/${jwt}`)
   await notify(dbUri, '{"channel":"room:1","n":1}')
   await notify(dbUri, '{"channel":"news","n":2}')
@@ -168,7 +168,7 @@ t.test('channel patterns', async (t) => {
   t.equal((await refusal(t, `${ws}/a/${token({ mode: 'r', channel_patterns: [] })}`)).status, 403)
 })
 
-t.test('which claims others see', async (t) => {
+t.test('envelopeClaims says which claims others see', async (t) => {
   const claims = { mode: 'w', sub: 'me', email: 'me@example.org' }
   for (const [envelopeClaims, seen] of [
     ['all', ['mode', 'sub', 'email', 'message_delivered_at']],
@@ -190,7 +190,7 @@ t.test('which claims others see', async (t) => {
   }
 })
 
-t.test('limits: message size, connections, connections of an address, channels', async (t) => {
+t.test('limits the message size, connections, connections of an address, and channels', async (t) => {
   const sizes = await build(t, { dbUri, maxMessageBytes: 100 })
   const sender = await open(t, `${sizes.ws}/a/${token({ mode: 'w' })}`)
   sender.send('x'.repeat(100))
@@ -207,7 +207,7 @@ t.test('limits: message size, connections, connections of an address, channels',
   await until(() => few.fastify.pgws.channels()[0]?.connections === 1)
   await open(t, url)
   t.equal((await refusal(t, url)).status, 503)
-  // A refused handshake takes no place.
+  // A rejected handshake does not count.
   t.match(
     await (await fetch(`${few.http}/metrics`)).text(),
     /pgws_refusals_total\{reason="FST_PGWS_TOO_MANY_CONNECTIONS"\} 2/
@@ -232,7 +232,7 @@ t.test('limits: message size, connections, connections of an address, channels',
   await open(t, `${many.ws}/${token({ mode: 'r', channels: channels.slice(1) })}`)
 })
 
-t.test('a socket that sends faster than messageRate is read no faster; nothing is lost', async (t) => {
+t.test('a socket that sends faster than messageRate is read more slowly, and nothing is lost', async (t) => {
   const { ws, http } = await build(t, { dbUri, messageRate: 50 })
   const reader = await open(t, `${ws}/a/${token({ mode: 'r' })}`)
   const sender = await open(t, `${ws}/a/${token({ mode: 'w' })}`)
@@ -240,7 +240,7 @@ t.test('a socket that sends faster than messageRate is read no faster; nothing i
     until(async () =>
       (await (await fetch(`${http}/metrics`)).text()).includes(`pgws_paused_sockets ${count}\n`)
     )
-  // What comes at once may be taken at once, and is made up for by not reading: 200 more than a second's allowance.
+  // A burst is read at once, and then the socket is not read for a while: 200 more than a second's allowance.
   for (let i = 0; i < 250; i++) sender.send(String(i))
   await paused(1)
   sender.send('250')
@@ -252,7 +252,7 @@ t.test('a socket that sends faster than messageRate is read no faster; nothing i
   )
 })
 
-t.test('a limit for HTTP requests, never on health', async (t) => {
+t.test('limits HTTP requests, but never to /health', async (t) => {
   const { http } = await build(t, { dbUri, httpRateLimit: 3 })
   const statuses = async (path: string) => {
     const all = []
@@ -264,7 +264,7 @@ t.test('a limit for HTTP requests, never on health', async (t) => {
   t.same(await statuses('/metrics'), [200, 200, 200, 200, 200])
 })
 
-/** An identity provider: a JWK set over HTTP, which can be away. */
+/** An identity provider: a JWK set over HTTP, which can be unavailable. */
 async function provider(t: Test) {
   const pairs = new Map<string, ReturnType<typeof generateKeyPairSync>>()
   const state = { requests: 0, away: false }
@@ -295,7 +295,7 @@ async function provider(t: Test) {
   }
 }
 
-t.test('keys that rotate: one refresh for an unknown kid; the last good set serves', async (t) => {
+t.test('rotates keys: reads the set once for an unknown kid, and keeps the last valid set', async (t) => {
   const { state, url, addKey, sign } = await provider(t)
   addKey('one')
   const clock = heldClock(t)
@@ -317,12 +317,12 @@ t.test('keys that rotate: one refresh for an unknown kid; the last good set serv
   await open(t, `${ws}/a/${first}`)
   const listed = await fetch(`${http}/channels`, { headers: { authorization: `Bearer ${first}` } })
   t.equal(listed.status, 200)
-  // A token whose signature another key of the set has made.
+  // A token that was signed with another key of the set.
   const forged = `${first.split('.').slice(0, 2).join('.')}.${second.split('.')[2]}`
   t.equal((await refusal(t, `${ws}/a/${forged}`)).status, 401)
 })
 
-t.test('a provider that is late: 503 until the set is there', async (t) => {
+t.test('answers 503 until the JWK set is available', async (t) => {
   const { state, url, addKey, sign } = await provider(t)
   addKey('one')
   state.away = true
@@ -351,7 +351,7 @@ t.test('audience and issuer are checked when set', async (t) => {
   }
 })
 
-t.test('a handshake that is abandoned half way takes nothing with it', async (t) => {
+t.test('an abandoned handshake affects nobody else', async (t) => {
   const { ws, port, fastify } = await build(t, { dbUri, maxConnections: 50 })
   const path = `/a/${token({ mode: 'r' })}`
   for (let i = 0; i < 100; i++) {

@@ -10,7 +10,7 @@ const { database } = await withPostgres(t)
 const dbUri = await database()
 const rw = token({ mode: 'rw' })
 
-/** An answer, as a client of any method gets it. */
+/** The answer to a request with any method. */
 function ask(port: number, method: string, path: string, headers: Record<string, string> = {}) {
   return new Promise<{ status: number; headers: object; body: string }>((resolve, reject) => {
     const sent = request(
@@ -73,7 +73,7 @@ for (const prefix of ['', '/realtime']) {
   )
 }
 
-t.test("a host's answers to preflight requests stay, and so do its own addresses with tokens", async (t) => {
+t.test("keeps a host's answers to preflight requests, and its own addresses with tokens", async (t) => {
   const jwt = `${rw}`
   for (const order of ['before', 'after'] as const) {
     const seen: unknown[] = []
@@ -101,8 +101,8 @@ t.test("a host's answers to preflight requests stay, and so do its own addresses
   }
 })
 
-t.test('what fails after a stream or a socket was accepted is logged without the token', async (t) => {
-  // A header that Node.js refuses to send.
+t.test('errors after a stream or websocket was accepted are logged without the token', async (t) => {
+  // A header that Node.js rejects.
   const badHeader = (fastify: FastifyInstance) => {
     fastify.addHook('onRequest', async (request, reply) => {
       if (request.headers['x-bad']) reply.header('x-name', 'é\n')
@@ -115,7 +115,7 @@ t.test('what fails after a stream or a socket was accepted is logged without the
   await t.rejects(ask(port, 'GET', `/connection/sse?cf_connect=${commands}`, headers))
   await until(() => failures().length === 2)
 
-  // A listener of the application that throws, in the turn in which a client comes in.
+  // A listener of the application throws while a client is accepted.
   const { connect } = WebSocketServer.prototype
   WebSocketServer.prototype.connect = () => {
     throw new Error(`a mistake with ${rw}`)

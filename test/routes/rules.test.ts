@@ -18,7 +18,7 @@ interface Rule {
 
 const rule = (rules: Rule[], member: string, value: string) => rules.find((one) => one[member] === value)
 
-t.test('the retention rules, with SQL that makes and ends them', async (t) => {
+t.test('lists the retention rules, with SQL that creates and removes them', async (t) => {
   await query(
     dbUri,
     `select pgws.retain('a', '1 day'), pgws.retain('b:*', '1 year 2 mons 3 days 04:05:06.5', 7)`
@@ -43,7 +43,7 @@ t.test('the retention rules, with SQL that makes and ends them', async (t) => {
   }
 })
 
-t.test('the watched tables, with SQL that makes and ends the watches', async (t) => {
+t.test('lists the watched tables, with SQL that creates and removes the watches', async (t) => {
   await query(dbUri, `create schema "My Shop"`)
   await query(dbUri, `create table "My Shop"."Orders" (id int primary key, title text, total int)`)
   await query(
@@ -61,7 +61,7 @@ t.test('the watched tables, with SQL that makes and ends the watches', async (t)
   await query(dbUri, `select pgws.watch('parts', $1, '{INSERT}')`, [EVIL])
   const { status, body } = await get('/watches')
   t.equal(status, 200)
-  t.equal(body.length, 5, 'a partition has what its table has')
+  t.equal(body.length, 5, 'a partition has the watches of its table')
   t.match(rule(body, 'channel', 'orders'), {
     table: '"My Shop"."Orders"',
     events: ['DELETE', 'INSERT', 'UPDATE'],
@@ -89,7 +89,7 @@ t.test('the watched tables, with SQL that makes and ends the watches', async (t)
   }
 })
 
-t.test('they are for administrators, and need the schema', async (t) => {
+t.test('the lists are for administrators, and need the schema', async (t) => {
   const bare = await build(t, { dbUri: await database() })
   for (const path of ['/retention', '/watches']) {
     t.equal((await get(path, { mode: 'rw' })).status, 403)

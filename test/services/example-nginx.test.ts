@@ -15,7 +15,7 @@ t.test(
     await until(async () => (await answer())?.status === 200)
     const answered = new Set<number>()
     for (const _ of nodes) answered.add(Number((await answer())!.headers.get('x-node')))
-    t.same([...answered].sort(), [...nodes].sort(), 'each node answers in its turn')
+    t.same([...answered].sort(), [...nodes].sort(), 'each node answers in turn')
     const page = await (await fetch(address!)).text()
     for (const [, script] of page.matchAll(/src="([^"]+)"/g)) {
       t.equal((await fetch(`${address}/${script}`)).status, 200, script!)

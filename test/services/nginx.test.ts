@@ -33,11 +33,11 @@ const accepts = (port: number) =>
     socket.on('error', () => resolve(false))
   })
 
-/** nginx before a server, as docs/operations.md has it. */
+/** nginx in front of a server, configured as in docs/operations.md. */
 async function nginx(t: Test, upstream: number): Promise<number> {
   const folder = mkdtempSync(join(tmpdir(), 'pgws-nginx-'))
   t.teardown(() => rmSync(folder, { recursive: true, force: true }))
-  // Its workers are another user's, where it is root that starts it.
+  // If root starts it, its workers run as another user.
   chmodSync(folder, 0o777)
   const port = await freePort()
   const site = snippet('docs/operations.md', 'proxy_pass')
@@ -67,13 +67,13 @@ http {
   return port
 }
 
-t.test('compose.yaml mounts what the documentation shows', (t) => {
+t.test('compose.yaml mounts the configuration of the documentation', (t) => {
   const mounted = readFileSync(join(root, 'deploy/nginx.conf'), 'utf8')
   t.equal(mounted.replace('server:3000', '127.0.0.1:3000'), snippet('docs/operations.md', 'proxy_pass'))
   t.end()
 })
 
-t.test('behind nginx with its defaults: websockets, event streams, the SDK, the control plane', async (t) => {
+t.test('websockets, event streams, the SDK and the control plane work behind nginx', async (t) => {
   const dbUri = await database()
   const server = await build(t, { dbUri })
   const port = await nginx(t, server.port)
@@ -99,7 +99,7 @@ t.test('behind nginx with its defaults: websockets, event streams, the SDK, the 
   })
   for (const { subscription } of clients) await subscription.ready()
 
-  // Each alone: what a buffer held back would not come.
+  // One at a time, because a message in a buffer of nginx would not arrive.
   for (const n of [1, 2, 3]) {
     await notify(dbUri, JSON.stringify({ channel: 'chat', payload: n }))
     t.equal(JSON.parse((await socket.received(n))[n - 1]!).payload, n)

@@ -14,7 +14,7 @@ import { build, LISTEN_CHANNEL, notify, open, SECRET, token, until, withPostgres
 const { postgres, database } = await withPostgres(t)
 const rw = token({ mode: 'rw' })
 
-/** A port that nobody has at the moment: PgBouncer takes none of the system's choice. */
+/** A free port, because PgBouncer cannot let the system choose one. */
 async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -24,7 +24,7 @@ async function freePort(): Promise<number> {
   return port
 }
 
-/** PgBouncer before the database, which is reached over TCP. Answers where it listens. */
+/** Starts PgBouncer in front of the database, which it reaches over TCP. Returns its port. */
 async function pooler(t: Test, mode: 'session' | 'transaction', dbUri: string): Promise<string> {
   const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
   const folder = mkdtempSync(join(tmpdir(), 'pgws-pooler-'))
@@ -47,7 +47,7 @@ admin_users = postgres
 pool_mode = ${mode}
 `
   )
-  // It refuses to run as root.
+  // It cannot run as root.
   const user = process.getuid?.() === 0 ? ['-u', 'nobody'] : []
   const child = spawn('pgbouncer', [...user, configuration], { stdio: ['ignore', 'ignore', 'pipe'] })
   let output = ''
@@ -74,7 +74,7 @@ async function durable() {
 }
 
 for (const mode of ['transaction', 'session'] as const) {
-  t.test(`the pool goes through PgBouncer in ${mode} mode, the listener does not`, async (t) => {
+  t.test(`the pool can use PgBouncer in ${mode} mode, the listener connects directly`, async (t) => {
     const listenerUri = await durable()
     const dbUri = await pooler(t, mode, listenerUri)
     const { fastify, ws, http } = await build(t, { dbUri, listenerUri, poolSize: 3 })
@@ -104,7 +104,7 @@ for (const mode of ['transaction', 'session'] as const) {
   })
 }
 
-t.test('a listener through PgBouncer in transaction mode is refused, with what to set', async (t) => {
+t.test('a listener through PgBouncer in transaction mode is an error that says what to set', async (t) => {
   const dbUri = await pooler(t, 'transaction', await database())
   for (const checkListenerInterval of [0, 10_000]) {
     await t.rejects(build(t, { dbUri, checkListenerInterval }), {
@@ -114,7 +114,7 @@ t.test('a listener through PgBouncer in transaction mode is refused, with what t
   }
 })
 
-t.test('in session mode the listener may go through PgBouncer, too', async (t) => {
+t.test('in session mode, the listener can use PgBouncer, too', async (t) => {
   const direct = await database()
   const { ws } = await build(t, { dbUri: await pooler(t, 'session', direct) })
   const client = await open(t, `${ws}/chat/${rw}`)

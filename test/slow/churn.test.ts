@@ -12,7 +12,7 @@ import { Session } from '../../lib/protocols/centrifugo/session/session.js'
 import { churn, KINDS } from '../support/churn.js'
 import { build, notify, open, query, refusal, token, until, withPostgres } from '../support/helper.js'
 
-/** `npm run soak:connections` gives more. */
+/** `npm run soak:connections` runs for longer. */
 const SECONDS = Number(process.env.PGWS_CHURN_SECONDS ?? 4)
 const SEED = Number(process.env.PGWS_CHURN_SEED ?? Date.now() % 1e9)
 const PLACES = 60
@@ -20,7 +20,7 @@ const PLACES = 60
 const { database } = await withPostgres(t)
 const rw = token({ mode: 'rw' })
 
-/** A database whose function lets everybody in, after a moment. */
+/** A database with an `authorizeFunction` that admits everybody after a moment. */
 async function withSlowAdmission(): Promise<string> {
   const dbUri = await database()
   await query(
@@ -31,7 +31,7 @@ async function withSlowAdmission(): Promise<string> {
   return dbUri
 }
 
-/** How many objects of ours there are, once all garbage is collected: each count looks at the whole heap. */
+/** Counts this package's objects after a garbage collection. Each count searches the whole heap. */
 const objects = () => [Connection, Session].map((kind) => queryObjects(kind, { format: 'count' }))
 
 async function metric(fastify: FastifyInstance, name: string): Promise<number> {
@@ -80,7 +80,7 @@ t.test(`clients of every kind that come and go for ${SECONDS} s leave nothing be
   t.ok(logged('socket opened') > 0, `${logged('socket opened')} came in of ${JSON.stringify(counts)}`)
   t.equal(logged('socket closed'), logged('socket opened'))
 
-  // Each database channel has been let go of: what is notified there is nobody's.
+  // The server no longer listens to any of the database channels.
   await until(async () => {
     const notifications = await metric(fastify, 'pgws_notifications_total')
     for (const channel of ['raw:1', 'raw:2']) await notify(dbUri, 'nobody listens', channel)
@@ -95,7 +95,7 @@ t.test(`clients of every kind that come and go for ${SECONDS} s leave nothing be
     return (await metric(fastify, 'pgws_notifications_total')) - notifications === 1
   })
 
-  // Each place can be taken again, and no more.
+  // Each connection of the limit can be used again, and not one more.
   const clients = await Promise.all(Array.from({ length: PLACES }, () => open(t, `${ws}/plain/${rw}`)))
   t.equal((await refusal(t, `${ws}/plain/${rw}`)).status, 503)
   for (const { webSocket } of clients) webSocket.terminate()
@@ -113,7 +113,7 @@ t.test(`clients of every kind that come and go for ${SECONDS} s leave nothing be
   t.strictSame(after, before)
 })
 
-/** Nobody is there any more, by any count. */
+/** Waits until no count shows a client any more. */
 async function left(t: Test, fastify: FastifyInstance): Promise<void> {
   const { pgws } = fastify
   const counts = async () => ({
@@ -124,12 +124,12 @@ async function left(t: Test, fastify: FastifyInstance): Promise<void> {
     sockets: await new Promise((resolve) => fastify.server.getConnections((_error, count) => resolve(count)))
   })
   const none = { connections: 0, channels: 0, present: 0, gauge: 0, sockets: 0 }
-  // What does not read its end is ended after ten seconds.
+  // A connection that does not read its end is closed after ten seconds.
   await until(async () => JSON.stringify(await counts()) === JSON.stringify(none), 60_000).catch(() => {})
   t.strictSame(await counts(), none)
 }
 
-/** A database whose function lets nobody in while `hold` holds it. */
+/** A database with an `authorizeFunction` that does not answer between `hold` and its release. */
 async function withGate(t: Test) {
   const dbUri = await database()
   await query(
@@ -146,7 +146,7 @@ async function withGate(t: Test) {
       await client.query('select pg_advisory_lock(7)')
       return () => client.query('select pg_advisory_unlock(7)')
     },
-    /** How many wait at it. */
+    /** The number of calls that wait. */
     async waiting() {
       const { rows } = await query(
         dbUri,
@@ -159,7 +159,7 @@ async function withGate(t: Test) {
   }
 }
 
-t.test('a client that leaves while it is let in never comes in', async (t) => {
+t.test('a client that leaves during its admission is never admitted', async (t) => {
   const { dbUri, hold, waiting } = await withGate(t)
   const { fastify, port, lines } = await build(t, {
     dbUri,
@@ -189,7 +189,7 @@ t.test('a client that leaves while it is let in never comes in', async (t) => {
     await until(async () => (await waiting()) === 1)
     socket.resetAndDestroy()
     await release()
-    // One that comes after it, to the one place that there is.
+    // Another client follows. The limit is one connection.
     await until(async () => {
       const stream = await fetch(`http://127.0.0.1:${port}/b/${rw}`, {
         headers: { accept: 'text/event-stream' }
@@ -208,7 +208,7 @@ t.test('a client that leaves while it is let in never comes in', async (t) => {
   )
 })
 
-t.test('streams that are pipelined on one connection do not come in, and leave nothing', async (t) => {
+t.test('streams that are pipelined on one connection are rejected, and leave nothing behind', async (t) => {
   const { fastify, port } = await build(t, {
     dbUri: await database(),
     presenceChannels: '*',
@@ -233,7 +233,7 @@ t.test('streams that are pipelined on one connection do not come in, and leave n
   await once(socket.resume(), 'close')
   await left(t, fastify)
 
-  // Behind what is answered soon, the refusal is.
+  // The refusal comes after the answer to the first request.
   const behind = connect(port, '127.0.0.1')
   behind.write(
     `GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /b/${rw} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\nConnection: close\r\n\r\n`
@@ -242,7 +242,7 @@ t.test('streams that are pipelined on one connection do not come in, and leave n
   await left(t, fastify)
 })
 
-t.test('over HTTP/2 a client leaves with its stream, not with its connection', async (t) => {
+t.test('over HTTP/2, a client leaves when its stream ends, not when its connection does', async (t) => {
   const { fastify, http } = await build(
     t,
     { dbUri: await database(), maxConnections: 1, presenceChannels: '*', rawChannels: '*' },

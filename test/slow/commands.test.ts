@@ -23,7 +23,7 @@ async function atTerminal(t: Test, environment: Record<string, string>): Promise
     cwd: t.testdir(),
     env: { PATH: process.env.PATH, TERM: 'xterm', ...environment }
   })
-  // The terminal ends with it, and the server with the terminal.
+  // This ends the terminal, which ends the server.
   t.teardown(() => child.kill('SIGKILL'))
   let output = ''
   child.stdout.on('data', (chunk) => {
@@ -35,23 +35,23 @@ async function atTerminal(t: Test, environment: Record<string, string>): Promise
 
 const claimsOf = (token: string) => JSON.parse(Buffer.from(token.split('.')[1]!, 'base64url').toString())
 
-/** Prints a token, and returns it with its claims. */
+/** Runs the command `token`. Returns the token and its claims. */
 async function minted(t: Test, args: string[], environment: Record<string, string> = secret) {
   const { code, printed, output } = await command(t, ['token', ...args], environment)
   t.equal(code, 0, output)
   const token = printed.trimEnd()
-  t.match(token, /^[\w-]+\.[\w-]+\.[\w-]+$/, 'the token alone is on standard output')
+  t.match(token, /^[\w-]+\.[\w-]+\.[\w-]+$/, 'standard output contains only the token')
   return { token, claims: claimsOf(token), output }
 }
 
-t.test('--version prints the version alone', async (t) => {
+t.test('--version prints only the version', async (t) => {
   for (const word of ['--version', '-v']) {
     t.match(await command(t, [word]), { code: 0, output: `${VERSION}\n` })
   }
 })
 
 t.test(
-  '--help says how to use each command; a call that is unknown ends with 2 and the same help',
+  '--help explains each command; an unknown command prints the same help and exits with 2',
   async (t) => {
     const { code, printed } = await command(t, ['--help'])
     t.equal(code, 0)
@@ -77,7 +77,7 @@ t.test(
   }
 )
 
-t.test('a start that fails says why once, and what to set', async (t) => {
+t.test('a failed start prints the reason once, and what to set', async (t) => {
   const uri = { PGWS_DB_URI: await database(), ...secret }
   const [option, port] = await Promise.all([
     command(t, [], { ...uri, PGWS_DEFAULT_MODE: 'x' }),
@@ -95,7 +95,7 @@ t.test('a start that fails says why once, and what to set', async (t) => {
   )
 })
 
-t.test('at a terminal the log is for people; elsewhere it is JSON', async (t) => {
+t.test('the log is readable text at a terminal, and JSON elsewhere', async (t) => {
   const environment = { PGWS_DB_URI: await database(), ...secret }
   const piped = await started(await run(t, environment))
   for (const line of piped.output().trim().split('\n'))
@@ -106,7 +106,7 @@ t.test('at a terminal the log is for people; elsewhere it is JSON', async (t) =>
 })
 
 t.test(
-  'with the embedded database the start says what it does, its addresses last; all commands find it',
+  'the start with the embedded database prints its progress, and at the end its addresses; other commands find it',
   async (t) => {
     const folder = mkdtempSync(join(tmpdir(), 'pgws-embedded-'))
     const embedded = { PGWS_EMBEDDED_FOLDER: folder }
@@ -126,7 +126,7 @@ t.test(
     t.same(
       welcome.filter((line) => line.startsWith('{')),
       [],
-      'no line of the log is among the addresses'
+      'no log line separates the addresses'
     )
     const { token } = await minted(t, ['--mode', 'rw', '--channels', 'chat'], embedded)
     await open(t, `${app.ws}/chat/${token}`)
@@ -137,7 +137,7 @@ t.test(
   }
 )
 
-t.test('SQL may begin with a comment', async (t) => {
+t.test('sql accepts a statement that begins with a comment', async (t) => {
   const { code, printed } = await command(t, ['sql', '-- a comment\nselect 1 as one'], {
     PGWS_DB_URI: await database()
   })
@@ -152,7 +152,7 @@ t.test('sql and migrate read the connection string from a file, as the server do
   t.match(await command(t, ['sql', 'select 1'], { PGWS_LISTENER_URI: `@${file}` }), { code: 0 })
 })
 
-t.test('token prints what the server accepts, and for no longer than asked', async (t) => {
+t.test('token prints a token that the server accepts, with the requested lifetime', async (t) => {
   const server = await serve(t, { PGWS_DB_URI: await database(), ...secret })
   const before = Math.floor(Date.now() / 1000)
   const { token, claims, output } = await minted(t, [
@@ -184,7 +184,7 @@ t.test('token prints what the server accepts, and for no longer than asked', asy
   t.match(noted, /Note: this token allows every channel/)
 })
 
-t.test('token puts claims where the server looks for them', async (t) => {
+t.test('token writes claims to the configured paths', async (t) => {
   const environment = {
     ...secret,
     PGWS_MODE_CLAIM: '.app_metadata.mode',
@@ -209,7 +209,7 @@ t.test('token puts claims where the server looks for them', async (t) => {
 })
 
 t.test(
-  'token signs with a secret in base64, from a file, of a JWK, and of the embedded database',
+  'token signs with a secret in base64, from a file, from a JWK, and of the embedded database',
   async (t) => {
     const uri = await database()
     const bytes = Buffer.from(`${SECRET}ÿ`)
@@ -225,7 +225,7 @@ t.test(
       const server = await serve(t, { PGWS_DB_URI: uri, ...environment })
       await open(t, `${server.ws}/a/${token}`)
     }
-    // Where the server keeps its own: test/slow has the server itself.
+    // In the folder where the server stores its own secret.
     const embedded = { PGWS_EMBEDDED_FOLDER: mkdtempSync(join(tmpdir(), 'pgws-embedded-')) }
     t.match(await command(t, ['token', '--mode', 'r'], embedded), {
       code: 1,
@@ -244,7 +244,7 @@ t.test(
   }
 )
 
-t.test('token says what is missing, and never a secret', async (t) => {
+t.test('token says what is missing, and never prints a secret', async (t) => {
   const jwk = { kty: 'OKP', crv: 'Ed25519', x: '11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo' }
   const uri = { PGWS_DB_URI: 'postgresql://ann:geheim@localhost/none' }
   const cases: [string[], Record<string, string>, number, RegExp][] = [

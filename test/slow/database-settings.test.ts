@@ -7,7 +7,7 @@ const { database, migrated: withSchema } = await withPostgres(t)
 const TOKEN = token({ mode: 'rw', sub: 'me' })
 const payloadOf = (text: string) => JSON.parse(text).payload
 
-/** What roles and databases have set in the field: none of it may change what we do. */
+/** Settings that roles and databases have in practice. None of them may change what the server does. */
 const SETTINGS: Record<string, Record<string, string>> = {
   'standard_conforming_strings off': { standard_conforming_strings: 'off' },
   'array_nulls off': { array_nulls: 'off' },
@@ -32,7 +32,7 @@ const SETTINGS: Record<string, Record<string, string>> = {
 
 let roles = 0
 
-/** A database, and as a role sees it that has settings of its own: `owner` is one that has none. */
+/** A database for a role with settings. `owner` is the connection string of a role without them. */
 async function withSettings(
   settings: Record<string, string>,
   scope: 'role' | 'database' = 'role'
@@ -41,13 +41,13 @@ async function withSettings(
   const role = `set_${++roles}`
   await query(owner, `create role ${role} login superuser`)
   const target = scope === 'role' ? `role ${role}` : `database ${/\/(test_\w+)/.exec(owner)![1]}`
-  // Together: the next session has them all.
+  // In one query, so that the next session has all of them.
   const changes = Object.entries(settings).map(([name, value]) => `alter ${target} set ${name} = ${value}`)
   await query(owner, changes.join(';'))
   return { owner, target, dbUri: owner.replace('postgres@', `${role}@`) }
 }
 
-/** Runs a statement as a role whose statements may be too slow for it; not what is tested. */
+/** Runs a statement of the test, and repeats it if the role's timeouts end it. */
 async function patiently(dbUri: string, text: string, values: unknown[] = []): Promise<pg.QueryResult> {
   for (let attempt = 1; ; attempt++) {
     try {
@@ -71,10 +71,10 @@ async function migrated(dbUri: string): Promise<void> {
 }
 
 for (const [title, settings] of Object.entries(SETTINGS)) {
-  t.test(`${title}, of a role: all works as without`, (t) => works(t, settings, 'role'))
+  t.test(`${title}, set for a role, changes nothing`, (t) => works(t, settings, 'role'))
 }
 
-/** A session has those of its database in the same way, so here they are taken together. */
+/** Sessions get the settings of their database in the same way, so several are tested together. */
 const of = (...titles: string[]): Record<string, string> =>
   Object.assign({}, ...titles.map((title) => SETTINGS[title]))
 const TIMEOUTS = Object.keys(SETTINGS).filter((title) => title.endsWith('20 ms'))
@@ -97,10 +97,10 @@ const TOGETHER: Record<string, Record<string, string>> = {
   )
 }
 for (const [title, settings] of Object.entries(TOGETHER)) {
-  t.test(`${title}, of a database: all works as without`, (t) => works(t, settings, 'database'))
+  t.test(`${title}, set for a database, changes nothing`, (t) => works(t, settings, 'database'))
 }
 
-t.test('each setting of a role is one of a database, too', async (t) => {
+t.test('each setting is tested for a role and for a database', async (t) => {
   const names = (groups: typeof SETTINGS) => new Set(Object.values(groups).flatMap(Object.keys))
   t.same(names(TOGETHER), names(SETTINGS))
 })
@@ -147,7 +147,7 @@ async function works(t: Test, settings: Record<string, string>, scope: 'role' | 
       client.messages.map((text) => JSON.parse(text).id)
     )
   }
-  // One that goes to a raw channel and one that is stored, together: arrays with nulls.
+  // A message for a raw channel and a durable one, together, so that arrays contain nulls.
   const both = await open(t, `${ws}/${token({ mode: 'r', channels: ['plain', 'kept:2'] })}`)
   await fastify.pgws.publishAll(
     [
@@ -193,7 +193,7 @@ async function works(t: Test, settings: Record<string, string>, scope: 'role' | 
 }
 
 t.test(
-  'a function of the owner finds the settings of the role, and the transaction outlives them',
+  "the owner's functions run with the settings of the role, which do not end their transaction",
   async (t) => {
     const { dbUri, owner } = await withSettings({
       lock_timeout: "'1234ms'",
@@ -216,7 +216,7 @@ t.test(
     const client = await open(t, `${ws}/a/${TOKEN}`)
     for (let i = 1; i <= 5; i++) {
       client.send('x')
-      // A busy process: its transaction is idle for longer than the role's sessions may be.
+      // A busy process. Its transaction is idle for longer than the role's timeout.
       const until = performance.now() + 60
       while (performance.now() < until);
       t.same(payloadOf((await client.received(i))[i - 1]!), {
@@ -230,12 +230,12 @@ t.test(
   }
 )
 
-t.test("a writer's own timeouts are what they were, and it waits for nobody", async (t) => {
+t.test('a writer keeps its timeouts, and waits for nobody', async (t) => {
   const { dbUri, owner } = await withSettings({ lock_timeout: "'200ms'", statement_timeout: "'30s'" })
   await migrated(dbUri)
   await query(owner, `select pgws.retain('kept:*', '1 hour')`)
   const { fastify } = await build(t, { dbUri, publishTimeout: 30_000 })
-  // Until a server is the sequencer, writers take the lock themselves.
+  // Until a server is the sequencer, writers lock it themselves.
   await until(async () => (await fastify.pgws.health()).outbox.sequencer)
   const writer = new pg.Client(dbUri)
   await writer.connect()
@@ -251,7 +251,7 @@ t.test("a writer's own timeouts are what they were, and it waits for nobody", as
   t.same(await own(), { lock: '200ms', statement: '30s' })
   await writer.query('commit')
   t.same(await own(), { lock: '200ms', statement: '30s' })
-  // Servers publish one after the other. A writer does not wait for them, so its timeout does not matter.
+  // Servers publish one after the other. A writer does not wait for them, so its timeout has no effect.
   const holder = new pg.Client(owner)
   await holder.connect()
   t.teardown(() => holder.end())
@@ -265,14 +265,14 @@ t.test("a writer's own timeouts are what they were, and it waits for nobody", as
   t.same(messages.map(({ text }) => JSON.parse(text).payload).sort(), [1, 2, 3, 'the server waits'])
 })
 
-t.test('a database that refuses writes: health says it, and what is to be stored waits', async (t) => {
+t.test('if the database rejects writes, GET /health says so, and durable messages wait', async (t) => {
   const owner = await withSchema('kept:*')
   const name = /\/(test_\w+)/.exec(owner)![1]
   await query(owner, `alter database ${name} set default_transaction_read_only = on`)
   const { fastify, http, ws, lines } = await build(t, { dbUri: owner, publishTimeout: 60_000 })
   t.match(await fastify.pgws.health(), { status: 'degraded', pool: { status: 'read-only' } })
   t.ok(lines.some((line) => line.includes('the database is read-only')))
-  // Nothing is stored of these.
+  // These are not stored.
   const plain = await open(t, `${ws}/plain/${TOKEN}`)
   await fastify.pgws.publish('plain', 'passes')
   t.equal(payloadOf((await plain.received(1))[0]!), 'passes')
@@ -291,7 +291,7 @@ t.test('a database that refuses writes: health says it, and what is to be stored
   await until(async () => (await fastify.pgws.health()).status === 'ok')
 })
 
-t.test('a schema can be installed where all else may only be read', async (t) => {
+t.test('the schema can be installed in a database that is read-only by default', async (t) => {
   const { dbUri } = await withSettings({ default_transaction_read_only: 'on' })
   await migrated(dbUri)
   const { fastify } = await build(t, { dbUri, migrate: true })
@@ -301,11 +301,11 @@ t.test('a schema can be installed where all else may only be read', async (t) =>
 for (const [sqlstate, trouble] of Object.entries({
   '40001': 'a serialization failure',
   '40P01': 'a deadlock',
-  '55P03': 'a lock that is not to be had',
+  '55P03': 'a lock that is not available',
   '57014': 'a statement that is cancelled',
-  '25006': 'a transaction that may only read'
+  '25006': 'a read-only transaction'
 })) {
-  t.test(`${sqlstate}, ${trouble}: it is tried again`, async (t) => {
+  t.test(`retries after ${trouble} (${sqlstate})`, async (t) => {
     const owner = await withSchema('kept:*')
     await query(
       owner,
@@ -317,9 +317,9 @@ for (const [sqlstate, trouble] of Object.entries({
     )
     const { fastify, ws } = await build(t, { dbUri: owner })
     const client = await open(t, `${ws}/kept%3A1/${TOKEN}`)
-    // What does not wait has a few tries.
+    // A publication that does not wait is tried a few times.
     await fastify.pgws.publish('kept:1', 'published')
-    // What may wait has more of them.
+    // A message that may wait is tried more often.
     await query(
       owner,
       `drop trigger fail on pgws.messages; alter sequence public.tries restart;

@@ -13,16 +13,16 @@ import { guardedRole } from '../support/guarded-role.js'
 import { install, query } from '../support/helper.js'
 import { createDatabase, testPostgres } from '../support/postgres.js'
 
-// Roles with passwords and limits are the whole server's.
+// Roles with passwords and limits belong to the whole cluster.
 const postgres = await testPostgres(t)
 const socket = join(postgres.socketFolder, '.s.PGSQL.5432')
 const SECRET = 'geheim-geheim-geheim-geheim-geheim'
 const base = { PGWS_JWT_SECRET: SECRET }
 
-/** What is nowhere in the output. */
+/** Never appears in the output. */
 const HIDDEN = /geheim/
 
-/** A database with the schema, and a connection string of a role that may use it. */
+/** A database with the schema, and the connection string of a role with the needed grants. */
 async function prepared(role: string, grant = true): Promise<{ owner: string; uri: string }> {
   const owner = await createDatabase(postgres)
   await install(owner)
@@ -31,7 +31,7 @@ async function prepared(role: string, grant = true): Promise<{ owner: string; ur
   return { owner, uri: owner.replace('postgres@', `${role}:geheim@`) }
 }
 
-/** What the command prints, in this process. */
+/** Runs the command in this process. Returns its output. */
 async function examined(
   environment: Record<string, string>
 ): Promise<{ code: number | null; output: string }> {
@@ -40,7 +40,7 @@ async function examined(
   return { code: well ? 0 : 1, output: String(out.read()) }
 }
 
-/** The lines of the doctor by what was checked, and its exit code. */
+/** Runs the doctor. Returns its lines by check, and its exit code. */
 async function doctor(t: Test, environment: Record<string, string>, ask = examined) {
   const { code, output } = await ask({ ...base, ...environment })
   t.notMatch(output, HIDDEN)
@@ -51,10 +51,10 @@ async function doctor(t: Test, environment: Record<string, string>, ask = examin
   return { code, output, warnings: levels('warning'), errors: levels('error'), lines }
 }
 
-/** The command itself, in a process of its own. */
+/** Runs the command in a process of its own. */
 const asCommand = (t: Test) => (environment: Record<string, string>) => command(t, ['doctor'], environment)
 
-/** Expects one error, and no other; and the exit code 1. */
+/** Expects exactly one error, and the exit code 1. */
 async function hasError(t: Test, environment: Record<string, string>, expected: RegExp) {
   const { code, errors, output } = await doctor(t, environment)
   t.equal(errors.length, 1, output)
@@ -71,7 +71,7 @@ async function hasWarning(t: Test, environment: Record<string, string>, expected
   t.equal(code, 0)
 }
 
-t.test('where all is well, each check says OK', async (t) => {
+t.test('each check prints OK if nothing is wrong', async (t) => {
   const { uri } = await prepared('well')
   const { code, output, lines } = await doctor(t, { PGWS_DB_URI: uri }, asCommand(t))
   t.equal(code, 0)
@@ -86,7 +86,7 @@ t.test('where all is well, each check says OK', async (t) => {
   t.match(output, /listen +a notification has come back in \d+ ms/)
 })
 
-t.test('the configuration: each variable that is wrong', async (t) => {
+t.test('reports each invalid variable', async (t) => {
   const { uri } = await prepared('configured')
   await hasError(t, { PGWS_DB_URI: uri, PGWS_POOL_SIZE: 'many' }, /PGWS_POOL_SIZE must be a whole number/)
   await hasError(t, { PGWS_DB_URI: uri, PGWS_DEFAULT_MODE: 'x' }, /PGWS_DEFAULT_MODE\) must be r, w or rw/)
@@ -98,7 +98,7 @@ t.test('the configuration: each variable that is wrong', async (t) => {
   await hasWarning(t, { PGWS_DB_URI: uri, PGWS_OF_A_NEWER_VERSION: 'geheim' }, /PGWS_OF_A_NEWER_VERSION/)
 })
 
-t.test('the connection: wrong port, password, database, and a server that does not answer', async (t) => {
+t.test('reports a wrong port, password or database, and a server that does not answer', async (t) => {
   const { owner, uri } = await prepared('connecting')
   const proxy = await FaultProxy.start(t, socket)
   const over = (port: number) => `postgresql://connecting:geheim@127.0.0.1:${port}/none`
@@ -134,7 +134,7 @@ t.test('the connection: wrong port, password, database, and a server that does n
   )
 })
 
-t.test('the role: no grants, too much, too few connections, read-only', async (t) => {
+t.test('reports a role with missing grants, too many rights, few connections, or read-only', async (t) => {
   const bare = await prepared('bare', false)
   await hasError(
     t,
@@ -150,7 +150,7 @@ t.test('the role: no grants, too much, too few connections, read-only', async (t
   await hasWarning(t, { PGWS_DB_URI: readers.uri }, /role: the sessions of "readers" are read-only/)
 })
 
-t.test('the schema: missing, too old, too new, of another listen channel', async (t) => {
+t.test('reports a schema that is missing, too old, too new, or has another listen channel', async (t) => {
   const dbUri = await createDatabase(postgres)
   await query(dbUri, 'create role stranger login')
   const stranger = dbUri.replace('postgres@', 'stranger@')
@@ -176,7 +176,7 @@ t.test('the schema: missing, too old, too new, of another listen channel', async
   await hasError(t, { PGWS_DB_URI: uri }, /schema: .*supports versions up to \d+: upgrade/)
 })
 
-t.test('SQL functions that are not there', async (t) => {
+t.test('reports SQL functions that do not exist', async (t) => {
   const { uri } = await prepared('caller')
   await hasError(
     t,
@@ -185,7 +185,7 @@ t.test('SQL functions that are not there', async (t) => {
   )
 })
 
-t.test('a listener that hears of another database, or cannot listen', async (t) => {
+t.test('reports a listener that is connected to another database, or cannot listen', async (t) => {
   const { uri } = await prepared('one')
   const other = await createDatabase(postgres)
   await hasError(
@@ -195,7 +195,7 @@ t.test('a listener that hears of another database, or cannot listen', async (t) 
   )
 })
 
-t.test('the keys: too short, private, no JWK set', async (t) => {
+t.test('reports keys that are too short or private, and what is not a JWK set', async (t) => {
   const { uri } = await prepared('keyed')
   await hasWarning(
     t,
@@ -223,7 +223,7 @@ t.test('the keys: too short, private, no JWK set', async (t) => {
   t.match(await doctor(t, jwks(port)), { code: 0, output: /OK +keys +PGWS_JWKS_URL .*1 key \(EdDSA\)/ })
 })
 
-t.test('a clock that is wrong', async (t) => {
+t.test('reports a wrong clock', async (t) => {
   const { uri } = await prepared('late')
   const shifted = (seconds: number) =>
     `--import=data:text/javascript,${encodeURIComponent(`const { now } = Date; Date.now = () => now() + ${seconds * 1000}`)}`
@@ -241,7 +241,7 @@ t.test('a clock that is wrong', async (t) => {
   )
 })
 
-t.test('without a database the embedded one is checked while it runs', async (t) => {
+t.test('without a configured database, checks the embedded one while it runs', async (t) => {
   await hasWarning(
     t,
     { PGWS_JWT_SECRET: '', PGWS_EMBEDDED_FOLDER: join(tmpdir(), 'pgws-none') },

@@ -16,7 +16,7 @@ const SERVER = {
   PGWS_CHECK_LISTENER_INTERVAL: '300'
 }
 
-/** Reads a channel, and comes back with the last id that it got, to whichever server is there. */
+/** Reads a channel. Reconnects with its last id to any server that answers. */
 class Follower {
   readonly got: string[] = []
   readonly ids: string[] = []
@@ -53,7 +53,7 @@ class Follower {
   }
 }
 
-/** Publishes over HTTP until it is stopped, and keeps what was acknowledged. */
+/** Publishes over HTTP until it is stopped, and records what was acknowledged. */
 class Sender {
   readonly acknowledged: string[] = []
   over = false
@@ -66,7 +66,7 @@ class Sender {
   async #send(name: string, apps: () => App[]): Promise<void> {
     for (let n = 0; !this.over; n++) {
       const payload = `${name} ${n}`
-      // The same key until it is acknowledged: stored once, however often that takes.
+      // The same key until it is acknowledged, so that it is stored once, however often it is sent.
       for (let attempt = 0; ; attempt++) {
         const all = apps()
         const status = await fetch(`${all[attempt % all.length]!.http}/publish`, {
@@ -89,13 +89,13 @@ class Sender {
   }
 }
 
-/** Waits until each sender has had so many more messages acknowledged. */
+/** Waits until each sender has `count` more acknowledged messages. */
 async function progress(senders: Sender[], count: number): Promise<void> {
   const goals = senders.map(({ acknowledged }) => acknowledged.length + count)
   await until(() => senders.every(({ acknowledged }, i) => acknowledged.length >= goals[i]!))
 }
 
-/** What was acknowledged is there, once and in order, for everyone who came back with their last id. */
+/** Checks that all acknowledged messages are stored, and that each follower received them once and in order. */
 async function account(t: Test, dbUri: string, senders: Sender[], followers: Follower[]) {
   for (const sender of senders) sender.over = true
   await Promise.all(senders.map(({ done }) => done))
@@ -118,7 +118,7 @@ async function account(t: Test, dbUri: string, senders: Sender[], followers: Fol
   }
 }
 
-t.test('a server that is killed takes nothing with it', async (t) => {
+t.test('no acknowledged message is lost when a server is killed', async (t) => {
   const postgres = await sharedPostgres(t)
   const dbUri = await createDatabase(postgres)
   const environment = { ...SERVER, PGWS_DB_URI: dbUri }
@@ -130,7 +130,7 @@ t.test('a server that is killed takes nothing with it', async (t) => {
   for (let round = 0; round < 3; round++) {
     await progress(senders, 20)
     apps[round % 2]!.child.kill('SIGKILL')
-    // The other one serves all of them.
+    // The other server serves all of them.
     await progress(senders, 5)
     apps[round % 2] = await started(await run(t, environment))
   }
@@ -138,7 +138,7 @@ t.test('a server that is killed takes nothing with it', async (t) => {
   await account(t, dbUri, senders, followers)
 })
 
-t.test('a PostgreSQL that is killed, with fsync on, loses nothing that was acknowledged', async (t) => {
+t.test('no acknowledged message is lost when PostgreSQL is killed, with fsync on', async (t) => {
   let postgres = await testPostgres(t, { fsync: 'on', synchronous_commit: 'on' })
   const dbUri = await createDatabase(postgres)
   const environment = { ...SERVER, PGWS_DB_URI: dbUri }
@@ -159,7 +159,7 @@ t.test('a PostgreSQL that is killed, with fsync on, loses nothing that was ackno
   await account(t, dbUri, senders, followers)
 })
 
-t.test('a full disk is an error for who publishes there, and for nobody else', async (t) => {
+t.test('a full disk is an error only for publications that need it', async (t) => {
   const postgres = await testPostgres(t)
   const dbUri = await createDatabase(postgres)
   const { ws, fastify } = await build(t, { dbUri, migrate: true })
@@ -189,7 +189,7 @@ t.test('a full disk is an error for who publishes there, and for nobody else', a
   t.equal(lucky.webSocket.readyState, 1)
 })
 
-t.test('a message whose commit is in doubt is sent again, and stored once', async (t) => {
+t.test('a message whose commit is unknown is sent again, and stored once', async (t) => {
   const { FaultProxy } = await import('../support/fault-proxy.js')
   const postgres = await sharedPostgres(t)
   const dbUri = await createDatabase(postgres)
@@ -200,7 +200,7 @@ t.test('a message whose commit is in doubt is sent again, and stored once', asyn
   const sender = await open(t, `${ws}/a/${writer}`)
   const count = 200
   for (let n = 0; n < count; n++) {
-    // Every tenth statement's answer is lost.
+    // The answer to every tenth statement is lost.
     if (n % 10 === 5) proxy.cutAfter(0)
     sender.send(String(n))
     await sleep(3)

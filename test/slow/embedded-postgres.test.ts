@@ -32,7 +32,7 @@ function newFolder(t: Test): string {
   return folder
 }
 
-/** As root the data is elsewhere: that goes, too. */
+/** As root, the data is in another folder, which is removed, too. */
 function removeHome(t: Test, { home, socketFolder }: { home: string; socketFolder: string }) {
   t.teardown(() => {
     rmSync(home, { recursive: true, force: true })
@@ -48,12 +48,12 @@ async function one(uri: string, text: string): Promise<string> {
   return rows[0]?.[0]
 }
 
-/** Copies the compiled module, and what it needs of ours, into a package. */
+/** Copies the compiled module, and the modules that it imports, into a package. */
 function copyModule(folder: string): string {
   for (const name of readdirSync(dirname(COMPILED)).filter((name) => name.endsWith('.js'))) {
     cpSync(join(dirname(COMPILED), name), join(folder, 'embedded-postgres', name))
   }
-  // The one file outside that it needs.
+  // The only other file that it imports.
   cpSync(join(root, 'dist/lib/thrown.js'), join(folder, 'thrown.js'))
   return join(folder, 'embedded-postgres', 'server.js')
 }
@@ -106,7 +106,7 @@ const processesOn = (dataFolder: string) =>
 const watchdogOf = (pid: number) =>
   Number(execFileSync('ps', ['-o', 'ppid=', '-p', String(pid)], { encoding: 'utf8' }))
 
-t.test('is real PostgreSQL on a Unix socket only, and keeps its data', async (t) => {
+t.test('is PostgreSQL on a Unix socket only, and keeps its data', async (t) => {
   const folder = newFolder(t)
   const first = await startEmbeddedPostgres({ folder, settings: NO_SYNC })
   removeHome(t, first)
@@ -123,7 +123,7 @@ t.test('is real PostgreSQL on a Unix socket only, and keeps its data', async (t)
   await second.stop()
 })
 
-t.test('a port that its settings name is in its URI', async (t) => {
+t.test('its URI contains the port of its settings', async (t) => {
   const folder = newFolder(t)
   const server = await startEmbeddedPostgres({ folder, settings: { ...NO_SYNC, port: '6543' } })
   removeHome(t, server)
@@ -132,7 +132,7 @@ t.test('a port that its settings name is in its URI', async (t) => {
   t.equal(findRunningEmbedded(folder), server.uri)
 })
 
-t.test('never are there two on one data folder', async (t) => {
+t.test('a second one cannot start on the same data folder', async (t) => {
   const folder = newFolder(t)
   const first = await owner(t, folder)
   removeHome(t, first)
@@ -142,7 +142,7 @@ t.test('never are there two on one data folder', async (t) => {
   t.equal(await one(first.uri, 'select 1'), 1)
 })
 
-t.test('nothing is left behind when the server is killed, and the next start works', async (t) => {
+t.test('ends when the server is killed, and the next start works', async (t) => {
   const folder = newFolder(t)
   const first = await owner(t, folder)
   removeHome(t, first)
@@ -154,7 +154,7 @@ t.test('nothing is left behind when the server is killed, and the next start wor
   await second.stop()
 })
 
-t.test('a start at once after the kill takes over, too', async (t) => {
+t.test('a start immediately after the kill works, too', async (t) => {
   const folder = newFolder(t)
   const first = await owner(t, folder)
   removeHome(t, first)
@@ -165,7 +165,7 @@ t.test('a start at once after the kill takes over, too', async (t) => {
   await second.stop()
 })
 
-t.test('a PostgreSQL whose watchdog was killed with the server is ended by the next start', async (t) => {
+t.test('the next start ends a PostgreSQL whose watchdog was killed with the server', async (t) => {
   const folder = newFolder(t)
   const first = await owner(t, folder)
   removeHome(t, first)
@@ -183,13 +183,13 @@ t.test('a PostgreSQL whose watchdog was killed with the server is ended by the n
   const lines: string[] = []
   const second = await startEmbeddedPostgres({ folder, settings: NO_SYNC, log: (line) => lines.push(line) })
   t.match(lines.join('\n'), new RegExp(`process ${first.pid}`))
-  // Nobody may be there to reap it, so a zombie (an empty command line) is as good as gone.
+  // It may have no parent that reaps it, so a zombie (an empty command line) counts as ended.
   await until(() => !processesOn(first.dataFolder).some((line) => line.trim().startsWith(`${first.pid} `)))
   t.equal(await one(second.uri, 'select 1'), 1)
   await second.stop()
 })
 
-t.test('a process that is not ours is left alone, though postmaster.pid names it', async (t) => {
+t.test('does not end a process of somebody else that postmaster.pid names', async (t) => {
   const folder = newFolder(t)
   const first = await startEmbeddedPostgres({ folder, settings: NO_SYNC })
   removeHome(t, first)
@@ -206,7 +206,7 @@ t.test('a process that is not ours is left alone, though postmaster.pid names it
   if (!(second instanceof Error)) await second.stop()
 })
 
-t.test('Ctrl-C on the terminal reaches the server, not PostgreSQL', async (t) => {
+t.test('Ctrl-C at the terminal reaches the server, but not PostgreSQL', async (t) => {
   const folder = newFolder(t)
   const postgres = await startEmbeddedPostgres({ folder, settings: NO_SYNC })
   removeHome(t, postgres)
@@ -224,7 +224,7 @@ t.test('works from a folder with a long path', async (t) => {
   await postgres.stop()
 })
 
-t.test('an interrupted first start leaves nothing that would disturb the next', async (t) => {
+t.test('an interrupted first start does not affect the next one', async (t) => {
   const folder = newFolder(t)
   const first = await startEmbeddedPostgres({ folder, settings: NO_SYNC })
   removeHome(t, first)
@@ -237,8 +237,8 @@ t.test('an interrupted first start leaves nothing that would disturb the next', 
   await second.stop()
 })
 
-t.test('runs as root and as an ordinary user, from a checkout that other users cannot enter', async (t) => {
-  // A package of our own, with all that it needs, in a folder that only its owner can enter.
+t.test('runs as root and as an ordinary user, from a checkout that other users cannot read', async (t) => {
+  // A complete package in a folder that only its owner can enter.
   const closed = mkdtempSync(join(tmpdir(), 'pgws-closed-'))
   t.teardown(() => rmSync(closed, { recursive: true, force: true }))
   const modules = join(root, 'node_modules')
@@ -287,10 +287,10 @@ t.test('runs as root and as an ordinary user, from a checkout that other users c
   }
 })
 
-/** Run as root, PostgreSQL runs as another user. */
+/** If the server runs as root, PostgreSQL runs as another user. */
 const asRoot = { skip: process.getuid?.() !== 0 && 'needs root' }
 
-t.test("as root, nothing but its data is in the hands of PostgreSQL's user", asRoot, async (t) => {
+t.test("as root, PostgreSQL's user owns nothing but its data", asRoot, async (t) => {
   const postgres = await startEmbeddedPostgres({ folder: newFolder(t), settings: NO_SYNC })
   removeHome(t, postgres)
   const cluster = dirname(postgres.dataFolder)
@@ -331,13 +331,13 @@ t.test(
   }
 )
 
-t.test('as root, a database of an earlier version is taken over', asRoot, async (t) => {
+t.test('as root, uses the database of an earlier version', asRoot, async (t) => {
   const folder = newFolder(t)
   const first = await startEmbeddedPostgres({ folder, settings: NO_SYNC })
   removeHome(t, first)
   await one(first.uri, 'create table kept ()')
   await first.stop()
-  // There, everything was in one folder of PostgreSQL's user.
+  // Earlier versions had everything in one folder of PostgreSQL's user.
   const former = first.home.replace('/pgws-', '/fastify-pg-websockets-')
   t.teardown(() => rmSync(former, { recursive: true, force: true }))
   renameSync(dirname(first.dataFolder), former)
@@ -350,7 +350,7 @@ t.test('as root, a database of an earlier version is taken over', asRoot, async 
   await second.stop()
 })
 
-t.test('a folder that others may write to is refused', async (t) => {
+t.test('rejects a folder that others can write to', async (t) => {
   const folder = newFolder(t)
   const first = await startEmbeddedPostgres({ folder, settings: NO_SYNC })
   removeHome(t, first)
@@ -361,7 +361,7 @@ t.test('a folder that others may write to is refused', async (t) => {
   })
 })
 
-t.test('where the binaries are missing, the error says what to do', async (t) => {
+t.test('if the binaries are missing, the error says what to do', async (t) => {
   const bare = mkdtempSync(join(tmpdir(), 'pgws-bare-'))
   t.teardown(() => rmSync(bare, { recursive: true, force: true }))
   const modules = join(root, 'node_modules')
@@ -374,7 +374,7 @@ t.test('where the binaries are missing, the error says what to do', async (t) =>
   })
 })
 
-t.test("npm run sql prints rows as psql does, and PostgreSQL's own words for a mistake", async (t) => {
+t.test("npm run sql prints rows as psql does, and PostgreSQL's error messages", async (t) => {
   const postgres = await startEmbeddedPostgres({ folder: newFolder(t), settings: NO_SYNC })
   removeHome(t, postgres)
   let printed = ''

@@ -36,7 +36,7 @@ async function replicated(t: Test, options: ReplicationOptions = {}) {
   return { replication, dbUri }
 }
 
-/** How many sessions of ours a server has in a database. */
+/** The number of this package's sessions in a database. */
 async function sessionsOn(server: EmbeddedPostgres, dbUri: string): Promise<number> {
   const { rows } = await query(
     server.uri,
@@ -48,7 +48,7 @@ async function sessionsOn(server: EmbeddedPostgres, dbUri: string): Promise<numb
 }
 
 for (const signal of ['SIGKILL', 'SIGQUIT', 'SIGINT'] as const) {
-  t.test(`a primary that is ended with ${signal}, and the standby that is promoted`, async (t) => {
+  t.test(`continues with the promoted standby after ${signal} to the primary`, async (t) => {
     const { replication, dbUri } = await replicated(t)
     const app = await started(await run(t, { ...SERVER, PGWS_DB_URI: replication.uri(dbUri) }))
     await until(async () => (await healthOf(app)).code === 200)
@@ -61,7 +61,7 @@ for (const signal of ['SIGKILL', 'SIGQUIT', 'SIGINT'] as const) {
     const sdkKept = subscribed(client, 'kept')
     client.connect()
     await Promise.all([sdkPlain.subscription.ready(60_000), sdkKept.subscription.ready(60_000)])
-    /** All readers have this message of each channel. */
+    /** Waits until all readers have this message of each channel. */
     const all = async (payload: string) => {
       await until(() => payloadsOf(plain).includes(payload) && payloadsOf(kept).includes(payload))
       await until(() => [sdkPlain, sdkKept].every(({ got }) => got.some(({ data }) => data === payload)))
@@ -78,7 +78,7 @@ for (const signal of ['SIGKILL', 'SIGQUIT', 'SIGINT'] as const) {
 
     await replication.killPrimary(signal)
     await until(async () => (await healthOf(app)).code === 503)
-    // The standby can be reached, and is passed over.
+    // The standby answers, and is skipped.
     await until(() =>
       app.output().includes(`127.0.0.1:${portOf(replication.standby)} failed: the session is not read-write`)
     )
@@ -100,7 +100,7 @@ for (const signal of ['SIGKILL', 'SIGQUIT', 'SIGINT'] as const) {
     await until(async () => (await healthOf(app)).code === 200)
     t.match((await healthOf(app)).body, { status: 'ok', listener: { status: 'up' }, pool: { status: 'up' } })
     await Promise.all([plain.received(40), kept.received(40)])
-    // What is not durable is subscribed anew, so that the client knows that something may be missing.
+    // SDKs subscribe again to channels that are not durable, so the client knows that messages may be missing.
     await until(() => sdkPlain.contexts.length === 2)
     for (const payload of numbered('after')) send(payload)
     await all('after 19')
@@ -142,7 +142,7 @@ for (const signal of ['SIGKILL', 'SIGQUIT', 'SIGINT'] as const) {
       rows.map(({ payload }) => payload),
       expected
     )
-    // An id that the old primary gave is as good on the new one.
+    // An id from the old primary is valid on the new one.
     const late = await open(t, `${app.ws}/kept/${reader}?since=${last}`)
     await late.received(42)
     t.same(payloadsOf(late), expected.slice(20))
@@ -177,7 +177,7 @@ t.test(
     await kept.received(20)
     proxy.silence()
     await store(dbUri, numbered('unheard'))
-    // What is acknowledged is on the standby, too.
+    // Acknowledged messages are on the standby, too.
     await replication.killPrimary('SIGKILL')
     proxy.cut()
     await until(() => !fastify.pgws.listenerState.up)
@@ -199,10 +199,10 @@ t.test(
   }
 )
 
-t.test('the primary is found among the hosts', async (t) => {
+t.test('finds the primary among the hosts', async (t) => {
   const { replication, dbUri } = await replicated(t)
   const { primary, standby } = replication
-  // A primary of its own, where nothing can be written.
+  // A separate primary that is read-only.
   const readOnly = await testPostgres(t, {
     listen_addresses: '127.0.0.1',
     port: String(await freePort()),
@@ -233,7 +233,7 @@ t.test('the primary is found among the hosts', async (t) => {
 })
 
 t.test(
-  'a primary that is away for a while is gone back to, though nothing says which host is wanted',
+  'returns to a primary that was unavailable for a while, even without target_session_attrs',
   async (t) => {
     const { replication, dbUri } = await replicated(t)
     const { primary, standby } = replication
@@ -255,7 +255,7 @@ t.test(
   }
 )
 
-t.test('started while there is only a standby, the server waits for its promotion', async (t) => {
+t.test('a server that starts while there is only a standby waits for its promotion', async (t) => {
   const { replication, dbUri } = await replicated(t)
   await replication.killPrimary('SIGKILL')
   const app = await started(await run(t, { ...SERVER, PGWS_DB_URI: replication.uri(dbUri) }))
@@ -284,7 +284,7 @@ t.test('reports a history gap to readers after the failover to a standby that la
   replication.link.cut()
   await store(dbUri, 'lost ', 50)
   await kept.received(55)
-  // Until it has been proven that all of them have come.
+  // Until a probe has proved that all of them have arrived.
   const { lastProvenAlive } = fastify.pgws.listenerState
   await until(
     () => fastify.pgws.listenerState.lastProvenAlive! > lastProvenAlive! + 3 * checkListenerInterval
@@ -293,7 +293,7 @@ t.test('reports a history gap to readers after the failover to a standby that la
   await replication.killPrimary('SIGKILL')
   await until(() => !fastify.pgws.listenerState.up)
   await replication.promote()
-  // As many as take the same positions again, and more, before this server is there.
+  // Enough to use the same positions again, and more, before this server connects.
   await store(replication.onStandby(dbUri), 'new ', 100)
   way.mode = 'pass'
   await until(() => fastify.pgws.listenerState.up)
@@ -307,7 +307,7 @@ t.test('reports a history gap to readers after the failover to a standby that la
       .map(({ payload }) => payload)
       .slice(-2),
     ['new 100', 'live 1'],
-    'what is behind the last position that was known is replayed'
+    'messages after the last known position are replayed'
   )
   t.match(await fastify.pgws.health(), { status: 'degraded', delivery: { failures: ['diverged'] } })
 })

@@ -9,7 +9,7 @@ import { open, query, SECRET, token, until } from '../support/helper.js'
 const rw = token({ mode: 'rw' })
 
 t.test(
-  'on the embedded database the page gets fresh tokens, where their keys are ours to sign with',
+  'on the embedded database, the page gets new tokens if the server has a key to sign them',
   async (t) => {
     const folder = mkdtempSync(join(tmpdir(), 'pgws-app-'))
     t.teardown(() => rmSync(folder, { recursive: true, force: true }))
@@ -62,7 +62,7 @@ t.test(
       ['PGWS_JWT_ISSUER', 'https://login.example.org']
     ] as const) {
       const elsewhere = await embedded({ PGWS_JWT_SECRET: SECRET, [variable]: value })
-      t.notMatch(elsewhere.output(), /eyJ/, 'no token that would be refused')
+      t.notMatch(elsewhere.output(), /eyJ/, 'prints no token that it would reject')
       t.match(elsewhere.output(), /Bearer <a token that PGWS_JWT_SECRET verifies>/)
       await end(elsewhere)
     }
@@ -85,7 +85,7 @@ t.test(
   }
 )
 
-/** An administrator's token gets a name; the name of another stays. */
+/** A token of an administrator gets a name. Other tokens keep theirs. */
 async function named(t: Test, http: string, claimsOf: (token: string) => object): Promise<void> {
   const ask = (given: string, body: string) =>
     fetch(`${http}/token`, {

@@ -16,7 +16,7 @@ const rw = token({ mode: 'rw' })
 const file = (name: string) => readFileSync(join(root, `test/fixtures/${name}`))
 const tls = { https: { cert: file('certificate.pem'), key: file('key.pem') } }
 
-/** Notifies messages in one transaction: they come as fast as PostgreSQL sends them. */
+/** Notifies messages in one transaction, so that they arrive as fast as PostgreSQL sends them. */
 const burst = (count: number, size: number, channel = 'a') =>
   query(
     dbUri,
@@ -25,12 +25,12 @@ const burst = (count: number, size: number, channel = 'a') =>
     [LISTEN_CHANNEL, count, size, channel]
   )
 
-/** A client that does nothing with what it reads but count it, so that many can read at full speed. */
+/** A client that only counts what it reads, so that many can read at full speed. */
 class Counting {
   readonly socket: Socket
   bytes = 0
   closed = false
-  /** Reads one piece only whenever it is resumed. */
+  /** Reads one chunk each time it is resumed. */
   hesitant = false
 
   private constructor(socket: Socket) {
@@ -45,7 +45,7 @@ class Counting {
     })
   }
 
-  /** @param then is sent after the head of the answer, which is not counted */
+  /** @param then is sent after the head of the answer, which does not count */
   static async open(t: Test, port: number, head: string, secure = false, then?: Buffer): Promise<Counting> {
     const socket = secure
       ? connectTls({ port, host: '127.0.0.1', rejectUnauthorized: false })
@@ -92,7 +92,7 @@ const KINDS: Record<string, (t: Test, port: number) => Promise<Counting>> = {
       false,
       masked(subscribe)
     )
-    // It would be closed after some pings without an answer.
+    // Without pongs, it would be closed after some pings.
     const answering = setInterval(() => client.socket.write(PONG), 10_000)
     t.teardown(() => clearInterval(answering))
     return client
@@ -100,10 +100,10 @@ const KINDS: Record<string, (t: Test, port: number) => Promise<Counting>> = {
 }
 
 for (const [kind, openOne] of Object.entries(KINDS)) {
-  t.test(`${kind}: a burst at full speed closes nobody who reads, and still those who do not`, async (t) => {
+  t.test(`${kind}: a burst at full speed closes only clients that do not read`, async (t) => {
     const { port, fastify, lines } = await build(
       t,
-      // However busy the machine is. A listener that is replaced ends the subscriptions of an SDK.
+      // However busy the machine is. Replacing the listener would end the subscriptions of an SDK.
       { dbUri, slowTimeout: 60_000, checkListenerInterval: 0 },
       { server: kind.includes('TLS') ? (tls as FastifyServerOptions) : {} }
     )
@@ -117,7 +117,7 @@ for (const [kind, openOne] of Object.entries(KINDS)) {
     await burst(20_000, 250)
     await until(got(20_000 * 250), 60_000)
     t.equal(closed(), 0)
-    // They have other things to do as well: each reads a little at a time.
+    // As clients that are busy with other work, each reads a little at a time.
     for (const reader of readers) reader.hesitant = true
     const reading = setInterval(() => {
       for (const { socket } of readers) socket.resume()
@@ -129,7 +129,7 @@ for (const [kind, openOne] of Object.entries(KINDS)) {
 
     for (const reader of readers) reader.hesitant = false
     idle.socket.pause()
-    // More than the buffers of the operating system take.
+    // More than the buffers of the operating system hold.
     for (let bursts = 0; bursts < 10 && slow().length === 0; bursts++) {
       const before = Math.max(...readers.map(({ bytes }) => bytes))
       await burst(5000, 1000)
@@ -144,7 +144,7 @@ for (const [kind, openOne] of Object.entries(KINDS)) {
 }
 
 t.test(
-  'one that reads, but not fast enough, is closed after a while; one that catches up is not',
+  'closes a client that reads, but too slowly, after a while, and not one that catches up',
   async (t) => {
     const { port, lines, fastify } = await build(t, {
       dbUri,
@@ -158,7 +158,7 @@ t.test(
     const reasons = () =>
       lines.filter((line) => line.includes('does not read')).map((line) => JSON.parse(line).reason)
     catching!.socket.pause()
-    // A little at a time: it reads, and stays behind.
+    // A little at a time, so that it reads, but does not catch up.
     steady!.hesitant = true
     const reading = setInterval(() => steady!.socket.resume(), 20)
     t.teardown(() => clearInterval(reading))
@@ -171,40 +171,37 @@ t.test(
   }
 )
 
-t.test(
-  'for all clients together no more than their bound waits, and who takes nothing goes first',
-  async (t) => {
-    const total = 8 * 1024 * 1024
-    const { ws, lines, fastify, http } = await build(t, {
-      dbUri,
-      maxBufferedBytes: 64 * 1024 * 1024,
-      maxTotalBufferedBytes: total
-    })
-    const good = await open(t, `${ws}/a/${reader}`)
-    const clients = await Promise.all(Array.from({ length: 6 }, (_, n) => open(t, `${ws}/own${n}/${reader}`)))
-    for (const { webSocket } of clients) webSocket.pause()
-    const waiting = async () => {
-      const metrics = await (await fetch(`${http}/metrics`)).text()
-      return Number(/^pgws_buffered_bytes (\d+)/m.exec(metrics)![1])
-    }
-    const reasons = () =>
-      lines.filter((line) => line.includes('does not read')).map((line) => JSON.parse(line).reason)
-    let rounds = 0
-    while (reasons().length === 0 && rounds++ < 30) {
-      for (let n = 0; n < clients.length; n++) await burst(150, 7000, `own${n}`)
-      await burst(1, 7000)
-      await good.received(rounds)
-      t.ok((await waiting()) <= total)
-    }
-    t.ok(reasons().length >= 1 && reasons().every((reason) => reason === 'total'), `${reasons()}`)
-    await until(
-      () => fastify.pgws.channels().reduce((sum, { readers }) => sum + readers, 0) === 7 - reasons().length
-    )
-    t.equal(good.webSocket.readyState, 1)
+t.test('limits what waits for all clients together, and first closes those that read nothing', async (t) => {
+  const total = 8 * 1024 * 1024
+  const { ws, lines, fastify, http } = await build(t, {
+    dbUri,
+    maxBufferedBytes: 64 * 1024 * 1024,
+    maxTotalBufferedBytes: total
+  })
+  const good = await open(t, `${ws}/a/${reader}`)
+  const clients = await Promise.all(Array.from({ length: 6 }, (_, n) => open(t, `${ws}/own${n}/${reader}`)))
+  for (const { webSocket } of clients) webSocket.pause()
+  const waiting = async () => {
+    const metrics = await (await fetch(`${http}/metrics`)).text()
+    return Number(/^pgws_buffered_bytes (\d+)/m.exec(metrics)![1])
   }
-)
+  const reasons = () =>
+    lines.filter((line) => line.includes('does not read')).map((line) => JSON.parse(line).reason)
+  let rounds = 0
+  while (reasons().length === 0 && rounds++ < 30) {
+    for (let n = 0; n < clients.length; n++) await burst(150, 7000, `own${n}`)
+    await burst(1, 7000)
+    await good.received(rounds)
+    t.ok((await waiting()) <= total)
+  }
+  t.ok(reasons().length >= 1 && reasons().every((reason) => reason === 'total'), `${reasons()}`)
+  await until(
+    () => fastify.pgws.channels().reduce((sum, { readers }) => sum + readers, 0) === 7 - reasons().length
+  )
+  t.equal(good.webSocket.readyState, 1)
+})
 
-t.test('what is written to many at once counts once', async (t) => {
+t.test('bytes that are written to many clients at once count once', async (t) => {
   const { ws, port, lines, fastify, http } = await build(t, {
     dbUri,
     maxBufferedBytes: 64 * 1024 * 1024,
@@ -229,7 +226,7 @@ t.test('what is written to many at once counts once', async (t) => {
   await until(async () => /^pgws_buffered_bytes 0$/m.test(await (await fetch(`${http}/metrics`)).text()))
 })
 
-t.test('answers of history that are not read count, and are ended when there are too many', async (t) => {
+t.test('answers to history requests that are not read count, and are ended beyond the limit', async (t) => {
   const own = await database()
   const { port, http, lines } = await build(t, {
     dbUri: own,

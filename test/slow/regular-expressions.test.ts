@@ -3,7 +3,7 @@ import { measuring, regularExpressions } from '../support/growth.js'
 
 const { literals, computed } = regularExpressions()
 
-t.test('the measurement finds what is not linear', async (t) => {
+t.test('the measurement finds expressions that are not linear', async (t) => {
   const growthOf = measuring(t)
   for (const { source, flags } of [
     /eyJ[\w-]*\.[\w%-]*(?:\.[\w%-]*)*/g,
@@ -15,9 +15,9 @@ t.test('the measurement finds what is not linear', async (t) => {
   }
 })
 
-t.test('the time of each of our regular expressions grows linearly with its input, at most', async (t) => {
+t.test('the time of each regular expression grows at most linearly with its input', async (t) => {
   t.ok(literals.length > 30)
-  t.same(computed, [], 'none is put together of texts, where no test sees it')
+  t.same(computed, [], 'no expression is built from strings, which this test cannot see')
   const growthOf = measuring(t)
   for (const literal of literals) {
     const { growth, prefix, pump, suffix } = await growthOf(literal)

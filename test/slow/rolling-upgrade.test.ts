@@ -32,7 +32,7 @@ async function listEachOther(t: Test, older: string, newer: string): Promise<voi
     after = headers.get('x-pgws-next')
   }
   t.same(paged.sort(), all.map(({ id }: { id: string }) => id).sort())
-  // The older node does not know what a transport is, and would close too many.
+  // The older node does not know transports, and would close too many.
   const { body: sockets, headers } = await get(newer, '/connections?scope=cluster&transport=websocket')
   t.equal(headers.get('x-pgws-missing-nodes'), olderNode.id)
   t.ok(sockets.every(({ node }: { node: string }) => node !== olderNode.id))
@@ -42,7 +42,7 @@ async function listEachOther(t: Test, older: string, newer: string): Promise<voi
 
 for (const commit of RELEASES)
   t.test(
-    `the release ${commit.slice(0, 7)} and this one serve beside each other across the migration, and lose nothing`,
+    `${commit.slice(0, 7)} and this version work side by side during the migration, and lose nothing`,
     async (t) => {
       const cli = await previousRelease(t, commit)
       if (cli === undefined) {
@@ -81,7 +81,7 @@ for (const commit of RELEASES)
           }
         })()
         return {
-          /** Goes on until it has sent some more. */
+          /** Waits until it has sent some more. */
           some: async () => {
             const wanted = rounds + 10
             await until(() => rounds >= wanted, 60_000)
@@ -140,11 +140,11 @@ for (const commit of RELEASES)
       ) as [string[], string[], string[]]
       t.same([...oldKept].sort(), [...sent.kept].sort())
       t.same([...oldPlain].sort(), [...sent.plain].sort())
-      t.same(newKept, oldKept, 'in one order for all')
+      t.same(newKept, oldKept, 'in the same order for all')
 
       const { rows } = await query(dbUri, 'select version from pgws.settings')
       t.same(rows, [{ version: 2 }])
-      // Each still takes what it has to, and neither has complained.
+      // Both still serve their clients, and neither has logged a warning.
       for (const { http, output } of [before, after]) {
         t.match(await (await fetch(`${http}/health`)).json(), { status: 'ok' })
         const complaints = output()
@@ -160,10 +160,10 @@ for (const commit of RELEASES)
   )
 
 t.test(
-  'a server that is too old for the schema says so, closes its clients with 1012, and ends',
+  'a server that is too old for the schema logs it, closes its clients with 1012, and ends',
   async (t) => {
     const dbUri = await database()
-    // Few clients, and yet not all at once: every 3 s one of them.
+    // Even few clients are not closed all at once, but one every 3 s.
     const { fastify, ws, http, lines } = await build(t, { dbUri, migrate: true, shutdownTimeout: 30_000 })
     await query(dbUri, `select pgws.retain('kept', '1 hour')`)
     const clients = await Promise.all(Array.from({ length: 3 }, () => open(t, `${ws}/kept/${rw}`)))
@@ -186,7 +186,7 @@ t.test(
       t.match(await answer.json(), { status: 'unavailable', schema: { status: 'too new' } })
       t.equal(await query(dbUri, 'select 1').then(({ rowCount }) => rowCount), 1)
       await t.rejects(open(t, `${ws}/kept/${rw}`), { message: /503/ })
-      t.ok(events.filter((event) => event === 'closed').length < clients.length, 'others are still there')
+      t.ok(events.filter((event) => event === 'closed').length < clients.length, 'others are still connected')
     })
     await query(
       dbUri,
@@ -208,7 +208,7 @@ t.test(
   }
 )
 
-t.test('the server ends as well where a new connection finds the schema too new', async (t) => {
+t.test('the server also ends if a new connection finds that the schema is too new', async (t) => {
   const dbUri = await database()
   const app = await started(
     await run(t, {
@@ -237,7 +237,7 @@ t.test('a server that is newer than the schema publishes nothing until it is mig
   const dbUri = await database()
   const { fastify: installer } = await build(t, { dbUri, migrate: true })
   await installer.close()
-  // As the release before had left it.
+  // As the previous release left it.
   await query(dbUri, `delete from pgws.migrations where number > 2`)
   await query(dbUri, `insert into pgws.migrations values (2, 'handlers', default, 2) on conflict do nothing`)
   await query(dbUri, `select pgws.retain('kept', '1 hour')`)

@@ -14,16 +14,16 @@ const { migrated } = await withPostgres(t)
 const jwt = token({ mode: 'r', sub: 'me' })
 
 const MIB = 2 ** 20
-/** What may wait for a client: maxBufferedBytes, and a page of stored messages with its frames. */
+/** The maximum that waits for a client: maxBufferedBytes, and a page of stored messages with its frames. */
 const BOUND = 2.5 * MIB
 
-/** A server whose channels `a` and `b` are durable, and what is published there. */
+/** A server with the durable channels `a` and `b`, and a function that publishes there. */
 async function server(t: Test, options: object = {}, before?: (fastify: FastifyInstance) => unknown) {
   const dbUri = await migrated('a', 'b')
   const app = await build(t, { dbUri, maxBufferedBytes: MIB, ...options }, before && { before })
   let published = 0
   const sql = (text: string, values: unknown[] = []) => query(dbUri, text, values)
-  /** Publishes messages with numbers that go on, of some bytes each, in one of the channels in turns. */
+  /** Publishes numbered messages of `bytes` bytes, to each of the channels in turn. */
   const publish = async (count: number, bytes = 100_000, channels = ['a']) => {
     await sql(
       `select pgws.publish_text(($4::text[])[1 + n % cardinality($4)], n || repeat('x', $3))
@@ -45,7 +45,7 @@ const numberOf = (text: string) => Number.parseInt(text, 10)
 const upTo = (count: number) => Array.from({ length: count }, (_, n) => n + 1)
 const payloadsOf = (messages: string[]) => messages.map((text) => numberOf(JSON.parse(text).payload))
 
-/** Publishes 24 MB that a client does not read, and sees that it costs no more than it may. */
+/** Publishes 24 MB that a client does not read. Checks that the server buffers no more than the bound. */
 async function flood(
   t: Test,
   { publish, metric, fastify }: Awaited<ReturnType<typeof server>>,
@@ -63,19 +63,19 @@ async function flood(
   t.equal(await metric('slow_closes_total'), 0)
 }
 
-t.test('a websocket that stops reading costs little, and gets everything once and in order', async (t) => {
+t.test('a websocket that stops reading costs little memory, and receives all in order', async (t) => {
   const app = await server(t)
   const { ws, publish, metric, count } = app
   const client = await open(t, `${ws}/${token({ mode: 'r', channels: ['a', 'b'] })}`)
   client.webSocket.pause()
   await flood(t, app, ['a', 'b'])
   client.webSocket.resume()
-  // More comes while it catches up.
+  // More is published while it catches up.
   for (let batch = 0; batch < 10; batch++) await publish(20, 20_000, ['a', 'b'])
   await client.received(count())
   t.same(payloadsOf(client.messages), upTo(count()))
   t.equal(await metric('slow_closes_total'), 0)
-  // From here on it is live again.
+  // From now on, it receives messages directly again.
   await until(async () => (await metric('buffered_bytes')) === 0)
   const before = await metric('slow_catch_ups_total')
   await publish(3, 10)
@@ -85,7 +85,7 @@ t.test('a websocket that stops reading costs little, and gets everything once an
 })
 
 t.test(
-  'an event stream that stops reading costs little, and gets everything once and in order',
+  'an event stream that stops reading costs little memory, and receives everything in order',
   async (t) => {
     const app = await server(t)
     const { http, publish, count } = app
@@ -100,7 +100,7 @@ t.test(
 )
 
 t.test(
-  'an SDK that stops reading gets everything of each durable channel, and the others as ever',
+  'an SDK that stops reading receives everything of durable channels, and others as before',
   async (t) => {
     const app = await server(t)
     const { ws, fastify, publish, count, metric } = app
@@ -133,7 +133,7 @@ t.test(
   }
 )
 
-t.test('messages that are compressed come once and in order, too', async (t) => {
+t.test('compressed messages arrive once and in order, too', async (t) => {
   const { ws, sql, metric, fastify } = await server(t, {}, (instance) =>
     instance.register(fastifyWebsocket, { options: { perMessageDeflate: { threshold: 0 } } })
   )
@@ -142,7 +142,7 @@ t.test('messages that are compressed come once and in order, too', async (t) => 
   client.webSocket.pause()
   let most = 0
   for (let batch = 0; batch < 6; batch++) {
-    // Texts that hardly become smaller.
+    // Texts that hardly compress.
     await sql(
       `with noise as (select string_agg(md5(random()::text), '') as text from generate_series(1, 3000))
        select pgws.publish_text('a', n || '|' || text) from noise, generate_series($1::int, $1 + 49) n`,
@@ -158,7 +158,7 @@ t.test('messages that are compressed come once and in order, too', async (t) => 
   t.ok(most < BOUND, `${most} bytes waited`)
 })
 
-t.test('an event stream that takes nothing of what waits for it is ended by the pings', async (t) => {
+t.test('pings end an event stream that reads nothing of what waits for it', async (t) => {
   const slow: string[] = []
   const gone: number[] = []
   const flow = new FlowControl({
@@ -195,7 +195,7 @@ t.test('an event stream that takes nothing of what waits for it is ended by the 
   connection.deliver([frame], frame.bytes)
   for (let n = 0; n < 5; n++) connection.ping()
   t.equal(connection.open, true)
-  // As if it had taken nothing for a minute.
+  // As if it had read nothing for a minute.
   connection.waiting!.stalled = 240
   connection.ping()
   t.same(slow, ['stalled'])
@@ -203,7 +203,7 @@ t.test('an event stream that takes nothing of what waits for it is ended by the 
   t.same(gone, [3008])
 })
 
-t.test('a subscription that ends while it catches up gets nothing more, and may begin anew', async (t) => {
+t.test('a subscription that ends while it catches up receives nothing more, and can restart', async (t) => {
   const app = await server(t)
   const { ws, publish, count, metric } = app
   const client = sdk(t, ws, { token: jwt })
@@ -250,7 +250,7 @@ for (const [name, connect] of Object.entries({
   }
 })) {
   t.test(
-    `${name} whose messages are deleted before it reads them is closed, and learns of the gap`,
+    `${name} whose messages are deleted before it reads them is closed, and receives the gap`,
     async (t) => {
       const app = await server(t)
       const { publish, metric } = app
@@ -282,7 +282,7 @@ for (const [name, connect] of Object.entries({
     for (let batch = 0; batch < 5; batch++) await publish(30)
     const slow = await connect(t, app, '?since=earliest')
     slow.pause()
-    // Not before it has been sent as much as fits.
+    // After as much was sent as the buffers hold.
     const waiting = async () => (await app.fastify.pgws.connections())[0]!.bufferedBytes
     await until(async () => (await waiting()) > 0)
     await trim(app)
@@ -294,7 +294,7 @@ for (const [name, connect] of Object.entries({
 }
 
 t.test(
-  'an SDK whose messages are deleted before it reads them subscribes again, and learns of it',
+  'an SDK whose messages are deleted before it reads them subscribes again, and knows of the gap',
   async (t) => {
     const app = await server(t)
     const { ws, publish, count, metric } = app
@@ -321,7 +321,7 @@ t.test(
   }
 )
 
-t.test('a websocket that reads a channel that nobody stores, too, is closed as ever', async (t) => {
+t.test('a slow websocket that also reads a channel that is not durable is closed', async (t) => {
   const { ws, publish, metric } = await server(t)
   const slow = await open(t, `${ws}/${token({ mode: 'r', channels: ['a', 'passing'] })}`)
   slow.webSocket.pause()
@@ -333,13 +333,13 @@ t.test('a websocket that reads a channel that nobody stores, too, is closed as e
   t.equal(await metric('slow_catch_ups_total'), 0)
 })
 
-t.test('what cannot be stored waits while a client catches up, up to the bound', async (t) => {
+t.test('messages that are not stored wait while a client catches up, up to the bound', async (t) => {
   const { ws, publish, metric, dbUri, count } = await server(t, { maxBufferedBytes: MIB / 4 })
   const [patient, drowned] = [await open(t, `${ws}/a/${jwt}`), await open(t, `${ws}/b/${jwt}`)]
   for (const { webSocket } of [patient, drowned]) webSocket.pause()
   for (let batch = 0; batch < 5; batch++) await publish(30, 100_000, ['a', 'b'])
   await until(async () => (await metric('slow_catch_ups_total')) === 2)
-  // Notified by plain SQL, which stores nothing.
+  // Notified directly, so that they are not stored.
   const plain = (channel: string) => notify(dbUri, JSON.stringify({ channel, payload: '0'.repeat(7000) }))
   await plain('a')
   for (let n = 0; n < 40; n++) await plain('b')
@@ -356,7 +356,7 @@ t.test('what cannot be stored waits while a client catches up, up to the bound',
   t.equal(all.filter((n) => n === 0).length, 1)
 })
 
-t.test('a forged position never makes a slow client miss anything without a word', async (t) => {
+t.test('a slow client never misses anything unnoticed because of a forged position', async (t) => {
   const { ws, publish, dbUri, fastify, metric } = await server(t, { maxBufferedBytes: 4 * MIB })
   const slow = await open(t, `${ws}/a/${jwt}`)
   await publish(1, 10)

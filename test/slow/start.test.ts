@@ -19,7 +19,7 @@ function saidOnce(t: Test, output: string, text: string): void {
   t.notMatch(output, /trying again|uncaught/)
 }
 
-/** The same server in this process is refused, without what only the command does. */
+/** Checks that the start fails, also for the server in this process, without the command. */
 async function isRefused(t: Test, environment: Record<string, string>, text: string): Promise<void> {
   saidOnce(t, await refused(t, { ...secret, ...environment }), text)
 }
@@ -30,7 +30,7 @@ async function endsWith(t: Test, environment: Record<string, string>, text: stri
   saidOnce(t, app.output(), text)
 }
 
-t.test('a wrong password, role or database ends the start at once, and is said once', async (t) => {
+t.test('a wrong password, role or database ends the start at once, with one error', async (t) => {
   const dbUri = await createDatabase(postgres)
   await guardedRole(postgres, 'guarded')
   const wrong = as(dbUri, 'guarded:wrong')
@@ -45,11 +45,11 @@ t.test('a wrong password, role or database ends the start at once, and is said o
   await isRefused(t, { PGWS_DB_URI: none, ...supervised }, 'database "nowhere" does not exist')
 })
 
-t.test('without pgws_server the start ends with what to grant; with it, all works', async (t) => {
+t.test('without pgws_server, the start fails with an error that says what to grant', async (t) => {
   const dbUri = await createDatabase(postgres)
   await query(dbUri, 'create role "the Server" login')
   const environment = { PGWS_DB_URI: as(dbUri, 'the%20Server'), ...secret }
-  // Without the schema nothing is needed.
+  // Without the schema, no grant is needed.
   const bare = await serve(t, environment)
   await bare.close()
   await isRefused(
@@ -84,7 +84,7 @@ t.test('without pgws_server the start ends with what to grant; with it, all work
   t.match(await health(), { status: 'ok', pool: { status: 'up' } })
 })
 
-t.test('a grant that is missing later than the start shows in health, and mends itself', async (t) => {
+t.test('GET /health shows a grant that is revoked after the start, and recovers with it', async (t) => {
   const dbUri = await createDatabase(postgres)
   await query(dbUri, 'create role late_server login')
   await install(dbUri)
@@ -105,7 +105,7 @@ t.test('a grant that is missing later than the start shows in health, and mends 
 
 for (const mode of supervision) {
   const title = mode.PGWS_CHECK_LISTENER_INTERVAL ? 'supervised' : 'unsupervised'
-  t.test(`${title}: what the start waits for is said, and SIGTERM ends it in order`, async (t) => {
+  t.test(`${title}: logs what the start waits for, and SIGTERM ends it in order`, async (t) => {
     const dbUri = await createDatabase(postgres)
     const pool = await FaultProxy.start(t, socket)
     pool.mode = 'refuse'
@@ -116,7 +116,7 @@ for (const mode of supervision) {
         app.output()
       )
     )
-    // Another reason is said, too; the same one is not said again.
+    // Another reason is logged, too. The same one is not logged again.
     pool.mode = 'silence'
     await until(
       () => /startup is waiting for the publishing connections \(.*timeout/.test(app.output()),
@@ -135,7 +135,7 @@ for (const mode of supervision) {
     t.equal((await fetch(`${again.http}/health`)).status, 200)
   })
 
-  t.test(`${title}: SIGTERM between two tries, and within one that hangs`, async (t) => {
+  t.test(`${title}: SIGTERM ends the start between two attempts, and during one that hangs`, async (t) => {
     const dbUri = await createDatabase(postgres)
     for (const fault of ['refuse', 'silence'] as const) {
       const proxy = await FaultProxy.start(t, socket)
@@ -155,14 +155,14 @@ for (const mode of supervision) {
   })
 }
 
-t.test('migrate says which roles and grants are missing, and adds them once it may', async (t) => {
+t.test('migrate says which roles and grants are missing, and adds them when it has the rights', async (t) => {
   const own = await testPostgres(t)
   const dbUri = await createDatabase(own)
   await query(
     dbUri,
     `create role modest login; do $$ begin execute format('grant create on database %I to modest', current_database()); end $$`
   )
-  // Roles are the whole server's: none is left from elsewhere. No secret is needed.
+  // Roles belong to the whole cluster, so none of other tests must be left. No secret is needed.
   const migrate = async () => {
     const app = await run(t, { PGWS_DB_URI: as(dbUri, 'modest') }, ['migrate'])
     t.equal(await app.exit, 0, app.output())
@@ -188,7 +188,7 @@ t.test('migrate says which roles and grants are missing, and adds them once it m
     )
     return rows
   }
-  // Just what a migration by a role that may create roles gives.
+  // Exactly what a migration by a role with CREATEROLE grants.
   const reference = await createDatabase(own)
   const app = await run(t, { PGWS_DB_URI: reference }, ['migrate'])
   t.equal(await app.exit, 0)
@@ -196,7 +196,7 @@ t.test('migrate says which roles and grants are missing, and adds them once it m
   t.same(await acl(dbUri), await acl(reference))
 })
 
-t.test('sql works with a server that has no TLS', async (t) => {
+t.test('sql works with a server without TLS', async (t) => {
   const proxy = await FaultProxy.start(t, socket)
   const app = await run(t, { PGWS_DB_URI: proxy.uri(await createDatabase(postgres)) }, [
     'sql',

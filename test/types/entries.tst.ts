@@ -1,4 +1,4 @@
-// Type tests of the other entries.
+// Type tests of the other entry points.
 import type pg from 'pg'
 import { Server } from 'socket.io'
 import { describe, expect, test } from 'tstyche'

@@ -103,9 +103,9 @@ t.test('SDKs have other codes for the same reasons', async (t) => {
   const closed = plain.closed()
   await fastify.close()
   t.equal((await closed).code, 1001)
-  const told = lines.filter((line) => line.includes('"socket closed"')).map((line) => JSON.parse(line))
+  const closeLines = lines.filter((line) => line.includes('"socket closed"')).map((line) => JSON.parse(line))
   t.same(
-    told
+    closeLines
       .filter(({ reason }) => reason === 'shutdown')
       .map(({ code }) => code)
       .sort(),

@@ -11,7 +11,7 @@ const deep = (member: string) =>
   `{${JSON.stringify({ ...event, ...stats }).slice(1, -1)},"${member}":${'['.repeat(3000)}${']'.repeat(3000)}}`
 
 function feedOf(events = new EventLog(NODE)) {
-  const told: string[] = []
+  const sent: string[] = []
   const asked: boolean[] = []
   const feed = new NodeFeed({
     monitor: () => ({
@@ -22,10 +22,10 @@ function feedOf(events = new EventLog(NODE)) {
       followStats: () => () => {}
     }),
     ask: (wanted) => asked.push(wanted),
-    tell: (text) => told.push(text)
+    tell: (text) => sent.push(text)
   })
   t.teardown(() => feed.stop())
-  return { feed, told, asked, events }
+  return { feed, sent, asked, events }
 }
 
 t.test('ignores anything that is not an event or figure of the node that sends it', async (t) => {
@@ -76,7 +76,7 @@ t.test('ignores anything that is not an event or figure of the node that sends i
 })
 
 t.test('a node sends its events on request, in notifications of limited size', async (t) => {
-  const { feed, told, events } = feedOf()
+  const { feed, sent, events } = feedOf()
   const alive = setInterval(() => {}, 1000)
   t.teardown(() => clearInterval(alive))
   events.add('refusal', { text: 'before it is asked' })
@@ -84,9 +84,9 @@ t.test('a node sends its events on request, in notifications of limited size', a
   const channels = Array.from({ length: 10 }, (_, n) => `${n}${'é'.repeat(499)}`)
   events.add('close', { text: 'closed', reason: 'client', channels })
   for (let n = 0; n < 100; n++) events.add('refusal', { text: `${n} ${'x'.repeat(400)}`, code: `${n}` })
-  const all = () => told.flatMap((text): ServerEvent[] => JSON.parse(text).events)
+  const all = () => sent.flatMap((text): ServerEvent[] => JSON.parse(text).events)
   while (all().length < 101) await new Promise((resolve) => setTimeout(resolve, 10))
-  for (const text of told) t.ok(Buffer.byteLength(text) < 7500)
+  for (const text of sent) t.ok(Buffer.byteLength(text) < 7500)
   t.same(
     all().map(({ id }) => id),
     Array.from({ length: 101 }, (_, n) => `${NODE}-${n + 2}`)

@@ -5,15 +5,15 @@ import { EventLog, type ServerEvent } from '../../../lib/events/index.js'
 t.test('keeps the last 500 events, and passes each new one to followers', async (t) => {
   const events = new EventLog('0123456789abcdef')
   t.same(events.list(), [])
-  const told: ServerEvent[] = []
-  const end = events.follow((event) => told.push(event))
+  const received: ServerEvent[] = []
+  const end = events.follow((event) => received.push(event))
   const types = ['close', 'refusal', 'admin', 'schema', 'ignored'] as const
   for (let n = 1; n <= 600; n++) events.add(types[n % 5]!, { text: `${n}`, reason: `${n}` })
   const kept = events.list()
   t.equal(kept.length, 500)
   t.equal(kept[0]!.text, '101')
   t.equal(kept.at(-1)!.id, '0123456789abcdef-600')
-  t.same(told.slice(100), kept)
+  t.same(received.slice(100), kept)
   t.same(
     events.list(598).map(({ text }) => text),
     ['599', '600']
@@ -21,7 +21,7 @@ t.test('keeps the last 500 events, and passes each new one to followers', async 
   t.same(events.list(1000), [])
   end()
   events.add('close', { text: 'later' })
-  t.equal(told.length, 600)
+  t.equal(received.length, 600)
 })
 
 t.test('an event has the known details, and long texts are cut', async (t) => {

@@ -11,7 +11,7 @@ import { query, until } from '../../support/helper.js'
 import { testPostgres } from '../../support/postgres.js'
 import { root } from '../../support/root.js'
 
-/** What matters of the first target. */
+/** The relevant members of the first target. */
 function first(text: string, env: NodeJS.ProcessEnv = {}) {
   const { host, port, user, password, database, options } = parseConninfo(text, env)[0]!.config
   return { host, port, user, password, database, options }
@@ -44,7 +44,7 @@ t.test('row 29: reads keyword strings as libpq does', async (t) => {
   for (const [text, expected] of cases) t.match(first(text), expected, text)
 })
 
-t.test('row 29: PG* variables and the password file fill what is missing', async (t) => {
+t.test('row 29: PG* variables and the password file add what is missing', async (t) => {
   const folder = t.testdir({
     '.pgpass': '# comment\nother:*:*:*:wrong\nh:5433:d\\:b:*:from\\:file\n*:*:*:u:last\\\n'
   })
@@ -63,13 +63,13 @@ t.test('row 29: PG* variables and the password file fill what is missing', async
     user: 'x',
     password: 'p'
   })
-  // A backslash at the end stands for itself.
+  // A backslash at the end is an ordinary character.
   t.match(first('host=y', env), { password: 'last\\' })
   chmodSync(join(folder, '.pgpass'), 0o644)
   t.match(first('host=y', env), { password: '' })
 })
 
-t.test('several hosts are tried in turn, each with the attempts that sslmode asks for', async (t) => {
+t.test('tries several hosts in turn, each with the attempts that sslmode requires', async (t) => {
   const hosts = (text: string) =>
     parseConninfo(text, {}).map(({ name, config }) => `${name}${config.ssl ? ' tls' : ''}`)
   t.same(hosts('postgresql://a,b:1/?sslmode=disable'), ['a:5432', 'b:1'])
@@ -81,7 +81,7 @@ t.test('several hosts are tried in turn, each with the attempts that sslmode ask
   t.same(hosts('host=name hostaddr=10.0.0.1 sslmode=disable'), ['10.0.0.1:5432'])
 })
 
-t.test('what is wrong is said in words, without the password', async (t) => {
+t.test('errors say what is wrong, and do not contain the password', async (t) => {
   const cases: [string, RegExp][] = [
     ['postgresql://u:geheim@h:port/d', /host/],
     [
@@ -136,7 +136,7 @@ async function listening(t: Test, server: Server): Promise<number> {
 
 const postgres = await testPostgres(t)
 
-t.test('a dead host is passed over, by a single connection and by the pool', async (t) => {
+t.test('a single connection and the pool skip a host that does not answer', async (t) => {
   const port = await relay(t, postgres.socketFolder)
   const silent = await listening(
     t,
@@ -158,7 +158,7 @@ t.test('a dead host is passed over, by a single connection and by the pool', asy
   await pool.end()
 })
 
-t.test('connection strings as hosting providers give them', async (t) => {
+t.test('accepts connection strings of hosting providers', async (t) => {
   const cases: [string, string[], object?][] = [
     [
       'postgresql://u:p@pooler.example:6432/db?pgbouncer=true&connection_limit=1',
@@ -202,7 +202,7 @@ t.test('connection strings as hosting providers give them', async (t) => {
   }
 })
 
-t.test('channel_binding=require refuses a login that is not bound to TLS', async (t) => {
+t.test('channel_binding=require rejects a login without channel binding', async (t) => {
   const port = await tlsRelay(t)
   const uri = (binding: string) =>
     `host=127.0.0.1 port=${port} user=postgres dbname=postgres password=x sslmode=require channel_binding=${binding}`
@@ -218,13 +218,13 @@ t.test('channel_binding=require refuses a login that is not bound to TLS', async
   await pool.end()
 })
 
-t.test('when no host answers, the error names the last', async (t) => {
+t.test('if no host answers, the error is that of the last one', async (t) => {
   await t.rejects(connect(parseConninfo('host=127.0.0.1,127.0.0.1 port=1,2 password=geheim', {})), {
     message: /127\.0\.0\.1:2.*ECONNREFUSED/
   })
 })
 
-t.test('of several hosts the primary is wanted, unless target_session_attrs says otherwise', async (t) => {
+t.test('connects to the primary of several hosts, unless target_session_attrs says otherwise', async (t) => {
   const wanted = (text: string) =>
     parseConninfo(`${text} sslmode=disable`, {}).map((target) => target.sessionAttrs)
   t.same(wanted('host=a,b'), ['primary', 'primary'])
@@ -245,7 +245,7 @@ const isEncrypted = (client: pg.ClientBase) =>
   'encrypted' in (client as unknown as { connection: { stream: object } }).connection.stream
 
 /**
- * PostgreSQL offers TLS on TCP only, and has no TCP here: this takes its part in the handshake
+ * PostgreSQL offers TLS only over TCP, which it does not listen on here. So this does its part of the handshake
  * (https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL).
  */
 async function tlsRelay(
@@ -293,8 +293,8 @@ t.test('sslmode means what libpq documents', async (t) => {
     await client.end()
     return encrypted
   }
-  t.equal(await attempt(`host=127.0.0.1 port=${port}`), true, 'prefer takes TLS')
-  t.equal(await attempt(`host=127.0.0.1 port=${plainPort}`), false, 'prefer does without')
+  t.equal(await attempt(`host=127.0.0.1 port=${port}`), true, 'prefer uses TLS')
+  t.equal(await attempt(`host=127.0.0.1 port=${plainPort}`), false, 'prefer connects without TLS')
   t.equal(await attempt(`host=127.0.0.1 port=${port} sslmode=require`), true)
   await t.rejects(attempt(`host=127.0.0.1 port=${plainPort} sslmode=require`), {
     message: /does not support SSL/
@@ -319,7 +319,7 @@ t.test('sslmode means what libpq documents', async (t) => {
 })
 
 t.test(
-  'prefer: a connection does without TLS where TLS itself has failed, and no other one does',
+  'prefer: connects without TLS only after TLS itself has failed, and only this connection',
   async (t) => {
     const fault: Parameters<typeof tlsRelay>[1] = { plain: true }
     const port = await tlsRelay(t, fault)
@@ -342,11 +342,11 @@ t.test(
     for (const open of [acquired, connected]) {
       fault.next = 'cut'
       await t.rejects(open(), { message: /failed/ })
-      t.equal(await open(), true, 'a network that fails says nothing of TLS')
+      t.equal(await open(), true, 'a network error says nothing about TLS')
       for (const next of ['break TLS', 'refuse TLS'] as const) {
         fault.next = next
         t.equal(await open(), false, next)
-        t.equal(await open(), true, 'the next one takes TLS again')
+        t.equal(await open(), true, 'the next one uses TLS again')
       }
     }
     // Of many at once, one.
@@ -357,7 +357,7 @@ t.test(
   }
 )
 
-t.test('a wrong password is not tried again, and not without TLS', async (t) => {
+t.test('does not retry a wrong password, with or without TLS', async (t) => {
   const admin = new pg.Client(postgres.uri)
   await admin.connect()
   await admin.query("create role guarded login password 'right'")
@@ -390,12 +390,12 @@ t.test('a wrong password is not tried again, and not without TLS', async (t) => 
   await pool.end()
 })
 
-t.test('a connection that the database ends before it is used fails, and nothing else does', async (t) => {
+t.test('only the connection fails that the database ends before it is used', async (t) => {
   const postgres = await testPostgres(t)
   const socket = join(postgres.socketFolder, '.s.PGSQL.5432')
   const held: Buffer[] = []
   let ended: Socket | undefined
-  // What the database says comes at once: that the session is ready, and that it has ended.
+  // Both messages of the database arrive together: that the session is ready, and that it has ended.
   const proxy = createServer((client) => {
     const server = connectSocket(socket)
     client.pipe(server).on('data', (bytes: Buffer) => held.push(bytes))

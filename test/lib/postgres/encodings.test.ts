@@ -22,7 +22,7 @@ import { statementsOf } from '../../support/sql-lint.js'
 const { postgres } = await withPostgres(t)
 const FACE = '\u{1f600}'
 
-/** Characters beyond ASCII that an encoding has; and one that it has not. */
+/** Characters beyond ASCII that an encoding has, and one that it lacks. */
 const ENCODINGS: Record<string, { held: string; refused?: string }> = {
   UTF8: { held: `é温${FACE}` },
   LATIN1: { held: 'é', refused: '€' },
@@ -38,10 +38,10 @@ const history = (http: string, channel: string) =>
 const payloadOf = (text: string) => JSON.parse(text).payload as unknown
 
 for (const [encoding, { held, refused }] of Object.entries(ENCODINGS)) {
-  t.test(`${encoding}: what it can hold passes on every way`, async (t) => {
+  t.test(`${encoding}: characters of the encoding arrive, however they are published`, async (t) => {
     const dbUri = await createDatabase(postgres, encoding === 'UTF8' ? undefined : encoding)
     await install(dbUri, 'kept*')
-    // A name that hardly any encoding has is the sender's own affair.
+    // A character that few encodings have affects only its sender.
     const claims = { mode: 'rw', sub: `me ${FACE}`, name: 'łé温' }
     const { http, ws, fastify } = await build(t, { dbUri, migrate: true, metaChannel: 'meta' })
     const meta = await open(t, `${ws}/meta/${token({ mode: 'r' })}`)
@@ -79,7 +79,7 @@ for (const [encoding, { held, refused }] of Object.entries(ENCODINGS)) {
       ])
       t.match(JSON.parse(reader.messages[0]!).claims, claims)
     }
-    // More than fits a notification.
+    // Too large for a notification.
     const large = held.repeat(8000)
     await fastify.pgws.publish('plain', large, claims)
     t.equal(payloadOf((await readers[0]!.received(6))[5]!), large)
@@ -87,20 +87,20 @@ for (const [encoding, { held, refused }] of Object.entries(ENCODINGS)) {
     t.equal(payloadOf((await readers[1]!.received(6))[5]!), large)
     await query(dbUri, 'insert into things values (1, $1)', [held])
     t.match(payloadOf((await readers[1]!.received(7))[6]!), { record: { id: 1, name: held } })
-    // What is stored: its first message is known to be the socket's.
+    // The stored messages. The first one is the websocket's.
     const answer = await history(http, 'kept')
     const { messages } = (await answer.json()) as { messages: { id: string; payload: unknown }[] }
     t.equal(messages.length, 7)
     t.equal(messages[0]!.payload, `socket ${held}`)
     const resumed = await open(t, `${ws}/kept/${token({ mode: 'r' })}?since=${messages[5]!.id}`)
     t.match(payloadOf((await resumed.received(1))[0]!), { record: { name: held } })
-    // The meta channel heard of the sender, with a claim that the database does not have.
+    // The meta channel received the sender's event, with a claim that the database cannot store.
     await until(() => meta.messages.some((text) => JSON.parse(text).claims.sub === claims.sub))
     t.equal((await fetch(`${http}/health`)).status, 200)
   })
 
   if (refused === undefined) continue
-  t.test(`${encoding}: a character that it has not is a bad message, and that alone`, async (t) => {
+  t.test(`${encoding}: rejects only messages with a character that the encoding lacks`, async (t) => {
     const dbUri = await createDatabase(postgres, encoding)
     await install(dbUri, 'kept*')
     const { http, ws, fastify } = await build(t, { dbUri })
@@ -130,14 +130,14 @@ for (const [encoding, { held, refused }] of Object.entries(ENCODINGS)) {
     t.same((await fastify.pgws.health()).status, 'ok')
   })
 
-  t.test(`${encoding}: a channel that can have no history is a bad request to ask for`, async (t) => {
+  t.test(`${encoding}: rejects requests for the history of a channel that it cannot name`, async (t) => {
     const dbUri = await createDatabase(postgres, encoding)
     await install(dbUri, 'kept*')
     const { http, ws, fastify } = await build(t, { dbUri })
     const channel = `kept ${refused}`
     t.equal((await history(http, channel)).status, 400)
     await t.rejects(fastify.pgws.publish(channel, 'x'), { code: 'FST_PGWS_BAD_MESSAGE' })
-    // Where nothing is stored, the name is within the envelope only.
+    // If nothing is stored, only the envelope contains the name.
     const reader = await open(t, `${ws}/${encodeURIComponent(refused)}/${token({ mode: 'r' })}`)
     await fastify.pgws.publish(refused, 'there')
     t.match(JSON.parse((await reader.received(1))[0]!), { channel: refused, payload: 'there' })
@@ -150,7 +150,7 @@ for (const [encoding, { held, refused }] of Object.entries(ENCODINGS)) {
   })
 }
 
-t.test('SQL that we send is ASCII', (t) => {
+t.test('the SQL of this package is ASCII', (t) => {
   const sources = ['lib', 'plugins', 'routes'].flatMap((folder) =>
     readdirSync(join(root, folder), { recursive: true }).map((file) => `${folder}/${file}`)
   )
@@ -170,7 +170,7 @@ t.test('SQL that we send is ASCII', (t) => {
   t.end()
 })
 
-t.test('all that a session sends to migrate and to publish is ASCII', async (t) => {
+t.test('everything that a session sends to migrate and to publish is ASCII', async (t) => {
   const client = new pg.Client(await createDatabase(postgres, 'LATIN1'))
   await client.connect()
   t.teardown(() => client.end())

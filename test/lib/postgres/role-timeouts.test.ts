@@ -19,7 +19,7 @@ const { postgres, database } = await withPostgres(t)
 const major = await majorVersion(postgres)
 const reader = token({ mode: 'r' })
 
-/** A database as a role sees it whose sessions end, and whose statements may take next to no time. */
+/** A database for a role with short timeouts for idle sessions and for statements. */
 async function impatient(): Promise<string> {
   const dbUri = await database()
   await query(
@@ -36,13 +36,13 @@ async function impatient(): Promise<string> {
   return dbUri.replace('postgres@', 'impatient@')
 }
 
-/** Resolves when another session of the role, that has been idle from now on, was ended by the database. */
+/** Resolves when the database has ended another session of the role, which is idle from now on. */
 async function ended(dbUri: string): Promise<void> {
   const client = new pg.Client(dbUri)
   await client.connect()
-  // The closed connection is an error of its own, later.
+  // The closed connection causes another error later.
   client.on('error', () => {})
-  // PostgreSQL 13 ends idle sessions within a transaction alone.
+  // PostgreSQL 13 ends idle sessions only within a transaction.
   if (major < 14) await client.query('begin')
   const [error] = await once(client, 'error')
   if (error.code !== (major < 14 ? '25P03' : '57P05')) throw error
@@ -59,7 +59,7 @@ async function listeners(dbUri: string): Promise<number[]> {
 }
 
 for (const checkListenerInterval of [0, 60_000]) {
-  t.test(`a listener outlives the role's timeouts, checked every ${checkListenerInterval} ms`, async (t) => {
+  t.test(`timeouts of the role do not end a listener, check every ${checkListenerInterval} ms`, async (t) => {
     const dbUri = await impatient()
     const { fastify, ws } = await build(t, { dbUri, checkListenerInterval, rawChannels: 'raw' })
     const client = await open(t, `${ws}/raw/${reader}`)
@@ -74,7 +74,7 @@ for (const checkListenerInterval of [0, 60_000]) {
   })
 }
 
-t.test('what waits for its turn to migrate is not ended by the lock_timeout of the role', async (t) => {
+t.test('the lock_timeout of the role does not end a migration that waits for another', async (t) => {
   const dbUri = await impatient()
   const holder = new pg.Client(dbUri.replace('impatient@', 'postgres@'))
   await holder.connect()
@@ -88,14 +88,14 @@ t.test('what waits for its turn to migrate is not ended by the lock_timeout of t
   t.equal((await fastify.pgws.health()).status, 'ok')
 })
 
-t.test("the Socket.IO adapter's listener outlives them, too", async (t) => {
+t.test("the role's timeouts do not end the Socket.IO adapter's listener", async (t) => {
   const dbUri = await impatient()
   const nodes = await startNodes(t, dbUri, 2, { adapter: { heartbeatInterval: 60_000 } })
   const before = await listeners(dbUri)
   await ended(dbUri)
   const heard: unknown[] = []
   nodes[1]!.io.on('ping', (value) => heard.push(value))
-  // The application's own pool is not ours to keep: the role's timeout may end its connections within a statement.
+  // The adapter does not protect the application's pool. The role's timeout may end its connections within a statement.
   await until(async () => {
     nodes[0]!.io.serverSideEmit('ping', 'still here')
     await new Promise((resolve) => setTimeout(resolve, 50))

@@ -12,7 +12,7 @@ import { createDatabase } from '../../support/postgres.js'
 const { postgres } = await withPostgres(t)
 const migrations = readMigrations()
 
-/** A connection of its own, ended with the test. */
+/** A connection that ends with the test. */
 async function connected(t: Test, dbUri: string): Promise<pg.Client> {
   const client = new pg.Client(dbUri)
   await client.connect()
@@ -20,9 +20,9 @@ async function connected(t: Test, dbUri: string): Promise<pg.Client> {
   return client
 }
 
-t.test('a database of the first two migrations is upgraded, and old servers go on with it', async (t) => {
+t.test('upgrades a database of the first two migrations, and old servers still work with it', async (t) => {
   const dbUri = await createDatabase(postgres)
-  // As the server that knew no others installed them.
+  // Installed as the server that knew only these did.
   for (const { sql } of migrations.slice(0, 2)) await query(dbUri, sql)
   await query(dbUri, 'insert into pgws.settings (version, listen_channel) values (2, $1)', [LISTEN_CHANNEL])
 
@@ -45,25 +45,22 @@ t.test('a database of the first two migrations is upgraded, and old servers go o
   t.same(settings, { version: migrations.at(-1)!.oldestServer })
 })
 
-t.test(
-  'migrating leaves a schema alone that has more additive migrations than the server knows',
-  async (t) => {
-    const client = await connected(t, await createDatabase(postgres))
-    await migrate(client, LISTEN_CHANNEL)
-    const newer = SCHEMA_VERSION + 1
-    await client.query("insert into pgws.migrations values ($1, 'newer', default, 2)", [newer])
-    t.same(await migrate(client, LISTEN_CHANNEL), { from: newer, to: newer })
-  }
-)
+t.test('does not change a schema that has more additive migrations than the server knows', async (t) => {
+  const client = await connected(t, await createDatabase(postgres))
+  await migrate(client, LISTEN_CHANNEL)
+  const newer = SCHEMA_VERSION + 1
+  await client.query("insert into pgws.migrations values ($1, 'newer', default, 2)", [newer])
+  t.same(await migrate(client, LISTEN_CHANNEL), { from: newer, to: newer })
+})
 
-t.test('advisory locks of others do not hold up a migration', async (t) => {
+t.test('advisory locks of other sessions do not delay a migration', async (t) => {
   const dbUri = await createDatabase(postgres)
   const stranger = await connected(t, dbUri)
   await stranger.query('select pg_advisory_lock(1885828979, 1)')
   t.same(await migrate(await connected(t, dbUri), LISTEN_CHANNEL), { from: 0, to: SCHEMA_VERSION })
 })
 
-t.test('the files of migrations are counted without a gap, and say which servers work beside them', (t) => {
+t.test('migration files are numbered without gaps, and name the oldest server that works with them', (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'pgws-migrations-'))
   t.teardown(() => rmSync(folder, { recursive: true, force: true }))
   const write = (file: string, text = '') => writeFileSync(join(folder, file), text)
@@ -82,7 +79,7 @@ t.test('the files of migrations are counted without a gap, and say which servers
   t.end()
 })
 
-t.test('who owns a watched table goes on watching after the upgrade, and nobody else may', async (t) => {
+t.test('after the upgrade, only the owner of a watched table can still watch it', async (t) => {
   const dbUri = await createDatabase(postgres)
   for (const { sql } of migrations.slice(0, 2)) await query(dbUri, sql)
   await query(dbUri, 'insert into pgws.settings (version, listen_channel) values (2, $1)', [LISTEN_CHANNEL])
@@ -107,7 +104,7 @@ t.test('who owns a watched table goes on watching after the upgrade, and nobody 
   }
 })
 
-t.test('advisory locks of others do not keep old messages from being deleted', async (t) => {
+t.test('advisory locks of other sessions do not prevent the deletion of old messages', async (t) => {
   const dbUri = await createDatabase(postgres)
   await migrate(await connected(t, dbUri), LISTEN_CHANNEL)
   await query(dbUri, "select pgws.retain('a', '1 microsecond'); select pgws.publish('a', '1')")
@@ -115,7 +112,7 @@ t.test('advisory locks of others do not keep old messages from being deleted', a
   await stranger.query("select pg_advisory_lock(hashtext('pgws.clean'), 0)")
   t.equal((await query(dbUri, 'select pgws.clean() as removed')).rows[0].removed, 1)
 
-  // One session at a time still does it.
+  // It still runs in one session at a time.
   const first = await connected(t, dbUri)
   await first.query('begin; select pgws.clean()')
   t.equal((await query(dbUri, 'select pgws.clean() as removed')).rows[0].removed, null)

@@ -24,7 +24,7 @@ t.test('a row that moves to another partition is one UPDATE', async (t) => {
       'parts UPDATE parts.north 3cs -> 3c!n'
     ]
   )
-  // There and back in one transaction, with what is undone, and what is really inserted and deleted.
+  // There and back in one transaction, with changes that are rolled back, and real inserts and deletes.
   t.same(
     await changesBy(
       'begin',
@@ -55,7 +55,7 @@ t.test('a row that moves to another partition is one UPDATE', async (t) => {
   )
 })
 
-t.test('rows that one statement deletes and inserts are no moves', async (t) => {
+t.test('rows that one statement deletes and inserts are not moves', async (t) => {
   const { changesBy } = await partitioned(t, await migrated())
   await changesBy(`insert into parts values (1, 'n', 'a')`)
   t.same(
@@ -67,9 +67,9 @@ t.test('rows that one statement deletes and inserts are no moves', async (t) => 
   )
 })
 
-// MERGE came with PostgreSQL 15.
+// PostgreSQL 15 introduced MERGE.
 const merges = (await majorVersion(postgres)) >= 15
-t.test('rows that a MERGE deletes and inserts are no moves', { skip: !merges }, async (t) => {
+t.test('rows that a MERGE deletes and inserts are not moves', { skip: !merges }, async (t) => {
   const { changesBy } = await partitioned(t, await migrated())
   await changesBy(`insert into parts values (2, 'n', 'b'), (3, 'n', 'c')`)
   t.same(
@@ -87,7 +87,7 @@ t.test('rows that a MERGE deletes and inserts are no moves', { skip: !merges }, 
   )
 })
 
-t.test('a move is published as the watch says for an UPDATE', async (t) => {
+t.test('publishes a move as the watch defines for an UPDATE', async (t) => {
   const { changesBy } = await partitioned(
     t,
     await migrated(),
@@ -108,14 +108,14 @@ t.test('a move is published as the watch says for an UPDATE', async (t) => {
     'updates:n UPDATE parts.north 1s -> 1n',
     'updates:s UPDATE parts.north 1s -> 1n'
   ])
-  // A condition on the old row is for rows that stay where they are.
+  // A condition on the old row applies only to rows that stay in their partition.
   t.same(await changesBy(`update parts set id = 2`), [
     'kept UPDATE parts.north 1non -> 2non',
     'updates:n UPDATE parts.north 1n -> 2n'
   ])
 })
 
-t.test('a row that leaves the watched table, or that a trigger drops on its way, is deleted', async (t) => {
+t.test('a row that leaves the watched table, or that a trigger drops, is a DELETE', async (t) => {
   const { changesBy, dbUri } = await partitioned(
     t,
     await migrated(),
@@ -155,7 +155,7 @@ t.test('a row that leaves the watched table, or that a trigger drops on its way,
     ),
     [
       'one DELETE parts_1.parts_1s 1a1s -> null',
-      // Before what is inserted later.
+      // Before the rows that are inserted later.
       'all DELETE all_parts.parts_1s 1a1s -> null',
       'all INSERT all_parts.parts_1n null -> 3c1n',
       'leaf INSERT parts_1n.undefined null -> 3c1n',
@@ -165,7 +165,7 @@ t.test('a row that leaves the watched table, or that a trigger drops on its way,
   t.same((await query(dbUri, 'select from pgws.moves')).rowCount, 0)
 })
 
-t.test("triggers of the application's own do not come between the two halves of a move", async (t) => {
+t.test("the application's triggers do not separate the two halves of a move", async (t) => {
   const { changesBy, dbUri } = await partitioned(t, await migrated())
   await changesBy(`insert into parts values (1, 'n', 'a'), (2, 'n', 'b')`)
   await query(
@@ -207,7 +207,7 @@ t.test('a BEFORE UPDATE trigger that updates other rows does not hide a move', a
   ])
 })
 
-t.test('rows that a foreign key moves are updates, and those that it deletes are deletions', async (t) => {
+t.test('rows that a foreign key moves are UPDATEs, and rows that it deletes are DELETEs', async (t) => {
   const { changesBy } = await partitioned(
     t,
     await migrated(),
@@ -226,7 +226,7 @@ t.test('rows that a foreign key moves are updates, and those that it deletes are
   ])
 })
 
-t.test('rows move to partitions that were attached later, and not out of one that is detached', async (t) => {
+t.test('recognizes moves to partitions that were attached later, and none from detached ones', async (t) => {
   const { changesBy } = await partitioned(t, await migrated())
   await changesBy(
     'create table others (region text, id int, note text) partition by range (id)',
@@ -243,7 +243,7 @@ t.test('rows move to partitions that were attached later, and not out of one tha
   )
 })
 
-t.test('a DELETE of a row whose update a trigger has dropped is one', async (t) => {
+t.test('a DELETE of a row is a DELETE, although a trigger has dropped its UPDATE before', async (t) => {
   const { changesBy } = await partitioned(
     t,
     await migrated(),
@@ -273,7 +273,7 @@ t.test('a DELETE of a row whose update a trigger has dropped is one', async (t) 
   )
 })
 
-t.test('serializable transactions that move rows at once do not conflict', async (t) => {
+t.test('concurrent serializable transactions that move rows do not conflict', async (t) => {
   const { changesBy, dbUri } = await partitioned(
     t,
     await migrated(),
@@ -284,7 +284,7 @@ t.test('serializable transactions that move rows at once do not conflict', async
   t.teardown(() => Promise.all(clients.map((client) => client.end())))
   for (const client of clients) {
     await client.connect()
-    // Each reads its own row alone.
+    // Each reads only its own row.
     await client.query('set enable_seqscan = off; begin isolation level serializable')
   }
   for (const [n, client] of clients.entries()) {
@@ -297,7 +297,7 @@ t.test('serializable transactions that move rows at once do not conflict', async
   ])
 })
 
-t.test('a watch that is older than moves are learns of them by the migration', async (t) => {
+t.test('the migration makes older watches recognize moves', async (t) => {
   const dbUri = await database()
   for (const { sql } of readMigrations().slice(0, 9)) await query(dbUri, sql)
   await query(dbUri, 'insert into pgws.settings (version, listen_channel) values (2, $1)', [LISTEN_CHANNEL])
@@ -318,13 +318,13 @@ t.test('a watch that is older than moves are learns of them by the migration', a
   t.same(await changesBy(`update parts set region = 's'`), ['parts UPDATE parts.south 1an -> 1as'])
 })
 
-t.test('many rows that move are as many updates, in their order', async (t) => {
+t.test('many rows that move are as many UPDATEs, in order', async (t) => {
   const { changesBy } = await partitioned(t, await migrated())
   await changesBy(`insert into parts select n, 'n', '' from generate_series(1, 5000) n`)
   t.same(
     await changesBy(
       `update parts set region = 's'`,
-      // Each was found by its place: no time grows with the number of rows.
+      // Each was found by its place, so the time for a row does not grow with the number of rows.
       `do $$ begin
          assert (select n_tup_ins = 5000 and seq_scan = 0 from pg_stat_xact_user_tables
            where relid = 'pgws.moves'::regclass), 'a search';

@@ -4,7 +4,7 @@ import { partitioned } from '../../support/partitioned.js'
 
 const { postgres, database, migrated } = await withPostgres(t)
 
-t.test('a watch on a partitioned table names it, and the partition beside it', async (t) => {
+t.test('change events of a partitioned table contain its name and the name of the partition', async (t) => {
   const dbUri = await database()
   const { ws } = await build(t, { dbUri, migrate: true })
   await query(
@@ -42,7 +42,7 @@ t.test('a watch on a partitioned table names it, and the partition beside it', a
   )
 })
 
-t.test('who writes a watched partitioned table needs no right of ours', async (t) => {
+t.test('writing to a watched partitioned table needs no rights on pgws', async (t) => {
   const { changesBy } = await partitioned(t, await migrated())
   const writer = `writer_${postgres.uri.length}`
   t.same(
@@ -62,7 +62,7 @@ t.test('who writes a watched partitioned table needs no right of ours', async (t
   )
 })
 
-t.test('the last watch that ends leaves nothing at the table', async (t) => {
+t.test('ending the last watch leaves nothing at the table', async (t) => {
   const { changesBy, dbUri } = await partitioned(t, await migrated())
   const triggers = async () =>
     (await query(dbUri, `select from pg_trigger where tgname like 'pgws%'`)).rowCount
@@ -78,7 +78,7 @@ t.test('the last watch that ends leaves nothing at the table', async (t) => {
   t.equal(await triggers(), 0)
 })
 
-t.test('what cannot be watched is refused with what to watch instead', async (t) => {
+t.test('a table that cannot be watched is an error that says what to watch instead', async (t) => {
   const { dbUri } = await partitioned(
     t,
     await migrated(),
@@ -115,7 +115,7 @@ t.test('what cannot be watched is refused with what to watch instead', async (t)
   await watch('heir')
 })
 
-t.test('a watch on a partitioned table that is older than this goes on as it was', async (t) => {
+t.test('a watch on a partitioned table from an older version continues to work as before', async (t) => {
   const { changesBy, dbUri } = await partitioned(
     t,
     await migrated(),

@@ -23,7 +23,7 @@ t.test('the migrations make the schema of lib/schema/schema.sql', async (t) => {
   t.notMatch(made, /^-- not understood/m)
 })
 
-t.test('the snapshot is the whole schema: run by itself, it makes the same again', async (t) => {
+t.test('the snapshot is complete: running it makes the same schema', async (t) => {
   const snapshot = readFileSync(SNAPSHOT, 'utf8')
   const client = await connected(t, await database())
   await client.query(snapshot)

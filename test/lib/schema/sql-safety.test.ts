@@ -10,7 +10,7 @@ import { statementsOf, unqualified } from '../../support/sql-lint.js'
 
 const { postgres } = await withPostgres(t)
 
-/** Roles are the cluster's: each test has its own. */
+/** Roles belong to the cluster, so each test has its own. */
 let roles = 0
 
 /** A database whose schema belongs to a role of its own, so that code which runs as the owner can be recognized. */
@@ -23,7 +23,7 @@ async function installed(): Promise<string> {
   return dbUri
 }
 
-/** A role that may connect, and is a member of others. */
+/** A role that can log in, and is a member of others. */
 async function role(dbUri: string, ...memberships: string[]): Promise<{ name: string; uri: string }> {
   const name = `role_${++roles}`
   await query(dbUri, `create role ${name} login`)
@@ -33,11 +33,11 @@ async function role(dbUri: string, ...memberships: string[]): Promise<{ name: st
 
 interface Attack {
   client: pg.Client
-  /** As whom code of the attacker has run so far. */
+  /** The roles as which the attacker's code has run so far. */
   victims: () => Promise<string[]>
 }
 
-/** A session of an attacker whose function `trap()` notes as whom it runs. */
+/** The session of an attacker. The function `trap()` records the role as which it runs. */
 async function attack(t: Test, dbUri: string, { name, uri }: { name: string; uri: string }): Promise<Attack> {
   await query(
     dbUri,
@@ -57,7 +57,7 @@ async function attack(t: Test, dbUri: string, { name, uri }: { name: string; uri
 
 const TRAP = `language plpgsql as $$ begin insert into public.trapped values (current_user); return true; end $$`
 
-t.test('each function has a search path of its own, or names everything in full', async (t) => {
+t.test('each function sets its search path, or qualifies every name', async (t) => {
   const { rows } = await query(
     await installed(),
     `select p.proname, l.lanname, p.prosecdef, p.proconfig, p.prosrc,
@@ -74,7 +74,7 @@ t.test('each function has a search path of its own, or names everything in full'
   }
 })
 
-t.test('each function and table says what it is for, and each function for whom', async (t) => {
+t.test('each function and table has a comment, and each function names its role', async (t) => {
   const { rows } = await query(
     await installed(),
     `select 'function pgws.' || p.proname as name, obj_description(p.oid, 'pg_proc') as comment,
@@ -91,7 +91,7 @@ t.test('each function and table says what it is for, and each function for whom'
   }
 })
 
-t.test('the statements of the sources name everything in full', (t) => {
+t.test('the statements in the sources qualify every name', (t) => {
   const sources = ['lib', 'plugins', 'routes']
     .flatMap((folder) =>
       readdirSync(join(root, folder), { recursive: true }).map((file) => `${folder}/${file}`)
@@ -101,7 +101,7 @@ t.test('the statements of the sources name everything in full', (t) => {
   let statements = 0
   for (const file of sources) {
     for (const { line, sql } of statementsOf(file, readFileSync(join(root, file), 'utf8'))) {
-      // It is shown to a person, to be run with psql.
+      // It is printed for a person, who runs it with psql.
       if (sql.includes("'Hello from SQL'")) continue
       statements++
       t.same(unqualified(sql), [], `${file}:${line}`)
@@ -111,7 +111,7 @@ t.test('the statements of the sources name everything in full', (t) => {
   t.end()
 })
 
-t.test('the lint finds what is resolved through the search path', (t) => {
+t.test('the linter finds names that are resolved through the search path', (t) => {
   for (const [sql, found] of [
     ['select unnest($1::text[])', ['unnest()', '::text']],
     ['select pg_catalog.unnest($1::pg_catalog.text[])', []],
@@ -131,7 +131,7 @@ t.test('the lint finds what is resolved through the search path', (t) => {
   t.end()
 })
 
-t.test('types that a role makes in pg_temp run as nobody else', async (t) => {
+t.test('types that a role creates in pg_temp do not run code as another role', async (t) => {
   const dbUri = await installed()
   await query(dbUri, `select pgws.retain('kept', '1 hour')`)
   for (const groups of [[], ['pgws_publisher'], ['pgws_server']]) {
@@ -179,7 +179,7 @@ t.test('types that a role makes in pg_temp run as nobody else', async (t) => {
       await client.query(statement).catch((error) => failures.add(error.code))
     }
     t.same(await victims(), [], `as a member of ${groups}`)
-    // What is refused is refused for want of a right.
+    // Statements are rejected because of missing rights.
     t.same(
       [...failures].filter((code) => code !== '42501'),
       []
@@ -187,7 +187,7 @@ t.test('types that a role makes in pg_temp run as nobody else', async (t) => {
   }
 })
 
-t.test('a type with a cast to json runs as nobody else in a watched table', async (t) => {
+t.test('a type with a cast to json does not run code as another role in a watched table', async (t) => {
   const dbUri = await installed()
   const attacker = await role(dbUri, 'pgws_publisher')
   await query(dbUri, `create schema evil authorization ${attacker.name}`)
@@ -234,7 +234,7 @@ t.test('a type with a cast to json runs as nobody else in a watched table', asyn
   t.same(await victims(), [])
 })
 
-t.test('functions and operators that a role makes in public run as nobody else', async (t) => {
+t.test('functions and operators that a role creates in public do not run as another role', async (t) => {
   const dbUri = await installed()
   // As in PostgreSQL 13 and 14.
   await query(dbUri, 'grant create on schema public to public')
@@ -308,7 +308,7 @@ t.test('functions and operators that a role makes in public run as nobody else',
   t.same(await victims(), [])
 })
 
-/** Everything with a general argument (anyarray and the like), and every operator, for types that are nearer. */
+/** Every operator, and every function with a polymorphic argument (anyarray and so on), for more specific types. */
 const DECOYS = `
   do $do$
   declare

@@ -8,7 +8,7 @@ t.test('a prepared transaction publishes when it is committed', async (t) => {
   const dbUri = await createDatabase(postgres)
   const { ws } = await build(t, { dbUri, migrate: true })
   await query(dbUri, `select pgws.retain('kept', '1 hour')`)
-  // The sequencer sleeps, and would have to be woken.
+  // The sequencer sleeps. A prepared transaction cannot wake it.
   await until(
     async () =>
       (await query(dbUri, 'select last_value::int % 2 = 0 as asleep from pgws.outbox_state')).rows[0].asleep

@@ -20,15 +20,15 @@ async function connected(test: Test, dbUri: string): Promise<pg.Client> {
   return client
 }
 
-/** The node that the database has as the sequencer. */
+/** The node that is the sequencer according to the database. */
 const leader = async (dbUri: string) =>
   (await query(dbUri, 'select node, term::int from pgws.sequencer')).rows[0]
 
-/** In every way. */
+/** Publishes in every way. */
 const publishing = `select pgws.publish_text('kept', 'a text'), pgws.publish_text('free', 'a text'),
   pgws.publish('kept', '{}'), pgws.publish_bytes('kept', '\\x00'), pgws.publish_text('kept', repeat('x', 9000))`
 
-t.test('who publishes takes no lock but that of its rows', async (t) => {
+t.test('publishing locks nothing but its own rows', async (t) => {
   const dbUri = await migrated('kept')
   await build(t, { dbUri })
   await query(dbUri, `create table watched (n integer); select pgws.watch('watched', 'kept')`)
@@ -47,7 +47,7 @@ t.test('who publishes takes no lock but that of its rows', async (t) => {
 })
 
 t.test(
-  'messages of transactions that overlap come in one order, together, and behind what their writers have seen',
+  'all clients receive overlapping transactions in one order, each as a whole, and after what it has seen',
   async (t) => {
     const dbUri = await migrated('kept')
     const nodes = await Promise.all([1, 2].map(() => build(t, { dbUri })))
@@ -74,7 +74,7 @@ t.test(
           const messages: string[] = []
           await client.query('begin')
           if (i % 3 === 0) {
-            // A message before the lock: the transaction began earlier than those whose commits it will see.
+            // A message before the lock, so that the transaction begins earlier than those whose commits it will see.
             messages.push(`${writer}.${i} early`)
             await client.query('select pgws.publish_text(c, $1) from unnest($2::text[]) c', [
               messages[0],
@@ -103,12 +103,12 @@ t.test(
       await client.received(committed.length)
       const got = payloads(client)
       t.same([...got].sort(), [...committed].sort(), 'each once')
-      t.same(got, payloads(clients[0]!), 'in the order that all see')
+      t.same(got, payloads(clients[0]!), 'in the same order for all')
       const counts = got.flatMap((text) => /counted (\d+)/.exec(text)?.[1] ?? []).map(Number)
       t.same(
         counts,
         [...counts].sort((a, b) => a - b),
-        'in the order of the row'
+        'in the order of the updates'
       )
       for (const [index, text] of got.entries()) {
         if (text.endsWith('early'))
@@ -118,10 +118,10 @@ t.test(
   }
 )
 
-t.test('what is committed while a round has left something to the next ones is caught up with', async (t) => {
+t.test('announces what was committed while earlier messages waited for the next round', async (t) => {
   const dbUri = await migrated('kept')
   await query(dbUri, `select pgws.lead('the test', '1 hour')`)
-  // More than a round takes, in two transactions.
+  // More than one round announces, in two transactions.
   for (const _ of [1, 2]) {
     await query(dbUri, `select pgws.publish_text('free', n::text) from generate_series(1, 15000) n`)
   }
@@ -133,7 +133,7 @@ t.test('what is committed while a round has left something to the next ones is c
   t.equal((await query(dbUri, `select from pgws.history('kept', null, 10)`)).rowCount, 1)
 })
 
-t.test('what clients send comes behind what was committed before', async (t) => {
+t.test('messages of clients come after what was committed before', async (t) => {
   const dbUri = await migrated('kept')
   const { ws, fastify } = await build(t, { dbUri })
   for (const channel of ['kept', 'free']) {
@@ -150,7 +150,7 @@ t.test('what clients send comes behind what was committed before', async (t) => 
 })
 
 t.test(
-  'another node takes over at once where the sequencer ends, and soon where it is cut off',
+  'another node takes over at once when the sequencer ends, and after a while when it is disconnected',
   async (t) => {
     const dbUri = await migrated('kept')
     const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
@@ -167,21 +167,21 @@ t.test(
     await until(() => second.fastify.pgws.listenerState.up)
     const third = await build(t, { dbUri, nodeTimeout })
     const client = await open(t, `${third.ws}/kept/${reader}`)
-    // Its lease would last for another half minute.
+    // Its lease is valid for another half minute.
     await first.fastify.close()
     await query(dbUri, `select pgws.publish_text('kept', 'after its end')`)
     await client.received(1)
     const { node: successor, term: nextTerm } = await leader(dbUri)
     t.not(successor, firstNode)
-    // Greater by more than one if the machine was so busy that the successor was taken for dead, too.
+    // Greater by more than one if the machine was so busy that the successor lost its lease, too.
     t.ok(nextTerm > term)
-    // Whichever it is: the third one alone can reach the database.
+    // Whichever node it is, only the third one can reach the database.
     proxy.silence()
     proxy.mode = 'silence'
     await query(dbUri, `select pgws.publish_text('kept', 'while one is cut off')`)
     await client.received(2)
     t.ok((await leader(dbUri)).term >= nextTerm)
-    // One that comes back finds another in its place, and does nothing.
+    // A former sequencer finds its successor, and does nothing.
     proxy.mode = 'pass'
     proxy.cut()
     await query(dbUri, `select pgws.publish_text('kept', 'after its return')`)
@@ -192,7 +192,7 @@ t.test(
   }
 )
 
-t.test('what is published while no server runs waits, unless it is too old', async (t) => {
+t.test('delivers what was published while no server ran, unless it is too old', async (t) => {
   const dbUri = await migrated('kept')
   const { fastify } = await build(t, { dbUri })
   await until(async () => (await leader(dbUri)).node !== null)
@@ -211,13 +211,13 @@ t.test('what is published while no server runs waits, unless it is too old', asy
   t.same(rows, [{ n: 0 }])
 })
 
-t.test('equal messages of two transactions are two', async (t) => {
+t.test('delivers equal messages of two transactions both', async (t) => {
   const dbUri = await migrated('kept')
   const { ws } = await build(t, { dbUri })
   await until(async () => (await leader(dbUri)).node !== null)
   const client = await open(t, `${ws}/free/${reader}`)
   const body = JSON.stringify({ event: 'Message', channel: 'free', payload: 'equal' })
-  // As two writers do within one microsecond.
+  // As if two writers published within one microsecond.
   const [a, b] = [await connected(t, dbUri), await connected(t, dbUri)]
   for (const writer of [a, b]) {
     await writer.query('begin')
@@ -228,7 +228,7 @@ t.test('equal messages of two transactions are two', async (t) => {
   t.same(payloads(client), ['equal', 'equal'])
 })
 
-t.test('more than a round takes comes in order, and a transaction stays whole', async (t) => {
+t.test('several rounds announce in order, and never split a transaction', async (t) => {
   const dbUri = await migrated('kept')
   const { fastify } = await build(t, { dbUri })
   await until(async () => (await leader(dbUri)).node !== null)
@@ -256,7 +256,7 @@ t.test('more than a round takes comes in order, and a transaction stays whole', 
 })
 
 t.test(
-  'a transaction that stays open holds up nobody, and its own messages come when it commits',
+  'an open transaction delays nobody, and its own messages are delivered after its commit',
   async (t) => {
     const dbUri = await migrated('kept')
     const { ws } = await build(t, { dbUri })
@@ -268,7 +268,7 @@ t.test(
     const writer = await connected(t, dbUri)
     for (const text of others) await writer.query(`select pgws.publish_text('kept', $1)`, [text])
     await client.received(300)
-    // Long enough for the sequencer to fall asleep.
+    // Long enough that the sequencer goes to sleep.
     await sleep(200)
     await idle.query('commit')
     await client.received(301)
@@ -276,7 +276,7 @@ t.test(
   }
 )
 
-t.test('the outbox is emptied, and whoever holds one of its tables is not waited for', async (t) => {
+t.test('empties the outbox, without waiting for a session that has locked one of its tables', async (t) => {
   const dbUri = await migrated('kept')
   const { ws, http } = await build(t, { dbUri })
   await until(async () => (await leader(dbUri)).node !== null)
@@ -304,7 +304,7 @@ t.test('the outbox is emptied, and whoever holds one of its tables is not waited
   await publish(5000)
   await publish(1)
   await until(async () => (await sizes()).filter((bytes) => bytes > 0).length <= 1)
-  // A dump reads all tables in one transaction.
+  // pg_dump reads all tables in one transaction.
   const dump = await connected(t, dbUri)
   await dump.query('begin isolation level repeatable read read only')
   await dump.query('lock table pgws.outbox_0, pgws.outbox_1, pgws.outbox_2, pgws.rounds in access share mode')
@@ -318,36 +318,33 @@ t.test('the outbox is emptied, and whoever holds one of its tables is not waited
   t.equal(new Set(client.messages.map((text) => JSON.parse(text).id)).size, sent)
 })
 
-t.test(
-  'transaction numbers that begin anew, as after a restore, are noticed: old ids become gaps',
-  async (t) => {
-    const dbUri = await migrated('kept')
-    const { ws, fastify } = await build(t, { dbUri })
-    await until(async () => (await leader(dbUri)).node !== null)
-    const client = await open(t, `${ws}/kept/${reader}`)
-    await query(dbUri, `select pgws.publish_text('kept', 'before')`)
-    await client.received(1)
-    const { id } = JSON.parse(client.messages[0]!)
-    await fastify.close()
-    // What a dump brings back of a server that was far ahead: a row that was announced, and one that was not.
-    await query(
-      dbUri,
-      `insert into pgws.rounds (snapshot) values ('900000000:900000000:');
+t.test('notices that transaction ids begin again, as after a restore: old ids become gaps', async (t) => {
+  const dbUri = await migrated('kept')
+  const { ws, fastify } = await build(t, { dbUri })
+  await until(async () => (await leader(dbUri)).node !== null)
+  const client = await open(t, `${ws}/kept/${reader}`)
+  await query(dbUri, `select pgws.publish_text('kept', 'before')`)
+  await client.received(1)
+  const { id } = JSON.parse(client.messages[0]!)
+  await fastify.close()
+  // What a dump of a server with greater transaction ids restores: a row that was announced, and one that was not.
+  await query(
+    dbUri,
+    `insert into pgws.rounds (snapshot) values ('900000000:900000000:');
      insert into pgws.outbox_0 (transaction, channel, body, published_at) values
        ('800000000', 'kept', '{"channel":"kept","payload":"announced"}', clock_timestamp() - interval '1 minute'),
        ('900000001', 'kept', '{"channel":"kept","payload":"not announced"}', clock_timestamp() - interval '1 minute')`
-    )
-    await query(dbUri, `select pgws.publish_text('kept', 'after the restore')`)
-    const again = await build(t, { dbUri })
-    const kept = await open(t, `${again.ws}/kept/${reader}?since=earliest`)
-    await kept.received(3)
-    t.same(payloads(kept).slice(0, 3), ['before', 'not announced', 'after the restore'])
-    await query(dbUri, `select pgws.publish_text('kept', 'later')`)
-    await kept.received(4)
-    const late = await open(t, `${again.ws}/kept/${reader}?since=${id}`)
-    t.match(JSON.parse((await late.received(1))[0]!), { event: 'HistoryGap' })
-  }
-)
+  )
+  await query(dbUri, `select pgws.publish_text('kept', 'after the restore')`)
+  const again = await build(t, { dbUri })
+  const kept = await open(t, `${again.ws}/kept/${reader}?since=earliest`)
+  await kept.received(3)
+  t.same(payloads(kept).slice(0, 3), ['before', 'not announced', 'after the restore'])
+  await query(dbUri, `select pgws.publish_text('kept', 'later')`)
+  await kept.received(4)
+  const late = await open(t, `${again.ws}/kept/${reader}?since=${id}`)
+  t.match(JSON.parse((await late.received(1))[0]!), { event: 'HistoryGap' })
+})
 
 t.test('serializable transactions that publish do not conflict', async (t) => {
   const dbUri = await migrated('kept')
@@ -371,7 +368,7 @@ t.test('serializable transactions that publish do not conflict', async (t) => {
 })
 
 t.test(
-  'a role without any right on pgws writes a watched table, by COPY and in a deferred trigger',
+  'a role without rights on pgws can write to a watched table, with COPY and in a deferred trigger',
   async (t) => {
     const dbUri = await migrated('kept')
     const { ws } = await build(t, { dbUri })
@@ -402,16 +399,16 @@ t.test(
   }
 )
 
-t.test('a round that gets no answer does not hold up the end', async (t) => {
+t.test('a round without an answer does not delay the end of the server', async (t) => {
   const dbUri = await migrated('kept')
   const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
   const { fastify } = await build(t, { dbUri: proxy.uri(dbUri), shutdownTimeout: 1000 })
   await until(async () => (await leader(dbUri)).node !== null)
   proxy.silence()
   proxy.mode = 'silence'
-  // The sequencer looks once a second at the latest.
+  // The sequencer runs a round at least once a second.
   await sleep(1500)
-  // A statement of it may take two minutes; the test's own deadline is shorter.
+  // One of its statements may take two minutes. The test's deadline is shorter.
   await fastify.close()
   t.pass('closed')
 })

@@ -6,7 +6,7 @@ const rw = token({ mode: 'rw' })
 
 const payloads = ({ messages }: { messages: string[] }) => messages.map((text) => JSON.parse(text).payload)
 
-t.test('sequences that are behind their tables, as after logical replication, catch up', async (t) => {
+t.test('sequences that are behind their tables, as after logical replication, are advanced', async (t) => {
   const dbUri = await migrated('kept')
   const first = await build(t, { dbUri })
   const before = await open(t, `${first.ws}/kept/${rw}`)
@@ -43,7 +43,7 @@ t.test('sequences that are behind their tables, as after logical replication, ca
   await query(dbUri, `select pgws.revoke(jti => 'two')`)
 })
 
-t.test('messages after a row that was inserted at a position ahead are delivered', async (t) => {
+t.test('delivers messages after a row that was inserted with a greater position', async (t) => {
   const dbUri = await migrated('kept')
   const { ws, fastify } = await build(t, { dbUri, checkListenerInterval: 200 })
   const client = await open(t, `${ws}/kept/${rw}`)

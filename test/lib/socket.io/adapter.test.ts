@@ -14,7 +14,7 @@ const { postgres, database } = await withPostgres(t)
 const socketOf = (server: { socketFolder: string }) => join(server.socketFolder, '.s.PGSQL.5432')
 const failuresOf = (nodes: Node[]) => nodes.flatMap(({ failures }) => failures)
 
-/** Three nodes with a client each, and the first one's server. */
+/** Three nodes with a client each, and the server of the first one. */
 async function three(t: Test, options: Parameters<typeof startNodes>[3] = {}) {
   const dbUri = await database()
   const nodes = await startNodes(t, dbUri, 3, options)
@@ -22,13 +22,13 @@ async function three(t: Test, options: Parameters<typeof startNodes>[3] = {}) {
   return { dbUri, nodes, clients, io: nodes[0]!.io }
 }
 
-/** Waits until every client has an event that is sent last, and so everything before it. */
+/** Sends a last event, and waits until each client has received it, and so everything before it. */
 async function settled(io: Node['io'], clients: Client[], name = `end ${Math.random()}`) {
   io.emit(name)
   await Promise.all(clients.map((client) => client.received(name, 1)))
 }
 
-t.test('three nodes as one', async (t) => {
+t.test('three nodes behave like one', async (t) => {
   const { nodes, clients, io } = await three(t)
   const socketOn = (i: number) => nodes[i]!.io.sockets.sockets.get(clients[i]!.socket.id!)!
 
@@ -50,7 +50,7 @@ t.test('three nodes as one', async (t) => {
     t.same(names[1], ['all', 'red'])
     t.same(names[2], ['all', 'red', 'only red', 'others'])
     t.same(clients[2]!.events[0], ['all', 'a', 1, { b: [null] }])
-    // Socket.IO drops it where a connection has something to write already.
+    // Socket.IO drops it if the connection already has something to write.
     await until(async () => {
       io.volatile.emit('volatile')
       await new Promise((resolve) => setTimeout(resolve, 20))
@@ -58,7 +58,7 @@ t.test('three nodes as one', async (t) => {
     })
   })
 
-  await t.test('acknowledgements of every client, equal ones too, and partial answers in time', async (t) => {
+  await t.test('collects all acknowledgements, or those that arrive before the timeout', async (t) => {
     const more = await Promise.all(Array.from({ length: 20 }, () => open(t, nodes[1]!)))
     const all = [...clients, ...more]
     for (const { socket } of all) socket.on('question', (answer) => answer('same'))
@@ -72,7 +72,7 @@ t.test('three nodes as one', async (t) => {
     t.equal(partly.length, all.length - 1)
   })
 
-  await t.test('fetchSockets, joining, leaving, disconnecting', async (t) => {
+  await t.test('fetchSockets, socketsJoin, socketsLeave and disconnectSockets', async (t) => {
     socketOn(2).data = { name: 'three', bytes: Buffer.from([1, 2]) }
     const sockets = await io.fetchSockets()
     t.same(new Set(sockets.map(({ id }) => id)).size, sockets.length)
@@ -126,7 +126,7 @@ t.test('three nodes as one', async (t) => {
     }
   })
 
-  await t.test('large and small packets keep their order, equal ones are all there', async (t) => {
+  await t.test('delivers large, small and equal packets in order, each once', async (t) => {
     const large = 'x'.repeat(20_000)
     for (let i = 0; i < 40; i++) {
       io.emit('order', `${2 * i}`, large)
@@ -143,12 +143,12 @@ t.test('three nodes as one', async (t) => {
     }
   })
 
-  await t.test('sizes around the limit of notifications', async (t) => {
+  await t.test('delivers packets of sizes around the limit of notifications', async (t) => {
     for (let size = 7850; size < 8050; size += 5) io.emit('size', 'y'.repeat(size))
     for (const client of clients) t.equal((await client.received('size', 40)).length, 40)
   })
 
-  await t.test('namespaces, whatever their name, are apart', async (t) => {
+  await t.test('keeps namespaces of any name apart', async (t) => {
     for (const nsp of ['/a"b', "/c'd\\", '/ü', `/${'long'.repeat(40)}`, '/nul\0']) {
       for (const node of nodes) node.io.of(nsp)
       await acquainted(nodes, nsp)
@@ -163,7 +163,7 @@ t.test('three nodes as one', async (t) => {
     )
   })
 
-  await t.test('a namespace that is closed is not listened to any more', async (t) => {
+  await t.test('stops listening to a namespace that is closed', async (t) => {
     for (const node of nodes.slice(0, 2)) node.io.of('/closing')
     await until(async () => (await nodes[0]!.io.of('/closing').adapter.serverCount()) === 2)
     await nodes[1]!.io.of('/closing').adapter.close()
@@ -176,7 +176,7 @@ t.test('three nodes as one', async (t) => {
   t.same(failuresOf(nodes), [])
 })
 
-t.test('an adapter that is initialized twice gets each packet once, and leaves for good', async (t) => {
+t.test('an adapter that is initialized twice receives each packet once, and leaves completely', async (t) => {
   const nodes = await startNodes(t, await database(), 2)
   const [first, second] = nodes as [Node, Node]
   await Promise.all(nodes.map(({ io }) => io.of('/').adapter.init()))
@@ -190,7 +190,7 @@ t.test('an adapter that is initialized twice gets each packet once, and leaves f
   t.same(failuresOf(nodes), [])
 })
 
-t.test('requests of the options: requestsTimeout and uid', async (t) => {
+t.test('follows the options requestsTimeout and uid', async (t) => {
   const { nodes, io } = await three(t, { adapter: { requestsTimeout: 200 } })
   for (const node of nodes.slice(1)) node.io.on('silent', () => {})
   nodes[1]!.io.on('some', (answer: (value: string) => void) => answer('one'))
@@ -201,7 +201,7 @@ t.test('requests of the options: requestsTimeout and uid', async (t) => {
   t.same(partly.responses, ['one'])
 })
 
-t.test('options are checked', async (t) => {
+t.test('checks its options', async (t) => {
   const pool = {} as never
   t.throws(() => createAdapter(pool, { tableName: 'x; drop table y' }), { code: 'FST_PGWS_INVALID_OPTION' })
   t.throws(() => createAdapter(pool, { tableName: 'x'.repeat(60) }), /at most 54 bytes/)
@@ -210,7 +210,7 @@ t.test('options are checked', async (t) => {
   t.throws(() => createAdapter(pool, { errorHandler: 5 as never }), /must be a function/)
 })
 
-t.test('tables and prefixes of any name', async (t) => {
+t.test('uses tables and prefixes of any name', async (t) => {
   const dbUri = await database()
   await query(dbUri, 'create schema "My Schema"')
   const adapter = { tableName: '"My Schema"."Attach""ments"', channelPrefix: `pre"fix'` }
@@ -223,7 +223,7 @@ t.test('tables and prefixes of any name', async (t) => {
   t.same(failuresOf(nodes), [])
 })
 
-t.test('in one cluster with the original', async (t) => {
+t.test('works in one cluster with the original adapter', async (t) => {
   const dbUri = await database()
   const ours = await startNode(t, dbUri)
   await until(async () => (await query(dbUri, "select to_regclass('socket_io_attachments') as t")).rows[0].t)
@@ -256,12 +256,12 @@ t.test('in one cluster with the original', async (t) => {
   await until(async () => (await original.io.sockets.adapter.serverCount()) === 1)
 })
 
-t.test('nodes that say nothing for long are still counted', async (t) => {
+t.test('still counts nodes that have sent nothing for a while', async (t) => {
   const dbUri = await database()
   const adapter = { heartbeatInterval: 100, heartbeatTimeout: 1500 }
   const nodes = [await startNode(t, dbUri, { adapter })]
   const beats = await sqlListener(t, dbUri, 'socket.io#/')
-  // One after the other: nobody answers the first, and the last answers nobody.
+  // One after the other, so that nobody answers the first, and the last answers nobody.
   for (const _ of [1, 2]) {
     nodes.push(await startNode(t, dbUri, { adapter }))
     await acquainted(nodes)
@@ -274,7 +274,7 @@ t.test('nodes that say nothing for long are still counted', async (t) => {
 
 const uidOf = (io: Node['io']) => (io.sockets.adapter as unknown as { uid: string }).uid
 
-t.test('a node that is killed is counted out, and acknowledgements go on', async (t) => {
+t.test('removes a node that was killed, and still collects acknowledgements', async (t) => {
   const dbUri = await database()
   const adapter = { heartbeatInterval: 200, heartbeatTimeout: 600 }
   const nodes = await startNodes(t, dbUri, 2, { adapter })
@@ -296,7 +296,7 @@ t.test('a node that is killed is counted out, and acknowledgements go on', async
 })
 
 t.test(
-  'the database is restarted: local delivery goes on, other nodes get it later and in order',
+  'while the database restarts, local clients receive packets at once, and other nodes later, in order',
   async (t) => {
     const server = await testPostgres(t)
     const dbUri = await createDatabase(server)
@@ -329,7 +329,7 @@ t.test(
   }
 )
 
-t.test('the listening connection is lost: it comes back by itself, and the gap is announced', async (t) => {
+t.test('reconnects when the listening connection is lost, and reports the gap', async (t) => {
   const { dbUri, nodes, clients, io } = await three(t, { adapter: { heartbeatInterval: 300 } })
   let gaps = 0
   for (const node of nodes) node.io.sockets.adapter.on('gap', () => gaps++)
@@ -342,7 +342,7 @@ t.test('the listening connection is lost: it comes back by itself, and the gap i
   for (const client of clients) await client.received('back', 1)
 })
 
-t.test('what cannot be published is reported', async (t) => {
+t.test('reports packets that cannot be published', async (t) => {
   const { dbUri, nodes, clients, io } = await three(t)
   const circular: { self?: unknown } = {}
   circular.self = circular
@@ -358,7 +358,7 @@ t.test('what cannot be published is reported', async (t) => {
   t.same(clients[1]!.values('large'), [])
 })
 
-t.test('without an error handler, failures are warnings of the process', async (t) => {
+t.test('without an error handler, failures are process warnings', async (t) => {
   const { dbUri, io, clients } = await three(t, { adapter: { errorHandler: undefined } })
   const warnings: Error[] = []
   const keep = (warning: Error) => warnings.push(warning)
@@ -370,7 +370,7 @@ t.test('without an error handler, failures are warnings of the process', async (
   await until(() => warnings.some(({ message }) => /was not sent.*socket_io_attachments/.test(message)))
 })
 
-t.test('what cannot be read is reported, and what follows is delivered', async (t) => {
+t.test('reports packets that cannot be read, and delivers later ones', async (t) => {
   const { dbUri, nodes, clients } = await three(t)
   await query(
     dbUri,
@@ -386,12 +386,12 @@ t.test('what cannot be read is reported, and what follows is delivered', async (
   }
 })
 
-t.test('rows are kept until every node has read them, and removed then', async (t) => {
+t.test('keeps rows until every node has read them, and then removes them', async (t) => {
   const dbUri = await database()
   const proxy = await FaultProxy.start(t, socketOf(postgres))
   const adapter = { cleanupInterval: 200, heartbeatInterval: 200, heartbeatTimeout: 20_000 }
   const nodes = await startNodes(t, dbUri, 2, { adapter })
-  // This one hears of rows, and cannot read them for a while.
+  // This node is notified of rows, and cannot read them for a while.
   const slow = await startNode(t, dbUri, { adapter, poolUri: proxy.uri(dbUri) })
   await acquainted([...nodes, slow])
   const client = await open(t, slow)
@@ -406,7 +406,7 @@ t.test('rows are kept until every node has read them, and removed then', async (
   slow.pool.connect = (() => Promise.reject(new Error('no connection'))) as never
   for (let i = 0; i < 5; i++) nodes[0]!.io.emit('large', i, 'x'.repeat(9000))
   await until(async () => (await rows()) === 5)
-  // They are old enough; a row that is older than all goes.
+  // They are old enough. The row that is older than all of them is removed.
   const count = async (condition: string) =>
     (await query(dbUri, `select count(*)::int as n from socket_io_attachments where ${condition}`)).rows[0].n
   await until(async () => (await count("created_at < now() - interval '3 s'")) === 5)
@@ -419,7 +419,7 @@ t.test('rows are kept until every node has read them, and removed then', async (
   await until(async () => (await rows()) === 0)
 })
 
-t.test('closing leaves nothing behind, also where the pool has ended first', async (t) => {
+t.test('closing leaves nothing behind, even if the pool has ended before', async (t) => {
   const dbUri = await database()
   for (const order of ['io first', 'pool first']) {
     const child = fork(join(root, 'test/support/socket-io-node.js'), {

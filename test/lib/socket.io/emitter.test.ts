@@ -78,11 +78,11 @@ t.test('the emitter reaches clients and servers', async (t) => {
   await emitter.in('blue').disconnectSockets(true)
   await until(() => clients[0]!.socket.disconnected)
   t.ok(clients[1]!.socket.connected)
-  // It is no node of the cluster.
+  // The emitter is not a node of the cluster.
   t.equal(await nodes[0]!.io.sockets.adapter.serverCount(), 2)
 })
 
-t.test('namespaces keep the options', async (t) => {
+t.test('an emitter of a namespace keeps the options', async (t) => {
   const dbUri = await database()
   const adapter = { channelPrefix: 'other', tableName: 'other_attachments' }
   const node = await startNode(t, dbUri, { adapter })
@@ -96,7 +96,7 @@ t.test('namespaces keep the options', async (t) => {
   t.equal(emitter.of('admin').nsp, '/admin')
 })
 
-t.test('with the original adapter 0.5', async (t) => {
+t.test('works with version 0.5 of the original adapter', async (t) => {
   const dbUri = await database()
   await query(
     dbUri,
@@ -113,7 +113,7 @@ t.test('with the original adapter 0.5', async (t) => {
   await client.received('large', 1)
 })
 
-t.test('on a client, what is emitted is part of its transaction', async (t) => {
+t.test('with a client instead of a pool, packets are part of its transaction', async (t) => {
   const dbUri = await database()
   const node = await startNode(t, dbUri)
   const client = await open(t, node)
@@ -140,7 +140,7 @@ t.test('reports failures to the error handler and to callers that wait', async (
   const failures: Error[] = []
   const errorHandler = (error: Error) => failures.push(error)
   const emitter = new Emitter(poolOf(t, dbUri), '/', { errorHandler })
-  // There is no table.
+  // The table does not exist.
   emitter.emit('large', 'x'.repeat(9000))
   await t.rejects(emitter.flushed(), {
     code: 'FST_PGWS_SOCKET_IO_NOT_PUBLISHED',
@@ -154,7 +154,7 @@ t.test('reports failures to the error handler and to callers that wait', async (
   await t.rejects(new Emitter(ended, '/', { errorHandler }).socketsJoin('a'), /the pool has ended/)
 })
 
-t.test('publish() reaches our channels, with the schema and without', async (t) => {
+t.test('publish() reaches websocket channels, with and without the schema', async (t) => {
   const dbUri = await database()
   const { ws } = await build(t, { dbUri })
   const reader = await openWebSocket(t, `${ws}/chat/${token({ mode: 'r' })}`)
@@ -201,7 +201,7 @@ t.test('publish() reaches our channels, with the schema and without', async (t) 
   t.equal(rows[3].message.claims.sub, 'me')
 })
 
-t.test('the emitter needs neither Fastify nor the adapter, and the adapter no Fastify', async (t) => {
+t.test('the emitter imports neither Fastify nor the adapter, the adapter no Fastify', async (t) => {
   function packagesOf(entry: string): string[] {
     const packages = new Set<string>()
     const seen = new Set<string>()

@@ -7,10 +7,10 @@ import { type Node, open, startNode, startNodes } from '../../support/socket-io.
 
 const { postgres, database } = await withPostgres(t)
 
-/** What is no message of a node, in a row. */
+/** Values for rows that are not messages of a node. */
 const BROKEN: Uint8Array[] = [
   Buffer.from('no msgpack'),
-  // Ends too early; a map of four thousand millions; a type that there is not.
+  // It ends too early; it is a map of four thousand million entries; its type does not exist.
   Buffer.from([0x82, 0xa3]),
   Buffer.from([0xdf, 0xff, 0xff, 0xff, 0xff]),
   Buffer.from([0xc1]),
@@ -21,7 +21,7 @@ const BROKEN: Uint8Array[] = [
   encode([1, 2]),
   encode({}),
   encode({ uid: 'stranger', nsp: '/', type: 'x' }),
-  // As messages are, but for what they are to do.
+  // They are messages, but what they ask for does not exist.
   encode({ uid: 'stranger', nsp: '/', type: 3 }),
   encode({ uid: 'stranger', nsp: '/', type: 3, data: {} }),
   encode({ uid: 'stranger', nsp: '/', type: 3, data: { packet: 5, opts: { rooms: 5, except: null } } }),
@@ -41,7 +41,7 @@ async function insertAndNotify(dbUri: string, payload: Uint8Array): Promise<void
   )
 }
 
-t.test('a row that holds no message is reported, and what follows is delivered', async (t) => {
+t.test('reports a row without a message, and delivers later packets', async (t) => {
   const dbUri = await database()
   const nodes = await startNodes(t, dbUri, 2)
   const clients = await Promise.all(nodes.map((node) => open(t, node)))
@@ -56,7 +56,7 @@ t.test('a row that holds no message is reported, and what follows is delivered',
   t.ok(lost(nodes[0]!) >= 11)
 })
 
-t.test('references to rows that cannot be take no other row with them', async (t) => {
+t.test('references to impossible rows do not affect other rows', async (t) => {
   const dbUri = await database()
   const nodes = await startNodes(t, dbUri, 2)
   const clients = await Promise.all(nodes.map((node) => open(t, node)))
@@ -75,7 +75,7 @@ t.test('references to rows that cannot be take no other row with them', async (t
   const notify = ids.map(
     (id) => `pg_notify('socket.io#/', '{"uid":"stranger","nsp":"/","type":3,"attachmentId":${id}}')`
   )
-  // In one turn, so that all of them are asked for together.
+  // In one turn of the event loop, so that they are read together.
   await query(
     dbUri,
     `with row as (insert into socket_io_attachments (payload) values ($1) returning id)
@@ -94,10 +94,10 @@ t.test('references to rows that cannot be take no other row with them', async (t
   for (const node of nodes) t.equal(lost(node), ids.length, String(node.failures))
 })
 
-t.test('marks of nodes that are none end neither the node nor the cleaning', async (t) => {
+t.test('invalid heartbeats of other nodes stop neither the node nor the cleanup', async (t) => {
   const dbUri = await database()
   const adapter = { cleanupInterval: 100, heartbeatInterval: 100, heartbeatTimeout: 60_000 }
-  // Two, since those that know each other listen.
+  // Two nodes, because nodes that know each other listen.
   const [node] = await startNodes(t, dbUri, 2, { adapter })
   const marks = [
     'no json',
@@ -121,7 +121,7 @@ t.test('marks of nodes that are none end neither the node nor the cleaning', asy
   t.equal(node!.failures.length, marks.length)
 })
 
-t.test('a table that may not be read, and a pool that is away, hold up nobody for ever', async (t) => {
+t.test('gives up packets when the table cannot be read or the pool is unavailable', async (t) => {
   const dbUri = await database()
   const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
   const [node] = await startNodes(t, dbUri, 1)
@@ -139,7 +139,7 @@ t.test('a table that may not be read, and a pool that is away, hold up nobody fo
   t.equal(lost(other), 50)
   await query(dbUri, 'alter table socket_io_attachments rename column hidden to payload')
 
-  // Its listener is there; its pool is not.
+  // Its listener is connected. Its pool is not.
   const connect = other.pool.connect
   other.pool.connect = (() => Promise.reject(new Error('no connection'))) as never
   node!.io.emit('large', 'x'.repeat(9000))
@@ -151,7 +151,7 @@ t.test('a table that may not be read, and a pool that is away, hold up nobody fo
   t.same(await client.received('large', 1), ['y'.repeat(9000)])
 })
 
-t.test('a kept packet that holds no message is a gap, and ends no replay', async (t) => {
+t.test('a stored packet without a message is a gap, and does not end the replay', async (t) => {
   const dbUri = await database()
   const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
   const options = {
@@ -194,15 +194,15 @@ t.test('a kept packet that holds no message is a gap, and ends no replay', async
   t.same(await client.received('n', 4), [0, 1, 2, 3])
 })
 
-t.test('what is no event for clients is reported, and disconnects none of them', async (t) => {
+t.test('reports packets that are not events for clients, and disconnects nobody', async (t) => {
   const dbUri = await database()
-  // Two, so that they listen when they know each other.
+  // Two nodes, because nodes that know each other listen.
   const [node] = await startNodes(t, dbUri, 2)
   const client = await open(t, node!)
   const left: string[] = []
   client.socket.on('disconnect', (reason) => left.push(reason))
   const broken = [
-    // Packets of Socket.IO's protocol that no server sends to all.
+    // Packets of Socket.IO's protocol that a server never broadcasts.
     ...[0, 1, 3, 4, 5, 6, 7, -1, '2', null].map((type) => ({ type, data: ['n', 1] })),
     { type: 0, data: { sid: 'another' } },
     ...['connect', 'disconnect', 'newListener', null, {}, []].map((name) => ({ type: 2, data: [name] })),

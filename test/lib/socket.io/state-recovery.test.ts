@@ -14,7 +14,7 @@ const recovery = (more: object = {}) => ({
   server: { connectionStateRecovery: { maxDisconnectionDuration: 60_000, ...more } }
 })
 
-/** What stands before the nodes: a client comes to the node that is set, and may be cut off. */
+/** A proxy in front of the nodes. It leads a client to the node that is set, and can cut its connection. */
 async function balancer(t: Test, first: Node) {
   const links = new Set<Socket>()
   const state = {
@@ -54,9 +54,9 @@ type Balancer = Awaited<ReturnType<typeof balancer>>
 
 const reconnecting = { reconnection: true, reconnectionDelay: 20, reconnectionDelayMax: 50 }
 
-/** Cuts a client off, and lets it reconnect to a node on request. */
+/** Cuts the connection of a client. The client reconnects to a node on request. */
 async function leave({ socket }: Client, balancer: Balancer, from: Node) {
-  // It has none when it has left, and the node may not have noticed by then.
+  // A client that has disconnected has none, and the node may not have noticed yet.
   const id = socket.id!
   balancer.target = undefined
   balancer.cut()
@@ -69,7 +69,7 @@ async function comeBack({ socket }: Client, balancer: Balancer, to: Node): Promi
   return socket.recovered
 }
 
-t.test('a client comes back to another node, with its rooms and data, and gets what it missed', async (t) => {
+t.test('a client that reconnects to another node recovers its state, and what it missed', async (t) => {
   const dbUri = await database()
   const nodes = await startNodes(t, dbUri, 3, recovery())
   const stored = async (name: string, n: number) =>
@@ -101,7 +101,7 @@ t.test('a client comes back to another node, with its rooms and data, and gets w
     node.io.except('red').emit('not red', n)
     node.io.volatile.emit('volatile', n)
     node.io.local.emit('local', n)
-    // In this order also in the database.
+    // So that the database has the same order.
     await until(() => stored('not red', n))
   }
   socket.emit('n', 31)
@@ -129,20 +129,20 @@ t.test('a client comes back to another node, with its rooms and data, and gets w
   )
   for (const name of ['blue', 'not red', 'volatile', 'local']) t.same(client.values(name), [], name)
 
-  // A session is used once: the identity of a client that is connected cannot be taken.
+  // A session is used once, so nobody can take over the identity of a connected client.
   const { pid, offset } = credentials(client)
   const adapter = nodes[1]!.io.sockets.adapter
   t.equal(await adapter.restoreSession(pid, offset), null)
   t.same(failuresOf(nodes), [])
 })
 
-/** What a client names when it comes back. */
+/** What a client sends to recover its state. */
 function credentials({ socket }: Client) {
   const { _pid, _lastOffset } = socket as unknown as { _pid: string; _lastOffset: string }
   return { pid: _pid, offset: _lastOffset }
 }
 
-t.test('what is not known, or too old, is not recovered', async (t) => {
+t.test('does not recover a session or offset that is unknown or too old', async (t) => {
   const dbUri = await database()
   const nodes = await startNodes(t, dbUri, 2, recovery({ maxDisconnectionDuration: 1000 }))
   const adapter = nodes[1]!.io.sockets.adapter
@@ -177,7 +177,7 @@ t.test('what is not known, or too old, is not recovered', async (t) => {
   await until(count)
   await query(dbUri, "update socket_io_attachments_sessions set disconnected_at = now() - interval '2 s'")
   t.equal(await adapter.restoreSession('c', offset), null, 'too old')
-  // Something that the client may have missed is gone.
+  // A packet that the client may have missed was deleted.
   await query(dbUri, 'delete from socket_io_attachments_packets')
   await query(
     dbUri,
@@ -185,17 +185,17 @@ t.test('what is not known, or too old, is not recovered', async (t) => {
   )
   session('d')
   t.equal(await adapter.restoreSession('d', offset), null, 'trimmed')
-  // What is gone is so old that it has got it.
+  // What was deleted is so old that the client has received it.
   await query(
     dbUri,
     "update socket_io_attachments_recovery set at = now() - interval '1 hour' where name = 'trimmed'"
   )
   session('e')
-  t.ok(await adapter.restoreSession('e', offset), 'nothing for long')
+  t.ok(await adapter.restoreSession('e', offset), 'nothing was sent for a long time')
   t.same(failuresOf(nodes), [])
 })
 
-t.test('a notification with a position that is none changes nothing for those who come back', async (t) => {
+t.test('a notification with an invalid position does not affect clients that recover', async (t) => {
   const dbUri = await database()
   const [node] = await startNodes(t, dbUri, 2, recovery())
   const { adapter } = node!.io.sockets
@@ -214,7 +214,7 @@ t.test('a notification with a position that is none changes nothing for those wh
   t.match(await adapter.restoreSession('a', offset), { sid: 's', pid: 'a' })
 })
 
-t.test('old packets and sessions are removed', async (t) => {
+t.test('removes old packets and sessions', async (t) => {
   const dbUri = await database()
   const [node] = await startNodes(t, dbUri, 2, { ...recovery(), adapter: { cleanupInterval: 100 } })
   const rows = async (table: string) =>
@@ -236,7 +236,7 @@ t.test('old packets and sessions are removed', async (t) => {
   t.equal(trimmed[0].position, 1)
 })
 
-t.test('what is sent between the look at the table and the connection is included once', async (t) => {
+t.test('a packet that is sent between reading the table and the connection arrives once', async (t) => {
   const nodes = await startNodes(t, await database(), 2, {
     server: { connectionStateRecovery: { maxDisconnectionDuration: 60_000, skipMiddlewares: false } }
   })
@@ -274,7 +274,7 @@ t.test('what is sent between the look at the table and the connection is include
   t.same(await client.received('late', 5), [0, 1, 2, 3, 4])
 })
 
-t.test('a client that leaves before it is let in may come again', async (t) => {
+t.test('a client that leaves before it is admitted can reconnect', async (t) => {
   const nodes = await startNodes(t, await database(), 2, {
     server: { connectionStateRecovery: { maxDisconnectionDuration: 60_000, skipMiddlewares: false } }
   })
@@ -295,7 +295,7 @@ t.test('a client that leaves before it is let in may come again', async (t) => {
   t.same(await client.received('n', 2), [0, 1])
 })
 
-t.test('clients that wander between nodes under load get everything once and in order', async (t) => {
+t.test('clients that move between nodes under load receive everything once and in order', async (t) => {
   const nodes = await startNodes(t, await database(), 3, recovery())
   const COUNT = 250
   const doors = await Promise.all(Array.from({ length: 4 }, (_, i) => balancer(t, nodes[i % 3]!)))
@@ -341,7 +341,7 @@ t.test('clients that wander between nodes under load get everything once and in 
   t.same(failuresOf(nodes), [])
 })
 
-t.test('what a node missed while its listener was away is replayed, and no gap is announced', async (t) => {
+t.test('replays what a node missed while its listener was disconnected, and reports no gap', async (t) => {
   const dbUri = await database()
   const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
   const adapter = { heartbeatInterval: 300 }
@@ -375,7 +375,7 @@ t.test('what a node missed while its listener was away is replayed, and no gap i
   t.notOk(failuresOf(nodes).some(({ message }) => /may be lost|was not sent/.test(message)))
 })
 
-t.test('clients that move while the database is away and back get everything once', async (t) => {
+t.test('clients that move while the database is unavailable receive everything once', async (t) => {
   const server = await testPostgres(t)
   const dbUri = await createDatabase(server)
   const nodes = await startNodes(t, dbUri, 2, { ...recovery(), adapter: { heartbeatInterval: 300 } })
@@ -394,7 +394,7 @@ t.test('clients that move while the database is away and back get everything onc
   )
   await leave(client, door, nodes[0]!)
   await restartPostgres(t, server)
-  // Its session is saved behind what it got already.
+  // Its session is stored with a position after what it has received.
   await other.received('n', 21)
   await until(async () => (await query(dbUri, 'select from socket_io_attachments_sessions')).rowCount)
   t.equal(await comeBack(client, door, nodes[1]!), true)
@@ -405,7 +405,7 @@ t.test('clients that move while the database is away and back get everything onc
   t.same([...other.values('n')].sort(), all.sort())
 })
 
-t.test('what the emitter sends is not missed either', async (t) => {
+t.test('recovers what the emitter sent, too', async (t) => {
   const nodes = await startNodes(t, await database(), 2, recovery())
   const door = await balancer(t, nodes[0]!)
   const client = await open(t, door, '/', reconnecting)
@@ -423,7 +423,7 @@ t.test('what the emitter sends is not missed either', async (t) => {
   t.same(failuresOf(nodes), [])
 })
 
-t.test('nodes that start together make the tables once', async (t) => {
+t.test('nodes that start together create the tables once', async (t) => {
   const dbUri = await database()
   const nodes = await Promise.all(Array.from({ length: 6 }, () => startNode(t, dbUri, recovery())))
   await until(async () => (await nodes[0]!.io.sockets.adapter.serverCount()) === 6)

@@ -6,7 +6,7 @@ import { WebSocket, WebSocketServer } from 'ws'
 import { WebSocketConnection } from '../../../lib/transports/websocket.js'
 import { flowControl, until } from '../../support/helper.js'
 
-/** Both ends of a websocket; the client answers pings or not. */
+/** Both ends of a websocket. `autoPong` says whether the client answers pings. */
 async function pair(t: Test, autoPong: boolean) {
   const server = new WebSocketServer({ port: 0, host: '127.0.0.1' })
   t.teardown(() => server.close())
@@ -36,7 +36,7 @@ async function pair(t: Test, autoPong: boolean) {
   return { client, webSocket, subscriber }
 }
 
-t.test('a client that has answered neither of two pings is ended at the third', async (t) => {
+t.test('terminates a client at the third ping if it has answered neither of the first two', async (t) => {
   const { client, subscriber } = await pair(t, false)
   subscriber.ping()
   subscriber.ping()
@@ -47,7 +47,7 @@ t.test('a client that has answered neither of two pings is ended at the third', 
 })
 
 t.test(
-  'a client that takes what waits before the pings stays; one that takes nothing does not',
+  'keeps a client that still reads what was sent before the pings, and terminates one that reads nothing',
   async (t) => {
     const { client, subscriber } = await pair(t, true)
     client.pause()
@@ -55,14 +55,14 @@ t.test(
     subscriber.deliver([frame], frame.bytes)
     for (let n = 0; n < 5; n++) subscriber.ping()
     t.equal(subscriber.open, true)
-    // As if it had taken nothing for 30 s.
+    // As if it had read nothing for 30 s.
     subscriber.waiting!.stalled = 120
     for (let n = 0; n < 3; n++) subscriber.ping()
     t.equal(subscriber.open, false)
   }
 )
 
-t.test('a client that answers stays', async (t) => {
+t.test('keeps a client that answers', async (t) => {
   const { client, webSocket, subscriber } = await pair(t, true)
   for (let i = 0; i < 5; i++) {
     const pong = once(webSocket, 'pong')
@@ -72,7 +72,7 @@ t.test('a client that answers stays', async (t) => {
   t.equal(client.readyState, WebSocket.OPEN)
 })
 
-t.test('a socket that we do not read is not held to its pongs', async (t) => {
+t.test('does not expect pongs while the server does not read the socket', async (t) => {
   const { client, webSocket, subscriber } = await pair(t, true)
   webSocket.pause()
   for (let i = 0; i < 5; i++) subscriber.ping()
