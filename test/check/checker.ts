@@ -172,7 +172,6 @@ function checkCommitOrder(name: string, publications: Known[], report: Report): 
         )
       }
     }
-    if (transaction.unordered) continue
     if (latest === undefined || transaction.published > latest.transaction.published) latest = publication
   }
 }

@@ -1,10 +1,19 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { BusFaults } from './bus-faults.js'
 import type { History } from './history.js'
+import { NODE_TIMEOUT, type Node } from './node.js'
 import type { Random } from './random.js'
 import type { Readers } from './readers.js'
-import { NODE_TIMEOUT, type Node, type System } from './system.js'
+import type { System } from './system.js'
 
-type Fault = (random: Random) => Promise<string>
+/** Does something bad. Resolves with what it was when all is well again; empty: nothing could be done. */
+export type Fault = (random: Random) => Promise<string>
+
+/** In a run of so many milliseconds or more, nats-server stays away for long. */
+const LONG_RUN = 5 * 60_000
+/** How long nats-server stays away, and a node is stopped, in a long run and in a short one, in milliseconds. */
+const LONG_ABSENCE = { server: 30_000, node: 10_000 }
+const SHORT_ABSENCE = { server: 6000, node: 5000 }
 
 /** Injects faults into a system, at random. */
 export class Faults {
@@ -35,7 +44,8 @@ export class Faults {
   /** Goes on for so many milliseconds; then all is well again. */
   async inject(random: Random, duration: number): Promise<void> {
     const end = performance.now() + duration
-    const bag = this.#faults.flatMap(([weight, fault]) => Array.from({ length: weight }, () => fault))
+    const faults = [...this.#faults, ...this.#busFaults(duration)]
+    const bag = faults.flatMap(([weight, fault]) => Array.from({ length: weight }, () => fault))
     const failOverAt = performance.now() + duration * (0.4 + 0.4 * random.next())
     let failedOver = this.#system.replication === undefined
     while (performance.now() < end) {
@@ -50,15 +60,24 @@ export class Faults {
         continue
       }
       // Some overlap.
-      const faults = Array.from({ length: random.chance(0.3) ? 2 : 1 }, () => random.one(bag))
+      const chosen = Array.from({ length: random.chance(0.3) ? 2 : 1 }, () => random.one(bag))
       await Promise.all(
-        faults.map(async (fault) => {
+        chosen.map(async (fault) => {
           const what = await fault(random.fork())
           if (what !== '') this.#history.incident(`over: ${what}`)
         })
       )
     }
     await this.#system.healthy()
+    await this.#system.connected()
+  }
+
+  #busFaults(duration: number): [weight: number, fault: Fault][] {
+    const system = this.#system
+    if (system.nats === undefined) return []
+    const absence = duration < LONG_RUN ? SHORT_ABSENCE : LONG_ABSENCE
+    const say = (what: string) => this.#say(what)
+    return new BusFaults({ system, say, hold: (...held) => this.#hold(...held), absence }).all
   }
 
   #say(what: string): string {
@@ -155,7 +174,6 @@ export class Faults {
 
   #drop(random: Random): Promise<string> {
     return this.#hold(random, async (node) => {
-      if (node.previous) return ''
       const what = this.#say(`notifications on their way to ${node.name} are dropped`)
       node.dropped = random.one([0.05, 0.3, 1])
       await sleep(NODE_TIMEOUT * (0.3 + 1.5 * random.next()))

@@ -25,11 +25,6 @@ export interface Transaction {
   /** When its sender knew that it was committed. */
   acknowledged?: number
   outcome: Outcome
-  /**
-   * Published through a server of a release that knows nothing of the sequencer: it does not wait for what was committed
-   * before.
-   */
-  unordered?: boolean
 }
 
 export interface Delivery {

@@ -1,6 +1,6 @@
 // Publishes and reads while nodes, connections and PostgreSQL fail at random, and then checks the history of all of it
 // against what docs/guarantees.md promises:
-//   npm run check -- --minutes 10 --seed 7 [--standby] [--previous]
+//   npm run check -- --minutes 10 --seed 7 [--standby] [--previous] [--bus nats]
 //   npm run check -- --history FOLDER    checks one that was kept
 import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -21,15 +21,17 @@ const { values: given } = parseArgs({
     nodes: { type: 'string', default: '3' },
     standby: { type: 'boolean', default: false },
     previous: { type: 'boolean', default: false },
+    bus: { type: 'string', default: 'notify' },
     history: { type: 'string', default: '' }
   }
 })
 const minutes = Number(given.minutes)
 const seed = Number(given.seed)
 const nodes = Number(given.nodes)
-if (!(minutes > 0) || !Number.isSafeInteger(seed) || !(nodes > 0)) {
+const bus = given.bus === 'notify' || given.bus === 'nats' ? given.bus : undefined
+if (!(minutes > 0) || !Number.isSafeInteger(seed) || !(nodes > 0) || bus === undefined) {
   console.error(
-    'usage: npm run check -- [--minutes N] [--seed N] [--nodes N] [--standby] [--previous], or npm run check -- --history FOLDER'
+    'usage: npm run check -- [--minutes N] [--seed N] [--nodes N] [--standby] [--previous] [--bus notify|nats], or npm run check -- --history FOLDER'
   )
   process.exit(2)
 }
@@ -56,10 +58,11 @@ async function end(): Promise<void> {
 async function main(): Promise<number> {
   if (given.history !== '') return report(History.load(given.history))
   console.log(
-    `${minutes} minutes, seed ${seed}, ${nodes} nodes${given.previous ? ', one of the previous release' : ''}${given.standby ? ', a standby' : ''}`
+    `${minutes} minutes, seed ${seed}, ${nodes} nodes${given.previous ? ', one of the previous release' : ''}${given.standby ? ', a standby' : ''}${bus === 'nats' ? ', NATS' : ''}`
   )
   const random = new Random(seed)
-  const system = await System.start(owner, { nodes, standby: given.standby, previous: given.previous })
+  const { standby, previous } = given
+  const system = await System.start(owner, { nodes, standby, previous, bus: bus! })
   const recorded = new History()
   try {
     await record(owner, system, random, recorded, async (readers) => {
@@ -70,7 +73,16 @@ async function main(): Promise<number> {
     keep(recorded, system)
     return 1
   }
-  const status = report(recorded)
+  let status = report(recorded)
+  if (system.nats !== undefined) {
+    const messages = system.nodes.reduce((sum, node) => sum + node.busMessages, 0)
+    console.log(`${messages} messages went over NATS`)
+    // What was checked would be something else.
+    if (messages < recorded.transactions.length) {
+      console.error('too few messages went over NATS')
+      status = 1
+    }
+  }
   if (status !== 0) keep(recorded, system)
   return status
 }

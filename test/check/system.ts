@@ -1,116 +1,21 @@
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { join } from 'node:path'
 import type { QueryResult } from 'pg'
 import type { EmbeddedPostgres } from '../../lib/embedded-postgres/server.js'
 import { CLI, freePort } from '../support/app.js'
 import { FaultProxy } from '../support/fault-proxy.js'
-import { install, query, SECRET, until } from '../support/helper.js'
+import { install, query, until } from '../support/helper.js'
+import { NatsServer } from '../support/nats.js'
+import { NatsFilter } from '../support/nats-filter.js'
 import { createDatabase, testPostgres } from '../support/postgres.js'
 import { previousRelease, RELEASES } from '../support/previous-release.js'
 import { portOf, type Replication, withStandby } from '../support/standby.js'
 import { prepare } from './channels.js'
+import { Node } from './node.js'
 import type { Random } from './random.js'
 import type { Owner, Target } from './target.js'
 
-/** After how much silence a node counts as dead, in milliseconds. */
-export const NODE_TIMEOUT = 2000
-
 /** What a commit promises must outlive the end of PostgreSQL; the machine itself does not end. */
 const SETTINGS = { synchronous_commit: 'on', restart_after_crash: 'on' }
-
-/** The clock of a node is set by it. */
-const CLOCK = new URL('clock.js', import.meta.url).href
-
-/** A server, in a process of its own, with its own way to each PostgreSQL. */
-export class Node {
-  readonly name: string
-  readonly port: number
-  readonly proxies: FaultProxy[]
-  readonly #dbUri: string
-  readonly #cli: string
-  #child: ChildProcess | undefined
-  #output = ''
-  /** How many of the notifications on their way to the node are dropped, from 0 to 1. */
-  dropped = 0
-
-  constructor(name: string, port: number, proxies: FaultProxy[], dbUri: string, cli = CLI) {
-    this.name = name
-    this.port = port
-    this.proxies = proxies
-    this.#dbUri = dbUri
-    this.#cli = cli
-  }
-
-  get http(): string {
-    return `http://127.0.0.1:${this.port}`
-  }
-
-  get ws(): string {
-    return `ws://127.0.0.1:${this.port}`
-  }
-
-  get output(): string {
-    return this.#output
-  }
-
-  /** Of the previous release. */
-  get previous(): boolean {
-    return this.#cli !== CLI
-  }
-
-  get running(): boolean {
-    return this.#child !== undefined && this.#child.exitCode === null && this.#child.signalCode === null
-  }
-
-  start(): void {
-    const child = spawn(process.execPath, ['--import', CLOCK, this.#cli], {
-      cwd: '/',
-      stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
-      env: {
-        PATH: process.env.PATH,
-        PGWS_DB_URI: this.#dbUri,
-        PGWS_JWT_SECRET: SECRET,
-        PGWS_HOST: '127.0.0.1',
-        PGWS_PORT: String(this.port),
-        PGWS_CHECK_LISTENER_INTERVAL: '500',
-        PGWS_NODE_TIMEOUT: String(NODE_TIMEOUT),
-        PGWS_METRICS: 'false',
-        PGWS_DOCUMENTATION: 'false'
-      }
-    })
-    this.#output += `--- ${this.name} starts as process ${child.pid}\n`
-    for (const output of [child.stdout!, child.stderr!]) {
-      output.on('data', (chunk) => (this.#output += chunk))
-    }
-    child.on('exit', (code, signal) => (this.#output += `--- ended with ${signal ?? code}\n`))
-    this.#child = child
-  }
-
-  signal(name: NodeJS.Signals): void {
-    if (this.running) this.#child!.kill(name)
-  }
-
-  /** Sets its clock forward, or back. */
-  setClock(seconds: number): void {
-    if (this.running && this.#child!.connected) this.#child!.send({ setClock: seconds }, () => {})
-  }
-
-  async end(name: NodeJS.Signals): Promise<void> {
-    if (!this.running) return
-    const ended = once(this.#child!, 'exit')
-    this.#child!.kill(name)
-    await ended
-  }
-
-  async healthy(): Promise<boolean> {
-    try {
-      return (await fetch(`${this.http}/health`, { signal: AbortSignal.timeout(5000) })).ok
-    } catch {
-      return false
-    }
-  }
-}
 
 export interface SystemOptions {
   /** How many servers of this release. */
@@ -119,12 +24,22 @@ export interface SystemOptions {
   standby: boolean
   /** Whether there is a server of the previous release, too. */
   previous: boolean
+  /** What carries messages between the servers. */
+  bus: 'notify' | 'nats'
 }
 
-/** A PostgreSQL, perhaps with its standby, and the nodes. */
+/** A node's way to a nats-server. */
+async function wayTo(owner: Owner, nats: NatsServer): Promise<FaultProxy> {
+  const proxy = await FaultProxy.start(owner, nats.port)
+  proxy.filter = () => new NatsFilter()
+  return proxy
+}
+
+/** A PostgreSQL, perhaps with its standby, the nodes, and perhaps a nats-server between them. */
 export class System implements Target {
   readonly nodes: Node[]
   readonly replication: Replication | undefined
+  readonly nats: NatsServer | undefined
   postgres: EmbeddedPostgres
   dbUri: string
 
@@ -132,16 +47,18 @@ export class System implements Target {
     nodes: Node[],
     postgres: EmbeddedPostgres,
     dbUri: string,
-    replication: Replication | undefined
+    replication: Replication | undefined,
+    nats: NatsServer | undefined
   ) {
     this.nodes = nodes
     this.postgres = postgres
     this.dbUri = dbUri
     this.replication = replication
+    this.nats = nats
   }
 
   /** Starts all, and waits until it works. */
-  static async start(owner: Owner, { nodes: count, standby, previous }: SystemOptions) {
+  static async start(owner: Owner, { nodes: count, standby, previous, bus }: SystemOptions) {
     const replication = standby
       ? await withStandby(owner, { synchronous: true, settings: SETTINGS })
       : undefined
@@ -149,6 +66,7 @@ export class System implements Target {
     const dbUri = await createDatabase(postgres)
     await install(dbUri)
     await prepare(dbUri)
+    const nats = bus === 'nats' ? await NatsServer.start(owner) : undefined
     const targets =
       replication === undefined
         ? [join(postgres.socketFolder, '.s.PGSQL.5432')]
@@ -166,23 +84,21 @@ export class System implements Target {
       for (const target of targets) proxies.push(await FaultProxy.start(owner, target))
       const hosts = proxies.map(({ port }) => `127.0.0.1:${port}`).join(',')
       const name = /\/([^/?]+)\?/.exec(dbUri)![1]
-      const node = new Node(
-        command === CLI ? `node-${i}` : `previous-node-${i}`,
-        await freePort(),
+      const node = new Node({
+        name: command === CLI ? `node-${i}` : `previous-node-${i}`,
+        port: await freePort(),
         proxies,
-        `postgresql://postgres@${hosts}/${name}?target_session_attrs=read-write`,
-        command
-      )
-      for (const proxy of proxies) {
-        // Without what proves that a connection is alive, it would be replaced.
-        proxy.drop = (channel) => !channel.startsWith('pgws_probe_') && Math.random() < node.dropped
-      }
+        bus: nats === undefined ? undefined : await wayTo(owner, nats),
+        dbUri: `postgresql://postgres@${hosts}/${name}?target_session_attrs=read-write`,
+        cli: command
+      })
       owner.teardown(() => node.end('SIGKILL'))
       node.start()
       nodes.push(node)
     }
-    const system = new System(nodes, postgres, dbUri, replication)
+    const system = new System(nodes, postgres, dbUri, replication, nats)
     await system.healthy()
+    await system.connected()
     return system
   }
 
@@ -204,6 +120,11 @@ export class System implements Target {
   /** Waits until all nodes work. */
   async healthy(): Promise<void> {
     await until(async () => (await Promise.all(this.nodes.map((node) => node.healthy()))).every(Boolean))
+  }
+
+  /** Waits until all nodes are connected to their bus. */
+  async connected(): Promise<void> {
+    await until(async () => (await Promise.all(this.nodes.map((node) => node.connected()))).every(Boolean))
   }
 
   /** Starts the PostgreSQL again, which has ended. */

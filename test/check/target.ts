@@ -8,7 +8,7 @@ export interface Target {
   /** Where writers connect to; another one after a failover. */
   readonly dbUri: string
   /** Any of the nodes. */
-  node(random: Random): { http: string; ws: string; previous?: boolean }
+  node(random: Random): { http: string; ws: string }
   /** Runs a statement that may run twice, however often the database ends meanwhile. */
   query(text: string, values?: unknown[]): Promise<QueryResult>
 }

@@ -173,8 +173,7 @@ export class Writers {
       const body = JSON.stringify({ channel, payload: id })
       // The key is kept until it is known, over all nodes; without one, it is tried once.
       do {
-        const { http, previous } = this.#target.node(random)
-        if (previous) transaction.unordered = true
+        const { http } = this.#target.node(random)
         const status = await fetch(`${http}/publish`, {
           method: 'POST',
           headers: { ...headers, ...(durable && { 'idempotency-key': id }) },
@@ -199,7 +198,7 @@ export class Writers {
   async #send(sender: number, random: Random, pause: number): Promise<void> {
     for (let connection = 0; !this.#over; connection++) {
       const channel = random.one(random.chance(0.75) ? DURABLE : EPHEMERAL)
-      const { ws, previous } = this.#target.node(random)
+      const { ws } = this.#target.node(random)
       const socket = new WebSocket(`${ws}/${channel}/${token({ mode: 'w', sub: 'writer' })}`, {
         handshakeTimeout: 5000
       })
@@ -213,7 +212,6 @@ export class Writers {
       for (let version = 0; opened && version < most && !this.#over; version++) {
         if (socket.readyState !== socket.OPEN) break
         const transaction = this.#begin('websocket')
-        if (previous) transaction.unordered = true
         const id = `${transaction.id}.0`
         transaction.messages.push({ id, channel, row, version })
         socket.send(id)
@@ -226,12 +224,8 @@ export class Writers {
 
   /** Publishes with the SDK, which is answered, or not. */
   async #publish(owner: Owner, random: Random, pause: number): Promise<void> {
-    let node = this.#target.node(random)
     const transport = 'websocket' as const
-    const endpoint = () => {
-      node = this.#target.node(random)
-      return `${node.ws}/connection/websocket`
-    }
+    const endpoint = () => `${this.#target.node(random).ws}/connection/websocket`
     const options = { token: token({ mode: 'w', sub: 'writer' }), timeout: ATTEMPT }
     const client = sdk(owner, '', options, undefined, [{ transport, endpoint }])
     client.connect()
@@ -239,7 +233,6 @@ export class Writers {
       await client.ready(ATTEMPT).catch(() => {})
       const channel = random.one(random.chance(0.75) ? DURABLE : EPHEMERAL)
       const transaction = this.#begin('SDK')
-      if (node.previous) transaction.unordered = true
       const id = `${transaction.id}.0`
       transaction.messages.push({ id, channel })
       await client.publish(channel, id).then(

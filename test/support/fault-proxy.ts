@@ -3,29 +3,40 @@ import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import type { Owner } from './helper.js'
 import { NotificationFilter } from './notification-filter.js'
 
+/** Cuts messages out of what a server sends on one connection. */
+export interface MessageFilter {
+  pass(chunk: Buffer, drop: (name: string, payload: string) => boolean): Buffer
+}
+
 interface Link {
   client: Socket
   server: Socket
   /** Whether the link is open, but passes nothing, as if packets were dropped without a FIN. */
   silent: boolean
+  /** Whether it passes nothing to the client. */
+  muted: boolean
   /** How many more bytes from the server pass before the link is cut; undefined: it is not cut. */
   bytesLeft: number | undefined
   /** Whether the server's answer to the client is incomplete. */
   busy: boolean
   /** Whether the server's next answer is to an injected statement, and not for the client. */
   swallow: boolean
-  filter: NotificationFilter
+  filter: MessageFilter
+  /** Actions that wait because data is delayed, in order, and when they are due. */
+  delayed: { at: number; action: () => unknown }[]
 }
 
-/** A TCP proxy in front of PostgreSQL that causes real network faults. */
+/** A TCP proxy in front of PostgreSQL, or of a nats-server, that causes real network faults. */
 export class FaultProxy {
   readonly port: number
   /** How new connections are treated. With `silence`, they are accepted and never answered. */
   mode: 'pass' | 'silence' | 'refuse' = 'pass'
   /** By how much data is delayed, in milliseconds. */
   delay = 0
-  /** Which notifications of the server are dropped. Set it before there are connections. */
+  /** Which notifications, or messages of NATS, of the server are dropped. Set it before there are connections. */
   drop: ((channel: string, payload: string) => boolean) | undefined
+  /** Makes what reads the protocol of the server. Set it before there are connections. */
+  filter: () => MessageFilter = () => new NotificationFilter()
   /** How many bytes the server has sent. */
   bytesFromServer = 0
   readonly #links = new Set<Link>()
@@ -61,6 +72,11 @@ export class FaultProxy {
   /** Drops all data on the existing connections without closing them. */
   silence(): void {
     for (const link of this.#links) link.silent = true
+  }
+
+  /** Drops what the server sends on the existing connections; what clients send arrives. */
+  mute(): void {
+    for (const link of this.#links) link.muted = true
   }
 
   /** Closes the existing connections. */
@@ -104,20 +120,22 @@ export class FaultProxy {
       client,
       server,
       silent: this.mode === 'silence',
+      muted: false,
       bytesLeft: undefined,
       busy: true,
       swallow: false,
-      filter: new NotificationFilter()
+      filter: this.filter(),
+      delayed: []
     }
     this.#links.add(link)
     client.on('data', (chunk) => {
       link.busy = true
-      this.#later(() => !link.silent && server.write(chunk))
+      this.#later(link, () => !link.silent && server.write(chunk))
     })
     server.on('data', (chunk) => {
       if (isIdle(chunk)) link.busy = false
       const passed = this.drop === undefined ? chunk : link.filter.pass(chunk, this.drop)
-      this.#later(() => this.#toClient(link, passed))
+      this.#later(link, () => this.#toClient(link, passed))
     })
     client.on('close', () => {
       this.#links.delete(link)
@@ -128,14 +146,33 @@ export class FaultProxy {
     })
   }
 
-  #later(action: () => unknown): void {
-    if (this.delay === 0) action()
-    else setTimeout(action, this.delay)
+  /** Actions of a link keep their order, also while the delay changes. */
+  #later(link: Link, action: () => unknown): void {
+    const { delayed } = link
+    if (this.delay === 0 && delayed.length === 0) {
+      action()
+      return
+    }
+    delayed.push({ at: performance.now() + this.delay, action })
+    if (delayed.length === 1) this.#passDelayed(link)
+  }
+
+  #passDelayed(link: Link): void {
+    const [next] = link.delayed
+    if (next === undefined) return
+    setTimeout(
+      () => {
+        next.action()
+        link.delayed.shift()
+        this.#passDelayed(link)
+      },
+      Math.max(0, next.at - performance.now())
+    )
   }
 
   #toClient(link: Link, chunk: Buffer): void {
     this.bytesFromServer += chunk.length
-    if (link.silent) return
+    if (link.silent || link.muted) return
     if (link.swallow) {
       if (isIdle(chunk)) link.swallow = false
       return

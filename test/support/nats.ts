@@ -1,21 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { Owner } from './helper.js'
-import { until } from './helper.js'
-
-/** A port that nobody has at the moment. */
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as { port: number }
-  server.close()
-  await once(server, 'close')
-  return port
-}
+import { freePort } from './app.js'
+import { type Owner, until } from './helper.js'
 
 /** What `/varz` and `/connz` of a server's monitoring say, as far as tests read it. */
 export interface Monitored {
@@ -27,12 +16,20 @@ export interface Monitored {
   routes: number
 }
 
+/** A connection of a client, as `/connz` says. */
+export interface NatsClient {
+  name: string
+  subscriptions: number
+  subscriptions_list?: string[]
+}
+
 /** A nats-server of a test's own, on free ports that it keeps. */
 export class NatsServer {
   readonly port: number
   readonly #monitorPort: number
   readonly #file: string
   #process: ChildProcess | undefined
+  #output = ''
 
   private constructor(port: number, monitorPort: number, file: string) {
     this.port = port
@@ -66,6 +63,11 @@ export class NatsServer {
     return `nats://127.0.0.1:${this.port}`
   }
 
+  /** What it has logged, over all of its starts. */
+  get output(): string {
+    return this.#output
+  }
+
   get pid(): number {
     return this.#process!.pid!
   }
@@ -79,10 +81,11 @@ export class NatsServer {
   async start(): Promise<void> {
     const child = spawn('nats-server', ['-c', this.#file], { stdio: ['ignore', 'ignore', 'pipe'] })
     this.#process = child
-    let output = ''
+    const before = this.#output.length
     child.stderr.on('data', (chunk) => {
-      output += chunk
+      this.#output += chunk
     })
+    const output = () => this.#output.slice(before)
     const failed = once(child, 'error').then(([error]) => error)
     let ended = false
     child.once('exit', () => {
@@ -90,8 +93,8 @@ export class NatsServer {
     })
     const problem = await Promise.race([
       failed,
-      until(() => ended || output.includes('Server is ready')).then(() =>
-        ended ? new Error(`nats-server has ended:\n${output}`) : undefined
+      until(() => ended || output().includes('Server is ready')).then(() =>
+        ended ? new Error(`nats-server has ended:\n${output()}`) : undefined
       )
     ])
     if (problem !== undefined) throw problem
@@ -125,18 +128,28 @@ export class NatsServer {
     await this.start()
   }
 
-  async monitor(): Promise<Monitored> {
-    const response = await fetch(`http://127.0.0.1:${this.#monitorPort}/varz`)
-    return (await response.json()) as Monitored
+  /** Asks its monitoring (https://docs.nats.io/running-a-nats-service/nats_admin/monitoring). */
+  async ask<Answer>(path: string): Promise<Answer> {
+    // A connection that is kept would break when the server is killed.
+    const headers = { connection: 'close' }
+    const response = await fetch(`http://127.0.0.1:${this.#monitorPort}${path}`, { headers })
+    return (await response.json()) as Answer
+  }
+
+  monitor(): Promise<Monitored> {
+    return this.ask('/varz')
+  }
+
+  /** Its clients at the moment, with the subjects that they have subscribed. */
+  async clients(): Promise<NatsClient[]> {
+    const { connections } = await this.ask<{ connections: NatsClient[] }>('/connz?subs=true&limit=1024')
+    return connections
   }
 
   /** The number of subscriptions of each connection's name. */
   async subscriptions(): Promise<Map<string, number>> {
-    const response = await fetch(`http://127.0.0.1:${this.#monitorPort}/connz`)
-    const { connections } = (await response.json()) as {
-      connections: { name: string; subscriptions: number }[]
-    }
-    return new Map(connections.map(({ name, subscriptions }) => [name, subscriptions]))
+    const clients = await this.clients()
+    return new Map(clients.map(({ name, subscriptions }) => [name, subscriptions]))
   }
 }
 

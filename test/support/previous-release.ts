@@ -8,10 +8,14 @@ import { root } from './root.js'
 
 const run = promisify(execFile)
 
-/** Commits of earlier releases: the last one without numbered migrations, and the last one without a sequencer. */
+/**
+ * Commits of earlier releases: the last one without numbered migrations, the last one without a sequencer, and the last
+ * one without a bus.
+ */
 export const RELEASES = [
   'e8842c997735a70bdf4332b1a38915d5c24e2bd2',
-  'c649ea6ebb89288707424d5e329c384a117d4957'
+  'c649ea6ebb89288707424d5e329c384a117d4957',
+  '3db29c87a4c5f545db9ee699468797303404eb07'
 ] as const
 
 /**

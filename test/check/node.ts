@@ -1,0 +1,145 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { CLI } from '../support/app.js'
+import type { FaultProxy } from '../support/fault-proxy.js'
+import { SECRET } from '../support/helper.js'
+
+/** After how much silence a node counts as dead, in milliseconds. */
+export const NODE_TIMEOUT = 2000
+
+/** The clock of a node is set by it. */
+const CLOCK = new URL('clock.js', import.meta.url).href
+
+export interface NodeOptions {
+  name: string
+  port: number
+  /** Its ways to each PostgreSQL. */
+  proxies: FaultProxy[]
+  /** Its way to nats-server; undefined: PostgreSQL alone. */
+  bus: FaultProxy | undefined
+  dbUri: string
+  /** The path of the command. */
+  cli: string
+}
+
+/** A server, in a process of its own, with its own way to each PostgreSQL. */
+export class Node {
+  readonly name: string
+  readonly port: number
+  readonly proxies: FaultProxy[]
+  readonly bus: FaultProxy | undefined
+  readonly #dbUri: string
+  readonly #cli: string
+  #child: ChildProcess | undefined
+  #output = ''
+  /** How many of the notifications on their way to the node are dropped, from 0 to 1. */
+  dropped = 0
+  /** The same for messages of NATS. */
+  busDropped = 0
+  /** How many messages nats-server has sent to it. */
+  busMessages = 0
+  /** Whether it uses the bus when it starts the next time. */
+  usesBus = true
+
+  constructor({ name, port, proxies, bus, dbUri, cli }: NodeOptions) {
+    this.name = name
+    this.port = port
+    this.proxies = proxies
+    this.bus = bus
+    this.#dbUri = dbUri
+    this.#cli = cli
+    for (const proxy of proxies) {
+      // Without what proves that a connection is alive, it would be replaced.
+      proxy.drop = (channel) => !channel.startsWith('pgws_probe_') && Math.random() < this.dropped
+    }
+    if (bus !== undefined) {
+      bus.drop = () => {
+        this.busMessages++
+        return Math.random() < this.busDropped
+      }
+    }
+  }
+
+  get http(): string {
+    return `http://127.0.0.1:${this.port}`
+  }
+
+  get ws(): string {
+    return `ws://127.0.0.1:${this.port}`
+  }
+
+  get output(): string {
+    return this.#output
+  }
+
+  /** Of the previous release. */
+  get previous(): boolean {
+    return this.#cli !== CLI
+  }
+
+  get running(): boolean {
+    return this.#child !== undefined && this.#child.exitCode === null && this.#child.signalCode === null
+  }
+
+  start(): void {
+    const child = spawn(process.execPath, ['--import', CLOCK, this.#cli], {
+      cwd: '/',
+      stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+      env: {
+        PATH: process.env.PATH,
+        PGWS_DB_URI: this.#dbUri,
+        PGWS_JWT_SECRET: SECRET,
+        PGWS_HOST: '127.0.0.1',
+        PGWS_PORT: String(this.port),
+        PGWS_CHECK_LISTENER_INTERVAL: '500',
+        PGWS_NODE_TIMEOUT: String(NODE_TIMEOUT),
+        ...(this.bus !== undefined && this.usesBus && { PGWS_BUS: `nats://127.0.0.1:${this.bus.port}` }),
+        PGWS_METRICS: 'false',
+        PGWS_DOCUMENTATION: 'false'
+      }
+    })
+    this.#output += `--- ${this.name} starts as process ${child.pid}\n`
+    for (const output of [child.stdout!, child.stderr!]) {
+      output.on('data', (chunk) => (this.#output += chunk))
+    }
+    child.on('exit', (code, signal) => (this.#output += `--- ended with ${signal ?? code}\n`))
+    this.#child = child
+  }
+
+  signal(name: NodeJS.Signals): void {
+    if (this.running) this.#child!.kill(name)
+  }
+
+  /** Sets its clock forward, or back. */
+  setClock(seconds: number): void {
+    if (this.running && this.#child!.connected) this.#child!.send({ setClock: seconds }, () => {})
+  }
+
+  async end(name: NodeJS.Signals): Promise<void> {
+    if (!this.running) return
+    const ended = once(this.#child!, 'exit')
+    this.#child!.kill(name)
+    await ended
+  }
+
+  /** Whether it serves clients. */
+  async healthy(): Promise<boolean> {
+    return (await this.#health())?.ok ?? false
+  }
+
+  /** Whether it is connected to its bus, if it has one. */
+  async connected(): Promise<boolean> {
+    const response = await this.#health()
+    if (response === undefined) return false
+    const { reasons } = (await response.json()) as { reasons: string[] }
+    return !reasons.some((reason) => /NATS/.test(reason))
+  }
+
+  async #health(): Promise<Response | undefined> {
+    try {
+      return await fetch(`${this.http}/health`, { signal: AbortSignal.timeout(5000) })
+    } catch {
+      return undefined
+    }
+  }
+}
