@@ -1,4 +1,5 @@
 import { Transform, type TransformCallback } from 'node:stream'
+import { inSources } from './support/source-maps.js'
 
 const HEADING = /^( *)# Subtest: (.*)/
 const POINT = /^( *)(ok|not ok) \d+(?: - (.*?))?(?: # (.*))?$/
@@ -39,7 +40,7 @@ export class Reporter extends Transform {
 
   #read(line: string): void {
     if (this.#diagnostic !== undefined) {
-      if (this.#diagnostic.shown) this.#write(line)
+      if (this.#diagnostic.shown) this.#write(inSources(line))
       if (line === this.#diagnostic.end) this.#diagnostic = undefined
       return
     }

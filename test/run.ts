@@ -7,6 +7,7 @@ import t from 'tap'
 import { Reporter } from './reporter.js'
 import { initializeOnce, keepInMemory, prepareTemplate, startPostgres } from './support/postgres.js'
 import { root } from './support/root.js'
+import { inSources } from './support/source-maps.js'
 
 /** Only ends a file that hangs, however busy the machine is. In seconds. */
 const TIMEOUT = 1200
@@ -46,7 +47,7 @@ await Promise.all(filesOf(process.argv.slice(2)).map(run))
 async function run(file: string): Promise<void> {
   const compiled = join(root, 'dist', file.replace(/\.ts$/, '.js'))
   // tap hands a module loader to its children, which nothing here needs.
-  const command = [`NODE_OPTIONS=${NODE_OPTIONS}`, process.execPath, '--enable-source-maps', compiled]
+  const command = [`NODE_OPTIONS=${NODE_OPTIONS}`, process.execPath, compiled]
   const results = await t.spawn('/usr/bin/env', command, {
     name: file,
     buffered: true,
@@ -56,7 +57,7 @@ async function run(file: string): Promise<void> {
   })
   // Of tests that pass, these are warnings that they cause on purpose.
   const text = errors.get(file)
-  if (!results?.ok && text) process.stderr.write(`standard error of ${file}:\n${text}`)
+  if (!results?.ok && text) process.stderr.write(inSources(`standard error of ${file}:\n${text}`))
   errors.delete(file)
 }
 
