@@ -14,8 +14,8 @@ import { buildParts, type GatewayOptions, type Parts, type Protocols } from './p
 import {
   ANNOUNCEMENTS_CHANNEL,
   REVOCATIONS_CHANNEL,
-  SEQUENCER_CHANNEL,
-  SETTINGS_CHANNEL
+  SETTINGS_CHANNEL,
+  VACANCY_CHANNEL
 } from './postgres/index.js'
 import { Sampler } from './sampler.js'
 
@@ -131,7 +131,7 @@ export class Gateway {
       }),
       this.#require(listenChannel, (payload) => this.#parts.incoming.receive(payload)),
       this.#require(ANNOUNCEMENTS_CHANNEL, (payload) => this.#announce(payload)),
-      this.#require(SEQUENCER_CHANNEL, (payload) => this.#parts.sequencer.receive(payload)),
+      this.#require(VACANCY_CHANNEL, () => this.#parts.sequencer.vacant()),
       this.#require(REVOCATIONS_CHANNEL, (payload) => this.#parts.revocationList.receive(payload)),
       this.#require(cluster.channel, (payload) => this.#parts.notifyBus.receive(payload)),
       ...[...audiences.databaseChannels].map((name) =>

@@ -32,7 +32,7 @@ import { type Listener, NotificationQueueUsage } from './listener/index.js'
 import type { Log } from './log.js'
 import { isReserved, type Message } from './messages/index.js'
 import { Metrics } from './metrics.js'
-import { nodeChannelOf, type Query, type Rows } from './postgres/index.js'
+import { nodeChannelOf, type Query, type Rows, SEQUENCER_CHANNEL } from './postgres/index.js'
 import { JoinLeavePush, Presence } from './presence/index.js'
 import { CentrifugoServer, Emulation } from './protocols/centrifugo/index.js'
 import { EventStreamServer } from './protocols/event-stream/index.js'
@@ -201,6 +201,7 @@ export function buildParts(options: GatewayOptions): Parts {
   const replay = new Replay({
     history: bus.announces
       ? {
+          catchUp: () => history.catchUp(),
           timeline: () => history.timeline(),
           latest: () => history.lastPlace(),
           readAll: (after) => history.readLog(after),
@@ -244,6 +245,7 @@ export function buildParts(options: GatewayOptions): Parts {
     query: options.sequencerQuery,
     bus,
     epoch: () => durable.epoch,
+    listen: (handler) => listener.listen(SEQUENCER_CHANNEL, handler),
     installed: () => durable.installed,
     events
   })

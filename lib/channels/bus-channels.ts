@@ -50,22 +50,24 @@ export class BusChannels {
   #acquire(channel: string): Promise<void> {
     let joined = this.#joined.get(channel)
     if (joined === undefined) {
-      joined = { count: 0, ready: this.#join(channel) }
+      joined = { count: 0, ready: Promise.resolve() }
+      this.#joined.set(channel, joined)
+      joined.ready = this.#join(channel, joined)
       // Whoever waits for it gets the error.
       joined.ready.catch(() => {})
-      this.#joined.set(channel, joined)
     }
     joined.count++
     return joined.ready
   }
 
-  async #join(channel: string): Promise<void> {
+  async #join(channel: string, joined: Joined): Promise<void> {
     const { bus, order, latest } = this.#options
     order.join(channel)
     await bus.join(channel)
     // Without an answer, what is older looks like a gap once, and is read from the database.
     const position = await latest().catch(() => order.floor)
-    if (this.#joined.has(channel)) order.joined(channel, position)
+    // Otherwise everybody has left meanwhile.
+    if (this.#joined.get(channel) === joined) order.joined(channel, position)
   }
 
   #release(channel: string): void {

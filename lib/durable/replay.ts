@@ -7,7 +7,7 @@ import type { LogPage, MessageStore } from './message-store.js'
 import type { RetentionRules } from './retention-rules.js'
 
 export interface ReplayOptions {
-  history: Pick<MessageStore, 'timeline' | 'latest' | 'resolve' | 'trimmedSince'> & {
+  history: Pick<MessageStore, 'timeline' | 'latest' | 'resolve' | 'trimmedSince' | 'catchUp'> & {
     /** A page of the messages of all channels after a position, in order. */
     readAll: (after: number) => Promise<LogPage>
   }
@@ -179,7 +179,10 @@ export class Replay {
   poll(): Promise<void> {
     const outage = this.#outages
     this.#replaying = this.#replaying.then(async () => {
-      if (outage === this.#outages && !this.#stopped) await this.#readMissed(outage).catch(() => {})
+      if (outage !== this.#outages || this.#stopped) return
+      // The sequencer may be away, too.
+      await this.#history.catchUp()
+      await this.#readMissed(outage).catch(() => {})
     })
     return this.#replaying
   }

@@ -16,7 +16,8 @@ export {
   nodeChannelOf,
   REVOCATIONS_CHANNEL,
   SEQUENCER_CHANNEL,
-  SETTINGS_CHANNEL
+  SETTINGS_CHANNEL,
+  VACANCY_CHANNEL
 } from './own-channels.js'
 export type { PgQuery, Query, Rows } from './query.js'
 export { runSql } from './run-sql.js'

@@ -7,6 +7,9 @@ export const SETTINGS_CHANNEL = 'pgws'
 /** The database channel on which writers wake the sequencer (pgws.send in lib/schema/sql/012-sequencer.sql). */
 export const SEQUENCER_CHANNEL = 'pgws_sequencer'
 
+/** Where a sequencer says that another node may take over at once. */
+export const VACANCY_CHANNEL = 'pgws_vacancy'
+
 /** The database channel on which the database announces positions (pgws.announcement in lib/schema/sql). */
 export const ANNOUNCEMENTS_CHANNEL = 'pgws_announcements'
 
@@ -22,7 +25,7 @@ export function nodeChannelOf(listenChannel: string): string {
   return PREFIX + createHash('sha256').update(listenChannel).digest('hex').slice(0, 32)
 }
 
-const OWN = [SETTINGS_CHANNEL, SEQUENCER_CHANNEL, ANNOUNCEMENTS_CHANNEL, REVOCATIONS_CHANNEL]
+const OWN = [SETTINGS_CHANNEL, SEQUENCER_CHANNEL, VACANCY_CHANNEL, ANNOUNCEMENTS_CHANNEL, REVOCATIONS_CHANNEL]
 
 /** Whether a database channel is reserved for servers, so that no client may join it. */
 export function isOwnChannel(databaseChannel: string): boolean {

@@ -1461,7 +1461,10 @@ CREATE OR REPLACE FUNCTION pgws.resign(node text, term bigint)
 AS $function$
 begin
   update pgws.sequencer s set until = clock_timestamp() where s.node = resign.node and s.term = resign.term;
-  if found then perform pg_notify('pgws_sequencer', 'vacant'); end if;
+  if found then
+    perform pg_notify('pgws_sequencer', 'vacant');
+    perform pg_notify('pgws_vacancy', '');
+  end if;
 end $function$;
 
 CREATE OR REPLACE FUNCTION pgws.retain(pattern text, max_age interval, max_messages bigint DEFAULT NULL::bigint)

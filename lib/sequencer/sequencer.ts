@@ -40,6 +40,9 @@ const RETRY_INTERVAL = 200
 /** How often a persistent failure is logged, in milliseconds. */
 const LOG_INTERVAL = 60_000
 
+/** How long a sequencer goes on without its bus before it lets another node take over, in milliseconds. */
+const WITHOUT_BUS = 2000
+
 /** In seconds. After a longer time without a sequencer, messages that are not durable and older than a minute are dropped. */
 const LONG_ABSENCE = 60
 
@@ -53,6 +56,11 @@ export interface SequencerOptions {
   bus: Bus
   /** The epoch of the database. */
   epoch: () => string
+  /**
+   * Calls back when a writer has found the sequencer asleep. No other node is woken.
+   * @returns a promise that resolves once that is so, with a function that ends it
+   */
+  listen: (woken: () => void) => Promise<() => Promise<void>>
   /** Whether the schema is known to be installed. */
   installed: () => boolean
   events: EventLog
@@ -69,6 +77,14 @@ export interface OutboxState {
   blocked: number
   /** Why messages from SQL are not being announced, although this node should do it; undefined if all is well. */
   failure: string | undefined
+}
+
+/** The right to be the sequencer. */
+interface Lease {
+  /** Grows whenever another node takes over. */
+  term: string
+  /** For how long there was no sequencer, in seconds. */
+  absence: number
 }
 
 /** What `pgws.sequence` returns (lib/schema/sql/012-sequencer.sql). */
@@ -98,6 +114,8 @@ export class Sequencer {
   #called = false
   /** Whether a writer has found the sequencer asleep. */
   #woken = false
+  /** Until when this node lets others be the sequencer while it has no bus. */
+  #yieldsUntil = 0
   #leading = false
   #bytes: number | undefined
   #blocked = 0
@@ -134,29 +152,22 @@ export class Sequencer {
 
   /** To be called when the bus is back. */
   busRestored(): void {
-    if (!this.#leading) return
-    this.#woken = true
+    this.#woken = this.#leading
     this.#call()
   }
 
-  /**
-   * Takes a notification of the channel `pgws_sequencer`.
-   * @param payload `vacant`: there is no sequencer; empty: a writer has found the sequencer asleep
-   */
-  receive(payload: string): void {
-    const vacant = payload === 'vacant'
-    if (vacant === this.#leading) return
-    this.#woken = !vacant
-    this.#call()
+  /** To be called when there is no sequencer. */
+  vacant(): void {
+    if (!this.#leading) this.#call()
   }
 
   async #run(): Promise<void> {
     const { nodeTimeout } = this.#options
     while (!this.#closed) {
       try {
-        const lease = this.#options.installed() ? await this.#lead() : undefined
+        const lease = this.#options.installed() && !this.#yields ? await this.#lead() : undefined
         this.#failure = undefined
-        if (lease !== undefined) await this.#serve(lease)
+        if (lease !== undefined) await this.#listenAndServe(lease)
       } catch (error) {
         this.#fail(error)
         await this.#pause(RETRY_INTERVAL)
@@ -173,7 +184,7 @@ export class Sequencer {
   }
 
   /** Requests or renews the lease. Returns undefined if another node holds it. */
-  async #lead(): Promise<{ term: string; absence: number } | undefined> {
+  async #lead(): Promise<Lease | undefined> {
     const { node, nodeTimeout, query } = this.#options
     const { rows } = await query<{ term: string | null; absence: number }>(
       `select l.term::pg_catalog.text as term, pg_catalog.to_json(extract(epoch from l.absence)::pg_catalog.numeric) as absence
@@ -184,20 +195,43 @@ export class Sequencer {
     return term === null ? undefined : { term, absence }
   }
 
+  async #listenAndServe(lease: Lease): Promise<void> {
+    const stop = await this.#options.listen(() => {
+      this.#woken = true
+      this.#call()
+    })
+    try {
+      await this.#serve(lease)
+    } finally {
+      await stop()
+    }
+  }
+
+  /** Whether another node should become the sequencer, because this one has no bus. */
+  get #yields(): boolean {
+    return this.#announcer !== undefined && !this.#options.bus.up && performance.now() < this.#yieldsUntil
+  }
+
   /** Runs rounds until this node stops, or another one has taken over. */
-  async #serve({ term, absence }: { term: string; absence: number }): Promise<void> {
+  async #serve({ term, absence }: Lease): Promise<void> {
     const { nodeTimeout } = this.#options
     this.#setLeading(true)
     this.#announcer?.begin()
     let stale = absence > LONG_ABSENCE
     let renewAt = performance.now() + nodeTimeout * RENEWAL
     let emptyAt = 0
+    let busUpAt = performance.now()
     let lastFound = performance.now()
     /** Undefined while awake. */
     let asleepSince: bigint | undefined
     for (;;) {
       const now = performance.now()
       if (this.#closed) return this.#resign(term)
+      if (this.#options.bus.up) busUpAt = now
+      else if (this.#announcer !== undefined && now - busUpAt > WITHOUT_BUS) {
+        this.#yieldsUntil = now + nodeTimeout
+        return this.#resign(term)
+      }
       if (now >= renewAt) {
         if ((await this.#lead())?.term !== term) return
         renewAt = now + nodeTimeout * RENEWAL

@@ -347,6 +347,18 @@ begin
   select l.term, l.absence into term, absence from pgws.lead_as(node, patience, 2) l;
 end $$;
 
+-- As before. Servers of this release listen to pgws_sequencer only while they are the sequencer, so that a writer that finds it
+-- asleep wakes no other.
+create or replace function pgws.resign(node text, term bigint) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  update pgws.sequencer s set until = clock_timestamp() where s.node = resign.node and s.term = resign.term;
+  if found then
+    perform pg_notify('pgws_sequencer', 'vacant');
+    perform pg_notify('pgws_vacancy', '');
+  end if;
+end $$;
+
 revoke execute on function pgws.by_bus, pgws.store, pgws.place, pgws.relay_by_notify, pgws.relay_as, pgws.relay_quietly, pgws.log,
   pgws.last_place, pgws.mark, pgws.turn_passing, pgws.places, pgws.lead_as, pgws.lead_bus from public;
 -- Who may run a server may do so with a bus.

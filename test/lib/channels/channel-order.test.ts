@@ -63,19 +63,9 @@ t.test('messages before a channel was joined are not missing', async (t) => {
 })
 
 t.test('channels whose names have the same hash', async (t) => {
-  const names = sameHash()
+  const names = ['channel 2179599', 'channel 2362382'] as const
+  t.equal(channelHash(names[0]), channelHash(names[1]))
   const order = joined(...names)
   order.leave(names[0])
   t.equal(order.beat({ from: 10, to: 12, channels: [[channelHash(names[1]), 11]] }), false)
 })
-
-function sameHash(): [string, string] {
-  const seen = new Map<number, string>()
-  for (let i = 0; ; i++) {
-    const name = `channel ${i}`
-    const hash = channelHash(name)
-    const other = seen.get(hash)
-    if (other !== undefined) return [other, name]
-    seen.set(hash, name)
-  }
-}

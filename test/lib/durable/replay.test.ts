@@ -58,6 +58,7 @@ class Stored {
           found.set(one, this.rows.find(({ position }) => position === one.position) ?? 'gone')
         return found
       }),
+    catchUp: async () => {},
     trimmedSince: (position: number) =>
       this.#answer('trimmedSince', () => this.trimmed?.filter(({ trimmed }) => trimmed > position) ?? null)
   }
