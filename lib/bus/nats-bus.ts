@@ -1,4 +1,4 @@
-import { setImmediate as nextTurn } from 'node:timers/promises'
+import { setImmediate as nextTurn, setTimeout as timeout } from 'node:timers/promises'
 import type { Authenticator } from '@nats-io/transport-node'
 import { reconnectBackoff } from '../backoff.js'
 import { asError, errors, messageOf } from '../errors.js'
@@ -28,6 +28,9 @@ const DEFAULT_PORT = '4222'
 
 /** How many channels are subscribed in a turn of the event loop after a connection was lost: some 10 ms. */
 const SUBSCRIBED_A_TURN = 1000
+
+/** How long `start` waits for a connection, in milliseconds. The attempt goes on after that. */
+const START_TIMEOUT = 5000
 
 /** A connection that has lasted this long, in milliseconds, was a good one: the next attempt comes at once. */
 const GOOD_CONNECTION = 5000
@@ -71,15 +74,19 @@ export class NatsBus implements Bus {
     this.#authenticator = credentials === undefined ? undefined : authenticatorOf(nats, credentials)
     this.#nats = nats
     this.#handlers = handlers
+    const first = this.#connect()
+    const slow = timeout(START_TIMEOUT, 'slow' as const, { ref: false })
     try {
-      await this.#connect()
+      if ((await Promise.race([first, slow])) !== 'slow') return
     } catch (error) {
       if (error instanceof errors.InvalidOption) {
         this.#closed = true
         throw error
       }
       this.#retryLater(error)
+      return
     }
+    void this.#afterwards(first)
   }
 
   async join(channel: string): Promise<void> {
@@ -250,17 +257,19 @@ export class NatsBus implements Bus {
       this.#options.log.warn({ err: error }, `the bus (PGWS_BUS) is not connected, trying again: ${problem}`)
     }
     this.#lastProblem = problem
-    this.#timer = setTimeout(() => this.#reconnect(), reconnectBackoff(++this.#failures))
+    const reconnect = () => void this.#afterwards(this.#connect())
+    this.#timer = setTimeout(reconnect, reconnectBackoff(++this.#failures))
   }
 
-  async #reconnect(): Promise<void> {
+  /** What follows an attempt to connect for which nobody waits. */
+  async #afterwards(attempt: Promise<void>): Promise<void> {
     try {
-      await this.#connect()
+      await attempt
     } catch (error) {
       this.#retryLater(error)
       return
     }
-    this.#options.log.info({}, 'the bus (PGWS_BUS) is connected again')
+    this.#options.log.info({}, 'the bus (PGWS_BUS) is connected')
     this.#handlers?.restored()
   }
 }

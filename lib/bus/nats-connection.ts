@@ -1,11 +1,12 @@
 import { createConnection } from 'node:net'
 import { setImmediate as nextTurn } from 'node:timers/promises'
+import { checkServerIdentity, type PeerCertificate } from 'node:tls'
 import type { Authenticator, NatsConnection as Client, Msg, Subscription } from '@nats-io/transport-node'
 import { asError, errors } from '../errors.js'
 import type { NatsModule } from './nats-credentials.js'
 
 /** How long a server may take to accept a connection. */
-const CONNECT_TIMEOUT = 5000
+const CONNECT_TIMEOUT = 3000
 /** How long a server may take to answer a ping behind what was published. A connection that takes longer is given up. */
 const CONFIRM_TIMEOUT = 2000
 /** How often the client pings a server at rest. After two that it has not answered, the connection is given up. */
@@ -49,7 +50,7 @@ export class NatsConnection {
     void client
       .closed()
       .then((error) => this.fail(error ?? new Error('the server has closed the connection')))
-    void this.#watch()
+    this.#watch().catch((error) => this.fail(asError(error)))
   }
 
   /** @throws InvalidOption if what listens there is no NATS server, or of no use; otherwise what the client throws */
@@ -70,7 +71,7 @@ export class NatsConnection {
       pingInterval: PING_INTERVAL,
       ignoreClusterUpdates: true,
       noAsyncTraces: true,
-      tls: server.protocol === 'tls:' ? { ...(ca !== undefined && { ca }) } : null,
+      tls: server.protocol === 'tls:' ? tlsOptions(server, ca) : null,
       ...(authenticator && { authenticator })
     })
     const connection = new NatsConnection(client, onLost)
@@ -129,7 +130,7 @@ export class NatsConnection {
       }
       // After a pause of this process, the timer fires before an answer that is already there is read.
       const timer = setTimeout(() => setImmediate(() => isWaiting() && this.fail(slow())), CONFIRM_TIMEOUT)
-      const isWaiting = () => this.#waiting.delete(fail)
+      const isWaiting = () => this.#waiting.has(fail)
       const slow = () => new Error(`the server has not answered within ${CONFIRM_TIMEOUT / 1000} s`)
       this.#waiting.add(fail)
       this.#client.flush().then(
@@ -174,14 +175,32 @@ export class NatsConnection {
   }
 }
 
+/** What the client hands to tls.connect(), too. */
+function tlsOptions(server: URL, ca: string | undefined) {
+  return {
+    ...(ca !== undefined && { ca }),
+    // The client would compare the certificate of an IP address with "localhost".
+    checkServerIdentity: (_name: string, certificate: PeerCertificate) =>
+      checkServerIdentity(hostOf(server), certificate)
+  }
+}
+
+/** Without the brackets of an IPv6 address. */
+function hostOf(server: URL): string {
+  return server.hostname.replace(/^\[|\]$/g, '')
+}
+
 /**
  * Waits for the greeting of a NATS server. The client does not close the connection if none comes, and would leave one
  * behind with each attempt.
  * @throws InvalidOption if something else answers
  */
 async function findServer(server: URL): Promise<void> {
-  const host = server.hostname.replace(/^\[|\]$/g, '')
-  const socket = createConnection({ host, port: Number(server.port), timeout: CONNECT_TIMEOUT })
+  const socket = createConnection({
+    host: hostOf(server),
+    port: Number(server.port),
+    timeout: CONNECT_TIMEOUT
+  })
   try {
     const greeting = await new Promise<string>((resolve, reject) => {
       socket.once('data', (bytes) => resolve(bytes.subarray(0, 5).toString('latin1')))

@@ -1,0 +1,54 @@
+import type { Test } from 'tap'
+import { type Announcement, type Beat, NatsBus, type NatsBusOptions } from '../../lib/bus/index.js'
+import type { NatsServer } from './nats.js'
+
+/** What a bus has called its handlers with. */
+export type Heard =
+  | { announced: Announcement }
+  | { beat: Beat }
+  | { told: string }
+  | { interrupted: string }
+  | { restored: true }
+
+let nodes = 0
+
+/** A bus that is not started yet, and what it will hear and log. */
+export function busBefore(t: Test, server: Pick<NatsServer, 'url'>, options: Partial<NatsBusOptions> = {}) {
+  const lines: string[] = []
+  const heard: Heard[] = []
+  const add = (fields: object, message: string) => {
+    lines.push(`${message} ${String((fields as { err?: unknown }).err)}`)
+  }
+  const node = `node${nodes++}`
+  const bus = new NatsBus({
+    servers: [server.url],
+    credentials: undefined,
+    ca: undefined,
+    prefix: () => 'pgws.test',
+    node,
+    log: { debug: add, info: add, warn: add, error: add },
+    ...options
+  })
+  t.teardown(() => bus.close())
+  const start = () =>
+    bus.start({
+      announced: (announcement) => heard.push({ announced: announcement }),
+      beat: (beat) => heard.push({ beat }),
+      told: (text) => heard.push({ told: text }),
+      interrupted: (error) => heard.push({ interrupted: error.message }),
+      restored: () => heard.push({ restored: true })
+    })
+  /** How often a handler was called. */
+  const count = (kind: 'announced' | 'beat' | 'told' | 'interrupted' | 'restored') =>
+    heard.filter((one) => kind in one).length
+  const texts = () => heard.flatMap((one) => ('announced' in one ? [one.announced.text] : []))
+  const told = () => heard.flatMap((one) => ('told' in one ? [one.told] : []))
+  return { bus, node, heard, lines, start, count, texts, told }
+}
+
+/** A started bus. */
+export async function busOf(t: Test, server: Pick<NatsServer, 'url'>, options: Partial<NatsBusOptions> = {}) {
+  const result = busBefore(t, server, options)
+  await result.start()
+  return result
+}
