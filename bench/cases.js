@@ -10,6 +10,7 @@ import { publishing } from './cases/publishing.js'
 import { reconnecting } from './cases/reconnecting.js'
 import { socketIo } from './cases/socket-io.js'
 import { subscriptions } from './cases/subscriptions.js'
+import { unwanted } from './cases/unwanted.js'
 import { writer, writerPaced, writers16, writers64 } from './cases/writers.js'
 
 export const CASES = {
@@ -39,5 +40,6 @@ export const CASES = {
   writers16,
   writers64,
   nodes,
-  subscriptions
+  subscriptions,
+  unwanted
 }

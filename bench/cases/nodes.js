@@ -1,14 +1,21 @@
 // What a cluster costs the database: one real node, the sequencer, with one real client, and others that only hear. A
 // simulated node is a connection to the database that listens to what a node listens to and, over NATS, a connection that
 // subscribes to what a node subscribes to (see ../clients/quiet-nodes.js).
-import { once } from 'node:events'
 import { readdirSync, readFileSync } from 'node:fs'
-import { WebSocket } from 'ws'
-import { address, percentile, sleep, startClient, startServer } from '../harness.js'
+import {
+  arrived,
+  busOf,
+  CHANNEL,
+  LISTEN_CHANNEL,
+  PREFIX,
+  STATEMENTS,
+  startReader,
+  WRITERS
+} from '../cluster.js'
+import { percentile, sleep, startClient, startServer } from '../harness.js'
 import { natsVersion, startNats } from '../servers/nats.js'
 import { connect, ownDatabase } from './durable.js'
 
-const LISTEN_CHANNEL = 'postgres-websockets-listener'
 /** What a node listens to. */
 const DATABASE_CHANNELS = [
   LISTEN_CHANNEL,
@@ -18,25 +25,9 @@ const DATABASE_CHANNELS = [
   'pgws_revocations',
   'pgws_sequencer'
 ]
-const PREFIX = 'bench'
-const CHANNEL = 'chat'
 
 /** The processes that the simulated nodes share. */
 const PROCESSES = 2
-const WRITERS = 16
-
-/** A message says who has published it, its number, and when, in milliseconds; and is some 200 bytes long in its envelope. */
-const PAYLOAD = `$1::text || ' ' || n || ' ' || round(extract(epoch from clock_timestamp()) * 1000, 3) || ' ${'x'.repeat(60)}'`
-const MESSAGE = / ?"(\d+) (\d+) ([\d.]+) x/
-const publishing = (call) =>
-  `select count(${call}) from generate_series($2::integer, $2::integer + $3::integer - 1) n`
-const STATEMENTS = {
-  pg_notify:
-    publishing(`pg_notify('${LISTEN_CHANNEL}', json_build_object('event', 'Message', 'channel', '${CHANNEL}',
-    'payload', ${PAYLOAD}, 'claims', json_build_object('message_delivered_at', extract(epoch from clock_timestamp())))::text)`),
-  NOTIFY: publishing(`pgws.publish_text('${CHANNEL}', ${PAYLOAD})`),
-  NATS: publishing(`pgws.publish_text('${CHANNEL}', ${PAYLOAD})`)
-}
 
 /** How the writers publish: `batch` messages a transaction; `interval` in milliseconds, 0 at full speed. */
 const LOADS = {
@@ -62,36 +53,6 @@ const rows = [
       ])
 ]
 const ROWS = new Map(rows.map((row) => [rowOf(row), row]))
-
-/** A reader that checks that every message comes, once and in its writer's order. */
-async function startReader(port) {
-  const socket = new WebSocket(`ws://127.0.0.1:${port}${address('node', CHANNEL, { mode: 'r' })}`)
-  await once(socket, 'open')
-  const next = Array(WRITERS).fill(0)
-  const reader = { socket, seen: 0, lastAt: 0, waits: [], failure: undefined }
-  socket.on('message', (data) => {
-    const now = performance.timeOrigin + performance.now()
-    const [, writer, number, time] = MESSAGE.exec(data.toString('latin1'))
-    if (Number(number) !== next[writer])
-      reader.failure ??= `writer ${writer}: ${number} instead of ${next[writer]}`
-    next[writer] = Number(number) + 1
-    reader.seen++
-    reader.lastAt = now
-    reader.waits.push(now - Number(time))
-  })
-  socket.on('close', () => {
-    reader.failure ??= 'the reader was closed'
-  })
-  return reader
-}
-
-/** Waits until the reader has so many messages. A fast loss is no result. */
-async function arrived(reader, count) {
-  const deadline = performance.now() + 30_000
-  while (reader.seen < count && reader.failure === undefined && performance.now() < deadline) await sleep(10)
-  if (reader.seen !== count) reader.failure ??= `${reader.seen} of ${count} came`
-  if (reader.failure) throw new Error(reader.failure)
-}
 
 /** The CPU time of PostgreSQL's processes up to now, in microseconds: schedstat of proc(5) counts nanoseconds. */
 function cpuOf(postmaster) {
@@ -174,11 +135,7 @@ async function run(name, dbUri, quick) {
   const started = nats ? [nats] : []
   const control = await connect(dbUri)
   try {
-    const node = await startServer(
-      'node',
-      uri,
-      nats && { BUS: `nats://127.0.0.1:${nats.port}`, BUS_PREFIX: PREFIX }
-    )
+    const node = await startServer('node', uri, busOf(nats))
     started.push(node)
     const quiet = await startQuietNodes(row, uri, nats)
     started.push(quiet)
