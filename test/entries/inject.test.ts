@@ -16,7 +16,8 @@ async function host(t: Test, options: Partial<PgWebsocketsOptions> = {}): Promis
   const fastify = Fastify()
   t.teardown(() => fastify.close())
   await fastify.register(fastifyWebsocket)
-  fastify.register(pgWebsockets, { dbUri, jwtSecret: SECRET, ...options })
+  // injectWS of @fastify/websocket leaves connections half open, and closing waits for them.
+  fastify.register(pgWebsockets, { dbUri, jwtSecret: SECRET, shutdownTimeout: 500, ...options })
   await fastify.ready()
   return fastify
 }

@@ -20,9 +20,6 @@ const dbUri = await database()
 const { ws } = await build(t, { dbUri })
 
 const rw = token({ mode: 'rw' })
-// For the last of these tests, because a ping comes within half a minute.
-const pinged = await open(t, `${ws}/pinged/${rw}`)
-const ping = once(pinged.webSocket, 'ping')
 const message = (channel: string, payload = 'test') =>
   JSON.stringify({ event: 'WebsocketMessage', channel, payload })
 
@@ -439,10 +436,4 @@ t.test('meta channel', async (t) => {
       t.same(payloads, watcher.messages)
     }
   )
-})
-
-// test/lib/clients/registry.test.ts tests that each client is pinged every 30 seconds.
-t.test('row 26: the server pings', async (t) => {
-  await ping
-  t.equal(pinged.webSocket.readyState, 1)
 })

@@ -6,7 +6,7 @@ import { Server, type ServerOptions } from 'socket.io'
 import { io as connect, type ManagerOptions, type Socket, type SocketOptions } from 'socket.io-client'
 import type { Test } from 'tap'
 import { type AdapterOptions, createAdapter } from '../../socket.io.js'
-import { DEADLINE, until } from './helper.js'
+import { DEADLINE, query, until } from './helper.js'
 
 /** A Socket.IO server with its adapter. */
 export interface Node {
@@ -130,4 +130,18 @@ export async function open(
     socket.once('connect_error', reject)
   })
   return client
+}
+
+/** The number of packets that a node has reported as lost. */
+export const lost = ({ failures }: Node) => failures.filter(({ message }) => /was lost/.test(message)).length
+
+/** Inserts a row, and notifies the nodes of it as one of them would. */
+export async function insertAndNotify(dbUri: string, payload: Uint8Array): Promise<void> {
+  await query(
+    dbUri,
+    `with row as (insert into socket_io_attachments (payload) values ($1) returning id)
+     select pg_notify('socket.io#/', json_build_object('uid', 'stranger', 'nsp', '/', 'type', 3, 'attachmentId', id::text)::text)
+     from row`,
+    [payload]
+  )
 }

@@ -132,41 +132,6 @@ t.test('tables that cannot be read do not delay other messages, and health repor
   await until(() => got.some(({ data }) => data === 'live'), 60_000)
 })
 
-t.test('a pool that cannot connect delays the listener for a limited time', async (t) => {
-  const { dbUri } = await installed(t)
-  // Another node announces what is published in SQL, because this one cannot.
-  const other = await build(t, { dbUri })
-  await until(async () => (await other.fastify.pgws.health()).outbox?.sequencer)
-  const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
-  const { ws, fastify } = await build(t, { dbUri: proxy.uri(dbUri), listenerUri: dbUri })
-  const client = await open(t, `${ws}/durable/${reader}`)
-  await fastify.pgws.publish('durable', 'first')
-  await client.received(1)
-  proxy.mode = 'refuse'
-  proxy.cut()
-  await query(
-    dbUri,
-    `select pgws.publish_text('durable', repeat('x', 9000)), pgws.publish_text('durable', 'after it')`
-  )
-  await client.received(3, 60_000)
-  t.same(words(client), ['first', 'HistoryGap', 'after it'])
-  t.same(await losses(fastify), { unreadable: 1 })
-  t.equal(fastify.pgws.listenerState.reconnects, 0)
-
-  // The same applies to messages that were missed while the listener was disconnected.
-  await query(
-    dbUri,
-    `select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'fastify-pg-websockets listener'
-     and datname = current_database()`
-  )
-  await until(() => fastify.pgws.listenerState.reconnects === 1, 30_000)
-  await query(dbUri, `select pgws.publish_text('durable', 'live')`)
-  await client.received(5, 60_000)
-  t.same(words(client).slice(3), ['HistoryGap', 'live'])
-  t.same(await losses(fastify), { unreadable: 1, unreplayed: 1 })
-  proxy.mode = 'pass'
-})
-
 t.test('reports a gap at once if the missed messages may not be read, and continues live', async (t) => {
   const { dbUri, serverUri, role, sql } = await installed(t)
   const { ws, fastify } = await build(t, { dbUri: serverUri, checkListenerInterval: 60_000 })

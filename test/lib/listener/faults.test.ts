@@ -1,17 +1,11 @@
 import dns from 'node:dns'
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { FaultProxy } from '../../support/fault-proxy.js'
 import { build, notify, open, query, sqlListener, token, until } from '../../support/helper.js'
-import {
-  type Cluster,
-  createDatabase,
-  restartPostgres,
-  sharedPostgres,
-  testPostgres
-} from '../../support/postgres.js'
+import { type Cluster, createDatabase, sharedPostgres, testPostgres } from '../../support/postgres.js'
+import { survivesRestart } from '../../support/restart.js'
 
 const reader = token({ mode: 'r' })
 const writer = token({ mode: 'w' })
@@ -136,36 +130,10 @@ t.test('follows a failover to another address behind the same name', async (t) =
   t.ok(next.connections >= 2)
 })
 
-for (const signal of ['SIGINT', 'SIGQUIT', 'SIGKILL'] as const) {
-  t.test(`survives a PostgreSQL that is stopped with ${signal} and started again`, async (t) => {
-    let server = await testPostgres(t)
-    const dbUri = await createDatabase(server)
-    const { fastify, http, ws } = await build(t, { dbUri, checkListenerInterval })
-    const client = await open(t, `${ws}/a/${reader}`)
-    const sender = await open(t, `${ws}/a/${writer}`)
-    const pid = Number(readFileSync(join(server.dataFolder, 'postmaster.pid'), 'utf8').split('\n')[0])
-    process.kill(pid, signal)
-    await until(async () => (await fetch(`${http}/health`)).status === 503)
-    const refused = await fetch(`${http}/publish`, {
-      method: 'POST',
-      headers: { authorization: `Bearer ${writer}`, 'content-type': 'application/json' },
-      body: '{"channel":"a","payload":"lost"}'
-    })
-    t.equal(refused.status, 503)
-    t.ok(Number(refused.headers.get('retry-after')) > 0)
-    for (let i = 0; i < 100; i++) sender.send(`waiting ${i}`)
-    server = await restartPostgres(t, server)
-    await until(() => fastify.pgws.listenerState.up)
-    // Waiting messages were sent once and in order; then everything continues as before.
-    await client.received(100)
-    sender.send('after')
-    const got = (await client.received(101)).map((text) => JSON.parse(text).payload)
-    t.same(got, [...Array.from({ length: 100 }, (_, i) => `waiting ${i}`), 'after'])
-    t.equal((await fetch(`${http}/health`)).status, 200)
-    t.equal(client.webSocket.readyState, 1)
-    t.equal(sender.webSocket.readyState, 1)
-  })
-}
+// test/slow/restarts.test.ts tests the other signals.
+t.test('survives a PostgreSQL that is stopped with SIGQUIT and started again', (t) =>
+  survivesRestart(t, 'SIGQUIT')
+)
 
 t.test("gives up sending a socket's message after publishTimeout, and closes with 1011", async (t) => {
   const app = await faulty(t, { publishTimeout: 500 })

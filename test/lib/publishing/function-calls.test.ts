@@ -269,26 +269,6 @@ t.test('the session state that a function leaves behind reaches no other call or
   await until(() => payloads.length === 34)
 })
 
-t.test('a function that never returns is cancelled, its message rejected; the others arrive', async (t) => {
-  const { ws, http } = await withFunctions(
-    t,
-    `create function app.on_message(message jsonb) returns jsonb language plpgsql as $$
-     begin
-       if message ->> 'payload' = 'slow' then perform pg_sleep(60); end if;
-       return message;
-     end $$`,
-    { onMessageFunction: 'app.on_message' }
-  )
-  const reader = await open(t, `${ws}/a/${token({ mode: 'r' })}`)
-  const slow = post(http, { channel: 'a', payload: 'slow' })
-  const informed = await open(t, `${ws}/a/${token({ mode: 'w' })}?rejections=true`)
-  for (const text of ['one', 'slow', 'two']) informed.send(text)
-  t.match(await (await slow).json(), { statusCode: 422, sqlstate: '57014' })
-  await reader.received(2)
-  t.same(payloadsOf(reader.messages), ['one', 'two'])
-  t.match(JSON.parse((await informed.received(1))[0]!), { event: 'Rejected', payload: { sqlstate: '57014' } })
-})
-
 t.test('passes large, durable and raw messages through the function in order', async (t) => {
   const { ws, http, dbUri } = await withFunctions(t, ON_MESSAGE, {
     onMessageFunction: 'app.on_message',

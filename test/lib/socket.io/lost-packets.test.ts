@@ -3,7 +3,7 @@ import { encode } from '@msgpack/msgpack'
 import t from 'tap'
 import { FaultProxy } from '../../support/fault-proxy.js'
 import { query, until, withPostgres } from '../../support/helper.js'
-import { type Node, open, startNode, startNodes } from '../../support/socket-io.js'
+import { insertAndNotify, lost, open, startNode, startNodes } from '../../support/socket-io.js'
 
 const { postgres, database } = await withPostgres(t)
 
@@ -28,18 +28,6 @@ const BROKEN: Uint8Array[] = [
   encode({ uid: 'stranger', nsp: '/', type: 9, data: { packet: 5 } }),
   encode({ uid: 'stranger', nsp: '/', type: 7, data: null })
 ]
-
-const lost = ({ failures }: Node) => failures.filter(({ message }) => /was lost/.test(message)).length
-
-async function insertAndNotify(dbUri: string, payload: Uint8Array): Promise<void> {
-  await query(
-    dbUri,
-    `with row as (insert into socket_io_attachments (payload) values ($1) returning id)
-     select pg_notify('socket.io#/', json_build_object('uid', 'stranger', 'nsp', '/', 'type', 3, 'attachmentId', id::text)::text)
-     from row`,
-    [payload]
-  )
-}
 
 t.test('reports a row without a message, and delivers later packets', async (t) => {
   const dbUri = await database()
@@ -119,36 +107,6 @@ t.test('invalid heartbeats of other nodes stop neither the node nor the cleanup'
     return rows[0].n === 0
   })
   t.equal(node!.failures.length, marks.length)
-})
-
-t.test('gives up packets when the table cannot be read or the pool is unavailable', async (t) => {
-  const dbUri = await database()
-  const proxy = await FaultProxy.start(t, join(postgres.socketFolder, '.s.PGSQL.5432'))
-  const [node] = await startNodes(t, dbUri, 1)
-  const other = await startNode(t, dbUri, { poolUri: proxy.uri(dbUri) })
-  await until(async () => (await other.io.sockets.adapter.serverCount()) === 2)
-  const client = await open(t, other)
-  await query(dbUri, 'alter table socket_io_attachments rename column payload to hidden')
-  await insertAndNotify(dbUri, BROKEN[0]!).catch(() => {})
-  await query(
-    dbUri,
-    `select pg_notify('socket.io#/', '{"uid":"stranger","nsp":"/","type":3,"attachmentId":"' || n || '"}') from generate_series(1, 50) n`
-  )
-  node!.io.emit('next', 1)
-  await client.received('next', 1)
-  t.equal(lost(other), 50)
-  await query(dbUri, 'alter table socket_io_attachments rename column hidden to payload')
-
-  // Its listener is connected. Its pool is not.
-  const connect = other.pool.connect
-  other.pool.connect = (() => Promise.reject(new Error('no connection'))) as never
-  node!.io.emit('large', 'x'.repeat(9000))
-  node!.io.emit('next', 2)
-  await client.received('next', 2)
-  t.equal(lost(other), 51)
-  other.pool.connect = connect
-  node!.io.emit('large', 'y'.repeat(9000))
-  t.same(await client.received('large', 1), ['y'.repeat(9000)])
 })
 
 t.test('a stored packet without a message is a gap, and does not end the replay', async (t) => {

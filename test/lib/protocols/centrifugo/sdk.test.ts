@@ -172,38 +172,49 @@ t.test('tokens: the error makes the SDK stop, or send a new token', async (t) =>
 t.test('a token can be refreshed on the open connection by another one of the same user', async (t) => {
   const dbUri = await database()
   const { ws, fastify } = await build(t, { dbUri })
-  let asked = 0
-  const client = sdk(t, ws, { getToken: async () => rw({ exp: inSeconds(3), n: ++asked }) })
-  const { subscription, got } = subscribed(client, 'a')
-  client.connect()
-  await subscription.ready(30_000)
-  const [{ id }] = (await fastify.pgws.connections({ subject: 'me' })) as unknown as [{ id: string }]
-  await until(() => asked >= 3)
-  const [connection] = await fastify.pgws.connections({ subject: 'me' })
-  t.match(connection, { id, channels: ['a'], subject: 'me' })
-  await client.publish('a', 1)
-  await until(() => got.length === 1)
-  t.match(got[0]!.info, { connInfo: { n: 3 } })
 
-  const stranger = sdk(t, ws, {
-    token: rw({ exp: inSeconds(2) }),
-    getToken: async () => rw({ sub: 'other' })
-  })
-  const disconnected = next<{ code: number }>(stranger, 'disconnected')
-  stranger.connect()
-  t.match(await disconnected, { code: 3500 })
+  async function refreshes() {
+    let asked = 0
+    const client = sdk(t, ws, { getToken: async () => rw({ exp: inSeconds(3), n: ++asked }) })
+    const { subscription, got } = subscribed(client, 'a')
+    client.connect()
+    await subscription.ready(30_000)
+    const [{ id }] = (await fastify.pgws.connections({ subject: 'me' })) as unknown as [{ id: string }]
+    await until(() => asked >= 3)
+    const [connection] = await fastify.pgws.connections({ subject: 'me' })
+    t.match(connection, { id, channels: ['a'], subject: 'me' })
+    await client.publish('a', 1)
+    await until(() => got.length === 1)
+    const { connInfo } = got[0]!.info as { connInfo: { n: number } }
+    t.ok(connInfo.n > 1, 'with the claims of a later token')
+  }
+
+  async function refreshesAsAnother() {
+    const stranger = sdk(t, ws, {
+      token: rw({ sub: 'stranger', exp: inSeconds(2) }),
+      getToken: async () => rw({ sub: 'other' })
+    })
+    const disconnected = next<{ code: number }>(stranger, 'disconnected')
+    stranger.connect()
+    t.match(await disconnected, { code: 3500 })
+  }
 
   // A token with fewer permissions ends the subscriptions that it does not allow.
-  const less = sdk(t, ws, {
-    token: rw({ exp: inSeconds(2), channels: ['a', 'b'] }),
-    getToken: async () => rw({ channels: ['a'] })
-  })
-  const kept = subscribed(less, 'a').subscription
-  const lost = subscribed(less, 'b').subscription
-  less.connect()
-  await Promise.all([kept.ready(30_000), lost.ready(30_000)])
-  t.match(await next(lost, 'unsubscribed'), { code: 2000 })
-  t.equal(kept.state, 'subscribed')
+  async function refreshesWithLess() {
+    const less = sdk(t, ws, {
+      token: rw({ sub: 'less', exp: inSeconds(2), channels: ['a', 'b'] }),
+      getToken: async () => rw({ sub: 'less', channels: ['a'] })
+    })
+    const kept = subscribed(less, 'a').subscription
+    const lost = subscribed(less, 'b').subscription
+    less.connect()
+    await Promise.all([kept.ready(30_000), lost.ready(30_000)])
+    t.match(await next(lost, 'unsubscribed'), { code: 2000 })
+    t.equal(kept.state, 'subscribed')
+  }
+
+  // Each waits for a token to expire.
+  await Promise.all([refreshes(), refreshesAsAnother(), refreshesWithLess()])
 })
 
 t.test('permissions come from mode and channels of the token, or from subscription tokens', async (t) => {

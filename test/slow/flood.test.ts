@@ -2,7 +2,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type { Gauge } from 'prom-client'
 import t, { type Test } from 'tap'
-import { build, type Client, open, token, until, withPostgres } from '../../support/helper.js'
+import { build, type Client, open, token, until, withPostgres } from '../support/helper.js'
 
 const { database } = await withPostgres(t)
 const dbUri = await database()
