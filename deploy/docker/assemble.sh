@@ -8,7 +8,10 @@ cp -R package.json package-lock.json .npmrc dist public "$folder"
 cp deploy/docker/healthcheck.js deploy/prepare-database.sh "$folder"
 rm -rf "$folder/dist/test"
 cd "$folder"
-# The server brings Fastify itself, in the version of the lock file; where the package is a plugin, the host does.
-npm pkg set "dependencies.fastify=$(npm pkg get devDependencies.fastify | tr -d '"')"
+# The server brings Fastify itself, in the version of the lock file; where the package is a plugin, the host does. It brings
+# the client of NATS (PGWS_BUS), too.
+for name in fastify @nats-io/transport-node; do
+  npm pkg set "dependencies.$name=$(npm pkg get "devDependencies.$name" | tr -d '"')"
+done
 npm pkg delete devDependencies scripts
 npm install --omit=dev --omit=optional --ignore-scripts --prefer-offline --silent

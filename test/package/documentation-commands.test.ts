@@ -15,6 +15,7 @@ import { root } from '../support/root.js'
 import { Terminal } from '../support/terminal.js'
 
 const ENGINE = 'it needs a container engine; test/package/deployment.test.ts runs its steps without one'
+const NATS = 'it needs nats-server; test/services/nats-errors.test.ts and example-nats.test.ts run it'
 const SYSTEMD = 'it needs systemd and root; test/package/deployment.test.ts installs and runs the unit'
 
 /** Blocks of `sh` that are not run here, with the reason. */
@@ -27,6 +28,8 @@ const NOT_HERE: Record<string, string> = {
   'docker compose exec server node dist/cli.js token --sub me --mode rw --channels chat\ndocker compose exec server node dist/cli.js doctor\n':
     ENGINE,
   'PGWS_TRUST_PROXY=uniquelocal docker compose --profile nginx up --build --detach\n': ENGINE,
+  'npm install @nats-io/transport-node\nexport PGWS_BUS=tls://nats-1.example.org,nats-2.example.org\nexport PGWS_BUS_CREDENTIALS=@/run/secrets/nats\nnpx fastify-pg-websockets\n':
+    NATS,
   'sh deploy/systemd/install.sh\n': SYSTEMD,
   'systemctl enable --now fastify-pg-websockets\n': SYSTEMD
 }

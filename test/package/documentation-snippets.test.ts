@@ -6,8 +6,11 @@ import { type Block, blocksOf, PAGES } from '../support/pages.js'
 import { READER } from '../support/reader.js'
 import { root } from '../support/root.js'
 
-/** documentation-commands.test.ts runs `sh` and `sql`, test/services/nginx.test.ts runs `nginx`. */
-const LANGUAGES = ['json', 'nginx', 'sh', 'sql', 'ts', 'mermaid']
+/**
+ * documentation-commands.test.ts runs `sh` and `sql`, test/services/nginx.test.ts runs `nginx`, and
+ * test/services/nats-errors.test.ts runs `conf`.
+ */
+const LANGUAGES = ['conf', 'json', 'nginx', 'sh', 'sql', 'ts', 'mermaid']
 
 /** Blocks of `ts` are run by tests that contain `snippet('page', 'text')`, or by these. */
 const RUN_ELSEWHERE: Record<string, string> = {

@@ -3,18 +3,29 @@ import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { nkeys } from '@nats-io/transport-node'
 import t, { type Test } from 'tap'
+import { type PgWebsocketsOptions, resolveOptions } from '../../lib/config/index.js'
 import { freePort } from '../support/app.js'
 import { FaultProxy } from '../support/fault-proxy.js'
-import { until } from '../support/helper.js'
+import { SECRET, until } from '../support/helper.js'
 import { NatsServer } from '../support/nats.js'
 import { NatsOperator } from '../support/nats-accounts.js'
 import { busBefore, busOf } from '../support/nats-bus.js'
-import { textOf } from '../support/pages.js'
+import { blocksOf, textOf } from '../support/pages.js'
 import { root } from '../support/root.js'
 
 const fixture = (name: string) => join(root, 'test/fixtures', name)
 const ca = textOf('test/fixtures/certificate.pem')
 const invalid = (message: RegExp) => ({ code: 'FST_PGWS_INVALID_OPTION', message })
+
+/** What the options of the plugin mean for a bus. */
+function resolved(given: Partial<PgWebsocketsOptions>) {
+  const { bus, busCredentials, busCa } = resolveOptions({
+    dbUri: 'postgresql://',
+    jwtSecret: SECRET,
+    ...given
+  })
+  return { options: { servers: bus!, credentials: busCredentials, ca: busCa } }
+}
 
 /** Whether a bus hears itself. */
 async function works(t: Test, server: { url: string }, credentials?: string, more: object = {}) {
@@ -138,6 +149,34 @@ t.test('a permission that is taken away while the bus is up interrupts it', asyn
   await until(() => lines.some((line) => /does not allow this user to publish to/.test(line)))
   t.notOk(bus.up)
 })
+
+t.test(
+  "docs/several-nodes.md: the configuration of a production's server allows what nodes do, and no more",
+  async (t) => {
+    const [block] = blocksOf('docs/several-nodes.md').filter(({ language }) => language === 'conf')
+    const configuration = block!.code
+      .replace(/^listen:.*\n/m, '')
+      .replace('/etc/nats/server.pem', fixture('certificate.pem'))
+      .replace('/etc/nats/server.key', fixture('key.pem'))
+    t.notMatch(configuration, /listen|etc\/nats\//)
+    const server = await NatsServer.start(t, configuration)
+    const { options } = resolved({
+      bus: `tls://localhost:${server.port}`,
+      busCredentials: 'pgws:a long random text',
+      busCa: `@${fixture('certificate.pem')}`
+    })
+    for (const prefix of ['pgws.0123456789abcdef', 'pgws.shop']) {
+      await works(t, server, undefined, { ...options, prefix: () => prefix })
+    }
+    const outside = busBefore(t, server, { ...options, prefix: () => 'other' })
+    await t.rejects(
+      outside.start(),
+      invalid(/PGWS_BUS_CREDENTIALS.*allow it to publish and subscribe to "other\.>"/)
+    )
+    const stranger = busBefore(t, server, { ...options, credentials: undefined })
+    await t.rejects(stranger.start(), invalid(/PGWS_BUS_CREDENTIALS\) is required/))
+  }
+)
 
 t.test('TLS: a certificate that is not trusted, another host name, and a server without TLS', async (t) => {
   const tls = `tls { cert_file: "${fixture('certificate.pem')}", key_file: "${fixture('key.pem')}" }`

@@ -1,0 +1,24 @@
+const { Centrifuge } = globalThis
+const element = (id) => document.getElementById(id)
+
+const getToken = async () => (await fetch('/token')).text()
+element('node').textContent = location.port
+const client = new Centrifuge(`${location.origin.replace('http', 'ws')}/connection/websocket`, { getToken })
+client.on('state', ({ newState }) => {
+  element('state').textContent = newState
+})
+const chat = client.newSubscription('chat')
+chat.on('publication', ({ data }) => {
+  const item = document.createElement('li')
+  // Text, never HTML: it comes from other users.
+  item.textContent = data
+  element('messages').append(item)
+})
+chat.subscribe()
+client.connect()
+
+element('send').addEventListener('submit', async (event) => {
+  event.preventDefault()
+  await chat.publish(element('text').value)
+  element('text').value = ''
+})
