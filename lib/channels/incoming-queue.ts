@@ -126,6 +126,7 @@ export class IncomingQueue {
   /** To be called before the database is asked for what is missing: nothing is missing before what has come until now. */
   cover(): void {
     this.#covered = this.#queue.length
+    this.#options.order?.becomeCertain()
   }
 
   /** Takes an announcement of the messages that come next. */
@@ -169,12 +170,13 @@ export class IncomingQueue {
     const arrival: Arrival = {
       tally: undefined,
       outcome: undefined,
-      place: { channel, position: place, previous }
+      place: { channel, position: place, previous },
+      isDoubtful: order.isDoubtful
     }
     const received = text === undefined ? undefined : readNotification(text, listenChannel)
     if (received !== undefined && 'sentAt' in received) {
       onMessage(received.sentAt || undefined)
-      if (!this.#waiting && !this.#held && found === 'next') {
+      if (!this.#waiting && !this.#held && found === 'next' && !arrival.isDoubtful) {
         this.#deliver(received.message, undefined, place)
         return
       }
@@ -193,6 +195,7 @@ export class IncomingQueue {
 
   /** Takes what the bus says of up to where was announced. */
   beat(beat: Beat): void {
+    this.#options.order!.becomeCertain()
     const alone = !this.#waiting && !this.#held
     if (!alone || !this.#passes(beat)) this.#push({ beat })
   }
@@ -228,14 +231,16 @@ export class IncomingQueue {
   /**
    * Delivers a missed message, unless it has been delivered already. Its notification may still arrive, and is ignored.
    * @param position its place among all messages, if it is of a channel that nobody retains
+   * @returns the number of clients that it was delivered to
    */
-  replay(message: Message, position = message.position!): void {
+  replay(message: Message, position = message.position!): number {
     const known = this.#delivered.has(position, message.text)
     this.#replayedTo = position
     this.#delivered.raise(position)
-    if (known) return
+    if (known) return 0
     const delivered = this.#options.deliver(message)
     this.#options.onDelivered?.(position, delivered)
+    return delivered
   }
 
   /** Starts again from a position, because the database was restored or replaced. */
@@ -299,8 +304,11 @@ export class IncomingQueue {
     if ('counted' in item) return true
     if ('announcement' in item) return this.#detector.announced(item.announcement) || this.#covered > 0
     if ('beat' in item) return this.#passes(item.beat) || this.#covered > 0
-    if (item.place !== undefined)
-      return this.#options.order!.placeOf(item.place) !== 'gap' || this.#covered > 0
+    if (item.place !== undefined) {
+      if (this.#covered > 0) return true
+      const place = this.#options.order!.placeOf(item.place)
+      return place === 'known' || (place === 'next' && !item.isDoubtful)
+    }
     const position = durablePositionOf(item)
     return position === undefined || this.#detector.arrived(position) || this.#covered > 0
   }

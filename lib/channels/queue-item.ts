@@ -19,6 +19,8 @@ export interface Arrival {
   deadline?: number
   /** Where it stands among all messages, if it came over the bus. */
   place?: Pick<BusAnnouncement, 'channel' | 'position' | 'previous'>
+  /** Whether messages of other channels may be missing before it, if it came over the bus. */
+  isDoubtful?: boolean
 }
 
 /** Waits until everything before it has been delivered, and reports the count of a publication. */

@@ -4,7 +4,7 @@ import type { EventLog } from '../events/index.js'
 import type { Log } from '../log.js'
 import type { Replay } from './replay.js'
 
-/** After how long without a beat the database is asked what was announced, in milliseconds. The sequencer sends one a second. */
+/** After how long without a beat the database is asked what was announced, in milliseconds. The sequencer sends two a second. */
 const PATIENCE = 3000
 
 /** How long messages wait when the connection of the bus is lost, before they are read from the database, in milliseconds. */

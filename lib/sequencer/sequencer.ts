@@ -27,6 +27,8 @@ const STAY_AWAKE = 25
  */
 const DROWSY_INTERVAL = 20
 const SLEEPING_INTERVAL = 1000
+/** The same with a bus, where each round may send a beat. */
+const SLEEPING_INTERVAL_WITH_BUS = 400
 
 /** The interval in which the outbox is emptied, in milliseconds. */
 const EMPTYING_INTERVAL = 1000
@@ -215,6 +217,7 @@ export class Sequencer {
   /** Runs rounds until this node stops, or another one has taken over. */
   async #serve({ term, absence }: Lease): Promise<void> {
     const { nodeTimeout } = this.#options
+    const sleepingInterval = this.#announcer === undefined ? SLEEPING_INTERVAL : SLEEPING_INTERVAL_WITH_BUS
     this.#setLeading(true)
     this.#announcer?.begin()
     let stale = absence > LONG_ABSENCE
@@ -260,7 +263,7 @@ export class Sequencer {
       }
       if (asleepSince === undefined) await sleep(pauseAfter(round))
       else if (BigInt(round.oldest) <= asleepSince) await this.#pause(DROWSY_INTERVAL)
-      else await this.#pause(Math.min(SLEEPING_INTERVAL, renewAt - performance.now()))
+      else await this.#pause(Math.min(sleepingInterval, renewAt - performance.now()))
     }
   }
 

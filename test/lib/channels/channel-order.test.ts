@@ -1,6 +1,7 @@
 import t from 'tap'
 import { channelHash } from '../../../lib/bus/index.js'
 import { ChannelOrder } from '../../../lib/channels/index.js'
+import { until } from '../../support/helper.js'
 
 function joined(...channels: string[]): ChannelOrder {
   const order = new ChannelOrder()
@@ -68,4 +69,12 @@ t.test('channels whose names have the same hash', async (t) => {
   const order = joined(...names)
   order.leave(names[0])
   t.equal(order.beat({ from: 10, to: 12, channels: [[channelHash(names[1]), 11]] }), false)
+})
+
+t.test('without a beat for a second, messages of other channels may be missing', async (t) => {
+  const order = joined('a')
+  t.equal(order.isDoubtful, true, 'no beat has come yet')
+  order.becomeCertain()
+  t.equal(order.isDoubtful, false)
+  await until(() => order.isDoubtful)
 })
