@@ -123,12 +123,13 @@ export class BusFaults {
     })
   }
 
+  /** As where servers of NATS lose each other, which they notice, and are apart for more than a second. */
   #drop(random: Random): Promise<string> {
     return this.#options.hold(random, async (node) => {
       const what = this.#options.say(`messages of NATS on their way to ${node.name} are dropped`)
-      node.busDropped = random.one([0.05, 0.3, 1])
-      await sleep(NODE_TIMEOUT * (0.3 + 1.5 * random.next()))
-      node.busDropped = 0
+      node.dropsBus = true
+      await sleep(1200 + random.below(2 * NODE_TIMEOUT))
+      node.dropsBus = false
       return what
     })
   }

@@ -34,8 +34,8 @@ export class Node {
   #output = ''
   /** How many of the notifications on their way to the node are dropped, from 0 to 1. */
   dropped = 0
-  /** The same for messages of NATS. */
-  busDropped = 0
+  /** Whether messages of NATS on their way to the node are dropped. */
+  dropsBus = false
   /** How many messages nats-server has sent to it. */
   busMessages = 0
   /** Whether it uses the bus when it starts the next time. */
@@ -55,7 +55,7 @@ export class Node {
     if (bus !== undefined) {
       bus.drop = () => {
         this.busMessages++
-        return Math.random() < this.busDropped
+        return this.dropsBus
       }
     }
   }
