@@ -6,6 +6,7 @@ import { blocking, burst, channels, paced, sdk, sdkPaced, sdkProtobuf, single } 
 import { joined } from './cases/joined-channels.js'
 import { neighbours } from './cases/neighbours.js'
 import { nodes } from './cases/nodes.js'
+import { presence } from './cases/presence.js'
 import { publishing } from './cases/publishing.js'
 import { reconnecting } from './cases/reconnecting.js'
 import { socketIo } from './cases/socket-io.js'
@@ -20,6 +21,7 @@ export const CASES = {
   sdkPaced,
   channels,
   neighbours,
+  presence,
   publishing,
   connecting,
   idle,

@@ -13,7 +13,7 @@ import { median } from './harness.js'
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
 
 /** What of each case is ours. `joined` measures an internal class, whose interface may have changed. */
-const OURS = ['ours', 'sdk', 'durable', '10,000 kept']
+const OURS = ['ours', 'sdk', 'durable', '10,000 kept', 'presence', 'presence pushed']
 const LEFT_OUT = ['joined']
 
 const { values, positionals } = parseArgs({

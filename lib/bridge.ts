@@ -230,14 +230,16 @@ export class Bridge extends EventEmitter<BridgeEvents> {
   }
 
   /**
-   * The members of a presence channel, on all servers. While the database is unavailable, those of other servers are the
-   * last that are known.
-   * @throws NoPresence (404) for a channel that does not track presence
+   * The members of a presence channel, on all servers. If no client of this server has joined the channel, the other servers
+   * are asked. While the database is unavailable, those of other servers are the last that are known.
+   * @param options `onMissing` is called with the ids of the servers that have not answered, if there are any
+   * @throws NoPresence (404) for a channel that does not track presence; NodesUnavailable (503) if other servers must be
+   *   asked while the database is unavailable
    */
-  presence(channel: string): ChannelPresence {
-    const { presence } = this.#parts
+  async presence(channel: string, { onMissing }: Pick<Scope, 'onMissing'> = {}): Promise<ChannelPresence> {
+    const { presence, members } = this.#parts
     if (!presence.has(channel)) throw new errors.NoPresence()
-    return presence.summary(channel)
+    return members.summary(channel, onMissing)
   }
 
   /**

@@ -217,7 +217,7 @@ export class Gateway {
   /**
    * Admits a client, as the last step before it is accepted. Counts it against the limits, and listens to its raw
    * channels, for as long as its transport lives.
-   * @param channels the channels that it reads
+   * @param channels the channels that it reads, and presence channels
    * @throws TooManyConnections (503), TooManyConnectionsFromAddress (429), BadAddress (400) for a name that a database
    *   channel cannot have, ChannelRefused (400), ListenerUnavailable (503)
    */
@@ -233,7 +233,12 @@ export class Gateway {
 
   /** @throws NoPresence (404) if none of the channels tracks presence */
   requirePresence(channels: readonly string[]): void {
-    if (!channels.some((channel) => this.#parts.presence.has(channel))) throw new errors.NoPresence()
+    if (!channels.some((channel) => this.hasPresence(channel))) throw new errors.NoPresence()
+  }
+
+  /** Whether a channel tracks presence. */
+  hasPresence(channel: string): boolean {
+    return this.#parts.presence.has(channel)
   }
 
   /**

@@ -33,7 +33,7 @@ import type { Log } from './log.js'
 import { isReserved, type Message } from './messages/index.js'
 import { Metrics } from './metrics.js'
 import { nodeChannelOf, type Query, type Rows, SEQUENCER_CHANNEL } from './postgres/index.js'
-import { JoinLeavePush, Presence } from './presence/index.js'
+import { type ChannelSync, JoinLeavePush, Presence } from './presence/index.js'
 import { CentrifugoServer, Emulation } from './protocols/centrifugo/index.js'
 import { EventStreamServer } from './protocols/event-stream/index.js'
 import type { Core } from './protocols/index.js'
@@ -127,6 +127,8 @@ export interface Parts {
   /** Undefined if the database is the bus. */
   readonly busWatch: BusWatch | undefined
   readonly cluster: Cluster
+  /** The members of presence channels on all nodes. */
+  readonly members: ChannelSync
   readonly notificationQueue: NotificationQueueUsage
 }
 
@@ -233,10 +235,14 @@ export function buildParts(options: GatewayOptions): Parts {
       else incoming.count(hub.deliver({ channel, text, raw: true }))
     }
   })
-  const listened = new ListenedChannels(
-    rawChannels,
-    order && new BusChannels({ bus, order, latest: () => history.lastPlace() })
-  )
+  const listened = new ListenedChannels({
+    raw: rawChannels,
+    bus: order && new BusChannels({ bus, order, latest: () => history.lastPlace() }),
+    presence: {
+      has: (channel) => presence.has(channel),
+      join: (channels) => cluster.members.join(channels)
+    }
+  })
   const busWatch = order && new BusWatch({ replay, byBus: () => history.byBus(), events, log })
   const retention = new Cleanup({ query, durable, events, log })
   const sequencer = new Sequencer({
@@ -285,6 +291,7 @@ export function buildParts(options: GatewayOptions): Parts {
     reads,
     durable,
     presence,
+    members: { summary: (channel) => cluster.members.summary(channel) },
     joinLeavePush,
     limits: options,
     log
@@ -367,6 +374,7 @@ export function buildParts(options: GatewayOptions): Parts {
     notifyBus,
     busWatch,
     cluster,
+    members: cluster.members,
     notificationQueue
   }
   return parts

@@ -1,6 +1,7 @@
 import { MAX_LISTED } from '../lib/presence/index.js'
 import type { ChannelQuestion } from './channel-question.js'
 import { errorSchema } from './schemas.js'
+import { MISSING_HEADER, namingMissing } from './scope.js'
 
 /** `GET /channels/:channel/presence`: the members of a presence channel, on all nodes. */
 export const presence: ChannelQuestion = {
@@ -8,8 +9,7 @@ export const presence: ChannelQuestion = {
     summary: 'The members of a presence channel, on all nodes',
     response: {
       200: {
-        description:
-          'While the database is unavailable, the answer has the last known members of the other nodes.',
+        description: `While the database is unavailable, the answer has the last known members of the other nodes. ${MISSING_HEADER}`,
         type: 'object',
         properties: {
           clients: {
@@ -30,11 +30,12 @@ export const presence: ChannelQuestion = {
       },
       401: errorSchema('The token is missing or invalid.'),
       403: errorSchema('The token may not read the channel.'),
-      404: errorSchema('The channel is no presence channel.')
+      404: errorSchema('The channel is no presence channel.'),
+      503: errorSchema('Other nodes must be asked, and the database is unavailable.')
     }
   },
-  answer(gateway, channel) {
-    const { clients, count, users } = gateway.bridge.presence(channel)
+  async answer(gateway, channel, _request, reply) {
+    const { clients, count, users } = await gateway.bridge.presence(channel, namingMissing(reply))
     return count > MAX_LISTED ? { count, users } : { clients, count, users }
   }
 }

@@ -6,11 +6,14 @@ import { isObject } from '../lib/json-value.js'
 /** The header with the nodes that did not answer in time. */
 const MISSING = 'x-pgws-missing-nodes'
 
+/** What a description says of the header. */
+export const MISSING_HEADER = `The header ${MISSING} names those that did not answer in time.`
+
 export const scopeSchema = {
   type: 'string',
   enum: ['local', 'cluster'],
   default: 'local',
-  description: `This node, or all nodes. The header ${MISSING} names those that did not answer in time.`
+  description: `This node, or all nodes. ${MISSING_HEADER}`
 }
 
 /**
@@ -22,7 +25,12 @@ export function answeringScope(request: FastifyRequest, reply: FastifyReply): Re
   if (scope !== 'local' && scope !== 'cluster') {
     throw new errors.BadQuery('"scope" must be "local" or "cluster"')
   }
-  return { scope, onMissing: (nodes) => reply.header(MISSING, nodes.join(', ')) }
+  return { scope, ...namingMissing(reply) }
+}
+
+/** Makes the function that adds the header for missing nodes to an answer. */
+export function namingMissing(reply: FastifyReply): Required<Pick<Scope, 'onMissing'>> {
+  return { onMissing: (nodes) => reply.header(MISSING, nodes.join(', ')) }
 }
 
 /** The schema of the header that names missing nodes. */

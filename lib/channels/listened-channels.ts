@@ -2,24 +2,36 @@ import { isPublicChannel } from './audience-channels.js'
 import type { BusChannels } from './bus-channels.js'
 import type { RawChannels } from './raw-channels.js'
 
-/** What this node has to ask for, so that messages of the channels that its clients read arrive here. */
-export class ListenedChannels {
-  readonly #raw: RawChannels
-  readonly #bus: BusChannels | undefined
+/** Leaves what was joined. */
+type Leave = () => void
 
-  /** @param bus undefined: all messages but those of raw channels arrive anyway */
-  constructor(raw: RawChannels, bus: BusChannels | undefined) {
-    this.#raw = raw
-    this.#bus = bus
+export interface ListenedChannelsOptions {
+  raw: RawChannels
+  /** Undefined: all messages but those of raw channels arrive anyway. */
+  bus: BusChannels | undefined
+  /** The presence channels, and what other nodes say of their members. */
+  presence: {
+    has: (channel: string) => boolean
+    join: (channels: readonly string[]) => Promise<Leave | undefined>
+  }
+}
+
+/** What this node has to ask for, so that what concerns the channels of its clients arrives here. */
+export class ListenedChannels {
+  readonly #options: ListenedChannelsOptions
+
+  constructor(options: ListenedChannelsOptions) {
+    this.#options = options
   }
 
   /**
    * Joins a channel for a function of the application. Its messages arrive soon.
    * @returns a function that ends it; undefined if there is nothing to end. Raw channels are left to their clients.
    */
-  follow(channel: string): (() => void) | undefined {
-    if (this.#bus === undefined || !isPublicChannel(channel) || this.#raw.has(channel)) return undefined
-    const joined = this.#bus.join([channel])
+  follow(channel: string): Leave | undefined {
+    const { raw, bus } = this.#options
+    if (bus === undefined || !isPublicChannel(channel) || raw.has(channel)) return undefined
+    const joined = bus.join([channel])
     return () => {
       joined.then((leave) => leave())
     }
@@ -27,24 +39,31 @@ export class ListenedChannels {
 
   /**
    * Joins channels.
-   * @returns a promise that resolves when their messages arrive, with a function that ends it; undefined if there is nothing
-   *   to end
+   * @returns a promise that resolves when their messages arrive, and the members of presence channels are known, with a
+   *   function that ends it; undefined if there is nothing to end
    * @throws BadAddress (400) for the name of a raw channel that PostgreSQL does not allow, ChannelRefused (400) for one that
    *   this database refuses, ListenerUnavailable (503)
    */
-  async join(channels: readonly string[]): Promise<(() => void) | undefined> {
-    const leaveRaw = await this.#raw.join(channels)
-    if (this.#bus === undefined) return leaveRaw
-    const carried = channels.filter((channel) => isPublicChannel(channel) && !this.#raw.has(channel))
+  async join(channels: readonly string[]): Promise<Leave | undefined> {
+    const { raw, bus, presence } = this.#options
+    const carried = (channel: string) =>
+      isPublicChannel(channel) && (!raw.has(channel) || presence.has(channel))
+    const left: Leave[] = []
+    const leave = () => {
+      for (const one of left.splice(0)) one()
+    }
+    const add = (one: Leave | undefined) => {
+      if (one !== undefined) left.push(one)
+    }
     try {
-      const leave = await this.#bus.join(carried)
-      return () => {
-        leaveRaw?.()
-        leave()
-      }
+      add(await raw.join(channels))
+      add(await bus?.join(channels.filter(carried)))
+      // After the bus, because answers and changes arrive over it.
+      add(await presence.join(channels))
     } catch (error) {
-      leaveRaw?.()
+      leave()
       throw error
     }
+    return left.length === 0 ? undefined : leave
   }
 }

@@ -69,6 +69,16 @@ export class Answers {
     return [...this.#values.values()].filter(isValid)
   }
 
+  /** The same by node. */
+  byNode<Value>(
+    isValid: (value: unknown) => value is Value,
+    onMissing?: (nodes: string[]) => void
+  ): Map<string, Value> {
+    this.read(isValid, onMissing)
+    const valid = (entry: [string, unknown]): entry is [string, Value] => isValid(entry[1])
+    return new Map([...this.#values].filter(valid))
+  }
+
   /** Resolves when all nodes have answered, or after the deadline. */
   async wait(): Promise<this> {
     if (this.missing.length === 0) return this

@@ -9,7 +9,7 @@ import { isCount } from '../json-value.js'
 import type { Log } from '../log.js'
 import type { Paging } from '../page.js'
 import { nodeChannelOf } from '../postgres/index.js'
-import { NodeSync, type Presence } from '../presence/index.js'
+import type { ChannelSync, Presence } from '../presence/index.js'
 import type { Notification } from '../publishing/index.js'
 import { VERSION } from '../version.js'
 import { isBoolean, isChannels, isRatedChannels } from './answer-checks.js'
@@ -18,6 +18,7 @@ import { type DeliveryCounts, NodeChannel } from './node-channel.js'
 import { type FeedListener, isPast, isStats, NodeFeed, type NodeMonitor, type NodePast } from './node-feed.js'
 import { type NodeSessions, OwnNode } from './own-node.js'
 import { BEATS } from './peers.js'
+import { PresenceExchange } from './presence-exchange.js'
 import type { Scope } from './scope.js'
 
 /** A node, as of its last heartbeat. */
@@ -84,7 +85,7 @@ export class Cluster {
   readonly #own: OwnNode
   readonly #channel: NodeChannel
   readonly #connections: ConnectionList
-  readonly #presence: NodeSync | undefined
+  readonly #presence: PresenceExchange
   readonly #feed: NodeFeed
   readonly #startedAt = Date.now()
   #monitor: NodeMonitor | undefined
@@ -94,17 +95,20 @@ export class Cluster {
     this.#options = options
     const { node, bus, listening, nodeTimeout, presence, deliveries, log } = options
     this.channel = nodeChannelOf(options.listenChannel)
-    this.#own = new OwnNode({ ...options, monitor: this.#requireMonitor })
-    if (presence.enabled) {
-      this.#presence = new NodeSync({
-        presence,
-        hasPeers: () => this.#channel.peers.length > 0,
-        send: (message) => this.#channel.sendPresence(message),
-        ask: (node) => this.#channel.askPresence(node),
-        // Shorter than the time between heartbeats, so that each heartbeat may cause a request.
-        interval: nodeTimeout / BEATS / 2
-      })
-    }
+    this.#presence = new PresenceExchange({
+      node,
+      presence,
+      bus,
+      peers: () => this.#channel.peers,
+      read: (channels, nodes) => this.#channel.ask('members', { channels }, nodes),
+      // Shorter than the time between heartbeats, so that each heartbeat may cause a request.
+      interval: nodeTimeout / BEATS / 2
+    })
+    this.#own = new OwnNode({
+      ...options,
+      members: this.#presence.channels,
+      monitor: this.#requireMonitor
+    })
     this.#feed = new NodeFeed({
       monitor: this.#requireMonitor,
       ask: (stats) => this.#channel.askFeed(stats),
@@ -118,7 +122,7 @@ export class Cluster {
       ready: () => listening() && bus.up,
       answer: (question, args) => this.#own.answer(question, args),
       deliveries,
-      presence: this.#presence,
+      presence: presence.enabled ? this.#presence : undefined,
       feed: this.#feed,
       log
     })
@@ -135,6 +139,11 @@ export class Cluster {
     return this.#channel.id
   }
 
+  /** The members of presence channels on all nodes. */
+  get members(): ChannelSync {
+    return this.#presence.channels
+  }
+
   /** Takes what the bus calls `told` with. */
   receive(payload: string): void {
     this.#channel.receive(payload)
@@ -142,12 +151,14 @@ export class Cluster {
 
   /** Announces this node. Call it whenever this node starts to listen, or the bus is restored. */
   hello(): Promise<void> {
+    this.#presence.channels.interrupted()
     return this.#channel.hello()
   }
 
   /** Announces that this node leaves. */
   goodbye(): Promise<void> {
     this.#feed.stop()
+    this.#presence.stop()
     return this.#channel.goodbye()
   }
 
@@ -318,7 +329,7 @@ export class Cluster {
   }
 
   #state() {
-    const { nodeTimeout, connections, sessions } = this.#options
+    const { nodeTimeout, connections, sessions, presence } = this.#options
     return {
       hostname: hostname(),
       pid: process.pid,
@@ -326,7 +337,7 @@ export class Cluster {
       startedAt: this.#startedAt,
       connections: connections.size,
       timeout: nodeTimeout,
-      presence: this.#presence?.version,
+      ...(presence.enabled && this.#presence.state),
       sessions: sessions.sessions,
       tells: true
     }

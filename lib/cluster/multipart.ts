@@ -17,7 +17,7 @@ interface Gathered {
 }
 
 /**
- * Reassembles questions that were split into several notifications. There are limits, because any role that may connect
+ * Reassembles questions and other messages that were split into several. There are limits, because any role that may connect
  * to the database can send parts.
  */
 export class Multipart {
@@ -37,6 +37,17 @@ export class Multipart {
    * @returns the parsed JSON of all parts when the last one has arrived; otherwise undefined
    */
   add(key: string, part: number, text: string, last: boolean): unknown {
+    const whole = this.addText(key, part, text, last)
+    if (whole === undefined) return undefined
+    try {
+      return JSON.parse(whole)
+    } catch {
+      return undefined
+    }
+  }
+
+  /** The same without parsing. */
+  addText(key: string, part: number, text: string, last: boolean): string | undefined {
     if (part === 0) this.#begin(key)
     const gathered = this.#gathered.get(key)
     if (!gathered?.parts.add(part, text)) {
@@ -47,11 +58,7 @@ export class Multipart {
     this.#limit()
     if (!last || !this.#gathered.has(key)) return undefined
     this.#forget(key)
-    try {
-      return JSON.parse(gathered.parts.whole())
-    } catch {
-      return undefined
-    }
+    return gathered.parts.whole()
   }
 
   #begin(key: string): void {

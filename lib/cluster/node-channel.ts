@@ -2,7 +2,6 @@ import { randomBytes } from 'node:crypto'
 import type { Audience, Bus } from '../bus/index.js'
 import { errors, messageOf } from '../errors.js'
 import type { Log } from '../log.js'
-import type { NodeSync } from '../presence/index.js'
 import { Answers } from './answers.js'
 import { Multipart } from './multipart.js'
 import type { NodeFeed } from './node-feed.js'
@@ -10,12 +9,12 @@ import {
   decode,
   encode,
   encodeAnswer,
-  encodePresence,
   encodeQuestion,
   type NodeMessage,
   type NodeState
 } from './node-message.js'
 import { BEATS, type Peer, Peers } from './peers.js'
+import type { PresenceExchange } from './presence-exchange.js'
 
 export interface NodeChannelOptions {
   /** This node's id: see newNodeId. */
@@ -31,8 +30,8 @@ export interface NodeChannelOptions {
   /** Answers another node's question. Any role that may connect can ask, so this throws for an invalid question. */
   answer: (question: string, args: unknown) => unknown
   deliveries: DeliveryCounts
-  /** Receives the presence messages of other nodes; undefined if there are no presence channels. */
-  presence: Pick<NodeSync, 'heard' | 'receive' | 'asked' | 'forget'> | undefined
+  /** Takes what other nodes say of the members of presence channels; undefined if there are none. */
+  presence: Pick<PresenceExchange, 'heard' | 'receive' | 'forget' | 'beat'> | undefined
   /** Takes what other nodes tell and ask of events and figures. */
   feed: Pick<NodeFeed, 'asked' | 'told'>
   log: Log
@@ -64,7 +63,6 @@ export class NodeChannel {
   readonly #pending = new Map<string, Answers>()
   readonly #parts = new Multipart()
   #lastId = 0
-  #lastPresence = 0
   #timer: NodeJS.Timeout | undefined
   #beating = false
   #closed = false
@@ -154,20 +152,6 @@ export class NodeChannel {
     )
   }
 
-  /**
-   * Sends a presence message to the other nodes.
-   * @throws what `Bus.tell` throws
-   */
-  async sendPresence(message: object): Promise<void> {
-    if (this.#closed) return
-    await this.#options.bus.tell('all', encodePresence(this.id, ++this.#lastPresence, message))
-  }
-
-  /** Asks a node for all of its members in presence channels. */
-  askPresence(to: string): void {
-    this.#notify({ node: to }, [encode({ from: this.id, type: 'presence-question', to })])
-  }
-
   /** Asks all other nodes to tell their events, and their figures if wanted, for some seconds. */
   askFeed(stats: boolean): void {
     this.#notify('all', [encode({ from: this.id, type: 'follow', stats })])
@@ -213,12 +197,12 @@ export class NodeChannel {
       case 'hello':
         this.#peers.update(from, message.node)
         this.#announce('here')
-        if (this.#peers.has(from)) presence?.heard(from, message.node.presence)
+        if (this.#peers.has(from)) presence?.heard(message)
         break
       case 'here':
       case 'heartbeat':
         this.#peers.update(from, message.node)
-        if (this.#peers.has(from)) presence?.heard(from, message.node.presence)
+        if (this.#peers.has(from)) presence?.heard(message)
         break
       case 'goodbye':
         this.#peers.delete(from)
@@ -244,18 +228,16 @@ export class NodeChannel {
       case 'end':
         this.#options.deliveries.end(keyOf(message), (delivered) => this.#reply(from, message.id, delivered))
         break
-      case 'presence':
-        if (this.#peers.has(from)) presence?.receive(from, message)
-        break
-      case 'presence-question':
-        if (message.to === this.id) presence?.asked()
-        break
       case 'follow':
         if (this.#peers.has(from)) feed.asked(message.stats)
         break
       case 'told':
         if (this.#peers.has(from)) feed.told(from, message.text)
         break
+      default: {
+        const peer = this.#peers.get(from)
+        if (peer !== undefined) presence?.receive(message, peer)
+      }
     }
   }
 
@@ -293,6 +275,7 @@ export class NodeChannel {
   async #beat(): Promise<void> {
     if (this.#beating || !this.#options.ready()) return
     this.#beating = true
+    this.#options.presence?.beat()
     await this.#announce('heartbeat')
     this.#beating = false
   }

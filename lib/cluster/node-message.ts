@@ -1,13 +1,12 @@
 import { toAscii } from '../json-text.js'
 import { isCount, isObject } from '../json-value.js'
 import { NOTIFY_PAYLOAD_LIMIT } from '../postgres/index.js'
-import type { PresencePart } from '../presence/index.js'
 
 /** The version of the messages between nodes. Messages of another version are ignored. */
 const PROTOCOL = 1
 
 /** The size of a part of a question or an answer, in bytes. The rest of the notification is for the header. */
-const PART_BYTES = NOTIFY_PAYLOAD_LIMIT - 300
+export const PART_BYTES = NOTIFY_PAYLOAD_LIMIT - 300
 
 /** What a node announces of itself. */
 export interface NodeState {
@@ -20,8 +19,11 @@ export interface NodeState {
   connections: number
   /** How long it may be silent before it is regarded as gone, in milliseconds. */
   timeout: number
-  /** The number of presence changes that it has sent; undefined if it has no presence channels. */
+  /** The number of presence changes that it has sent to older releases; undefined if it has no presence channels. */
   presence?: number | undefined
+  /** The number of presence changes that it has told by channel, and of its heartbeats; older releases have none. */
+  members?: number | undefined
+  beats?: number | undefined
   /**
    * The public part by which its sessions are recognized (lib/protocols/centrifugo/emulation/sealed-commands.ts); older
    * releases have none.
@@ -29,6 +31,16 @@ export interface NodeState {
   sessions?: string | undefined
   /** Whether it tells its events and figures, answers questions about pages, and knows all filters; older releases do not. */
   tells?: boolean | undefined
+}
+
+/** What lines about presence channels belong to: the changes of a node, or an answer to one. */
+interface MembersHead {
+  /** Undefined: everyone. */
+  to?: string | undefined
+  after?: number | undefined
+  version?: number | undefined
+  answer?: number | undefined
+  done?: boolean | undefined
 }
 
 /** A message between nodes. */
@@ -59,12 +71,33 @@ export type NodeMessage = { from: string } & (
     }
   | { type: 'answer'; id: string; to: string; part: number; last: boolean; text: string }
   | { type: 'begin' | 'end'; id: string }
-  | ({ type: 'presence' } & PresencePart)
+  | ({
+      /** Lines about presence channels: see ChannelSync. */
+      type: 'members'
+      text: string
+    } & MembersHead)
+  | ({
+      /** A part of a line that is too large for one message. */
+      type: 'members-part'
+      id: number
+      part: number
+      last: boolean
+      text: string
+    } & MembersHead)
   | {
       /** Asks a node for all of its members in presence channels. */
-      type: 'presence-question'
+      type: 'members-question'
       to: string
     }
+  | {
+      /** The same for older releases: a part of a presence message (see NodeSync), and the question. */
+      type: 'presence'
+      id: number
+      part: number
+      last: boolean
+      text: string
+    }
+  | { type: 'presence-question'; to: string }
   | {
       /** Asks all others to tell their events, and their figures if wanted, for some seconds. */
       type: 'follow'
@@ -82,14 +115,7 @@ export type NodeMessage = { from: string } & (
  * does not depend on the database's encoding.
  */
 export function encode(message: NodeMessage): string {
-  if (
-    message.type !== 'answer' &&
-    message.type !== 'part' &&
-    message.type !== 'presence' &&
-    message.type !== 'told'
-  ) {
-    return asciiOf({ pgws: PROTOCOL, ...message })
-  }
+  if (!('text' in message)) return asciiOf({ pgws: PROTOCOL, ...message })
   const { text, ...head } = message
   return `${asciiOf({ pgws: PROTOCOL, ...head })}\n${text}`
 }
@@ -173,6 +199,16 @@ export function decode(payload: string): NodeMessage | undefined {
       if (!isCount(id) || !isCount(part) || typeof last !== 'boolean') return undefined
       message.text = end === -1 ? '' : payload.slice(end + 1)
       break
+    case 'members':
+      if (!isMembersHead(message)) return undefined
+      message.text = end === -1 ? '' : payload.slice(end + 1)
+      break
+    case 'members-part':
+      if (!isMembersHead(message) || !isCount(id) || !isCount(part) || typeof last !== 'boolean')
+        return undefined
+      message.text = end === -1 ? '' : payload.slice(end + 1)
+      break
+    case 'members-question':
     case 'presence-question':
       if (!isNodeId(to)) return undefined
       break
@@ -196,13 +232,25 @@ export function isNodeId(value: unknown): value is string {
 
 function isNodeState(value: unknown): value is NodeState {
   if (!isObject(value)) return false
-  const { hostname, pid, version, startedAt, connections, timeout, presence, sessions, tells } = value
+  const { hostname, pid, version, startedAt, connections, timeout, sessions, tells } = value
+  const { presence = 0, members = 0, beats = 0 } = value
   if (!isShort(hostname) || !isShort(version)) return false
   if (sessions !== undefined && !isShort(sessions)) return false
   if (tells !== undefined && typeof tells !== 'boolean') return false
-  if (![pid, connections, timeout, presence ?? 0].every(isCount)) return false
+  if (![pid, connections, timeout, presence, members, beats].every(isCount)) return false
   // The range of a Date.
   return isCount(startedAt) && startedAt <= 8.64e15
+}
+
+function isMembersHead({
+  to,
+  after = 0,
+  version = 0,
+  answer = 0,
+  done = false
+}: Record<string, unknown>): boolean {
+  if (to !== undefined && !isNodeId(to)) return false
+  return [after, version, answer].every(isCount) && typeof done === 'boolean'
 }
 
 function isShort(value: unknown): value is string {

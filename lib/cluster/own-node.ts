@@ -17,6 +17,7 @@ import {
 import { errors } from '../errors.js'
 import { isCount, isObject } from '../json-value.js'
 import { mapInTurns, type Page, pageOf, readLimit } from '../page.js'
+import type { ChannelSync } from '../presence/index.js'
 import type { NodeMonitor } from './node-feed.js'
 
 /** The sessions of this node whose commands may arrive at any node. */
@@ -33,6 +34,7 @@ export interface OwnNodeOptions {
   connections: Iterable<Connection>
   hub: Pick<Hub, 'summary' | 'rated'>
   sessions: NodeSessions
+  members: Pick<ChannelSync, 'answer'>
   monitor: () => NodeMonitor
   busDeliveries: Pick<BusDeliveries, 'of'> | undefined
 }
@@ -121,6 +123,8 @@ export class OwnNode {
       }
       case 'delivered':
         return this.#options.busDeliveries?.of(readPlaces(args)) ?? 0
+      case 'members':
+        return this.#options.members.answer(readChannels(args))
       case 'commands':
         return this.#options.sessions.answer(args)
       default:
@@ -153,6 +157,14 @@ function readPlaces(value: unknown): PlaceInChannel[] {
 
 function isPlace(value: unknown): value is [channel: string, position: number] {
   return Array.isArray(value) && typeof value[0] === 'string' && isCount(value[1])
+}
+
+function readChannels(value: unknown): string[] {
+  const { channels } = isObject(value) ? value : {}
+  if (!Array.isArray(channels) || !channels.every((channel) => typeof channel === 'string')) {
+    throw new errors.BadQuery('"channels" must be an array of names')
+  }
+  return channels
 }
 
 async function closeAll(connections: Connection[], code: number, reason: string): Promise<void> {

@@ -26,6 +26,8 @@ export interface PresenceChange {
 /** The members of one node: channel → client → member. */
 export type Roster = Map<string, Map<string, PresenceMember>>
 
+const NONE: ReadonlyMap<string, PresenceMember> = new Map()
+
 export interface PresenceOptions {
   /** Patterns of the presence channels; undefined: there are none. */
   patterns: readonly string[] | undefined
@@ -43,7 +45,7 @@ export class Presence {
   readonly #local: Roster = new Map()
   readonly #others = new Map<string, Roster>()
   readonly #watchers = new Map<string, Set<PresenceWatcher>>()
-  #onLocalChange: ((change: PresenceChange) => void) | undefined
+  readonly #onLocalChange: ((change: PresenceChange) => void)[] = []
 
   constructor({ patterns, onError }: PresenceOptions) {
     this.#patterns = patterns ?? []
@@ -67,7 +69,7 @@ export class Presence {
   join(channel: string, member: PresenceMember): void {
     if (!this.has(channel) || !add(this.#local, channel, member)) return
     this.#emit('join', channel, member)
-    this.#onLocalChange?.({ event: 'join', channel, member })
+    this.#changed({ event: 'join', channel, member })
   }
 
   /** Removes a client of this node. Does nothing if it is not a member. */
@@ -75,10 +77,23 @@ export class Presence {
     const member = remove(this.#local, channel, client)
     if (member === undefined) return
     this.#emit('leave', channel, member)
-    this.#onLocalChange?.({ event: 'leave', channel, member })
+    this.#changed({ event: 'leave', channel, member })
   }
 
-  /** The members of a channel, on all nodes. While this node does not listen, those of other nodes may be out of date. */
+  /** The members of a channel on this node, by client. */
+  localMembers(channel: string): ReadonlyMap<string, PresenceMember> {
+    return this.#local.get(channel) ?? NONE
+  }
+
+  /** Whether another node has members in a channel, as far as this node knows. */
+  hasMembers(node: string, channel: string): boolean {
+    return this.#others.get(node)?.has(channel) === true
+  }
+
+  /**
+   * The members of a channel, on all nodes as far as this node knows: see ChannelSync. While this node does not listen, those
+   * of other nodes may be out of date.
+   */
   members(channel: string): PresenceMember[] {
     const members = [...(this.#local.get(channel)?.values() ?? [])]
     for (const roster of this.#others.values()) members.push(...(roster.get(channel)?.values() ?? []))
@@ -99,8 +114,7 @@ export class Presence {
 
   /** The members of a channel, with the number of clients and of users. */
   summary(channel: string): ChannelPresence {
-    const clients = this.members(channel)
-    return { clients, count: clients.length, users: new Set(clients.map(({ user }) => user)).size }
+    return summaryOf(this.members(channel))
   }
 
   /**
@@ -119,9 +133,9 @@ export class Presence {
     }
   }
 
-  /** Sets the function that is called for each client of this node that joins or leaves. */
+  /** Calls a function for each client of this node that joins or leaves. */
   onLocalChange(handler: (change: PresenceChange) => void): void {
-    this.#onLocalChange = handler
+    this.#onLocalChange.push(handler)
   }
 
   /** The members of this node. */
@@ -149,25 +163,53 @@ export class Presence {
     for (const [channel, member] of members) add(next, channel, member)
     const last: Roster = this.#others.get(node) ?? new Map()
     this.#others.set(node, next)
-    // A member that is in both does not cause an event.
-    for (const [channel, members] of last) {
-      for (const member of members.values()) {
-        const current = next.get(channel)?.get(member.client)
-        if (current === undefined || !isSameMember(member, current)) this.#emit('leave', channel, member)
-      }
-    }
+    for (const [channel, members] of last) this.#emitDifference(channel, members, next.get(channel) ?? NONE)
     for (const [channel, members] of next) {
-      for (const member of members.values()) {
-        const before = last.get(channel)?.get(member.client)
-        if (before === undefined || !isSameMember(before, member)) this.#emit('join', channel, member)
-      }
+      if (!last.has(channel)) this.#emitDifference(channel, NONE, members)
     }
+  }
+
+  /** Replaces the members of another node in a channel. Watchers are called for the differences only. */
+  replaceChannel(node: string, channel: string, members: Iterable<PresenceMember>): void {
+    const roster = this.#others.get(node) ?? new Map()
+    this.#others.set(node, roster)
+    const last: Map<string, PresenceMember> = roster.get(channel) ?? new Map()
+    const next = new Map(Array.from(members, (member) => [member.client, member]))
+    if (next.size > 0) roster.set(channel, next)
+    else roster.delete(channel)
+    this.#emitDifference(channel, last, next)
+  }
+
+  /** Forgets the members of another node in a channel, without a word to watchers. */
+  forgetChannel(node: string, channel: string): void {
+    this.#others.get(node)?.delete(channel)
   }
 
   /** Removes another node with all its members. */
   forget(node: string): void {
     this.replace(node, [])
     this.#others.delete(node)
+  }
+
+  #changed(change: PresenceChange): void {
+    for (const handler of this.#onLocalChange) handler(change)
+  }
+
+  /** A member that is in both does not cause an event. */
+  #emitDifference(
+    channel: string,
+    last: ReadonlyMap<string, PresenceMember>,
+    next: ReadonlyMap<string, PresenceMember>
+  ): void {
+    if (!this.#watchers.has(channel)) return
+    for (const member of last.values()) {
+      const current = next.get(member.client)
+      if (current === undefined || !isSameMember(member, current)) this.#emit('leave', channel, member)
+    }
+    for (const member of next.values()) {
+      const before = last.get(member.client)
+      if (before === undefined || !isSameMember(before, member)) this.#emit('join', channel, member)
+    }
   }
 
   #emit(event: 'join' | 'leave', channel: string, member: PresenceMember): void {
@@ -179,6 +221,11 @@ export class Presence {
       }
     }
   }
+}
+
+/** The members of a channel, with the number of clients and of users. */
+export function summaryOf(clients: PresenceMember[]): ChannelPresence {
+  return { clients, count: clients.length, users: new Set(clients.map(({ user }) => user)).size }
 }
 
 /** @returns false if it is a member already */

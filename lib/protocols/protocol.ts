@@ -4,7 +4,7 @@ import type { Clients } from '../clients/index.js'
 import type { ResolvedOptions } from '../config/index.js'
 import type { ChannelReads, MessageStore, RetentionRules } from '../durable/index.js'
 import type { Log } from '../log.js'
-import type { JoinLeavePush, Presence } from '../presence/index.js'
+import type { ChannelSync, JoinLeavePush, Presence } from '../presence/index.js'
 import type { Publisher } from '../publishing/index.js'
 
 /** What a protocol needs of the rest of the server. `buildParts` (lib/parts.ts) makes one object for all protocols. */
@@ -46,8 +46,10 @@ export interface Core {
   /** Lists history. */
   readonly history: Pick<MessageStore, 'list' | 'catchUp'>
   readonly durable: Pick<RetentionRules, 'ageOf' | 'epoch'>
-  /** The members of channels. With `clients.join`, a protocol does not need it. */
-  readonly presence: Pick<Presence, 'has' | 'join' | 'leave' | 'isLarge' | 'members' | 'summary'>
+  /** Whose members channels are. With `clients.join`, a protocol does not need it. */
+  readonly presence: Pick<Presence, 'has' | 'join' | 'leave'>
+  /** The members of channels on all nodes. */
+  readonly members: Pick<ChannelSync, 'summary'>
   readonly joinLeavePush: Pick<JoinLeavePush, 'add' | 'remove'>
   readonly limits: Pick<
     ResolvedOptions,

@@ -51,7 +51,10 @@ export function handshake(
       if (stream && !access.read) throw new errors.ReadNotAllowed()
       const mode = stream || !access.write ? 'r' : access.read ? 'rw' : 'w'
       access.caller = await gateway.authorize(token, access.channels, mode)
-      await gateway.admit(transport, request.ip, access.read ? access.channels : [])
+      // One that only writes is a member, too.
+      const { channels } = access
+      const wanted = access.read ? channels : channels.filter((channel) => gateway.hasPresence(channel))
+      await gateway.admit(transport, request.ip, wanted)
       request.pgwsAccess = access
       tellUnknown(request, access, stream ? 'event-stream' : 'websocket')
     },

@@ -97,7 +97,7 @@ for (const version of Object.keys(PACKAGES) as (keyof typeof PACKAGES)[]) {
       await page.evaluate(`window.client.publish('room:a', 'from the browser')`)
       await second.fastify.pgws.publish('room:a', 'from the other node')
       await until(async () => (await reported()).data.length === 2)
-      t.equal(second.fastify.pgws.presence('room:a').count, 1)
+      t.equal((await second.fastify.pgws.presence('room:a')).count, 1)
       await first.fastify.pgws.disconnect({ subject: 'browser' }, { code: 3012, reason: 'come again' })
       await query(dbUri, `select pgws.publish_text('room:a', 'meanwhile')`)
       await until(async () => (await reported()).data.length === 3, 20_000)

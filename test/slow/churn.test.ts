@@ -119,7 +119,7 @@ async function left(t: Test, fastify: FastifyInstance): Promise<void> {
   const counts = async () => ({
     connections: (await pgws.connections()).length,
     channels: pgws.channels().filter(({ connections }) => connections > 0).length,
-    present: pgws.presence('room1').count + pgws.presence('room2').count,
+    present: (await pgws.presence('room1')).count + (await pgws.presence('room2')).count,
     gauge: await metric(fastify, 'pgws_connections'),
     sockets: await new Promise((resolve) => fastify.server.getConnections((_error, count) => resolve(count)))
   })
@@ -195,7 +195,7 @@ t.test('a client that leaves during its admission is never admitted', async (t) 
         headers: { accept: 'text/event-stream' }
       })
       const came = stream.status === 200 && (await pgws.connections()).length === 1
-      if (came) t.same(pgws.presence('a').clients, [], kind)
+      if (came) t.same((await pgws.presence('a')).clients, [], kind)
       await stream.body!.cancel()
       return came
     })
@@ -260,7 +260,7 @@ t.test('over HTTP/2, a client leaves when its stream ends, not when its connecti
     t.match(String((await once(stream, 'data'))[0]), /^data: x$/m)
     stream.close()
     await until(async () => (await pgws.connections()).length === 0)
-    t.equal(pgws.presence('a').count, 0)
+    t.equal((await pgws.presence('a')).count, 0)
   }
   const stream = session.request({ ':path': `/a/${rw}`, accept: 'text/event-stream' })
   await once(stream, 'response')

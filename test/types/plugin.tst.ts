@@ -119,7 +119,7 @@ describe('fastify.pgws', () => {
     expect(pgws.listChannels).type.toBeCallableWith({ search: 'orders', sort: 'readers', limit: 10, onPage })
     expect(pgws.listChannels).type.not.toBeCallableWith({ sort: 'colour' })
     expect(pgws.disconnect).type.not.toBeCallableWith()
-    expect(pgws.presence('orders')).type.toBe<ChannelPresence>()
+    expect(pgws.presence('orders')).type.toBe<Promise<ChannelPresence>>()
     expect(pgws.nodes()).type.toBe<NodeSummary[]>()
   })
 

@@ -72,7 +72,7 @@ t.test('the subject of a token must be a string, in every protocol', async (t) =
     t.match(await publish(http, all, 'c'), { status: 403, body: error })
     t.match((await sdkClient(t, ws, all)).answer, { error: { code: 103, message: error.message } })
   }
-  t.same(fastify.pgws.presence('c').count, 0)
+  t.same((await fastify.pgws.presence('c')).count, 0)
 
   // A refresh and a subscription token are checked, too.
   const { client } = await sdkClient(t, ws, { mode: 'r' })

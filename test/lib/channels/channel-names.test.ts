@@ -148,7 +148,7 @@ t.test('members that another node announces', async (t) => {
   const { ws, http, fastify } = await build(t, { dbUri, presenceChannels: '**' })
   const other = await build(t, { dbUri, presenceChannels: '**' })
   await open(t, `${other.ws}/a/${rw()}`)
-  await until(() => fastify.pgws.presence('a').count === 1)
+  await until(async () => (await fastify.pgws.presence('a')).count === 1)
   await open(t, `${ws}/b/${rw()}`)
   const { id } = other.fastify.pgws.nodes()[0]!
   const head = { pgws: 1, from: id, type: 'presence', id: 1000, part: 0, last: true }

@@ -181,10 +181,10 @@ export class Session implements SessionReplies {
         return this.reply(id, method, await client.refresh(params))
       case 'presence':
         await client.requireRead(channelOf(params))
-        return this.reply(id, method, this.#services.presence.list(channelOf(params)))
+        return this.reply(id, method, await this.#services.presence.list(channelOf(params)))
       case 'presence_stats':
         await client.requireRead(channelOf(params))
-        return this.reply(id, method, this.#services.presence.stats(channelOf(params)))
+        return this.reply(id, method, await this.#services.presence.stats(channelOf(params)))
       case 'ping':
         return this.reply(id, method, {})
       case 'send':

@@ -48,25 +48,26 @@ export class SdkPresence {
     this.#settling.leave(channel, clients.memberOf(connection).client, gone)
   }
 
-  /** The answer to `presence`. @throws CommandError */
-  list(channel: string): Results['presence'] {
-    const { presence } = this.#core
+  /** The answer to `presence`. @throws CommandError, NodesUnavailable (503) */
+  async list(channel: string): Promise<Results['presence']> {
+    const { presence, members } = this.#core
     if (!presence.has(channel)) throw new CommandError(ERRORS.NOT_AVAILABLE)
-    if (presence.isLarge(channel)) {
+    const { clients, count } = await members.summary(channel)
+    if (count > MAX_LISTED) {
       throw new CommandError(
         ERRORS.LIMIT_EXCEEDED,
         `more than ${MAX_LISTED} clients are in the channel: ask for presence_stats`
       )
     }
-    const infos = presence.members(channel).map((member) => [member.client, clientInfo(member)])
+    const infos = clients.map((member) => [member.client, clientInfo(member)])
     return { presence: Object.fromEntries(infos) }
   }
 
-  /** The answer to `presence_stats`. @throws CommandError */
-  stats(channel: string): Results['presence_stats'] {
-    const { presence } = this.#core
+  /** The answer to `presence_stats`. @throws CommandError, NodesUnavailable (503) */
+  async stats(channel: string): Promise<Results['presence_stats']> {
+    const { presence, members } = this.#core
     if (!presence.has(channel)) throw new CommandError(ERRORS.NOT_AVAILABLE)
-    const { count, users } = presence.summary(channel)
+    const { count, users } = await members.summary(channel)
     return { num_clients: count, num_users: users }
   }
 

@@ -67,7 +67,7 @@ t.test('docs/client-sdks.md: the browser code and the token endpoint work as pri
   await until(() => shown.length === 2)
   t.same(shown, [1, 2])
   t.equal(reloads, 0)
-  await until(() => there.size === 1 && fastify.pgws.presence('room:7').count === 1)
+  await until(async () => there.size === 1 && (await fastify.pgws.presence('room:7')).count === 1)
 })
 
 t.test('docs/client-sdks.md: where websockets are blocked, the SDK falls back to HTTP', async (t) => {

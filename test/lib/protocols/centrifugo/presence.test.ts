@@ -81,13 +81,13 @@ t.test(
     for (const client of everyone) await until(() => changesOf(client, 'restless').at(-1) === 'leave')
     restless.send(toggling(1))
     for (const client of everyone) await until(() => changesOf(client, 'restless').at(-1) === 'join')
-    t.ok(fastify.pgws.presence('room:1').clients.some(({ user }) => user === 'restless'))
+    t.ok((await fastify.pgws.presence('room:1')).clients.some(({ user }) => user === 'restless'))
     // A user who left is removed at once, and does not return.
     restless.send(frame({ id: 3001, unsubscribe: { channel: 'room:1' } }))
     restless.send(toggling(1))
     restless.webSocket.close()
     for (const client of everyone) await until(() => changesOf(client, 'restless').at(-1) === 'leave')
-    await until(() => far.fastify.pgws.presence('room:1').count === 21)
+    await until(async () => (await far.fastify.pgws.presence('room:1')).count === 21)
   }
 )
 
@@ -102,8 +102,8 @@ t.test('reports a client that reconnects as another user', async (t) => {
       { id: 5, subscribe: { channel: 'room:1' } }
     )
   )
-  await until(() => fastify.pgws.presence('room:1').clients[0]?.info === 'new')
-  t.equal(fastify.pgws.presence('room:1').count, 1)
+  await until(async () => (await fastify.pgws.presence('room:1')).clients[0]?.info === 'new')
+  t.equal((await fastify.pgws.presence('room:1')).count, 1)
 })
 
 t.test('limits the size of the user and info that others see', async (t) => {
@@ -118,7 +118,7 @@ t.test('limits the size of the user and info that others see', async (t) => {
     client.send(frame({ id: 2, subscribe: { channel: 'room:1' } }))
     await client.received(2)
   }
-  const { clients } = fastify.pgws.presence('room:1')
+  const { clients } = await fastify.pgws.presence('room:1')
   t.same(
     clients.map(({ user, info }) => [user, info]),
     [
@@ -162,7 +162,7 @@ t.test(
     }
     await send([JSON.stringify({ pgws: 1, from, type: 'here', node: state })])
     await have(MAX_LISTED)
-    await until(() => fastify.pgws.presence('room:1').count === MAX_LISTED)
+    await until(async () => (await fastify.pgws.presence('room:1')).count === MAX_LISTED)
     const raw = await open(t, `${ws}/room:1/${as('raw')}?presence=true`)
     t.match(JSON.parse((await raw.received(1))[0]!), {
       pgws: true,

@@ -597,5 +597,5 @@ t.test('presence: members, joins and leaves of all nodes and protocols', async (
     ['other joins', 'other leaves', 'raw joins', 'raw leaves']
   )
   await t.rejects(client.presence('elsewhere'), { code: 108 })
-  t.equal(first.fastify.pgws.presence('room:a').count, 1)
+  t.equal((await first.fastify.pgws.presence('room:a')).count, 1)
 })

@@ -1,0 +1,151 @@
+import type { Bus } from '../bus/index.js'
+import { ChannelSync, NodeSync, type Presence } from '../presence/index.js'
+import type { Answers } from './answers.js'
+import { encodeAnswerLines, encodeLines } from './members-message.js'
+import { Multipart } from './multipart.js'
+import { encode, encodePresence, type NodeMessage, type NodeState } from './node-message.js'
+import type { Peer } from './peers.js'
+
+export interface PresenceExchangeOptions {
+  /** This node's id. */
+  node: string
+  presence: Presence
+  bus: Pick<Bus, 'tell' | 'announces'>
+  /** The other nodes. */
+  peers: () => readonly Peer[]
+  /** Asks other nodes for their members of some channels. @throws NodesUnavailable (503) */
+  read: (channels: readonly string[], nodes: readonly string[]) => Promise<Answers>
+  /** The minimum time between two requests for all members of the same node, in milliseconds. */
+  interval: number
+}
+
+type Announcing = NodeMessage & { type: 'hello' | 'here' | 'heartbeat' }
+
+/**
+ * What nodes tell each other of the members of presence channels: by channel, and to nodes of older releases as they know
+ * it (see NodeSync).
+ */
+export class PresenceExchange {
+  readonly channels: ChannelSync
+  readonly #options: PresenceExchangeOptions
+  /** For nodes of older releases, which know all members of all nodes. */
+  readonly #nodes: NodeSync
+  readonly #parts = new Multipart()
+  #lastId = 0
+  #beats = 0
+  #closed = false
+  readonly #nextId = () => ++this.#lastId
+
+  constructor(options: PresenceExchangeOptions) {
+    this.#options = options
+    const { node, presence, bus, peers, interval } = options
+    this.channels = new ChannelSync({
+      presence,
+      byChannel: bus.announces,
+      hasPeers: () => peers().some(exchangesByChannel),
+      tell: async (after, lines) => {
+        if (this.#closed) return
+        if (!bus.announces) return bus.tell('all', encodeLines(node, after, lines, this.#nextId))
+        await Promise.all(
+          lines.map((line) =>
+            bus.tell({ channel: line.channel }, encodeLines(node, after, [line], this.#nextId))
+          )
+        )
+      },
+      answer: async (to, lines, answer) => {
+        if (this.#closed) return
+        await bus.tell({ node: to }, encodeAnswerLines(node, lines, { to, answer }, this.#nextId))
+      },
+      ask: (to) => this.#tell(to, { from: node, type: 'members-question', to }),
+      read: async (channels) => {
+        const nodes = peers().filter(exchangesByChannel)
+        const answers = await options.read(
+          channels,
+          nodes.map(({ id }) => id)
+        )
+        const missing: string[] = []
+        return { found: answers.byNode(isLines, (ids) => missing.push(...ids)), missing }
+      },
+      interval
+    })
+    this.#nodes = new NodeSync({
+      presence,
+      hasPeers: () => peers().some((peer) => peer.presence !== undefined && !exchangesByChannel(peer)),
+      send: async (message) => {
+        if (!this.#closed) await bus.tell('all', encodePresence(node, this.#nextId(), message))
+      },
+      ask: (to) => this.#tell(to, { from: node, type: 'presence-question', to }),
+      interval
+    })
+  }
+
+  /** What this node announces of it. */
+  get state(): Pick<NodeState, 'presence' | 'members' | 'beats'> {
+    return { presence: this.#nodes.version, members: this.channels.version, beats: this.#beats }
+  }
+
+  /** To be called before each heartbeat of this node. */
+  beat(): void {
+    this.#beats++
+    this.channels.beat()
+  }
+
+  /** Takes what a known node announces. */
+  heard({ from, type, node }: Announcing): void {
+    const { presence, members, beats = 0 } = node
+    if (members === undefined) this.#nodes.heard(from, presence)
+    else this.channels.heard(from, { type, version: members, beats })
+  }
+
+  /** Takes a message of a known node. */
+  receive(message: NodeMessage, { members }: NodeState): void {
+    const { from } = message
+    const { node } = this.#options
+    switch (message.type) {
+      case 'members':
+        if (message.to === undefined || message.to === node) this.channels.receive(from, message)
+        break
+      case 'members-part': {
+        const { to, id, part, last } = message
+        if (to !== undefined && to !== node) break
+        const text = this.#parts.addText(`${from} ${id}`, part, message.text, last)
+        if (text !== undefined) this.channels.receive(from, { ...message, text })
+        break
+      }
+      case 'members-question':
+        if (message.to === node) this.channels.asked(from)
+        break
+      case 'presence':
+        // What a node that exchanges its members by channel tells older ones is known.
+        if (members === undefined) this.#nodes.receive(from, message)
+        break
+      case 'presence-question':
+        if (message.to === node) this.#nodes.asked()
+        break
+    }
+  }
+
+  /** Forgets a node that has left. */
+  forget(node: string): void {
+    this.channels.forget(node)
+    this.#nodes.forget(node)
+  }
+
+  /** After that, nothing is sent. */
+  stop(): void {
+    this.#closed = true
+  }
+
+  /** If that fails, the next heartbeat of the other node causes another question. */
+  #tell(to: string, message: NodeMessage): void {
+    if (!this.#closed) this.#options.bus.tell({ node: to }, [encode(message)]).catch(() => {})
+  }
+}
+
+function exchangesByChannel({ members }: Peer): boolean {
+  return members !== undefined
+}
+
+function isLines(value: unknown): value is unknown[] {
+  return Array.isArray(value)
+}
