@@ -113,7 +113,14 @@ export function decorateGateway(
         clearInterval(reporter)
         if (callsFunctions(options)) warnOfExcess()
       },
-      () => clearInterval(reporter)
+      (error) => {
+        clearInterval(reporter)
+        // The database has come back, and the bus cannot be used.
+        if (!starting && !gateway.closing && isMisconfigured(error)) {
+          log.fatal({ err: error }, `closing: ${messageOf(error)}`)
+          end(error)
+        }
+      }
     )
     let reported = ''
     reporter = setInterval(() => {
@@ -248,6 +255,11 @@ export function decorateGateway(
         break
     }
   }
+}
+
+/** Whether the start failed for something that somebody must mend first. What the listener says of it is an event. */
+function isMisconfigured(error: unknown): boolean {
+  return error instanceof errors.InvalidOption || error instanceof errors.NotInstalled
 }
 
 /** The cause of an error, without its meaning for clients. */
