@@ -4,6 +4,11 @@ export interface Announcement {
   position: number
   /** Everything of this channel up to this position was announced before. */
   previous: number
+  /**
+   * Up to where the last beat before said that everything was announced; at most `previous`. A node that has not heard that
+   * beat reads from the database first, because clients of several channels continue from one position.
+   */
+  beat: number
   /** The message as a notification has it (see readNotification); undefined: it is too large, and is read from the database. */
   text: string | undefined
 }

@@ -53,8 +53,8 @@ export type Received =
   | { kind: 'told'; text: string }
 
 // The first character says what follows:
-//   m<position> <previous> <text>      a message
-//   r<position> <previous>             a message that is read from the database
+//   m<position> <previous> <beat> <text>   a message
+//   r<position> <previous> <beat>          a message that is read from the database
 //   b<from> <to>[ <hash>:<offset>]…    a beat; hashes and offsets (from `from`) in base 36
 //   t<text>                            what a node tells
 //   #<length> <channel><one of these>  on the subject of a hashed name: the name, and its length in UTF-16 units
@@ -63,12 +63,12 @@ export type Received =
  * @param maxBytes what a server takes at most. A message above that is announced without its text.
  */
 export function encodeAnnouncement(announcement: Announcement, maxBytes: number): string {
-  const { channel, position, previous, text } = announcement
+  const { channel, position, previous, beat, text } = announcement
   if (text !== undefined) {
-    const whole = named(channel, `m${position} ${previous} ${text}`)
+    const whole = named(channel, `m${position} ${previous} ${beat} ${text}`)
     if (fits(whole, maxBytes)) return whole
   }
-  return named(channel, `r${position} ${previous}`)
+  return named(channel, `r${position} ${previous} ${beat}`)
 }
 
 export function encodeTold(text: string, channel: string | undefined): string {
@@ -138,17 +138,17 @@ function withoutName(text: string, channel: string): string | undefined {
   return text.startsWith(start) ? text.slice(start.length) : undefined
 }
 
+const ANNOUNCEMENT = /^(?:r(\d+) (\d+) (\d+)$|m(\d+) (\d+) (\d+) )/
+
 function readAnnouncement(text: string, channel: string): Received | undefined {
-  const first = text.indexOf(' ')
-  if (first === -1) return undefined
+  const found = ANNOUNCEMENT.exec(text)
+  if (found === null) return undefined
   const hasText = text[0] === 'm'
-  const second = hasText ? text.indexOf(' ', first + 1) : text.length
-  if (second === -1) return undefined
-  const position = readPosition(text.slice(1, first))
-  const previous = readPosition(text.slice(first + 1, second))
-  if (position === undefined || previous === undefined || previous >= position) return undefined
-  const announcement = { channel, position, previous, text: hasText ? text.slice(second + 1) : undefined }
-  return { kind: 'announced', announcement }
+  const [position, previous, beat] = found.slice(hasText ? 4 : 1).map(readPosition)
+  if (position === undefined || previous === undefined || beat === undefined) return undefined
+  if (previous >= position || beat > previous) return undefined
+  const body = hasText ? text.slice(found[0].length) : undefined
+  return { kind: 'announced', announcement: { channel, position, previous, beat, text: body } }
 }
 
 function readBeat(text: string): Received | undefined {
@@ -167,6 +167,8 @@ function readBeat(text: string): Received | undefined {
   return { kind: 'beat', beat: { from, to, channels } }
 }
 
-function readPosition(text: string): number | undefined {
-  return /^\d{1,16}$/.test(text) && Number.isSafeInteger(Number(text)) ? Number(text) : undefined
+function readPosition(text: string | undefined): number | undefined {
+  return text !== undefined && /^\d{1,16}$/.test(text) && Number.isSafeInteger(Number(text))
+    ? Number(text)
+    : undefined
 }

@@ -1,11 +1,5 @@
 import { type Announcement, type Beat, channelHash } from '../bus/index.js'
 
-/**
- * A bus loses messages unnoticed where its servers lose each other, as the routes of a cluster of NATS. They connect again
- * after a second at the earliest (routeReconnectDelay in nats-server), in milliseconds.
- */
-const OUTAGE = 1000
-
 /** What an announcement is to this node. */
 export type Place =
   /** Nothing is missing before it. */
@@ -30,9 +24,6 @@ export class ChannelOrder {
   readonly #joined = new Map<number, Set<string>>()
   /** Channels that are being joined: nobody reads them yet, and it is not known which messages are older. */
   readonly #joining = new Set<string>()
-
-  /** When it was last certain that nothing was missing up to that moment, or that a beat will tell. */
-  #certainAt = Number.NEGATIVE_INFINITY
 
   /** The position up to which nothing is missing. */
   get floor(): number {
@@ -70,23 +61,12 @@ export class ChannelOrder {
   }
 
   /** Looks at an announcement. */
-  placeOf({ channel, position, previous }: Pick<Announcement, 'channel' | 'position' | 'previous'>): Place {
+  placeOf({ channel, position, previous, beat }: Omit<Announcement, 'text'>): Place {
     const heard = this.#heardOf(channel)
     if (position <= heard) return 'known'
+    // The beat itself is missing, and with it perhaps messages of other channels.
+    if (beat > this.#floor) return 'gap'
     return previous <= heard || this.#joining.has(channel) ? 'next' : 'gap'
-  }
-
-  /** To be called when a beat arrives, and before everything that is missing is read from the database. */
-  becomeCertain(): void {
-    this.#certainAt = performance.now()
-  }
-
-  /**
-   * Whether messages of other channels may be missing before one that arrives now: for so long no beat has come that the
-   * bus may have been interrupted meanwhile. They would come behind it, with lower ids.
-   */
-  get isDoubtful(): boolean {
-    return performance.now() - this.#certainAt > OUTAGE
   }
 
   /** Notes that a message was delivered. */

@@ -106,7 +106,7 @@ export class IncomingQueue {
       this.#gap()
       return false
     }
-    if (this.#options.order === undefined) this.#delivered.prove(latest)
+    this.#delivered.prove(latest)
     return true
   }
 
@@ -126,12 +126,14 @@ export class IncomingQueue {
   /** To be called before the database is asked for what is missing: nothing is missing before what has come until now. */
   cover(): void {
     this.#covered = this.#queue.length
-    this.#options.order?.becomeCertain()
   }
 
   /** Takes an announcement of the messages that come next. */
   announce(announcement: Announcement): void {
-    if (!this.#options.replays) return
+    const { order, replays } = this.#options
+    if (!replays) return
+    // The first one after a bus: what was announced over it until now has to be here.
+    if (order !== undefined && this.#detector.heard === undefined) this.#detector.follow(order.floor)
     const alone = !this.#waiting && !this.#held
     if (!alone || !this.#detector.announced(announcement)) this.#push({ announcement })
   }
@@ -162,22 +164,18 @@ export class IncomingQueue {
   }
 
   /** Takes a message that the bus carries. */
-  receiveAnnounced({ channel, position: place, previous, text }: BusAnnouncement): void {
+  receiveAnnounced({ text, ...place }: BusAnnouncement): void {
     const { listenChannel, onMessage, onLost, wanted } = this.#options
     const order = this.#options.order!
-    const found = order.placeOf({ channel, position: place, previous })
+    const { channel, position } = place
+    const found = order.placeOf(place)
     if (found === 'known') return
-    const arrival: Arrival = {
-      tally: undefined,
-      outcome: undefined,
-      place: { channel, position: place, previous },
-      isDoubtful: order.isDoubtful
-    }
+    const arrival: Arrival = { tally: undefined, outcome: undefined, place }
     const received = text === undefined ? undefined : readNotification(text, listenChannel)
     if (received !== undefined && 'sentAt' in received) {
       onMessage(received.sentAt || undefined)
-      if (!this.#waiting && !this.#held && found === 'next' && !arrival.isDoubtful) {
-        this.#deliver(received.message, undefined, place)
+      if (!this.#waiting && !this.#held && found === 'next') {
+        this.#deliver(received.message, undefined, position)
         return
       }
       arrival.outcome = received.message
@@ -186,7 +184,7 @@ export class IncomingQueue {
       arrival.outcome = null
     } else {
       onMessage(undefined)
-      arrival.reference = { table: 'log', position: place, channel }
+      arrival.reference = { table: 'log', position, channel }
       // Without readers here, it need not be read.
       if (!wanted(channel)) arrival.outcome = null
     }
@@ -195,7 +193,6 @@ export class IncomingQueue {
 
   /** Takes what the bus says of up to where was announced. */
   beat(beat: Beat): void {
-    this.#options.order!.becomeCertain()
     const alone = !this.#waiting && !this.#held
     if (!alone || !this.#passes(beat)) this.#push({ beat })
   }
@@ -305,9 +302,7 @@ export class IncomingQueue {
     if ('announcement' in item) return this.#detector.announced(item.announcement) || this.#covered > 0
     if ('beat' in item) return this.#passes(item.beat) || this.#covered > 0
     if (item.place !== undefined) {
-      if (this.#covered > 0) return true
-      const place = this.#options.order!.placeOf(item.place)
-      return place === 'known' || (place === 'next' && !item.isDoubtful)
+      return this.#options.order!.placeOf(item.place) !== 'gap' || this.#covered > 0
     }
     const position = durablePositionOf(item)
     return position === undefined || this.#detector.arrived(position) || this.#covered > 0

@@ -18,9 +18,7 @@ export interface Arrival {
   /** When to stop trying to read its row; undefined while no read has failed. */
   deadline?: number
   /** Where it stands among all messages, if it came over the bus. */
-  place?: Pick<BusAnnouncement, 'channel' | 'position' | 'previous'>
-  /** Whether messages of other channels may be missing before it, if it came over the bus. */
-  isDoubtful?: boolean
+  place?: Omit<BusAnnouncement, 'text'>
 }
 
 /** Waits until everything before it has been delivered, and reports the count of a publication. */

@@ -217,7 +217,7 @@ export class Replay {
     await this.#replayMissed(outage)
     // The replay was given up, or the listener was lost.
     if (incoming.heard === undefined || outage !== this.#outages) return
-    // Over a bus, it was only doubtful whether something was missing.
+    // Over a bus, a beat may be missing alone, or with messages of others.
     if (heard === undefined && this.#replayed === 0) return
     this.#onHealed()
     if (performance.now() - this.#loggedAt < LOG_INTERVAL) return

@@ -11,8 +11,9 @@ const BATCH_BYTES = 16 * 1024 * 1024
 const MAX_BYTES = 8 * 1024 * 1024
 
 /**
- * The time between beats, in milliseconds. So short that each interruption of the bus that receivers do not notice themselves
- * takes a beat with it (OUTAGE in lib/channels/channel-order.ts).
+ * The time between beats, in milliseconds. An announcement names the last beat, so that a node that lacks it reads from the
+ * database first. A bus loses messages unnoticed where its servers lose each other. Those of NATS connect again after a second
+ * at the earliest (routeReconnectDelay in nats-server), so each such loss takes a beat with it.
  */
 const BEAT_INTERVAL = 400
 
@@ -108,6 +109,7 @@ export class Announcer {
       channel,
       position: place,
       previous,
+      beat: this.#beatTo,
       text: body === null ? undefined : this.#text(place, body, durable)
     }
   }

@@ -14,6 +14,7 @@ const announcement = (channel: string, position: number, text?: string) => ({
   channel,
   position,
   previous: position - 1,
+  beat: 0,
   text: text ?? `text ${position}`
 })
 

@@ -31,7 +31,7 @@ function resolved(given: Partial<PgWebsocketsOptions>) {
 async function works(t: Test, server: { url: string }, credentials?: string, more: object = {}) {
   const { bus, texts, lines } = await busOf(t, server, { credentials, ...more })
   await bus.join('a')
-  await bus.announce([{ channel: 'a', position: 1, previous: 0, text: 'heard' }])
+  await bus.announce([{ channel: 'a', position: 1, previous: 0, beat: 0, text: 'heard' }])
   await until(() => texts().length === 1)
   t.same(lines, [], 'nothing is logged')
   await bus.close()
@@ -143,7 +143,7 @@ t.test('a permission that is taken away while the bus is up interrupts it', asyn
   server.configure(users('"pgws.test.n.>"'))
   server.reload()
   await until(async () => {
-    await bus.announce([{ channel: 'a', position: 1, previous: 0, text: 'x' }]).catch(() => {})
+    await bus.announce([{ channel: 'a', position: 1, previous: 0, beat: 0, text: 'x' }]).catch(() => {})
     return count('interrupted') > 0
   })
   await until(() => lines.some((line) => /does not allow this user to publish to/.test(line)))

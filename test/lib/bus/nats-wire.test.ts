@@ -19,12 +19,14 @@ const announcement: fc.Arbitrary<Announcement> = fc
   .record({
     channel,
     positions: fc.uniqueArray(fc.maxSafeNat(), { minLength: 2, maxLength: 2 }),
+    beat: fc.maxSafeNat(),
     text: fc.option(fc.string({ unit: 'binary' }), { nil: undefined })
   })
-  .map(({ channel, positions, text }) => ({
+  .map(({ channel, positions, beat, text }) => ({
     channel,
     position: Math.max(...positions),
     previous: Math.min(...positions),
+    beat: Math.min(...positions, beat),
     text
   }))
 
@@ -61,7 +63,7 @@ t.test('an announcement arrives as it was sent; what is too large without its te
       t.same(decode(Buffer.from(text), announcement.channel), { kind: 'announced', announcement })
     })
   )
-  const large = { channel: 'a', position: 2, previous: 1, text: 'ä'.repeat(1000) }
+  const large = { channel: 'a', position: 2, previous: 1, beat: 0, text: 'ä'.repeat(1000) }
   t.same(decode(Buffer.from(encodeAnnouncement(large, 2000)), 'a'), {
     kind: 'announced',
     announcement: { ...large, text: undefined }
@@ -72,7 +74,7 @@ t.test('an announcement arrives as it was sent; what is too large without its te
 t.test('a long name is in the message, and a message of another channel is dropped', (t) => {
   const [long, other] = ['x', 'y'].map((letter) => letter.repeat(MAX_CHANNEL_BYTES)) as [string, string]
   const announced = Buffer.from(
-    encodeAnnouncement({ channel: long, position: 2, previous: 1, text: 'a' }, MEGABYTE)
+    encodeAnnouncement({ channel: long, position: 2, previous: 1, beat: 0, text: 'a' }, MEGABYTE)
   )
   t.equal(decode(announced, other), undefined)
   t.equal(decode(Buffer.from(encodeTold('a', long)), other), undefined)

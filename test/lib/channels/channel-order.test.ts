@@ -1,7 +1,6 @@
 import t from 'tap'
 import { channelHash } from '../../../lib/bus/index.js'
 import { ChannelOrder } from '../../../lib/channels/index.js'
-import { until } from '../../support/helper.js'
 
 function joined(...channels: string[]): ChannelOrder {
   const order = new ChannelOrder()
@@ -15,13 +14,13 @@ function joined(...channels: string[]): ChannelOrder {
 
 t.test('the next message of a channel follows on the last one that was heard', async (t) => {
   const order = joined('a', 'b')
-  t.equal(order.placeOf({ channel: 'a', position: 12, previous: 10 }), 'next')
+  t.equal(order.placeOf({ channel: 'a', position: 12, previous: 10, beat: 0 }), 'next')
   order.arrived('a', 12)
-  t.equal(order.placeOf({ channel: 'a', position: 12, previous: 10 }), 'known', 'announced twice')
-  t.equal(order.placeOf({ channel: 'a', position: 15, previous: 12 }), 'next')
-  t.equal(order.placeOf({ channel: 'a', position: 15, previous: 14 }), 'gap')
+  t.equal(order.placeOf({ channel: 'a', position: 12, previous: 10, beat: 0 }), 'known', 'announced twice')
+  t.equal(order.placeOf({ channel: 'a', position: 15, previous: 12, beat: 0 }), 'next')
+  t.equal(order.placeOf({ channel: 'a', position: 15, previous: 14, beat: 0 }), 'gap')
   t.equal(
-    order.placeOf({ channel: 'b', position: 13, previous: 9 }),
+    order.placeOf({ channel: 'b', position: 13, previous: 9, beat: 0 }),
     'next',
     'channels do not depend on each other'
   )
@@ -36,16 +35,18 @@ t.test('a beat raises the floor, unless something is missing up to it', async (t
   t.equal(order.beat({ from: 12, to: 20, channels: [[channelHash('b'), 18]] }), false, 'a message is missing')
   t.equal(order.floor, 12)
   t.equal(order.beat({ from: 12, to: 20, channels: [[channelHash('of others'), 18]] }), true)
-  t.equal(order.placeOf({ channel: 'a', position: 25, previous: 20 }), 'next')
-  t.equal(order.placeOf({ channel: 'b', position: 19, previous: 1 }), 'known')
+  t.equal(order.placeOf({ channel: 'a', position: 25, previous: 20, beat: 0 }), 'next')
+  t.equal(order.placeOf({ channel: 'b', position: 19, previous: 1, beat: 0 }), 'known')
+  t.equal(order.placeOf({ channel: 'b', position: 30, previous: 20, beat: 20 }), 'next')
+  t.equal(order.placeOf({ channel: 'b', position: 30, previous: 25, beat: 25 }), 'gap', 'a beat is missing')
   t.equal(order.beat({ from: 3, to: 5, channels: [] }), true, 'an old one says nothing new')
 })
 
 t.test('what was read from the database is known', async (t) => {
   const order = joined('a')
   order.restart(30)
-  t.equal(order.placeOf({ channel: 'a', position: 30, previous: 20 }), 'known')
-  t.equal(order.placeOf({ channel: 'a', position: 31, previous: 30 }), 'next')
+  t.equal(order.placeOf({ channel: 'a', position: 30, previous: 20, beat: 0 }), 'known')
+  t.equal(order.placeOf({ channel: 'a', position: 31, previous: 30, beat: 0 }), 'next')
   order.restart(20)
   t.equal(order.floor, 30, 'the floor does not sink')
 })
@@ -53,10 +54,10 @@ t.test('what was read from the database is known', async (t) => {
 t.test('messages before a channel was joined are not missing', async (t) => {
   const order = joined()
   order.join('a')
-  t.equal(order.placeOf({ channel: 'a', position: 40, previous: 35 }), 'next', 'it is being joined')
+  t.equal(order.placeOf({ channel: 'a', position: 40, previous: 35, beat: 0 }), 'next', 'it is being joined')
   order.arrived('a', 40)
   order.joined('a', 38)
-  t.equal(order.placeOf({ channel: 'a', position: 41, previous: 40 }), 'next')
+  t.equal(order.placeOf({ channel: 'a', position: 41, previous: 40, beat: 0 }), 'next')
   t.equal(order.beat({ from: 10, to: 45, channels: [[channelHash('a'), 44]] }), false)
   order.leave('a')
   t.equal(order.beat({ from: 10, to: 45, channels: [[channelHash('a'), 44]] }), true, 'nobody wants it')
@@ -69,12 +70,4 @@ t.test('channels whose names have the same hash', async (t) => {
   const order = joined(...names)
   order.leave(names[0])
   t.equal(order.beat({ from: 10, to: 12, channels: [[channelHash(names[1]), 11]] }), false)
-})
-
-t.test('without a beat for a second, messages of other channels may be missing', async (t) => {
-  const order = joined('a')
-  t.equal(order.isDoubtful, true, 'no beat has come yet')
-  order.becomeCertain()
-  t.equal(order.isDoubtful, false)
-  await until(() => order.isDoubtful)
 })
