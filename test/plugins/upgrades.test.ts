@@ -225,7 +225,7 @@ t.test('leaves upgrades to other listeners, and ends those that nobody handles',
   behind.socket.write(get('/health/live') + websocket('/nobody'))
   const later = dial(t, port)
   later.socket.write(websocket('/later'))
-  await until(() => nobodys.ended && protocol.ended && behind.ended)
+  await until(() => nobodys.ended && protocol.ended && behind.ended && later.text !== '')
   t.same([nobodys.text, protocol.text, behind.statuses()], ['', '', [200]])
   t.same([later.text, later.ended], ['HTTP/1.1 101 Later\r\n\r\n', false])
   const client = await open(t, `ws://127.0.0.1:${port}/a/${rw}`)

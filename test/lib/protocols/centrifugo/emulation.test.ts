@@ -98,7 +98,7 @@ for (const transport of TRANSPORTS) {
     const { http, lines, fastify } = await build(t, { dbUri: await database() })
     const tokens: string[] = []
     const getToken = async () => {
-      tokens.push(rw({ exp: inSeconds(2), n: tokens.length }))
+      tokens.push(rw({ exp: inSeconds(3), n: tokens.length }))
       return tokens.at(-1)!
     }
     const client = streaming(t, transport, { http }, { getToken })

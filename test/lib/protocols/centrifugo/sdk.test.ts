@@ -191,7 +191,7 @@ t.test('a token can be refreshed on the open connection by another one of the sa
 
   async function refreshesAsAnother() {
     const stranger = sdk(t, ws, {
-      token: rw({ sub: 'stranger', exp: inSeconds(2) }),
+      token: rw({ sub: 'stranger', exp: inSeconds(4) }),
       getToken: async () => rw({ sub: 'other' })
     })
     const disconnected = next<{ code: number }>(stranger, 'disconnected')
@@ -202,7 +202,7 @@ t.test('a token can be refreshed on the open connection by another one of the sa
   // A token with fewer permissions ends the subscriptions that it does not allow.
   async function refreshesWithLess() {
     const less = sdk(t, ws, {
-      token: rw({ sub: 'less', exp: inSeconds(2), channels: ['a', 'b'] }),
+      token: rw({ sub: 'less', exp: inSeconds(4), channels: ['a', 'b'] }),
       getToken: async () => rw({ sub: 'less', channels: ['a'] })
     })
     const kept = subscribed(less, 'a').subscription
