@@ -8,9 +8,10 @@ import { errors, fullMessageOf } from './errors.js'
 import type { AddedFields, EventLog, ServerEvent } from './events/index.js'
 import { eventsOf, type FeedQuery, type FeedWriter, startFeed } from './feed.js'
 import { HeldAnswer } from './flow/index.js'
+import type { GatewayOptions } from './gateway-options.js'
 import { readAnnouncement, senderOf } from './messages/index.js'
 import type { Metrics } from './metrics.js'
-import { buildParts, type GatewayOptions, type Parts, type Protocols } from './parts.js'
+import { buildParts, type Parts, type Protocols } from './parts.js'
 import {
   ANNOUNCEMENTS_CHANNEL,
   REVOCATIONS_CHANNEL,

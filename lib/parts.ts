@@ -1,5 +1,5 @@
 import { hash } from 'node:crypto'
-import { Authorizer, type Caller, RevocationList, type Revocations, type Token } from './auth/index.js'
+import { Authorizer, RevocationList } from './auth/index.js'
 import { type Bus, NatsBus, NotifyBus } from './bus/index.js'
 import {
   AudienceChannels,
@@ -14,7 +14,6 @@ import {
 } from './channels/index.js'
 import { CatchUp, Clients } from './clients/index.js'
 import { Cluster, newNodeId, nodeNotifications } from './cluster/index.js'
-import type { ResolvedOptions } from './config/index.js'
 import {
   BusWatch,
   ChannelHistory,
@@ -23,16 +22,15 @@ import {
   MessageStore,
   Replay,
   RetentionRules,
-  type SchemaState,
   StoredMessages,
   Turns
 } from './durable/index.js'
 import { EventLog } from './events/index.js'
-import { type Listener, NotificationQueueUsage } from './listener/index.js'
-import type { Log } from './log.js'
+import type { GatewayOptions } from './gateway-options.js'
+import { NotificationQueueUsage } from './listener/index.js'
 import { isReserved, type Message } from './messages/index.js'
 import { Metrics } from './metrics.js'
-import { nodeChannelOf, type Query, type Rows, SEQUENCER_CHANNEL } from './postgres/index.js'
+import { nodeChannelOf, SEQUENCER_CHANNEL } from './postgres/index.js'
 import { type ChannelSync, JoinLeavePush, Presence } from './presence/index.js'
 import { CentrifugoServer, Emulation } from './protocols/centrifugo/index.js'
 import { EventStreamServer } from './protocols/event-stream/index.js'
@@ -40,62 +38,6 @@ import type { Core } from './protocols/index.js'
 import { WebSocketServer } from './protocols/websocket/index.js'
 import { Publisher } from './publishing/index.js'
 import { Sequencer } from './sequencer/index.js'
-
-type OptionsUsed =
-  | 'listenChannel'
-  | 'bus'
-  | 'busCredentials'
-  | 'busCa'
-  | 'busPrefix'
-  | 'notifySql'
-  | 'checkListenerInterval'
-  | 'metaChannel'
-  | 'rawChannels'
-  | 'presenceChannels'
-  | 'endpoints'
-  | 'envelopeClaims'
-  | 'maxBufferedBytes'
-  | 'maxTotalBufferedBytes'
-  | 'slowTimeout'
-  | 'maxHistoryBytes'
-  | 'maxMessageBytes'
-  | 'maxConnections'
-  | 'maxConnectionsPerIp'
-  | 'messageRate'
-  | 'nodeTimeout'
-  | 'poolSize'
-  | 'publishTimeout'
-  | 'shutdownTimeout'
-  | 'onMessageFunction'
-  | 'authorizeFunction'
-  | 'authorizeTtl'
-  | 'onConnectFunction'
-  | 'onDisconnectFunction'
-  | 'roleClaim'
-  | 'maxChannelsPerConnection'
-
-export interface GatewayOptions extends Pick<ResolvedOptions, OptionsUsed> {
-  /**
-   * Runs one statement in the publishing pool. Rejects with DatabaseUnavailable if it was not committed, NotAccepted if
-   * the database refused it, and OutcomeUnknown if it may have been committed.
-   */
-  query: Query
-  /** The same for the sequencer, whose statements may take longer. */
-  sequencerQuery: Query
-  /**
-   * Runs one statement in a transaction of its own, as a client if a caller is given. Rejects like `query`, or with
-   * RoleNotAllowed.
-   */
-  call: <Row>(text: string, values: unknown[], caller?: Caller) => Promise<Rows<Row>>
-  /** Verifies a token's signature, audience and issuer; throws InvalidToken (401), KeysUnavailable (503). */
-  verifyToken: (token: string) => Token | Promise<Token>
-  /** The revoked tokens, which `verifyToken` refuses. */
-  revocations: Revocations
-  /** Is called when the compatibility of this server and the schema `pgws` changes. */
-  onSchema: (state: SchemaState) => void
-  listener: Listener
-  log: Log
-}
 
 /** The parts of a running server. */
 export interface Parts {
