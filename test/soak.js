@@ -19,12 +19,12 @@ let seed = Number(process.argv[3] ?? Date.now() % 1e9)
 const SECRET = 'a secret for the soak test, and nothing else'
 const CHANNEL = 'postgres-websockets-listener'
 const CHANNELS = 10
-/** How far apart the clocks of an event's cause and its arrival may be, in milliseconds. */
+/** The tolerance between the times of a cause and of its event, in milliseconds. */
 const SLACK = 1500
 
 console.log(`${minutes} minutes, seed ${seed}`)
 
-/** 0 to 1, the same row for the same seed (mulberry32). */
+/** Random numbers from 0 to 1. Each seed gives one sequence (mulberry32). */
 function random() {
   seed = (seed + 0x6d2b79f5) | 0
   let value = Math.imul(seed ^ (seed >>> 15), 1 | seed)
@@ -40,7 +40,7 @@ function token(claims) {
 }
 
 const folder = mkdtempSync(join(tmpdir(), 'pgws-soak-'))
-// With fsync: what was acknowledged must be there after PostgreSQL was killed.
+// With fsync, because acknowledged messages must survive that PostgreSQL is killed.
 const settings = { max_connections: '200' }
 let postgres = await startEmbeddedPostgres({ folder, settings })
 const dbUri = postgres.uri
@@ -89,7 +89,7 @@ async function healthy() {
   }
 }
 
-/** What became of each message: { way, at, outcome, delivered }. */
+/** For each message: { way, at, outcome, delivered }. */
 const messages = new Map()
 const gaps = []
 let unexpected = 0
@@ -97,7 +97,7 @@ const count = (object, key) => {
   object[key] = (object[key] ?? 0) + 1
 }
 
-/** Sees every message of every channel, for the whole time. */
+/** Receives every message of every channel, for the whole time. */
 function audit(channel) {
   const webSocket = new WebSocket(`${ws}/${channel}/${token({ mode: 'r' })}`)
   webSocket.on('message', (data) => {
@@ -139,7 +139,7 @@ function newMessage(way, channel) {
 
 let over = false
 
-/** A socket that talks for a while, goes, and comes again. */
+/** A socket that sends for a while, disconnects, and reconnects. */
 async function talker() {
   while (!over) {
     const mine = []
@@ -160,7 +160,7 @@ async function talker() {
       webSocket.send(text)
       await sleep(below(30))
     }
-    // Time for what waits for the database: the server closes with 1011 what it could not publish.
+    // Time for messages that wait for the database. The server closes with 1011 if it could not publish them.
     const how = below(3)
     if (how === 0) webSocket.terminate()
     else {

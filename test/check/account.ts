@@ -1,6 +1,6 @@
 import type { History } from './history.js'
 
-/** How often each of these occurs, the most frequent first. */
+/** Counts how often each value occurs, the most frequent first. */
 function counts(words: string[]): string {
   const all = new Map<string, number>()
   for (const word of words) all.set(word, (all.get(word) ?? 0) + 1)
@@ -10,7 +10,7 @@ function counts(words: string[]): string {
     .join(', ')
 }
 
-/** What was done in a history, in some lines. */
+/** Summarizes a history in a few lines. */
 export function account({ transactions, readers, incidents }: History): string {
   const lines: string[] = []
   for (const way of new Set(transactions.map((one) => one.way))) {
@@ -21,7 +21,7 @@ export function account({ transactions, readers, incidents }: History): string {
     )
   }
   const delivered = new Set(readers.flatMap(({ deliveries }) => deliveries.map(({ message }) => message)))
-  /** How many messages each channel should have delivered. */
+  /** The number of messages that each channel should have delivered. */
   const published = new Map<string, number>()
   for (const { outcome, messages } of transactions) {
     for (const { id, channel, undone } of messages) {

@@ -8,16 +8,16 @@ export interface BusFaultsOptions {
   system: System
   /** Records what happens. */
   say: (what: string) => string
-  /** Does something to a node that no other fault has. */
+  /** Does something to a node that no other fault is using. */
   hold: (random: Random, action: (node: Node) => Promise<string>) => Promise<string>
-  /** How long a nats-server stays away at most, and a node stopped, in milliseconds. */
+  /** The maximum time for which a nats-server is down, and a node is stopped, in milliseconds. */
   absence: { server: number; node: number }
 }
 
-/** The faults of a bus that is not the database: of nats-server, and of the way to it. */
+/** The faults of nats-server, and of the network between it and the nodes. */
 export class BusFaults {
   readonly #options: BusFaultsOptions
-  /** Whether a fault has the nats-server. */
+  /** Whether a fault is using the nats-server. */
   #serverHeld = false
 
   constructor(options: BusFaultsOptions) {
@@ -38,7 +38,7 @@ export class BusFaults {
     ]
   }
 
-  /** All of it is gone: it comes back with nothing. */
+  /** The process is killed, and starts again without state. */
   async #kill(absence: number): Promise<string> {
     return this.#holdServer(async () => {
       const what = this.#options.say(
@@ -52,7 +52,7 @@ export class BusFaults {
     })
   }
 
-  /** It is there, and says nothing. */
+  /** The process is stopped: its connections stay open, and it does not answer. */
   #stopServer(random: Random): Promise<string> {
     return this.#holdServer(async () => {
       const what = this.#options.say('nats-server is stopped')
@@ -123,7 +123,7 @@ export class BusFaults {
     })
   }
 
-  /** As where servers of NATS lose each other, which they notice, and are apart for more than a second. */
+  /** As if NATS servers were disconnected from each other for more than a second, and noticed it. */
   #drop(random: Random): Promise<string> {
     return this.#options.hold(random, async (node) => {
       const what = this.#options.say(`messages of NATS on their way to ${node.name} are dropped`)
@@ -145,7 +145,7 @@ export class BusFaults {
     })
   }
 
-  /** A rolling change: from no bus to the bus, as where one begins to use it, or the other way round. */
+  /** A rolling change from PostgreSQL to the bus, as when an operator begins to use it, or back. */
   #change(random: Random): Promise<string> {
     return this.#options.hold(random, async (node) => {
       if (node.previous) return ''

@@ -2,7 +2,7 @@ import { query } from '../support/helper.js'
 
 /** Channels that are retained for longer than a run. */
 export const DURABLE = ['kept:0', 'kept:1', 'kept:2']
-/** Channels that nobody keeps. */
+/** Channels that are not durable. */
 export const EPHEMERAL = ['free:0', 'free:1']
 /** Rows that writers update, and whose version they publish. */
 export const ROWS = ['row 0', 'row 1', 'row 2']
@@ -11,7 +11,7 @@ export const WATCHED = ['0', '1']
 export const WATCHED_CHANNELS = WATCHED.map((name) => `table:${name}`)
 export const COMPLETE = [...DURABLE, ...WATCHED_CHANNELS]
 
-/** Makes what the writers need, in a database that has the schema. */
+/** Creates what the writers need, in a database with the schema. */
 export async function prepare(dbUri: string): Promise<void> {
   await query(
     dbUri,

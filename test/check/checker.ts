@@ -1,32 +1,32 @@
 import type { Delivery, History, Reader, Sent, Transaction } from './history.js'
 import { findCycle, type Step } from './one-order.js'
 
-/** What is promised, each by the word under which a breach is reported. */
+/** The promises, each with the word under which a violation is reported. */
 export type Rule =
-  /** What was committed reaches every reader of a durable channel. */
+  /** Every committed message reaches every reader of a durable channel. */
   | 'lost'
-  /** Nothing comes twice. */
+  /** No message arrives twice. */
   | 'duplicate'
-  /** Nothing comes that was not published and committed. */
+  /** Only messages arrive that were published and committed. */
   | 'phantom'
-  /** A message is what was published: it comes on its own channel. */
+  /** A message is unchanged, and arrives on its own channel. */
   | 'misdirected'
   /** A reader of a durable channel never gets a gap within the retention. */
   | 'gap'
-  /** There is an order that fits all readers. */
+  /** One order is consistent with what all readers received. */
   | 'one order'
-  /** A transaction's messages come together, and in the order in which they were published. */
+  /** The messages of a transaction arrive together, in the order in which they were published. */
   | 'transaction'
-  /** What was published after a commit was seen comes behind the messages of that commit. */
+  /** A message that was published after a commit was seen arrives after the messages of that commit. */
   | 'commit order'
-  /** The changes of a row come in the order of its versions. */
+  /** The changes of a row arrive in the order of its versions. */
   | 'row order'
-  /** Positions grow, and a message has one. */
+  /** Positions increase, and each message has one. */
   | 'position'
 
 export interface Violation {
   rule: Rule
-  /** What is wrong with which messages, in a sentence. */
+  /** A sentence that says what is wrong with which messages. */
   text: string
 }
 
@@ -38,8 +38,8 @@ interface Known {
 }
 
 /**
- * Checks that a history is one that may happen. Readers of channels that nobody keeps may miss messages; all else is
- * promised to them, too.
+ * Checks that a history keeps all promises. Readers of channels that are not durable may miss messages. The other promises
+ * apply to them, too.
  */
 export function check(history: History): Violation[] {
   const violations: Violation[] = []
@@ -50,7 +50,7 @@ export function check(history: History): Violation[] {
       known.set(sent.id, { transaction, sent, index })
     }
   }
-  /** What one reader has got has been committed for all. */
+  /** What one reader received was committed for all. */
   const committed = new Set(
     history.transactions.filter(({ outcome }) => outcome === 'committed').map(({ id }) => id)
   )

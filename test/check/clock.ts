@@ -1,5 +1,5 @@
-// Preloaded into a node: sets its clock on request. What measures durations (performance.now, timers) goes on, as where
-// the clock of a machine is set.
+// Preloaded into a node: sets its clock on request. performance.now and timers continue, as when the clock of a machine is
+// set.
 const { Date: RealDate } = globalThis
 let ahead = 0
 
@@ -18,5 +18,5 @@ globalThis.Date = SetDate as DateConstructor
 process.on('message', (message: { setClock?: number }) => {
   ahead += (message.setClock ?? 0) * 1000
 })
-// The channel alone does not keep the process alive.
+// The channel must not keep the process alive.
 process.channel?.unref()

@@ -6,12 +6,12 @@ import type { Random } from './random.js'
 import type { Readers } from './readers.js'
 import type { System } from './system.js'
 
-/** Does something bad. Resolves with what it was when all is well again; empty: nothing could be done. */
+/** Injects a fault, and repairs it. Resolves with its description; empty if it was not possible. */
 export type Fault = (random: Random) => Promise<string>
 
-/** In a run of so many milliseconds or more, nats-server stays away for long. */
+/** In a run of at least so many milliseconds, nats-server is down for long. */
 const LONG_RUN = 5 * 60_000
-/** How long nats-server stays away, and a node is stopped, in a long run and in a short one, in milliseconds. */
+/** How long nats-server is down, and a node is stopped, in a long run and in a short one, in milliseconds. */
 const LONG_ABSENCE = { server: 30_000, node: 10_000 }
 const SHORT_ABSENCE = { server: 6000, node: 5000 }
 
@@ -20,7 +20,7 @@ export class Faults {
   readonly #system: System
   readonly #history: History
   readonly #readers: Readers
-  /** Nodes that a fault holds. */
+  /** Nodes that a fault is using. */
   readonly #held = new Set<Node>()
   readonly #faults: [weight: number, fault: Fault][] = [
     [3, (random) => this.#kill(random)],
@@ -41,7 +41,7 @@ export class Faults {
     this.#readers = readers
   }
 
-  /** Goes on for so many milliseconds; then all is well again. */
+  /** Injects faults for so many milliseconds. Resolves when all are repaired. */
   async inject(random: Random, duration: number): Promise<void> {
     const end = performance.now() + duration
     const faults = [...this.#faults, ...this.#busFaults(duration)]
@@ -52,14 +52,14 @@ export class Faults {
       await sleep(200 + random.below(2000))
       if (!failedOver && performance.now() > failOverAt) {
         failedOver = true
-        // What was committed on the primary alone, by a session that was terminated, must have arrived.
+        // What a terminated session committed only on the primary must have reached the standby.
         await sleep(2000)
         this.#history.incident('the standby is promoted')
         await this.#system.failOver()
         await this.#system.healthy()
         continue
       }
-      // Some overlap.
+      // Some faults overlap.
       const chosen = Array.from({ length: random.chance(0.3) ? 2 : 1 }, () => random.one(bag))
       await Promise.all(
         chosen.map(async (fault) => {
@@ -85,9 +85,9 @@ export class Faults {
     return what
   }
 
-  /** Does something to a node that no other fault has, and gives it back when it is there again. */
+  /** Does something to a node that no other fault is using, and releases it when it works again. */
   async #hold(random: Random, action: (node: Node) => Promise<string>): Promise<string> {
-    // Most faults are for the sequencer: the other nodes have little to do with the order.
+    // Most faults concern the sequencer, because it makes the order.
     const free = this.#system.nodes.filter((node) => !this.#held.has(node))
     const sequencer = random.chance(0.6) ? await this.#sequencer(free) : undefined
     const node = sequencer ?? (free.length === 0 ? undefined : random.one(free))
@@ -133,7 +133,7 @@ export class Faults {
     })
   }
 
-  /** Longer than its timeout, mostly: another node takes over, and this one does not know. */
+  /** Mostly for longer than its timeout. Then another node takes over, and this one does not notice. */
   #stop(random: Random): Promise<string> {
     return this.#hold(random, async (node) => {
       const what = this.#say(`${node.name} is stopped`)

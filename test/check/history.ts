@@ -1,26 +1,26 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
-/** What became of a transaction; the sender of an `unknown` one got no answer. */
+/** The outcome of a transaction. The sender of an `unknown` one got no answer. */
 export type Outcome = 'committed' | 'rolled back' | 'unknown'
 
 export interface Sent {
   id: string
   channel: string
-  /** The row that the transaction has updated, and the version that it has made. */
+  /** The row that the transaction updated, and its new version. */
   row?: string
   version?: number
-  /** Published behind a savepoint that was rolled back. */
+  /** Published after a savepoint that was rolled back. */
   undone?: boolean
 }
 
 /** Messages that are published together. */
 export interface Transaction {
   id: string
-  /** How: in SQL, by a watched table, over HTTP. */
+  /** How it was published: in SQL, by a watched table, over HTTP. */
   way: string
   messages: Sent[]
-  /** When its last message was sent for the first time, in milliseconds of the one clock of the history. */
+  /** When its last message was sent for the first time, in milliseconds of the history's clock. */
   published: number
   /** When its sender knew that it was committed. */
   acknowledged?: number
@@ -31,31 +31,30 @@ export interface Delivery {
   message: string
   channel: string
   at: number
-  /** The message's id, or offset, where it has one. */
+  /** The message's id or offset, if it has one. */
   position?: string
 }
 
 /**
- * One that reads channels: through all connections that it has had, where each continues the last one, or else through
- * one.
+ * A reader of channels. It covers several connections if each continues the one before, and otherwise one connection.
  */
 export interface Reader {
   name: string
   channels: string[]
   /**
-   * Whether the channels are durable, and it has read them from their beginning to the end of the history: it must have
+   * Whether the channels are durable, and it read them from their beginning to the end of the history, so that it must have
    * everything.
    */
   complete: boolean
   /** Positions of readers of the same kind can be compared. */
   kind: string
   deliveries: Delivery[]
-  /** When it was informed that messages are missing. */
+  /** When it received a gap. */
   gaps: number[]
   connections: number
 }
 
-/** Something that happened besides: a fault that was injected. */
+/** A fault that was injected. */
 export interface Incident {
   at: number
   what: string
@@ -76,7 +75,7 @@ export class History {
     this.incidents.push({ at: this.now(), what })
   }
 
-  /** A copy, to change it. */
+  /** A copy that can be changed. */
   copy(): History {
     return Object.assign(new History(), structuredClone({ ...this }))
   }

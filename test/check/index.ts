@@ -1,7 +1,7 @@
 // Publishes and reads while nodes, connections and PostgreSQL fail at random, and then checks the history of all of it
 // against what docs/guarantees.md promises:
 //   npm run check -- --minutes 10 --seed 7 [--standby] [--previous] [--bus nats]
-//   npm run check -- --history FOLDER    checks one that was kept
+//   npm run check -- --history FOLDER    checks a saved history
 import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -36,7 +36,7 @@ if (!(minutes > 0) || !Number.isSafeInteger(seed) || !(nodes > 0) || bus === und
   process.exit(2)
 }
 
-/** How many violations are shown; the rest is of the same kind. */
+/** The maximum number of violations that are printed. Others are usually similar. */
 const SHOWN = 20
 
 const ends: (() => unknown)[] = []
@@ -87,7 +87,7 @@ async function main(): Promise<number> {
   return status
 }
 
-/** Prints what was done and what is wrong. */
+/** Prints a summary, and the violations. */
 function report(history: History): number {
   const violations = check(history)
   console.log(account(history))

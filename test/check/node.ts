@@ -4,25 +4,25 @@ import { CLI } from '../support/app.js'
 import type { FaultProxy } from '../support/fault-proxy.js'
 import { SECRET } from '../support/helper.js'
 
-/** After how much silence a node counts as dead, in milliseconds. */
+/** The `nodeTimeout` of the nodes, in milliseconds. */
 export const NODE_TIMEOUT = 2000
 
-/** The clock of a node is set by it. */
+/** The preloaded module that sets the clock of a node. */
 const CLOCK = new URL('clock.js', import.meta.url).href
 
 export interface NodeOptions {
   name: string
   port: number
-  /** Its ways to each PostgreSQL. */
+  /** The proxies between the node and each PostgreSQL. */
   proxies: FaultProxy[]
-  /** Its way to nats-server; undefined: PostgreSQL alone. */
+  /** The proxy between the node and nats-server; undefined if PostgreSQL is the bus. */
   bus: FaultProxy | undefined
   dbUri: string
   /** The path of the command. */
   cli: string
 }
 
-/** A server, in a process of its own, with its own way to each PostgreSQL. */
+/** A server in a process of its own, with its own proxies to each PostgreSQL. */
 export class Node {
   readonly name: string
   readonly port: number
@@ -32,13 +32,13 @@ export class Node {
   readonly #cli: string
   #child: ChildProcess | undefined
   #output = ''
-  /** How many of the notifications on their way to the node are dropped, from 0 to 1. */
+  /** The fraction of notifications to the node that are dropped, from 0 to 1. */
   dropped = 0
-  /** Whether messages of NATS on their way to the node are dropped. */
+  /** Whether messages of NATS to the node are dropped. */
   dropsBus = false
   /** How many messages nats-server has sent to it. */
   busMessages = 0
-  /** Whether it uses the bus when it starts the next time. */
+  /** Whether it uses the bus after its next start. */
   usesBus = true
 
   constructor({ name, port, proxies, bus, dbUri, cli }: NodeOptions) {
@@ -49,7 +49,7 @@ export class Node {
     this.#dbUri = dbUri
     this.#cli = cli
     for (const proxy of proxies) {
-      // Without what proves that a connection is alive, it would be replaced.
+      // Not the answers to probes, because without them the connection would be replaced.
       proxy.drop = (channel) => !channel.startsWith('pgws_probe_') && Math.random() < this.dropped
     }
     if (bus !== undefined) {
@@ -72,7 +72,7 @@ export class Node {
     return this.#output
   }
 
-  /** Of the previous release. */
+  /** Whether it is a server of the previous release. */
   get previous(): boolean {
     return this.#cli !== CLI
   }

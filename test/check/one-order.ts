@@ -1,4 +1,4 @@
-/** A reader got one message right before another one. */
+/** A reader received one message directly before another one. */
 export interface Step {
   from: string
   to: string
@@ -6,12 +6,12 @@ export interface Step {
 }
 
 /**
- * Finds out whether there is one order that fits all steps.
- * @returns steps that go round in a circle, if there is none
+ * Searches one order that is consistent with all steps.
+ * @returns steps that form a cycle; empty if there is an order
  */
 export function findCycle(steps: Step[]): Step[] {
   const next = new Map<string, Step[]>()
-  /** How many steps lead to a message from one that has no place in the order yet. */
+  /** For each message, the number of messages before it that have no place in the order yet. */
   const waiting = new Map<string, number>()
   for (const step of steps) {
     const list = next.get(step.from)
@@ -20,7 +20,7 @@ export function findCycle(steps: Step[]): Step[] {
     waiting.set(step.to, (waiting.get(step.to) ?? 0) + 1)
     if (!waiting.has(step.from)) waiting.set(step.from, 0)
   }
-  // Kahn's algorithm: who waits for nobody has its place.
+  // Kahn's algorithm: a message that waits for no other is next.
   const placed = [...waiting].filter(([, count]) => count === 0).map(([message]) => message)
   for (const message of placed) {
     for (const { to } of next.get(message) ?? []) {
@@ -30,7 +30,7 @@ export function findCycle(steps: Step[]): Step[] {
     }
   }
   if (placed.length === waiting.size) return []
-  // Each message that is left has a step that leads to it from one that is left, so the way back ends in a circle.
+  // Each remaining message has a step from another remaining one, so the way back ends in a cycle.
   const unplaced = (message: string) => waiting.get(message)! > 0
   const back = new Map<string, Step>()
   for (const step of steps) if (unplaced(step.from) && unplaced(step.to)) back.set(step.to, step)

@@ -19,7 +19,7 @@ export class Random {
     return Math.floor(this.next() * count)
   }
 
-  /** Whether something happens that does so with this probability. */
+  /** Returns true with this probability. */
   chance(probability: number): boolean {
     return this.next() < probability
   }
@@ -28,7 +28,7 @@ export class Random {
     return list[this.below(list.length)]!
   }
 
-  /** Another row of numbers, for a part that is to be independent of the others. */
+  /** Another sequence of numbers, for a part that is independent of the others. */
   fork(): Random {
     return new Random(this.below(2 ** 31))
   }

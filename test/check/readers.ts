@@ -20,20 +20,20 @@ interface Message {
   payload: unknown
 }
 
-/** The id that the writers gave to a message: the first word of a text, or what is in a row. */
+/** The id that a writer gave to a message: the first word of a text, or a column of a row. */
 function idOf(payload: unknown): string {
   if (typeof payload === 'string') return payload.split(' ', 1)[0]!
   const row = payload as { record?: { message?: string }; payload?: unknown }
   return row.record?.message ?? (row.payload === undefined ? JSON.stringify(payload) : idOf(row.payload))
 }
 
-/** Everyone who reads, until the end of a run. */
+/** All readers of a run. */
 export class Readers {
   readonly #target: Target
   readonly #history: History
   readonly #random: Random
   #over = false
-  /** Each breaks the connection of one reader. */
+  /** Functions that break the connection of one reader each. */
   readonly #breaks: (() => void)[] = []
 
   constructor(target: Target, history: History, random: Random) {
@@ -42,7 +42,7 @@ export class Readers {
     this.#random = random
   }
 
-  /** Resolves when all read. */
+  /** Resolves when all readers are connected. */
   async start(owner: Owner): Promise<void> {
     const ready: Promise<void>[] = []
     for (const n of [0, 1]) ready.push(this.#socket(`socket-${n}`, COMPLETE, true))
@@ -53,7 +53,7 @@ export class Readers {
     await Promise.all(ready)
   }
 
-  /** Breaks a reader's connection: it comes back. */
+  /** Breaks the connection of a reader, which reconnects. */
   break(): void {
     this.#random.one(this.#breaks)()
   }
@@ -92,7 +92,7 @@ export class Readers {
         webSocket = opened
         opened.on('error', () => {})
         opened.on('open', () => {
-          // Where nothing is kept, a connection does not continue the last one.
+          // Without durable channels, a connection does not continue the one before.
           if (!complete && visits > 0) reader = this.#reader(`${name}.${visits}`, channels, false)
           visits++
           reader.connections++
@@ -141,7 +141,7 @@ export class Readers {
     })
   }
 
-  /** A client of an SDK has a subscription for each channel, which recovers by itself, so each is a reader. */
+  /** A client of an SDK has a subscription for each channel. Each recovers by itself, so each is a reader. */
   async #sdk(owner: Owner): Promise<void> {
     const transport = 'websocket' as const
     const client: Centrifuge = sdk(owner, '', { token: token({ mode: 'r' }) }, undefined, [
@@ -174,7 +174,7 @@ export class Readers {
   }
 }
 
-/** What is stored, as one more reader of each channel, which reads at the end. */
+/** Reads the stored messages at the end, as another reader of each channel. */
 export async function readHistory(history: History, target: Target): Promise<void> {
   for (const channel of COMPLETE) {
     const deliveries: Reader['deliveries'] = []

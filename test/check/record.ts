@@ -5,19 +5,19 @@ import { Readers, readHistory } from './readers.js'
 import type { Owner, Target } from './target.js'
 import { Writers } from './writers.js'
 
-/** How long it takes for what comes twice to come again, in milliseconds. */
+/** How long to wait at the end for messages that arrive twice, in milliseconds. */
 const AFTERMATH = 1000
 
 export interface RecordOptions {
   /** The longest pause between two transactions of a writer, in milliseconds. */
   pause?: number
-  /** How long readers may take, when all is well again, to get what they still miss, in milliseconds. */
+  /** How long readers may take to receive what is missing after all faults are repaired, in milliseconds. */
   patience?: number
 }
 
 /**
  * Records in a history what is published and delivered.
- * @param meanwhile resolves when the writers are to end: after that, all must work
+ * @param meanwhile resolves when the writers should end. After that, everything must work
  */
 export async function record(
   owner: Owner,
@@ -43,10 +43,10 @@ export async function record(
   await readHistory(history, target)
 }
 
-/** Only whether it is worth waiting: the checker finds out what is missing. */
+/** Whether it is worth waiting. The checker finds out what is missing. */
 function hasAll({ transactions, readers }: History, { complete, channels, deliveries }: Reader): boolean {
   if (!complete) return true
-  // What one of them got was committed, even if its sender got no answer.
+  // What one of them received was committed, even if its sender got no answer.
   const anywhere = new Set(readers.flatMap((reader) => reader.deliveries.map(({ message }) => message)))
   const got = new Set(deliveries.map(({ message }) => message))
   return transactions.every(({ outcome, messages }) =>

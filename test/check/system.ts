@@ -14,21 +14,21 @@ import { Node } from './node.js'
 import type { Random } from './random.js'
 import type { Owner, Target } from './target.js'
 
-/** What a commit promises must outlive the end of PostgreSQL; the machine itself does not end. */
+/** Commits must survive a crash of PostgreSQL, but not of the machine. */
 const SETTINGS = { synchronous_commit: 'on', restart_after_crash: 'on' }
 
 export interface SystemOptions {
-  /** How many servers of this release. */
+  /** The number of servers of this version. */
   nodes: number
   /** Whether PostgreSQL has a synchronous standby. */
   standby: boolean
   /** Whether there is a server of the previous release, too. */
   previous: boolean
-  /** What carries messages between the servers. */
+  /** The bus between the servers. */
   bus: 'notify' | 'nats'
 }
 
-/** A node's way to a nats-server. */
+/** The proxy between a node and a nats-server. */
 async function wayTo(owner: Owner, nats: NatsServer): Promise<FaultProxy> {
   const proxy = await FaultProxy.start(owner, nats.port)
   proxy.filter = () => new NatsFilter()
@@ -57,7 +57,7 @@ export class System implements Target {
     this.nats = nats
   }
 
-  /** Starts all, and waits until it works. */
+  /** Starts everything, and waits until it works. */
   static async start(owner: Owner, { nodes: count, standby, previous, bus }: SystemOptions) {
     const replication = standby
       ? await withStandby(owner, { synchronous: true, settings: SETTINGS })
@@ -127,7 +127,7 @@ export class System implements Target {
     await until(async () => (await Promise.all(this.nodes.map((node) => node.connected()))).every(Boolean))
   }
 
-  /** Starts the PostgreSQL again, which has ended. */
+  /** Starts PostgreSQL again after it has ended. */
   async restartPostgres(): Promise<void> {
     for (let attempt = 0; ; attempt++) {
       try {
@@ -140,7 +140,7 @@ export class System implements Target {
     }
   }
 
-  /** Ends the primary for good: its standby takes over. */
+  /** Ends the primary, and promotes its standby. */
   async failOver(): Promise<void> {
     const replication = this.replication!
     await until(async () => {

@@ -5,10 +5,10 @@ export type { Owner } from '../support/helper.js'
 
 /** The servers and the database that are checked. */
 export interface Target {
-  /** Where writers connect to; another one after a failover. */
+  /** The connection string for writers. It changes after a failover. */
   readonly dbUri: string
   /** Any of the nodes. */
   node(random: Random): { http: string; ws: string }
-  /** Runs a statement that may run twice, however often the database ends meanwhile. */
+  /** Runs a statement, which must be safe to run twice. Repeats it while the database is unavailable. */
   query(text: string, values?: unknown[]): Promise<QueryResult>
 }

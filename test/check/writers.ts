@@ -10,10 +10,10 @@ import type { Target } from './target.js'
 
 const APPLICATION = 'check writer'
 
-/** Ends an attempt to publish over HTTP at a node that does not answer, in milliseconds. */
+/** The timeout of an attempt to publish over HTTP, in milliseconds. */
 const ATTEMPT = 3000
 
-/** Everyone who publishes. */
+/** All writers of a run. */
 export class Writers {
   readonly #target: Target
   readonly #history: History
@@ -34,7 +34,7 @@ export class Writers {
     for (let i = 0; i < sdks; i++) this.#running.push(this.#publish(owner, random.fork(), pause))
   }
 
-  /** Ends them, and finds out what became of the transactions whose senders got no answer. */
+  /** Ends the writers, and determines the outcomes of transactions whose senders got no answer. */
   async stop(): Promise<void> {
     this.#over = true
     await Promise.all(this.#running)
@@ -53,7 +53,7 @@ export class Writers {
       else if (transaction.outcome === 'committed' && transaction.way === 'SQL') {
         throw new Error(`PostgreSQL has lost ${transaction.id}, which it had acknowledged`)
       } else {
-        // Also what was acknowledged before it was on disk; then nobody may have got it.
+        // This includes what was acknowledged before it was on disk. If it was lost, nobody may have received it.
         transaction.outcome = 'rolled back'
         delete transaction.acknowledged
       }
@@ -130,13 +130,13 @@ export class Writers {
       const id = `${transaction.id}.${transaction.messages.length}`
       const sent = { id, channel: `table:${name}`, row: `watched ${name}`, version: 0 }
       transaction.messages.push(sent)
-      // The version is known when the row is locked, which is before its message is published.
+      // The version is known when the row is locked, before its message is published.
       const { rows } = await client.query('select n from watched where name = $1 for update', [name])
       sent.version = Number(rows[0].n) + 1
       transaction.published = this.#history.now()
       await client.query('update watched set n = n + 1, message = $2 where name = $1', [name, id])
     }
-    // More than a round takes, so that what others have committed meanwhile is left to the next ones; nobody reads it.
+    // More than one round announces, so that later commits are left to the next rounds. Nobody reads it.
     if (random.chance(0.003)) {
       await client.query(
         `select pgws.publish_text('unread', repeat('x', 524288)) from generate_series(1, 40)`
@@ -149,7 +149,7 @@ export class Writers {
       await client.query('rollback')
       transaction.outcome = 'rolled back'
     } else if (random.chance(0.02)) {
-      // Gone before the answer.
+      // It leaves before the answer.
       client.query('commit').catch(() => {})
       throw new Error('gone')
     } else {
@@ -171,7 +171,7 @@ export class Writers {
       const id = `${transaction.id}.0`
       transaction.messages.push({ id, channel })
       const body = JSON.stringify({ channel, payload: id })
-      // The key is kept until it is known, over all nodes; without one, it is tried once.
+      // With a key, it is sent again to any node until its outcome is known. Without one, it is sent once.
       do {
         const { http } = this.#target.node(random)
         const status = await fetch(`${http}/publish`, {
@@ -194,7 +194,7 @@ export class Writers {
     }
   }
 
-  /** Sends over websockets, which get no answer: what one sends on a connection comes in order, or not at all. */
+  /** Sends over websockets, which get no answer. Messages of one connection arrive in order, or not at all. */
   async #send(sender: number, random: Random, pause: number): Promise<void> {
     for (let connection = 0; !this.#over; connection++) {
       const channel = random.one(random.chance(0.75) ? DURABLE : EPHEMERAL)
@@ -222,7 +222,7 @@ export class Writers {
     }
   }
 
-  /** Publishes with the SDK, which is answered, or not. */
+  /** Publishes with the SDK, which may get an answer. */
   async #publish(owner: Owner, random: Random, pause: number): Promise<void> {
     const transport = 'websocket' as const
     const endpoint = () => `${this.#target.node(random).ws}/connection/websocket`

@@ -1,5 +1,5 @@
-// Throws at a server, at random, what strangers could: with and without a token, with and without SQL. The invariant:
-// its process lives, honest clients beside it get every message in order, and memory returns to where it was.
+// Sends random input to a server, as strangers could: with and without a token, with and without SQL. Its process must stay
+// alive, honest clients must receive every message in order, and memory must not grow.
 //   npm run fuzz -- --minutes 60 --seed 7 --only sdk,rows
 import { parseArgs } from 'node:util'
 import fc from 'fast-check'
@@ -13,7 +13,7 @@ const { values: given } = parseArgs({
   options: {
     minutes: { type: 'string', default: '60' },
     seed: { type: 'string', default: String(Math.floor(Math.random() * 2 ** 31)) },
-    // Of a counterexample: what it says of itself.
+    // The path of a counterexample, as it was printed.
     path: { type: 'string', default: '' },
     only: { type: 'string', default: '' }
   }
@@ -26,9 +26,9 @@ if (!(minutes > 0) || !Number.isSafeInteger(seed)) {
   )
   process.exit(2)
 }
-/** How many batches make everything that is made once: code, caches, pools. */
+/** The number of batches after which code, caches and pools exist. */
 const WARM_UP = 40
-/** How much more memory may be held than after the warm-up: buffers, and code that is compiled late, in bytes. */
+/** How much the memory may grow after the warm-up (buffers, and code that is compiled late), in bytes. */
 const TOLERANCE = 48 * 1024 * 1024
 
 const target = await Target.start()
@@ -42,7 +42,7 @@ let actions = 0
 let messages = 0
 let memory
 
-/** Starts again after a failure, for the next try to make it smaller. */
+/** Starts again after a failure, so that fast-check can shrink it. */
 async function startAgain() {
   await witnesses.close()
   await restoreRows(target, settings)
@@ -54,7 +54,7 @@ let broken = false
 let failed
 let current
 
-/** The end of a process, where there was one, says more than what failed without it. */
+/** If a process has ended, its end explains more than what failed without it. */
 async function causeOf(error) {
   await new Promise((resolve) => setTimeout(resolve, 200))
   try {
@@ -79,7 +79,7 @@ async function holds(batch) {
   } catch (error) {
     broken = true
     deadline.milliseconds = 5000
-    // The last one is the smallest.
+    // The last failure is the smallest.
     failed = { error: await causeOf(error), batch }
     throw failed.error
   }
@@ -106,7 +106,7 @@ try {
       markInterruptAsFailure: false
     }
   )
-  // One that hangs when the time is over is one that fails.
+  // A batch that hangs when the time is over has failed.
   await current?.catch(() => {})
   if (failed !== undefined) {
     const path = details.counterexamplePath === null ? '' : ` --path ${details.counterexamplePath}`
@@ -116,7 +116,7 @@ try {
   failure = error.stack
 }
 
-/** All strangers have gone, and what was kept for them goes with them. */
+/** Checks that nothing is left of the strangers when they have disconnected. */
 async function forgets() {
   let now
   await until(async () => {
@@ -134,7 +134,7 @@ async function forgets() {
   console.log(`memory ${megabytes(memory)} after the warm-up, ${megabytes(now)} at the end`)
 }
 
-/** A batch, with what is in it many times over once. */
+/** Prints a batch, and repetitions in it only once. */
 function shown(batch) {
   return fc
     .stringify(batch)

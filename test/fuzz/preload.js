@@ -1,4 +1,4 @@
-// Within the attacked processes: answers for the fuzzer, and holds nobody up.
+// Preloaded into the attacked processes: answers the fuzzer's questions.
 import { Server } from 'node:net'
 
 const servers = []
@@ -14,7 +14,7 @@ process.on('message', async (question) => {
     process.send({ port: server.address().port })
   }
   if (question === 'memory') {
-    // Finalizers run in between.
+    // Finalizers run in the meantime.
     for (let i = 0; i < 3; i++) {
       globalThis.gc()
       await new Promise((resolve) => setTimeout(resolve, 20))
@@ -24,7 +24,7 @@ process.on('message', async (question) => {
   }
 })
 process.channel.unref()
-// The fuzzer has gone.
+// The fuzzer has ended.
 process.on('disconnect', () => process.exit(1))
 
 async function listening() {

@@ -1,4 +1,4 @@
-// What is attacked: a server and a Socket.IO server, each in a process of its own, so that their end is seen.
+// The attacked servers: a server and a Socket.IO server, each in a process of its own, so that a crash is noticed.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -9,7 +9,7 @@ import pg from 'pg'
 import { startEmbeddedPostgres } from '../../dist/lib/embedded-postgres/server.js'
 import { AUDIENCE_CHANNEL, SECRET } from './values.js'
 
-/** Only ends what hangs, in milliseconds; less once something is wrong, so that it can be made smaller soon. */
+/** When to end what hangs, in milliseconds. Less after a failure, so that it is shrunk faster. */
 export const deadline = { milliseconds: 30_000 }
 
 const path = (name) => fileURLToPath(new URL(name, import.meta.url))
@@ -46,7 +46,7 @@ class Child {
     return this.#log
   }
 
-  /** @throws Error where the process has ended, with the end of its log */
+  /** @throws Error if the process has ended, with the end of its log */
   check() {
     const { exitCode, signalCode } = this.#child
     if (exitCode !== null || signalCode !== null) {
@@ -100,7 +100,7 @@ export class Target {
     target.pool = new pg.Pool({
       connectionString: target.#postgres.uri,
       max: 20,
-      // What a stranger's statement may take.
+      // The limit for a stranger's statement.
       statement_timeout: 5000
     })
     target.pool.on('error', () => {})
@@ -116,7 +116,7 @@ export class Target {
     return `http://127.0.0.1:${this.port}`
   }
 
-  /** Starts both servers, anew where they are there. */
+  /** Starts both servers, again if they run. */
   async run() {
     await this.server?.stop()
     await this.socketIo?.stop()
@@ -147,11 +147,11 @@ export class Target {
     this.socketIo.check()
   }
 
-  /** How many connections, and channels with readers, the server counts. */
+  /** The numbers of connections and of channels with readers, as the server counts them. */
   async counts() {
     const text = await (await fetch(`${this.http}/metrics`)).text()
     return ['connections', 'channels'].map((name) => {
-      // Those of connections have a label.
+      // The metric of connections has a label.
       const series = [...text.matchAll(new RegExp(`^pgws_${name}(?:{.*})? (.*)$`, 'gm'))]
       return series.reduce((sum, [, value]) => sum + Number(value), 0)
     })

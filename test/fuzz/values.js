@@ -1,4 +1,4 @@
-// Values that are strange, and types that are right or nearly so: what a stranger would try.
+// Strange values, and values of types that are right or nearly right.
 import { createHmac } from 'node:crypto'
 import fc from 'fast-check'
 
@@ -6,7 +6,7 @@ export const SECRET = 'a secret for the fuzzer, and nothing else'
 export const LISTEN_CHANNEL = 'postgres-websockets-listener'
 export const AUDIENCE_CHANNEL = 'audience-events'
 
-/** The channels that strangers have; the witnesses' are others. */
+/** The channels of strangers. Witnesses have others. */
 export const CHANNELS = ['fuzz:a', 'fuzz:b', 'kept:a', 'kept:b', 'room:a', 'raw:a']
 
 export function token(claims, secret = SECRET) {
@@ -39,7 +39,7 @@ export const anyToken = fc.oneof(
   { weight: 2, arbitrary: fc.constantFrom(...Object.keys(tokens)) }
 )
 
-/** A text by what is repeated in it, so that large ones need not be printed. */
+/** A text that repeats another one, so that counterexamples are short. */
 export const textOf = ({ times, text }) => text.repeat(times)
 const repeated = (text, maximum) =>
   fc.record({ times: fc.oneof(fc.constant(1), fc.integer({ min: 0, max: maximum })), text })
@@ -75,7 +75,7 @@ export const anyNumber = fc.oneof(
   fc.double({ noNaN: true, noDefaultInfinity: true })
 )
 
-/** JSON as text, some of it deeper than a stack. */
+/** JSON texts, some of which are nested more deeply than a stack allows. */
 export const deepJson = repeated(fc.constantFrom('[', '{"a":', '[[],'), 6000).map(({ times, text }) => {
   const end = text.startsWith('{') ? '}' : ']'
   return `${text.repeat(times)}${text === '{"a":' ? '1' : '0'}${end.repeat(times)}`
@@ -93,7 +93,7 @@ export const anyChannel = fc.oneof(
 )
 
 /**
- * Objects that are right but for a member or two, which are of another kind or not there.
+ * Objects that are right except for a member or two, which have another type or are missing.
  * @param members arbitraries of what is right
  */
 export function nearly(members) {
@@ -110,5 +110,5 @@ export function nearly(members) {
     })
 }
 
-/** What a text may hold in the database: no NUL, and well-formed. */
+/** Changes a text so that PostgreSQL can store it: without NUL, and well-formed. */
 export const forDatabase = (text) => Buffer.from(String(text).replaceAll('\0', '')).toString()

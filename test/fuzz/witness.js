@@ -1,4 +1,4 @@
-// Honest clients beside the strangers: each must get every message, in order.
+// Honest clients beside the strangers. Each must receive every message in order.
 import { once } from 'node:events'
 import { get } from 'node:http'
 import { Centrifuge } from 'centrifuge'
@@ -225,7 +225,7 @@ export class Witnesses {
     )
   }
 
-  /** Readers of the strangers' channels, in every language: whatever is sent there is written for somebody. */
+  /** Readers of the strangers' channels, in every protocol, so that all messages are encoded for somebody. */
   async #standBy() {
     const { http, port } = this.#target
     const ws = `ws://127.0.0.1:${port}`

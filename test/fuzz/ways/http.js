@@ -13,7 +13,7 @@ const encoded = (text) =>
   })
 const anyPart = anyText.chain(encoded)
 const channelPart = anyChannel.chain(encoded)
-/** A stranger's own channel, with a token that opens it. */
+/** A channel of a stranger, with a token for it. */
 const anyDoor = fc
   .tuple(fc.constantFrom(...CHANNELS), fc.constantFrom('r', 'w', 'rw'))
   .map(([channel, name]) => `/${encodeURIComponent(channel)}/${tokens[name]}`)
@@ -113,11 +113,11 @@ const anyRequest = fc.record({
   headers: anyHeaders,
   body: anyBody,
   upgrade: fc.boolean(),
-  // What the length says beside the truth.
+  // How much the stated length differs from the real one.
   more: fc.constantFrom(0, 0, 0, 0, 5, -1)
 })
 
-/** What may stand in a header. */
+/** Characters that a header may contain. */
 function inHeader(text) {
   return encodeURIComponent(text.toWellFormed()).slice(0, 2000)
 }
@@ -143,5 +143,5 @@ export const http = fc.record({
 export async function runHttp({ requests, together, end }, { port }) {
   const bytes = requests.map(bytesOf)
   const answer = await converse(port, together ? [Buffer.concat(bytes)] : bytes, end)
-  if (/^HTTP\/1\.1 500/m.test(answer)) throw new Error(`a fault of ours: ${answer.slice(0, 1000)}`)
+  if (/^HTTP\/1\.1 500/m.test(answer)) throw new Error(`a server error: ${answer.slice(0, 1000)}`)
 }

@@ -18,7 +18,7 @@ const RUN = {
   sql: runSql
 }
 
-/** @param only the ways that are wanted; all of them where there is none */
+/** @param only the ways to use; empty: all of them */
 export function anyActions(only) {
   const all = { http, websocket: webSocket, sdk, protobuf, notifications, rows, sql }
   const wanted = Object.keys(all).filter((way) => only.length === 0 || only.includes(way))

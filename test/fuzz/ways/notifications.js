@@ -119,7 +119,7 @@ const packet = fc
     nearly({
       uid: fc.constantFrom('stranger', 'emitter'),
       nsp: fc.constantFrom('/', '/any', '/other'),
-      // Except for those that make a server disconnect its clients, or regard another as gone: any role can send what a server sends.
+      // Without those that disconnect clients, or remove another node: any role can send what a node sends.
       type: fc.oneof(fc.integer({ min: 0, max: 14 }), anyNumber).filter((type) => type !== 6),
       position: reference,
       n: count,

@@ -1,4 +1,4 @@
-// Centrifugo's client protocol in protobuf: commands that are nearly right, and bytes that are none.
+// Centrifugo's client protocol in protobuf: commands that are nearly right, and bytes that are not commands.
 import fc from 'fast-check'
 import { anyChannel, anyText, anyToken, tokens } from '../values.js'
 import { anyEnd, converse, frame, head, UPGRADE } from './sockets.js'
@@ -30,11 +30,11 @@ const anyField = fc.oneof(
   fc
     .tuple(fc.integer({ min: 0, max: 20 }), fc.integer({ min: 0, max: 7 }), fc.oneof(anyVarint, anyBytes))
     .map(([field, wireType, value]) => Buffer.concat([tag(field, wireType), value])),
-  // A length that nothing follows.
+  // A length without content.
   fc
     .tuple(fc.integer({ min: 1, max: 20 }), fc.constantFrom(1, 127, 2 ** 20, 2 ** 31, 2 ** 32 - 1, 2 ** 53))
     .map(([field, length]) => Buffer.concat([tag(field, BYTES), varint(length)])),
-  // Messages in messages, and groups in groups.
+  // Nested messages, and nested groups.
   fc.tuple(fc.integer({ min: 1, max: 20 }), fc.integer({ min: 1, max: 2000 })).map(([field, depth]) => {
     let nested = Buffer.alloc(0)
     for (let i = 0; i < Math.min(depth, 200); i++) nested = message(field, nested)
@@ -70,7 +70,7 @@ const anyCommand = fc.oneof(
   fc.integer({ min: 1, max: 20 }).map((method) => message(method)),
   fc.constant(Buffer.alloc(0))
 )
-/** Most are whole; of others a part is missing, or does not belong there. */
+/** Most are complete. In others, a part is missing or out of place. */
 const anyDelimited = fc
   .tuple(
     anyId,
@@ -117,5 +117,5 @@ export async function runProtobuf({ transport, token, commands, times, polite, e
   }
   const how = end.how === 'answer' ? 'patience' : end.how
   const answer = await converse(port, [Buffer.from(head('POST', path, headers)), body], { ...end, how })
-  if (/^HTTP\/1\.1 500/m.test(answer)) throw new Error(`a fault of ours: ${answer.slice(0, 1000)}`)
+  if (/^HTTP\/1\.1 500/m.test(answer)) throw new Error(`a server error: ${answer.slice(0, 1000)}`)
 }

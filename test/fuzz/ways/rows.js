@@ -1,4 +1,4 @@
-// Rows of the tables that servers read, as somebody with rights may leave them; afterwards they are as they were.
+// Rows in the tables that servers read, as somebody with rights may leave them. Afterwards, the tables are restored.
 import fc from 'fast-check'
 import { until } from '../target.js'
 import {
@@ -13,7 +13,7 @@ import {
   tokens
 } from '../values.js'
 
-/** The positions of rows are at most so great: servers pass over what follows, up to the greatest that they have read. */
+/** The greatest position of a row. Servers skip later messages up to the greatest position that they have read. */
 const GREATEST = 200
 const assigned = fc.oneof(
   fc.integer({ min: 1, max: GREATEST }),
@@ -54,7 +54,7 @@ const bytes = fc
   )
   .map((value) => `\\x${Buffer.from(value).toString('hex')}`)
 
-/** Statements with values, and the notification that leads servers to the row. */
+/** Rows to insert. */
 const anyRow = fc.oneof(
   fc.record({
     table: fc.constant('pgws.messages'),
@@ -127,7 +127,7 @@ export const rows = fc.record({
   reference: fc.oneof(position, anyNumber)
 })
 
-/** Rows that cannot be, and tables that are not there, are no affair of ours. */
+/** Errors because of impossible rows and missing tables are expected. */
 const tried = (pool, text, values) =>
   pool.query(text, values).catch((error) => {
     if (error.code === undefined || /^(?:XX|57P|08)/.test(error.code)) throw error
@@ -152,7 +152,7 @@ export async function runRows({ rows, settings, deleted, reference }, { pool, ht
   }
   if (deleted !== undefined) await tried(pool, `delete from ${deleted}`)
   await pool.query(`select pg_notify('pgws', 'settings')`)
-  // Servers are led to the rows: by notifications, by those who resume, and by those who ask for history.
+  // These make servers read the rows: notifications, clients that resume, and requests for history.
   const payloads = rows.flatMap(({ table, row }) => {
     const place = row.position ?? row.id ?? reference
     return ['message', 'large']
@@ -171,7 +171,7 @@ export async function runRows({ rows, settings, deleted, reference }, { pool, ht
   ]) {
     const response = await fetch(http + path, { headers })
     const text = await response.text()
-    if (response.status === 500) throw new Error(`a fault of ours: ${text.slice(0, 1000)}`)
+    if (response.status === 500) throw new Error(`a server error: ${text.slice(0, 1000)}`)
   }
 }
 
@@ -183,9 +183,9 @@ function isDeadlock(error) {
 
 let restored = 0
 
-/** What the tables hold again, and the server knows that they do, before honest clients are looked at. */
+/** Restores the tables, and waits until the server has read them, before honest clients are checked. */
 export async function restoreRows({ pool, http }, { epoch, listen_channel }) {
-  // The server's statements lock these tables in another order.
+  // Deadlocks are possible, because the server's statements lock these tables in another order.
   await until(
     () =>
       pool
@@ -208,7 +208,7 @@ export async function restoreRows({ pool, http }, { epoch, listen_channel }) {
     `select pgws.retain('kept:*', '1 hour'), pgws.retain('kept-witness', '1 hour'), pgws.retain($1, '1 hour')`,
     [channel]
   )
-  // A server that found no settings publishes as where there is no schema, until it has read them.
+  // A server that found no settings publishes as without a schema, until it has read them.
   const authorization = `Bearer ${token({ mode: 'w', channels: [channel] })}`
   await until(async () => {
     const headers = { authorization, 'content-type': 'application/json' }

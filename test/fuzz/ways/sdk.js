@@ -70,7 +70,7 @@ export async function runSdk(given, target) {
   await streamed(given, target, lines)
 }
 
-/** A stream, and its commands beside it, some to sessions that there are not. */
+/** A stream and its commands, some of which are for sessions that do not exist. */
 async function streamed({ transport, token, commands, polite, end }, { port }, lines) {
   const first = polite ? connect(token) : (lines[0] ?? '')
   const body = Buffer.from(first.toWellFormed())
@@ -99,11 +99,11 @@ async function streamed({ transport, token, commands, polite, end }, { port }, l
     [Buffer.concat([Buffer.from(head('POST', '/emulation', headers)), emulated])],
     end
   )
-  if (/^HTTP\/1\.1 500/m.test(answer)) throw new Error(`a fault of ours: ${answer.slice(0, 1000)}`)
+  if (/^HTTP\/1\.1 500/m.test(answer)) throw new Error(`a server error: ${answer.slice(0, 1000)}`)
   await stream
 }
 
-/** A session of our own, and its node. */
+/** A session of this client, and its node. */
 async function heard(port, opening) {
   const answer = await converse(port, [opening], { how: 'answer', pause: 0 })
   const member = (name) => new RegExp(`"${name}":"([^"]*)"`).exec(answer)?.[1]

@@ -1,10 +1,10 @@
-// What every way over TCP has in common: bytes in pieces, and an end of some kind.
+// The common part of all ways over TCP: bytes in pieces, and some kind of end.
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
 
-/** How long somebody waits for an answer who may never get one, in milliseconds. */
+/** How long to wait for an answer that may never come, in milliseconds. */
 const PATIENCE = 50
 
 export const anyEnd = fc.record({
@@ -14,10 +14,10 @@ export const anyEnd = fc.record({
 
 /**
  * Sends bytes on a new connection, and leaves.
- * @param port where to
- * @param pieces each in a write of its own
- * @param end how to leave, and after which pause
- * @returns all that came back, as latin1
+ * @param port the port of the server
+ * @param pieces written one by one
+ * @param end how to disconnect, and after which pause
+ * @returns everything that was received, as latin1
  */
 export async function converse(port, pieces, { pause, how }) {
   const socket = connect(port, '127.0.0.1')
@@ -40,7 +40,7 @@ export async function converse(port, pieces, { pause, how }) {
     if (closed) break
     if (!socket.write(piece))
       await Promise.race([once(socket, 'drain').catch(() => {}), over, sleep(PATIENCE)])
-    // Into a packet of its own, most of the time.
+    // Mostly, it gets a packet of its own.
     await new Promise((resolve) => setImmediate(resolve))
   }
   if (how === 'answer' || how === 'end') await Promise.race([answered, over, sleep(PATIENCE * 4)])
@@ -70,7 +70,7 @@ export const UPGRADE = {
   'Sec-WebSocket-Version': '13'
 }
 
-/** A client's frame (RFC 6455, section 5.2), with what may be wrong with it. */
+/** A client's frame (RFC 6455, section 5.2), with possible errors. */
 export function frame({ opcode, payload, fin = true, masked = true, rsv = 0, claimed }) {
   const body = Buffer.from(payload)
   const length = claimed ?? body.length

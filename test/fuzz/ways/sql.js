@@ -1,4 +1,4 @@
-// Arguments of every function of the schema `pgws`, by the role that may call it and nothing else.
+// Calls of all functions of the schema `pgws`, as a role that may do nothing else.
 import fc from 'fast-check'
 import { anyChannel, anyNumber, anyText, anyValue, deepJson, forDatabase } from '../values.js'
 
@@ -35,12 +35,12 @@ const anyArguments = fc.record(
 
 export const sql = fc.record({
   way: fc.constant('sql'),
-  // Of those that there are.
+  // The number of the function.
   which: fc.nat(),
   arguments: anyArguments
 })
 
-/** What strangers may call, with the types of the arguments. */
+/** The functions that strangers may call, with the types of their arguments. */
 async function functionsOf(pool) {
   const { rows } = await pool.query(`
     select p.oid::regprocedure::text as signature, p.oid::regproc::text as name,
@@ -76,7 +76,7 @@ export async function runSql({ which, arguments: given }, { pool }) {
     const places = types.map((type, index) => `$${index + 1}::text::${type}`)
     await client.query(`select ${name}(${places})`, values)
   } catch (error) {
-    // A clear no is an answer; a crash of PostgreSQL's backend is none.
+    // An error is an answer. A crash of PostgreSQL's backend is not.
     if (error.code === undefined || /^(?:XX|57P|08)/.test(error.code)) throw error
   } finally {
     await client.query('reset role').catch(() => {})
