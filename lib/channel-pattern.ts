@@ -3,6 +3,12 @@
  * characters match themselves. The time is bounded by the product of both lengths, for any pattern.
  */
 export function matchesPattern(pattern: string, name: string): boolean {
+  // Most patterns are a name, or its beginning.
+  const star = pattern.indexOf('*')
+  if (star === -1) return pattern === name
+  if (!name.startsWith(pattern.slice(0, star))) return false
+  if (star === pattern.length - 2 && pattern.endsWith('**')) return true
+  if (star === pattern.length - 1) return !name.includes(':', star)
   const parts = pattern.match(/\*\*|\*|[^*]+/g) ?? []
   // reached[i]: the parts so far match the first i characters.
   let reached = new Uint8Array(name.length + 1)

@@ -9,8 +9,14 @@ import {
 import { type Message, serverMessage } from '../messages/index.js'
 import { MAX_LISTED, type Presence } from './presence.js'
 
-/** How long events are gathered after the last push, in milliseconds. A lone event is pushed at once. */
+/**
+ * How long events are gathered after the last push of a channel, in milliseconds: at least, at most, and for each write of the
+ * last second, to clients of all channels. A lone event is pushed at once. So clients that join many channels one by one cause
+ * some thousand writes a second, where each would cause one for each client that is there.
+ */
 const GATHERING = 50
+const LONGEST_GATHERING = 1000
+const GATHERING_PER_WRITE = 0.1
 
 /** How often the number of members of a large channel is pushed, in milliseconds. */
 const SUMMARY_INTERVAL = 1000
@@ -51,6 +57,9 @@ export class JoinLeavePush {
   readonly #hub: Hub
   readonly #onUnencodable: OnUnencodable
   readonly #channels = new Map<string, PushedChannel>()
+  /** The writes of the last second, as of a moment: older ones count less and less. */
+  #writes = 0
+  #countedAt = 0
 
   /** @param onUnencodable is called for an event that a format cannot encode */
   constructor(presence: Presence, onUnencodable: OnUnencodable) {
@@ -96,7 +105,8 @@ export class JoinLeavePush {
           serverMessage(channel, { event: event === 'join' ? 'Join' : 'Leave', payload: member })
         )
       }
-      const wait = pushed.pushedAt + (pushed.large ? SUMMARY_INTERVAL : GATHERING) - performance.now()
+      const interval = pushed.large ? SUMMARY_INTERVAL : this.#gathering
+      const wait = pushed.pushedAt + interval - performance.now()
       pushed.timer ??= setTimeout(() => this.#push(channel, pushed), Math.max(0, wait)).unref()
     })
     const pushed: PushedChannel = {
@@ -126,8 +136,21 @@ export class JoinLeavePush {
     return serverMessage(channel, { event: 'Presence', payload: { count, users } })
   }
 
+  /** How long events are gathered now, in milliseconds. */
+  get #gathering(): number {
+    const writes = this.#writes * Math.exp((this.#countedAt - performance.now()) / 1000)
+    return Math.min(LONGEST_GATHERING, Math.max(GATHERING, writes * GATHERING_PER_WRITE))
+  }
+
+  #count(writes: number): void {
+    const now = performance.now()
+    this.#writes = this.#writes * Math.exp((this.#countedAt - now) / 1000) + writes
+    this.#countedAt = now
+  }
+
   #push(channel: string, pushed: PushedChannel): void {
-    const { pending, late } = pushed
+    const { pending, late, subscribers } = pushed
+    this.#count(subscribers)
     pushed.pending = []
     pushed.late = new Map()
     pushed.timer = undefined
