@@ -1,6 +1,5 @@
-import { hash } from 'node:crypto'
 import { Authorizer, RevocationList } from './auth/index.js'
-import { type Bus, NatsBus, NotifyBus } from './bus/index.js'
+import { type Bus, NatsBus, NotifyBus, prefixOf } from './bus/index.js'
 import {
   AudienceChannels,
   BusChannels,
@@ -104,7 +103,7 @@ export function buildParts(options: GatewayOptions): Parts {
           servers: options.bus,
           credentials: options.busCredentials,
           ca: options.busCa,
-          prefix: () => options.busPrefix ?? defaultPrefix(durable, listenChannel),
+          prefix: () => options.busPrefix ?? prefixOf(durable.secret ?? '', durable.epoch, listenChannel),
           node,
           log
         })
@@ -320,11 +319,6 @@ export function buildParts(options: GatewayOptions): Parts {
     notificationQueue
   }
   return parts
-}
-
-/** What the subjects of a database begin with. Two databases never share them, not even a copy and its original. */
-function defaultPrefix({ secret, epoch }: RetentionRules, listenChannel: string): string {
-  return `pgws.${hash('sha256', `${secret} ${epoch} ${listenChannel}`).slice(0, 16)}`
 }
 
 /** The protocols that clients speak, one line each. */

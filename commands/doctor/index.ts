@@ -3,6 +3,7 @@ import { type ResolvedOptions, readCertificate, resolveOptions } from '../../lib
 import { findBinaries, findRunningEmbedded } from '../../lib/embedded-postgres/index.js'
 import { pluginOptions, readConfig } from '../../plugins/env.js'
 import { type Command, expectNone } from '../command.js'
+import { checkBus } from './bus.js'
 import { checkClock } from './clock.js'
 import { checkVersion, type Reached, reach } from './connection.js'
 import { checkKeys } from './keys.js'
@@ -15,8 +16,8 @@ export const doctorCommand: Command = {
 
 Checks, with the configuration of the server (PGWS_* variables, and a file .env), what usually goes wrong: the
 configuration itself, the keys that verify tokens, the connection to the database, its version, a pooler (PgBouncer), a
-notification's way there and back, the schema "pgws", the role and its grants, and the clock. Each line says OK, warning or
-error, and what to do. Nothing is changed, and no secret is printed. The exit code is 1 if there is an error.
+notification's way there and back, the schema "pgws", the role and its grants, NATS (PGWS_BUS), and the clock. Each line
+says OK, warning or error, and what to do. Nothing is changed, and no secret is printed. The exit code is 1 if there is an error.
 `,
   async run(args) {
     expectNone(args)
@@ -87,6 +88,7 @@ async function checkDatabase(report: Report, { options, embedded }: Read): Promi
     await report.attempt('version', () => checkVersion(report, publisher))
     if (listener !== undefined) await checkListening(report, publisher, listener)
     await checkSchema(report, publisher, options, embedded)
+    await report.attempt('bus', () => checkBus(report, publisher, options))
     await report.attempt('clock', () => checkClock(report, publisher))
   } finally {
     await end(publisher, listener)

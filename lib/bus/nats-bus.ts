@@ -29,6 +29,9 @@ const DEFAULT_PORT = '4222'
 /** How many channels are subscribed in a turn of the event loop after a connection was lost: some 10 ms. */
 const SUBSCRIBED_A_TURN = 1000
 
+/** Why a connection is replaced when the prefix has changed. */
+const OTHER_DATABASE = 'the database is another one now, so it has another bus'
+
 /** How long `start` waits for a connection, in milliseconds. The attempt goes on after that. */
 const START_TIMEOUT = 5000
 
@@ -139,7 +142,7 @@ export class NatsBus implements Bus {
 
   async refresh(): Promise<void> {
     if (this.up && this.#options.prefix() !== this.#subjects.prefix) {
-      this.#connection?.fail(new Error('the database is another one now, so it has another bus'))
+      this.#connection?.fail(new Error(OTHER_DATABASE))
     }
   }
 
@@ -207,6 +210,7 @@ export class NatsBus implements Bus {
       }
       await connection.confirm()
       if (this.#closed) throw new Error('the bus is closed')
+      if (this.#options.prefix() !== subjects.prefix) throw new Error(OTHER_DATABASE)
     } catch (error) {
       this.#connection = undefined
       connection?.fail(asError(error))

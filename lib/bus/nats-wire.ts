@@ -7,6 +7,14 @@ import type { Announcement, Beat } from './bus.js'
  */
 const MAX_SUBJECT_BYTES = 1000
 
+/**
+ * What all subjects of a database begin with by default. Two databases never share them, not even a copy and its original.
+ * @param secret of the database, which only servers can read, so that nobody can guess the prefix
+ */
+export function prefixOf(secret: string, epoch: string, listenChannel: string): string {
+  return `pgws.${hash('sha256', `${secret} ${epoch} ${listenChannel}`).slice(0, 16)}`
+}
+
 /** The subjects of a bus. All begin with its prefix, so that one permission, `<prefix>.>`, is enough. */
 export class Subjects {
   readonly prefix: string
