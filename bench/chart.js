@@ -7,7 +7,7 @@ const colours = { ours: '#0b6566', limit: '#9aa5a8' }
 
 const file = (name) => new URL(name, import.meta.url)
 
-/** Draws results.md as results.svg: for each case of throughput, a bar for each server. */
+/** Draws results.md as results.svg: a bar for each server in each case about throughput. */
 export function drawChart() {
   const cases = readFileSync(file('results.md'), 'utf8')
     .split('\n## ')
@@ -20,7 +20,7 @@ export function drawChart() {
         rate: Number(rate.replaceAll(',', ''))
       }))
     }))
-    // Tables of other things than servers have no such rows.
+    // Tables that do not compare servers have no such rows.
     .filter(({ unit, rows }) => unit.endsWith('/s') && rows.length > 0)
 
   let y = 10

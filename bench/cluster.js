@@ -1,4 +1,4 @@
-// What the cases about several nodes share: writers that publish in SQL, and the reader of one node.
+// Shared by the cases about several nodes: writers that publish in SQL, and the reader of one node.
 import { once } from 'node:events'
 import { WebSocket } from 'ws'
 import { address, sleep } from './harness.js'
@@ -7,18 +7,18 @@ export const LISTEN_CHANNEL = 'postgres-websockets-listener'
 export const CHANNEL = 'chat'
 export const WRITERS = 16
 
-/** What all subjects of NATS begin with. */
+/** The prefix of all subjects of NATS. */
 export const PREFIX = 'bench'
 
 /** Variables of the servers whose bus is a NATS server. */
 export const busOf = (nats) => nats && { BUS: `nats://127.0.0.1:${nats.port}`, BUS_PREFIX: PREFIX }
 
-/** A message says who has published it, its number, and when, in milliseconds; and is some 200 bytes long in its envelope. */
+/** A message contains its publisher, its number, and its time in milliseconds. It has some 200 bytes in its envelope. */
 const PAYLOAD = `$1::text || ' ' || n || ' ' || round(extract(epoch from clock_timestamp()) * 1000, 3) || ' ${'x'.repeat(60)}'`
 const MESSAGE = / ?"(\d+) (\d+) ([\d.]+) x/
 const publishing = (call) =>
   `select count(${call}) from generate_series($2::integer, $2::integer + $3::integer - 1) n`
-/** What publishes a number of messages in one transaction, by what carries them. */
+/** The statements that publish several messages in one transaction, by the bus that carries them. */
 export const STATEMENTS = {
   pg_notify:
     publishing(`pg_notify('${LISTEN_CHANNEL}', json_build_object('event', 'Message', 'channel', '${CHANNEL}',
@@ -27,7 +27,7 @@ export const STATEMENTS = {
   NATS: publishing(`pgws.publish_text('${CHANNEL}', ${PAYLOAD})`)
 }
 
-/** A reader that checks that every message comes, once and in its writer's order. */
+/** A reader that checks that every message arrives once, in the order of its writer. */
 export async function startReader(port) {
   const socket = new WebSocket(`ws://127.0.0.1:${port}${address('node', CHANNEL, { mode: 'r' })}`)
   await once(socket, 'open')
@@ -49,7 +49,7 @@ export async function startReader(port) {
   return reader
 }
 
-/** Waits until the reader has so many messages. A fast loss is no result. */
+/** Waits until the reader has so many messages, because losing messages fast is not a result. */
 export async function arrived(reader, count) {
   const deadline = performance.now() + 30_000
   while (reader.seen < count && reader.failure === undefined && performance.now() < deadline) await sleep(10)

@@ -1,4 +1,4 @@
-// Runs our servers of another commit and of this checkout in turns, and prints the ratios pair by pair.
+// Runs the servers of another commit and of this checkout in turns, and prints the ratio of each pair.
 //   npm run bench:compare -- <commit> [--runs 5] [--quick] [case …]
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
@@ -12,7 +12,7 @@ import { median } from './harness.js'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
 
-/** What of each case is ours. `joined` measures an internal class, whose interface may have changed. */
+/** Our servers in each case. `joined` measures an internal class, whose interface may have changed. */
 const OURS = ['ours', 'sdk', 'durable', '10,000 kept', 'presence', 'presence pushed']
 const LEFT_OUT = ['joined']
 
@@ -70,7 +70,7 @@ try {
     for (const server of test.servers.filter((one) => OURS.includes(one))) {
       const pairs = []
       for (let i = 0; i < runs; i++) {
-        // Each comes first as often as the other: the machine's speed drifts.
+        // Each runs first equally often, because the speed of the machine drifts.
         const first = i % 2 === 0 ? before : undefined
         const results = [await measure(first, test, server, postgres.uri)]
         results.push(await measure(i % 2 === 0 ? undefined : before, test, server, postgres.uri))

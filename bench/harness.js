@@ -1,4 +1,4 @@
-// Servers and clients, each in a process of its own, and what all cases share.
+// Servers and clients, each in a process of its own, and other parts that all cases share.
 import { fork } from 'node:child_process'
 import { createHmac } from 'node:crypto'
 import { once } from 'node:events'
@@ -16,22 +16,22 @@ export function sign(claims) {
   return `${input}.${createHmac('sha256', SECRET).update(input).digest('base64url')}`
 }
 
-/** Where a server takes the sockets of a channel. */
+/** The path at which a server accepts the sockets of a channel. */
 export function address(server, channel, claims) {
   if (server === 'socket-io') return `/socket.io/?EIO=4&transport=websocket&channel=${channel}`
   return `/${channel}/${sign(claims)}`
 }
 
-/** What must be notified, and where, so that a server gives its readers of a channel a text. */
+/** The notification, and its database channel, that make a server send a text to the readers of a channel. */
 export function notification(server, channel, text) {
   if (server !== 'socket-io') return [LISTEN_CHANNEL, text]
-  // A broadcast of another node (MessageType.BROADCAST of socket.io-adapter is 3).
+  // A broadcast from another node (MessageType.BROADCAST of socket.io-adapter is 3).
   const opts = { rooms: [channel], except: [], flags: {} }
   const packet = { type: 2, data: ['message', text], nsp: '/' }
   return ['socket.io#/', JSON.stringify({ uid: 'bench', nsp: '/', type: 3, data: { opts, packet } })]
 }
 
-/** Starts bench/servers/<name>.js; answers once it listens. `variables` are more of its environment. */
+/** Starts bench/servers/<name>.js. Resolves when it listens. `variables` are added to its environment. */
 export async function startServer(name, dbUri, variables = {}) {
   const child = fork(file(`servers/${name}.js`), {
     env: { ...process.env, DB_URI: dbUri, SECRET, LISTEN_CHANNEL, NODE_ENV: 'production', ...variables },
@@ -66,7 +66,7 @@ export function startClient(name) {
   }
 }
 
-/** Fails loudly: a server or client that says nothing has lost something. */
+/** Rejects after a time, because a server or client that does not answer has lost something. */
 async function answer(child, name, within = DEADLINE) {
   const abort = new AbortController()
   const { signal } = abort

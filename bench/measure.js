@@ -1,11 +1,11 @@
-// Loaded before a server (--import): reports what the server's process uses, on request.
+// Preloaded into a server (--import): on request, reports what the process uses.
 import { Socket } from 'node:net'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 
 const delay = monitorEventLoopDelay({ resolution: 1 })
 delay.enable()
 
-/** The connections that this process has opened to PostgreSQL: its socket is a file. */
+/** The connections of this process to PostgreSQL, whose socket is a file. */
 const toDatabase = new Set()
 const { connect } = Socket.prototype
 Socket.prototype.connect = function (...args) {

@@ -1,6 +1,6 @@
-// Publishes from SQL for long, and prints for each minute what it took until a reader had it, and how large the tables are.
-//   npm run bench:outbox -- --minutes 10 --rate 2000 --idle     (an idle transaction stays open for all that time)
-//   npm run bench:outbox -- --minutes 30 --writers 16           (as fast as they can)
+// Publishes from SQL for long. For each minute, prints the latency at a reader, and the sizes of the tables.
+//   npm run bench:outbox -- --minutes 10 --rate 2000 --idle     (an idle transaction stays open all the time)
+//   npm run bench:outbox -- --minutes 30 --writers 16           (as fast as possible)
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -15,10 +15,10 @@ const { values } = parseArgs({
   options: {
     minutes: { type: 'string', default: '10' },
     writers: { type: 'string', default: '16' },
-    // Messages a second of all writers; without it, as many as they can.
+    // Messages per second of all writers. Default: as many as possible.
     rate: { type: 'string' },
     idle: { type: 'boolean', default: false },
-    // How long messages are kept. (Messages are deleted once a minute.)
+    // How long messages are stored. (Messages are deleted once a minute.)
     retention: { type: 'string', default: '1 minute' }
   }
 })
@@ -49,7 +49,7 @@ socket.on('message', (data) => {
 socket.on('close', (code) => console.log(`the reader was closed: ${code}`))
 
 const idle = values.idle ? await connect() : undefined
-// With a number and a snapshot of its own, as a report that somebody forgot.
+// With a transaction id and a snapshot, like a report that somebody forgot.
 await idle?.query('begin isolation level repeatable read; update load set value = 0 where id = 1')
 
 const writers = startClient('applications')

@@ -1,4 +1,4 @@
-// Runs each case against us and others, in turns, and prints medians and ratios. Where every case ran whole, it
+// Runs each case with our server and others, in turns, and prints medians and ratios. If all cases ran completely, it
 // writes results.md, and results.svg from it.
 //   npm run bench -- [--quick] [case …]
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
@@ -15,7 +15,7 @@ const words = process.argv.slice(2)
 const quick = words.includes('--quick')
 const wanted = words.filter((word) => !word.startsWith('--'))
 const PAIRS = quick ? 1 : 7
-/** How often servers run that are neither ours nor the limit. */
+/** The number of runs of servers that are neither ours nor the limit. */
 const OTHERS = 3
 
 for (const name of wanted) {
@@ -29,7 +29,7 @@ function print(line) {
   lines.push(line)
 }
 
-/** @returns for each server, a list of its runs' figures */
+/** @returns for each server, the figures of its runs */
 async function runCase({ servers, run, runAll, pairs = PAIRS }, dbUri) {
   const results = servers.map(() => [])
   for (let pair = 0; pair < Math.min(pairs, PAIRS); pair++) {
@@ -38,7 +38,7 @@ async function runCase({ servers, run, runAll, pairs = PAIRS }, dbUri) {
       continue
     }
     for (const [i, server] of servers.entries()) {
-      // The first is what we are held to; those that are many times slower need no such precision.
+      // The first one is the reference. Servers that are many times slower need less precision.
       if (pair < OTHERS || server === 'ours' || server.startsWith('sdk') || i === 0)
         results[i].push(await run(server, dbUri, quick))
     }
@@ -46,7 +46,7 @@ async function runCase({ servers, run, runAll, pairs = PAIRS }, dbUri) {
   return results
 }
 
-/** A case has one table, or several of parts of its results. */
+/** A case has one table, or several for parts of its results. */
 function printCase(test, results) {
   for (const part of test.tables ?? [{}]) {
     const own = results.map((runs) => runs.map((run) => (part.of === undefined ? run : run[part.of])))

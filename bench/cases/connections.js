@@ -2,7 +2,7 @@ import pg from 'pg'
 import { address, percentile, sleep, startClient, startServer } from '../harness.js'
 import { publish } from './fan-out.js'
 
-/** Addresses with a token for each, which expires in an hour, over 100 channels. */
+/** Addresses in 100 channels, each with a token that expires in an hour. */
 function crowd(server, count) {
   const exp = Math.floor(Date.now() / 1000) + 3600
   return Array.from({ length: count }, (_, i) =>
@@ -20,7 +20,7 @@ export const connecting = {
     const client = startClient('crowd')
     try {
       const paths = crowd(server, quick ? 1000 : 4000)
-      // The first ones warm the code up.
+      // The first connections warm up the code.
       await client.order({ port, paths })
       await sleep(300)
       const before = await ask('cpu')
@@ -47,7 +47,7 @@ export const idle = {
         const server = await startServer(name, dbUri)
         started.push(server)
         const paths = crowd(name, count)
-        // A first lot, so that code and pools are there, and only connections are counted.
+        // The first connections warm up code and pools, so that only connections are counted.
         const first = startClient('crowd')
         started.push(first)
         await first.order({ port: server.port, paths: paths.slice(0, 1000) })

@@ -1,7 +1,7 @@
 import { address, sign, sleep, startClient, startServer } from '../harness.js'
 
 const DASHBOARDS = 3
-/** How often an open list is loaded again, as by the page, in milliseconds. */
+/** How often the page reloads an open list, in milliseconds. */
 const RELOADED = 5000
 const LISTS = [
   '/connections?scope=cluster&limit=100',

@@ -2,7 +2,7 @@ import pg from 'pg'
 import { address, sleep, startClient, startServer } from '../harness.js'
 import { message } from './fan-out.js'
 
-/** Durable channels have a database of their own, so that the others' has no schema. */
+/** Durable channels use a separate database, so that that of other cases has no schema. */
 export async function ownDatabase(dbUri) {
   const name = `durable_${process.hrtime.bigint()}`
   const client = new pg.Client(dbUri)
@@ -45,7 +45,7 @@ export const durablePublishing = {
   }
 }
 
-/** What the id adds to a message: without so much, both have the same size on the wire. */
+/** The bytes that the id adds to a message, whose text is shorter by them, so that both have the same size on the wire. */
 const ID_BYTES = 33
 
 const keys = (from) => Array.from({ length: 100 }, (_, i) => `key${String(from + i).padStart(9, '0')}`)
@@ -82,7 +82,7 @@ export const durableFanOut = {
         await publisher.query({
           name: 'publish',
           text: PUBLISH[server],
-          // Keys that grow, as the server's own do.
+          // Increasing keys, like those of the server.
           values: ['postgres-websockets-listener', texts, ...(server === 'durable' ? [keys(sent)] : [])]
         })
       }
@@ -167,7 +167,7 @@ export const resuming = {
     )
 }
 
-/** Five minutes at full speed, 30 s kept: the size of the table, sampled. Not in the whole run: name it. */
+/** Samples the size of the table during five minutes at full speed, with a retention of 30 s. Runs only if it is named. */
 export const retention = {
   title: 'Five minutes of durable publishing at full speed, 30 s kept',
   servers: ['durable'],

@@ -2,19 +2,19 @@ import { BinaryWriter } from '@bufbuild/protobuf/wire'
 import pg from 'pg'
 import { address, notification, percentile, sign, sleep, startClient, startServer } from '../harness.js'
 
-/** A message of some 200 bytes, with fixed places for what the readers look at. */
+/** A message of some 200 bytes, in which the fields for readers have fixed places. */
 export function message(channel, sequence) {
   const time = (performance.timeOrigin + performance.now()).toFixed(3)
   return `{"channel":"${channel}","seq":"${String(sequence).padStart(9, '0')}","time":"${time}","payload":"${'x'.repeat(120)}"}`
 }
 
-/** The same as an envelope, which clients of the SDK get the payload of. */
+/** The same message as an envelope, whose payload clients of the SDK receive. */
 function enveloped(channel, sequence) {
   const { seq, time, payload } = JSON.parse(message(channel, sequence))
   return JSON.stringify({ channel, payload: { seq, time, text: payload } })
 }
 
-/** Publishes messages in SQL, `batch` a transaction, over the channels in turn. */
+/** Publishes messages in SQL, `batch` in each transaction, to the channels in turn. */
 export async function publish(
   client,
   server,
@@ -75,7 +75,7 @@ async function run(server, dbUri, { readers, messages, batch, perSecond, pause, 
       write
     })
     const { done, failure, latencies } = await finished
-    // A fast loss is no result.
+    // Losing messages fast is not a result.
     if (failure) throw new Error(`${server}: ${failure}`)
     const seconds = (performance.now() - begun) / 1000
     const waits = latencies.map(([, wait]) => wait)
@@ -92,7 +92,7 @@ async function run(server, dbUri, { readers, messages, batch, perSecond, pause, 
   }
 }
 
-/** What clients of the SDK say first, where, and the begin of the answer to it: the second reply is the subscription's. */
+/** The path and the first commands of clients of the SDK, and how the second reply begins, which is that of the subscription. */
 const GREETINGS = {
   sdk: (channel) => ({
     path: '/connection/websocket',
@@ -101,7 +101,7 @@ const GREETINGS = {
     answer: '{"id":2,"subscribe":'
   }),
   'sdk (protobuf)': (channel) => {
-    // Command.id is field 1, its connect 4, its subscribe 5; their first fields are the token and the channel.
+    // In Command, id is field 1, connect 4, and subscribe 5. Their first fields are the token and the channel.
     const command = (id, method, text) =>
       new BinaryWriter()
         .fork()
@@ -118,7 +118,7 @@ const GREETINGS = {
       path: '/connection/websocket?format=protobuf',
       opcode: 2,
       bytes: Buffer.concat(commands.map((writer) => writer.finish())).toString('latin1'),
-      // Reply.id with 2, and Reply.subscribe, field 6.
+      // Reply.id with the value 2, and Reply.subscribe, which is field 6.
       answer: '\x08\x02\x32'
     }
   }
@@ -128,7 +128,7 @@ const everyone = Array(500).fill('chat')
 const slow = (server) => ({ naive: 24, 'socket-io': 24 })[server] ?? 1
 const fanOut = (parameters) => (server, dbUri, quick) =>
   run(server, dbUri, { ...parameters, messages: parameters.messages / (quick ? 4 : 1) })
-/** At full speed a latency shows how far the publisher is ahead of the readers, so the paced cases measure it. */
+/** At full speed, the latency shows only how far the publisher is ahead of the readers, so the paced cases measure it. */
 const atFullSpeed = { rate: 'deliveries/s' }
 const latencies = { p50: 'p50 ms', p99: 'p99 ms' }
 

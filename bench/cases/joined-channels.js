@@ -3,7 +3,7 @@ import { webSocketFrames } from '../../dist/lib/transports/frames.js'
 
 const ROUNDS = 100_000
 
-/** The channels that are worked on, the same number in both: what counts is how many others there are. */
+/** The number of channels that are used. Only the number of other channels differs between the cases. */
 const BUSY = 1000
 
 /** Nanoseconds for each call of a function. */
@@ -13,7 +13,7 @@ function time(action) {
   return ((performance.now() - begun) * 1e6) / ROUNDS
 }
 
-/** The hub alone, in this process: what joining, leaving and delivering cost, and that it does not grow. */
+/** The hub alone, in this process: the cost of joining, leaving and delivering, which must not grow. */
 export const joined = {
   title: 'The hub with 1,000 and with 100,000 joined channels, 1,000 of them busy',
   servers: ['1,000', '100,000'],

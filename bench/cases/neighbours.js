@@ -1,6 +1,6 @@
 import { percentile, sign, startClient, startServer } from '../harness.js'
 
-/** What a frame may have at most (maxMessageBytes), in bytes: room for 46,000 of the shortest commands. */
+/** The maximum size of a frame (maxMessageBytes), in bytes. It contains up to 46,000 of the shortest commands. */
 const FRAME = 1024 * 1024
 
 function frameOf(line) {
@@ -14,7 +14,7 @@ function frameOf(line) {
 }
 const refused = (method) => frameOf((id) => JSON.stringify({ id, [method]: { channel: 'x', data: 1 } }))
 
-/** What one client sends again and again, as fast as it is read. */
+/** What one client sends repeatedly, as fast as it is read. */
 const FLOODS = {
   rpc: frameOf((id) => `{"id":${id},"rpc":{}}`),
   publish: refused('publish'),

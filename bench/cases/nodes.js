@@ -16,7 +16,7 @@ import { percentile, sleep, startClient, startServer } from '../harness.js'
 import { natsVersion, startNats } from '../servers/nats.js'
 import { connect, ownDatabase } from './durable.js'
 
-/** What a node listens to. */
+/** The database channels of a node. */
 const DATABASE_CHANNELS = [
   LISTEN_CHANNEL,
   `pgws_nodes:${LISTEN_CHANNEL}`,
@@ -26,10 +26,10 @@ const DATABASE_CHANNELS = [
   'pgws_sequencer'
 ]
 
-/** The processes that the simulated nodes share. */
+/** The number of processes for the simulated nodes. */
 const PROCESSES = 2
 
-/** How the writers publish: `batch` messages a transaction; `interval` in milliseconds, 0 at full speed. */
+/** How the writers publish: `batch` messages in each transaction, `interval` in milliseconds; 0: at full speed. */
 const LOADS = {
   paced: { connections: 1, batch: 1, interval: 5 },
   single: { connections: 1, batch: 1, interval: 0 },
@@ -41,7 +41,7 @@ const LOADS = {
 const rowOf = ({ bus, nodes, interested }) =>
   `${bus}, ${nodes} ${nodes === 1 ? 'node' : 'nodes'}${interested === undefined ? '' : `, ${interested} interested`}`
 const sizes = [1, 4, 16, 64]
-// Without another bus, every node hears everything, whether it is interested or not.
+// Without another bus, every node receives everything.
 const rows = [
   ...sizes.map((nodes) => ({ bus: 'pg_notify', nodes })),
   ...sizes.map((nodes) => ({ bus: 'NOTIFY', nodes })),
@@ -145,7 +145,7 @@ async function run(name, dbUri, quick) {
     const reader = await startReader(node.port)
     const postmaster = await postmasterOf(control)
     const text = STATEMENTS[row.bus]
-    /** What has come so far: the messages, the database's CPU time, and the bytes of all nodes. */
+    /** The messages so far, the CPU time of the database, and the bytes of all nodes. */
     const state = async () => ({
       seen: reader.seen,
       cpu: cpuOf(postmaster),
@@ -155,7 +155,7 @@ async function run(name, dbUri, quick) {
     const results = {}
     for (const [load, how] of Object.entries(LOADS)) {
       const order = { name: 'publish', text, ...how }
-      // Each connection prepares its statement, and what is idle wakes up.
+      // Each connection prepares its statement, and idle parts wake up.
       await arrived(
         reader,
         (await publishers.order({ ...order, interval: 0, seconds: quick ? 0 : 0.2 })).sent

@@ -1,16 +1,16 @@
 import { address, sleep, startClient, startServer } from '../harness.js'
 
-/** Over how many channels the clients are spread. */
+/** The number of channels of the clients. */
 const CHANNELS = 100
 
-/** Addresses of clients in channels of a name, each as a user of its own. */
+/** Addresses of clients in channels with a name, each of a separate user. */
 function crowd(name, search, count) {
   return Array.from({ length: count }, (_, i) => {
     return address('ours', `${name}-${i % CHANNELS}`, { mode: 'r', sub: `user-${i}` }) + search
   })
 }
 
-/** What follows the address, and whether the channel tracks presence: `ours` does not, for comparison. */
+/** The query of the address, and whether the channel tracks presence. `ours` does not, for comparison. */
 const KINDS = { ours: '', presence: '', 'presence pushed': '?presence=true' }
 
 export const presence = {
@@ -28,14 +28,14 @@ export const presence = {
     try {
       const [{ port }] = nodes
       const count = quick ? 2000 : 10_000
-      // The first ones warm the code up. (Channels of other names are no presence channels.)
+      // The first connections warm up the code. (Channels with other names do not track presence.)
       await first.order({ port, paths: crowd('lobby', '', 1000) })
       await first.order({ port, paths: crowd('room-warm', KINDS[server], 1000) })
       await first.stop()
       await sleep(2000)
       const before = await Promise.all(nodes.map(({ ask }) => ask('cpu')))
       await client.order({ port, paths: crowd('room', KINDS[server], count) })
-      // Until all have been told.
+      // Until all have received it.
       await sleep(1500)
       const after = await Promise.all(nodes.map(({ ask }) => ask('cpu')))
       const [joining, other] = nodes.map((_, i) => (after[i] - before[i]) / count)

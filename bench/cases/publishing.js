@@ -9,7 +9,7 @@ export const publishing = {
   async run(server, dbUri, quick) {
     const socketIo = server === 'socket-io'
     const node = await startServer(server, dbUri)
-    // Socket.IO hands what it gets to its own clients by itself: only another node's come by way of the database.
+    // Socket.IO delivers to its own clients directly. Only messages from other nodes pass through the database.
     const other = socketIo ? await startServer(server, dbUri) : node
     const client = startClient('writers')
     try {
@@ -22,7 +22,7 @@ export const publishing = {
         readPath: address(server, 'chat', { mode: 'r' }),
         socketIo
       })
-      // These two have several queries under way at once, and so lose the order: that is a result, too.
+      // These two run several queries at once, and so lose the order, which is a result, too.
       if (result.failure && !['naive', 'socket-io'].includes(server))
         throw new Error(`${server}: ${result.failure}`)
       return { rate: result.seen / result.seconds }

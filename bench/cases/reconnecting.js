@@ -1,12 +1,12 @@
 import { address, sleep, startClient, startServer } from '../harness.js'
 import { connect, ownDatabase } from './durable.js'
 
-/** How many messages each client has missed. */
+/** The number of messages that each client has missed. */
 const MISSED = 3
 
 const channelOf = (i) => `user-${String(i).padStart(5, '0')}`
 
-/** Gives each channel a message that its client has, and those that it has missed. Returns the ids of the former. */
+/** Publishes a message that the client has, and those that it missed, to each channel. Returns the ids of the former. */
 async function fill(client, count) {
   await client.query(
     `insert into pgws.messages (position, channel, body, expires_at)
@@ -17,7 +17,7 @@ async function fill(client, count) {
     [count, MISSED]
   )
   await client.query('vacuum analyze pgws.messages')
-  // The rounds of a sequencer are not what is counted.
+  // The rounds of a sequencer do not count.
   await client.query("select pgws.lead('no server', '1 hour')")
   const { rows } = await client.query(
     'select pgws.message_id(min(position)) as id from pgws.messages group by channel order by channel'
@@ -25,7 +25,7 @@ async function fill(client, count) {
   return rows.map(({ id }) => id)
 }
 
-/** The transactions of a database, once the server's sessions have ended: they report theirs then. */
+/** The number of transactions of a database. Sessions report theirs when they end, so the server must have ended. */
 async function transactionsOf(monitor, dbUri) {
   const [, name] = /\/(durable_\d+)\?/.exec(dbUri)
   for (;;) {
@@ -37,13 +37,13 @@ async function transactionsOf(monitor, dbUri) {
   return Number(rows[0].xact_commit)
 }
 
-/** @returns how long it takes until all are live, in milliseconds */
+/** @returns the time until all clients receive new messages, in milliseconds */
 async function reconnect(server, dbUri, paths, messages) {
   const { port, stop } = await startServer(server, dbUri)
   const first = startClient('crowd')
   const readers = startClient('readers')
   try {
-    // The first ones warm the code up.
+    // The first connections warm up the code.
     await first.order({ port, paths: paths.slice(0, 500).map((path) => path.replace(/\?.*/, '')) })
     await sleep(500)
     const begun = performance.now()

@@ -3,7 +3,7 @@ import { address, startClient, startServer } from '../harness.js'
 const WRITERS = 50
 const SERVERS = { 'socket-io': 'socket-io', ours: 'socket-io-ours' }
 
-/** Between two nodes of Socket.IO, one adapter and the other. */
+/** Two nodes of Socket.IO, with one adapter and with the other. */
 export const socketIo = {
   title: 'Socket.IO: broadcasts from 50 sockets of one node to a reader on another',
   servers: ['socket-io', 'ours'],
@@ -19,12 +19,12 @@ export const socketIo = {
         readerPort: nodes[1].port,
         writers: WRITERS,
         messages: 160 / (quick ? 4 : 1),
-        // Nobody on the first node gets it, so that what lies between the nodes is what is measured.
+        // No client of the first node receives it, so that only the way between the nodes is measured.
         writePath: `${address('socket-io', 'none')}&to=chat`,
         readPath: path,
         socketIo: true
       })
-      // The original has several queries under way at once, and so loses the order: that is a result, too.
+      // The original runs several queries at once, and so loses the order, which is a result, too.
       if (result.failure && server === 'ours') throw new Error(`${server}: ${result.failure}`)
       return { rate: result.seen / result.seconds }
     } finally {

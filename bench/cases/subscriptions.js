@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { sleep, startClient } from '../harness.js'
 import { natsVersion, startNats } from '../servers/nats.js'
 
-/** Joined before, so that code and pools are there. */
+/** Joined before, to warm up code and pools. */
 const FIRST = 1000
 
 /** The resident memory of a process, in bytes: see proc(5). */
@@ -18,7 +18,7 @@ const unavailable = () => {
     return 'subscriptions: left out, because it reads /proc, which only Linux has'
 }
 
-/** What joined channels cost a node and the NATS server, and how long it takes until a node is back after a restart. */
+/** What joined channels cost a node and the NATS server, and how long a node takes to rejoin after a restart. */
 export const subscriptions = {
   title:
     'Joined channels over NATS, and a restart of its server (with the pause before the node tries again)',

@@ -3,13 +3,13 @@ import { sleep, startClient, startServer } from '../harness.js'
 import { natsVersion, startNats } from '../servers/nats.js'
 import { connect, ownDatabase } from './durable.js'
 
-/** 200 messages a second, one a transaction; and 5,000 a second, 100 a transaction. */
+/** 200 messages per second, each in a transaction; and 5,000 per second, 100 in a transaction. */
 const LOADS = {
   alone: { connections: 1, batch: 1, interval: 5 },
   batched: { connections: 1, batch: 100, interval: 20 }
 }
 
-/** What messages cost a node that has no clients for them, while another one announces and delivers them. */
+/** What messages cost a node without clients for them, while another one announces and delivers them. */
 export const unwanted = {
   title: 'A node without clients, while messages are delivered by another one',
   servers: ['pg_notify', 'NOTIFY', ...(natsVersion() === undefined ? [] : ['NATS'])],

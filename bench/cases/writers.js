@@ -20,7 +20,7 @@ const TRANSACTIONS = {
   watched: UPDATE
 }
 
-/** How long they write, in seconds. */
+/** How long the writers run, in seconds. */
 const DURATION = 6
 
 async function connect(uri) {
@@ -29,7 +29,7 @@ async function connect(uri) {
   return client
 }
 
-/** A reader that keeps what each message took from the writer's transaction to it. */
+/** A reader that records the latency of each message, from the writer's transaction to the reader. */
 async function reader(port) {
   const socket = new WebSocket(`ws://127.0.0.1:${port}${address('ours', 'chat', { mode: 'r' })}`)
   await once(socket, 'open')
@@ -57,7 +57,7 @@ async function run(what, { connections, interval = 0 }, quick) {
     const order = { uri: postgres.uri, connections, text: TRANSACTIONS[what], seconds, interval }
     const { sent, rate } = await writers.order(order)
     const expected = what === 'alone' ? 0 : sent
-    // A fast loss is no result.
+    // Losing messages fast is not a result.
     const deadline = Date.now() + 30_000
     while (waits.length < expected && Date.now() < deadline) await sleep(50)
     if (waits.length !== expected) throw new Error(`${what}: ${waits.length} of ${expected} came`)

@@ -1,4 +1,4 @@
-// Applications that write to the database: connections that each run one transaction after the other, in one round trip each.
+// Applications that write to the database. Each connection runs one transaction after the other, in one round trip each.
 import pg from 'pg'
 
 /**
@@ -11,7 +11,7 @@ async function write({ uri, connections, text, seconds, interval }) {
   await Promise.all(clients.map((client) => client.connect()))
   const run = (client) =>
     client.query({ name: 'write', text, values: [1 + Math.floor(Math.random() * 10_000)] })
-  // Each connection prepares its statement, which nobody waits for later.
+  // Each connection prepares its statement, so that nobody waits for it later.
   await Promise.all(clients.map(run))
   const begun = performance.now()
   let count = 0

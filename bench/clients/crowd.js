@@ -1,4 +1,4 @@
-// Sockets that read nothing, in a process of their own. On request, all reconnect at once.
+// Sockets that ignore what they receive, in a process of their own. On request, all reconnect at once.
 import { randomBytes } from 'node:crypto'
 import { connect } from 'node:net'
 
@@ -14,7 +14,7 @@ function open(port, path) {
     socket.on('error', reject)
     let open = false
     socket.on('data', (chunk) => {
-      // A ping is two bytes, and wants its pong (RFC 6455, section 5.5.3), masked.
+      // A ping has two bytes. Its pong must be masked (RFC 6455, section 5.5.3).
       if (open && chunk[0] === 0x89) return socket.write(Buffer.from([0x8a, 0x80, 0, 0, 0, 0]))
       if (open) return
       if (!chunk.toString('latin1').startsWith('HTTP/1.1 101')) return reject(new Error(chunk.toString()))

@@ -1,4 +1,4 @@
-// One client that sends the same text as fast as it is read, and comes back when it is closed.
+// One client that sends the same text as fast as it is read, and reconnects when it is closed.
 import { once } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import { WebSocket } from 'ws'
@@ -16,7 +16,7 @@ process.on('message', async (order) => {
   process.send({ ready: true })
   for (;;) {
     if (socket.readyState !== WebSocket.OPEN) socket = await open(order)
-    // Small messages by the hundred, so that the flooder is not what is slow.
+    // Small messages in hundreds, so that the flooder is not the bottleneck.
     for (let i = 0; i < (order.text.length > 100 ? 1 : 500); i++) socket.send(order.text)
     while (socket.readyState === WebSocket.OPEN && socket.bufferedAmount > 1e6) {
       await new Promise((resolve) => setTimeout(resolve, 1))

@@ -1,13 +1,13 @@
-// A client that does what any does, and measures what it waits for: pings, a health check, its own messages.
+// An ordinary client that measures how long it waits: for pongs, a health check, its own messages.
 import { once } from 'node:events'
 import { Agent, get } from 'node:http'
 import { WebSocket } from 'ws'
 
-/** Between two of a kind, in milliseconds. */
+/** The pause between two of a kind, in milliseconds. */
 const INTERVAL = 10
 const agent = new Agent({ keepAlive: true })
 
-/** Does something again and again, and keeps how long each took, in milliseconds. */
+/** Repeats something, and records how long each took, in milliseconds. */
 async function measure(until, act) {
   const waits = []
   while (performance.now() < until) {
@@ -40,7 +40,7 @@ process.on('message', async ({ port, path, seconds }) => {
       await once(socket, 'message')
     }
   }
-  // What is slow only once is no part of it.
+  // What is slow only the first time does not count.
   await Promise.all(Object.values(acts).map((act) => measure(performance.now() + 500, act)))
   const end = performance.now() + seconds * 1000
   const waits = await Promise.all(

@@ -1,4 +1,4 @@
-// Connections that publish in SQL, each one transaction after the other, in one round trip each.
+// Connections that publish in SQL. Each runs one transaction after the other, in one round trip each.
 import pg from 'pg'
 
 const writers = []

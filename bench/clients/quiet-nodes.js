@@ -1,5 +1,5 @@
-// Nodes without clients, many to a process: each has the connections on which a real node hears, counts the bytes that come,
-// and drops them unread. So they cost the database and the bus what real nodes cost them, and this machine little else.
+// Nodes without clients, many in a process. Each has the connections on which a real node listens, counts the bytes, and
+// discards them. So they cost the database and the bus what real nodes cost, and this machine little else.
 import { once } from 'node:events'
 import { connect } from 'node:net'
 import pg from 'pg'
@@ -7,7 +7,7 @@ import pg from 'pg'
 /** For each node, the bytes that came from the database and from the bus. */
 const heard = []
 
-/** A session that listens. Its answers are read until LISTEN has committed; then nothing is. */
+/** A session that listens. Answers are read only until LISTEN has committed. */
 async function listen(uri, channels, counts) {
   const client = new pg.Client(uri)
   await client.connect()

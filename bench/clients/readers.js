@@ -1,9 +1,9 @@
-// Readers on raw sockets, in a process of their own: they check that every message comes, once and in order, and
-// keep the latencies of some of them.
+// Readers on raw sockets, in a process of their own. They check that every message arrives once and in order, and
+// record the latencies of some.
 import { randomBytes } from 'node:crypto'
 import { connect } from 'node:net'
 
-/** Where the digits of `seq` and `time` stand in a message (see message() in ../cases/fan-out.js). */
+/** The places of the digits of `seq` and `time` in a message (see message() in ../cases/fan-out.js). */
 const SEQUENCE = /seq\\?":\\?"(\d+)/
 const TIME = /time\\?":\\?"([\d.]+)/
 
@@ -11,7 +11,7 @@ let expected = 0
 let done = 0
 let failure
 let sampled = 1
-/** [when it came, how long it took], in milliseconds. */
+/** [arrival, latency], in milliseconds. */
 const latencies = []
 const now = () => performance.timeOrigin + performance.now()
 
@@ -108,7 +108,7 @@ function message(reader, data, start, length) {
   if (++done === expected) finish()
 }
 
-/** Sent once all are open, although all may have been open before. */
+/** Sent when all are open, even if all were open before. */
 let ready = false
 function finish() {
   if (ready && done >= expected) process.send({ done, failure, latencies })

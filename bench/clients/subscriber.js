@@ -1,4 +1,4 @@
-// The bus of a node alone: it joins channels over NATS, and comes back after the server has been restarted.
+// Only the bus of a node. It joins channels over NATS, and reconnects after a restart of the server.
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { built } from '../built.js'
@@ -34,7 +34,7 @@ async function start(port) {
 const join = (from, count) =>
   Promise.all(Array.from({ length: count }, (_, i) => bus.join(`channel-${from + i}`)))
 
-/** Answers with the CPU time that the order took, in microseconds, and the memory that is in use then, in bytes. */
+/** Answers with the CPU time of the order, in microseconds, and the memory in use, in bytes. */
 process.on('message', async ({ port, from, count, untilRestored }) => {
   if (port !== undefined) await start(port)
   if (untilRestored) {

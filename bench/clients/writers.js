@@ -1,8 +1,8 @@
-// Sockets that write as fast as they may, and one that reads and checks: every message, in its sender's order.
+// Sockets that write as fast as possible, and one that checks that every message arrives in the order of its sender.
 import { once } from 'node:events'
 import { WebSocket } from 'ws'
 
-/** Opens a socket; Socket.IO's joins its namespace first. */
+/** Opens a socket. One of Socket.IO first joins its namespace. */
 async function open({ port, path, socketIo }) {
   const socket = new WebSocket(`ws://127.0.0.1:${port}${path}`)
   await once(socket, 'open')
@@ -46,7 +46,7 @@ process.on(
         for (let number = 0; number < messages; number++) {
           const text = `${writer} ${number} ${padding}`
           socket.send(socketIo ? `42${JSON.stringify(['message', text])}` : text)
-          // What the server does not read stays with the writer: wait for it, as a browser would not, but a test must.
+          // What the server does not read waits at the writer. A benchmark must wait for it.
           while (socket.bufferedAmount > 65536) await new Promise((resolve) => setTimeout(resolve, 1))
         }
       })

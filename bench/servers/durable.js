@@ -1,4 +1,4 @@
-// The plugin with durable channels: every channel is kept for an hour.
+// The plugin with durable channels. Every channel has a retention of an hour.
 import Fastify from 'fastify'
 import pg from 'pg'
 import { built } from '../built.js'

@@ -1,5 +1,5 @@
-// The limit of the machine: the least that a Node.js program can do. It knows no tokens and one fixed place for the
-// channel's name, and writes the frames of one turn, joined once, to raw sockets.
+// The limit of the machine: the least that a Node.js program must do. It ignores tokens, expects the channel's name at a fixed
+// place, joins the frames of one turn once, and writes them to raw sockets.
 import { createHash } from 'node:crypto'
 import { createServer } from 'node:http'
 import pg from 'pg'

@@ -1,4 +1,4 @@
-// What everyone writes first: one `ws.send` for each socket and message, one query for each message sent.
+// A first attempt: one `ws.send` for each socket and message, one query for each sent message.
 import pg from 'pg'
 import { WebSocketServer } from 'ws'
 

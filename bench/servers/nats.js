@@ -1,4 +1,4 @@
-// A NATS server of our own, on a free port. It stores nothing.
+// A NATS server on a free port. It stores nothing.
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { connect, createServer } from 'node:net'
@@ -19,7 +19,7 @@ async function freePort() {
   return port
 }
 
-/** @param again the port of one that has ended; default: a free one */
+/** @param again the port of a server that has ended; default: a free port */
 export async function startNats(again) {
   const port = again ?? (await freePort())
   const child = spawn('nats-server', ['--addr', '127.0.0.1', '--port', String(port)], { stdio: 'ignore' })

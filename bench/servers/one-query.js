@@ -1,7 +1,7 @@
-// Our server, sending one query for each message: what batching brings is the difference to ours.js.
+// Our server with one query for each message. The difference to ours.js is the effect of batching.
 import { createRequire } from 'node:module'
 
-// The copy that our server uses.
+// The copy of the module that our server uses.
 const pg = createRequire(new URL('../../dist/', import.meta.url))('pg')
 
 const { query } = pg.Client.prototype

@@ -1,9 +1,9 @@
-// A Socket.IO server. A socket joins the room that its address names; what it sends goes there, or to `to`.
+// A Socket.IO server. A socket joins the room in its address. Its messages go there, or to `to`.
 import { createServer } from 'node:http'
 import pg from 'pg'
 import { Server } from 'socket.io'
 
-/** @param createAdapter of the adapter that is measured */
+/** @param createAdapter creates the measured adapter */
 export async function serve(createAdapter) {
   const application_name = `socket.io ${process.pid}`
   const pool = new pg.Pool({ connectionString: process.env.DB_URI, max: 10, application_name })
@@ -20,7 +20,7 @@ export async function serve(createAdapter) {
     socket.join(channel)
     socket.on('message', (text) => io.to(to).emit('message', text))
   })
-  // The adapter does not report when it listens.
+  // The adapter does not report that it listens.
   const listens = "select from pg_stat_activity where application_name = $1 and query like 'LISTEN%'"
   while ((await pool.query(listens, [application_name])).rowCount === 0)
     await new Promise((resolve) => setTimeout(resolve, 20))

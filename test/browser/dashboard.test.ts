@@ -10,7 +10,7 @@ import { FaultProxy } from '../support/fault-proxy.js'
 import { build, open, query, token, until } from '../support/helper.js'
 
 const SECRET = 'a secret of the browser tests only'
-/** What would run if it were inserted as HTML. */
+/** A text that would run as a script if it were inserted as HTML. */
 const EVIL = `<img src=x onerror="document.title='hacked'">`
 const VIEWS = ['overview', 'channels', 'channel?name=chat', 'connections', 'events', 'rules', 'revocations']
 
@@ -37,7 +37,7 @@ const rw = (sub: string, claims: object = {}) => token({ mode: 'rw', sub, ...cla
 const client = (t: Test, channel: string, sub: string, base = ws) =>
   open(t, `${base}/${encodeURIComponent(channel)}/${rw(sub)}`, { headers: { 'user-agent': `agent ${EVIL}` } })
 
-/** A tab of its own on a view of the dashboard; closed with the test. */
+/** A new tab with a view of the dashboard. It is closed after the test. */
 async function tab(t: Test, view = 'overview', url = address): Promise<Page> {
   const context = await browser.newContext()
   const page = await context.newPage()
@@ -72,7 +72,7 @@ const rows = (page: Page) => page.locator('table.list tbody tr')
 const shown = (page: Page, text: string | RegExp) => page.getByText(text).first().waitFor()
 const channelView = (name: string) => `channel?${new URLSearchParams({ name })}`
 
-t.test('the printed address opens it; the token leaves the address, and stays in the tab', async (t) => {
+t.test('opens at the printed address, and moves the token from the address to the tab', async (t) => {
   const page = await tab(t)
   t.notMatch(page.url(), /token/)
   t.equal(await page.title(), 'Overview – Dashboard')
@@ -103,7 +103,7 @@ t.test('the printed address opens it; the token leaves the address, and stays in
   await another.getByLabel('Token').waitFor()
 })
 
-t.test('a token that is wrong, or not an administrator’s, gets the sentence of the server', async (t) => {
+t.test('shows the error of the server for a wrong token, and for one without admin rights', async (t) => {
   const before = complaints.length
   const page = await tab(t, '', address.split('#')[0]!)
   for (const [wrong, sentence] of [
@@ -119,11 +119,11 @@ t.test('a token that is wrong, or not an administrator’s, gets the sentence of
   await page.getByLabel('Token').fill(new URLSearchParams(address.split('#')[1]).get('token')!)
   await page.keyboard.press('Enter')
   await page.locator('#state.connected').waitFor()
-  // The browser reports answers of 401 and 403 in its console.
+  // The browser reports answers with 401 and 403 in its console.
   t.notOk(complaints.splice(before).some((text) => !/status of 40[13]/.test(text)))
 })
 
-t.test('the overview shows what is connected and what flows, on all nodes and one', async (t) => {
+t.test('the overview shows connections and messages, of all nodes and of one', async (t) => {
   const { ws: second } = await build(t, {
     dbUri,
     jwtSecret: SECRET,
@@ -176,56 +176,59 @@ t.test('channels: search, order, marks and pages', async (t) => {
   await page.getByLabel('Name contains').fill('')
   await page.getByLabel('Order by').selectOption('readers')
   await until(async () => (await rows(page).locator('a').first().textContent()) === 'dash-kept')
-  // A reload shows the same.
+  // After a reload, it shows the same.
   await page.reload()
   t.equal(await page.getByLabel('Order by').inputValue(), 'readers')
   await rows(page).locator('a', { hasText: 'dash-kept' }).click()
   await page.getByRole('heading', { name: 'dash-kept' }).waitFor()
 })
 
-t.test('a channel: live, history, who is present, and publishing with the count of who got it', async (t) => {
-  const reader = await client(t, 'chat', 'ann')
-  await query(dbUri, `select pgws.publish_text('chat', 'stored ' || n) from generate_series(1, 30) n`)
-  await reader.received(30)
-  const page = await tab(t, 'channel?name=chat')
-  await shown(page, 'Following. New messages appear here.')
-  const history = page.getByRole('list', { name: 'Stored messages' })
-  await history.getByText('stored 30', { exact: true }).waitFor()
-  t.equal(await history.locator('li').count(), 20)
-  await page.getByRole('button', { name: 'Older messages' }).click()
-  await history.getByText('stored 1', { exact: true }).waitFor()
-  await page.locator('.members').getByText('ann', { exact: true }).waitFor()
-  const publish = async (payload: string, kind: 'text' | 'JSON', as = '') => {
-    await page.getByLabel(kind, { exact: true }).check()
-    await page.getByLabel('Payload', { exact: true }).fill(payload)
-    await page.getByLabel('As (the sub of the sender)').fill(as)
-    await page.getByRole('button', { name: 'Publish' }).click()
+t.test(
+  'a channel: live messages, history, members, and publishing with the count of receivers',
+  async (t) => {
+    const reader = await client(t, 'chat', 'ann')
+    await query(dbUri, `select pgws.publish_text('chat', 'stored ' || n) from generate_series(1, 30) n`)
+    await reader.received(30)
+    const page = await tab(t, 'channel?name=chat')
+    await shown(page, 'Following. New messages appear here.')
+    const history = page.getByRole('list', { name: 'Stored messages' })
+    await history.getByText('stored 30', { exact: true }).waitFor()
+    t.equal(await history.locator('li').count(), 20)
+    await page.getByRole('button', { name: 'Older messages' }).click()
+    await history.getByText('stored 1', { exact: true }).waitFor()
+    await page.locator('.members').getByText('ann', { exact: true }).waitFor()
+    const publish = async (payload: string, kind: 'text' | 'JSON', as = '') => {
+      await page.getByLabel(kind, { exact: true }).check()
+      await page.getByLabel('Payload', { exact: true }).fill(payload)
+      await page.getByLabel('As (the sub of the sender)').fill(as)
+      await page.getByRole('button', { name: 'Publish' }).click()
+    }
+    const live = page.getByRole('log', { name: 'Messages as they come' }).locator('li')
+    await publish(EVIL, 'text')
+    await live.getByText(EVIL).waitFor()
+    await shown(page, 'Received by 2 clients, this page included, on 1 node.')
+    await publish('{"n": 12345678901234567890, "a": [1]}', 'JSON', EVIL)
+    await until(() => reader.messages.length === 32)
+    t.match(reader.messages[31], /"payload":\{"n": ?12345678901234567890/)
+    t.equal(JSON.parse(reader.messages[31]!).claims.sub, EVIL)
+    t.match(JSON.parse(reader.messages[30]!), { payload: EVIL, claims: { sub: 'operator' } })
+    await live.nth(1).getByText(EVIL).waitFor()
+    await publish('{"n": ', 'JSON')
+    await page.getByRole('alert').filter({ hasText: 'This is not JSON' }).waitFor()
+    // A message from another kind of client.
+    reader.send('from a socket')
+    await live.getByText('from a socket').waitFor()
+    await page.getByRole('button', { name: 'Stop' }).click()
+    reader.send('unseen')
+    await reader.received(34)
+    await page.getByRole('button', { name: 'Follow' }).click()
+    // The channel is durable, so later messages appear, too.
+    await live.getByText('unseen').waitFor()
+    t.equal(await live.getByText('from a socket').count(), 1)
   }
-  const live = page.getByRole('log', { name: 'Messages as they come' }).locator('li')
-  await publish(EVIL, 'text')
-  await live.getByText(EVIL).waitFor()
-  await shown(page, 'Received by 2 clients, this page included, on 1 node.')
-  await publish('{"n": 12345678901234567890, "a": [1]}', 'JSON', EVIL)
-  await until(() => reader.messages.length === 32)
-  t.match(reader.messages[31], /"payload":\{"n": ?12345678901234567890/)
-  t.equal(JSON.parse(reader.messages[31]!).claims.sub, EVIL)
-  t.match(JSON.parse(reader.messages[30]!), { payload: EVIL, claims: { sub: 'operator' } })
-  await live.nth(1).getByText(EVIL).waitFor()
-  await publish('{"n": ', 'JSON')
-  await page.getByRole('alert').filter({ hasText: 'This is not JSON' }).waitFor()
-  // What a client of another kind sends.
-  reader.send('from a socket')
-  await live.getByText('from a socket').waitFor()
-  await page.getByRole('button', { name: 'Stop' }).click()
-  reader.send('unseen')
-  await reader.received(34)
-  await page.getByRole('button', { name: 'Follow' }).click()
-  // The channel is durable, so what came meanwhile is there, too.
-  await live.getByText('unseen').waitFor()
-  t.equal(await live.getByText('from a socket').count(), 1)
-})
+)
 
-t.test('any name of a channel works', async (t) => {
+t.test('any channel name works', async (t) => {
   for (const name of [EVIL, 'o\'clock "ü" /%?#&=+', 'a/history', 'x'.repeat(1000)]) {
     const reader = await client(t, name, 'ann')
     const page = await tab(t, channelView(name))
@@ -244,7 +247,7 @@ t.test('any name of a channel works', async (t) => {
   }
 })
 
-t.test('connections: filters, counters, and disconnecting one or all after a question', async (t) => {
+t.test('connections: filters, counters, and disconnecting one or all after a confirmation', async (t) => {
   const evil = await client(t, 'con', EVIL)
   const others = await Promise.all(['dora', 'dora', 'dora', 'emil'].map((sub) => client(t, 'con', sub)))
   const page = await tab(t, 'connections')
@@ -257,7 +260,7 @@ t.test('connections: filters, counters, and disconnecting one or all after a que
   await page.getByLabel('Subject').fill(EVIL)
   await shown(page, '1 connection')
   t.match(await rows(page).first().innerText(), /websocket[\s\S]*agent <img src=x/)
-  // One: no is no.
+  // One connection. Without a confirmation, nothing happens.
   await page.getByRole('button', { name: `Disconnect ${EVIL}` }).click()
   const dialog = page.getByRole('dialog')
   await dialog.getByRole('heading', { name: 'Disconnect 1 connection?' }).waitFor()
@@ -270,7 +273,7 @@ t.test('connections: filters, counters, and disconnecting one or all after a que
   await dialog.getByRole('button', { name: 'Disconnect 1' }).click()
   t.same(await ended, { code: 3000, reason: 'maintenance' })
   await shown(page, 'Disconnected 1 connection.')
-  // All of one subject.
+  // All connections of one subject.
   await page.getByLabel('Subject').fill('dora')
   await shown(page, '3 connections')
   const all = Promise.all(others.slice(0, 3).map((other) => other.closed()))
@@ -282,7 +285,7 @@ t.test('connections: filters, counters, and disconnecting one or all after a que
   t.equal(others[3]!.webSocket.readyState, evil.webSocket.OPEN)
 })
 
-t.test('events: refusals with the words of the server, as they happen, by type', async (t) => {
+t.test('events: shows refusals at once, with the texts of the server, and filters by type', async (t) => {
   const page = await tab(t, 'events')
   const list = page.getByRole('log', { name: 'Events' })
   await t.rejects(open(t, `${ws}/chat/${token({ mode: 'rw', exp: 1 }, SECRET)}`))
@@ -299,7 +302,7 @@ t.test('events: refusals with the words of the server, as they happen, by type',
   await shown(page, 'No event matches.')
 })
 
-t.test('rules: retention and watched tables, with SQL that does what it says', async (t) => {
+t.test('rules: shows retention rules and watched tables, with SQL that works', async (t) => {
   await query(dbUri, `select pgws.retain($1, '2 hours')`, [EVIL])
   await query(dbUri, 'create table orders (id int primary key)')
   await query(dbUri, `select pgws.watch('orders', 'table:orders')`)
@@ -310,7 +313,7 @@ t.test('rules: retention and watched tables, with SQL that does what it says', a
   t.ok((await page.locator('.rule').first().locator('code').count()) > 0)
 })
 
-t.test('revocations: added, obeyed, listed and removed', async (t) => {
+t.test('revocations: adds, applies, lists and removes them', async (t) => {
   const page = await tab(t, 'revocations')
   await shown(page, 'No token is revoked.')
   const iat = Math.floor(Date.now() / 1000) - 60
@@ -335,7 +338,7 @@ t.test('revocations: added, obeyed, listed and removed', async (t) => {
   })
 })
 
-t.test('the live stream comes back by itself, and nothing is shown twice', async (t) => {
+t.test('the live stream reconnects by itself, and shows nothing twice', async (t) => {
   const before = complaints.length
   const proxy = await FaultProxy.start(t, app.port)
   const url = new URL(address)
@@ -387,7 +390,7 @@ t.test('WCAG AA, and no horizontal scrolling, in all views, widths and colors', 
   }
 })
 
-t.test('it is operated by the keyboard alone', async (t) => {
+t.test('can be used with the keyboard alone', async (t) => {
   const page = await tab(t)
   const focused = () =>
     page.evaluate(() => {
@@ -407,14 +410,17 @@ t.test('it is operated by the keyboard alone', async (t) => {
   t.equal(await focused(), 'Channels')
   await page.keyboard.press('Enter')
   await page.getByRole('heading', { name: 'Channels', level: 1 }).waitFor()
-  // The keyboard begins at the new content.
+  // The focus moves to the new content.
   t.equal(await focused(), 'main')
   t.equal(await page.title(), 'Channels – Dashboard')
   await page.goBack()
   await page.getByRole('heading', { name: 'Overview', level: 1 }).waitFor()
 })
 
-t.test('no script error, no refusal by the policy, and no other address came up', async (t) => {
-  t.same(complaints, [])
-  t.same(elsewhere, [])
-})
+t.test(
+  'there was no script error, no violation of the policy, and no request to another address',
+  async (t) => {
+    t.same(complaints, [])
+    t.same(elsewhere, [])
+  }
+)

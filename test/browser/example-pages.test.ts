@@ -8,7 +8,7 @@ const browser = await chromium.launch({
 })
 t.teardown(() => browser.close())
 
-/** A page of a user of their own. */
+/** A page for a separate user. */
 const newPage = async (address: string) => {
   const context = await browser.newContext()
   const page = await context.newPage()
@@ -31,7 +31,7 @@ t.test('the page of "sessions"', async (t) => {
   const bob = await login('bob', 'bob-demo')
   await bob.getByText('You are bob.').waitFor()
   t.same(await bob.getByLabel('Room').locator('option').allTextContents(), ['lobby'])
-  // What one sees of oneself shows that one has subscribed.
+  // A user who appears in the list has subscribed.
   for (const [page, name] of [
     [alice, 'alice'],
     [bob, 'bob']

@@ -5,7 +5,7 @@ import { connected, Room, roomToken, send, shown } from '../support/room.js'
 
 const room = await Room.start(t)
 
-/** Whether an element is in the first screen of its window, whole. */
+/** Whether an element is completely in the first screen of its window. */
 const inFirstScreen = (page: Page, selector: string) =>
   page.locator(selector).evaluate((element) => {
     const { top, bottom, left, right } = element.getBoundingClientRect()
@@ -13,7 +13,7 @@ const inFirstScreen = (page: Page, selector: string) =>
     return top >= 0 && left >= 0 && bottom <= innerHeight && right <= innerWidth
   })
 
-t.test('the pages violate nothing that axe-core knows, and fit, from 390 to 1920 pixels', async (t) => {
+t.test('the pages pass the rules of axe-core, and fit, from 390 to 1920 pixels', async (t) => {
   for (const colorScheme of ['light', 'dark'] as const) {
     for (const width of [390, 768, 1280, 1920]) {
       const context = await room.browser.newContext({ viewport: { width, height: 844 }, colorScheme })
@@ -24,7 +24,7 @@ t.test('the pages violate nothing that axe-core knows, and fit, from 390 to 1920
       await page.locator('nav a').nth(3).waitFor()
       for (const address of [undefined, room.address, room.tableAddress]) {
         if (address) {
-          // Only the fragment may differ.
+          // Only the fragment can differ.
           await page.goto('about:blank')
           await page.goto(address)
           await connected(page)
@@ -65,7 +65,7 @@ t.test('inputs have borders with a contrast of three to one (WCAG 1.4.11)', asyn
   }
 })
 
-t.test('on a phone the first screen has what is needed, and no hint about keys', async (t) => {
+t.test('on a phone, the first screen has what is needed, and no hint about keys', async (t) => {
   const context = await room.browser.newContext({
     viewport: { width: 390, height: 844 },
     hasTouch: true,
@@ -91,7 +91,7 @@ t.test('on a phone the first screen has what is needed, and no hint about keys',
   }
 })
 
-t.test('buttons that differ have names that differ, and the keyboard reaches all', async (t) => {
+t.test('different buttons have different names, and the keyboard reaches all', async (t) => {
   const page = await room.window(t, { token: roomToken({ mode: 'rw', admin: true, sub: 'Ann' }) })
   const names = await page
     .locator('button:visible')
@@ -111,6 +111,6 @@ t.test('buttons that differ have names that differ, and the keyboard reaches all
     t.ok(reached.has(id), id)
 })
 
-t.test('no script error came up', async (t) => {
+t.test('there was no script error', async (t) => {
   t.same(room.errors, [])
 })

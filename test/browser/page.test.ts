@@ -6,13 +6,13 @@ import { connected, LANGUAGES, payloads, Room, roomToken, send, shown } from '..
 
 const room = await Room.start(t)
 
-/** Runs the SQL that the page shows, as a person would who pastes it. */
+/** Runs the SQL that the page shows, as if a person pasted it. */
 async function runShownSql(page: Page): Promise<void> {
   await room.sql(await page.locator('#sql').innerText())
 }
 
 for (const language of LANGUAGES) {
-  t.test(`two windows and SQL talk in one channel, by ${language}`, async (t) => {
+  t.test(`two windows and SQL send to one channel, by ${language}`, async (t) => {
     const [one, two] = [await room.window(t, { language }), await room.window(t, { language })]
     await send(one, 'Hello from a browser')
     await shown(one, 'Hello from a browser')
@@ -31,7 +31,7 @@ for (const language of LANGUAGES) {
       .waitFor()
   })
 
-  t.test(`who is here is shown, as others come and go, by ${language}`, async (t) => {
+  t.test(`shows the members, as others connect and leave, by ${language}`, async (t) => {
     const people = (page: Page) => page.locator('#people li span:first-child').allTextContents()
     const alice = roomToken({ mode: 'rw', sub: 'alice' })
     const one = await room.window(t, { language, token: alice })
@@ -49,7 +49,7 @@ for (const language of LANGUAGES) {
   })
 }
 
-t.test('in a channel where nobody knows who is there, it says so', async (t) => {
+t.test('says so in a channel that does not track presence', async (t) => {
   for (const language of LANGUAGES) {
     const page = await room.window(t, { channel: 'elsewhere', language })
     await page.locator('#people[data-empty*="does not track presence"]').waitFor({ state: 'attached' })
@@ -58,7 +58,7 @@ t.test('in a channel where nobody knows who is there, it says so', async (t) => 
   }
 })
 
-t.test('any channel name works, and what is sent is shown as text', async (t) => {
+t.test('any channel name works, and messages are shown as text', async (t) => {
   for (const channel of ['o\'clock "ü" /%?#', 'health', 'token']) {
     const page = await room.window(t, { channel })
     await page.fill('#message', '<img src=x onerror="document.title=1">')
@@ -70,7 +70,7 @@ t.test('any channel name works, and what is sent is shown as text', async (t) =>
   }
 })
 
-t.test('without a channel, all that the token names are joined', async (t) => {
+t.test('without a channel, joins all that the token names', async (t) => {
   const both = roomToken({ mode: 'rw', channels: ['one', 'other'] })
   for (const language of LANGUAGES) {
     const page = await room.window(t, { channel: '', language, token: both })
@@ -82,7 +82,7 @@ t.test('without a channel, all that the token names are joined', async (t) => {
   }
 })
 
-t.test('a refused token is said to be refused', async (t) => {
+t.test('says that a token is refused', async (t) => {
   for (const language of LANGUAGES) {
     const page = await room.window(t, { language })
     await page.fill('#token', 'nonsense')
@@ -93,7 +93,7 @@ t.test('a refused token is said to be refused', async (t) => {
   }
 })
 
-t.test('a token that has ended is said to have ended', async (t) => {
+t.test('says that a token has expired', async (t) => {
   const ended = roomToken({ mode: 'rw', exp: Math.floor(Date.now() / 1000) - 60 })
   for (const language of LANGUAGES) {
     const page = await room.window(t, { language })
@@ -104,7 +104,7 @@ t.test('a token that has ended is said to have ended', async (t) => {
   }
 })
 
-t.test('a token that may only write sends, and reads nothing', async (t) => {
+t.test('a token that allows only writing sends, and reads nothing', async (t) => {
   const reader = await room.window(t)
   for (const language of ['sdk', 'websocket'] as const) {
     const page = await room.window(t, { language, token: roomToken({ mode: 'w' }) })
@@ -114,7 +114,7 @@ t.test('a token that may only write sends, and reads nothing', async (t) => {
   }
 })
 
-t.test('a channel that is opened shows its last messages, then new ones', async (t) => {
+t.test('a channel shows its last messages, and then new ones', async (t) => {
   await query(
     room.dbUri,
     `select pgws.publish_text('kept:last', 'message ' || n) from generate_series(1, 60) n`
@@ -132,7 +132,7 @@ t.test('a channel that is opened shows its last messages, then new ones', async 
     await shown(page, 'message 61')
     t.same(await payloads(page), [...expected, 'message 61'])
   }
-  // To join again is to start again.
+  // Joining again starts again.
   for (const page of pages) {
     await page.click('#join')
     await shown(page, 'message 61')
@@ -140,7 +140,7 @@ t.test('a channel that is opened shows its last messages, then new ones', async 
   }
 })
 
-t.test('a window that is opened while others publish shows each message once', async (t) => {
+t.test('a window that opens while others publish shows each message once', async (t) => {
   let sent = 0
   let ended = false
   const publishing = (async () => {
@@ -161,7 +161,7 @@ t.test('a window that is opened while others publish shows each message once', a
   await publishing
 })
 
-t.test('a switch shows the same room in another language: nothing is doubled, nothing is lost', async (t) => {
+t.test('after a change of the protocol, the room shows each message once', async (t) => {
   const page = await room.window(t, { channel: 'kept:switch' })
   let sent = 0
   let ended = false
@@ -181,17 +181,17 @@ t.test('a switch shows the same room in another language: nothing is doubled, no
   ended = true
   await publishing
   await shown(page, `message ${sent}`)
-  // So many the page shows.
+  // The number of messages that the page shows.
   const all = Array.from({ length: sent }, (_, i) => `message ${i + 1}`)
   t.same(await payloads(page), all.slice(-500))
 })
 
-t.test('after a restart it goes on where it was: what was sent meanwhile comes once, in order', async (t) => {
+t.test('after a restart, it resumes: messages that were sent meanwhile arrive once, in order', async (t) => {
   const proxy = await FaultProxy.start(t, room.port)
   const pages: Page[] = []
   for (const language of LANGUAGES)
     pages.push(await room.window(t, { channel: 'kept:restart', language, port: proxy.port }))
-  // Nobody has seen a message of this channel yet, but for one.
+  // Only one client has seen a message of this channel yet.
   await query(room.dbUri, `select pgws.publish_text('kept:restart', 'before')`)
   for (const page of pages) await shown(page, 'before')
   proxy.mode = 'refuse'
@@ -218,7 +218,7 @@ t.test('after a restart it goes on where it was: what was sent meanwhile comes o
   for (const page of pages) t.same(await payloads(page), expected)
 })
 
-t.test('what cannot be replayed is said to be missing', async (t) => {
+t.test('says that messages are missing if they cannot be replayed', async (t) => {
   const proxy = await FaultProxy.start(t, room.port)
   const pages: Page[] = []
   for (const language of LANGUAGES)
@@ -237,7 +237,7 @@ t.test('what cannot be replayed is said to be missing', async (t) => {
   }
 })
 
-t.test('a token that ends is refreshed before, and the connection goes on', async (t) => {
+t.test('a token is refreshed before it expires, and the connection continues', async (t) => {
   const exp = Math.floor(Date.now() / 1000) + 25
   const short = roomToken({ mode: 'rw', sub: 'carol', exp })
   const opened: string[] = []
@@ -246,7 +246,7 @@ t.test('a token that ends is refreshed before, and the connection goes on', asyn
   for (const language of LANGUAGES) {
     const page = await room.window(t, { language, token: short })
     if (language === 'sdk') {
-      // Joined once more, so that its socket is seen.
+      // It joins again, so that its socket is counted.
       page.on('websocket', (socket) => {
         if (!socket.url().includes('/connection/websocket')) return
         opened.push(socket.url())
@@ -269,7 +269,7 @@ t.test('a token that ends is refreshed before, and the connection goes on', asyn
   }
   await until(() => refreshed, 40_000)
   t.equal(opened.length, 1)
-  // The others come back with the new token; whom the first one has let in are gone.
+  // The others reconnect with the new token. Those that the first one admitted are closed.
   await until(() => Date.now() > (exp + 1) * 1000)
   for (const [index, page] of pages.entries()) {
     await connected(page)
@@ -279,7 +279,7 @@ t.test('a token that ends is refreshed before, and the connection goes on', asyn
   }
 })
 
-t.test('a table fills as rows are inserted; after a restart nothing is shown twice', async (t) => {
+t.test('a table fills as rows are inserted, and shows nothing twice after a restart', async (t) => {
   const pages: Page[] = []
   for (const transport of ['websocket', 'sse']) {
     const page = await room.browser.newPage()
@@ -293,7 +293,7 @@ t.test('a table fills as rows are inserted; after a restart nothing is shown twi
     pages.push(page)
   }
   const titles = (page: Page) => page.locator('#rows td:nth-child(2)').allTextContents()
-  // As the page says it.
+  // As the page says.
   await room.sql(await pages[0]!.locator('#create').innerText())
   await room.sql(await pages[0]!.locator('#insert').innerText())
   for (const page of pages) await until(async () => (await titles(page)).length === 1)
@@ -308,7 +308,7 @@ t.test('a table fills as rows are inserted; after a restart nothing is shown twi
   }
 })
 
-t.test('all pages pass their own content security policy', async (t) => {
+t.test('all pages comply with their content security policy', async (t) => {
   for (const [path, content] of [
     ['/', 'h1'],
     [`/table.html${new URL(room.address).hash}`, '#insert'],
@@ -327,6 +327,6 @@ t.test('all pages pass their own content security policy', async (t) => {
   }
 })
 
-t.test('no script error came up', async (t) => {
+t.test('there was no script error', async (t) => {
   t.same(room.errors, [])
 })

@@ -8,7 +8,7 @@ const room = await Room.start(t, { PGWS_MAX_MESSAGE_BYTES: String(MAX_MESSAGE) }
 const people = (page: Page) => page.locator('#people li').allInnerTexts()
 const linksOf = (page: Page) => page.locator('nav a').allInnerTexts()
 
-/** A page at the address that the server has printed. */
+/** A page at the printed address. */
 async function printed(t: Test): Promise<Page> {
   const page = await room.page(t)
   await page.goto(room.address)
@@ -23,7 +23,7 @@ async function setName(page: Page, name: string): Promise<void> {
   await connected(page)
 }
 
-t.test('links lead to the other pages, with the token that they need', async (t) => {
+t.test('links lead to the other pages, with the tokens that they need', async (t) => {
   const page = await printed(t)
   await until(async () => (await linksOf(page)).length === 4)
   t.same(await linksOf(page), ['Room', 'Live table', 'Dashboard', 'API documentation'])
@@ -42,7 +42,7 @@ t.test('links lead to the other pages, with the token that they need', async (t)
   await page.locator('.opblock').first().waitFor()
 })
 
-t.test('whoever opens the printed address is asked for a name, which others see', async (t) => {
+t.test('the printed address asks for a name, which others see', async (t) => {
   const other = await room.window(t, { token: roomToken({ mode: 'rw', sub: 'Bob' }) })
   const page = await printed(t)
   t.equal(await page.locator('#message').isVisible(), false)
@@ -58,14 +58,14 @@ t.test('whoever opens the printed address is asked for a name, which others see'
   await page.click('#rename')
   await setName(page, 'Annie')
   await until(async () => (await people(other)).some((text) => text === 'Annie'))
-  // Only an administrator may choose a name.
+  // Only an administrator can choose a name.
   t.equal(await other.locator('#rename').isVisible(), false)
   const unnamed = await room.window(t, { token: roomToken({ mode: 'rw' }) })
   t.equal(await unnamed.locator('#name').isVisible(), false)
   t.equal(await unnamed.locator('#message').isEnabled(), true)
 })
 
-t.test('a message has its own time, also after a reload, in all transports', async (t) => {
+t.test('a message keeps its time after a reload, in all transports', async (t) => {
   const writer = await room.window(t, { channel: 'kept:times' })
   await send(writer, 'from a browser')
   await shown(writer, 'from a browser')
@@ -85,14 +85,14 @@ t.test('a message has its own time, also after a reload, in all transports', asy
         Date.parse((await time.getAttribute('datetime'))!)
       )
     const read = async () => Promise.all(await times())
-    // An envelope has the time at which the server got it; an SDK is not told, so the page asks.
+    // An envelope contains the time at which the server received it. An SDK does not get it, so the page asks.
     await until(async () => (await read()).every((time) => time < opened))
     if (language === 'sdk') t.same(await read(), stored)
     else for (const [i, time] of (await read()).entries()) t.ok(time <= stored[i]!)
   }
 })
 
-t.test('a refused token is said to be so with the same words in all transports', async (t) => {
+t.test('says that a token is refused in the same words in all transports', async (t) => {
   const claims = { mode: 'rw', sub: 'Ann' }
   for (const [bad, words] of [
     ['nonsense', /^refused: .*not a JSON Web Token/],
@@ -112,7 +112,7 @@ t.test('a refused token is said to be so with the same words in all transports',
   }
 })
 
-t.test('a message above the limit is not sent, and the room stays', async (t) => {
+t.test('a message above the limit is not sent, and the room stays open', async (t) => {
   const ids = async (channel: string) => {
     const all = (await room.ask(`/connections?channel=${encodeURIComponent(channel)}`)) as { id: string }[]
     return all.map(({ id }) => id).sort()
@@ -136,7 +136,7 @@ t.test('a message above the limit is not sent, and the room stays', async (t) =>
   t.same(await ids('kept:large'), before)
 })
 
-t.test('whom an operator disconnects is told so, and joins again by hand', async (t) => {
+t.test('says that an operator disconnected the client, who can join again', async (t) => {
   for (const [query, words] of [
     ['', 'closed: disconnected by an operator'],
     ['&reason=for+lunch', 'closed: disconnected by an operator, who says: for lunch']
@@ -147,7 +147,7 @@ t.test('whom an operator disconnects is told so, and joins again by hand', async
       pages.push(await room.window(t, { channel: 'kept:out', language, token: mallory }))
     }
     t.match(await room.ask(`/connections?subject=Mallory${query}`, 'DELETE'), {
-      // Each has a connection for the meta channel, too.
+      // Each client also has a connection for the meta channel.
       closed: 6
     })
     for (const page of pages) {
@@ -160,7 +160,7 @@ t.test('whom an operator disconnects is told so, and joins again by hand', async
   }
 })
 
-t.test('in the list of members, one has the mark of this window, in all transports', async (t) => {
+t.test('marks the member of this window in the list, in all transports', async (t) => {
   const pages: Page[] = []
   for (const language of LANGUAGES) {
     const named = roomToken({ mode: 'rw', sub: `by ${language}` })
@@ -174,7 +174,7 @@ t.test('in the list of members, one has the mark of this window, in all transpor
   }
 })
 
-t.test('after sending, the own message is in view', async (t) => {
+t.test('after sending, the message is visible', async (t) => {
   await query(
     room.dbUri,
     `select pgws.publish_text('kept:view', 'message ' || n) from generate_series(1, 50) n`
@@ -202,7 +202,7 @@ t.test('after sending, the own message is in view', async (t) => {
   }
 })
 
-t.test('without the others, there are no links to them', async (t) => {
+t.test('has no links to pages that do not exist', async (t) => {
   const bare = await Room.start(t, { PGWS_DASHBOARD: 'false', PGWS_DOCUMENTATION: 'false' })
   const page = await bare.page(t)
   const asked: string[] = []
@@ -210,10 +210,10 @@ t.test('without the others, there are no links to them', async (t) => {
   await page.goto(bare.url())
   await connected(page)
   await until(() => asked.includes('/documentation/json'))
-  // The answer has come, and the page has had time to read it.
+  // The answer has arrived, and the page has had time to read it.
   await page.evaluate(() => new Promise((resolve) => setTimeout(resolve)))
   t.same(await linksOf(page), ['Room', 'Live table'])
-  // A name is asked for where the server gives one, and nowhere else.
+  // The page asks for a name only if the server accepts one.
   t.same(bare.errors, [])
 })
 
@@ -232,6 +232,6 @@ t.test('the table page says what is missing', async (t) => {
   }
 })
 
-t.test('no script error came up', async (t) => {
+t.test('there was no script error', async (t) => {
   t.same(room.errors, [])
 })

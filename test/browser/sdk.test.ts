@@ -24,7 +24,7 @@ t.teardown(() => browser.close())
 const PACKAGES = { '5.3': 'centrifuge-5-3', '5.7': 'centrifuge-5-7', '5.8': 'centrifuge' }
 const bundle = (name: string) => readFileSync(join(root, `node_modules/${name}/dist/centrifuge.js`), 'utf8')
 
-/** What a page's SDK has reported. */
+/** What the SDK of a page has reported. */
 interface Reported {
   data: unknown[]
   recovered: boolean[]
@@ -32,7 +32,7 @@ interface Reported {
   users: string[]
 }
 
-/** Two nodes, the first with an empty page. */
+/** Two nodes. The first one serves an empty page. */
 async function nodes(t: Test) {
   const dbUri = await database()
   const client = new pg.Client(dbUri)
@@ -49,7 +49,7 @@ async function nodes(t: Test) {
   return { dbUri, first, second }
 }
 
-/** Has the page connect, and keeps what its SDK reports in `window.reported`. */
+/** Makes the page connect. `window.reported` collects what its SDK reports. */
 async function connect(
   page: Page,
   version: keyof typeof PACKAGES,
@@ -75,7 +75,7 @@ for (const version of Object.keys(PACKAGES) as (keyof typeof PACKAGES)[]) {
     const title = blocked ? 'falls back where websockets are blocked' : 'speaks over a websocket'
     t.test(`the SDK ${version} in Chromium ${title}, and recovers`, async (t) => {
       const { dbUri, first, second } = await nodes(t)
-      // Nobody is there.
+      // Nothing listens there.
       const websocket = blocked ? `ws://127.0.0.1:${await freePort()}` : first.ws
       const page = await browser.newPage()
       t.teardown(() => page.close())

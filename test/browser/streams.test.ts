@@ -6,7 +6,7 @@ import { connected, payloads, Room, roomToken, send, shown, stateOf } from '../s
 const room = await Room.start(t)
 const person = (sub: string) => roomToken({ mode: 'rw', admin: true, sub })
 
-/** Whose event streams the server has in a channel. */
+/** The users of the event streams in a channel. */
 async function streams(channel: string): Promise<string[]> {
   const all = (await room.ask(`/connections?channel=${encodeURIComponent(channel)}`)) as {
     subject: string
@@ -15,7 +15,7 @@ async function streams(channel: string): Promise<string[]> {
   return all.filter(({ transport }) => transport === 'event-stream').map(({ subject }) => subject)
 }
 
-/** Tabs of one browser, by EventSource. */
+/** Tabs of one browser with EventSource. */
 async function tabs(t: Test, count: number, channel: string, context: BrowserContext): Promise<Page[]> {
   const pages: Page[] = []
   for (let i = 0; i < count; i++) pages.push(await room.window(t, { channel, language: 'sse', context }))
@@ -28,7 +28,7 @@ async function contextOf(t: Test): Promise<BrowserContext> {
   return context
 }
 
-/** Publishes numbers, until it is ended. */
+/** Publishes numbers until it is stopped. */
 function publishing(channel: string) {
   let sent = 0
   let ended = false
@@ -57,7 +57,7 @@ async function expectAll(t: Test, page: Page, last?: number): Promise<void> {
   )
 }
 
-t.test('more tabs than a browser has connections share one stream, and send and receive', async (t) => {
+t.test('more tabs than a browser has connections share one stream, and can send and receive', async (t) => {
   const pages = await tabs(t, 8, 'kept:eight', await contextOf(t))
   t.same(await streams('kept:eight'), ['Ann'])
   for (const [i, page] of pages.entries()) {
@@ -66,7 +66,7 @@ t.test('more tabs than a browser has connections share one stream, and send and 
   }
   const expected = pages.map((_, i) => `from tab ${i}`)
   for (const page of pages) t.same(await payloads(page), expected)
-  // One who is alone in the presence channel is so once, in all tabs.
+  // All tabs together are one member of the presence channel.
   const chat = await tabs(t, 2, 'chat', pages[0]!.context())
   for (const page of chat) {
     await until(async () => (await page.locator('#people li').count()) === 1)
@@ -75,7 +75,7 @@ t.test('more tabs than a browser has connections share one stream, and send and 
 })
 
 t.test(
-  'a tab that joins shows the last messages; when the first is closed, none is lost or doubled',
+  'a new tab shows the last messages, and closing the first tab loses and repeats no message',
   async (t) => {
     const context = await contextOf(t)
     await query(
@@ -106,7 +106,7 @@ t.test(
   }
 )
 
-t.test('after a restart of the server the tabs share a stream again, with everything once', async (t) => {
+t.test('after a restart of the server, the tabs share a stream again, with each message once', async (t) => {
   const pages = await tabs(t, 3, 'kept:again', await contextOf(t))
   await query(room.dbUri, `select pgws.publish_text('kept:again', 'before')`)
   for (const page of pages) await shown(page, 'before')
@@ -135,7 +135,7 @@ t.test('after a restart of the server the tabs share a stream again, with everyt
   }
 })
 
-t.test('different people have streams of their own, and the page says when there are too many', async (t) => {
+t.test('different users have separate streams, and the page says when there are too many', async (t) => {
   const context = await contextOf(t)
   const people = ['Ann', 'Bob', 'Carol', 'Dora']
   for (const sub of people) {
@@ -152,7 +152,7 @@ t.test('different people have streams of their own, and the page says when there
   await shown(page, 'by websocket')
 })
 
-t.test('a token with the same claims that nobody has signed joins no stream', async (t) => {
+t.test('an unsigned token with the same claims does not join a stream', async (t) => {
   const context = await contextOf(t)
   await room.window(t, { channel: 'chat', language: 'sse', context })
   const forged = person('Ann').replace(/[^.]+$/, 'AAAA')
@@ -172,6 +172,6 @@ t.test('a browser without shared workers has a stream for each tab', async (t) =
   for (const page of pages) await shown(page, 'hello')
 })
 
-t.test('no script error came up', async (t) => {
+t.test('there was no script error', async (t) => {
   t.same(room.errors, [])
 })
