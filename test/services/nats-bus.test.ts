@@ -19,7 +19,7 @@ const announcement = (channel: string, position: number, text?: string) => ({
 })
 
 t.test(
-  'a node hears what is announced on the channels that it has joined, in order, and beats',
+  'a node receives beats, and announcements for the channels that it has joined, in order',
   async (t) => {
     const server = await NatsServer.start(t)
     const one = await busOf(t, server)
@@ -60,27 +60,30 @@ t.test('a node receives nothing of channels that it has not joined, or has left'
   t.same(one.texts(), ['text 8', 'text 101'], 'after it has joined again, once')
 })
 
-t.test('what a node tells reaches all, one, or those that have joined a channel; itself, too', async (t) => {
-  const server = await NatsServer.start(t)
-  const one = await busOf(t, server)
-  const two = await busOf(t, server)
-  const three = await busOf(t, server)
-  await Promise.all([one.bus.join('a'), two.bus.join('a')])
-  await one.bus.tell('all', ['all 1', 'all 2'])
-  await one.bus.tell({ node: two.node }, ['two'])
-  await one.bus.tell({ node: one.node }, ['one'])
-  await one.bus.tell({ channel: 'a' }, ['a', ''])
-  await one.bus.tell('all', ['end \u{1F600}\r\n'])
-  const all = [one, two, three]
-  await until(() => all.every(({ told }) => told().at(-1) === 'end \u{1F600}\r\n'))
-  const others = ['all 1', 'all 2', 'end \u{1F600}\r\n']
-  // Texts to different audiences have no order.
-  t.same(one.told().sort(), [...others, 'one', 'a', ''].sort())
-  t.same(two.told().sort(), [...others, 'two', 'a', ''].sort())
-  t.same(three.told(), others)
-})
+t.test(
+  'a node can send to all nodes, to one, or to those that joined a channel, and to itself',
+  async (t) => {
+    const server = await NatsServer.start(t)
+    const one = await busOf(t, server)
+    const two = await busOf(t, server)
+    const three = await busOf(t, server)
+    await Promise.all([one.bus.join('a'), two.bus.join('a')])
+    await one.bus.tell('all', ['all 1', 'all 2'])
+    await one.bus.tell({ node: two.node }, ['two'])
+    await one.bus.tell({ node: one.node }, ['one'])
+    await one.bus.tell({ channel: 'a' }, ['a', ''])
+    await one.bus.tell('all', ['end \u{1F600}\r\n'])
+    const all = [one, two, three]
+    await until(() => all.every(({ told }) => told().at(-1) === 'end \u{1F600}\r\n'))
+    const others = ['all 1', 'all 2', 'end \u{1F600}\r\n']
+    // Texts to different audiences have no order.
+    t.same(one.told().sort(), [...others, 'one', 'a', ''].sort())
+    t.same(two.told().sort(), [...others, 'two', 'a', ''].sort())
+    t.same(three.told(), others)
+  }
+)
 
-t.test('channels may have any name', async (t) => {
+t.test('channels can have any name', async (t) => {
   const server = await NatsServer.start(t)
   const one = await busOf(t, server)
   const other = await busOf(t, server)
@@ -142,7 +145,7 @@ t.test("a message above the server's max_payload is announced without its text",
   )
 })
 
-t.test('what no node has sent changes nothing', async (t) => {
+t.test('messages that no node has sent change nothing', async (t) => {
   const server = await NatsServer.start(t)
   const { bus, heard, count } = await busOf(t, server)
   await bus.join('a')
@@ -174,7 +177,7 @@ t.test('what no node has sent changes nothing', async (t) => {
   t.same(heard, [{ announced: announcement('a', 1) }, { beat: { from: 0, to: 1, channels: [] } }])
 })
 
-t.test('a handler that throws is logged, and the bus goes on', async (t) => {
+t.test('logs the error of a handler, and the bus continues', async (t) => {
   const server = await NatsServer.start(t)
   const { bus, lines } = busBefore(t, server)
   const heard: string[] = []
@@ -195,7 +198,7 @@ t.test('a handler that throws is logged, and the bus goes on', async (t) => {
   t.match(lines, [/could not be handled.*a broken handler/, /could not be handled/])
 })
 
-t.test('after the server was killed, the bus is back with its channels; nothing old is sent', async (t) => {
+t.test('after the server was killed, the bus rejoins its channels, and sends nothing old', async (t) => {
   const server = await NatsServer.start(t)
   const { bus, count, texts, told } = await busOf(t, server)
   await bus.join('a')
@@ -235,7 +238,7 @@ t.test('an announcement that the server does not confirm is rejected', async (t)
   t.same(texts(), ['text 1', 'text 2'])
 })
 
-t.test('20,000 channels are joined together, and joined again after the server was killed', async (t) => {
+t.test('joins 20,000 channels together, and rejoins them after the server was killed', async (t) => {
   const server = await NatsServer.start(t)
   const { bus, node, count, texts } = await busOf(t, server)
   const channels = Array.from({ length: 20_000 }, (_, index) => `channel ${index}`)
@@ -261,7 +264,7 @@ t.test('20,000 channels are joined together, and joined again after the server w
   )
 })
 
-t.test('channels that are joined and left while the bus comes back are right afterwards', async (t) => {
+t.test('joins and leaves during a reconnection take effect', async (t) => {
   const server = await NatsServer.start(t)
   const one = await busOf(t, server)
   const other = await busOf(t, server)
@@ -292,7 +295,7 @@ t.test('channels that are joined and left while the bus comes back are right aft
   t.same(one.texts().sort(), expected.sort())
 })
 
-t.test('a node that does not read is cut off by the server, and comes back', async (t) => {
+t.test('the server disconnects a node that does not read, and the node reconnects', async (t) => {
   const server = await NatsServer.start(t, 'write_deadline: "1s"\nmax_pending: 2097152')
   const { bus, texts } = await busOf(t, server)
   const child = fork(join(root, 'dist/test/support/nats-node.js'), [server.url, 'pgws.test', 'a'])
@@ -318,7 +321,7 @@ t.test('a node that does not read is cut off by the server, and comes back', asy
   await once(child, 'exit')
 })
 
-t.test('in a cluster, nodes go on with another server when theirs is killed', async (t) => {
+t.test('in a cluster, nodes continue with another server when theirs is killed', async (t) => {
   const servers = await natsCluster(t)
   const urls = servers.map(({ url }) => url)
   const one = await busOf(t, servers[0]!, { servers: urls })
@@ -344,7 +347,7 @@ t.test('in a cluster, nodes go on with another server when theirs is killed', as
   t.equal(other.count('interrupted'), 0)
 })
 
-t.test('when the prefix becomes another one, the bus moves to it', async (t) => {
+t.test('the bus moves to another prefix when it changes', async (t) => {
   const server = await NatsServer.start(t)
   let prefix = 'pgws.one'
   const one = await busOf(t, server, { prefix: () => prefix })
@@ -362,7 +365,7 @@ t.test('when the prefix becomes another one, the bus moves to it', async (t) => 
   t.same(one.texts(), ['heard'])
 })
 
-t.test('what is told last arrives, and a closed bus says nothing', async (t) => {
+t.test('the last messages before a close arrive, and a closed bus sends nothing', async (t) => {
   const server = await NatsServer.start(t)
   const one = await busOf(t, server)
   const other = await busOf(t, server)

@@ -48,7 +48,7 @@ async function cluster(t: Test) {
 
 for (const silently of [false, true]) {
   t.test(
-    `servers of NATS that are ${silently ? 'separated in silence' : 'cut off from each other'}, and together again`,
+    `NATS servers that are disconnected ${silently ? 'without noticing it' : 'from each other'}, and connected again`,
     async (t) => {
       const { servers, routes, between } = await cluster(t)
       const dbUri = await migrated(...CHANNELS)
@@ -95,7 +95,7 @@ for (const silently of [false, true]) {
   )
 }
 
-t.test('a server of NATS in a cluster is killed: its clients go on with another one', async (t) => {
+t.test('clients continue with another server when a NATS server of a cluster is killed', async (t) => {
   const { servers } = await cluster(t)
   const dbUri = await migrated(...CHANNELS)
   const bus = servers.map(({ url }) => url).join(',')

@@ -47,7 +47,7 @@ async function fails(t: Test, server: { url: string }, credentials: string | und
   }
 }
 
-t.test('a token, a user with a password, and the seed of an nkey', async (t) => {
+t.test('accepts a token, a user with a password, and the seed of an nkey', async (t) => {
   const withToken = await NatsServer.start(t, 'authorization { token: "a-long-secret-token" }')
   await works(t, withToken, 'a-long-secret-token')
   await fails(
@@ -72,7 +72,7 @@ t.test('a token, a user with a password, and the seed of an nkey', async (t) => 
 })
 
 t.test(
-  'a creds file: its permissions, another operator, and its revocation while the bus is up',
+  'a creds file: permissions, another operator, and a revocation while the bus is connected',
   async (t) => {
     const operator = new NatsOperator()
     const server = await NatsServer.start(t, operator.configuration)
@@ -135,7 +135,7 @@ t.test('a missing permission is an error that names it', async (t) => {
   await until(() => count('restored') === 1)
 })
 
-t.test('a permission that is taken away while the bus is up interrupts it', async (t) => {
+t.test('a permission that is revoked while the bus is connected interrupts it', async (t) => {
   const users = (publish: string) =>
     `authorization { users: [ { user: a, password: b, permissions: { publish: ${publish}, subscribe: "pgws.test.>" } } ] }`
   const server = await NatsServer.start(t, users('"pgws.test.>"'))
@@ -151,7 +151,7 @@ t.test('a permission that is taken away while the bus is up interrupts it', asyn
 })
 
 t.test(
-  "docs/several-nodes.md: the configuration of a production's server allows what nodes do, and no more",
+  'docs/several-nodes.md: the configuration for production allows what nodes do, and no more',
   async (t) => {
     const [block] = blocksOf('docs/several-nodes.md').filter(({ language }) => language === 'conf')
     const configuration = block!.code
@@ -178,7 +178,7 @@ t.test(
   }
 )
 
-t.test('TLS: a certificate that is not trusted, another host name, and a server without TLS', async (t) => {
+t.test('rejects an untrusted certificate, another host name, and a server without TLS', async (t) => {
   const tls = `tls { cert_file: "${fixture('certificate.pem')}", key_file: "${fixture('key.pem')}" }`
   const server = await NatsServer.start(t, tls)
   const servers = (host: string) => ({ servers: [`tls://${host}:${server.port}`] })
@@ -199,7 +199,7 @@ t.test('TLS: a certificate that is not trusted, another host name, and a server 
   await t.rejects(noTls.start(), invalid(/PGWS_BUS\): the NATS server at localhost:\d+ does not offer TLS/))
 })
 
-t.test('a max_payload below what nodes send, and what is no NATS server', async (t) => {
+t.test('rejects a max_payload that is too small, and what is not a NATS server', async (t) => {
   const small = await NatsServer.start(t, 'max_payload: 8000')
   await fails(
     t,
@@ -220,7 +220,7 @@ t.test('a max_payload below what nodes send, and what is no NATS server', async 
   )
 })
 
-t.test('without a server the start succeeds, and the bus is up as soon as there is one', async (t) => {
+t.test('the start succeeds without a server, and the bus connects when there is one', async (t) => {
   const server = await NatsServer.configure(t)
   const { bus, start, count, lines } = busBefore(t, server, {
     servers: [server.url, `nats://127.0.0.1:${await freePort()}`]
@@ -236,7 +236,7 @@ t.test('without a server the start succeeds, and the bus is up as soon as there 
   t.match(lines.at(-1), /the bus \(PGWS_BUS\) is connected/)
 })
 
-t.test('servers that accept connections and answer nothing leave none behind', async (t) => {
+t.test('servers that do not answer leave no connections behind', async (t) => {
   const proxy = await FaultProxy.start(t, (await NatsServer.start(t)).port)
   proxy.mode = 'silence'
   const { bus, start, lines } = busBefore(t, { url: `nats://127.0.0.1:${proxy.port}` })

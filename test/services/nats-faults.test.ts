@@ -40,7 +40,7 @@ async function setUp(t: Test) {
   return { dbUri, node, other, fault, way }
 }
 
-t.test('what is lost between servers of NATS is read from the database, before anything newer', async (t) => {
+t.test('reads messages that NATS servers lost from the database, before newer ones', async (t) => {
   const { dbUri, node, other, fault } = await setUp(t)
   const readers = [...(await everyReader(t, node, CHANNELS)), ...(await everyReader(t, other, CHANNELS))]
   const flow = traffic(dbUri, [node, other])
@@ -59,21 +59,18 @@ t.test('what is lost between servers of NATS is read from the database, before a
   await until(async () => (await health(node)).status === 'ok')
 })
 
-t.test(
-  'single messages that are lost are read from the database, before newer ones of the channel',
-  async (t) => {
-    const { dbUri, node, other, fault } = await setUp(t)
-    const single = await Promise.all(CHANNELS.map((channel) => everyReader(t, node, [channel])))
-    const random = new Random(7)
-    fault.drop = () => random.chance(0.05)
-    const flow = traffic(dbUri, [node, other])
-    await flow.some(200)
-    await flow.stop()
-    await compare(t, single.flat(), await stored(dbUri))
-    t.ok(fault.dropped > 20, `${fault.dropped} were dropped`)
-    t.ok((await metric(node, 'healed_gaps_total')) > 0)
-  }
-)
+t.test('reads single lost messages from the database, before newer ones of the channel', async (t) => {
+  const { dbUri, node, other, fault } = await setUp(t)
+  const single = await Promise.all(CHANNELS.map((channel) => everyReader(t, node, [channel])))
+  const random = new Random(7)
+  fault.drop = () => random.chance(0.05)
+  const flow = traffic(dbUri, [node, other])
+  await flow.some(200)
+  await flow.stop()
+  await compare(t, single.flat(), await stored(dbUri))
+  t.ok(fault.dropped > 20, `${fault.dropped} were dropped`)
+  t.ok((await metric(node, 'healed_gaps_total')) > 0)
+})
 
 for (const [what, lose] of [
   [
@@ -98,42 +95,45 @@ for (const [what, lose] of [
     }
   ]
 ] as const) {
-  t.test(`the id of a websocket stays true while one of its channels heals, ${what}`, async (t) => {
-    const system = await setUp(t)
-    const { dbUri, node, other, fault } = system
-    const jwt = token({ mode: 'r', channels: CHANNELS })
-    const whole = await open(t, `${node.ws}/${jwt}`)
-    const ids = () => whole.messages.map((text) => JSON.parse(text).id)
-    for (let n = 0; n < 6; n++) {
-      const before = whole.messages.length
-      await lose(system, `lost ${n}!`)
-      for (const channel of ['b', 'c', 'b']) {
-        await query(dbUri, 'select pgws.catch_up()')
-        await publish(dbUri, channel, `behind ${n}`)
+  t.test(
+    `the id of a websocket stays correct while a gap of one of its channels is replayed, ${what}`,
+    async (t) => {
+      const system = await setUp(t)
+      const { dbUri, node, other, fault } = system
+      const jwt = token({ mode: 'r', channels: CHANNELS })
+      const whole = await open(t, `${node.ws}/${jwt}`)
+      const ids = () => whole.messages.map((text) => JSON.parse(text).id)
+      for (let n = 0; n < 6; n++) {
+        const before = whole.messages.length
+        await lose(system, `lost ${n}!`)
+        for (const channel of ['b', 'c', 'b']) {
+          await query(dbUri, 'select pgws.catch_up()')
+          await publish(dbUri, channel, `behind ${n}`)
+        }
+        // One that ends here or there, and continues with the last id that it got, must get the rest.
+        await whole.received(before + 1 + (n % 3))
+        const had = ids()
+        const resumed = await open(t, `${other.ws}/${jwt}?since=${had.at(-1)}`)
+        const rest = (await stored(dbUri)).map(({ id }) => id).slice(had.length)
+        await resumed.received(rest.length)
+        await whole.received(had.length + rest.length)
+        t.same(
+          resumed.messages.map((text) => JSON.parse(text).id),
+          rest
+        )
+        resumed.webSocket.terminate()
       }
-      // One that ends here or there, and continues with the last id that it got, must get the rest.
-      await whole.received(before + 1 + (n % 3))
-      const had = ids()
-      const resumed = await open(t, `${other.ws}/${jwt}?since=${had.at(-1)}`)
-      const rest = (await stored(dbUri)).map(({ id }) => id).slice(had.length)
-      await resumed.received(rest.length)
-      await whole.received(had.length + rest.length)
+      t.ok(fault.dropped >= 6, `${fault.dropped} were dropped`)
       t.same(
-        resumed.messages.map((text) => JSON.parse(text).id),
-        rest
+        ids(),
+        (await stored(dbUri)).map(({ id }) => id)
       )
-      resumed.webSocket.terminate()
     }
-    t.ok(fault.dropped >= 6, `${fault.dropped} were dropped`)
-    t.same(
-      ids(),
-      (await stored(dbUri)).map(({ id }) => id)
-    )
-  })
+  )
 }
 
 t.test(
-  'without nats-server, messages are read from the database, and /health says degraded with 200',
+  'without nats-server, reads messages from the database, and GET /health is degraded with 200',
   async (t) => {
     const nats = await NatsServer.start(t)
     const dbUri = await migrated(...CHANNELS)
@@ -169,29 +169,26 @@ t.test(
   }
 )
 
-t.test(
-  'a nats-server that comes back with nothing, at any moment, takes no durable message with it',
-  async (t) => {
-    const nats = await NatsServer.start(t)
-    const dbUri = await migrated(...CHANNELS)
-    const apps = [await natsNode(t, nats, { dbUri }), await natsNode(t, nats, { dbUri })]
-    const readers = (await Promise.all(apps.map((app) => everyReader(t, app, CHANNELS)))).flat()
-    const flow = traffic(dbUri, apps, 1)
-    const random = new Random(17)
-    for (let n = 0; n < 8; n++) {
-      await sleep(random.below(700))
-      await nats.kill()
-      await sleep(random.below(500))
-      await nats.start()
-    }
-    for (const app of apps) await until(async () => (await health(app)).status === 'ok')
-    await flow.some()
-    await flow.stop()
-    await compare(t, readers, await stored(dbUri))
+t.test('no durable message is lost when nats-server restarts without state, at any moment', async (t) => {
+  const nats = await NatsServer.start(t)
+  const dbUri = await migrated(...CHANNELS)
+  const apps = [await natsNode(t, nats, { dbUri }), await natsNode(t, nats, { dbUri })]
+  const readers = (await Promise.all(apps.map((app) => everyReader(t, app, CHANNELS)))).flat()
+  const flow = traffic(dbUri, apps, 1)
+  const random = new Random(17)
+  for (let n = 0; n < 8; n++) {
+    await sleep(random.below(700))
+    await nats.kill()
+    await sleep(random.below(500))
+    await nats.start()
   }
-)
+  for (const app of apps) await until(async () => (await health(app)).status === 'ok')
+  await flow.some()
+  await flow.stop()
+  await compare(t, readers, await stored(dbUri))
+})
 
-t.test('what nats-server is sent in silence to nobody is read from the database', async (t) => {
+t.test('reads messages from the database that nats-server discarded without an error', async (t) => {
   const nats = await NatsServer.start(t)
   const dbUri = await migrated(...CHANNELS)
   const other = await natsNode(t, nats, { dbUri })

@@ -24,59 +24,56 @@ async function counted(t: Test, dbUri: string) {
 }
 
 for (const pattern of ['kept-*', 'passing-*']) {
-  t.test(
-    `a server gets messages of the channels that its clients joined, and no others: ${pattern}`,
-    async (t) => {
-      const dbUri = await migrated('kept-*')
-      const name = (n: number) => pattern.replace('*', String(n))
-      const publish = (channel: string, count: number) =>
-        query(dbUri, 'select pgws.publish_text($1, n::text) from generate_series(1, $2::int) n', [
-          channel,
-          count
-        ])
-      // It is the sequencer, and has no clients.
-      const idle = await counted(t, dbUri)
-      await leads(idle.app)
-      const one = await counted(t, dbUri)
-      const two = await counted(t, dbUri)
-      const first = await open(t, `${one.app.ws}/${reader(name(0), name(1))}`)
-      const client = sdk(t, two.app.ws, { token: token({ mode: 'r' }) })
-      client.connect()
-      const second = subscribed(client, name(1))
-      await second.subscription.ready(60_000)
-      // Several clients of one server are no more than one for NATS.
-      const third = await open(t, `${two.app.ws}/${reader(name(1))}`)
-      for (let n = 0; n < 4; n++) await publish(name(n), 50)
-      await first.received(100)
-      await third.received(50)
-      await until(() => second.got.length === 50)
-      const counts = ({ count }: typeof one) => [0, 1, 2, 3].map((n) => count(name(n)))
-      t.same(counts(one), [50, 50, 0, 0])
-      t.same(counts(two), [0, 50, 0, 0])
-      t.same(counts(idle), [0, 0, 0, 0])
-      const subscribedTo = (await nats.clients()).flatMap(({ subscriptions_list: all = [] }) =>
-        all.filter((subject) => subject.includes('.m.'))
-      )
-      const joined = [0, 1, 1].map((n) => subjectOf(name(n)))
-      t.same(subscribedTo.map((subject) => subject.slice(subject.indexOf('.m.'))).sort(), joined.sort())
+  t.test(`a server receives only messages of channels that its clients joined: ${pattern}`, async (t) => {
+    const dbUri = await migrated('kept-*')
+    const name = (n: number) => pattern.replace('*', String(n))
+    const publish = (channel: string, count: number) =>
+      query(dbUri, 'select pgws.publish_text($1, n::text) from generate_series(1, $2::int) n', [
+        channel,
+        count
+      ])
+    // It is the sequencer, and has no clients.
+    const idle = await counted(t, dbUri)
+    await leads(idle.app)
+    const one = await counted(t, dbUri)
+    const two = await counted(t, dbUri)
+    const first = await open(t, `${one.app.ws}/${reader(name(0), name(1))}`)
+    const client = sdk(t, two.app.ws, { token: token({ mode: 'r' }) })
+    client.connect()
+    const second = subscribed(client, name(1))
+    await second.subscription.ready(60_000)
+    // Several clients of one server are no more than one for NATS.
+    const third = await open(t, `${two.app.ws}/${reader(name(1))}`)
+    for (let n = 0; n < 4; n++) await publish(name(n), 50)
+    await first.received(100)
+    await third.received(50)
+    await until(() => second.got.length === 50)
+    const counts = ({ count }: typeof one) => [0, 1, 2, 3].map((n) => count(name(n)))
+    t.same(counts(one), [50, 50, 0, 0])
+    t.same(counts(two), [0, 50, 0, 0])
+    t.same(counts(idle), [0, 0, 0, 0])
+    const subscribedTo = (await nats.clients()).flatMap(({ subscriptions_list: all = [] }) =>
+      all.filter((subject) => subject.includes('.m.'))
+    )
+    const joined = [0, 1, 1].map((n) => subjectOf(name(n)))
+    t.same(subscribedTo.map((subject) => subject.slice(subject.indexOf('.m.'))).sort(), joined.sort())
 
-      // A server whose last client of a channel has left gets no more of it.
-      first.webSocket.close()
-      await until(async () => !(await isJoined(nats, name(0))))
-      await publish(name(0), 10)
-      await publish(name(1), 10)
-      await third.received(60)
-      t.same(counts(one), [50, 50, 0, 0])
-      // And one that comes back gets everything again.
-      const again = await open(t, `${one.app.ws}/${reader(name(0))}`)
-      await publish(name(0), 10)
-      await again.received(10)
-      t.equal(one.count(name(0)), 60)
-    }
-  )
+    // A server whose last client of a channel has left gets no more of it.
+    first.webSocket.close()
+    await until(async () => !(await isJoined(nats, name(0))))
+    await publish(name(0), 10)
+    await publish(name(1), 10)
+    await third.received(60)
+    t.same(counts(one), [50, 50, 0, 0])
+    // And one that comes back gets everything again.
+    const again = await open(t, `${one.app.ws}/${reader(name(0))}`)
+    await publish(name(0), 10)
+    await again.received(10)
+    t.equal(one.count(name(0)), 60)
+  })
 }
 
-t.test('what is notified on the listen channel reaches the clients of all servers', async (t) => {
+t.test('notifications on the listen channel reach the clients of all servers', async (t) => {
   const dbUri = await migrated()
   const apps = [await natsNode(t, nats, { dbUri }), await natsNode(t, nats, { dbUri })]
   const clients = await Promise.all(apps.map(({ ws }) => open(t, `${ws}/${reader('a')}`)))
@@ -114,16 +111,16 @@ async function send(t: Parameters<typeof sqlListener>[0], options: object) {
   return listener.payloads.slice(0, -1).map((payload) => JSON.parse(payload).payload as string)
 }
 
-t.test('listeners in SQL hear what clients send, once, and so do clients', async (t) => {
+t.test('SQL listeners receive what clients send once, and so do clients', async (t) => {
   const heard = await send(t, {})
   t.same(heard.sort(), Array.from({ length: 20 }, (_, n) => `${n}`).sort())
 })
 
-t.test('with notifySql false, listeners in SQL hear nothing of clients', async (t) => {
+t.test('with notifySql false, SQL listeners receive nothing from clients', async (t) => {
   t.same(await send(t, { notifySql: false }), [])
 })
 
-t.test('a server that hears of a message by its bus alone needs no notification of it', async (t) => {
+t.test('a server that receives a message over the bus needs no notification', async (t) => {
   const dbUri = await migrated('kept')
   const listener = await sqlListener(t, dbUri)
   const app = await natsNode(t, nats, { dbUri })
@@ -137,7 +134,7 @@ t.test('a server that hears of a message by its bus alone needs no notification 
   t.same(listener.payloads, ['the end'])
 })
 
-t.test('messages that are larger than what NATS takes arrive as any other', async (t) => {
+t.test('messages that are too large for NATS arrive, too', async (t) => {
   const dbUri = await migrated('kept')
   const small = await NatsServer.start(t, 'max_payload: 65536')
   const maxMessageBytes = 8 * 2 ** 20
@@ -169,7 +166,7 @@ t.test('messages that are larger than what NATS takes arrive as any other', asyn
   }
 })
 
-t.test('publishing is confirmed with how many clients of all servers have got it', async (t) => {
+t.test('publishing returns to how many clients of all servers it was delivered', async (t) => {
   const dbUri = await migrated('kept')
   const apps = [
     await natsNode(t, nats, { dbUri }),

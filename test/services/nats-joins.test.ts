@@ -98,7 +98,7 @@ for (const [kinds, channel] of [
   ['durable', 'kept'],
   ['not durable', 'passing']
 ] as const) {
-  t.test(`clients that join ${kinds} channels while messages flow miss and get twice none`, async (t) => {
+  t.test(`clients that join ${kinds} channels while others publish miss and repeat nothing`, async (t) => {
     const dbUri = await migrated('kept *')
     const apps = [await natsNode(t, nats, { dbUri }), await natsNode(t, nats, { dbUri })]
     await leads(apps[0]!)
@@ -135,7 +135,7 @@ for (const [kinds, channel] of [
   })
 }
 
-t.test('clients that leave and join again while messages flow miss and get twice none', async (t) => {
+t.test('clients that leave and rejoin while others publish miss and repeat nothing', async (t) => {
   const dbUri = await migrated('kept *')
   const apps = [await natsNode(t, nats, { dbUri }), await natsNode(t, nats, { dbUri })]
   await leads(apps[0]!)

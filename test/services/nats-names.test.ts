@@ -53,7 +53,7 @@ for (const [kind, prefix] of [
   ['durable', '**'],
   ['not durable', 'none of them']
 ] as const) {
-  t.test(`a channel may have any name: ${kind}`, async (t) => {
+  t.test(`a channel can have any name: ${kind}`, async (t) => {
     const dbUri = await migrated(prefix)
     const apps = [await natsNode(t, nats, { dbUri }), await natsNode(t, nats, { dbUri })]
     const readers = await everyReader(t, apps[1]!, NAMES)

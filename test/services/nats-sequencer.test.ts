@@ -16,7 +16,7 @@ import {
 
 const { migrated } = await withPostgres(t)
 
-t.test('a sequencer that is killed between announcing and noting it: all messages arrive once', async (t) => {
+t.test('all messages arrive once if a sequencer is killed before it records what it announced', async (t) => {
   const nats = await NatsServer.start(t)
   const dbUri = await migrated(...CHANNELS)
   const proxy = await natsProxy(t, nats)
@@ -44,7 +44,7 @@ t.test('a sequencer that is killed between announcing and noting it: all message
   )
 })
 
-t.test('two that take themselves for the sequencer announce nothing twice or out of order', async (t) => {
+t.test('two nodes that both act as the sequencer announce nothing twice or out of order', async (t) => {
   const nats = await NatsServer.start(t)
   const dbUri = await migrated(...CHANNELS)
   const apps = [await natsChild(t, dbUri, nats), await natsChild(t, dbUri, nats)]
@@ -68,7 +68,7 @@ t.test('two that take themselves for the sequencer announce nothing twice or out
   })
 })
 
-t.test('a stopped server is a slow consumer, which nats-server drops; it loses nothing', async (t) => {
+t.test('a stopped server, which nats-server drops as a slow consumer, loses nothing', async (t) => {
   const nats = await NatsServer.start(t, 'max_pending: 1048576\nwrite_deadline: "1s"')
   const dbUri = await migrated(...CHANNELS)
   const other = await natsNode(t, nats, { dbUri })
@@ -90,7 +90,7 @@ t.test('a stopped server is a slow consumer, which nats-server drops; it loses n
   await until(async () => (await health(slow)).status === 'ok')
 })
 
-t.test('20,000 channels that clients have joined are back when nats-server restarts', async (t) => {
+t.test('rejoins 20,000 channels of clients when nats-server restarts', async (t) => {
   const count = 20_000
   const each = 500
   const nats = await NatsServer.start(t)

@@ -18,7 +18,7 @@ const healthOf = async (http: string) => {
   return { code: response.status, status, reasons, bus }
 }
 
-t.test('a node whose credentials NATS does not accept does not start', async (t) => {
+t.test('a node with credentials that NATS rejects does not start', async (t) => {
   const server = await NatsServer.start(t, 'authorization { user: pgws, password: "right-secret" }')
   const dbUri = await database()
   await install(dbUri)
@@ -33,7 +33,7 @@ t.test('a node whose credentials NATS does not accept does not start', async (t)
   t.notOk(lines.some((line) => line.includes('right-secret')))
 })
 
-t.test('if the database comes later, such a node ends, and its log says why', async (t) => {
+t.test('if the database is available only later, such a node ends, and logs the reason', async (t) => {
   const server = await NatsServer.start(t, 'authorization { token: "right-secret" }')
   const dbUri = await database()
   await install(dbUri)
@@ -71,7 +71,7 @@ t.test('a database without the schema is an error that says what to run', async 
 })
 
 t.test(
-  'without a NATS server a node works, is degraded, and uses the server as soon as it is there',
+  'without a NATS server, a node works and is degraded, and uses the server when it starts',
   async (t) => {
     const server = await NatsServer.configure(t)
     const dbUri = await database()
