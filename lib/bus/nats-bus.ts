@@ -26,8 +26,8 @@ export interface NatsBusOptions {
 /** The port of NATS (https://docs.nats.io/running-a-nats-service/configuration). */
 const DEFAULT_PORT = '4222'
 
-/** How many channels are subscribed in a turn of the event loop after a connection was lost: some 10 ms. */
-const SUBSCRIBED_A_TURN = 1000
+/** How many channels are subscribed in a turn of the event loop after a connection was lost: some 3 ms. */
+const SUBSCRIBED_A_TURN = 250
 
 /** Why a connection is replaced when the prefix has changed. */
 const OTHER_DATABASE = 'the database is another one now, so it has another bus'
