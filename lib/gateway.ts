@@ -134,7 +134,10 @@ export class Gateway {
       this.#require(ANNOUNCEMENTS_CHANNEL, (payload) => this.#announce(payload)),
       this.#require(VACANCY_CHANNEL, () => this.#parts.sequencer.vacant()),
       this.#require(REVOCATIONS_CHANNEL, (payload) => this.#parts.revocationList.receive(payload)),
-      this.#require(cluster.channel, (payload) => this.#parts.notifyBus.receive(payload)),
+      this.#require(cluster.channel, (payload) => {
+        if (bus.announces) cluster.overhear(payload)
+        else this.#parts.notifyBus.receive(payload)
+      }),
       ...[...audiences.databaseChannels].map((name) =>
         this.#require(name, (payload) => audiences.receive(name, payload))
       ),

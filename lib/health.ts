@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import { sentenceOf } from './cluster/index.js'
 import type { SchemaState } from './durable/index.js'
 import type { Parts } from './parts.js'
 import type { Permission } from './schema/index.js'
@@ -62,6 +63,8 @@ export interface Health {
      * database notifies every node.
      */
     status: 'up' | 'away' | 'bypassed'
+    /** The ids of the nodes that have another bus, or none. */
+    others: string[]
   }
   /** The number of open connections. */
   connections: number
@@ -93,6 +96,7 @@ function healthFrom(parts: Parts, usage: number | undefined, permission: Permiss
   const { notificationQueue, durable, losses, clients, sequencer, bus, busWatch } = parts
   const { up, upSince, lastProvenAlive, reconnects } = parts.options.listener.state
   const { failures } = losses
+  const others = parts.cluster.others.nodes
   const schema = durable.state
   const schemaUsable = schema.error === undefined && permission !== 'none'
   const available = up && durable.known && schemaUsable && usage !== undefined
@@ -116,6 +120,7 @@ function healthFrom(parts: Parts, usage: number | undefined, permission: Permiss
       busWatch?.state.bypassed === true,
       'the sequencer is a server without PGWS_BUS: set it for all servers, or for none'
     ],
+    [others.length > 0, sentenceOf(others.length)],
     [outbox.status === 'failing', 'what is published from SQL cannot be announced']
   ])
   return {
@@ -137,7 +142,8 @@ function healthFrom(parts: Parts, usage: number | undefined, permission: Permiss
     outbox,
     bus: {
       name: bus.name,
-      status: busWatch?.state.failure !== undefined ? 'away' : busWatch?.state.bypassed ? 'bypassed' : 'up'
+      status: busWatch?.state.failure !== undefined ? 'away' : busWatch?.state.bypassed ? 'bypassed' : 'up',
+      others
     },
     connections: clients.connections.size,
     maxMessageBytes: parts.options.maxMessageBytes

@@ -194,6 +194,7 @@ export function buildParts(options: GatewayOptions): Parts {
     epoch: () => durable.epoch,
     listen: (handler) => listener.listen(SEQUENCER_CHANNEL, handler),
     installed: () => durable.installed,
+    mixed: () => cluster.others.withoutBus,
     events
   })
   const authorizer = new Authorizer({
@@ -270,7 +271,9 @@ export function buildParts(options: GatewayOptions): Parts {
     node,
     ...options,
     bus,
+    notifyBus,
     listening,
+    events,
     connections: clients.connections,
     hub,
     presence,

@@ -86,7 +86,12 @@ export const healthSchema = (description: string) => ({
       type: 'object',
       properties: {
         name: { type: 'string', enum: ['notify', 'nats'] },
-        status: { type: 'string', enum: ['up', 'away', 'bypassed'] }
+        status: { type: 'string', enum: ['up', 'away', 'bypassed'] },
+        others: {
+          description: 'The ids of the nodes that have another bus than this one, or none.',
+          type: 'array',
+          items: { type: 'string' }
+        }
       }
     },
     connections: { type: 'integer', description: 'Open connections of this server.' },

@@ -4,7 +4,7 @@ import type { Bus } from '../bus/index.js'
 import type { BusDeliveries, ChannelSummary, Hub, PlaceInChannel, RatedChannel } from '../channels/index.js'
 import type { Closing, Connection, ConnectionFilter, ConnectionSummary } from '../clients/index.js'
 import { errors } from '../errors.js'
-import type { NodeStats } from '../events/index.js'
+import type { EventLog, NodeStats } from '../events/index.js'
 import { isCount } from '../json-value.js'
 import type { Log } from '../log.js'
 import type { Paging } from '../page.js'
@@ -16,6 +16,8 @@ import { isBoolean, isChannels, isRatedChannels } from './answer-checks.js'
 import { ConnectionList, type Disconnected } from './connection-list.js'
 import { type DeliveryCounts, NodeChannel } from './node-channel.js'
 import { type FeedListener, isPast, isStats, NodeFeed, type NodeMonitor, type NodePast } from './node-feed.js'
+import { decode, encode } from './node-message.js'
+import { OtherBuses } from './other-buses.js'
 import { type NodeSessions, OwnNode } from './own-node.js'
 import { BEATS } from './peers.js'
 import { PresenceExchange } from './presence-exchange.js'
@@ -59,6 +61,9 @@ export interface ClusterOptions {
   nodeTimeout: number
   /** What carries the messages between nodes. */
   bus: Bus
+  /** What carries them for nodes that have no other bus. */
+  notifyBus: Pick<Bus, 'tell'>
+  events: EventLog
   /** Whether this node listens. */
   listening: () => boolean
   connections: Iterable<Connection> & { readonly size: number }
@@ -87,6 +92,8 @@ export class Cluster {
   readonly #connections: ConnectionList
   readonly #presence: PresenceExchange
   readonly #feed: NodeFeed
+  /** The nodes that have another bus. */
+  readonly others: OtherBuses
   readonly #startedAt = Date.now()
   #monitor: NodeMonitor | undefined
   readonly #requireMonitor = (): NodeMonitor => this.#monitor!
@@ -114,6 +121,23 @@ export class Cluster {
       ask: (stats) => this.#channel.askFeed(stats),
       tell: (text) => this.#channel.tellFeed(text)
     })
+    this.others = new OtherBuses({
+      bus,
+      timeout: nodeTimeout,
+      isPeer: (id) => this.#channel.has(id),
+      tell: () => {
+        const text = encode({
+          from: node,
+          type: 'elsewhere',
+          bus: bus.name,
+          hostname: hostname(),
+          pid: process.pid
+        })
+        options.notifyBus.tell('all', [text]).catch(() => {})
+      },
+      events: options.events,
+      log
+    })
     this.#channel = new NodeChannel({
       node,
       timeout: nodeTimeout,
@@ -124,6 +148,7 @@ export class Cluster {
       deliveries,
       presence: presence.enabled ? this.#presence : undefined,
       feed: this.#feed,
+      others: this.others,
       log
     })
     this.#connections = new ConnectionList(this.#channel, this.#own)
@@ -149,9 +174,16 @@ export class Cluster {
     this.#channel.receive(payload)
   }
 
+  /** Takes what nodes without a bus tell through the database, if this node has one. */
+  overhear(payload: string): void {
+    const message = decode(payload)
+    if (message !== undefined && message.from !== this.id) this.others.heard(message)
+  }
+
   /** Announces this node. Call it whenever this node starts to listen, or the bus is restored. */
   hello(): Promise<void> {
     this.#presence.channels.interrupted()
+    this.others.start()
     return this.#channel.hello()
   }
 
@@ -159,6 +191,7 @@ export class Cluster {
   goodbye(): Promise<void> {
     this.#feed.stop()
     this.#presence.stop()
+    this.others.stop()
     return this.#channel.goodbye()
   }
 

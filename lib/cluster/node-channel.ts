@@ -13,6 +13,7 @@ import {
   type NodeMessage,
   type NodeState
 } from './node-message.js'
+import type { OtherBuses } from './other-buses.js'
 import { BEATS, type Peer, Peers } from './peers.js'
 import type { PresenceExchange } from './presence-exchange.js'
 
@@ -34,6 +35,8 @@ export interface NodeChannelOptions {
   presence: Pick<PresenceExchange, 'heard' | 'receive' | 'forget' | 'beat'> | undefined
   /** Takes what other nodes tell and ask of events and figures. */
   feed: Pick<NodeFeed, 'asked' | 'told'>
+  /** Takes what a node says that has another bus. */
+  others: Pick<OtherBuses, 'heard' | 'forget'>
   log: Log
 }
 
@@ -70,7 +73,7 @@ export class NodeChannel {
   constructor(options: NodeChannelOptions) {
     this.id = options.node
     this.#options = options
-    const { timeout, presence, log } = options
+    const { timeout, presence, others, log } = options
     const fieldsOf = ({ id, hostname, pid }: Peer) => ({ node: id, hostname, pid })
     this.#peers = new Peers({
       timeout,
@@ -79,6 +82,7 @@ export class NodeChannel {
         log.info(fieldsOf(peer), 'another node left')
         for (const answers of this.#pending.values()) answers.forget(peer.id)
         presence?.forget(peer.id)
+        others.forget(peer.id)
       }
     })
   }
@@ -206,6 +210,9 @@ export class NodeChannel {
         break
       case 'goodbye':
         this.#peers.delete(from)
+        break
+      case 'elsewhere':
+        this.#options.others.heard(message)
         break
       case 'question':
         if (message.to === undefined || message.to === this.id) this.#answer(message)

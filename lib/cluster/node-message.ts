@@ -52,6 +52,13 @@ export type NodeMessage = { from: string } & (
     }
   | { type: 'goodbye' }
   | {
+      /** A node with a bus says so through the database: see OtherBuses. */
+      type: 'elsewhere'
+      bus: string
+      hostname: string
+      pid: number
+    }
+  | {
       type: 'question'
       id: string
       /** Undefined: everyone. */
@@ -178,6 +185,9 @@ export function decode(payload: string): NodeMessage | undefined {
       if (!isNodeState(node)) return undefined
       break
     case 'goodbye':
+      break
+    case 'elsewhere':
+      if (![message.bus, message.hostname].every(isShort) || !isCount(message.pid)) return undefined
       break
     case 'question':
       if (!isShort(id) || !isShort(question) || !(to === undefined || isNodeId(to))) return undefined

@@ -45,6 +45,12 @@ const LOG_INTERVAL = 60_000
 /** How long a sequencer goes on without its bus before it lets another node take over, in milliseconds. */
 const WITHOUT_BUS = 2000
 
+/**
+ * If nobody without a bus has become the sequencer in the meantime, after how many timeouts of a node it lets them do so once
+ * more.
+ */
+const YIELDS_AGAIN = 10
+
 /** In seconds. After a longer time without a sequencer, messages that are not durable and older than a minute are dropped. */
 const LONG_ABSENCE = 60
 
@@ -65,6 +71,8 @@ export interface SequencerOptions {
   listen: (woken: () => void) => Promise<() => Promise<void>>
   /** Whether the schema is known to be installed. */
   installed: () => boolean
+  /** Whether there are nodes without a bus, which hear only what the database announces. */
+  mixed: () => boolean
   events: EventLog
   log: Log
 }
@@ -116,8 +124,9 @@ export class Sequencer {
   #called = false
   /** Whether a writer has found the sequencer asleep. */
   #woken = false
-  /** Until when this node lets others be the sequencer while it has no bus. */
+  /** Until when this node lets others be the sequencer while it has no bus, or others have none, and when it may do so again. */
   #yieldsUntil = 0
+  #yieldsAgainAt = 0
   #leading = false
   #bytes: number | undefined
   #blocked = 0
@@ -209,9 +218,11 @@ export class Sequencer {
     }
   }
 
-  /** Whether another node should become the sequencer, because this one has no bus. */
+  /** Whether another node should become the sequencer, because this one's bus is away, or because others have no bus. */
   get #yields(): boolean {
-    return this.#announcer !== undefined && !this.#options.bus.up && performance.now() < this.#yieldsUntil
+    const { bus, mixed } = this.#options
+    if (this.#announcer === undefined || performance.now() >= this.#yieldsUntil) return false
+    return !bus.up || mixed()
   }
 
   /** Runs rounds until this node stops, or another one has taken over. */
@@ -233,6 +244,12 @@ export class Sequencer {
       if (this.#options.bus.up) busUpAt = now
       else if (this.#announcer !== undefined && now - busUpAt > WITHOUT_BUS) {
         this.#yieldsUntil = now + nodeTimeout
+        return this.#resign(term)
+      }
+      // One of them has the database announce, for all. Whoever only pretends to be one does not end the announcements.
+      if (this.#announcer !== undefined && now >= this.#yieldsAgainAt && this.#options.mixed()) {
+        this.#yieldsUntil = now + nodeTimeout
+        this.#yieldsAgainAt = now + YIELDS_AGAIN * nodeTimeout
         return this.#resign(term)
       }
       if (now >= renewAt) {
