@@ -1,5 +1,5 @@
-// The tests of faults.test.ts, with SDKs that speak protobuf.
+// The tests of sdk-faults.test.ts, with SDKs that speak protobuf.
 import { speakProtobuf } from '../support/sdk.js'
 
 speakProtobuf()
-await import('../lib/protocols/centrifugo/faults.test.js')
+await import('./sdk-faults.test.js')

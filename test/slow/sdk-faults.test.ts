@@ -3,9 +3,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
-import { run, started } from '../../../support/app.js'
-import { FaultProxy } from '../../../support/fault-proxy.js'
-import { build, open, query, SECRET, token, until } from '../../../support/helper.js'
+import { run, started } from '../support/app.js'
+import { FaultProxy } from '../support/fault-proxy.js'
+import { build, open, query, SECRET, token, until } from '../support/helper.js'
 import {
   type Cluster,
   createDatabase,
@@ -13,8 +13,8 @@ import {
   restartPostgres,
   sharedPostgres,
   testPostgres
-} from '../../../support/postgres.js'
-import { type Centrifuge, raw, SDKS, sdk, subscribed } from '../../../support/sdk.js'
+} from '../support/postgres.js'
+import { type Centrifuge, raw, SDKS, sdk, subscribed } from '../support/sdk.js'
 
 const postgres = await sharedPostgres(t)
 const rw = token({ mode: 'rw', sub: 'me' })
