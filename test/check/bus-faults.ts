@@ -57,7 +57,7 @@ export class BusFaults {
     return this.#holdServer(async () => {
       const what = this.#options.say('nats-server is stopped')
       const { nats } = this.#options.system
-      nats!.pause()
+      await nats!.pause()
       await sleep(random.below(2 * NODE_TIMEOUT))
       nats!.continue()
       return what

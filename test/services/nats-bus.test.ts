@@ -225,7 +225,7 @@ t.test('an announcement that the server does not confirm is rejected', async (t)
   const server = await NatsServer.start(t)
   const { bus, count, texts } = await busOf(t, server)
   await bus.join('a')
-  server.pause()
+  await server.pause()
   const [announced, joined] = [bus.announce([announcement('a', 1)]), bus.join('b')]
   await t.rejects(announced, { code: 'FST_PGWS_NODES_UNAVAILABLE' })
   await joined

@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -106,8 +106,17 @@ export class NatsServer {
   }
 
   /** Stops the process for a while: it accepts connections and answers nothing. */
-  pause(): void {
+  async pause(): Promise<void> {
     process.kill(this.pid, 'SIGSTOP')
+    // Its threads stop one after the other, and may answer until then.
+    const threads = () =>
+      execFileSync('ps', ['-L', '-o', 'stat=', '-p', String(this.pid)], { encoding: 'utf8' })
+    await until(() =>
+      threads()
+        .trim()
+        .split('\n')
+        .every((state) => state.startsWith('T'))
+    )
   }
 
   continue(): void {
