@@ -1,4 +1,4 @@
-import ts from 'typescript'
+import { typescript as ts } from './typescript.js'
 
 const AsyncFunction = (async () => {}).constructor as FunctionConstructor
 

@@ -1,4 +1,5 @@
-import ts from 'typescript'
+import type { Node } from 'typescript'
+import { typescript as ts } from './typescript.js'
 
 /** Words before a parenthesis that belong to PostgreSQL's grammar. Any other word may be a function of another schema. */
 const GRAMMAR = new Set(
@@ -156,7 +157,7 @@ const SQL =
 export function statementsOf(file: string, source: string): { line: number; sql: string }[] {
   const tree = ts.createSourceFile(file, source, ts.ScriptTarget.Latest, true)
   const found: { line: number; sql: string }[] = []
-  const visit = (node: ts.Node): void => {
+  const visit = (node: Node): void => {
     let sql: string | undefined
     if (ts.isStringLiteralLike(node)) sql = node.text
     else if (ts.isTemplateExpression(node)) {
