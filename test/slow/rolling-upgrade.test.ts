@@ -266,3 +266,72 @@ t.test('a server that is newer than the schema publishes nothing until it is mig
   await fastify.pgws.publish('kept', 'now')
   t.same(JSON.parse((await client.received(1))[0]!).payload, 'now')
 })
+
+t.test(
+  'members of presence channels are known to nodes of the previous release and of this version',
+  async (t) => {
+    const cli = await previousRelease(t, RELEASES.at(-1)!)
+    if (cli === undefined) {
+      t.pass('not tested', {
+        skip: 'the history of this clone does not have the previous release: git fetch --unshallow'
+      })
+      return
+    }
+    const environment = {
+      PGWS_DB_URI: await database(),
+      PGWS_JWT_SECRET: SECRET,
+      PGWS_HOST: '127.0.0.1',
+      PGWS_PRESENCE_CHANNELS: 'room:*',
+      PGWS_NODE_TIMEOUT: '2000'
+    }
+    const older = await started(await run(t, environment, [], cli))
+    await until(async () => (await fetch(`${older.http}/health`)).ok)
+    const as = (sub: string) => token({ mode: 'r', sub })
+    const usersOn = async (http: string, channel: string) => {
+      const headers = { authorization: `Bearer ${as('reader')}` }
+      const answer = await fetch(`${http}/channels/${channel}/presence`, { headers })
+      const { clients = [] } = (await answer.json()) as { clients?: { user: string }[] }
+      return clients.map(({ user }) => user).sort()
+    }
+    const agree = (channel: string, ...users: string[]) =>
+      until(async () => {
+        const all = await Promise.all(nodes.map(({ http }) => usersOn(http, channel)))
+        return all.every((one) => one.join() === users.join())
+      }, 60_000)
+    /** Who is there, after what a client has received. */
+    const keep = ({ messages }: Client) => {
+      const there = new Map<string, string>()
+      for (const text of messages) {
+        const { event, payload } = JSON.parse(text)
+        if (event === 'Presence') for (const { client, user } of payload.clients) there.set(client, user)
+        else if (event === 'Join') there.set(payload.client, payload.user)
+        else there.delete(payload.client)
+      }
+      return [...there.values()].sort().join()
+    }
+    const nodes = [older]
+    const watching = [await open(t, `${older.ws}/room:1/${as('old')}?presence=true`)]
+    await open(t, `${older.ws}/room:2/${as('alone')}`)
+    for (const name of ['new', 'newer']) {
+      const node = await started(await run(t, environment))
+      nodes.push(node)
+      watching.push(await open(t, `${node.ws}/room:1/${as(name)}?presence=true`))
+    }
+    await agree('room:1', 'new', 'newer', 'old')
+    // No client of the newer nodes is in it.
+    await agree('room:2', 'alone')
+    const leaving = await Promise.all(nodes.map(({ ws }, i) => open(t, `${ws}/room:1/${as(`leaves ${i}`)}`)))
+    const all = ['leaves 0', 'leaves 1', 'leaves 2', 'new', 'newer', 'old']
+    await until(() => watching.every((client) => keep(client) === all.join()), 60_000)
+    for (const { webSocket } of leaving) webSocket.close()
+    await until(() => watching.every((client) => keep(client) === 'new,newer,old'), 60_000)
+    await agree('room:1', 'new', 'newer', 'old')
+
+    // The upgrade ends.
+    older.child.kill('SIGTERM')
+    nodes.shift()
+    await agree('room:1', 'new', 'newer')
+    await agree('room:2')
+    await until(() => watching.slice(1).every((client) => keep(client) === 'new,newer'), 60_000)
+  }
+)
