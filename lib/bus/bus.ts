@@ -5,8 +5,8 @@ export interface Announcement {
   /** Everything of this channel up to this position was announced before. */
   previous: number
   /**
-   * Up to where the last beat before said that everything was announced; at most `previous`. A node that has not heard that
-   * beat reads from the database first, because clients of several channels continue from one position.
+   * The number of the last beat before it. A node that has not heard that beat reads from the database first, because clients
+   * of several channels continue from one position.
    */
   beat: number
   /** The message as a notification has it (see readNotification); undefined: it is too large, and is read from the database. */
@@ -18,6 +18,8 @@ export interface Announcement {
  * database.
  */
 export interface Beat {
+  /** Another one for each beat, also for those in which nothing was announced. */
+  number: number
   /** Everything up to this position was announced before the interval. */
   from: number
   /** The last position of the interval. Equal to `from` if nothing was announced. */

@@ -63,7 +63,7 @@ export type Received =
 // The first character says what follows:
 //   m<position> <previous> <beat> <text>   a message
 //   r<position> <previous> <beat>          a message that is read from the database
-//   b<from> <to>[ <hash>:<offset>]…    a beat; hashes and offsets (from `from`) in base 36
+//   b<number> <from> <to>[ <hash>:<offset>]…  a beat; hashes and offsets (from `from`) in base 36
 //   t<text>                            what a node tells
 //   #<length> <channel><one of these>  on the subject of a hashed name: the name, and its length in UTF-16 units
 
@@ -87,10 +87,10 @@ export function encodeTold(text: string, channel: string | undefined): string {
  * A beat, as several that follow each other if one would be too large: together they say the same.
  * @param maxBytes what a server takes at most
  */
-export function encodeBeat({ from, to, channels }: Beat, maxBytes: number): string[] {
+export function encodeBeat({ number, from, to, channels }: Beat, maxBytes: number): string[] {
   // No entry takes more bytes: a blank, 7 digits, a colon, 11 digits.
-  const entries = Math.max(1, Math.floor((maxBytes - 40) / 20))
-  if (channels.length <= entries) return [beatText(from, to, channels)]
+  const entries = Math.max(1, Math.floor((maxBytes - 55) / 20))
+  if (channels.length <= entries) return [beatText({ number, from, to, channels })]
   const sorted = [...channels].sort(([, one], [, other]) => one - other)
   const texts: string[] = []
   let begin = from
@@ -98,17 +98,17 @@ export function encodeBeat({ from, to, channels }: Beat, maxBytes: number): stri
     const part = sorted.slice(index, index + entries)
     const isLast = index + entries >= sorted.length
     const end = isLast ? to : part.at(-1)![1]
-    texts.push(beatText(begin, end, part))
+    texts.push(beatText({ number, from: begin, to: end, channels: part }))
     begin = end
   }
   return texts
 }
 
-function beatText(from: number, to: number, channels: Beat['channels']): string {
+function beatText({ number, from, to, channels }: Beat): string {
   const entries = channels.map(
     ([hash, position]) => ` ${hash.toString(36)}:${(position - from).toString(36)}`
   )
-  return `b${from} ${to}${entries.join('')}`
+  return `b${number} ${from} ${to}${entries.join('')}`
 }
 
 function named(channel: string, body: string): string {
@@ -154,16 +154,17 @@ function readAnnouncement(text: string, channel: string): Received | undefined {
   const hasText = text[0] === 'm'
   const [position, previous, beat] = found.slice(hasText ? 4 : 1).map(readPosition)
   if (position === undefined || previous === undefined || beat === undefined) return undefined
-  if (previous >= position || beat > previous) return undefined
+  if (previous >= position) return undefined
   const body = hasText ? text.slice(found[0].length) : undefined
   return { kind: 'announced', announcement: { channel, position, previous, beat, text: body } }
 }
 
 function readBeat(text: string): Received | undefined {
-  const [start = '', end = '', ...entries] = text.slice(1).split(' ')
+  const [first, start, end, ...entries] = text.slice(1).split(' ')
+  const number = readPosition(first)
   const from = readPosition(start)
   const to = readPosition(end)
-  if (from === undefined || to === undefined || to < from) return undefined
+  if (number === undefined || from === undefined || to === undefined || to < from) return undefined
   const channels: [number, number][] = []
   for (const entry of entries) {
     const [, hash, offset] = /^([0-9a-z]{1,7}):([0-9a-z]{1,11})$/.exec(entry) ?? []
@@ -172,7 +173,7 @@ function readBeat(text: string): Received | undefined {
     if (position > to) return undefined
     channels.push([Number.parseInt(hash, 36), position])
   }
-  return { kind: 'beat', beat: { from, to, channels } }
+  return { kind: 'beat', beat: { number, from, to, channels } }
 }
 
 function readPosition(text: string | undefined): number | undefined {

@@ -25,6 +25,9 @@ export class ChannelOrder {
   /** Channels that are being joined: nobody reads them yet, and it is not known which messages are older. */
   readonly #joining = new Set<string>()
 
+  /** The number of the last beat that was heard, or whose messages were read from the database. */
+  #beat: number | undefined
+
   /** The position up to which nothing is missing. */
   get floor(): number {
     return this.#floor
@@ -64,9 +67,10 @@ export class ChannelOrder {
   placeOf({ channel, position, previous, beat }: Omit<Announcement, 'text'>): Place {
     const heard = this.#heardOf(channel)
     if (position <= heard) return 'known'
-    // The beat itself is missing, and with it perhaps messages of other channels.
-    if (beat > this.#floor) return 'gap'
-    return previous <= heard || this.#joining.has(channel) ? 'next' : 'gap'
+    if (this.#joining.has(channel)) return 'next'
+    // A beat is missing, and with it perhaps messages of other channels.
+    if (beat !== this.#beat) return 'gap'
+    return previous <= heard ? 'next' : 'gap'
   }
 
   /** Notes that a message was delivered. */
@@ -74,12 +78,20 @@ export class ChannelOrder {
     this.#note(channel, position)
   }
 
+  /** Notes that everything before an announcement has been read from the database. */
+  covered({ beat }: Pick<Announcement, 'beat'>): void {
+    this.#beat = beat
+  }
+
   /**
    * Takes a beat, once everything that came before it has been delivered.
    * @returns false if something is missing up to it
    */
-  beat({ from, to, channels }: Beat): boolean {
-    if (to <= this.#floor) return true
+  beat({ number, from, to, channels }: Beat): boolean {
+    if (to <= this.#floor) {
+      this.#beat = number
+      return true
+    }
     if (from > this.#floor) return false
     for (const [hash, position] of channels) {
       for (const channel of this.#joined.get(hash) ?? []) {
@@ -87,6 +99,7 @@ export class ChannelOrder {
       }
     }
     this.restart(to)
+    this.#beat = number
     return true
   }
 

@@ -251,6 +251,9 @@ export class IncomingQueue {
   caughtUp(position: number): void {
     const { order } = this.#options
     if (order === undefined) return
+    for (const item of this.#queue.slice(0, this.#covered)) {
+      if ('place' in item && item.place !== undefined) order.covered(item.place)
+    }
     order.restart(position)
     this.#delivered.raise(position)
     this.#queue = this.#queue.filter((item) => !('place' in item) || item.place!.position > position)
@@ -261,6 +264,15 @@ export class IncomingQueue {
   release(): void {
     this.#held = false
     if (!this.#waiting) this.#work()
+  }
+
+  /** Delivers what waits, while what arrives goes on waiting. */
+  deliverWaiting(): void {
+    if (!this.#held || this.#waiting) return
+    this.#held = false
+    // What must be read from a table first waits for the next call.
+    this.#work()
+    this.#held = true
   }
 
   close(): void {
@@ -302,7 +314,11 @@ export class IncomingQueue {
     if ('announcement' in item) return this.#detector.announced(item.announcement) || this.#covered > 0
     if ('beat' in item) return this.#passes(item.beat) || this.#covered > 0
     if (item.place !== undefined) {
-      return this.#options.order!.placeOf(item.place) !== 'gap' || this.#covered > 0
+      const order = this.#options.order!
+      if (order.placeOf(item.place) !== 'gap') return true
+      if (this.#covered === 0) return false
+      order.covered(item.place)
+      return true
     }
     const position = durablePositionOf(item)
     return position === undefined || this.#detector.arrived(position) || this.#covered > 0

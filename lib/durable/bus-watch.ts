@@ -84,11 +84,26 @@ export class BusWatch {
   async #check(): Promise<void> {
     if (this.#failure !== undefined || performance.now() - this.#lastBeat < PATIENCE) return
     const seen = this.#lastBeat
-    const byBus = await this.#options.byBus().catch(() => true)
+    const byBus = await this.#isByBus()
     if (this.#stopped || seen !== this.#lastBeat || this.#failure !== undefined) return
-    this.#bypassed = !byBus
-    if (this.#bypassed) this.#lastBeat = performance.now()
+    if (!byBus) this.#bypass()
     else this.#away('the sequencer is not heard', 0)
+  }
+
+  #isByBus(): Promise<boolean> {
+    return this.#options.byBus().catch(() => true)
+  }
+
+  /** The bus carries nothing, so it does no harm if it is away. */
+  #bypass(): void {
+    this.#lastBeat = performance.now()
+    this.#goOn()
+    if (this.#bypassed || this.#stopped) return
+    this.#bypassed = true
+    const text =
+      'the sequencer is a server without PGWS_BUS, so the database notifies every server: set it for all servers, or for none'
+    this.#options.log.warn({}, text)
+    this.#options.events.add('bus', { text, reason: 'bypassed' })
   }
 
   #away(failure: string, hold: number): void {
@@ -109,15 +124,22 @@ export class BusWatch {
     await sleep(hold, undefined, { ref: false })
     while (this.#failure !== undefined && !this.#stopped) {
       await this.#options.replay.poll()
+      if (!(await this.#isByBus())) this.#bypass()
       await sleep(INTERVAL * (0.8 + 0.4 * Math.random()), undefined, { ref: false })
     }
   }
 
   #back(): void {
-    if (this.#failure === undefined || this.#stopped) return
-    this.#failure = undefined
-    this.#options.replay.reconnected('bus')
+    if (!this.#goOn()) return
     this.#options.log.info({}, 'the bus is back')
     this.#options.events.add('bus', { text: 'the bus is back', reason: 'back' })
+  }
+
+  /** @returns false if the bus was not away */
+  #goOn(): boolean {
+    if (this.#failure === undefined || this.#stopped) return false
+    this.#failure = undefined
+    this.#options.replay.reconnected('bus')
+    return true
   }
 }

@@ -177,14 +177,21 @@ export class Replay {
     this.#replaying = this.#replaying.then(() => this.#replayMissed(outage))
   }
 
-  /** Delivers what was stored while the connection of the bus is lost. What arrives goes on waiting. */
+  /**
+   * Delivers what was stored while the bus does not carry it, and what has arrived by notifications. What arrives from then on
+   * waits, if the connection of the bus is lost.
+   */
   poll(): Promise<void> {
     const outage = this.#outages
     this.#replaying = this.#replaying.then(async () => {
       if (outage !== this.#outages || this.#stopped) return
       // The sequencer may be away, too.
       await this.#history.catchUp()
-      await this.#readMissed(outage).catch(() => {})
+      const read = await this.#readMissed(outage).then(
+        () => true,
+        () => false
+      )
+      if (read && outage === this.#outages && !this.#lost.has('listener')) this.#incoming.deliverWaiting()
     })
     return this.#replaying
   }

@@ -1,3 +1,4 @@
+import { randomInt } from 'node:crypto'
 import type { Announcement, Beat, Bus } from '../bus/index.js'
 import { channelHash } from '../bus/index.js'
 import { messageId } from '../messages/index.js'
@@ -54,6 +55,8 @@ export class Announcer {
   /** The position up to which the last beat said that everything was announced. */
   #beatTo = 0
   #beatAt = Number.NEGATIVE_INFINITY
+  /** The number of the last beat. Terms begin at random ones, so that no node has heard it in another term. */
+  #beat = 0
 
   constructor(options: AnnouncerOptions) {
     this.#options = options
@@ -64,6 +67,7 @@ export class Announcer {
     this.#mark = undefined
     this.#announced.clear()
     this.#beatAt = Number.NEGATIVE_INFINITY
+    this.#beat = randomInt(2 ** 47)
   }
 
   /**
@@ -92,6 +96,7 @@ export class Announcer {
       for (const [channel, position] of announced) this.#announced.set(channel, position)
     else {
       this.#announced.clear()
+      this.#beat = beat.number
       this.#beatTo = beat.to
       this.#beatAt = performance.now()
     }
@@ -109,7 +114,7 @@ export class Announcer {
       channel,
       position: place,
       previous,
-      beat: this.#beatTo,
+      beat: this.#beat,
       text: body === null ? undefined : this.#text(place, body, durable)
     }
   }
@@ -128,6 +133,7 @@ export class Announcer {
     if (performance.now() - this.#beatAt < BEAT_INTERVAL && size < MAX_CHANNELS) return undefined
     const all = new Map([...this.#announced, ...announced])
     return {
+      number: this.#beat + 1,
       from: this.#beatTo,
       to,
       channels: [...all].map(([channel, position]) => [channelHash(channel), position] as const)

@@ -28,7 +28,7 @@ t.test(
     await one.bus.join('a')
     await Promise.all([other.bus.join('a'), other.bus.join('b')])
     const batch = Array.from({ length: 1000 }, (_, index) => announcement(index % 2 ? 'b' : 'a', index + 1))
-    const beat = { from: 0, to: 1000, channels: [[1, 999] as const, [2 ** 32 - 1, 1000] as const] }
+    const beat = { number: 7, from: 0, to: 1000, channels: [[1, 999] as const, [2 ** 32 - 1, 1000] as const] }
     await one.bus.announce(batch, beat)
     await until(() => one.count('beat') === 1 && other.count('beat') === 1)
     t.same(other.heard, [...batch.map((announced) => ({ announced })), { beat }])
@@ -48,7 +48,7 @@ t.test('a node receives nothing of channels that it has not joined, or has left'
   for (const channel of channels) if (channel !== 'channel 7') one.bus.leave(channel)
   const { out_msgs: before } = await server.monitor()
   const announced = channels.map((channel, index) => announcement(channel, index + 1))
-  await other.bus.announce(announced, { from: 0, to: 100, channels: [] })
+  await other.bus.announce(announced, { number: 1, from: 0, to: 100, channels: [] })
   await until(() => one.count('beat') === 1 && other.count('beat') === 1)
   t.same(one.texts(), ['text 8'])
   t.equal((await server.subscriptions()).get(`fastify-pg-websockets ${one.node}`), own + 1)
@@ -127,6 +127,7 @@ t.test("a message above the server's max_payload is announced without its text",
   await bus.announce(
     [small, announcement('a', 2, 'x'.repeat(20_000)), announcement('a', 3, 'ä'.repeat(10_000))],
     {
+      number: 1,
       from: 0,
       to: 3000,
       channels
@@ -172,9 +173,9 @@ t.test('messages that no node has sent change nothing', async (t) => {
     stranger.publish(subject, Buffer.from([0xff, 0xfe, 0x00]))
   }
   await stranger.flush()
-  await bus.announce([announcement('a', 1)], { from: 0, to: 1, channels: [] })
+  await bus.announce([announcement('a', 1)], { number: 1, from: 0, to: 1, channels: [] })
   await until(() => count('beat') === 1)
-  t.same(heard, [{ announced: announcement('a', 1) }, { beat: { from: 0, to: 1, channels: [] } }])
+  t.same(heard, [{ announced: announcement('a', 1) }, { beat: { number: 1, from: 0, to: 1, channels: [] } }])
 })
 
 t.test('logs the error of a handler, and the bus continues', async (t) => {
@@ -287,7 +288,7 @@ t.test('joins and leaves during a reconnection take effect', async (t) => {
   const all = [...channels, ...late]
   await other.bus.announce(
     all.map((channel, index) => announcement(channel, index + 1, channel)),
-    { from: 0, to: 20_000, channels: [] }
+    { number: 1, from: 0, to: 20_000, channels: [] }
   )
   await until(() => one.count('beat') === 1)
   const expected = all.filter((channel) => !left.has(channel))

@@ -83,6 +83,18 @@ for (const [what, lose] of [
     }
   ],
   [
+    'while NATS was interrupted at rest',
+    async ({ dbUri, fault }: Awaited<ReturnType<typeof setUp>>, text: string) => {
+      // The beats that are lost before say nothing new.
+      fault.drop = () => true
+      await sleep(APART)
+      const { dropped } = fault
+      await publish(dbUri, 'a', text)
+      await until(() => fault.dropped > dropped)
+      fault.drop = () => false
+    }
+  ],
+  [
     'and the database is slow',
     async ({ dbUri, fault, way }: Awaited<ReturnType<typeof setUp>>, text: string) => {
       way.delay = 100

@@ -36,6 +36,7 @@ export interface HealthAnswer {
   status: string
   reasons: string[]
   outbox: { sequencer: boolean }
+  bus: { name: string; status: string }
 }
 
 /** What a server says of itself, and with which status of HTTP. */
