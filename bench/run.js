@@ -67,7 +67,8 @@ function table({ title, servers, figures, baseline = 'ours' }, results) {
     const shown = medians[i].map((value) =>
       value > 1000 ? Math.round(value).toLocaleString('en') : value.toPrecision(3)
     )
-    print(`| ${server} | ${shown.join(' | ')} | ${(reference / medians[i][0]).toFixed(2)} |`)
+    const ratio = reference / medians[i][0]
+    print(`| ${server} | ${shown.join(' | ')} | ${ratio > 0 && ratio < 1e6 ? ratio.toFixed(2) : '–'} |`)
   }
 }
 

@@ -2,6 +2,14 @@
 // simulated node is a connection to the database that listens to what a node listens to and, over NATS, a connection that
 // subscribes to what a node subscribes to (see ../clients/quiet-nodes.js).
 import { readdirSync, readFileSync } from 'node:fs'
+import { Subjects } from '../../dist/lib/bus/nats-wire.js'
+import {
+  ANNOUNCEMENTS_CHANNEL,
+  nodeChannelOf,
+  REVOCATIONS_CHANNEL,
+  SETTINGS_CHANNEL,
+  VACANCY_CHANNEL
+} from '../../dist/lib/postgres/own-channels.js'
 import {
   arrived,
   busOf,
@@ -19,11 +27,11 @@ import { connect, ownDatabase } from './durable.js'
 /** The database channels of a node. */
 const DATABASE_CHANNELS = [
   LISTEN_CHANNEL,
-  `pgws_nodes:${LISTEN_CHANNEL}`,
-  'pgws',
-  'pgws_announcements',
-  'pgws_revocations',
-  'pgws_sequencer'
+  nodeChannelOf(LISTEN_CHANNEL),
+  SETTINGS_CHANNEL,
+  ANNOUNCEMENTS_CHANNEL,
+  REVOCATIONS_CHANNEL,
+  VACANCY_CHANNEL
 ]
 
 /** The number of processes for the simulated nodes. */
@@ -74,11 +82,10 @@ async function postmasterOf(client) {
   return readFileSync(`${rows[0].data_directory}/postmaster.pid`, 'latin1').split('\n')[0]
 }
 
-/** Subjects of a node (docs/several-nodes.md): its channels, beats, and what nodes tell each other. */
+/** What a node subscribes to that has joined a channel. */
 function subjectsOf(node, channel) {
-  return [`m.${Buffer.from(channel).toString('base64url')}`, 'b', 'n.all', `n.${node}`].map(
-    (subject) => `${PREFIX}.${subject}`
-  )
+  const subjects = new Subjects(PREFIX)
+  return [subjects.channel(channel), subjects.beats, subjects.all, subjects.node(node)]
 }
 
 async function startQuietNodes({ nodes, interested }, uri, nats) {
@@ -145,10 +152,11 @@ async function run(name, dbUri, quick) {
     const reader = await startReader(node.port)
     const postmaster = await postmasterOf(control)
     const text = STATEMENTS[row.bus]
-    /** The messages so far, the CPU time of the database, and the bytes of all nodes. */
+    /** The messages so far, the CPU time of the database and of the real node, and the bytes of all nodes. */
     const state = async () => ({
       seen: reader.seen,
       cpu: cpuOf(postmaster),
+      node: await node.ask('cpu'),
       own: await node.ask('received'),
       heard: await quiet.heard()
     })
@@ -176,6 +184,7 @@ async function run(name, dbUri, quick) {
         p50: percentile(reader.waits, 0.5),
         p99: percentile(reader.waits, 0.99),
         cpu: (after.cpu - before.cpu) / messages,
+        node: (after.node - before.node) / messages,
         bytes: (after.own - before.own + others) / messages
       }
     }
@@ -189,7 +198,11 @@ async function run(name, dbUri, quick) {
 }
 
 const latencies = { p50: 'p50 ms', p99: 'p99 ms' }
-const costs = { cpu: 'database, µs of CPU a message', bytes: 'bytes from the database a message' }
+const costs = {
+  cpu: 'database, µs of CPU a message',
+  node: 'real node, µs of CPU a message',
+  bytes: 'bytes from the database a message'
+}
 const atFullSpeed = { rate: 'messages/s', ...latencies, ...costs }
 
 export const nodes = {
