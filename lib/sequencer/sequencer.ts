@@ -264,8 +264,11 @@ export class Sequencer {
       const tired = asleepSince === undefined && now - lastFound > STAY_AWAKE
       const round = await this.#round(term, asleepSince === undefined ? tired : null, stale)
       if (round.announced === null) return
+      const placedAt = performance.now()
       const carried = await this.#carry(term)
       if (carried === undefined) return
+      // Carrying holds no lock, so it leaves as much time to writers as a pause does.
+      const carryTime = performance.now() - placedAt
       const found = round.announced > 0 || round.more || carried > 0
       if (found) {
         asleepSince = undefined
@@ -278,7 +281,7 @@ export class Sequencer {
         else await this.#options.query('select pgws.turn_passing($1, $2)', [this.#options.node, term])
         emptyAt = performance.now() + EMPTYING_INTERVAL
       }
-      if (asleepSince === undefined) await sleep(pauseAfter(round))
+      if (asleepSince === undefined) await sleep(Math.max(0, pauseAfter(round) - carryTime))
       else if (BigInt(round.oldest) <= asleepSince) await this.#pause(DROWSY_INTERVAL)
       else await this.#pause(Math.min(sleepingInterval, renewAt - performance.now()))
     }

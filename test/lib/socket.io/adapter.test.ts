@@ -4,14 +4,12 @@ import { join } from 'node:path'
 import { createAdapter as createOriginal } from '@socket.io/postgres-adapter'
 import t, { type Test } from 'tap'
 import { createAdapter } from '../../../socket.io.js'
-import { FaultProxy } from '../../support/fault-proxy.js'
 import { query, sqlListener, until, withPostgres } from '../../support/helper.js'
 import { createDatabase, restartPostgres, testPostgres } from '../../support/postgres.js'
 import { root } from '../../support/root.js'
 import { acquainted, type Client, type Node, open, startNode, startNodes } from '../../support/socket-io.js'
 
-const { postgres, database } = await withPostgres(t)
-const socketOf = (server: { socketFolder: string }) => join(server.socketFolder, '.s.PGSQL.5432')
+const { database } = await withPostgres(t)
 const failuresOf = (nodes: Node[]) => nodes.flatMap(({ failures }) => failures)
 
 /** Three nodes with a client each, and the server of the first one. */
@@ -392,39 +390,6 @@ t.test('reports packets that cannot be read, and delivers later ones', async (t)
     t.equal(failures.length, 2)
     t.ok(failures.every((error) => /was lost/.test(error.message)))
   }
-})
-
-t.test('keeps rows until every node has read them, and then removes them', async (t) => {
-  const dbUri = await database()
-  const proxy = await FaultProxy.start(t, socketOf(postgres))
-  const adapter = { cleanupInterval: 200, heartbeatInterval: 200, heartbeatTimeout: 20_000 }
-  const nodes = await startNodes(t, dbUri, 2, { adapter })
-  // This node is notified of rows, and cannot read them for a while.
-  const slow = await startNode(t, dbUri, { adapter, poolUri: proxy.uri(dbUri) })
-  await acquainted([...nodes, slow])
-  const client = await open(t, slow)
-  const rows = async () =>
-    (await query(dbUri, 'select count(*)::int as n from socket_io_attachments')).rows[0].n
-  const marks = await sqlListener(t, dbUri, 'socket.io#')
-  await until(() => {
-    const seen = marks.payloads.map((text) => JSON.parse(text)).filter(({ read }) => read !== null)
-    return new Set(seen.map(({ uid }) => uid)).size === 3
-  })
-  const read = slow.pool.connect
-  slow.pool.connect = (() => Promise.reject(new Error('no connection'))) as never
-  for (let i = 0; i < 5; i++) nodes[0]!.io.emit('large', i, 'x'.repeat(9000))
-  await until(async () => (await rows()) === 5)
-  // They are old enough. The row that is older than all of them is removed.
-  const count = async (condition: string) =>
-    (await query(dbUri, `select count(*)::int as n from socket_io_attachments where ${condition}`)).rows[0].n
-  await until(async () => (await count("created_at < now() - interval '3 s'")) === 5)
-  await query(dbUri, "insert into socket_io_attachments (created_at) values (now() - interval '1 hour')")
-  await until(async () => (await count('payload is null')) === 0)
-  t.equal(await rows(), 5)
-  t.same(client.values('large'), [])
-  slow.pool.connect = read
-  t.same(await client.received('large', 5), [0, 1, 2, 3, 4])
-  await until(async () => (await rows()) === 0)
 })
 
 t.test('closing leaves nothing behind, even if the pool has ended before', async (t) => {
