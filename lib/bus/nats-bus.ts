@@ -7,6 +7,7 @@ import type { Announcement, Audience, Beat, Bus, BusHandlers } from './bus.js'
 import { NatsConnection } from './nats-connection.js'
 import { authenticatorOf, loadNats, type NatsModule } from './nats-credentials.js'
 import { explain } from './nats-errors.js'
+import { readServer, shuffled } from './nats-servers.js'
 import { decode, encodeAnnouncement, encodeBeat, encodeTold, Subjects } from './nats-wire.js'
 
 export interface NatsBusOptions {
@@ -23,14 +24,14 @@ export interface NatsBusOptions {
   log: Log
 }
 
-/** The port of NATS (https://docs.nats.io/running-a-nats-service/configuration). */
-const DEFAULT_PORT = '4222'
-
 /** How many channels are subscribed in a turn of the event loop after a connection was lost: some 3 ms. */
 const SUBSCRIBED_A_TURN = 250
 
 /** Why a connection is replaced when the prefix has changed. */
 const OTHER_DATABASE = 'the database is another one now, so it has another bus'
+
+/** After how many characters a server is asked to confirm, so that a slow line is not taken for a dead one. */
+const CONFIRMED_AT_ONCE = 1024 * 1024
 
 /** How long `start` waits for a connection, in milliseconds. The attempt goes on after that. */
 const START_TIMEOUT = 5000
@@ -111,9 +112,14 @@ export class NatsBus implements Bus {
     const subjects = this.#subjects
     const { maxPayload } = connection
     try {
+      let unconfirmed = 0
       for (const announcement of batch) {
         const text = encodeAnnouncement(announcement, maxPayload)
         connection.publish(subjects.channel(announcement.channel), text)
+        unconfirmed += text.length
+        if (unconfirmed < CONFIRMED_AT_ONCE) continue
+        await connection.confirm()
+        unconfirmed = 0
       }
       if (beat !== undefined) {
         for (const text of encodeBeat(beat, maxPayload)) connection.publish(subjects.beats, text)
@@ -282,17 +288,4 @@ export class NatsBus implements Bus {
 function interrupted(cause?: unknown): Error {
   const error = new errors.NodesUnavailable('the bus between the nodes is interrupted')
   return cause === undefined ? error : Object.assign(error, { cause })
-}
-
-function readServer(text: string): URL {
-  const server = new URL(text)
-  if (server.port === '') server.port = DEFAULT_PORT
-  return server
-}
-
-function shuffled<Item>(items: readonly Item[]): Item[] {
-  return items
-    .map((item) => ({ item, key: Math.random() }))
-    .sort((one, other) => one.key - other.key)
-    .map(({ item }) => item)
 }

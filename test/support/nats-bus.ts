@@ -52,3 +52,12 @@ export async function busOf(t: Test, server: Pick<NatsServer, 'url'>, options: P
   await result.start()
   return result
 }
+
+/** An announcement that follows the one before it. */
+export const announcement = (channel: string, position: number, text?: string) => ({
+  channel,
+  position,
+  previous: position - 1,
+  beat: 0,
+  text: text ?? `text ${position}`
+})
