@@ -106,7 +106,6 @@ export class Cluster {
       node,
       presence,
       bus,
-      peers: () => this.#channel.peers,
       read: (channels, nodes) => this.#channel.ask('members', { channels }, nodes),
       // Shorter than the time between heartbeats, so that each heartbeat may cause a request.
       interval: nodeTimeout / BEATS / 2

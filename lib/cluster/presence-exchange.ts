@@ -4,15 +4,12 @@ import type { Answers } from './answers.js'
 import { encodeAnswerLines, encodeLines } from './members-message.js'
 import { Multipart } from './multipart.js'
 import { encode, encodePresence, type NodeMessage, type NodeState } from './node-message.js'
-import type { Peer } from './peers.js'
 
 export interface PresenceExchangeOptions {
   /** This node's id. */
   node: string
   presence: Presence
   bus: Pick<Bus, 'tell' | 'announces'>
-  /** The other nodes. */
-  peers: () => readonly Peer[]
   /** Asks other nodes for their members of some channels. @throws NodesUnavailable (503) */
   read: (channels: readonly string[], nodes: readonly string[]) => Promise<Answers>
   /** The minimum time between two requests for all members of the same node, in milliseconds. */
@@ -30,6 +27,9 @@ export class PresenceExchange {
   readonly #options: PresenceExchangeOptions
   /** For nodes of older releases, which know all members of all nodes. */
   readonly #nodes: NodeSync
+  /** The other nodes that exchange members by channel, and those of older releases that have presence channels. */
+  readonly #newer = new Set<string>()
+  readonly #older = new Set<string>()
   readonly #parts = new Multipart()
   #lastId = 0
   #beats = 0
@@ -38,11 +38,11 @@ export class PresenceExchange {
 
   constructor(options: PresenceExchangeOptions) {
     this.#options = options
-    const { node, presence, bus, peers, interval } = options
+    const { node, presence, bus, interval } = options
     this.channels = new ChannelSync({
       presence,
       byChannel: bus.announces,
-      hasPeers: () => peers().some(exchangesByChannel),
+      hasPeers: () => this.#newer.size > 0,
       tell: async (after, lines) => {
         if (this.#closed) return
         if (!bus.announces) return bus.tell('all', encodeLines(node, after, lines, this.#nextId))
@@ -58,11 +58,7 @@ export class PresenceExchange {
       },
       ask: (to) => this.#tell(to, { from: node, type: 'members-question', to }),
       read: async (channels) => {
-        const nodes = peers().filter(exchangesByChannel)
-        const answers = await options.read(
-          channels,
-          nodes.map(({ id }) => id)
-        )
+        const answers = await options.read(channels, [...this.#newer])
         const missing: string[] = []
         return { found: answers.byNode(isLines, (ids) => missing.push(...ids)), missing }
       },
@@ -70,7 +66,7 @@ export class PresenceExchange {
     })
     this.#nodes = new NodeSync({
       presence,
-      hasPeers: () => peers().some((peer) => peer.presence !== undefined && !exchangesByChannel(peer)),
+      hasPeers: () => this.#older.size > 0,
       send: async (message) => {
         if (!this.#closed) await bus.tell('all', encodePresence(node, this.#nextId(), message))
       },
@@ -93,8 +89,13 @@ export class PresenceExchange {
   /** Takes what a known node announces. */
   heard({ from, type, node }: Announcing): void {
     const { presence, members, beats = 0 } = node
-    if (members === undefined) this.#nodes.heard(from, presence)
-    else this.channels.heard(from, { type, version: members, beats })
+    if (members !== undefined) {
+      this.#newer.add(from)
+      this.channels.heard(from, { type, version: members, beats })
+    } else if (presence !== undefined) {
+      this.#older.add(from)
+      this.#nodes.heard(from, presence)
+    }
   }
 
   /** Takes a message of a known node. */
@@ -127,6 +128,8 @@ export class PresenceExchange {
 
   /** Forgets a node that has left. */
   forget(node: string): void {
+    this.#newer.delete(node)
+    this.#older.delete(node)
     this.channels.forget(node)
     this.#nodes.forget(node)
   }
@@ -140,10 +143,6 @@ export class PresenceExchange {
   #tell(to: string, message: NodeMessage): void {
     if (!this.#closed) this.#options.bus.tell({ node: to }, [encode(message)]).catch(() => {})
   }
-}
-
-function exchangesByChannel({ members }: Peer): boolean {
-  return members !== undefined
 }
 
 function isLines(value: unknown): value is unknown[] {

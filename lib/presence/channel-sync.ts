@@ -1,7 +1,15 @@
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
 import { toAscii } from '../json-text.js'
 import type { PresenceMember } from '../messages/index.js'
-import { decodeLine, encodeLine, encodeQuestion, lineOfMembers, textOf, wordOf } from './channel-line.js'
+import {
+  type ChannelChanges,
+  decodeLine,
+  encodeLine,
+  encodeQuestion,
+  lineOfMembers,
+  textOf,
+  wordOf
+} from './channel-line.js'
 import { JoinedChannels } from './joined-channels.js'
 import { MemberAnswers } from './member-answers.js'
 import { MemberReads, type ReadMembers } from './member-reads.js'
@@ -58,6 +66,8 @@ export interface ChannelSyncOptions {
 
 /** The members of this node in a channel, as the others know them. */
 interface Told {
+  /** The word of the channel. */
+  readonly word: string
   /** The version that was told last; 0: none. */
   version: number
   changes: PresenceChange[]
@@ -212,7 +222,7 @@ export class ChannelSync {
     const { channel } = change
     let told = this.#told.get(channel)
     if (told === undefined) {
-      told = { version: 0, changes: [] }
+      told = { word: wordOf(channel), version: 0, changes: [] }
       this.#told.set(channel, told)
       this.#keepWord(channel)
     }
@@ -299,23 +309,25 @@ export class ChannelSync {
     const { presence, byChannel, hasPeers } = this.#options
     const lines: Line[] = []
     const alone = !hasPeers()
-    const add = (channel: string, after: number, version: number, changes: PresenceChange[]) => {
+    const add = (word: string, changes: ChannelChanges) => {
       if (alone) return
-      const text = textOf(channel, encodeLine({ channel, after, version, changes }))
-      lines.push({ channel, text, version: this.#version })
+      const text = `${word} ${encodeLine(changes)}`
+      lines.push({ channel: changes.channel, text, version: this.#version })
     }
     for (const channel of this.#repeated) {
       const version = this.#told.get(channel)?.version ?? 0
-      if (!this.#changed.has(channel)) add(channel, version, version, [])
+      if (!this.#changed.has(channel)) {
+        add(wordOf(channel), { channel, after: version, version, changes: [] })
+      }
     }
     this.#repeated.clear()
     for (const channel of this.#changed) {
       const told = this.#told.get(channel)!
-      const { version: before, changes } = told
+      const { version: after, changes } = told
       this.#version += changes.length
       told.version = this.#version
       told.changes = []
-      add(channel, before, told.version, changes)
+      add(told.word, { channel, after, version: told.version, changes })
       if (byChannel) this.#uncertain.add(channel)
       if (presence.localMembers(channel).size > 0) continue
       this.#told.delete(channel)

@@ -67,6 +67,10 @@ export class NodeSync {
   constructor(options: NodeSyncOptions) {
     this.#options = options
     options.presence.onLocalChange((change) => {
+      if (this.#changes.length === 0 && !options.hasPeers()) {
+        this.#version++
+        return
+      }
       this.#changes.push(change)
       this.#schedule()
     })

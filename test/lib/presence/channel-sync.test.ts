@@ -2,7 +2,6 @@ import t, { type Test } from 'tap'
 import type { Audience } from '../../../lib/bus/index.js'
 import { Answers } from '../../../lib/cluster/answers.js'
 import { decode, encode, type NodeMessage, type NodeState } from '../../../lib/cluster/node-message.js'
-import type { Peer } from '../../../lib/cluster/peers.js'
 import { PresenceExchange } from '../../../lib/cluster/presence-exchange.js'
 import type { PresenceMember } from '../../../lib/messages/index.js'
 import { NOTIFY_PAYLOAD_LIMIT } from '../../../lib/postgres/database-channel.js'
@@ -41,7 +40,6 @@ function nodesOn(t: Test, byChannel: boolean, ids: readonly string[] = [A, B, C]
           }
         }
       },
-      peers: () => node.peers(),
       read: async (channels, others) => {
         const answers = new Answers(others)
         for (const other of nodes) {
@@ -67,10 +65,6 @@ function nodesOn(t: Test, byChannel: boolean, ids: readonly string[] = [A, B, C]
       hears(to: Audience) {
         return to === 'all' || !byChannel || ('node' in to ? to.node === id : joined.has(to.channel))
       },
-      peers: (): Peer[] =>
-        nodes
-          .filter((other) => other.id !== id)
-          .map((other) => ({ ...state, ...other.exchange.state, id: other.id, lastSeen: 0 })),
       /** A client joins, as admission has it. @returns a function by which it leaves */
       async join(channel: string, who: PresenceMember) {
         joined.add(channel)
