@@ -103,7 +103,9 @@ export function buildParts(options: GatewayOptions): Parts {
           servers: options.bus,
           credentials: options.busCredentials,
           ca: options.busCa,
-          prefix: () => options.busPrefix ?? prefixOf(durable.secret ?? '', durable.epoch, listenChannel),
+          prefix: () =>
+            options.busPrefix ??
+            prefixOf({ secret: durable.secret ?? '', epoch: durable.epoch, oid: durable.oid }, listenChannel),
           node,
           log
         })

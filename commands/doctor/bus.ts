@@ -1,6 +1,7 @@
 import type pg from 'pg'
-import { NatsBus, prefixOf } from '../../lib/bus/index.js'
+import { type DatabaseIdentity, NatsBus, prefixOf } from '../../lib/bus/index.js'
 import type { ResolvedOptions } from '../../lib/config/index.js'
+import { OID } from '../../lib/durable/index.js'
 import { unnamedMessageOf } from '../../lib/errors.js'
 import type { Reached } from './connection.js'
 import type { Report } from './report.js'
@@ -49,11 +50,11 @@ export async function checkBus(report: Report, { client }: Reached, options: Res
 
 async function defaultPrefix(client: pg.Client, listenChannel: string): Promise<string | undefined> {
   try {
-    const { rows } = await client.query<{ secret: string; epoch: string }>(
-      'select k.secret, s.epoch from pgws.secret k, pgws.settings s'
+    const { rows } = await client.query<DatabaseIdentity>(
+      `select k.secret, s.epoch, ${OID} as oid from pgws.secret k, pgws.settings s`
     )
     const [row] = rows
-    return row && prefixOf(row.secret, row.epoch, listenChannel)
+    return row && prefixOf(row, listenChannel)
   } catch {
     // The check of the schema says why.
     return undefined

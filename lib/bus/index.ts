@@ -7,5 +7,5 @@ export {
   channelHash
 } from './bus.js'
 export { NatsBus, type NatsBusOptions } from './nats-bus.js'
-export { prefixOf } from './nats-wire.js'
+export { type DatabaseIdentity, prefixOf } from './nats-wire.js'
 export { NotifyBus } from './notify-bus.js'

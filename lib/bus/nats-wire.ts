@@ -7,12 +7,18 @@ import type { Announcement, Beat } from './bus.js'
  */
 const MAX_SUBJECT_BYTES = 1000
 
-/**
- * What all subjects of a database begin with by default. Two databases never share them, not even a copy and its original.
- * @param secret of the database, which only servers can read, so that nobody can guess the prefix
- */
-export function prefixOf(secret: string, epoch: string, listenChannel: string): string {
-  return `pgws.${hash('sha256', `${secret} ${epoch} ${listenChannel}`).slice(0, 16)}`
+/** What tells a database from all others. */
+export interface DatabaseIdentity {
+  /** Only servers can read it, so nobody can guess the prefix. */
+  secret: string
+  epoch: string
+  /** The `oid` of the database. Others that were made from the same template have the same secret and epoch. */
+  oid: string
+}
+
+/** What all subjects of a database begin with by default. Two databases never share them, not even a copy and its original. */
+export function prefixOf({ secret, epoch, oid }: DatabaseIdentity, listenChannel: string): string {
+  return `pgws.${hash('sha256', `${secret} ${epoch} ${oid} ${listenChannel}`).slice(0, 16)}`
 }
 
 /** The subjects of a bus. All begin with its prefix, so that one permission, `<prefix>.>`, is enough. */

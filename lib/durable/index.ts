@@ -4,7 +4,7 @@ export { type ChannelPage, ChannelReads, type Resumed, type States } from './cha
 export { Cleanup } from './cleanup.js'
 export { type LogPage, MessageStore } from './message-store.js'
 export { Replay } from './replay.js'
-export { RetentionRules, type SchemaState } from './retention-rules.js'
+export { OID, RetentionRules, type SchemaState } from './retention-rules.js'
 export { listRetention, listWatches, type RetentionSummary, type WatchSummary } from './rule-lists.js'
 export { StoredMessage, StoredMessages } from './stored-message.js'
 export { Turns } from './turns.js'

@@ -18,11 +18,15 @@ interface Version {
   signs: boolean
 }
 
+/** The `oid` of the database. */
+export const OID =
+  '(select d.oid::pg_catalog.text from pg_catalog.pg_database d where d.datname operator(pg_catalog.=) pg_catalog.current_database())'
+
 const settingsStatement = ({
   counted,
   signs
 }: Version) => `select s.version, ${appliedExpression(counted)} as applied, s.epoch,
-  s.retention_version::pg_catalog.text as retention_version,
+  s.retention_version::pg_catalog.text as retention_version, ${OID} as oid,
   ${signs ? '(select k.secret from pgws.secret k)' : 'null'} as secret,
   (select coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(r.pattern,
       extract(epoch from least(r.max_age, '100 years'))::pg_catalog.numeric)), '[]')
@@ -45,6 +49,7 @@ interface Settings {
   version: number
   applied: number
   epoch: string
+  oid: string
   retention_version: string
   /** Null in a schema that is too old. */
   secret: string | null
@@ -75,6 +80,7 @@ export class RetentionRules {
   #installed = false
   #partial = false
   #epoch = ''
+  #oid = ''
   #retentionVersion = '0'
   #secret: string | undefined
   #patterns: (readonly [pattern: string, seconds: number])[] = []
@@ -122,6 +128,11 @@ export class RetentionRules {
     return this.#epoch
   }
 
+  /** The `oid` of the database. */
+  get oid(): string {
+    return this.#oid
+  }
+
   /** The version of the rules. A statement that publishes checks that the database still has it. */
   get retentionVersion(): string {
     return this.#retentionVersion
@@ -165,6 +176,7 @@ export class RetentionRules {
     if (this.#state.error !== undefined) throw this.#state.error
     this.#installed = this.#state.status === 'ok'
     this.#epoch = settings?.epoch ?? ''
+    this.#oid = settings?.oid ?? ''
     this.#retentionVersion = settings?.retention_version ?? '0'
     this.#secret = settings?.secret ?? undefined
     this.#patterns = settings?.patterns ?? []

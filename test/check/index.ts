@@ -77,8 +77,8 @@ async function main(): Promise<number> {
   if (system.nats !== undefined) {
     const messages = system.nodes.reduce((sum, node) => sum + node.busMessages, 0)
     console.log(`${messages} messages went over NATS`)
-    // What was checked would be something else.
-    if (messages < recorded.transactions.length) {
+    // What was checked would be something else. Beside a server without a bus, as the previous release is, none do.
+    if (!previous && messages < recorded.transactions.length) {
       console.error('too few messages went over NATS')
       status = 1
     }

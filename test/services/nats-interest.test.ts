@@ -124,6 +124,7 @@ t.test('a server that receives a message over the bus needs no notification', as
   const dbUri = await migrated('kept')
   const listener = await sqlListener(t, dbUri)
   const app = await natsNode(t, nats, { dbUri })
+  await leads(app)
   const client = await open(t, `${app.ws}/${reader('kept', 'passing')}`)
   const sender = await open(t, `${app.ws}/kept/${rw}`)
   await query(dbUri, `select pgws.publish_text('kept', 'x'), pgws.publish_text('passing', 'x')`)
@@ -211,4 +212,20 @@ t.test('publishing returns to how many clients of all servers it was delivered',
   )
   for (const confirmation of confirmations) t.match(confirmation, { delivered: 3, nodes: 3, missing: [] })
   await clients[1]!.received(53)
+})
+
+t.test('databases that were made from one template share NATS, and hear nothing of each other', async (t) => {
+  const dbUris = [await migrated('kept'), await migrated('kept')]
+  const apps = await Promise.all(dbUris.map((dbUri) => natsNode(t, nats, { dbUri })))
+  const clients = await Promise.all(apps.map(({ ws }) => open(t, `${ws}/${reader('kept', 'passing')}`)))
+  for (const [n, dbUri] of dbUris.entries()) {
+    await query(dbUri, `select pgws.publish_text(c, $1) from unnest(array['kept', 'passing']) c`, [`of ${n}`])
+  }
+  for (const [n, client] of clients.entries()) {
+    await client.received(2)
+    await query(dbUris[n]!, `select pgws.publish_text('kept', 'the end')`)
+    const payloads = (await client.received(3)).map((text) => JSON.parse(text).payload)
+    t.same(payloads, [`of ${n}`, `of ${n}`, 'the end'])
+    t.equal((await apps[n]!.fastify.pgws.nodes()).length, 1)
+  }
 })

@@ -315,17 +315,16 @@ begin
       -- The database has announced everything up to here.
       perform setval('pgws.announced', greatest(pgws.last_position(), pg_sequence_last_value('pgws.announced'), 0));
     else
-      -- What has not been announced over the bus.
-      for message in select * from pgws.log(coalesce(pg_sequence_last_value('pgws.announced'), 0), 1000000) loop
-        if message.durable then
-          perform pg_notify(s.listen_channel, pgws.notification(s.epoch, message.place, message.channel, message.body))
-            from pgws.settings s;
-        elsif octet_length(message.body) < 8000 then
-          perform pg_notify(s.listen_channel, message.body) from pgws.settings s;
+      -- What has not been announced over the bus, or is not known to have been. Servers with a bus drop what has a tab behind it:
+      -- the next announcement, or beat, shows them that they lack positions, which they read from the table. That finds what is
+      -- retained for all other servers, too.
+      for message in select * from pgws.log(coalesce(pg_sequence_last_value('pgws.announced'), 0), 1000000) l where not l.durable loop
+        if octet_length(message.body) < 7999 then
+          perform pg_notify(s.listen_channel, message.body || chr(9)) from pgws.settings s;
         else
           insert into pgws.large (channel, body) values (message.channel, message.body) returning id into large_id;
           perform pg_notify(s.listen_channel,
-            json_build_object('pgws', 'large', 'position', large_id, 'channel', pgws.short(message.channel))::text)
+            json_build_object('pgws', 'large', 'position', large_id, 'channel', pgws.short(message.channel))::text || chr(9))
             from pgws.settings s;
         end if;
       end loop;
