@@ -39,10 +39,14 @@ class Wanderer {
     }
   }
 
-  /** Stays connected until it has received everything. */
-  async settle(count: number): Promise<void> {
+  stop(): void {
     this.#over = true
     this.#webSocket?.terminate()
+  }
+
+  /** Stays connected until it has received everything. */
+  async settle(count: number): Promise<void> {
+    this.stop()
     await sleep(50)
     await this.#visit(`${this.#url}?since=${this.#last ?? 'earliest'}`, DEADLINE, count)
   }
@@ -76,12 +80,17 @@ t.test('delivers each committed message once, in one order, as clients come and 
     dbUri,
     listenerUri: proxy.uri(dbUri),
     migrate: true,
-    checkListenerInterval: 300
+    checkListenerInterval: 300,
+    // On a busy machine, the listener may need long to be back.
+    publishTimeout: DEADLINE
   })
   await query(dbUri, `select pgws.retain('race', '1 hour')`)
   await until(() => fastify.pgws.listenerState.up)
   const url = `${ws}/race/${reader}`
   const wanderers = Array.from({ length: 8 }, () => new Wanderer(url))
+  t.teardown(() => {
+    for (const wanderer of wanderers) wanderer.stop()
+  })
   // This client never disconnects, so it depends on the server's replay after each outage of its listener.
   const resident = await open(t, `${url}?since=earliest`)
   const wandering = wanderers.map((wanderer, i) => wanderer.wander(i < 4 ? 30 : 200))
