@@ -33,8 +33,7 @@ export class BusFaults {
       [2, (random) => this.#partition(random)],
       [2, (random) => this.#cut(random)],
       [2, (random) => this.#drop(random)],
-      [1, (random) => this.#delay(random)],
-      [1, (random) => this.#change(random)]
+      [1, (random) => this.#delay(random)]
     ]
   }
 
@@ -141,21 +140,6 @@ export class BusFaults {
       bus.delay = random.one([20, 300, 2000])
       await sleep(NODE_TIMEOUT * (0.3 + 1.5 * random.next()))
       bus.delay = 0
-      return what
-    })
-  }
-
-  /** A rolling change from PostgreSQL to the bus, as when an operator begins to use it, or back. */
-  #change(random: Random): Promise<string> {
-    return this.#options.hold(random, async (node) => {
-      if (node.previous) return ''
-      const what = this.#options.say(`${node.name} is configured without the bus for a while`)
-      for (const usesBus of [false, true]) {
-        await node.end('SIGTERM')
-        node.usesBus = usesBus
-        node.start()
-        await sleep(1000 + random.below(2 * NODE_TIMEOUT))
-      }
       return what
     })
   }

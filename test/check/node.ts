@@ -38,8 +38,6 @@ export class Node {
   dropsBus = false
   /** How many messages nats-server has sent to it. */
   busMessages = 0
-  /** Whether it uses the bus after its next start. */
-  usesBus = true
 
   constructor({ name, port, proxies, bus, dbUri, cli }: NodeOptions) {
     this.name = name
@@ -93,7 +91,7 @@ export class Node {
         PGWS_PORT: String(this.port),
         PGWS_CHECK_LISTENER_INTERVAL: '500',
         PGWS_NODE_TIMEOUT: String(NODE_TIMEOUT),
-        ...(this.bus !== undefined && this.usesBus && { PGWS_BUS: `nats://127.0.0.1:${this.bus.port}` }),
+        ...(this.bus !== undefined && { PGWS_BUS: `nats://127.0.0.1:${this.bus.port}` }),
         PGWS_METRICS: 'false',
         PGWS_DOCUMENTATION: 'false'
       }
