@@ -231,6 +231,8 @@ export class IncomingQueue {
    * @returns the number of clients that it was delivered to
    */
   replay(message: Message, position = message.position!): number {
+    // A beat has said so while it was read from the database.
+    if (position <= (this.#delivered.floor ?? 0)) return 0
     const known = this.#delivered.has(position, message.text)
     this.#replayedTo = position
     this.#delivered.raise(position)

@@ -1,4 +1,6 @@
 import t from 'tap'
+import { channelHash } from '../../../lib/bus/index.js'
+import { ChannelOrder } from '../../../lib/channels/channel-order.js'
 import { IncomingQueue } from '../../../lib/channels/incoming-queue.js'
 import type { Message } from '../../../lib/messages/message.js'
 import { messageId, type Reference, storedMessage } from '../../../lib/messages/notification-payload.js'
@@ -41,3 +43,31 @@ t.test('the floor stays below a message that waits for its row', async (t) => {
   t.ok(inbox.prove(13))
   t.equal(inbox.floor, 13)
 })
+
+t.test(
+  'what a beat confirms while it is read from the database is not delivered a second time',
+  async (t) => {
+    const delivered: (number | undefined)[] = []
+    const order = new ChannelOrder()
+    const queue = new IncomingQueue({
+      listenChannel: 'listen',
+      deliver: ({ position }) => delivered.push(position),
+      wanted: () => true,
+      resolve: async () => new Map(),
+      onMessage() {},
+      onLost: (reason) => t.fail(reason),
+      onGap: () => t.fail('nothing is missing'),
+      replays: true,
+      order
+    })
+    const message = storedMessage('0000000e', 11, 'a', '{"channel":"a","payload":1}')
+    queue.startAt(10)
+    order.join('a')
+    order.joined('a', 10)
+    queue.beat({ number: 1, from: 10, to: 10, channels: [] })
+    queue.receiveAnnounced({ channel: 'a', position: 11, previous: 10, beat: 1, text: message.text })
+    queue.beat({ number: 2, from: 10, to: 11, channels: [[channelHash('a'), 11]] })
+    queue.replay(message)
+    t.same(delivered, [11])
+  }
+)
