@@ -25,6 +25,9 @@ export const GATHERING = 50
  */
 const FIRST_ANSWERS = 100
 
+/** With how many heartbeats the version of a channel is told again after its last change. Each may be lost, too. */
+const REPETITIONS = 3
+
 /** A line for the nodes whose clients have joined a channel. */
 export interface Line {
   channel: string
@@ -80,7 +83,7 @@ interface Told {
  *
  * A change names the channel's version before it. So a node that has missed one notices it with the next, and asks the
  * sender for all of its members. The last one of a channel is noticed with a heartbeat: where all nodes hear everything, it
- * has the number of all changes; otherwise the versions of channels that have changed are told again with each heartbeat.
+ * has the number of all changes; otherwise the versions of channels that have changed are told again with the next heartbeats.
  */
 export class ChannelSync {
   readonly #options: ChannelSyncOptions
@@ -97,8 +100,11 @@ export class ChannelSync {
   readonly #questions = new Set<string>()
   /** Those that could not be asked about. */
   readonly #unasked = new Set<string>()
-  /** Channels whose last change may be missing on other nodes, and those whose versions are told again next. */
-  readonly #uncertain = new Set<string>()
+  /**
+   * Channels whose last change may be missing on other nodes, with the number of heartbeats with which their versions are
+   * told again, and those for which that is due.
+   */
+  readonly #uncertain = new Map<string, number>()
   readonly #repeated = new Set<string>()
   readonly #reads: MemberReads
   #telling = false
@@ -208,8 +214,11 @@ export class ChannelSync {
     this.#answers.retry()
     for (const channel of this.#unasked) if (this.#joined.has(channel)) this.#questions.add(channel)
     this.#unasked.clear()
-    for (const channel of this.#uncertain) this.#repeated.add(channel)
-    this.#uncertain.clear()
+    for (const [channel, times] of this.#uncertain) {
+      this.#repeated.add(channel)
+      if (times > 1) this.#uncertain.set(channel, times - 1)
+      else this.#uncertain.delete(channel)
+    }
     if (this.#questions.size > 0 || this.#repeated.size > 0) this.#tellSoon()
   }
 
@@ -302,7 +311,7 @@ export class ChannelSync {
   }
 
   #failed(lines: readonly Line[]): void {
-    if (this.#options.byChannel) for (const { channel } of lines) this.#uncertain.add(channel)
+    if (this.#options.byChannel) for (const { channel } of lines) this.#uncertain.set(channel, REPETITIONS)
   }
 
   #changeLines(): Line[] {
@@ -328,7 +337,7 @@ export class ChannelSync {
       told.version = this.#version
       told.changes = []
       add(told.word, { channel, after, version: told.version, changes })
-      if (byChannel) this.#uncertain.add(channel)
+      if (byChannel) this.#uncertain.set(channel, REPETITIONS)
       if (presence.localMembers(channel).size > 0) continue
       this.#told.delete(channel)
       this.#dropWord(channel)
