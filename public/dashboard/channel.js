@@ -100,13 +100,15 @@ function publishing(api, name, messages) {
     fill(failed)
     setText(told, '')
     button.disabled = true
+    const written = payload.value
     try {
       const body = JSON.stringify({ channel: name, ...(as.value !== '' && { as: as.value }), confirm: true })
       // As it was written, because JavaScript would round large numbers.
-      const value = json.checked ? checkedJson(payload.value) : JSON.stringify(payload.value)
+      const value = json.checked ? checkedJson(written) : JSON.stringify(written)
       const { delivered, nodes, missing = [] } = await api.json('publish', { method: 'POST', body: body.slice(0, -1) + ',"payload":' + value + '}' })
       setText(told, `Received by ${counted(delivered, 'client')}${messages.following() ? ', this page included' : ''}, on ${counted(nodes, 'node')}.${missing.length > 0 ? ` Nodes that did not answer: ${missing.join(', ')}.` : ''}`)
-      payload.value = ''
+      // What was written while the answer was on its way is the next message.
+      if (payload.value === written) payload.value = ''
     } catch (error) {
       fill(failed, alertOf(error))
     } finally {

@@ -207,12 +207,28 @@ t.test(
     await publish(EVIL, 'text')
     await live.getByText(EVIL).waitFor()
     await shown(page, 'Received by 2 clients, this page included, on 1 node.')
+    // What is written while the answer is on its way stays.
+    let answer = () => {}
+    const held = new Promise<void>((resolve) => {
+      answer = resolve
+    })
+    await page.route('**/publish', async (route) => {
+      await held
+      await route.continue()
+    })
+    await publish('first', 'text')
+    await page.getByLabel('Payload', { exact: true }).fill('second')
+    answer()
+    await page.getByRole('button', { name: 'Publish', disabled: false }).waitFor()
+    await reader.received(32)
+    t.equal(await page.getByLabel('Payload', { exact: true }).inputValue(), 'second')
+    await page.unroute('**/publish')
     await publish('{"n": 12345678901234567890, "a": [1]}', 'JSON', EVIL)
-    await until(() => reader.messages.length === 32)
-    t.match(reader.messages[31], /"payload":\{"n": ?12345678901234567890/)
-    t.equal(JSON.parse(reader.messages[31]!).claims.sub, EVIL)
+    await until(() => reader.messages.length === 33)
+    t.match(reader.messages[32], /"payload":\{"n": ?12345678901234567890/)
+    t.equal(JSON.parse(reader.messages[32]!).claims.sub, EVIL)
     t.match(JSON.parse(reader.messages[30]!), { payload: EVIL, claims: { sub: 'operator' } })
-    await live.nth(1).getByText(EVIL).waitFor()
+    await live.nth(2).getByText(EVIL).waitFor()
     await publish('{"n": ', 'JSON')
     await page.getByRole('alert').filter({ hasText: 'This is not JSON' }).waitFor()
     // A message from another kind of client.
@@ -220,7 +236,7 @@ t.test(
     await live.getByText('from a socket').waitFor()
     await page.getByRole('button', { name: 'Stop' }).click()
     reader.send('unseen')
-    await reader.received(34)
+    await reader.received(35)
     await page.getByRole('button', { name: 'Follow' }).click()
     // The channel is durable, so later messages appear, too.
     await live.getByText('unseen').waitFor()

@@ -26,7 +26,8 @@ function Chat({ name }) {
           </li>
         ))}
       </ol>
-      <form action={(data) => publish(data.get('text'))}>
+      {/* The action does not wait: React empties the form when an action ends, and by then the next message may be in it. */}
+      <form action={(data) => void publish(data.get('text'))}>
         <input name="text" placeholder="Message" aria-label="Message" autoComplete="off" required />
         <button type="submit">Send</button>
       </form>

@@ -18,6 +18,8 @@ client.connect()
 
 element('send').addEventListener('submit', async (event) => {
   event.preventDefault()
-  await chat.publish(element('text').value)
-  element('text').value = ''
+  const text = element('text').value
+  await chat.publish(text)
+  // What was written in the meantime is the next message.
+  if (element('text').value === text) element('text').value = ''
 })

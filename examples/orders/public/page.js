@@ -50,7 +50,9 @@ client.connect()
 
 document.getElementById('order').addEventListener('submit', async (event) => {
   event.preventDefault()
-  const item = document.getElementById('item')
-  await send('POST', '/orders', { item: item.value })
-  item.value = ''
+  const input = document.getElementById('item')
+  const item = input.value
+  await send('POST', '/orders', { item })
+  // What was written in the meantime is the next order.
+  if (input.value === item) input.value = ''
 })

@@ -34,8 +34,10 @@ function chat({ name, rooms }) {
 
   element('send').addEventListener('submit', async (event) => {
     event.preventDefault()
-    await subscriptions.get(element('room').value).publish(element('text').value)
-    element('text').value = ''
+    const text = element('text').value
+    await subscriptions.get(element('room').value).publish(text)
+    // What was written in the meantime is the next message.
+    if (element('text').value === text) element('text').value = ''
   })
   element('logout').addEventListener('click', async () => {
     await fetch('/logout', { method: 'POST' })
