@@ -107,6 +107,9 @@ const fill = (client, count) =>
     [count]
   )
 
+/** After 10 s without a transaction, a session reports its last ones (PGSTAT_IDLE_INTERVAL of PostgreSQL), in milliseconds. */
+const STATISTICS_DELAY = 11_000
+
 async function resume({ history, clients, missed }, dbUri) {
   const uri = await ownDatabase(dbUri)
   const { port, stop } = await startServer('durable', uri)
@@ -120,15 +123,16 @@ async function resume({ history, clients, missed }, dbUri) {
       `select pgws.message_id(position) as id from pgws.messages order by position desc offset $1 limit 1`,
       [missed]
     )
+    await client.end()
     const path = `${address('durable', 'chat', { mode: 'r' })}?since=${rows[0].id}`
+    const name = /\/(durable_\d+)\?/.exec(uri)[1]
     const transactions = async () => {
-      await sleep(1500)
-      const name = /\/(durable_\d+)\?/.exec(uri)[1]
-      const result = await monitor.query('select xact_commit from pg_stat_database where datname = $1', [
+      const { rows } = await monitor.query('select xact_commit from pg_stat_database where datname = $1', [
         name
       ])
-      return Number(result.rows[0].xact_commit)
+      return Number(rows[0].xact_commit)
     }
+    await sleep(STATISTICS_DELAY)
     const before = await transactions()
     const begun = performance.now()
     const finished = readers.order({
@@ -141,6 +145,10 @@ async function resume({ history, clients, missed }, dbUri) {
     const { failure } = await readers.next()
     if (failure) throw new Error(failure)
     const elapsed = performance.now() - begun
+    // A session reports its last transactions when it ends.
+    await monitor.query('select pg_terminate_backend(pid, 1000) from pg_stat_activity where datname = $1', [
+      name
+    ])
     return { elapsed, queries: (await transactions()) - before }
   } finally {
     await client.end()

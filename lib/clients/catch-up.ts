@@ -1,5 +1,5 @@
 import { type Frame, isPublicChannel, type Losses, type RawChannels } from '../channels/index.js'
-import type { ChannelPage, ChannelReads, RetentionRules } from '../durable/index.js'
+import { ChannelPage, type ChannelReads, type RetentionRules } from '../durable/index.js'
 import { isPermanent } from '../errors.js'
 import { parseMessageId } from '../messages/index.js'
 import type { Connection } from './connection.js'
@@ -28,7 +28,7 @@ interface Replayed {
   /** No message after this position may be missing. */
   whole: number
   /** The first page, if it was read already. */
-  first?: Pick<ChannelPage, 'messages' | 'more' | 'trimmed'> | undefined
+  first?: ChannelPage | undefined
 }
 
 /**
@@ -116,10 +116,15 @@ export class CatchUp {
           connection.closeExpired()
           return
         }
-        const frames = page.messages
-          .filter(({ position, message }) => position > latest || !skipped.has(message.channel))
-          .map((message) => message.frame(format))
-        connection.replay(frames)
+        if (skipped.size === 0) {
+          const { frames, joined } = page.encode(format)
+          connection.replay(frames, joined)
+        } else {
+          const wanted = page.messages.filter(
+            ({ position, message }) => position > latest || !skipped.has(message.channel)
+          )
+          connection.replay(wanted.map((message) => message.frame(format)))
+        }
         await connection.drained()
         after = page.messages.at(-1)?.position ?? after
         more = page.more
@@ -150,7 +155,7 @@ export class CatchUp {
     )
     if (foreign || skipped.size === channels.length) {
       // It gets what comes after the moment for which the gaps are.
-      const first = { messages: [], more: false, trimmed: 0 }
+      const first = new ChannelPage([], false, 0, latest)
       return { channels, after: latest, latest, skipped, whole: latest, first }
     }
     const after = start.position

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Format, type Frame, joinFrames } from '../channels/index.js'
+import type { Format, Frame } from '../channels/index.js'
 import type { ChannelPage, ChannelReads, RetentionRules } from '../durable/index.js'
 import { isPermanent } from '../errors.js'
 import type { Connection } from './connection.js'
@@ -60,7 +60,7 @@ export async function follow(
     if (durable.epoch !== epoch || page.trimmed > after || page.latest < after) return false
     // Other clients have used the free space in the meantime.
     if (!connection.mayReplay) return undefined
-    const { frames, joined } = encoded(page, follower.format)
+    const { frames, joined } = page.encode(follower.format)
     follower.replay(frames, joined)
     after = page.messages.at(-1)?.position ?? after
     if (!follower.open || (!page.more && follower.release(after))) return true
@@ -99,27 +99,4 @@ async function read(
     await sleep(RETRY_INTERVAL, undefined, { ref: false })
     return undefined
   }
-}
-
-interface Encoded {
-  frames: readonly Frame[]
-  joined: Buffer
-}
-
-const encodings = new WeakMap<ChannelPage, Map<Format, Encoded>>()
-
-/** A page in a format. All readers of the page share the buffer, so that it waits for them once. */
-function encoded(page: ChannelPage, format: Format): Encoded {
-  let formats = encodings.get(page)
-  if (formats === undefined) {
-    formats = new Map()
-    encodings.set(page, formats)
-  }
-  let known = formats.get(format)
-  if (known === undefined) {
-    const frames = page.messages.map((message) => message.frame(format))
-    known = { frames, joined: joinFrames(frames) }
-    formats.set(format, known)
-  }
-  return known
 }

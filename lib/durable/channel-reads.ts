@@ -1,6 +1,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { isAboutValues } from '../errors.js'
 import type { Query } from '../postgres/index.js'
+import { ChannelPage } from './channel-page.js'
 import {
   type ChannelState,
   type LastOf,
@@ -10,7 +11,6 @@ import {
   type Wanted
 } from './channel-statements.js'
 import { type Gathered, Gathering } from './gathering.js'
-import type { Page } from './message-store.js'
 import type { MessageRow, StoredMessage, StoredMessages } from './stored-message.js'
 import type { Turns } from './turns.js'
 
@@ -28,14 +28,6 @@ const ANSWERED_AT_ONCE = 50
 
 /** The position after all others. */
 const END = Number.MAX_SAFE_INTEGER
-
-/** A page of some channels. Readers that ask for the same at the same time get the same object. */
-export interface ChannelPage extends Page {
-  /** The position up to which messages of one of the channels had been deleted when the page was read. */
-  trimmed: number
-  /** The last position that is stored, or `trimmed` if that is greater. No reader of these channels is beyond it. */
-  latest: number
-}
 
 export interface States {
   /** The last position in the database. */
@@ -183,7 +175,7 @@ export class ChannelReads {
       for (const [i, { requests }] of some.entries()) {
         const { rows, more, channels } = found[i]!
         const trimmed = Math.max(...channels.map((channel) => channel.trimmed))
-        const page = { messages: rows.map(messageOf), more, trimmed, latest: Math.max(stored, trimmed) }
+        const page = new ChannelPage(rows.map(messageOf), more, trimmed, Math.max(stored, trimmed))
         answer(requests, { latest, channels }, page)
         if ((i + 1) % ANSWERED_AT_ONCE === 0) await nextTurn()
       }
@@ -242,7 +234,7 @@ function answer(readers: readonly Reader[], states: States, page: ChannelPage): 
     }
     let own = pages.get(after)
     if (own === undefined) {
-      own = { ...page, messages: page.messages.filter(({ position }) => position > after) }
+      own = page.after(after)
       pages.set(after, own)
     }
     resolve({ ...states, page: own })

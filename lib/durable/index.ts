@@ -1,6 +1,7 @@
 export { BusWatch, type BusWatchState } from './bus-watch.js'
 export { ChannelHistory, type HistoryPage } from './channel-history.js'
-export { type ChannelPage, ChannelReads, type Resumed, type States } from './channel-reads.js'
+export { ChannelPage } from './channel-page.js'
+export { ChannelReads, type Resumed, type States } from './channel-reads.js'
 export { Cleanup } from './cleanup.js'
 export { type LogPage, MessageStore } from './message-store.js'
 export { Replay } from './replay.js'

@@ -3,6 +3,7 @@ import t, { type Test } from 'tap'
 import { ChannelReads } from '../../../lib/durable/channel-reads.js'
 import { StoredMessages } from '../../../lib/durable/stored-message.js'
 import { Turns } from '../../../lib/durable/turns.js'
+import type { Message } from '../../../lib/messages/index.js'
 import { outcomeOf } from '../../../lib/postgres/outcome.js'
 import type { Query } from '../../../lib/postgres/query.js'
 import { install, query, withPostgres } from '../../support/helper.js'
@@ -103,6 +104,23 @@ t.test(
     }
   }
 )
+
+t.test('readers of the same page share its bytes', async (t) => {
+  const dbUri = await migrated('**')
+  await publish(dbUri, `select pgws.publish_text('news', n::text) from generate_series(1, 3) n`)
+  const { reads } = await reading(t, dbUri)
+  const format = {
+    encode: ({ text, position }: Message) => ({ bytes: Buffer.from(JSON.parse(text).payload), position })
+  }
+  const [{ page: all }] = await Promise.all([reads.resume(['news'], 0), reads.resume(['news'], 0)])
+  const [first, second] = all!.messages
+  const [one, other, later] = await Promise.all(
+    [first, first, second].map((message) => reads.resume(['news'], message!.position))
+  )
+  t.equal(String(one!.page!.encode(format).joined), '23')
+  t.equal(other!.page!.encode(format).joined, one!.page!.encode(format).joined)
+  t.equal(String(later!.page!.encode(format).joined), '3')
+})
 
 t.test('a message of a channel with many readers is read once', async (t) => {
   const dbUri = await migrated('**')
