@@ -1,4 +1,5 @@
 import type { Bus } from '../bus/index.js'
+import { acquireAll } from './acquire-all.js'
 import type { ChannelOrder } from './channel-order.js'
 
 export interface BusChannelsOptions {
@@ -30,21 +31,12 @@ export class BusChannels {
    * Joins channels.
    * @returns a promise that resolves when everything that is announced from then on arrives, with a function that ends it
    */
-  async join(channels: readonly string[]): Promise<() => void> {
-    const joined = channels.map((channel) => this.#acquire(channel))
-    let left = false
-    const leave = () => {
-      if (left) return
-      left = true
-      for (const channel of channels) this.#release(channel)
-    }
-    try {
-      await Promise.all(joined)
-    } catch (error) {
-      leave()
-      throw error
-    }
-    return leave
+  join(channels: readonly string[]): Promise<() => void> {
+    return acquireAll(
+      channels,
+      (channel) => this.#acquire(channel),
+      (channel) => this.#release(channel)
+    )
   }
 
   #acquire(channel: string): Promise<void> {

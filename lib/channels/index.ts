@@ -1,3 +1,4 @@
+export { acquireAll } from './acquire-all.js'
 export {
   AudienceChannels,
   audienceChannel,

@@ -1,6 +1,7 @@
 import { matchesPattern } from '../channel-pattern.js'
 import { errors } from '../errors.js'
 import { databaseChannelProblem, isOwnChannel } from '../postgres/index.js'
+import { acquireAll } from './acquire-all.js'
 
 /** Listens to a database channel now; see Listener.listen. */
 type Listen = (channel: string, handler: (payload: string) => void) => Promise<() => Promise<void>>
@@ -55,20 +56,11 @@ export class RawChannels {
       const problem = databaseChannelProblem(channel)
       if (problem !== undefined) throw new errors.BadAddress(problem)
     }
-    const joined = raw.map((channel) => this.#acquire(channel))
-    let left = false
-    const leave = () => {
-      if (left) return
-      left = true
-      for (const channel of raw) this.#release(channel)
-    }
-    try {
-      await Promise.all(joined)
-    } catch (error) {
-      leave()
-      throw error
-    }
-    return leave
+    return acquireAll(
+      raw,
+      (channel) => this.#acquire(channel),
+      (channel) => this.#release(channel)
+    )
   }
 
   #acquire(channel: string): Promise<unknown> {

@@ -18,6 +18,7 @@ export {
   summaryOf
 } from './filter.js'
 export { type Follower, follow } from './follow.js'
+export { mayPing, type Pinged } from './pinged.js'
 export { MAX_INFO_BYTES } from './presence-membership.js'
 export { type Leaving, OUTDATED, SHUTTING_DOWN } from './registry.js'
 export type { Remote } from './remote.js'

@@ -2,10 +2,10 @@ import type { LossReason, PlaceInChannel } from '../channels/index.js'
 import { largeMessage, type Message, type Reference } from '../messages/index.js'
 import type { Query } from '../postgres/index.js'
 import type { Trimmed } from './channel-statements.js'
-import { Gathering } from './gathering.js'
 import { LATEST } from './retention-rules.js'
+import { sharedRun } from './shared-run.js'
 import type { MessageRow, StoredMessage, StoredMessages } from './stored-message.js'
-import { Turns } from './turns.js'
+import type { Turns } from './turns.js'
 
 /** The maximum number of messages, and of bytes, that are read at once. A larger message is read alone. */
 const PAGE_ROWS = 500
@@ -34,42 +34,20 @@ export interface LogPage {
   more: boolean
 }
 
-interface Caller {
-  resolve: () => void
-}
-
-interface PlaceCaller {
-  resolve: (position: number) => void
-  reject: (error: unknown) => void
-}
-
 /** Reads stored messages for this server, and lists those of a channel. Clients that resume use ChannelReads. */
 export class MessageStore {
   readonly #query: Query
   readonly #messages: StoredMessages
   readonly #turns: Turns
-  readonly #catchUps: Gathering<Caller>
-  readonly #places: Gathering<PlaceCaller>
+  /** See `catchUp` and `lastPlace`. */
+  readonly #catchUp = sharedRun(() => this.#announceAll())
+  readonly #lastPlace = sharedRun(() => this.#readLastPlace())
 
   /** @param turns limits how many statements read messages at the same time */
   constructor(query: Query, messages: StoredMessages, turns: Turns) {
     this.#query = query
     this.#messages = messages
     this.#turns = turns
-    this.#catchUps = new Gathering({
-      owner: '',
-      turns: new Turns(1),
-      fullSize: Number.POSITIVE_INFINITY,
-      window: [0, 25],
-      run: (gathered) => this.#catchUp(gathered.flatMap(({ requests }) => requests))
-    })
-    this.#places = new Gathering({
-      owner: '',
-      turns: new Turns(1),
-      fullSize: Number.POSITIVE_INFINITY,
-      window: [0, 25],
-      run: (gathered) => this.#readLastPlace(gathered.flatMap(({ requests }) => requests))
-    })
   }
 
   /**
@@ -77,12 +55,11 @@ export class MessageStore {
    * sequencer would do so within milliseconds. A failure is ignored, because the next round of the sequencer does the same.
    */
   catchUp(): Promise<void> {
-    return new Promise((resolve) => this.#catchUps.ask('', 1, { resolve }))
+    return this.#catchUp()
   }
 
-  async #catchUp(callers: Caller[]): Promise<void> {
+  async #announceAll(): Promise<void> {
     await this.#query('select pgws.catch_up()').catch(() => {})
-    for (const { resolve } of callers) resolve()
   }
 
   /**
@@ -157,18 +134,14 @@ export class MessageStore {
 
   /** The last position in the database, also of messages that nobody retains. Begins after the call. */
   lastPlace(): Promise<number> {
-    return new Promise((resolve, reject) => this.#places.ask('', 1, { resolve, reject }))
+    return this.#lastPlace()
   }
 
-  async #readLastPlace(callers: PlaceCaller[]): Promise<void> {
-    try {
-      const { rows } = await this.#query<{ latest: number }>(
-        'select pg_catalog.to_json(pgws.last_place()) as latest'
-      )
-      for (const { resolve } of callers) resolve(rows[0]!.latest)
-    } catch (error) {
-      for (const { reject } of callers) reject(error)
-    }
+  async #readLastPlace(): Promise<number> {
+    const { rows } = await this.#query<{ latest: number }>(
+      'select pg_catalog.to_json(pgws.last_place()) as latest'
+    )
+    return rows[0]!.latest
   }
 
   #logged(row: MessageRow & { durable: boolean }): Message | LossReason {

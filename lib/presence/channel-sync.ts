@@ -1,4 +1,5 @@
 import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises'
+import { acquireAll } from '../channels/index.js'
 import { toAscii } from '../json-text.js'
 import type { PresenceMember } from '../messages/index.js'
 import {
@@ -150,13 +151,11 @@ export class ChannelSync {
     if (!presence.enabled) return undefined
     const tracked = channels.filter((channel) => presence.has(channel))
     if (tracked.length === 0) return undefined
-    await Promise.all(tracked.map((channel) => this.#joined.acquire(channel)))
-    let left = false
-    return () => {
-      if (left) return
-      left = true
-      for (const channel of tracked) this.#joined.release(channel)
-    }
+    return acquireAll(
+      tracked,
+      (channel) => this.#joined.acquire(channel),
+      (channel) => this.#joined.release(channel)
+    )
   }
 
   /**

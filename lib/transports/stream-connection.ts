@@ -4,6 +4,7 @@ import type { Access } from '../auth/index.js'
 import type { Frame } from '../channels/index.js'
 import { CLOSE, Connection, type ConnectionOptions, hasEnded } from '../clients/index.js'
 import { unsentBytesOf } from '../flow/index.js'
+import { whenDrained } from './drained.js'
 
 /** A client that reads a streamed HTTP response. */
 export abstract class StreamConnection extends Connection {
@@ -40,15 +41,7 @@ export abstract class StreamConnection extends Connection {
   }
 
   drained(): Promise<void> {
-    const { response } = this
-    if (!this.open || !response.writableNeedDrain) return Promise.resolve()
-    return new Promise((resolve) => {
-      const done = () => {
-        response.off('drain', done).off('close', done)
-        resolve()
-      }
-      response.on('drain', done).on('close', done)
-    })
+    return this.open ? whenDrained(this.response) : Promise.resolve()
   }
 
   terminate(): void {

@@ -4,13 +4,18 @@ import { TLSSocket } from 'node:tls'
 import type { WebSocket } from 'ws'
 import type { Access } from '../auth/index.js'
 import type { Format, Frame } from '../channels/index.js'
-import { type CloseReason, Connection, type ConnectionOptions, type TransportName } from '../clients/index.js'
+import {
+  type CloseReason,
+  Connection,
+  type ConnectionOptions,
+  mayPing,
+  type Pinged,
+  type TransportName
+} from '../clients/index.js'
 import { codeOf } from '../errors.js'
 import { type Intake, type Pausable, unsentBytesOf } from '../flow/index.js'
+import { whenDrained } from './drained.js'
 import { messageIn, webSocketFrames } from './frames.js'
-
-/** How many pings may remain without a pong. */
-const MAX_UNANSWERED = 2
 
 /** How often to look whether messages have been compressed, in milliseconds. */
 const COMPRESSION_INTERVAL = 20
@@ -38,7 +43,7 @@ type ConnectedWebSocket = WebSocket & { [kConnection]: WebSocketConnection }
  * A client on a websocket. Frames that are shared by many clients are written directly to the socket, not through `ws`.
  * That is safe because `ws` writes each of its own frames (ping, pong, close) at once, unless it compresses.
  */
-export class WebSocketConnection extends Connection implements Pausable {
+export class WebSocketConnection extends Connection implements Pausable, Pinged {
   readonly format: Format = webSocketFrames
   readonly webSocket: WebSocket
   readonly #socket: Duplex
@@ -46,7 +51,6 @@ export class WebSocketConnection extends Connection implements Pausable {
   readonly binary: boolean
   /** Whether it receives an event for each of its messages that is rejected. */
   readonly rejections: boolean
-  /** The number of pings without a pong so far. */
   unanswered = 0
   paused = 0
   /** The queue of its messages. It is created with the first one. */
@@ -130,19 +134,7 @@ export class WebSocketConnection extends Connection implements Pausable {
     ) {
       await sleep(COMPRESSION_INTERVAL, undefined, { ref: false })
     }
-    await this.#socketDrained()
-  }
-
-  #socketDrained(): Promise<void> {
-    const socket = this.#socket
-    if (!this.open || !socket.writableNeedDrain) return Promise.resolve()
-    return new Promise((resolve) => {
-      const done = () => {
-        socket.off('drain', done).off('close', done)
-        resolve()
-      }
-      socket.on('drain', done).on('close', done)
-    })
+    if (this.open) await whenDrained(this.#socket)
   }
 
   /**
@@ -150,14 +142,11 @@ export class WebSocketConnection extends Connection implements Pausable {
    * it, or it takes what waits before the pings.
    */
   ping(): void {
-    if (this.webSocket.isPaused || this.reading) this.unanswered = 0
-    else if (this.unanswered === MAX_UNANSWERED) {
+    if (mayPing(this, this.webSocket.isPaused || this.reading)) this.webSocket.ping()
+    else {
       this.closing('no-pong')
       this.terminate()
-      return
     }
-    this.unanswered++
-    this.webSocket.ping()
   }
 
   pause(reason: number): void {

@@ -1,4 +1,4 @@
-import type { Connection, Expiry } from '../../clients/index.js'
+import type { Connection, Expiry, Pinged } from '../../clients/index.js'
 import type { Pausable } from '../../flow/index.js'
 import type { Core } from '../index.js'
 import type { SdkPresence } from './subscriptions/presence.js'
@@ -9,10 +9,8 @@ import type { Disconnect } from './wire/protocol.js'
 import type { Method, Push, Results } from './wire/replies.js'
 
 /** The connection of an SDK, on any transport. */
-export interface SdkConnection extends Connection, Pausable {
+export interface SdkConnection extends Connection, Pausable, Pinged {
   readonly format: SdkFormat
-  /** The number of pings without an answer so far. */
-  unanswered: number
 }
 
 /** The part of a session that command handlers use. */

@@ -3,14 +3,12 @@ import {
   CLOSE,
   type CloseReason,
   type ConnectionOptions,
+  mayPing,
   type TransportName
 } from '../../../clients/index.js'
 import { type AcceptedSocket, WebSocketConnection } from '../../../transports/index.js'
 import type { Encoding, SdkFormat } from '../wire/formats.js'
 import { DISCONNECT, type Disconnect } from '../wire/protocol.js'
-
-/** How many pings may remain without an answer. */
-export const MAX_UNANSWERED = 2
 
 /** Translates the server's close codes into those of this protocol. */
 export function disconnectFor(code: number, reason: string): Disconnect {
@@ -73,13 +71,11 @@ export class SdkWebSocketConnection extends WebSocketConnection {
   }
 
   override ping(): void {
-    if (this.webSocket.isPaused || this.reading) this.unanswered = 0
-    else if (this.unanswered === MAX_UNANSWERED) {
+    if (!mayPing(this, this.webSocket.isPaused || this.reading)) {
       const { code, reason } = DISCONNECT.NO_PONG
       this.close(code, reason, 'no-pong')
       return
     }
-    this.unanswered++
     const { ping } = this.format
     if (this.open) this.send([{ bytes: ping, position: undefined }], ping)
   }

@@ -1,11 +1,11 @@
 import type { ServerResponse } from 'node:http'
 import type { Access } from '../../../auth/index.js'
-import type { ConnectionOptions, TransportName } from '../../../clients/index.js'
+import { type ConnectionOptions, mayPing, type TransportName } from '../../../clients/index.js'
 import { StreamConnection } from '../../../transports/index.js'
 import type { SdkConnection } from '../services.js'
 import type { Encoding, SdkFormat } from '../wire/formats.js'
 import { DISCONNECT, type Disconnect } from '../wire/protocol.js'
-import { disconnectFor, forcedDisconnect, MAX_UNANSWERED } from './connections.js'
+import { disconnectFor, forcedDisconnect } from './connections.js'
 
 /** How long a client may take to read the end of the stream, in milliseconds. */
 const END_TIMEOUT = 10_000
@@ -43,13 +43,11 @@ export class SdkStreamConnection extends StreamConnection implements SdkConnecti
 
   ping(): void {
     // While it is paused, its answers to pings are not processed.
-    if (this.paused !== 0 || this.reading) this.unanswered = 0
-    else if (this.unanswered === MAX_UNANSWERED) {
+    if (!mayPing(this, this.paused !== 0 || this.reading)) {
       const { code, reason } = DISCONNECT.NO_PONG
       this.close(code, reason, 'no-pong')
       return
     }
-    this.unanswered++
     const { ping } = this.format
     if (this.open) this.send([{ bytes: ping, position: undefined }], ping)
   }
