@@ -5,6 +5,8 @@ import type { EventLog } from '../events/index.js'
 import type { Log } from '../log.js'
 import type { Query } from '../postgres/index.js'
 import { Announcer } from './announcer.js'
+import { Pause } from './pause.js'
+import { type Lease, type Round, SequencerStatements } from './sequencer-statements.js'
 
 /** Fractions of a node's timeout: how long a lease lasts, how often it is renewed, and how often other nodes ask for it. */
 const LEASE = 0.5
@@ -89,62 +91,39 @@ export interface OutboxState {
   failure: string | undefined
 }
 
-/** The right to be the sequencer. */
-interface Lease {
-  /** Grows whenever another node takes over. */
-  term: string
-  /** For how long there was no sequencer, in seconds. */
-  absence: number
-}
-
-/** What `pgws.sequence` returns (lib/schema/sql/012-sequencer.sql). */
-interface Round {
-  /** How many messages were announced; null if another node is the sequencer now. */
-  announced: number | null
-  more: boolean
-  /** The id of the oldest running transaction. */
-  oldest: string
-  /** The id of a transaction. Older ones have not seen that the sequencer sleeps. */
-  asleep_since: string | null
-}
-
 /**
  * Announces the messages that are published from SQL, while the database says that this node is the sequencer. All state
  * that matters is in the database. So each message is announced once and in order, even if a node is killed in a round.
  */
 export class Sequencer {
   readonly #options: SequencerOptions
+  readonly #statements: SequencerStatements
   /** Undefined where the database announces each round itself. */
   readonly #announcer: Announcer | undefined
   #running: Promise<void> | undefined
   #closed = false
-  /** Ends the current pause. */
-  #resume: (() => void) | undefined
-  /** Whether `#call` was called after the last pause. */
-  #called = false
+  readonly #pause = new Pause()
   /** Whether a writer has found the sequencer asleep. */
   #woken = false
   /** Until when this node lets others be the sequencer while it has no bus, or others have none, and when it may do so again. */
   #yieldsUntil = 0
   #yieldsAgainAt = 0
   #leading = false
-  #bytes: number | undefined
-  #blocked = 0
-  /** The position up to which beats have said that everything was announced. */
-  #lastBeat = 0
   #failure: string | undefined
   #loggedAt = Number.NEGATIVE_INFINITY
 
   constructor(options: SequencerOptions) {
     this.#options = options
-    this.#announcer = options.bus.announces ? new Announcer(options) : undefined
+    const { node, query, bus } = options
+    this.#statements = new SequencerStatements({ node, query, overBus: bus.announces })
+    this.#announcer = bus.announces ? new Announcer(options) : undefined
   }
 
   get state(): OutboxState {
     return {
       sequencer: this.#leading,
-      bytes: this.#bytes,
-      blocked: this.#blocked,
+      bytes: this.#statements.bytes,
+      blocked: this.#statements.blocked,
       failure: this.#failure
     }
   }
@@ -157,19 +136,19 @@ export class Sequencer {
   /** Stops, and lets another node take over at once. */
   async stop(): Promise<void> {
     this.#closed = true
-    this.#call()
+    this.#pause.end()
     await this.#running
   }
 
   /** To be called when the bus is back. */
   busRestored(): void {
     this.#woken = this.#leading
-    this.#call()
+    this.#pause.end()
   }
 
   /** To be called when there is no sequencer. */
   vacant(): void {
-    if (!this.#leading) this.#call()
+    if (!this.#leading) this.#pause.end()
   }
 
   async #run(): Promise<void> {
@@ -181,35 +160,27 @@ export class Sequencer {
         if (lease !== undefined) await this.#listenAndServe(lease)
       } catch (error) {
         this.#fail(error)
-        await this.#pause(RETRY_INTERVAL)
+        await this.#pause.take(RETRY_INTERVAL)
         continue
       } finally {
         this.#setLeading(false)
-        this.#bytes = undefined
-        this.#blocked = 0
+        this.#statements.ended()
       }
-      await this.#pause(nodeTimeout * CANDIDACY * (0.8 + 0.4 * Math.random()))
+      await this.#pause.take(nodeTimeout * CANDIDACY * (0.8 + 0.4 * Math.random()))
       // Any role that may run SQL can end the pause above with a notification.
       await sleep(MIN_PAUSE)
     }
   }
 
   /** Requests or renews the lease. Returns undefined if another node holds it. */
-  async #lead(): Promise<Lease | undefined> {
-    const { node, nodeTimeout, query } = this.#options
-    const { rows } = await query<{ term: string | null; absence: number }>(
-      `select l.term::pg_catalog.text as term, pg_catalog.to_json(extract(epoch from l.absence)::pg_catalog.numeric) as absence
-       from pgws.${this.#announcer === undefined ? 'lead' : 'lead_bus'}($1, $2::pg_catalog.float8 operator(pg_catalog.*) '1 millisecond'::pg_catalog.interval) l`,
-      [node, nodeTimeout * LEASE]
-    )
-    const { term, absence } = rows[0]!
-    return term === null ? undefined : { term, absence }
+  #lead(): Promise<Lease | undefined> {
+    return this.#statements.lead(this.#options.nodeTimeout * LEASE)
   }
 
   async #listenAndServe(lease: Lease): Promise<void> {
     const stop = await this.#options.listen(() => {
       this.#woken = true
-      this.#call()
+      this.#pause.end()
     })
     try {
       await this.#serve(lease)
@@ -227,6 +198,7 @@ export class Sequencer {
 
   /** Runs rounds until this node stops, or another one has taken over. */
   async #serve({ term, absence }: Lease): Promise<void> {
+    const statements = this.#statements
     const { nodeTimeout } = this.#options
     const sleepingInterval = this.#announcer === undefined ? SLEEPING_INTERVAL : SLEEPING_INTERVAL_WITH_BUS
     this.#setLeading(true)
@@ -240,17 +212,17 @@ export class Sequencer {
     let asleepSince: bigint | undefined
     for (;;) {
       const now = performance.now()
-      if (this.#closed) return this.#resign(term)
+      if (this.#closed) return statements.resign(term)
       if (this.#options.bus.up) busUpAt = now
       else if (this.#announcer !== undefined && now - busUpAt > WITHOUT_BUS) {
         this.#yieldsUntil = now + nodeTimeout
-        return this.#resign(term)
+        return statements.resign(term)
       }
       // One of them has the database announce, for all. Whoever only pretends to be one does not end the announcements.
       if (this.#announcer !== undefined && now >= this.#yieldsAgainAt && this.#options.mixed()) {
         this.#yieldsUntil = now + nodeTimeout
         this.#yieldsAgainAt = now + YIELDS_AGAIN * nodeTimeout
-        return this.#resign(term)
+        return statements.resign(term)
       }
       if (now >= renewAt) {
         if ((await this.#lead())?.term !== term) return
@@ -262,7 +234,8 @@ export class Sequencer {
         lastFound = now
       }
       const tired = asleepSince === undefined && now - lastFound > STAY_AWAKE
-      const round = await this.#round(term, asleepSince === undefined ? tired : null, stale)
+      const round = await statements.round(term, asleepSince === undefined ? tired : null, stale)
+      this.#failure = undefined
       if (round.announced === null) return
       const placedAt = performance.now()
       const carried = await this.#carry(term)
@@ -276,26 +249,15 @@ export class Sequencer {
       } else if (tired) asleepSince = BigInt(round.asleep_since!)
       if (!round.more) stale = false
       if (now >= emptyAt) {
-        if (!(await this.#empty(term))) return
-        if (this.#announcer === undefined) await this.#beat()
-        else await this.#options.query('select pgws.turn_passing($1, $2)', [this.#options.node, term])
+        if (!(await statements.empty(term))) return
+        if (this.#announcer === undefined) await statements.beat()
+        else await statements.turnPassing(term)
         emptyAt = performance.now() + EMPTYING_INTERVAL
       }
       if (asleepSince === undefined) await sleep(Math.max(0, pauseAfter(round) - carryTime))
-      else if (BigInt(round.oldest) <= asleepSince) await this.#pause(DROWSY_INTERVAL)
-      else await this.#pause(Math.min(sleepingInterval, renewAt - performance.now()))
+      else if (BigInt(round.oldest) <= asleepSince) await this.#pause.take(DROWSY_INTERVAL)
+      else await this.#pause.take(Math.min(sleepingInterval, renewAt - performance.now()))
     }
-  }
-
-  /** @param sleep whether writers have to wake the sequencer from now on; null: no change */
-  async #round(term: string, sleep: boolean | null, stale: boolean): Promise<Round> {
-    const { rows } = await this.#options.query<Round>(
-      `select announced, more, oldest, asleep_since from pgws.sequence($1, $2, $3,
-        case when $4 then pg_catalog.clock_timestamp() operator(pg_catalog.-) '1 minute'::pg_catalog.interval end)`,
-      [this.#options.node, term, sleep, stale]
-    )
-    this.#failure = undefined
-    return rows[0]!
   }
 
   /**
@@ -311,36 +273,6 @@ export class Sequencer {
       await sleep(RETRY_INTERVAL)
       return 0
     }
-  }
-
-  /** @returns false if another node is the sequencer now */
-  async #empty(term: string): Promise<boolean> {
-    const { rows } = await this.#options.query<{ bytes: number | null; blocked: number }>(
-      'select pg_catalog.to_json(bytes) as bytes, blocked from pgws.empty_outbox($1, $2)',
-      [this.#options.node, term]
-    )
-    const { bytes, blocked } = rows[0]!
-    if (bytes === null) return false
-    this.#bytes = bytes
-    this.#blocked = blocked
-    return true
-  }
-
-  /** Announces the last position, unless nothing was announced after the last beat. A failed beat does no harm: see Replay. */
-  async #beat(): Promise<void> {
-    try {
-      const { rows } = await this.#options.query<{ latest: number }>(
-        'select pg_catalog.to_json(pgws.beat($1)) as latest',
-        [this.#lastBeat]
-      )
-      this.#lastBeat = rows[0]!.latest
-    } catch {
-      // The next beat says the same; a failure that lasts is one of the rounds, too, and is reported there.
-    }
-  }
-
-  async #resign(term: string): Promise<void> {
-    await this.#options.query('select pgws.resign($1, $2)', [this.#options.node, term]).catch(() => {})
   }
 
   #fail(error: unknown): void {
@@ -366,26 +298,6 @@ export class Sequencer {
       ? 'this node is the sequencer now: it announces what is published from SQL'
       : 'this node is not the sequencer any more'
     this.#options.events.add('sequencer', { text, reason: leading ? 'leading' : 'following' })
-  }
-
-  #call(): void {
-    this.#called = true
-    this.#resume?.()
-  }
-
-  /** Ends early when `#call` is called, or was called after the last pause. */
-  async #pause(milliseconds: number): Promise<void> {
-    if (!this.#called) {
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, milliseconds).unref()
-        this.#resume = () => {
-          clearTimeout(timer)
-          resolve()
-        }
-      })
-      this.#resume = undefined
-    }
-    this.#called = false
   }
 }
 
