@@ -3,6 +3,8 @@ import type { Hub, IncomingQueue, Losses } from '../channels/index.js'
 import { errors, isPermanent, messageOf } from '../errors.js'
 import type { Log } from '../log.js'
 import type { Reference } from '../messages/index.js'
+import { DeliveryProof } from './delivery-proof.js'
+import { HistoryGaps } from './history-gaps.js'
 import type { LogPage, MessageStore } from './message-store.js'
 import type { RetentionRules } from './retention-rules.js'
 
@@ -34,9 +36,6 @@ const HEALING_INTERVAL = 100
 /** The minimum interval between two log lines about missing notifications, in milliseconds. */
 const LOG_INTERVAL = 60_000
 
-/** References contain no longer channel names, in bytes (pgws.short). */
-const SHORT_NAME = 1000
-
 /**
  * Replays the durable messages whose notifications this server has missed, to all of their readers. lib/clients/catch-up.ts
  * does this for a single client.
@@ -45,7 +44,8 @@ export class Replay {
   readonly #history: ReplayOptions['history']
   readonly #durable: ReplayOptions['durable']
   readonly #incoming: IncomingQueue
-  readonly #hub: Hub
+  readonly #gaps: HistoryGaps
+  readonly #proof: DeliveryProof
   readonly #losses: Losses
   readonly #log: Log
   readonly #listening: () => boolean
@@ -54,9 +54,6 @@ export class Replay {
   #loggedAt = Number.NEGATIVE_INFINITY
   /** How often the listener was lost. */
   #outages = 0
-  /** The last position that the database answered after the incoming queue was marked, for the next probe. */
-  #latest: number | undefined
-  #asking = false
   #replaying: Promise<void> = Promise.resolve()
   /** To how many clients the last replay has delivered messages, summed up. */
   #replayed = 0
@@ -75,7 +72,8 @@ export class Replay {
     this.#history = history
     this.#durable = durable
     this.#incoming = incoming
-    this.#hub = hub
+    this.#gaps = new HistoryGaps({ durable, hub })
+    this.#proof = new DeliveryProof({ history, durable, incoming })
     this.#losses = losses
     this.#log = log
     this.#listening = listening
@@ -136,37 +134,13 @@ export class Replay {
   lost(source: Source): void {
     this.#lost.add(source)
     this.#outages++
-    this.#latest = undefined
+    this.#proof.interrupted()
     this.#incoming.hold()
   }
 
-  /**
-   * To be called before the listener sends a probe.
-   * @returns a function to call when the probe has arrived. All notifications of earlier commits have arrived by then.
-   */
+  /** See DeliveryProof.probe. */
   probe(): () => void {
-    const outage = this.#outages
-    const latest = this.#latest
-    return () => {
-      if (outage !== this.#outages) return
-      if (latest !== undefined && this.#incoming.prove(latest)) this.#latest = undefined
-      // The answer is for the next probe, so that no probe waits for the pool.
-      if (this.#latest === undefined && !this.#asking) this.#askLatest(outage)
-    }
-  }
-
-  /** Never rejects. After a failure, the next probe asks again. */
-  async #askLatest(outage: number): Promise<void> {
-    if (!this.#durable.installed) return
-    this.#asking = true
-    this.#incoming.mark()
-    try {
-      const latest = await this.#history.latest()
-      if (outage === this.#outages) this.#latest = latest
-    } catch {
-    } finally {
-      this.#asking = false
-    }
+    return this.#proof.probe()
   }
 
   /** To be called when it is connected again. Starts the replay. */
@@ -277,11 +251,11 @@ export class Replay {
     if (this.#durable.epoch !== epoch || latest < floor) {
       // In the same epoch, a standby that lacked messages was promoted, and has not assigned new positions yet.
       if (this.#durable.epoch === epoch) this.#losses.add('diverged')
-      this.#sendHistoryGaps(null, latest)
+      this.#gaps.sendAll(null, latest)
       incoming.restart(latest)
     } else {
       const lost = (await this.#hasDiverged()) ? null : await this.#trimmedSince(floor)
-      this.#sendHistoryGaps(lost, latest)
+      this.#gaps.sendAll(lost, latest)
     }
     for (let more = true; more && outage === this.#outages; ) {
       incoming.cover()
@@ -336,37 +310,16 @@ export class Replay {
     return channels.filter(({ trimmed }) => !delivered.has(trimmed)).map(({ channel }) => channel)
   }
 
-  /** Sends a `HistoryGap` to the readers of a durable message that is given up. */
-  sendGap({ channel, position }: Reference): void {
-    const concerned = channel === undefined ? this.#durableChannels().filter(isLong) : [channel]
-    for (const name of concerned) {
-      if (this.#durable.ageOf(name) === undefined) continue
-      this.#hub.deliver(this.#durable.historyGap(name, null, null, position))
-    }
+  /** See HistoryGaps.send. */
+  sendGap(reference: Reference): void {
+    this.#gaps.send(reference)
   }
 
   #giveUp(outage: number, error: unknown): void {
     if (outage !== this.#outages) return
     this.#losses.add('unreplayed', { err: error })
-    this.#sendHistoryGaps(null, 0)
+    this.#gaps.sendAll(null, 0)
     this.#incoming.follow(undefined)
     this.#release()
   }
-
-  /** @param channels null: all durable channels */
-  #sendHistoryGaps(channels: readonly string[] | null, latest: number): void {
-    const concerned =
-      channels?.filter((channel) => this.#hub.hasListeners(channel)) ?? this.#durableChannels()
-    for (const channel of concerned) this.#hub.deliver(this.#durable.historyGap(channel, null, null, latest))
-  }
-
-  /** The durable channels that clients have joined. */
-  #durableChannels(): string[] {
-    const joined = this.#hub.summary().map(({ channel }) => channel)
-    return joined.filter((channel) => this.#durable.ageOf(channel) !== undefined)
-  }
-}
-
-function isLong(channel: string): boolean {
-  return Buffer.byteLength(channel) > SHORT_NAME
 }
