@@ -2,10 +2,9 @@ import type { FastifyInstance } from 'fastify'
 import { authorizeAdmin } from '../lib/auth/index.js'
 import type { Bridge } from '../lib/bridge.js'
 import { CHANNEL_SORTS, type ChannelSort } from '../lib/channels/index.js'
-import { errors } from '../lib/errors.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { verifyBearer } from './handshake/bearer.js'
-import { checkQuery } from './known.js'
+import { checkQuery, textOf } from './known.js'
 import { answeringPage, pagingHeaders, pagingSchema } from './paging.js'
 import { bearer, errorSchema } from './schemas.js'
 import { answeringScope, scopeSchema } from './scope.js'
@@ -73,21 +72,15 @@ export function channelsRoute(
     async (request, reply) => {
       authorizeAdmin(await verifyBearer(request, verifyToken))
       checkQuery(request)
-      const { search, channel, sort } = request.query
+      const { query } = request
       return bridge.listChannels({
-        search: textOf('search', search),
-        channel: textOf('channel', channel),
+        search: textOf(query, 'search'),
+        channel: textOf(query, 'channel'),
         // What is no order is refused by listChannels.
-        sort: textOf('sort', sort) as ChannelSort | undefined,
+        sort: textOf(query, 'sort') as ChannelSort | undefined,
         ...answeringScope(request, reply),
         ...answeringPage(request, reply)
       })
     }
   )
-}
-
-/** @throws BadQuery (400) for a parameter that is repeated */
-function textOf(name: string, value: unknown): string | undefined {
-  if (value === undefined || typeof value === 'string') return value
-  throw new errors.BadQuery(`"${name}" must be given once`)
 }

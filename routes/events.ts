@@ -9,7 +9,7 @@ import type { VerifyToken } from '../plugins/jwt.js'
 import { verifyBearer } from './handshake/bearer.js'
 import { describeRequestAs, maskingSerializers } from './handshake/request-log.js'
 import { CONSTRAINT } from './handshake/router-constraint.js'
-import { checkQuery } from './known.js'
+import { checkQuery, textOf } from './known.js'
 import { bearer, errorSchema, HIDDEN } from './schemas.js'
 import { answeringScope, scopeSchema } from './scope.js'
 import { openStream, requireTurn } from './stream.js'
@@ -119,7 +119,8 @@ export function eventsRoute(
     authorizeAdmin(await verifyBearer(request, verifyToken))
     checkQuery(request)
     const { scope } = answeringScope(request, reply)
-    const { types, stats = 'false' } = request.query as Partial<Record<string, string>>
+    const types = textOf(request.query, 'types')
+    const stats = textOf(request.query, 'stats') ?? 'false'
     if (stats !== 'true' && stats !== 'false') throw new errors.BadQuery('"stats" must be "true" or "false"')
     const after = request.headers['last-event-id']
     return {

@@ -1,5 +1,6 @@
 import type { FastifyRequest } from 'fastify'
 import { errors } from '../lib/errors.js'
+import { isObject } from '../lib/json-value.js'
 
 /** A name that is repeated in an error is cut to this length. */
 const MAX_NAME_LENGTH = 50
@@ -20,6 +21,13 @@ export function checkQuery(
   const unknown = Object.keys(query as object).find((name) => !known.includes(name))
   if (unknown === undefined) return
   throw new errors.BadQuery(`the parameter ${nameAndKnown(unknown, known)}`)
+}
+
+/** The value of a parameter of a query. @throws BadQuery (400) if it is repeated */
+export function textOf(query: unknown, name: string): string | undefined {
+  const value = isObject(query) ? query[name] : undefined
+  if (value === undefined || typeof value === 'string') return value
+  throw new errors.BadQuery(`"${name}" must be given once`)
 }
 
 /** The end of a sentence about an unknown name, with the known names. */

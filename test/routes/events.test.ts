@@ -104,6 +104,8 @@ t.test('rejects malformed requests, and clients that are not administrators', as
   }
   const sse = { ...admin, accept: 'text/event-stream' }
   t.match(await get('?types=closing'), [400, /unknown type "closing": there are "close"/])
+  t.match(await get('?types=close&types=refusal'), [400, /"types" must be given once/])
+  t.match(await get('?stats=true&stats=true', sse), [400, /"stats" must be given once/])
   t.match(await get('?stats=yes'), [400, /"stats"/])
   t.match(await get('?stats=true'), [400, /text\/event-stream/])
   t.match(await get('?type=close', sse), [400, /"type" is unknown here/])
