@@ -68,5 +68,6 @@ function ending(fastify: FastifyInstance, timeout: number): Ending {
       })
       .finally(() => process.exit())
   }
+  // The types do not know what defineProperty() adds.
   return Object.defineProperty(end, 'begun', { get: () => begun !== undefined }) as Ending
 }

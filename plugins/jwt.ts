@@ -111,6 +111,7 @@ async function register(
   algorithms: string[],
   key: Buffer | string
 ): Promise<FastifyInstance['jwt']> {
+  // The types of the options differ by the kind of the key.
   await fastify.register(fastifyJwt, {
     namespace,
     secret: typeof key === 'string' ? { public: key } : key,

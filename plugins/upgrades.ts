@@ -117,7 +117,7 @@ export class UpgradeDispatcher {
     this.#timeout = timeout
     const emit = server.emit
     server.emit = (...event: unknown[]): boolean => {
-      // The arguments are those of `upgrade` only if the name is, and only then they are used.
+      // The arguments are those of `upgrade` only if the name is, and only then they are used. All others are passed on.
       const [name, request, socket, head] = event as ['upgrade', IncomingMessage, Duplex, Buffer]
       return (name === 'upgrade' && this.#take(request, socket, head)) || emit.apply(server, event as never)
     }

@@ -28,6 +28,7 @@ export async function welcome(
   const operator = printedToken(key, options, { ...claims, sub: 'operator' }, authorizeAdmin)
   const localhost = await lookup('localhost', { all: true }).catch(() => [])
   const scheme = fastify.initialConfig.https ? 'https' : 'http'
+  // The server does not listen on a Unix socket, whose address would be a text.
   const origin = `${scheme}://${originHost(fastify.addresses() as AddressInfo[], localhost)}`
   print(origin, options, { token, operator })
 }

@@ -31,7 +31,7 @@ async function checkKeySet(report: Report, url: string): Promise<void> {
   }
   const nothing = () => {}
   const log = { warn: noted, error: noted, info: nothing, debug: nothing }
-  const set = new RemoteKeySet({ url, log: log as never })
+  const set = new RemoteKeySet({ url, log })
   await set.start()
   set.stop()
   // A query may hold a secret.

@@ -43,6 +43,7 @@ export class ConnectionRegistry {
   readonly #groups = Array.from({ length: PING_GROUPS }, () => new Set<Connection>())
   readonly #pings: NodeJS.Timeout
   readonly #expiry = new Expiry<Connection>((connection) => connection.expire())
+  // Object.fromEntries() is typed with any text as a name.
   readonly #transports = Object.fromEntries(TRANSPORTS.map((name) => [name, 0])) as Record<
     TransportName,
     number

@@ -147,9 +147,8 @@ export class ChannelReads {
 
   /** Never rejects. */
   async #serveFirst(gathered: Gathered<First>[]): Promise<void> {
-    const isLast = ({ requests }: Gathered<First>) => 'wanted' in requests[0]!
-    const last = gathered.filter(isLast) as Gathered<LastReader>[]
-    const others = gathered.filter((one) => !isLast(one)) as Gathered<Reader>[]
+    const last = gathered.filter(isOfLast)
+    const others = gathered.filter(isOfReaders)
     if (others.length > 0) await this.#serve(others, true)
     if (last.length > 0) await this.#serveTails(last)
   }
@@ -262,4 +261,13 @@ async function settle<Request extends { reject: (error: unknown) => void }>(
       for (const { reject } of requests) reject(error)
     }
   }
+}
+
+/** Requests with the same key are of one kind. */
+function isOfLast(one: Gathered<First>): one is Gathered<LastReader> {
+  return 'wanted' in one.requests[0]!
+}
+
+function isOfReaders(one: Gathered<First>): one is Gathered<Reader> {
+  return !isOfLast(one)
 }

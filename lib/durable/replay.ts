@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Hub, IncomingQueue, Losses } from '../channels/index.js'
-import { errors, isPermanent, messageOf } from '../errors.js'
+import { asError, errors, isPermanent, messageOf } from '../errors.js'
 import type { Log } from '../log.js'
 import type { Reference } from '../messages/index.js'
 import { DeliveryProof } from './delivery-proof.js'
@@ -104,7 +104,7 @@ export class Replay {
       return undefined
     } catch (error) {
       if (error instanceof errors.SchemaTooNew) throw error
-      return error as Error
+      return asError(error)
     }
   }
 

@@ -109,6 +109,7 @@ export async function listWatches(query: Query): Promise<WatchSummary[]> {
       table,
       channel,
       events: [],
+      // WATCHES makes it.
       columns: JSON.parse(columns) as string[] | null,
       condition: null
     }

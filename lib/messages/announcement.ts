@@ -28,6 +28,7 @@ export function readAnnouncement(
   const [, signature, words, ...rest] = ANNOUNCEMENT.exec(payload) ?? []
   if (words === undefined) return undefined
   if (hash('sha256', words + secret) !== signature) return undefined
+  // The pattern matches with all of its groups, or not at all.
   const [previous, first, last, missing, channel] = rest as [string, string, string, string, string]
   const start = Number(first)
   return {

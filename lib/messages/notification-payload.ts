@@ -64,6 +64,7 @@ export function readNotification(payload: string, otherwise: string): Received {
   }
   // Nobody can have joined such a channel, and the hub uses some of these names internally.
   if (channelNameProblem(channel) !== undefined) return { refused: 'malformed' }
+  // Members of any value but null and undefined can be read.
   const sentAt = (envelope.claims as Record<string, unknown> | undefined | null)?.message_delivered_at
   const message: Message = { channel, text: payload }
   if (typeof id === 'string') {

@@ -83,6 +83,7 @@ export class WebSocketConnection extends Connection implements Pausable, Pinged 
 
   /** The connection of a socket. */
   static of(webSocket: WebSocket): WebSocketConnection {
+    // As above.
     return (webSocket as ConnectedWebSocket)[kConnection]
   }
 

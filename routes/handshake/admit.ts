@@ -88,6 +88,7 @@ export function handshake(
 
   function joinOptionsOf(request: FastifyRequest): JoinOptions {
     const query = queryOf(pathBelowPrefix(request))
+    // Node.js joins all headers that are repeated but "set-cookie".
     const lastEventId = request.headers['last-event-id'] as string | undefined
     const last = query.get('last')
     if (last !== null && query.get('since') !== null) {

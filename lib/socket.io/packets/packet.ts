@@ -171,6 +171,7 @@ function keptOf({ nsp, type, data }: Message, origin: string, seq: number): Kept
       return { ...common, rooms: opts.rooms, except: opts.except }
     }
     case types.SERVER_SIDE_EMIT:
+      // As above.
       if ((data as { requestId?: string }).requestId !== undefined) return undefined
       return { ...common, rooms: undefined, except: undefined }
     case types.SOCKETS_JOIN:

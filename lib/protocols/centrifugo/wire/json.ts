@@ -80,6 +80,7 @@ function dataIn(line: string): JsonText {
 
 /** The text of a result. Publications are in JSON already, also those of the subscriptions of `connect`. */
 function resultText(result: Extract<Reply, { method: string }>['result']): string {
+  // All results are objects, and these members have the same types in each that has them.
   const { publications, subs, ...members } = result as SubscribeResult & {
     subs?: Record<string, SubscribeResult>
   }

@@ -43,6 +43,7 @@ function encoded(write: () => void): Buffer {
 function writeMessage(fields: Fields, values: object): void {
   // Faster than Object.entries(), because this is done for each message.
   for (const name in values) {
+    // Its members are those of the table.
     const value = (values as Record<string, unknown>)[name]
     if (value === undefined) continue
     const [number, type] = fields[name]!
@@ -171,6 +172,7 @@ function addEntry(
 ) {
   // Without a prototype, because a key may be `__proto__`.
   values[name] ??= Object.create(null)
+  // Keys of maps are texts, and this map was made above.
   ;(values[name] as Record<string, unknown>)[key as string] = value
 }
 
