@@ -221,7 +221,8 @@ export class Bridge extends EventEmitter<BridgeEvents> {
    */
   async listChannels({ scope, onMissing, ...query }: ChannelQuery & Scope = {}): Promise<ListedChannel[]> {
     const { cluster, durable, presence, rawChannels } = this.#parts
-    const channels = await cluster.ratedChannels({ scope, onMissing })
+    const { search, channel: name } = query
+    const channels = await cluster.ratedChannels({ scope, onMissing }, { search, channel: name })
     return listChannels(channels, query, (channel) => ({
       durable: durable.ageOf(channel) !== undefined,
       presence: presence.has(channel),

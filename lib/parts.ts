@@ -282,7 +282,10 @@ export function buildParts(options: GatewayOptions): Parts {
     sessions: emulation,
     deliveries: incoming,
     busDeliveries: busDeliveries && {
-      placesOf: (keys) => history.places(incoming.floor ?? 0, keys),
+      get floor() {
+        return incoming.floor ?? 0
+      },
+      placesOf: (after, keys) => history.places(after, keys),
       of: (places) => busDeliveries.of(places)
     }
   })

@@ -5,12 +5,16 @@ import type { RatedChannel } from './hub.js'
 export const CHANNEL_SORTS = ['channel', 'readers', 'rate'] as const
 export type ChannelSort = (typeof CHANNEL_SORTS)[number]
 
-/** Which channels are listed, and in which order. */
-export interface ChannelQuery extends Paging {
+/** Which channels are listed. */
+export interface ChannelFilter {
   /** A part of their names. */
   search?: string | undefined
   /** The name of one channel. */
   channel?: string | undefined
+}
+
+/** The same, and in which order. */
+export interface ChannelQuery extends ChannelFilter, Paging {
   /** By name (the default), or by readers or rate, the largest first. */
   sort?: ChannelSort | undefined
 }
@@ -30,6 +34,11 @@ export interface ListedChannel extends RatedChannel, ChannelFlags {}
 /** Where a page begins: the value of the channel before it in the order, and its name. */
 type Cursor = Pick<RatedChannel, 'channel'> & { value: number }
 
+/** Whether a channel is listed. */
+export function matchesFilter(name: string, { search = '', channel }: ChannelFilter): boolean {
+  return (channel === undefined || name === channel) && name.includes(search)
+}
+
 /**
  * Lists channels in pages.
  * @param flagsOf says what a channel is
@@ -37,7 +46,7 @@ type Cursor = Pick<RatedChannel, 'channel'> & { value: number }
  */
 export async function listChannels(
   channels: Iterable<RatedChannel>,
-  { search = '', channel: name, sort = 'channel', limit, after, onPage }: ChannelQuery,
+  { sort = 'channel', limit, after, onPage, ...filter }: ChannelQuery,
   flagsOf: (channel: string) => ChannelFlags
 ): Promise<ListedChannel[]> {
   if (!CHANNEL_SORTS.includes(sort)) {
@@ -46,7 +55,7 @@ export async function listChannels(
   const sortedBy = (channel: RatedChannel) => (sort === 'channel' ? 0 : (channel[sort] ?? 0))
   const start = after === undefined ? undefined : readCursor(after)
   const page = await pageOf(channels, {
-    matches: ({ channel }) => (name === undefined || channel === name) && channel.includes(search),
+    matches: ({ channel }) => matchesFilter(channel, filter),
     isAfter: (channel) => start === undefined || comparePlaces(placeOf(channel), start) > 0,
     compare: (one, other) => comparePlaces(placeOf(one), placeOf(other)),
     limit: readLimit(limit)

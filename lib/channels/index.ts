@@ -11,10 +11,12 @@ export { BusChannels } from './bus-channels.js'
 export { BusDeliveries, type PlaceInChannel } from './bus-deliveries.js'
 export {
   CHANNEL_SORTS,
+  type ChannelFilter,
   type ChannelQuery,
   type ChannelSort,
   type ListedChannel,
-  listChannels
+  listChannels,
+  matchesFilter
 } from './channel-list.js'
 export { ChannelOrder } from './channel-order.js'
 export { encodeSafely, type Format, type Frame, joinFrames, type OnUnencodable } from './frames.js'

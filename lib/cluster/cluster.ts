@@ -1,18 +1,18 @@
-import { randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
 import type { Bus } from '../bus/index.js'
-import type { BusDeliveries, ChannelSummary, Hub, PlaceInChannel, RatedChannel } from '../channels/index.js'
+import type { ChannelFilter, ChannelSummary, Hub, RatedChannel } from '../channels/index.js'
 import type { Closing, Connection, ConnectionFilter, ConnectionSummary } from '../clients/index.js'
 import { errors } from '../errors.js'
 import type { EventLog, NodeStats } from '../events/index.js'
-import { isCount } from '../json-value.js'
 import type { Log } from '../log.js'
 import type { Paging } from '../page.js'
 import { nodeChannelOf } from '../postgres/index.js'
 import type { ChannelSync, Presence } from '../presence/index.js'
 import type { Notification } from '../publishing/index.js'
 import { VERSION } from '../version.js'
-import { isBoolean, isChannels, isRatedChannels } from './answer-checks.js'
+import { isBoolean } from './answer-checks.js'
+import { ChannelLists } from './channel-lists.js'
+import { type BusDeliveryCounts, Confirmations, type Delivery } from './confirmations.js'
 import { ConnectionList, type Disconnected } from './connection-list.js'
 import { type DeliveryCounts, NodeChannel } from './node-channel.js'
 import { type FeedListener, isPast, isStats, NodeFeed, type NodeMonitor, type NodePast } from './node-feed.js'
@@ -43,16 +43,6 @@ export interface NodeStatsSummary extends NodeSummary {
   stats: NodeStats | null
 }
 
-/** The result of a confirmed publication. */
-export interface Delivery {
-  /** The number of clients that it was written to, on all nodes; the sum, for several messages or channels. */
-  delivered: number
-  /** The number of nodes that answered. */
-  nodes: number
-  /** The ids of the nodes that did not answer in time. */
-  missing: string[]
-}
-
 export interface ClusterOptions {
   /** This node's id: see newNodeId. */
   node: string
@@ -76,12 +66,6 @@ export interface ClusterOptions {
   log: Log
 }
 
-/** Counts the clients of this node that messages of the bus were delivered to. */
-export interface BusDeliveryCounts extends Pick<BusDeliveries, 'of'> {
-  /** Where the messages stand that were published with keys a moment ago. */
-  placesOf: (keys: readonly string[]) => Promise<PlaceInChannel[]>
-}
-
 /** The servers that share a database: lists and closes their connections, and counts deliveries. */
 export class Cluster {
   /** The database channel on which the nodes communicate. */
@@ -90,6 +74,8 @@ export class Cluster {
   readonly #own: OwnNode
   readonly #channel: NodeChannel
   readonly #connections: ConnectionList
+  readonly #channelLists: ChannelLists
+  readonly #confirmations: Confirmations
   readonly #presence: PresenceExchange
   readonly #feed: NodeFeed
   /** The nodes that have another bus. */
@@ -151,6 +137,12 @@ export class Cluster {
       log
     })
     this.#connections = new ConnectionList(this.#channel, this.#own)
+    this.#channelLists = new ChannelLists(this.#channel, this.#own)
+    this.#confirmations = new Confirmations({
+      nodes: this.#channel,
+      databaseChannel: this.channel,
+      busDeliveries: options.busDeliveries
+    })
   }
 
   /** To be called before this node starts, with what it tells of itself. */
@@ -173,10 +165,15 @@ export class Cluster {
     this.#channel.receive(payload)
   }
 
-  /** Takes what nodes without a bus tell through the database, if this node has one. */
+  /**
+   * Takes what nodes send through the database, if this node has a bus: marks of publications on raw channels, and what nodes
+   * without a bus say of themselves.
+   */
   overhear(payload: string): void {
     const message = decode(payload)
-    if (message !== undefined && message.from !== this.id) this.others.heard(message)
+    if (message === undefined) return
+    if (message.type === 'begin' || message.type === 'end') this.#channel.receiveMark(message)
+    else if (message.from !== this.id) this.others.heard(message)
   }
 
   /** Announces this node. Call it whenever this node starts to listen, or the bus is restored. */
@@ -244,46 +241,14 @@ export class Cluster {
     return this.#channel.peers.filter(({ tells }) => tells === true).map(({ id }) => id)
   }
 
-  /** The channels that clients of all nodes have joined. @throws NodesUnavailable (503) */
-  async channels({ onMissing }: Scope): Promise<ChannelSummary[]> {
-    const answers = await this.#channel.ask('channels', {})
-    const others = answers.read(isChannels, onMissing)
-    const merged = new Map<string, ChannelSummary>()
-    for (const summary of [this.#own.channels(), ...others].flat()) {
-      const { channel, connections, readers, writers } = summary
-      const sum = merged.get(channel)
-      if (sum === undefined) merged.set(channel, { channel, connections, readers, writers })
-      else {
-        sum.connections += connections
-        sum.readers += readers
-        sum.writers += writers
-      }
-    }
-    return [...merged.values()]
+  /** See ChannelLists.all. */
+  channels(scope: Scope): Promise<ChannelSummary[]> {
+    return this.#channelLists.all(scope)
   }
 
-  /**
-   * The same with rates. Nodes that do not know theirs count as zero.
-   * @throws NodesUnavailable (503) for the scope `cluster`
-   */
-  async ratedChannels({ scope, onMissing }: Scope): Promise<Iterable<RatedChannel>> {
-    if (scope !== 'cluster') return this.#own.ratedChannels()
-    const answers = await this.#channel.ask('channels', {})
-    const merged = new Map<string, RatedChannel>()
-    for (const channels of [this.#own.ratedChannels(), ...answers.read(isRatedChannels, onMissing)]) {
-      for (const summary of channels) {
-        const { channel, connections, readers, writers, rate = null } = summary
-        const sum = merged.get(channel)
-        if (sum === undefined) merged.set(channel, { channel, connections, readers, writers, rate })
-        else {
-          sum.connections += connections
-          sum.readers += readers
-          sum.writers += writers
-          if (rate !== null) sum.rate = (sum.rate ?? 0) + rate
-        }
-      }
-    }
-    return merged.values()
+  /** See ChannelLists.rated. */
+  ratedChannels(scope: Scope, filter: ChannelFilter): Promise<Iterable<RatedChannel>> {
+    return this.#channelLists.rated(scope, filter)
   }
 
   /** See ConnectionList.list. */
@@ -322,42 +287,15 @@ export class Cluster {
   }
 
   /**
-   * Publishes notifications, and makes all nodes count their deliveries.
+   * Publishes notifications, and finds out to how many clients of all nodes they were delivered.
    * @param publish publishes notifications in a transaction that contains nothing else
+   * @throws what `publish` throws
    */
-  async confirm(
+  confirm(
     notifications: readonly Notification[],
     publish: (notifications: Notification[]) => Promise<void>
   ): Promise<Delivery> {
-    const { busDeliveries } = this.#options
-    if (busDeliveries !== undefined) return this.#confirmOverBus(busDeliveries, notifications, publish)
-    const answers = await this.#channel.count((begin, end) =>
-      publish([this.#notification(begin), ...notifications, this.#notification(end)])
-    )
-    const missing: string[] = []
-    const counts = answers.read(isCount, (nodes) => missing.push(...nodes))
-    return { delivered: counts.reduce((sum, count) => sum + count, 0), nodes: counts.length, missing }
-  }
-
-  /**
-   * Publishes notifications, and asks all nodes to how many clients they have delivered them. Messages of raw channels do not
-   * come over the bus, and are not counted.
-   */
-  async #confirmOverBus(
-    busDeliveries: BusDeliveryCounts,
-    notifications: readonly Notification[],
-    publish: (notifications: Notification[]) => Promise<void>
-  ): Promise<Delivery> {
-    const keyed = notifications.map((one) => ({ ...one, key: one.key ?? `${randomUUID()}` }))
-    await publish(keyed)
-    const places = await busDeliveries.placesOf(keyed.map(({ key }) => key))
-    const [own, answers] = await Promise.all([
-      busDeliveries.of(places),
-      this.#channel.ask('delivered', { places: places.map(({ channel, position }) => [channel, position]) })
-    ])
-    const missing: string[] = []
-    const counts = [own, ...answers.read(isCount, (nodes) => missing.push(...nodes))]
-    return { delivered: counts.reduce((sum, count) => sum + count, 0), nodes: counts.length, missing }
+    return this.#confirmations.publish(notifications, publish)
   }
 
   #state() {
@@ -373,9 +311,5 @@ export class Cluster {
       sessions: sessions.sessions,
       tells: true
     }
-  }
-
-  #notification(payload: string): Notification {
-    return { channel: '', payload, databaseChannel: this.channel }
   }
 }

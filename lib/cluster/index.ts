@@ -1,4 +1,5 @@
-export { Cluster, type Delivery, type NodeStatsSummary, type NodeSummary } from './cluster.js'
+export { Cluster, type NodeStatsSummary, type NodeSummary } from './cluster.js'
+export type { Delivery } from './confirmations.js'
 export type { Disconnected } from './connection-list.js'
 export { newNodeId } from './node-channel.js'
 export type { FeedListener, NodeMonitor, NodePast } from './node-feed.js'

@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
 import type { Audience, Bus } from '../bus/index.js'
 import { errors, messageOf } from '../errors.js'
 import type { Log } from '../log.js'
@@ -11,7 +11,8 @@ import {
   encodeAnswer,
   encodeQuestion,
   type NodeMessage,
-  type NodeState
+  type NodeState,
+  type PublicationMark
 } from './node-message.js'
 import type { OtherBuses } from './other-buses.js'
 import { BEATS, type Peer, Peers } from './peers.js'
@@ -65,7 +66,6 @@ export class NodeChannel {
   readonly #peers: Peers
   readonly #pending = new Map<string, Answers>()
   readonly #parts = new Multipart()
-  #lastId = 0
   #timer: NodeJS.Timeout | undefined
   #beating = false
   #closed = false
@@ -178,20 +178,23 @@ export class NodeChannel {
     }
   }
 
-  #receiveOwn(message: NodeMessage): void {
-    switch (message.type) {
-      case 'heartbeat':
-        this.#peers.beat()
-        break
-      case 'begin':
-        this.#options.deliveries.begin(keyOf(message))
-        break
-      case 'end':
-        this.#options.deliveries.end(keyOf(message), (delivered) =>
-          this.#pending.get(message.id)?.add(this.id, delivered)
-        )
-        break
+  /** Takes a mark of a publication. It comes through the database, whatever the bus is. */
+  receiveMark(message: PublicationMark): void {
+    if (this.#closed) return
+    const { deliveries } = this.#options
+    const { from, type, id } = message
+    if (type === 'begin') deliveries.begin(keyOf(message))
+    else {
+      deliveries.end(keyOf(message), (delivered) => {
+        if (from === this.id) this.#pending.get(id)?.add(from, delivered)
+        else this.#reply(from, id, delivered)
+      })
     }
+  }
+
+  #receiveOwn(message: NodeMessage): void {
+    if (message.type === 'heartbeat') this.#peers.beat()
+    else if (message.type === 'begin' || message.type === 'end') this.receiveMark(message)
   }
 
   #receiveOther(message: NodeMessage): void {
@@ -230,10 +233,8 @@ export class NodeChannel {
         break
       }
       case 'begin':
-        this.#options.deliveries.begin(keyOf(message))
-        break
       case 'end':
-        this.#options.deliveries.end(keyOf(message), (delivered) => this.#reply(from, message.id, delivered))
+        this.receiveMark(message)
         break
       case 'follow':
         if (this.#peers.has(from)) feed.asked(message.stats)
@@ -267,7 +268,8 @@ export class NodeChannel {
   }
 
   async #await(answers: Answers, send: (id: string) => Promise<void>): Promise<Answers> {
-    const id = (++this.#lastId).toString(36)
+    // Nobody can guess it, so that no role of the database can mark the end of a publication that was none.
+    const id = randomUUID()
     // Before sending: answers may arrive before the commit is acknowledged.
     this.#pending.set(id, answers)
     try {

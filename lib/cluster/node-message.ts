@@ -43,6 +43,9 @@ interface MembersHead {
   done?: boolean | undefined
 }
 
+/** What precedes and follows a publication in its transaction, so that all nodes count their deliveries of it. */
+export type PublicationMark = { from: string; type: 'begin' | 'end'; id: string }
+
 /** A message between nodes. */
 export type NodeMessage = { from: string } & (
   | {

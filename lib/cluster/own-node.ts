@@ -1,5 +1,13 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import type { BusDeliveries, ChannelSummary, Hub, PlaceInChannel, RatedChannel } from '../channels/index.js'
+import {
+  type BusDeliveries,
+  type ChannelFilter,
+  type ChannelSummary,
+  type Hub,
+  matchesFilter,
+  type PlaceInChannel,
+  type RatedChannel
+} from '../channels/index.js'
 import {
   CLOSES_A_TURN,
   type Connection,
@@ -60,8 +68,8 @@ export class OwnNode {
   }
 
   /** The same with rates. */
-  ratedChannels(): Iterable<RatedChannel> {
-    return this.#options.hub.rated()
+  *ratedChannels(filter: ChannelFilter = {}): Generator<RatedChannel> {
+    for (const one of this.#options.hub.rated()) if (matchesFilter(one.channel, filter)) yield one
   }
 
   /**
@@ -102,7 +110,7 @@ export class OwnNode {
   answer(question: string, args: unknown): unknown {
     switch (question) {
       case 'channels':
-        return [...this.ratedChannels()]
+        return [...this.ratedChannels(readChannelFilter(args))]
       // Older releases ask for whole lists.
       case 'connections':
         return this.connections(readFilter(args)).then(({ items }) => items)
@@ -157,6 +165,15 @@ function readPlaces(value: unknown): PlaceInChannel[] {
 
 function isPlace(value: unknown): value is [channel: string, position: number] {
   return Array.isArray(value) && typeof value[0] === 'string' && isCount(value[1])
+}
+
+/** Older releases do not name a filter. @throws BadQuery (400) */
+function readChannelFilter(value: unknown): ChannelFilter {
+  const { search = '', channel } = isObject(value) ? value : {}
+  if (typeof search !== 'string' || !(channel === undefined || typeof channel === 'string')) {
+    throw new errors.BadQuery('"search" and "channel" must be texts')
+  }
+  return { search, channel }
 }
 
 function readChannels(value: unknown): string[] {

@@ -1,7 +1,7 @@
 import t, { type Test } from 'tap'
 import { notify, open, query, sqlListener, token, until, withPostgres } from '../support/helper.js'
 import { NatsServer } from '../support/nats.js'
-import { isJoined, leads, natsNode, natsProxy, subjectOf } from '../support/nats-nodes.js'
+import { health, isJoined, leads, natsNode, natsProxy, subjectOf } from '../support/nats-nodes.js'
 import { sdk, subscribed } from '../support/sdk.js'
 
 const { migrated } = await withPostgres(t)
@@ -212,6 +212,56 @@ t.test('publishing returns to how many clients of all servers it was delivered',
   )
   for (const confirmation of confirmations) t.match(confirmation, { delivered: 3, nodes: 3, missing: [] })
   await clients[1]!.received(53)
+})
+
+t.test('a confirmed publication counts the readers of raw channels, too', async (t) => {
+  const dbUri = await migrated('kept')
+  const ways = [await natsProxy(t, nats), await natsProxy(t, nats)]
+  const apps = await Promise.all(ways.map((way) => natsNode(t, way, { dbUri, rawChannels: 'raw*' })))
+  const [first, second] = apps as [(typeof apps)[0], (typeof apps)[0]]
+  const meet = () => until(() => apps.every(({ fastify }) => fastify.pgws.nodes().length === 2))
+  await meet()
+  const everything = reader('kept', 'passing', 'large', 'raw')
+  const client = await open(t, `${first.ws}/${everything}`)
+  await open(t, `${second.ws}/${everything}`)
+  await open(t, `${second.ws}/${reader('raw')}`)
+  const batch = (round: number) => [
+    { channels: ['raw'], payload: `first ${round}` },
+    { channels: ['large'], payload: `${round} ${'x'.repeat(20_000)}` },
+    { channels: ['kept', 'passing', 'nobody'], payload: round },
+    { channels: ['raw', 'raw nobody'], payload: `last ${round}` }
+  ]
+  let noise = 0
+  const noisy = setInterval(() => {
+    for (const channel of ['raw', 'kept', 'passing']) {
+      second.fastify.pgws.publish(channel, `noise ${noise++}`).catch(() => {})
+    }
+  }, 2)
+  t.teardown(() => clearInterval(noisy))
+  const confirm = { confirm: true } as const
+  for (let round = 0; round < 10; round++) {
+    const confirmations = await Promise.all(
+      apps.flatMap(({ fastify: { pgws } }) => [
+        pgws.publish('raw', `alone ${round}`, {}, confirm),
+        pgws.publish('raw nobody', round, {}, confirm),
+        pgws.publishAll(batch(round), {}, confirm)
+      ])
+    )
+    for (const [index, confirmation] of confirmations.entries()) {
+      t.same(confirmation, { delivered: [3, 0, 12][index % 3], nodes: 2, missing: [] })
+    }
+  }
+  clearInterval(noisy)
+  t.ok(noise > 0)
+
+  const [, other] = first.fastify.pgws.nodes()
+  // Without its bus, a server publishes all the same, and does not know what the others have delivered.
+  ways[0]!.mode = 'refuse'
+  ways[0]!.cut()
+  await until(async () => (await health(first)).status === 'degraded')
+  const confirmation = await first.fastify.pgws.publish('kept', 'away', {}, confirm)
+  t.match(confirmation, { nodes: 1, missing: [other!.id] })
+  await until(() => client.messages.some((text) => text.includes('away')))
 })
 
 t.test('databases that were made from one template share NATS, and hear nothing of each other', async (t) => {

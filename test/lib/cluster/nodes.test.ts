@@ -58,7 +58,8 @@ async function ask<Body>(http: string, path: string, init: RequestInit = {}, bea
     headers: { authorization: `Bearer ${bearer}`, ...init.headers }
   })
   const missing = response.headers.get('x-pgws-missing-nodes')
-  return { status: response.status, missing, body: (await response.json()) as Body }
+  const total = response.headers.get('x-pgws-total')
+  return { status: response.status, missing, total, body: (await response.json()) as Body }
 }
 
 const nodesOf = async ({ http }: { http: string }) => (await ask<Node[]>(http, '/nodes')).body
@@ -210,6 +211,42 @@ t.test('GET /channels?scope=cluster adds up the channels of all nodes', async (t
     { channel: 'everywhere', connections: 1, readers: 1, writers: 1 }
   ])
   t.equal((await ask(first.http, '/channels?scope=everything')).status, 400)
+})
+
+t.test('nodes that are asked for some channels send no others', async (t) => {
+  const { apps, dbUri } = await nodes(t, 2)
+  const [first, second] = apps as [App, App]
+  for (const { ws } of apps) {
+    for (const channel of ['news', 'news of today', 'weather']) await open(t, `${ws}/${channel}/${reader}`)
+  }
+  const { payloads } = await sqlListener(t, dbUri, CLUSTER_CHANNEL)
+  const sent = () => payloads.splice(0).filter((payload) => payload.includes('"type":"answer"'))
+  const namesIn = (payload: string) =>
+    JSON.parse(payload.slice(payload.indexOf('\n')))
+      .map(({ channel }: { channel: string }) => channel)
+      .sort()
+  const cases = [
+    { query: '', names: ['news', 'news of today', 'weather'] },
+    { query: '&search=ew', names: ['news', 'news of today'] },
+    { query: '&channel=news', names: ['news'] },
+    { query: '&channel=sports', names: [] }
+  ]
+  for (const { query, names } of cases) {
+    const { body, total } = await ask<{ channel: string; readers: number }[]>(
+      first.http,
+      `/channels?scope=cluster&limit=2${query}`
+    )
+    t.same(
+      body.map(({ channel, readers }) => [channel, readers]),
+      names.slice(0, 2).map((name) => [name, 2])
+    )
+    t.equal(total, String(names.length))
+    await until(() => payloads.some((payload) => payload.includes('"type":"answer"')))
+    const answers = sent()
+    t.equal(answers.length, 1)
+    t.ok(answers[0]!.includes(second.fastify.pgws.nodes()[0]!.id), 'the other node has sent it')
+    t.same(namesIn(answers[0]!), names)
+  }
 })
 
 t.test('GET /connections returns sockets and event streams of this node or of all', async (t) => {
