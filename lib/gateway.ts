@@ -171,7 +171,7 @@ export class Gateway {
         busWatch?.beat()
         incoming.beat(beat)
       },
-      told: (text) => cluster.receive(text),
+      received: (text) => cluster.receive(text),
       interrupted: (error) => busWatch?.interrupted(error),
       restored: () => {
         busWatch?.restored()

@@ -244,7 +244,7 @@ export function buildParts(options: GatewayOptions): Parts {
   const protocols = protocolsOf(core, emulation)
   /** How many tokens were revoked when the events were last told. */
   let revoked: number | undefined
-  const tellRevocations = () => {
+  const reportRevocations = () => {
     const { size } = options.revocations
     const count = Math.abs(size - (revoked ?? size))
     if (count > 0) {
@@ -263,7 +263,7 @@ export function buildParts(options: GatewayOptions): Parts {
     revocations: options.revocations,
     installed: () => durable.installed,
     onChange: () => {
-      tellRevocations()
+      reportRevocations()
       clients.closeRevoked()
       for (const protocol of Object.values(protocols)) protocol.tokensRevoked()
     },

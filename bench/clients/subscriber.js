@@ -25,7 +25,7 @@ async function start(port) {
   await bus.start({
     announced: ignore,
     beat: ignore,
-    told: ignore,
+    received: ignore,
     interrupted: ignore,
     restored: () => restored?.()
   })

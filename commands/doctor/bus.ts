@@ -33,7 +33,7 @@ export async function checkBus(report: Report, { client }: Reached, options: Res
   const handlers = {
     announced: nothing,
     beat: nothing,
-    told: nothing,
+    received: nothing,
     interrupted: nothing,
     restored: nothing
   }

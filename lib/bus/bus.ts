@@ -37,7 +37,7 @@ export interface BusHandlers {
   announced: (announcement: Announcement) => void
   beat: (beat: Beat) => void
   /** What a node has told. Texts of one node to one audience arrive in order. */
-  told: (text: string) => void
+  received: (text: string) => void
   /** The connection is lost: `up` is false now, and messages may be missed. */
   interrupted: (error: Error) => void
   /** The connection is back: `up` is true, and all joined channels are subscribed again. */
@@ -77,7 +77,7 @@ export interface Bus {
    * Sends texts of up to 8,000 bytes to nodes, in order.
    * @returns a promise that resolves when they are sent; nobody says whether they arrive
    */
-  tell(to: Audience, texts: readonly string[]): Promise<void>
+  send(to: Audience, texts: readonly string[]): Promise<void>
   /** To be called when the epoch of the database may have changed, because another one is another bus. */
   refresh(): Promise<void>
   close(): Promise<void>

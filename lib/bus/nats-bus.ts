@@ -8,7 +8,7 @@ import { NatsConnection } from './nats-connection.js'
 import { authenticatorOf, loadNats, type NatsModule } from './nats-credentials.js'
 import { explain } from './nats-errors.js'
 import { readServer, shuffled } from './nats-servers.js'
-import { decode, encodeAnnouncement, encodeBeat, encodeTold, Subjects } from './nats-wire.js'
+import { decode, encodeAnnouncement, encodeBeat, encodeText, Subjects } from './nats-wire.js'
 
 export interface NatsBusOptions {
   /** Servers of one cluster, `nats://host:port` or `tls://host:port`. */
@@ -130,7 +130,7 @@ export class NatsBus implements Bus {
     }
   }
 
-  async tell(to: Audience, texts: readonly string[]): Promise<void> {
+  async send(to: Audience, texts: readonly string[]): Promise<void> {
     const connection = this.#connected()
     const subject =
       to === 'all'
@@ -140,7 +140,7 @@ export class NatsBus implements Bus {
           : this.#subjects.channel(to.channel)
     const channel = to !== 'all' && 'channel' in to ? to.channel : undefined
     try {
-      for (const text of texts) connection.publish(subject, encodeTold(text, channel))
+      for (const text of texts) connection.publish(subject, encodeText(text, channel))
     } catch (error) {
       throw interrupted(error)
     }
@@ -242,7 +242,7 @@ export class NatsBus implements Bus {
     try {
       if (received.kind === 'announced') handlers.announced(received.announcement)
       else if (received.kind === 'beat') handlers.beat(received.beat)
-      else handlers.told(received.text)
+      else handlers.received(received.text)
     } catch (error) {
       // The client of NATS would give the connection up.
       this.#options.log.error({ err: error }, 'a message of the bus (PGWS_BUS) could not be handled')

@@ -64,7 +64,7 @@ function isHashed(channel: string): boolean {
 export type Received =
   | { kind: 'announced'; announcement: Announcement }
   | { kind: 'beat'; beat: Beat }
-  | { kind: 'told'; text: string }
+  | { kind: 'text'; text: string }
 
 // The first character says what follows:
 //   m<position> <previous> <beat> <text>   a message
@@ -80,12 +80,12 @@ export function encodeAnnouncement(announcement: Announcement, maxBytes: number)
   const { channel, position, previous, beat, text } = announcement
   if (text !== undefined) {
     const whole = named(channel, `m${position} ${previous} ${beat} ${text}`)
-    if (fits(whole, maxBytes)) return whole
+    if (hasAtMost(maxBytes, whole)) return whole
   }
   return named(channel, `r${position} ${previous} ${beat}`)
 }
 
-export function encodeTold(text: string, channel: string | undefined): string {
+export function encodeText(text: string, channel: string | undefined): string {
   return channel === undefined ? `t${text}` : named(channel, `t${text}`)
 }
 
@@ -121,7 +121,8 @@ function named(channel: string, body: string): string {
   return isHashed(channel) ? `#${channel.length} ${channel}${body}` : body
 }
 
-function fits(text: string, maxBytes: number): boolean {
+/** Whether a text has at most so many bytes of UTF-8. */
+function hasAtMost(maxBytes: number, text: string): boolean {
   return text.length * 3 <= maxBytes || Buffer.byteLength(text) <= maxBytes
 }
 
@@ -141,7 +142,7 @@ export function decode(bytes: Uint8Array, channel: string | undefined): Received
     case 'b':
       return channel === undefined ? readBeat(text) : undefined
     case 't':
-      return { kind: 'told', text: text.slice(1) }
+      return { kind: 'text', text: text.slice(1) }
     default:
       return undefined
   }

@@ -32,7 +32,7 @@ export class NotifyBus implements Bus {
 
   /** Takes the payload of a notification on the database channel of the nodes. */
   receive(payload: string): void {
-    this.#handlers?.told(payload)
+    this.#handlers?.received(payload)
   }
 
   async join(): Promise<void> {}
@@ -43,7 +43,7 @@ export class NotifyBus implements Bus {
   async announce(): Promise<void> {}
 
   /** Every node hears it. Texts say themselves whom they are for. */
-  async tell(_to: Audience, texts: readonly string[]): Promise<void> {
+  async send(_to: Audience, texts: readonly string[]): Promise<void> {
     await this.#options.notify(texts)
   }
 

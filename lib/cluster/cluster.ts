@@ -52,7 +52,7 @@ export interface ClusterOptions {
   /** What carries the messages between nodes. */
   bus: Bus
   /** What carries them for nodes that have no other bus. */
-  notifyBus: Pick<Bus, 'tell'>
+  notifyBus: Pick<Bus, 'send'>
   events: EventLog
   /** Whether this node listens. */
   listening: () => boolean
@@ -104,13 +104,13 @@ export class Cluster {
     this.#feed = new NodeFeed({
       monitor: this.#requireMonitor,
       ask: (stats) => this.#channel.askFeed(stats),
-      tell: (text) => this.#channel.tellFeed(text)
+      send: (text) => this.#channel.sendFeed(text)
     })
     this.others = new OtherBuses({
       bus,
       timeout: nodeTimeout,
       isPeer: (id) => this.#channel.has(id),
-      tell: () => {
+      announce: () => {
         const text = encode({
           from: node,
           type: 'elsewhere',
@@ -118,7 +118,7 @@ export class Cluster {
           hostname: hostname(),
           pid: process.pid
         })
-        options.notifyBus.tell('all', [text]).catch(() => {})
+        options.notifyBus.send('all', [text]).catch(() => {})
       },
       events: options.events,
       log
@@ -213,7 +213,7 @@ export class Cluster {
    */
   async nodesWithStats(): Promise<NodeStatsSummary[]> {
     const nodes = this.nodes()
-    const answers = await this.#channel.ask('stats', {}, this.#telling)
+    const answers = await this.#channel.ask('stats', {}, this.#current)
     const all = [this.#requireMonitor().latest(), ...answers.read(isStats)]
     const stats = new Map(all.map((one) => [one.node, one]))
     return nodes.map((node) => ({ ...node, stats: stats.get(node.id) ?? null }))
@@ -224,7 +224,7 @@ export class Cluster {
    * @throws NodesUnavailable (503)
    */
   async past(onMissing?: (nodes: string[]) => void): Promise<NodePast[]> {
-    const answers = await this.#channel.ask('past', {}, this.#telling)
+    const answers = await this.#channel.ask('past', {}, this.#current)
     return answers.read(isPast, onMissing)
   }
 
@@ -237,7 +237,7 @@ export class Cluster {
   }
 
   /** The other nodes that tell their events and figures. */
-  get #telling(): string[] {
+  get #current(): string[] {
     return this.#channel.peers.filter(({ tells }) => tells === true).map(({ id }) => id)
   }
 

@@ -26,7 +26,7 @@ export interface NodeChannelOptions {
   /** What this node announces of itself. */
   state: () => NodeState
   /** Carries the messages between nodes. */
-  bus: Pick<Bus, 'tell'>
+  bus: Pick<Bus, 'send'>
   /** Whether this node hears the others and listens. While it does not, it takes no part in the cluster. */
   ready: () => boolean
   /** Answers another node's question. Any role that may connect can ask, so this throws for an invalid question. */
@@ -35,7 +35,7 @@ export interface NodeChannelOptions {
   /** Takes what other nodes say of the members of presence channels; undefined if there are none. */
   presence: Pick<PresenceExchange, 'heard' | 'receive' | 'forget' | 'beat'> | undefined
   /** Takes what other nodes tell and ask of events and figures. */
-  feed: Pick<NodeFeed, 'asked' | 'told'>
+  feed: Pick<NodeFeed, 'asked' | 'receive'>
   /** Takes what a node says that has another bus. */
   others: Pick<OtherBuses, 'heard' | 'forget'>
   log: Log
@@ -137,7 +137,7 @@ export class NodeChannel {
     return this.#await(answers, async (id) => {
       try {
         const texts = encodeQuestion(this.id, node, id, question, args)
-        await this.#options.bus.tell(node === undefined ? 'all' : { node }, texts)
+        await this.#options.bus.send(node === undefined ? 'all' : { node }, texts)
       } catch (error) {
         throw new errors.NodesUnavailable(messageOf(error))
       }
@@ -162,7 +162,7 @@ export class NodeChannel {
   }
 
   /** Tells all other nodes something: see NodeFeed. */
-  tellFeed(text: string): void {
+  sendFeed(text: string): void {
     if (!this.#closed) this.#notify('all', [encode({ from: this.id, type: 'told', text })])
   }
 
@@ -240,7 +240,7 @@ export class NodeChannel {
         if (this.#peers.has(from)) feed.asked(message.stats)
         break
       case 'told':
-        if (this.#peers.has(from)) feed.told(from, message.text)
+        if (this.#peers.has(from)) feed.receive(from, message.text)
         break
       default: {
         const peer = this.#peers.get(from)
@@ -296,7 +296,7 @@ export class NodeChannel {
   /** Sends texts. If that fails, the next heartbeat repairs it, or the node that asked reports a missing answer. */
   async #notify(to: Audience, texts: readonly string[]): Promise<void> {
     try {
-      await this.#options.bus.tell(to, texts)
+      await this.#options.bus.send(to, texts)
     } catch (error) {
       this.#options.log.debug({ err: error }, 'could not send a message to the other nodes')
     }

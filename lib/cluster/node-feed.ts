@@ -43,7 +43,7 @@ export interface NodeFeedOptions {
   /** Asks all other nodes to tell their events, and their figures if wanted, for as long as a lease. */
   ask: (stats: boolean) => void
   /** Sends JSON in ASCII, which fits into one notification, to all other nodes. */
-  tell: (text: string) => void
+  send: (text: string) => void
 }
 
 /**
@@ -90,11 +90,11 @@ export class NodeFeed {
     this.#endEvents ??= monitor.followEvents((event) => this.#gather(event))
     if (!stats) return
     this.#statsUntil = now + LEASE
-    this.#endStats ??= monitor.followStats((stats) => this.#tellStats(stats))
+    this.#endStats ??= monitor.followStats((stats) => this.#sendStats(stats))
   }
 
   /** Takes what another node tells. Any role that may connect to the database can send anything. */
-  told(node: string, text: string): void {
+  receive(node: string, text: string): void {
     if (this.#listeners.size === 0) return
     let value: unknown
     try {
@@ -123,14 +123,14 @@ export class NodeFeed {
     this.#options.ask([...this.#listeners].some(({ stats }) => stats !== undefined))
   }
 
-  #tellStats(stats: NodeStats): void {
+  #sendStats(stats: NodeStats): void {
     if (performance.now() > this.#statsUntil) {
       this.#endStats?.()
       this.#endStats = undefined
       return
     }
     const text = toAscii(JSON.stringify({ stats }))
-    if (text.length <= MAX_BYTES) this.#options.tell(text)
+    if (text.length <= MAX_BYTES) this.#options.send(text)
   }
 
   #gather(event: ServerEvent): void {
@@ -142,23 +142,23 @@ export class NodeFeed {
     const text = toAscii(JSON.stringify(event))
     // One that is too large has long names. They are in the list of the node itself.
     this.#gathered.push(text.length <= MAX_BYTES / 2 ? text : toAscii(JSON.stringify(shortened(event))))
-    this.#timer ??= setTimeout(() => this.#tellGathered(), GATHERED).unref()
+    this.#timer ??= setTimeout(() => this.#sendGathered(), GATHERED).unref()
   }
 
-  #tellGathered(): void {
+  #sendGathered(): void {
     this.#timer = undefined
     let texts: string[] = []
     let length = 0
     for (const text of this.#gathered) {
       if (length + text.length > MAX_BYTES) {
-        this.#options.tell(`{"events":[${texts}]}`)
+        this.#options.send(`{"events":[${texts}]}`)
         texts = []
         length = 0
       }
       texts.push(text)
       length += text.length + 1
     }
-    this.#options.tell(`{"events":[${texts}]}`)
+    this.#options.send(`{"events":[${texts}]}`)
     this.#gathered = []
   }
 }

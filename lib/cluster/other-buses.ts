@@ -15,7 +15,7 @@ export interface OtherBusesOptions {
   /** Whether a node is heard over this node's bus. */
   isPeer: (node: string) => boolean
   /** Says through the database that this node has a bus. */
-  tell: () => void
+  announce: () => void
   events: EventLog
   log: Log
 }
@@ -39,7 +39,7 @@ export class OtherBuses {
   readonly #options: OtherBusesOptions
   readonly #heard = new Map<string, Other>()
   #timer: NodeJS.Timeout | undefined
-  #told = ''
+  #reported = ''
 
   constructor(options: OtherBusesOptions) {
     this.#options = options
@@ -67,7 +67,7 @@ export class OtherBuses {
     this.#timer ??= setInterval(() => this.#check(), this.#options.timeout / BEATS).unref()
     const now = performance.now()
     for (const other of this.#heard.values()) other.since = now
-    this.#tell()
+    this.#announce()
   }
 
   stop(): void {
@@ -96,7 +96,7 @@ export class OtherBuses {
     if (known !== undefined) known.seen = now
     else if (this.#heard.size < MAX_NODES) {
       this.#heard.set(id, { hostname, pid, bus, since: now, seen: now })
-      this.#tell()
+      this.#announce()
     }
     this.#report()
   }
@@ -104,19 +104,19 @@ export class OtherBuses {
   #check(): void {
     const now = performance.now()
     for (const [id, { seen }] of this.#heard) if (now - seen > this.#options.timeout) this.#heard.delete(id)
-    if (this.nodes.length > 0) this.#tell()
+    if (this.nodes.length > 0) this.#announce()
     this.#report()
   }
 
-  #tell(): void {
-    if (this.#options.bus.name !== 'notify') this.#options.tell()
+  #announce(): void {
+    if (this.#options.bus.name !== 'notify') this.#options.announce()
   }
 
   #report(): void {
     const { events, log } = this.#options
     const nodes = this.nodes.sort()
-    if (nodes.join() === this.#told) return
-    this.#told = nodes.join()
+    if (nodes.join() === this.#reported) return
+    this.#reported = nodes.join()
     if (nodes.length === 0) {
       const text = 'all servers have the same bus now'
       log.info({}, text)

@@ -9,7 +9,7 @@ export interface PresenceExchangeOptions {
   /** This node's id. */
   node: string
   presence: Presence
-  bus: Pick<Bus, 'tell' | 'announces'>
+  bus: Pick<Bus, 'send' | 'announces'>
   /** Asks other nodes for their members of some channels. @throws NodesUnavailable (503) */
   read: (channels: readonly string[], nodes: readonly string[]) => Promise<Answers>
   /** The minimum time between two requests for all members of the same node, in milliseconds. */
@@ -45,18 +45,18 @@ export class PresenceExchange {
       hasPeers: () => this.#newer.size > 0,
       tell: async (after, lines) => {
         if (this.#closed) return
-        if (!bus.announces) return bus.tell('all', encodeLines(node, after, lines, this.#nextId))
+        if (!bus.announces) return bus.send('all', encodeLines(node, after, lines, this.#nextId))
         await Promise.all(
           lines.map((line) =>
-            bus.tell({ channel: line.channel }, encodeLines(node, after, [line], this.#nextId))
+            bus.send({ channel: line.channel }, encodeLines(node, after, [line], this.#nextId))
           )
         )
       },
       answer: async (to, lines, answer) => {
         if (this.#closed) return
-        await bus.tell({ node: to }, encodeAnswerLines(node, lines, { to, answer }, this.#nextId))
+        await bus.send({ node: to }, encodeAnswerLines(node, lines, { to, answer }, this.#nextId))
       },
-      ask: (to) => this.#tell(to, { from: node, type: 'members-question', to }),
+      ask: (to) => this.#send(to, { from: node, type: 'members-question', to }),
       read: async (channels) => {
         const answers = await options.read(channels, [...this.#newer])
         const missing: string[] = []
@@ -68,9 +68,9 @@ export class PresenceExchange {
       presence,
       hasPeers: () => this.#older.size > 0,
       send: async (message) => {
-        if (!this.#closed) await bus.tell('all', encodePresence(node, this.#nextId(), message))
+        if (!this.#closed) await bus.send('all', encodePresence(node, this.#nextId(), message))
       },
-      ask: (to) => this.#tell(to, { from: node, type: 'presence-question', to }),
+      ask: (to) => this.#send(to, { from: node, type: 'presence-question', to }),
       interval
     })
   }
@@ -140,8 +140,8 @@ export class PresenceExchange {
   }
 
   /** If that fails, the next heartbeat of the other node causes another question. */
-  #tell(to: string, message: NodeMessage): void {
-    if (!this.#closed) this.#options.bus.tell({ node: to }, [encode(message)]).catch(() => {})
+  #send(to: string, message: NodeMessage): void {
+    if (!this.#closed) this.#options.bus.send({ node: to }, [encode(message)]).catch(() => {})
   }
 }
 

@@ -9,7 +9,7 @@ const INTERVAL = 10_000
 const ROWS = 5000
 
 /** How often the events say how many were deleted, in milliseconds. */
-const TOLD_INTERVAL = 60_000
+const REPORT_INTERVAL = 60_000
 
 export interface CleanupOptions {
   query: Query
@@ -24,8 +24,8 @@ export class Cleanup {
   #timer: NodeJS.Timeout | undefined
   #working = false
   /** How many were deleted that the events have not told. */
-  #untold = 0
-  #toldAt = Number.NEGATIVE_INFINITY
+  #unreported = 0
+  #reportedAt = Number.NEGATIVE_INFINITY
 
   constructor(options: CleanupOptions) {
     this.#options = options
@@ -48,9 +48,9 @@ export class Cleanup {
       for (let removed = ROWS; removed >= ROWS && this.#timer !== undefined; ) {
         const { rows } = await query<{ removed: number | null }>('select pgws.clean($1) as removed', [ROWS])
         removed = rows[0]!.removed ?? 0
-        this.#untold += removed
+        this.#unreported += removed
       }
-      this.#tell()
+      this.#report()
     } catch (error) {
       log.warn({ err: error }, 'could not delete old messages')
       events.add('retention', {
@@ -63,11 +63,11 @@ export class Cleanup {
     }
   }
 
-  #tell(): void {
-    const count = this.#untold
-    if (count === 0 || performance.now() - this.#toldAt < TOLD_INTERVAL) return
-    this.#untold = 0
-    this.#toldAt = performance.now()
+  #report(): void {
+    const count = this.#unreported
+    if (count === 0 || performance.now() - this.#reportedAt < REPORT_INTERVAL) return
+    this.#unreported = 0
+    this.#reportedAt = performance.now()
     const text = `deleted ${count} ${count === 1 ? 'message' : 'messages'} whose retention was over`
     this.#options.events.add('retention', { text, reason: 'deleted', count })
   }

@@ -50,14 +50,14 @@ export class EventLog {
     const rate = this.#rates.get(key)
     const now = performance.now()
     if (rate === undefined || now - rate.begunAt >= SECOND) {
-      if (rate?.first !== undefined) this.#tell(type, rate)
+      if (rate?.first !== undefined) this.#storeSum(type, rate)
       if (this.#rates.size >= MAX_RATES) this.#forgetRates(now)
       this.#rates.set(key, { begunAt: now, count: 1, first: undefined })
       this.#store(type, fields)
     } else if (++rate.count <= MAX_PER_SECOND) this.#store(type, fields)
     else if (rate.first === undefined) {
       rate.first = fields
-      this.#timer ??= setTimeout(() => this.#tellCounted(), SECOND).unref()
+      this.#timer ??= setTimeout(() => this.#storeCounted(), SECOND).unref()
     }
   }
 
@@ -74,10 +74,10 @@ export class EventLog {
    * @returns a function that ends this
    */
   follow(listener: (event: ServerEvent) => void): () => void {
-    const tell = (event: StoredEvent) => listener(describe(this.node, event))
-    this.#listeners.add(tell)
+    const own = (event: StoredEvent) => listener(describe(this.node, event))
+    this.#listeners.add(own)
     return () => {
-      this.#listeners.delete(tell)
+      this.#listeners.delete(own)
     }
   }
 
@@ -99,11 +99,11 @@ export class EventLog {
         : fields
     const event = { number: ++this.#last, time: Date.now(), type, fields: kept }
     this.#ring[event.number % KEPT] = event
-    for (const tell of this.#listeners) tell(event)
+    for (const listener of this.#listeners) listener(event)
   }
 
   /** Tells what was counted within the last second. Forgets what does not come fast any more. */
-  #tellCounted(): void {
+  #storeCounted(): void {
     this.#timer = undefined
     const now = performance.now()
     let counting = false
@@ -112,12 +112,12 @@ export class EventLog {
       if (over || rate.first !== undefined) {
         // The key begins with the type, which has no space.
         const type = key.slice(0, key.indexOf(' ')) as EventType
-        if (rate.first !== undefined) this.#tell(type, rate)
+        if (rate.first !== undefined) this.#storeSum(type, rate)
         if (over) this.#rates.delete(key)
       }
       counting ||= !over
     }
-    if (counting) this.#timer = setTimeout(() => this.#tellCounted(), SECOND).unref()
+    if (counting) this.#timer = setTimeout(() => this.#storeCounted(), SECOND).unref()
   }
 
   #forgetRates(now: number): void {
@@ -126,7 +126,7 @@ export class EventLog {
     }
   }
 
-  #tell(type: EventType, rate: Rate): void {
+  #storeSum(type: EventType, rate: Rate): void {
     const { level, text, code, reason } = rate.first!
     const count = rate.count - MAX_PER_SECOND
     rate.first = undefined

@@ -68,12 +68,12 @@ export class MemberReads {
 function membersIn(found: Map<string, unknown[]>): Map<string, PresenceMember[]> {
   const members = new Map<string, PresenceMember[]>()
   for (const [node, lines] of found) {
-    for (const line of lines) {
-      const said = decodeLine(node, line)
-      if (said?.after === undefined) continue
-      const all = members.get(said.channel) ?? []
-      for (const { event, member } of said.changes) if (event === 'join') all.push(member)
-      members.set(said.channel, all)
+    for (const value of lines) {
+      const line = decodeLine(node, value)
+      if (line?.after === undefined) continue
+      const all = members.get(line.channel) ?? []
+      for (const { event, member } of line.changes) if (event === 'join') all.push(member)
+      members.set(line.channel, all)
     }
   }
   return members

@@ -125,11 +125,11 @@ export class PeerMembers {
    * @param length how long the text is, in characters
    * @param settling whether the node has just been asked for the channel's members
    */
-  apply(node: string, said: ChannelChanges, length: number, settling: boolean): void {
+  apply(node: string, line: ChannelChanges, length: number, settling: boolean): void {
     const peer = this.#peers.get(node)
     if (peer === undefined) return
     const { presence } = this.#options
-    const { channel, after, version, changes } = said
+    const { channel, after, version, changes } = line
     const known = peer.channels.get(channel)
     const complete = after === 0
     if (!complete && after !== known?.version) {
@@ -144,7 +144,7 @@ export class PeerMembers {
     }
     if (complete) {
       if (peer.answer !== undefined) peer.complete.add(channel)
-      presence.replaceChannel(node, channel, membersAfter(said))
+      presence.replaceChannel(node, channel, membersAfter(line))
     } else for (const change of changes) presence.apply(node, change)
     if (!presence.hasMembers(node, channel)) this.#keep(peer, channel, undefined)
   }

@@ -55,18 +55,18 @@ t.test(
     const two = await busOf(t, server)
     const three = await busOf(t, server)
     await Promise.all([one.bus.join('a'), two.bus.join('a')])
-    await one.bus.tell('all', ['all 1', 'all 2'])
-    await one.bus.tell({ node: two.node }, ['two'])
-    await one.bus.tell({ node: one.node }, ['one'])
-    await one.bus.tell({ channel: 'a' }, ['a', ''])
-    await one.bus.tell('all', ['end \u{1F600}\r\n'])
+    await one.bus.send('all', ['all 1', 'all 2'])
+    await one.bus.send({ node: two.node }, ['two'])
+    await one.bus.send({ node: one.node }, ['one'])
+    await one.bus.send({ channel: 'a' }, ['a', ''])
+    await one.bus.send('all', ['end \u{1F600}\r\n'])
     const all = [one, two, three]
-    await until(() => all.every(({ told }) => told().at(-1) === 'end \u{1F600}\r\n'))
+    await until(() => all.every(({ received }) => received().at(-1) === 'end \u{1F600}\r\n'))
     const others = ['all 1', 'all 2', 'end \u{1F600}\r\n']
     // Texts to different audiences have no order.
-    t.same(one.told().sort(), [...others, 'one', 'a', ''].sort())
-    t.same(two.told().sort(), [...others, 'two', 'a', ''].sort())
-    t.same(three.told(), others)
+    t.same(one.received().sort(), [...others, 'one', 'a', ''].sort())
+    t.same(two.received().sort(), [...others, 'two', 'a', ''].sort())
+    t.same(three.received(), others)
   }
 )
 
@@ -94,11 +94,11 @@ t.test('channels can have any name', async (t) => {
   for (const name of [...names, 'a', 'a.b', `${long.slice(1)}y`]) await one.bus.join(name)
   for (const [index, name] of names.entries()) {
     await other.bus.announce([announcement(name, index + 1, name)])
-    await other.bus.tell({ channel: name }, [name])
+    await other.bus.send({ channel: name }, [name])
   }
-  await until(() => one.told().length === names.length)
+  await until(() => one.received().length === names.length)
   t.same(one.texts(), names)
-  t.same(one.told(), names)
+  t.same(one.received(), names)
   t.same(
     one.heard.flatMap((heard) => ('announced' in heard ? [heard.announced.channel] : [])),
     names
@@ -173,14 +173,14 @@ t.test('logs the error of a handler, and the bus continues', async (t) => {
   await bus.start({
     announced: nothing,
     beat: nothing,
-    told: (text) => {
+    received: (text) => {
       heard.push(text)
       throw new Error('a broken handler')
     },
     interrupted: nothing,
     restored: nothing
   })
-  await bus.tell('all', ['1', '2'])
+  await bus.send('all', ['1', '2'])
   await until(() => heard.length === 2)
   t.ok(bus.up)
   t.match(lines, [/could not be handled.*a broken handler/, /could not be handled/])

@@ -6,7 +6,7 @@ import type { NatsServer } from './nats.js'
 export type Heard =
   | { announced: Announcement }
   | { beat: Beat }
-  | { told: string }
+  | { received: string }
   | { interrupted: string }
   | { restored: true }
 
@@ -34,16 +34,16 @@ export function busBefore(t: Test, server: Pick<NatsServer, 'url'>, options: Par
     bus.start({
       announced: (announcement) => heard.push({ announced: announcement }),
       beat: (beat) => heard.push({ beat }),
-      told: (text) => heard.push({ told: text }),
+      received: (text) => heard.push({ received: text }),
       interrupted: (error) => heard.push({ interrupted: error.message }),
       restored: () => heard.push({ restored: true })
     })
   /** How often a handler was called. */
-  const count = (kind: 'announced' | 'beat' | 'told' | 'interrupted' | 'restored') =>
+  const count = (kind: 'announced' | 'beat' | 'received' | 'interrupted' | 'restored') =>
     heard.filter((one) => kind in one).length
   const texts = () => heard.flatMap((one) => ('announced' in one ? [one.announced.text] : []))
-  const told = () => heard.flatMap((one) => ('told' in one ? [one.told] : []))
-  return { bus, node, heard, lines, start, count, texts, told }
+  const received = () => heard.flatMap((one) => ('received' in one ? [one.received] : []))
+  return { bus, node, heard, lines, start, count, texts, received }
 }
 
 /** A started bus. */

@@ -16,7 +16,7 @@ const bus = new NatsBus({
 await bus.start({
   announced: ({ position }) => send(`announced ${position}`),
   beat: () => {},
-  told: () => {},
+  received: () => {},
   interrupted: () => send('interrupted'),
   restored: () => send('restored')
 })

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import t from 'tap'
 import type { Announcement, Beat } from '../../../lib/bus/index.js'
-import { decode, encodeAnnouncement, encodeBeat, encodeTold, Subjects } from '../../../lib/bus/nats-wire.js'
+import { decode, encodeAnnouncement, encodeBeat, encodeText, Subjects } from '../../../lib/bus/nats-wire.js'
 import { channelNameProblem, MAX_CHANNEL_BYTES } from '../../../lib/channel-name.js'
 
 const MEGABYTE = 1024 * 1024
@@ -77,8 +77,8 @@ t.test('a long name is in the message, and a message of another channel is dropp
     encodeAnnouncement({ channel: long, position: 2, previous: 1, beat: 0, text: 'a' }, MEGABYTE)
   )
   t.equal(decode(announced, other), undefined)
-  t.equal(decode(Buffer.from(encodeTold('a', long)), other), undefined)
-  t.same(decode(Buffer.from(encodeTold('a', long)), long), { kind: 'told', text: 'a' })
+  t.equal(decode(Buffer.from(encodeText('a', long)), other), undefined)
+  t.same(decode(Buffer.from(encodeText('a', long)), long), { kind: 'text', text: 'a' })
   t.end()
 })
 

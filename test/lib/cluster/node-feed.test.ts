@@ -22,7 +22,7 @@ function feedOf(events = new EventLog(NODE)) {
       followStats: () => () => {}
     }),
     ask: (wanted) => asked.push(wanted),
-    tell: (text) => sent.push(text)
+    send: (text) => sent.push(text)
   })
   t.teardown(() => feed.stop())
   return { feed, sent, asked, events }
@@ -33,7 +33,7 @@ t.test('ignores anything that is not an event or figure of the node that sends i
   const got: unknown[] = []
   const end = feed.follow({ event: (one) => got.push(one), stats: (one) => got.push(one) })
   t.same(asked, [true])
-  const tell = (value: object) => feed.told(NODE, JSON.stringify(value))
+  const tell = (value: object) => feed.receive(NODE, JSON.stringify(value))
   for (const text of [
     '',
     '{',
@@ -44,7 +44,7 @@ t.test('ignores anything that is not an event or figure of the node that sends i
     `{"events":[${deep('x')}]}`,
     `{"stats":${deep('x')}}`
   ]) {
-    feed.told(NODE, text)
+    feed.receive(NODE, text)
   }
   tell({ events: 5, stats: [] })
   tell({

@@ -32,7 +32,7 @@ function nodesOn(t: Test, byChannel: boolean, ids: readonly string[] = [A, B, C]
       presence,
       bus: {
         announces: byChannel,
-        async tell(to: Audience, texts: readonly string[]) {
+        async send(to: Audience, texts: readonly string[]) {
           if (faults.refused) throw new Error('refused')
           for (const text of texts) {
             if (Buffer.byteLength(text) >= NOTIFY_PAYLOAD_LIMIT) throw new Error('too large')

@@ -153,11 +153,11 @@ export class Session implements SessionReplies {
   #refuse(error: unknown): void {
     this.#refused = true
     const { remote, format } = this.#transport
-    const told = error instanceof DisconnectError ? (error.cause ?? error) : error
+    const reason = error instanceof DisconnectError ? (error.cause ?? error) : error
     this.#services.core.clients.refused({
       address: remote.address,
       transport: format.transport,
-      error: asError(told),
+      error: asError(reason),
       request: { ip: remote.address }
     })
   }
