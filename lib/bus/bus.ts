@@ -28,15 +28,15 @@ export interface Beat {
   channels: readonly (readonly [hash: number, position: number])[]
 }
 
-/** Who hears what a node tells: all nodes, one, or those that have joined a channel. A node hears itself, too. */
+/** Who receives what a node sends: all nodes, one, or those that have joined a channel. A node receives its own, too. */
 export type Audience = 'all' | { node: string } | { channel: string }
 
-/** What a bus does with what it receives. Nothing is called twice for one message, or after `close`. */
+/** The functions that a bus calls. None is called twice for one message, or after `close`. */
 export interface BusHandlers {
   /** A message of a channel that this node has joined. Those of one sequencer arrive in the order in which it announced them. */
   announced: (announcement: Announcement) => void
   beat: (beat: Beat) => void
-  /** What a node has told. Texts of one node to one audience arrive in order. */
+  /** A text that a node has sent. Texts of one node to one audience arrive in order. */
   received: (text: string) => void
   /** The connection is lost: `up` is false now, and messages may be missed. */
   interrupted: (error: Error) => void
@@ -59,7 +59,8 @@ export interface Bus {
   readonly up: boolean
   /**
    * Connects. Called once, before anything else.
-   * @throws what trying again cannot mend, with the name of the option to change; it tries again by itself otherwise
+   * @throws an error that trying again does not help, which names the option to change. After any other error it goes on
+   *   trying.
    */
   start(handlers: BusHandlers): Promise<void>
   /**
@@ -75,10 +76,10 @@ export interface Bus {
   announce(batch: readonly Announcement[], beat?: Beat): Promise<void>
   /**
    * Sends texts of up to 8,000 bytes to nodes, in order.
-   * @returns a promise that resolves when they are sent; nobody says whether they arrive
+   * @returns a promise that resolves when they are sent; whether they arrive is not known
    */
   send(to: Audience, texts: readonly string[]): Promise<void>
-  /** To be called when the epoch of the database may have changed, because another one is another bus. */
+  /** To be called when the epoch of the database may have changed, because each epoch has a bus of its own. */
   refresh(): Promise<void>
   close(): Promise<void>
 }

@@ -53,9 +53,9 @@ export class NatsBus implements Bus {
   #nats: NatsModule | undefined
   #authenticator: Authenticator | undefined
   #subjects: Subjects
-  /** The connection on which channels are subscribed. It may still be on its way up. */
+  /** The connection on which channels are subscribed. It may not be established yet. */
   #connection: NatsConnection | undefined
-  /** When the connection came up; undefined while there is none. */
+  /** When the connection was established; undefined while there is none. */
   #upSince: number | undefined
   #failures = 0
   #lastProblem = ''
@@ -157,7 +157,7 @@ export class NatsBus implements Bus {
     this.#handlers = undefined
     clearTimeout(this.#timer)
     const connection = this.#connection
-    // What was told last is sent before.
+    // What was sent last must have left this process.
     if (this.up) await connection?.confirm().catch(() => {})
     this.#upSince = undefined
     this.#connection = undefined
@@ -244,13 +244,13 @@ export class NatsBus implements Bus {
       else if (received.kind === 'beat') handlers.beat(received.beat)
       else handlers.received(received.text)
     } catch (error) {
-      // The client of NATS would give the connection up.
+      // Otherwise the client of NATS would close the connection.
       this.#options.log.error({ err: error }, 'a message of the bus (PGWS_BUS) could not be handled')
     }
   }
 
   #lost(connection: NatsConnection | undefined, error: Error): void {
-    // A connection that fails on its way up is of nobody else's concern.
+    // A connection that was not established yet is handled where it was opened.
     if (connection === undefined || connection !== this.#connection || this.#upSince === undefined) return
     if (performance.now() - this.#upSince > GOOD_CONNECTION) this.#failures = 0
     this.#connection = undefined
@@ -262,7 +262,7 @@ export class NatsBus implements Bus {
   #retryLater(error: unknown): void {
     if (this.#closed) return
     const problem = messageOf(error)
-    // The same again says nothing new.
+    // The same problem is logged once.
     if (problem !== this.#lastProblem) {
       this.#options.log.warn({ err: error }, `the bus (PGWS_BUS) is not connected, trying again: ${problem}`)
     }
@@ -271,7 +271,7 @@ export class NatsBus implements Bus {
     this.#timer = setTimeout(reconnect, reconnectBackoff(++this.#failures))
   }
 
-  /** What follows an attempt to connect for which nobody waits. */
+  /** Handles the outcome of an attempt to connect that nobody awaits. */
   async #afterwards(attempt: Promise<void>): Promise<void> {
     try {
       await attempt

@@ -13,8 +13,8 @@ const CONFIRM_TIMEOUT = 2000
 const PING_INTERVAL = 3000
 
 /**
- * The smallest max_payload of a server that is of use. What nodes tell has up to 8,000 bytes, as a notification; longer
- * messages are read from the database, longer beats are split.
+ * The smallest max_payload with which a server can be used. What nodes send has up to 8,000 bytes, as a notification; longer
+ * messages are read from the database, and longer beats are split.
  */
 export const MIN_PAYLOAD = 16 * 1024
 
@@ -53,7 +53,7 @@ export class NatsConnection {
     this.#watch().catch((error) => this.fail(asError(error)))
   }
 
-  /** @throws InvalidOption if what listens there is no NATS server, or of no use; otherwise what the client throws */
+  /** @throws InvalidOption if what listens there is no NATS server, or one that cannot be used; otherwise what the client throws */
   static async open({
     nats,
     server,
@@ -85,7 +85,7 @@ export class NatsConnection {
     return connection
   }
 
-  /** Why the connection is of no use any more. */
+  /** Why the connection has ended; undefined: it has not. */
   get error(): Error | undefined {
     return this.#error
   }
@@ -119,7 +119,7 @@ export class NatsConnection {
   /**
    * Resolves when the server has taken everything so far. It answers in order, so a pong confirms what was sent before
    * the ping (https://docs.nats.io/reference/reference-protocols/nats-protocol#ping-pong).
-   * @throws why the connection is of no use any more
+   * @throws the reason why the connection has ended
    */
   async confirm(): Promise<void> {
     if (this.#error !== undefined) throw this.#error
@@ -142,7 +142,7 @@ export class NatsConnection {
         (error) => this.fail(asError(error))
       )
     })
-    // What the server has refused is told before the pong, but arrives by another way.
+    // The server reports what it has refused before the pong, but the client passes it on later.
     await nextTurn()
     if (this.#error !== undefined) throw this.#error
   }

@@ -7,7 +7,7 @@ import type { Announcement, Beat } from './bus.js'
  */
 const MAX_SUBJECT_BYTES = 1000
 
-/** What tells a database from all others. */
+/** Distinguishes a database from all others. */
 export interface DatabaseIdentity {
   /** Only servers can read it, so nobody can guess the prefix. */
   secret: string
@@ -26,7 +26,7 @@ export class Subjects {
   readonly prefix: string
   /** Beats of the sequencer. */
   readonly beats: string
-  /** What is told to all nodes. */
+  /** What is sent to all nodes. */
   readonly all: string
   /** Nobody receives what is published here, because it is the subject of no channel. */
   readonly nobody: string
@@ -38,7 +38,7 @@ export class Subjects {
     this.nobody = `${prefix}.m.-`
   }
 
-  /** What is told to one node. */
+  /** What is sent to one node. */
   node(id: string): string {
     return `${this.prefix}.n.${id}`
   }
@@ -70,8 +70,8 @@ export type Received =
 //   m<position> <previous> <beat> <text>   a message
 //   r<position> <previous> <beat>          a message that is read from the database
 //   b<number> <from> <to>[ <hash>:<offset>]…  a beat; hashes and offsets (from `from`) in base 36
-//   t<text>                            what a node tells
-//   #<length> <channel><one of these>  on the subject of a hashed name: the name, and its length in UTF-16 units
+//   t<text>                                what a node sends
+//   #<length> <channel><one of these>      on the subject of a hashed name: the name, and its length in UTF-16 units
 
 /**
  * @param maxBytes what a server takes at most. A message above that is announced without its text.

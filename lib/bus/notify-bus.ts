@@ -9,7 +9,7 @@ export interface NotifyBusOptions {
 
 /**
  * PostgreSQL alone: every node hears everything, because each listens. The database announces messages itself, in the
- * transaction that gives them their positions, so they arrive as notifications of the listen channel. What nodes tell goes
+ * transaction that gives them their positions, so they arrive as notifications of the listen channel. What nodes send goes
  * through the database, too, so it stays in order with the messages.
  */
 export class NotifyBus implements Bus {
@@ -42,7 +42,7 @@ export class NotifyBus implements Bus {
   /** The database has announced them. */
   async announce(): Promise<void> {}
 
-  /** Every node hears it. Texts say themselves whom they are for. */
+  /** Every node receives it. The texts say whom they are for. */
   async send(_to: Audience, texts: readonly string[]): Promise<void> {
     await this.#options.notify(texts)
   }

@@ -18,7 +18,7 @@ interface Joined {
   ready: Promise<void>
 }
 
-/** Has a bus carry the channels that this node's clients have joined, and no others. */
+/** Subscribes a bus to the channels that this node's clients have joined, and to no others. */
 export class BusChannels {
   readonly #options: BusChannelsOptions
   readonly #joined = new Map<string, Joined>()
@@ -56,9 +56,9 @@ export class BusChannels {
     const { bus, order, latest } = this.#options
     order.join(channel)
     await bus.join(channel)
-    // Without an answer, what is older looks like a gap once, and is read from the database.
+    // If the database does not answer, the next message looks like one after a gap, and those before it are read later.
     const position = await latest().catch(() => order.floor)
-    // Otherwise everybody has left meanwhile.
+    // Otherwise all clients have left in the meantime.
     if (this.#joined.get(channel) === joined) order.joined(channel, position)
   }
 

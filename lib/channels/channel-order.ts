@@ -1,6 +1,6 @@
 import { type Announcement, type Beat, channelHash } from '../bus/index.js'
 
-/** What an announcement is to this node. */
+/** How an announcement relates to what this node has heard. */
 export type Place =
   /** Nothing is missing before it. */
   | 'next'
@@ -10,8 +10,8 @@ export type Place =
   | 'gap'
 
 /**
- * What of the announcements of a bus has arrived. Each names the position of the channel's last message before it, and beats
- * say up to where was announced. So a node that hears only its own channels notices that something is missing.
+ * Tracks which announcements of a bus have arrived. Each names the position of the channel's last message before it, and beats
+ * say up to where was announced. So a node that hears only its own channels notices if something is missing.
  *
  * - Up to the floor, everything was heard or read from the database, whatever channel it is of.
  * - Only channels with messages beyond the floor are remembered.
@@ -63,7 +63,7 @@ export class ChannelOrder {
     return this.#joined.get(channelHash(channel))?.has(channel) !== true
   }
 
-  /** Looks at an announcement. */
+  /** Compares an announcement with what was heard. */
   placeOf({ channel, position, previous, beat }: Omit<Announcement, 'text'>): Place {
     const heard = this.#heardOf(channel)
     if (position <= heard) return 'known'

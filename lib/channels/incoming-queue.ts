@@ -123,7 +123,10 @@ export class IncomingQueue {
     if (this.#options.replays) this.#detector.follow(position)
   }
 
-  /** To be called before the database is asked for what is missing: nothing is missing before what has come until now. */
+  /**
+   * To be called before missing messages are read from the database. What is in the queue by then does not wait for a gap
+   * before it, because all that is missing is read.
+   */
   cover(): void {
     this.#covered = this.#queue.length
   }
@@ -132,7 +135,7 @@ export class IncomingQueue {
   announce(announcement: Announcement): void {
     const { order, replays } = this.#options
     if (!replays) return
-    // The first one after a bus: what was announced over it until now has to be here.
+    // The first one after a time with a bus: everything that was announced over the bus must have arrived.
     if (order !== undefined && this.#detector.heard === undefined) this.#detector.follow(order.floor)
     const alone = !this.#waiting && !this.#held
     if (!alone || !this.#detector.announced(announcement)) this.#push({ announcement })
@@ -191,7 +194,7 @@ export class IncomingQueue {
     this.#push(arrival)
   }
 
-  /** Takes what the bus says of up to where was announced. */
+  /** Takes a beat of the bus, which says up to where was announced. */
   beat(beat: Beat): void {
     const alone = !this.#waiting && !this.#held
     if (!alone || !this.#passes(beat)) this.#push({ beat })
@@ -231,7 +234,7 @@ export class IncomingQueue {
    * @returns the number of clients that it was delivered to
    */
   replay(message: Message, position = message.position!): number {
-    // A beat has said so while it was read from the database.
+    // A beat has confirmed it while it was read from the database.
     if (position <= (this.#delivered.floor ?? 0)) return 0
     const known = this.#delivered.has(position, message.text)
     this.#replayedTo = position

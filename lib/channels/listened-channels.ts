@@ -16,7 +16,7 @@ export interface ListenedChannelsOptions {
   }
 }
 
-/** What this node has to ask for, so that what concerns the channels of its clients arrives here. */
+/** Subscribes this node to what its clients' channels need: database channels, channels of the bus, members of other nodes. */
 export class ListenedChannels {
   readonly #options: ListenedChannelsOptions
 

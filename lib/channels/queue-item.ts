@@ -32,7 +32,7 @@ interface Announced {
   announcement: Announcement
 }
 
-/** What the bus says of up to where was announced. */
+/** A beat of the bus, which says up to where was announced. */
 interface Beating {
   beat: Beat
 }

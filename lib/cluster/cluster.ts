@@ -145,7 +145,7 @@ export class Cluster {
     })
   }
 
-  /** To be called before this node starts, with what it tells of itself. */
+  /** To be called before this node starts, with the source of its events and figures. */
   attach(monitor: NodeMonitor): void {
     this.#monitor = monitor
   }
@@ -160,7 +160,7 @@ export class Cluster {
     return this.#presence.channels
   }
 
-  /** Takes what the bus calls `told` with. */
+  /** Takes what the bus calls `received` with. */
   receive(payload: string): void {
     this.#channel.receive(payload)
   }
@@ -229,14 +229,14 @@ export class Cluster {
   }
 
   /**
-   * Calls a listener with what the other nodes tell from now on.
+   * Calls a listener with the events and figures of the other nodes from now on.
    * @returns a function that ends this
    */
   follow(listener: FeedListener): () => void {
     return this.#feed.follow(listener)
   }
 
-  /** The other nodes that tell their events and figures. */
+  /** The other nodes that send their events and figures. */
   get #current(): string[] {
     return this.#channel.peers.filter(({ tells }) => tells === true).map(({ id }) => id)
   }

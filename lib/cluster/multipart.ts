@@ -23,7 +23,7 @@ interface Gathered {
 export class Multipart {
   readonly #gathered = new Map<string, Gathered>()
   /**
-   * Iterates from the oldest entry on. It is not replaced while there are entries, because a Map keeps the places of deleted
+   * Iterates from the oldest entry on. It is not replaced while there are entries, because a Map keeps the slots of deleted
    * entries for some time, and a new iterator would step over all of them.
    */
   #byAge = this.#gathered.entries()

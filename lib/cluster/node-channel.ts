@@ -34,7 +34,7 @@ export interface NodeChannelOptions {
   deliveries: DeliveryCounts
   /** Takes what other nodes say of the members of presence channels; undefined if there are none. */
   presence: Pick<PresenceExchange, 'heard' | 'receive' | 'forget' | 'beat'> | undefined
-  /** Takes what other nodes tell and ask of events and figures. */
+  /** Takes the events and figures of other nodes, and their requests for those of this node. */
   feed: Pick<NodeFeed, 'asked' | 'receive'>
   /** Takes what a node says that has another bus. */
   others: Pick<OtherBuses, 'heard' | 'forget'>
@@ -156,17 +156,17 @@ export class NodeChannel {
     )
   }
 
-  /** Asks all other nodes to tell their events, and their figures if wanted, for some seconds. */
+  /** Asks all other nodes to send their events, and their figures if wanted, for some seconds. */
   askFeed(stats: boolean): void {
     this.#notify('all', [encode({ from: this.id, type: 'follow', stats })])
   }
 
-  /** Tells all other nodes something: see NodeFeed. */
+  /** Sends events or figures to all other nodes: see NodeFeed. */
   sendFeed(text: string): void {
     if (!this.#closed) this.#notify('all', [encode({ from: this.id, type: 'told', text })])
   }
 
-  /** Takes what a node has told. */
+  /** Takes what a node has sent. */
   receive(payload: string): void {
     const message = decode(payload)
     if (message === undefined || this.#closed) return

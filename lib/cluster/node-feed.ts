@@ -2,7 +2,7 @@ import type { NodeStats, ServerEvent } from '../events/index.js'
 import { toAscii } from '../json-text.js'
 import { isObject } from '../json-value.js'
 
-/** How often the other nodes are asked to go on telling, and for how long they tell without being asked, in milliseconds. */
+/** How often the other nodes are asked to go on sending, and for how long they send without being asked, in milliseconds. */
 const RENEWAL = 3000
 const LEASE = 10_000
 
@@ -12,7 +12,7 @@ const GATHERED = 200
 /** How many bytes of JSON fit into one notification. */
 const MAX_BYTES = 7000
 
-/** What a node tells of itself. */
+/** The source of a node's events and figures. */
 export interface NodeMonitor {
   /** The kept events, oldest first. */
   events(): ServerEvent[]
@@ -31,7 +31,7 @@ export interface NodePast {
   samples: NodeStats[]
 }
 
-/** Receives what nodes tell. */
+/** Receives what nodes send. */
 export interface FeedListener {
   event(event: ServerEvent): void
   /** Undefined: the figures are not wanted. */
@@ -40,21 +40,21 @@ export interface FeedListener {
 
 export interface NodeFeedOptions {
   monitor: () => NodeMonitor
-  /** Asks all other nodes to tell their events, and their figures if wanted, for as long as a lease. */
+  /** Asks all other nodes to send their events, and their figures if wanted, for as long as a lease. */
   ask: (stats: boolean) => void
   /** Sends JSON in ASCII, which fits into one notification, to all other nodes. */
   send: (text: string) => void
 }
 
 /**
- * The events and figures of all nodes, for those who follow them. A node tells the others only while one of them asks for
- * it every few seconds, so nothing is sent when nobody follows.
+ * The events and figures of all nodes, for those who follow them. A node sends its own only while another node asks for them
+ * every few seconds, so nothing is sent when nobody follows.
  */
 export class NodeFeed {
   readonly #options: NodeFeedOptions
   readonly #listeners = new Set<FeedListener>()
   #renewal: NodeJS.Timeout | undefined
-  /** Until when this node tells the others, as of `performance.now()`. */
+  /** Until when this node sends them to the others (`performance.now()`). */
   #eventsUntil = 0
   #statsUntil = 0
   #endEvents: (() => void) | undefined
@@ -67,7 +67,7 @@ export class NodeFeed {
   }
 
   /**
-   * Calls a listener with what the other nodes tell from now on.
+   * Calls a listener with what the other nodes send from now on.
    * @returns a function that ends this
    */
   follow(listener: FeedListener): () => void {
@@ -82,7 +82,7 @@ export class NodeFeed {
     }
   }
 
-  /** Another node asks this one to tell. */
+  /** Another node asks for what happens here. */
   asked(stats: boolean): void {
     const monitor = this.#options.monitor()
     const now = performance.now()
@@ -93,7 +93,7 @@ export class NodeFeed {
     this.#endStats ??= monitor.followStats((stats) => this.#sendStats(stats))
   }
 
-  /** Takes what another node tells. Any role that may connect to the database can send anything. */
+  /** Takes what another node sends. Any role that may connect to the database can send anything. */
   receive(node: string, text: string): void {
     if (this.#listeners.size === 0) return
     let value: unknown

@@ -21,7 +21,7 @@ export interface NodeState {
   timeout: number
   /** The number of presence changes that it has sent to older releases; undefined if it has no presence channels. */
   presence?: number | undefined
-  /** The number of presence changes that it has told by channel, and of its heartbeats; older releases have none. */
+  /** The number of presence changes that it has sent by channel, and of its heartbeats; older releases have none. */
   members?: number | undefined
   beats?: number | undefined
   /**
@@ -29,7 +29,7 @@ export interface NodeState {
    * releases have none.
    */
   sessions?: string | undefined
-  /** Whether it tells its events and figures, answers questions about pages, and knows all filters; older releases do not. */
+  /** Whether it sends its events and figures, answers questions about pages, and knows all filters; older releases do not. */
   tells?: boolean | undefined
 }
 
@@ -109,12 +109,12 @@ export type NodeMessage = { from: string } & (
     }
   | { type: 'presence-question'; to: string }
   | {
-      /** Asks all others to tell their events, and their figures if wanted, for some seconds. */
+      /** Asks all others to send their events, and their figures if wanted, for some seconds. */
       type: 'follow'
       stats: boolean
     }
   | {
-      /** What a node tells: see NodeFeed. */
+      /** Events or figures of a node: see NodeFeed. */
       type: 'told'
       text: string
     }

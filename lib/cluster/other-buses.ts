@@ -14,7 +14,7 @@ export interface OtherBusesOptions {
   timeout: number
   /** Whether a node is heard over this node's bus. */
   isPeer: (node: string) => boolean
-  /** Says through the database that this node has a bus. */
+  /** Announces through the database that this node has a bus. */
   announce: () => void
   events: EventLog
   log: Log
@@ -31,9 +31,9 @@ interface Other {
 }
 
 /**
- * The nodes of this database that do not hear this one, because they have no bus, or another one. Every node listens to what
- * nodes without a bus tell through the database. One with a bus says there that it has one: when it starts, and as long as
- * others do not hear it.
+ * The nodes of this database that do not hear this one, because they have no bus, or another one. Every node hears what nodes
+ * without a bus send through the database. A node with a bus announces there that it has one: when it starts, and as long as
+ * there are nodes that do not hear it.
  */
 export class OtherBuses {
   readonly #options: OtherBusesOptions

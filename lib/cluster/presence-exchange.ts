@@ -19,8 +19,8 @@ export interface PresenceExchangeOptions {
 type Announcing = NodeMessage & { type: 'hello' | 'here' | 'heartbeat' }
 
 /**
- * What nodes tell each other of the members of presence channels: by channel, and to nodes of older releases as they know
- * it (see NodeSync).
+ * Exchanges the members of presence channels with other nodes: by channel, and with nodes of older releases in the way that
+ * they know (see NodeSync).
  */
 export class PresenceExchange {
   readonly channels: ChannelSync
@@ -117,7 +117,7 @@ export class PresenceExchange {
         if (message.to === node) this.channels.asked(from)
         break
       case 'presence':
-        // What a node that exchanges its members by channel tells older ones is known.
+        // A node that exchanges its members by channel sends them to older ones, too. Here they are known.
         if (members === undefined) this.#nodes.receive(from, message)
         break
       case 'presence-question':

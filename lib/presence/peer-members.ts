@@ -9,7 +9,7 @@ import type { Presence } from './presence.js'
 const MAX_LENGTH = 75 * 1024 * 1024
 const MAX_TOTAL_LENGTH = 256 * 1024 * 1024
 
-/** What a node says of itself in `hello`, `here` and heartbeats. */
+/** What a node announces of itself in `hello`, `here` and heartbeats. */
 export interface Announced {
   type: 'hello' | 'here' | 'heartbeat'
   /** The number of presence changes that it has told. */

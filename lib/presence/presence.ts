@@ -180,7 +180,7 @@ export class Presence {
     this.#emitDifference(channel, last, next)
   }
 
-  /** Forgets the members of another node in a channel, without a word to watchers. */
+  /** Forgets the members of another node in a channel, without calling watchers. */
   forgetChannel(node: string, channel: string): void {
     this.#others.get(node)?.delete(channel)
   }

@@ -42,7 +42,7 @@ interface Row {
 }
 
 /**
- * Announces over the bus what has positions, in their order. The database keeps the mark up to where that has been done, and
+ * Announces messages over the bus, in the order of their positions. The database keeps the mark up to where that has been done, and
  * moves it on only after the bus has taken everything. So a message may be announced twice, by this node or by its successor,
  * and is never left out.
  */
@@ -122,7 +122,8 @@ export class Announcer {
   /** The message as a notification has it: see pgws.notification. */
   #text(place: number, body: string, durable: boolean): string | undefined {
     if (!durable) return body
-    // An object, but not an empty one, as all but a row that an owner has written by hand. That one is read by the receivers.
+    // The id is inserted into an object that has members. Only a row that the owner has written by hand may have another body:
+    // receivers read it from the database.
     return /^\{\s*"/.test(body)
       ? `{"id":"${messageId(this.#options.epoch(), place)}",${body.slice(1)}`
       : undefined

@@ -47,10 +47,7 @@ const LOG_INTERVAL = 60_000
 /** How long a sequencer goes on without its bus before it lets another node take over, in milliseconds. */
 const WITHOUT_BUS = 2000
 
-/**
- * If nobody without a bus has become the sequencer in the meantime, after how many timeouts of a node it lets them do so once
- * more.
- */
+/** How many timeouts of a node pass before a sequencer with a bus again lets nodes without one take over. */
 const YIELDS_AGAIN = 10
 
 /** In seconds. After a longer time without a sequencer, messages that are not durable and older than a minute are dropped. */
@@ -105,7 +102,10 @@ export class Sequencer {
   readonly #pause = new Pause()
   /** Whether a writer has found the sequencer asleep. */
   #woken = false
-  /** Until when this node lets others be the sequencer while it has no bus, or others have none, and when it may do so again. */
+  /**
+   * Until when this node does not ask for the lease, because its bus is away or other nodes have none, and from when on it may
+   * give the lease up for nodes without a bus again.
+   */
   #yieldsUntil = 0
   #yieldsAgainAt = 0
   #leading = false
@@ -218,7 +218,8 @@ export class Sequencer {
         this.#yieldsUntil = now + nodeTimeout
         return statements.resign(term)
       }
-      // One of them has the database announce, for all. Whoever only pretends to be one does not end the announcements.
+      // If one of them becomes the sequencer, the database announces to all nodes. If there is none, because a role only
+      // pretends to be a node, this one takes over again.
       if (this.#announcer !== undefined && now >= this.#yieldsAgainAt && this.#options.mixed()) {
         this.#yieldsUntil = now + nodeTimeout
         this.#yieldsAgainAt = now + YIELDS_AGAIN * nodeTimeout
