@@ -35,6 +35,7 @@ export const neighbours = {
   title:
     'One client sends its worst (46,000 commands a frame, floods of small messages): what its neighbour waits for',
   servers: ['calm', ...Object.keys(FLOODS)],
+  ours: ['calm', ...Object.keys(FLOODS)],
   baseline: 'calm',
   pairs: 3,
   figures: { ping: 'ping p99 ms', health: 'GET /health/live p99 ms', delivery: 'delivery p99 ms' },
