@@ -1,4 +1,4 @@
-import { Authorizer, RevocationList } from './auth/index.js'
+import { Authorizer, RevocationEvents, RevocationList } from './auth/index.js'
 import { type Bus, NatsBus, NotifyBus, prefixOf } from './bus/index.js'
 import {
   AudienceChannels,
@@ -242,28 +242,13 @@ export function buildParts(options: GatewayOptions): Parts {
   }
   const emulation = new Emulation(node)
   const protocols = protocolsOf(core, emulation)
-  /** How many tokens were revoked when the events were last told. */
-  let revoked: number | undefined
-  const reportRevocations = () => {
-    const { size } = options.revocations
-    const count = Math.abs(size - (revoked ?? size))
-    if (count > 0) {
-      const more = size > revoked!
-      const what = `${count} ${count === 1 ? 'revocation' : 'revocations'} of tokens`
-      events.add('revocation', {
-        text: more ? `read ${what}` : `${what} withdrawn or expired`,
-        reason: more ? 'revoked' : 'withdrawn',
-        count
-      })
-    }
-    revoked = size
-  }
+  const revocationEvents = new RevocationEvents(events)
   const revocationList = new RevocationList({
     query,
     revocations: options.revocations,
     installed: () => durable.installed,
     onChange: () => {
-      reportRevocations()
+      revocationEvents.read(options.revocations.size)
       clients.closeRevoked()
       for (const protocol of Object.values(protocols)) protocol.tokensRevoked()
     },

@@ -21,6 +21,7 @@ export {
   permissionsIn,
   requireMode
 } from './permissions.js'
+export { RevocationEvents } from './revocation-events.js'
 export {
   RevocationList,
   type RevocationRequest,

@@ -3,6 +3,7 @@ import pg from 'pg'
 import { reconnectBackoff, startBackoff } from '../backoff.js'
 import { asError, errors, isRefusal, messageOf } from '../errors.js'
 import { checkDatabaseChannel } from '../postgres/index.js'
+import { withResolvers } from '../with-resolvers.js'
 import { deadline, destroy, Silence } from './deadline.js'
 import type { Handler, ListenerOptions, ListenerState, ListenOptions } from './listener-options.js'
 import { type ListeningSession, listenTo, openSession, sqlstateOfStatement } from './listening-session.js'
@@ -311,14 +312,4 @@ export class Listener {
     this.#listening.delete(channel)
     return true
   }
-}
-
-function withResolvers<Value>() {
-  let resolve!: (value: Value | PromiseLike<Value>) => void
-  let reject!: (reason: unknown) => void
-  const promise = new Promise<Value>((onResolve, onReject) => {
-    resolve = onResolve
-    reject = onReject
-  })
-  return { promise, resolve, reject }
 }

@@ -1,3 +1,5 @@
+import { withResolvers } from '../with-resolvers.js'
+
 interface Joined {
   count: number
   /** Whether answers of other nodes are awaited. */
@@ -43,7 +45,7 @@ export class JoinedChannels {
   acquire(channel: string): Promise<void> {
     let joined = this.#joined.get(channel)
     if (joined === undefined) {
-      const { promise, resolve } = deferred()
+      const { promise, resolve } = withResolvers<void>()
       const opened: Joined = {
         count: 0,
         settling: true,
@@ -77,12 +79,4 @@ export class JoinedChannels {
       for (const joined of waiting) joined?.settle()
     }
   }
-}
-
-function deferred(): { promise: Promise<void>; resolve: () => void } {
-  let resolve = () => {}
-  const promise = new Promise<void>((done) => {
-    resolve = done
-  })
-  return { promise, resolve }
 }
