@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { NatsRoutes } from '../support/nats-routes.js'
 import type { Fault } from './faults.js'
 import { NODE_TIMEOUT, type Node } from './node.js'
 import type { Random } from './random.js'
@@ -10,15 +11,17 @@ export interface BusFaultsOptions {
   say: (what: string) => string
   /** Does something to a node that no other fault is using. */
   hold: (random: Random, action: (node: Node) => Promise<string>) => Promise<string>
-  /** The maximum time for which a nats-server is down, and a node is stopped, in milliseconds. */
+  /** Notes that from now on some nodes have no bus. @returns a function that ends this */
+  mixed: () => () => void
+  /** For how long NATS is away, and a node is stopped, in milliseconds. */
   absence: { server: number; node: number }
 }
 
-/** The faults of nats-server, and of the network between it and the nodes. */
+/** The faults of NATS, of the network between its servers and the nodes, and of how nodes are configured. */
 export class BusFaults {
   readonly #options: BusFaultsOptions
-  /** Whether a fault is using the nats-server. */
-  #serverHeld = false
+  /** Whether a fault is using the NATS servers. */
+  #serversHeld = false
 
   constructor(options: BusFaultsOptions) {
     this.#options = options
@@ -26,51 +29,121 @@ export class BusFaults {
 
   get all(): [weight: number, fault: Fault][] {
     return [
-      [3, (random) => this.#kill(random.below(3000))],
-      [1, () => this.#kill(this.#options.absence.server)],
+      [2, (random) => this.#kill(random)],
+      [2, (random) => this.#away(random.below(3000))],
+      [3, (random) => this.#cutRoutes(random)],
       [1, (random) => this.#stopServer(random)],
       [2, (random) => this.#stopNode(random)],
       [2, (random) => this.#partition(random)],
       [2, (random) => this.#cut(random)],
       [2, (random) => this.#drop(random)],
-      [1, (random) => this.#delay(random)]
+      [1, (random) => this.#delay(random)],
+      [1, (random) => this.change(random)]
     ]
   }
 
-  /** The process is killed, and starts again without state. */
-  async #kill(absence: number): Promise<string> {
-    return this.#holdServer(async () => {
-      const what = this.#options.say(
-        `nats-server is killed for ${absence < 3000 ? 'a moment' : `${absence} ms`}`
-      )
-      const { nats } = this.#options.system
-      await nats!.kill()
-      await sleep(absence)
-      await nats!.start()
-      return what
-    })
+  /** NATS is away for long. */
+  away(): Promise<string> {
+    return this.#away(this.#options.absence.server)
   }
 
-  /** The process is stopped: its connections stay open, and it does not answer. */
-  #stopServer(random: Random): Promise<string> {
-    return this.#holdServer(async () => {
-      const what = this.#options.say('nats-server is stopped')
-      const { nats } = this.#options.system
-      await nats!.pause()
+  /** The process of one server is killed, and starts again without state. Nodes do not know the other servers. */
+  #kill(random: Random): Promise<string> {
+    return this.#holdServers(async ({ servers }) => {
+      const what = this.#options.say('a nats-server is killed')
+      const server = random.one(servers)
+      await server.kill()
       await sleep(random.below(2 * NODE_TIMEOUT))
-      nats!.continue()
+      await server.start()
       return what
     })
   }
 
-  async #holdServer(action: () => Promise<string>): Promise<string> {
-    if (this.#serverHeld) return ''
-    this.#serverHeld = true
+  /** All servers are killed, and start again without state. */
+  #away(absence: number): Promise<string> {
+    return this.#holdServers(async ({ servers }) => {
+      const what = this.#options.say(
+        `all nats-servers are killed${absence < 3000 ? '' : `, and away for ${absence / 1000} s`}`
+      )
+      await Promise.all(servers.map((server) => server.kill()))
+      await sleep(absence)
+      await Promise.all(servers.map((server) => server.start()))
+      return what
+    })
+  }
+
+  /** A process is stopped: its connections stay open, and it does not answer. */
+  #stopServer(random: Random): Promise<string> {
+    return this.#holdServers(async ({ servers }) => {
+      const what = this.#options.say('a nats-server is stopped')
+      const server = random.one(servers)
+      await server.pause()
+      await sleep(random.below(2 * NODE_TIMEOUT))
+      server.continue()
+      return what
+    })
+  }
+
+  /** A server loses the others: in silence, or so that both ends notice it, or only for a moment. */
+  #cutRoutes(random: Random): Promise<string> {
+    return this.#holdServers(async (cluster) => {
+      const silently = random.chance(0.4)
+      const what = this.#options.say(
+        `a nats-server is disconnected from the others${silently ? ' in silence' : ''}`
+      )
+      const server = random.below(cluster.servers.length)
+      if (!silently && random.chance(0.5)) cluster.cut(server)
+      else {
+        cluster.disconnect(server, silently)
+        await sleep(NODE_TIMEOUT * (0.3 + 2 * random.next()))
+        cluster.reconnect(server)
+      }
+      return what
+    })
+  }
+
+  async #holdServers(action: (cluster: NatsRoutes) => Promise<string>): Promise<string> {
+    if (this.#serversHeld) return ''
+    this.#serversHeld = true
     try {
-      return await action()
+      return await action(this.#options.system.nats!)
     } finally {
-      this.#serverHeld = false
+      this.#serversHeld = false
     }
+  }
+
+  /**
+   * A node, or two, has no bus for a while, as when an operator begins to use one, or ends that. Then the sequencer changes to
+   * a node without the bus, and the database notifies; and back.
+   */
+  change(random: Random): Promise<string> {
+    const { system, hold, say, mixed } = this.#options
+    // Beside one of the previous release, some have no bus all the time.
+    if (system.nodes.some(({ previous }) => previous)) return Promise.resolve('')
+    const both = random.chance(0.5)
+    return hold(random, async (node) => {
+      const what = say(`${node.name} is configured without the bus for a while`)
+      const over = mixed()
+      const set = async (one: Node, usesBus: boolean) => {
+        await one.end(random.chance(0.7) ? 'SIGTERM' : 'SIGKILL')
+        one.usesBus = usesBus
+        one.start()
+        await sleep(NODE_TIMEOUT * (0.5 + random.next()))
+      }
+      await set(node, false)
+      if (both) {
+        await hold(random, async (second) => {
+          await set(second, false)
+          await set(second, true)
+          return ''
+        })
+      }
+      await sleep(NODE_TIMEOUT * (0.5 + 2 * random.next()))
+      await set(node, true)
+      await system.unanimous()
+      over()
+      return what
+    })
   }
 
   /** So long that another sequencer takes over. nats-server may end the connection, as it does with slow consumers. */

@@ -9,9 +9,9 @@ import type { System } from './system.js'
 /** Injects a fault, and repairs it. Resolves with its description; empty if it was not possible. */
 export type Fault = (random: Random) => Promise<string>
 
-/** In a run of at least so many milliseconds, nats-server is down for long. */
+/** In a run of at least so many milliseconds, NATS is away for long. */
 const LONG_RUN = 5 * 60_000
-/** How long nats-server is down, and a node is stopped, in a long run and in a short one, in milliseconds. */
+/** For how long NATS is away, and a node is stopped, in a long run and in a short one, in milliseconds. */
 const LONG_ABSENCE = { server: 30_000, node: 10_000 }
 const SHORT_ABSENCE = { server: 6000, node: 5000 }
 
@@ -44,40 +44,60 @@ export class Faults {
   /** Injects faults for so many milliseconds. Resolves when all are repaired. */
   async inject(random: Random, duration: number): Promise<void> {
     const end = performance.now() + duration
-    const faults = [...this.#faults, ...this.#busFaults(duration)]
+    const bus = this.#busFaults(duration)
+    const faults = [...this.#faults, ...(bus?.all ?? [])]
     const bag = faults.flatMap(([weight, fault]) => Array.from({ length: weight }, () => fault))
-    const failOverAt = performance.now() + duration * (0.4 + 0.4 * random.next())
-    let failedOver = this.#system.replication === undefined
+    const begun = performance.now()
+    /** What happens once in each run, in this order, and at which part of it. */
+    const once: [at: number, fault: Fault][] = []
+    if (bus !== undefined) {
+      once.push([0.1 + 0.2 * random.next(), () => bus.away()])
+      once.push([0.35 + 0.1 * random.next(), (random) => bus.change(random)])
+    }
+    if (this.#system.replication !== undefined) {
+      once.push([0.5 + 0.3 * random.next(), () => this.#failOver()])
+    }
     while (performance.now() < end) {
       await sleep(200 + random.below(2000))
-      if (!failedOver && performance.now() > failOverAt) {
-        failedOver = true
-        // What a terminated session committed only on the primary must have reached the standby.
-        await sleep(2000)
-        this.#history.incident('the standby is promoted')
-        await this.#system.failOver()
-        await this.#system.healthy()
+      if (once.length > 0 && performance.now() - begun > once[0]![0] * duration) {
+        await this.#inject(once.shift()![1], random)
         continue
       }
       // Some faults overlap.
       const chosen = Array.from({ length: random.chance(0.3) ? 2 : 1 }, () => random.one(bag))
-      await Promise.all(
-        chosen.map(async (fault) => {
-          const what = await fault(random.fork())
-          if (what !== '') this.#history.incident(`over: ${what}`)
-        })
-      )
+      await Promise.all(chosen.map((fault) => this.#inject(fault, random)))
     }
     await this.#system.healthy()
     await this.#system.connected()
   }
 
-  #busFaults(duration: number): [weight: number, fault: Fault][] {
+  async #inject(fault: Fault, random: Random): Promise<void> {
+    const what = await fault(random.fork())
+    if (what !== '') this.#history.incident(`over: ${what}`)
+  }
+
+  async #failOver(): Promise<string> {
+    // What a terminated session committed only on the primary must have reached the standby.
+    await sleep(2000)
+    const what = this.#say('the standby is promoted')
+    await this.#system.failOver()
+    await this.#system.healthy()
+    return what
+  }
+
+  #busFaults(duration: number): BusFaults | undefined {
     const system = this.#system
-    if (system.nats === undefined) return []
+    if (system.nats === undefined) return undefined
     const absence = duration < LONG_RUN ? SHORT_ABSENCE : LONG_ABSENCE
     const say = (what: string) => this.#say(what)
-    return new BusFaults({ system, say, hold: (...held) => this.#hold(...held), absence }).all
+    const mixed = () => {
+      const interval = { from: this.#history.now(), to: Number.MAX_VALUE }
+      this.#history.mixed.push(interval)
+      return () => {
+        interval.to = this.#history.now()
+      }
+    }
+    return new BusFaults({ system, say, hold: (...held) => this.#hold(...held), mixed, absence })
   }
 
   #say(what: string): string {

@@ -60,11 +60,19 @@ export interface Incident {
   what: string
 }
 
+/** An interval of time, in milliseconds of the history's clock. */
+export interface Interval {
+  from: number
+  to: number
+}
+
 /** All that was published and delivered in a run. */
 export class History {
   readonly transactions: Transaction[] = []
   readonly readers: Reader[] = []
   readonly incidents: Incident[] = []
+  /** When some servers had no bus. What nobody retains may come late then, and behind what is newer. */
+  readonly mixed: Interval[] = []
 
   /** The time, in milliseconds since the start. */
   now(): number {
@@ -87,6 +95,7 @@ export class History {
       writeFileSync(join(folder, name), lines.map((line) => `${JSON.stringify(line)}\n`).join(''))
     write('transactions.jsonl', this.transactions)
     write('incidents.jsonl', this.incidents)
+    write('mixed.jsonl', this.mixed)
     write(
       'readers.jsonl',
       this.readers.map(({ deliveries, ...reader }) => reader)
@@ -104,6 +113,7 @@ export class History {
     const history = new History()
     history.transactions.push(...read('transactions.jsonl'))
     history.incidents.push(...read('incidents.jsonl'))
+    history.mixed.push(...read('mixed.jsonl'))
     for (const reader of read('readers.jsonl')) {
       history.readers.push({ ...reader, deliveries: read(`deliveries-${reader.name}.jsonl`) })
     }

@@ -15,11 +15,16 @@ export interface NodeOptions {
   port: number
   /** The proxies between the node and each PostgreSQL. */
   proxies: FaultProxy[]
-  /** The proxy between the node and nats-server; undefined if PostgreSQL is the bus. */
+  /** The proxy between the node and its nats-server; undefined if PostgreSQL is the bus. */
   bus: FaultProxy | undefined
   dbUri: string
   /** The path of the command. */
   cli: string
+}
+
+/** What `GET /health` says of the bus. */
+interface State {
+  bus: { status: string; others: string[] }
 }
 
 /** A server in a process of its own, with its own proxies to each PostgreSQL. */
@@ -38,6 +43,8 @@ export class Node {
   dropsBus = false
   /** How many messages nats-server has sent to it. */
   busMessages = 0
+  /** Whether it uses the bus after its next start. */
+  usesBus = true
 
   constructor({ name, port, proxies, bus, dbUri, cli }: NodeOptions) {
     this.name = name
@@ -91,7 +98,7 @@ export class Node {
         PGWS_PORT: String(this.port),
         PGWS_CHECK_LISTENER_INTERVAL: '500',
         PGWS_NODE_TIMEOUT: String(NODE_TIMEOUT),
-        ...(this.bus !== undefined && { PGWS_BUS: `nats://127.0.0.1:${this.bus.port}` }),
+        ...(this.bus !== undefined && this.usesBus && { PGWS_BUS: `nats://127.0.0.1:${this.bus.port}` }),
         PGWS_METRICS: 'false',
         PGWS_DOCUMENTATION: 'false'
       }
@@ -127,10 +134,17 @@ export class Node {
 
   /** Whether it is connected to its bus, if it has one. */
   async connected(): Promise<boolean> {
-    const response = await this.#health()
-    if (response === undefined) return false
-    const { reasons } = (await response.json()) as { reasons: string[] }
-    return !reasons.some((reason) => /NATS/.test(reason))
+    return ((await this.#state())?.bus.status ?? 'away') !== 'away'
+  }
+
+  /** Whether the bus carries its messages, and it knows of no node without the bus. */
+  async unanimous(): Promise<boolean> {
+    const bus = (await this.#state())?.bus
+    return bus?.status === 'up' && bus.others.length === 0
+  }
+
+  async #state(): Promise<State | undefined> {
+    return (await (await this.#health())?.json().catch(() => undefined)) as State | undefined
   }
 
   async #health(): Promise<Response | undefined> {

@@ -4,8 +4,9 @@ import type { EmbeddedPostgres } from '../../lib/embedded-postgres/server.js'
 import { CLI, freePort } from '../support/app.js'
 import { FaultProxy } from '../support/fault-proxy.js'
 import { install, query, until } from '../support/helper.js'
-import { NatsServer } from '../support/nats.js'
+import type { NatsServer } from '../support/nats.js'
 import { NatsFilter } from '../support/nats-filter.js'
+import { NatsRoutes } from '../support/nats-routes.js'
 import { createDatabase, testPostgres } from '../support/postgres.js'
 import { previousRelease, RELEASES } from '../support/previous-release.js'
 import { portOf, type Replication, withStandby } from '../support/standby.js'
@@ -35,11 +36,11 @@ async function wayTo(owner: Owner, nats: NatsServer): Promise<FaultProxy> {
   return proxy
 }
 
-/** A PostgreSQL, perhaps with its standby, the nodes, and perhaps a nats-server between them. */
+/** A PostgreSQL, perhaps with its standby, the nodes, and perhaps a cluster of NATS servers between them. */
 export class System implements Target {
   readonly nodes: Node[]
   readonly replication: Replication | undefined
-  readonly nats: NatsServer | undefined
+  readonly nats: NatsRoutes | undefined
   postgres: EmbeddedPostgres
   dbUri: string
 
@@ -48,7 +49,7 @@ export class System implements Target {
     postgres: EmbeddedPostgres,
     dbUri: string,
     replication: Replication | undefined,
-    nats: NatsServer | undefined
+    nats: NatsRoutes | undefined
   ) {
     this.nodes = nodes
     this.postgres = postgres
@@ -66,7 +67,7 @@ export class System implements Target {
     const dbUri = await createDatabase(postgres)
     await install(dbUri)
     await prepare(dbUri)
-    const nats = bus === 'nats' ? await NatsServer.start(owner) : undefined
+    const nats = bus === 'nats' ? await NatsRoutes.start(owner) : undefined
     const targets =
       replication === undefined
         ? [join(postgres.socketFolder, '.s.PGSQL.5432')]
@@ -88,7 +89,7 @@ export class System implements Target {
         name: command === CLI ? `node-${i}` : `previous-node-${i}`,
         port: await freePort(),
         proxies,
-        bus: nats === undefined ? undefined : await wayTo(owner, nats),
+        bus: nats === undefined ? undefined : await wayTo(owner, nats.servers[i % nats.servers.length]!),
         dbUri: `postgresql://postgres@${hosts}/${name}?target_session_attrs=read-write`,
         cli: command
       })
@@ -125,6 +126,11 @@ export class System implements Target {
   /** Waits until all nodes are connected to their bus. */
   async connected(): Promise<void> {
     await until(async () => (await Promise.all(this.nodes.map((node) => node.connected()))).every(Boolean))
+  }
+
+  /** Waits until all nodes have the bus, and it carries their messages. */
+  async unanimous(): Promise<void> {
+    await until(async () => (await Promise.all(this.nodes.map((node) => node.unanimous()))).every(Boolean))
   }
 
   /** Starts PostgreSQL again after it has ended. */
