@@ -1,7 +1,9 @@
 import t, { type Test } from 'tap'
+import type { PgWebsocketsOptions } from '../../index.js'
 import { open, token, until, withPostgres } from '../support/helper.js'
 import { NatsServer } from '../support/nats.js'
 import { isJoined, natsNode, natsProxy, subjectOf } from '../support/nats-nodes.js'
+import { NatsRoutes } from '../support/nats-routes.js'
 import { sdk, subscribed } from '../support/sdk.js'
 
 const { migrated } = await withPostgres(t)
@@ -9,17 +11,24 @@ const nats = await NatsServer.start(t)
 const as = (sub: string, mode = 'r') => token({ mode, sub })
 
 /** A server with presence, which notes on which subjects it gets messages. */
-async function counted(t: Test, dbUri: string) {
-  const proxy = await natsProxy(t, nats)
+async function counted(
+  t: Test,
+  dbUri: string,
+  server: { port: number } = nats,
+  options: Partial<PgWebsocketsOptions> = {}
+) {
+  const proxy = await natsProxy(t, server)
   const subjects: string[] = []
   proxy.drop = (subject) => {
     subjects.push(subject)
     return false
   }
-  const app = await natsNode(t, proxy, { dbUri, presenceChannels: 'room:*' })
+  const app = await natsNode(t, proxy, { dbUri, presenceChannels: 'room:*', ...options })
   const received = (channel: string) =>
     subjects.filter((subject) => subject.endsWith(subjectOf(channel))).length
-  return { app, proxy, subjects, received }
+  /** How many messages to all servers it has received. */
+  const all = () => subjects.filter((subject) => subject.endsWith('.n.all')).length
+  return { app, proxy, subjects, received, all }
 }
 
 type Counted = Awaited<ReturnType<typeof counted>>
@@ -135,4 +144,28 @@ t.test('changes that are lost in silence are noticed with heartbeats', async (t)
   one.proxy.drop = () => false
   await until(() => keep(watching.messages) === 'alice,comes,stays')
   t.notOk(watching.messages.some((text) => text.includes('"Leave"') && text.includes('stays')))
+})
+
+t.test('changes while NATS servers were disconnected from each other are noticed afterwards', async (t) => {
+  const cluster = await NatsRoutes.start(t)
+  const dbUri = await migrated('kept-*')
+  // The first one waits long for the silent second one, which tells its changes again with some of its heartbeats.
+  const one = await counted(t, dbUri, cluster.servers[0], { nodeTimeout: 60_000 })
+  const two = await counted(t, dbUri, cluster.servers[1], { nodeTimeout: 2000 })
+  await until(() => [one, two].every(({ app }) => app.fastify.pgws.nodes().length === 2))
+  const watching = await open(t, `${one.app.ws}/room:1/${as('alice')}?presence=true`)
+  const leaving = await open(t, `${two.app.ws}/room:1/${as('leaves')}`)
+  await open(t, `${two.app.ws}/room:1/${as('stays')}`)
+  await until(() => keep(watching.messages) === 'alice,leaves,stays')
+  cluster.disconnect(0)
+  leaving.webSocket.close()
+  await open(t, `${two.app.ws}/room:1/${as('comes')}`)
+  // Its own heartbeats come back to it. All that tell again what has changed are over.
+  const before = two.all()
+  await until(() => two.all() > before + 8)
+  t.equal(keep(watching.messages), 'alice,leaves,stays')
+  cluster.reconnect(0)
+  await until(() => keep(watching.messages) === 'alice,comes,stays')
+  await agree([one, two], 'room:1', 'alice,comes,stays')
+  t.equal(one.app.fastify.pgws.nodes().length, 2)
 })
