@@ -26,6 +26,11 @@ export class GapDetector {
     return this.#heard
   }
 
+  /** The position up to which everything was announced, although it may not have arrived; undefined as `heard`. */
+  get announcedTo(): number | undefined {
+    return this.#expected?.last ?? this.#heard
+  }
+
   /** Starts at a position of the database; undefined: at the next announcement. */
   follow(position: number | undefined): void {
     this.#heard = position

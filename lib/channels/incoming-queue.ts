@@ -133,10 +133,8 @@ export class IncomingQueue {
 
   /** Takes an announcement of the messages that come next. */
   announce(announcement: Announcement): void {
-    const { order, replays } = this.#options
-    if (!replays) return
-    // The first one after a time with a bus: everything that was announced over the bus must have arrived.
-    if (order !== undefined && this.#detector.heard === undefined) this.#detector.follow(order.floor)
+    if (!this.#options.replays) return
+    this.#followBus()
     const alone = !this.#waiting && !this.#held
     if (!alone || !this.#detector.announced(announcement)) this.#push({ announcement })
   }
@@ -154,6 +152,7 @@ export class IncomingQueue {
     const tally = this.#tally
     if ('message' in received) {
       const { position } = received.message
+      if (position !== undefined) this.#followBus()
       const alone = !this.#waiting && !this.#held
       if (alone && (position === undefined || this.#detector.arrived(position))) {
         this.#deliver(received.message, tally)
@@ -161,6 +160,7 @@ export class IncomingQueue {
       return
     }
     const { reference } = received
+    if (reference.table === 'message') this.#followBus()
     // Without readers here, it need not be read.
     const unwanted = reference.channel !== undefined && !wanted(reference.channel)
     this.#push({ reference, outcome: unwanted ? null : undefined, tally })
@@ -333,9 +333,16 @@ export class IncomingQueue {
   #passes(beat: Beat): boolean {
     if (!this.#options.order!.beat(beat)) return false
     this.#delivered.settle(beat.to)
-    // The database announces nothing by notifications while there are beats.
-    this.#detector.follow(undefined)
+    // From then on, the database announces nothing by notifications. But a beat may be late: the sequencer may have changed to
+    // a server without a bus meanwhile, and notifications are followed.
+    if ((this.#detector.announcedTo ?? 0) <= beat.to) this.#detector.follow(undefined)
     return true
+  }
+
+  /** The first notification after a time with a bus: everything that was announced over the bus must have arrived. */
+  #followBus(): void {
+    const { order } = this.#options
+    if (order !== undefined && this.#detector.heard === undefined) this.follow(order.floor)
   }
 
   #gap(): void {

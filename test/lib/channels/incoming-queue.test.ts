@@ -1,4 +1,4 @@
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { channelHash } from '../../../lib/bus/index.js'
 import { ChannelOrder } from '../../../lib/channels/channel-order.js'
 import { IncomingQueue } from '../../../lib/channels/incoming-queue.js'
@@ -69,5 +69,64 @@ t.test(
     queue.beat({ number: 2, from: 10, to: 11, channels: [[channelHash('a'), 11]] })
     queue.replay(message)
     t.same(delivered, [11])
+  }
+)
+
+/** A server with a bus, which has received everything up to position 10 over it. */
+function withBus(t: Test) {
+  const delivered: (number | undefined)[] = []
+  let gaps = 0
+  const order = new ChannelOrder()
+  const queue = new IncomingQueue({
+    listenChannel: 'listen',
+    deliver: ({ position }) => delivered.push(position),
+    wanted: () => true,
+    resolve: async () => new Map(),
+    onMessage() {},
+    onLost: (reason) => t.fail(reason),
+    onGap: () => {
+      gaps++
+    },
+    replays: true,
+    order
+  })
+  queue.startAt(8)
+  order.join('a')
+  order.joined('a', 8)
+  queue.beat({ number: 1, from: 8, to: 10, channels: [] })
+  return {
+    queue,
+    delivered,
+    gaps: () => gaps,
+    announce: (previous: number, first: number, last: number) =>
+      queue.announce({ previous, first, last, missing: new Set() }),
+    notify: (position: number) =>
+      queue.receive(`{"id":"${messageId('0000000e', position)}","channel":"a","payload":1}`)
+  }
+}
+
+t.test(
+  'a late beat of the bus hides no gap after the sequencer has changed to a server without it',
+  async (t) => {
+    const { queue, delivered, gaps, announce, notify } = withBus(t)
+    announce(10, 11, 13)
+    notify(11)
+    queue.beat({ number: 2, from: 10, to: 10, channels: [] })
+    t.equal(gaps(), 0)
+    // 12 is lost.
+    notify(13)
+    t.equal(gaps(), 1)
+    t.same(delivered, [11])
+  }
+)
+
+t.test(
+  'a notification whose announcement is lost is not delivered before what is late over the bus',
+  async (t) => {
+    const { delivered, gaps, notify } = withBus(t)
+    // 11 is on its way over the bus. Then the sequencer changes to a server without it.
+    notify(12)
+    t.equal(gaps(), 1)
+    t.same(delivered, [])
   }
 )
