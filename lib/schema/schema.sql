@@ -104,6 +104,7 @@ create table pgws.passing_0 (
   body text not null,
   key text,
   published_at timestamp with time zone default clock_timestamp() not null,
+  notified boolean default false not null,
   constraint passing_0_pkey PRIMARY KEY ("position")
 ) with (autovacuum_enabled=off);
 
@@ -113,6 +114,7 @@ create table pgws.passing_1 (
   body text not null,
   key text,
   published_at timestamp with time zone default clock_timestamp() not null,
+  notified boolean default false not null,
   constraint passing_1_pkey PRIMARY KEY ("position")
 ) with (autovacuum_enabled=off);
 
@@ -1005,6 +1007,7 @@ declare
     || '/' || (select d.oid from pg_database d where d.datname = current_database());
   message record;
   large_id bigint;
+  last_place bigint;
 begin
   select * into before from pgws.sequencer s
     where s.node is not distinct from lead_as.node or s.until < clock_timestamp() for update;
@@ -1022,10 +1025,17 @@ begin
       -- The database has announced everything up to here.
       perform setval('pgws.announced', greatest(pgws.last_position(), pg_sequence_last_value('pgws.announced'), 0));
     else
-      -- What has not been announced over the bus, or is not known to have been. Servers with a bus drop what has a tab behind it:
-      -- the next announcement, or beat, shows them that they lack positions, which they read from the table. That finds what is
-      -- retained for all other servers, too.
-      for message in select * from pgws.log(coalesce(pg_sequence_last_value('pgws.announced'), 0), 1000000) l where not l.durable loop
+      -- Servers with a bus notice that they lack positions, whatever channels they are of, and read them from the tables before
+      -- they deliver what the database notifies from now on.
+      last_place := coalesce(pgws.last_place(), 0);
+      perform pg_notify('pgws_announcements', pgws.announcement(k.secret, s.listen_channel, last_place, last_place + 1, last_place))
+        from pgws.settings s, pgws.secret k;
+      -- For servers without a bus: what was not announced, or is not known to have been, and was not notified when it was
+      -- published. Servers with a bus drop what has a tab behind it. What is retained, all find in the table.
+      for message in
+        select l.* from (select * from pgws.passing_0 union all select * from pgws.passing_1) l
+        where l.position > coalesce(pg_sequence_last_value('pgws.announced'), 0) and not l.notified order by l.position
+      loop
         if octet_length(message.body) < 7999 then
           perform pg_notify(s.listen_channel, message.body || chr(9)) from pgws.settings s;
         else
@@ -1035,7 +1045,7 @@ begin
             from pgws.settings s;
         end if;
       end loop;
-      perform setval('pgws.announced', pgws.last_place());
+      perform setval('pgws.announced', last_place);
     end if;
     perform setval('pgws.announcing', mode);
   end if;
@@ -1360,7 +1370,7 @@ begin
     ) u
     where u.key is null or u.occurrence = 1;
   end if;
-  stored := pgws.store(channels, bodies, ages, keys, null);
+  stored := pgws.store(channels, bodies, ages, keys, null, sql);
   if sql then
     -- PostgreSQL folds equal notifications of a transaction into one.
     perform pg_notify(relay_as.listen_channel, n.body || repeat(' ', n.copies::integer) || chr(9)) from (
@@ -1695,7 +1705,7 @@ AS $function$
   select case when pg_catalog.octet_length(channel) operator(pg_catalog.<=) 1000 then channel end
 $function$;
 
-CREATE OR REPLACE FUNCTION pgws.store(channels text[], bodies text[], ages interval[], keys text[], times timestamp with time zone[])
+CREATE OR REPLACE FUNCTION pgws.store(channels text[], bodies text[], ages interval[], keys text[], times timestamp with time zone[], notified boolean DEFAULT false)
  RETURNS integer
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1718,11 +1728,11 @@ begin
     select p.position, p.channel, p.body, coalesce(p.time, clock_timestamp()), coalesce(p.time, clock_timestamp()) + p.age, p.key
     from placed p where p.age is not null
   ), passing_0 as (
-    insert into pgws.passing_0 (position, channel, body, key)
-    select p.position, p.channel, p.body, p.key from placed p where p.age is null and used = 0
+    insert into pgws.passing_0 (position, channel, body, key, notified)
+    select p.position, p.channel, p.body, p.key, store.notified and octet_length(p.body) < 7999 from placed p where p.age is null and used = 0
   ), passing_1 as (
-    insert into pgws.passing_1 (position, channel, body, key)
-    select p.position, p.channel, p.body, p.key from placed p where p.age is null and used = 1
+    insert into pgws.passing_1 (position, channel, body, key, notified)
+    select p.position, p.channel, p.body, p.key, store.notified and octet_length(p.body) < 7999 from placed p where p.age is null and used = 1
   )
   select count(*) into found_count from placed;
   return found_count;
@@ -2193,7 +2203,7 @@ comment on function pgws.sequence(node text, term bigint, sleep boolean, since t
 
 comment on function pgws.short(channel text) is 'Returns the name of a channel; null if it is too long for a reference. For: the owner.';
 
-comment on function pgws.store(channels text[], bodies text[], ages interval[], keys text[], times timestamp with time zone[]) is 'Gives positions to messages and stores them, for a bus. For: the owner.';
+comment on function pgws.store(channels text[], bodies text[], ages interval[], keys text[], times timestamp with time zone[], notified boolean) is 'Gives positions to messages and stores them, for a bus. For: the owner.';
 
 comment on function pgws.tell() is 'Trigger function of pgws.watch(). For: pgws_publisher.';
 
@@ -2385,7 +2395,7 @@ revoke execute on function pgws.sequence(node text, term bigint, sleep boolean, 
 
 revoke execute on function pgws.short(channel text) from public;
 
-revoke execute on function pgws.store(channels text[], bodies text[], ages interval[], keys text[], times timestamp with time zone[]) from public;
+revoke execute on function pgws.store(channels text[], bodies text[], ages interval[], keys text[], times timestamp with time zone[], notified boolean) from public;
 
 revoke execute on function pgws.tell() from public;
 

@@ -4,7 +4,7 @@ import { WebSocket } from 'ws'
 import { type App, run, started } from '../support/app.js'
 import { build, notify, open, query, SECRET, token, until, withPostgres } from '../support/helper.js'
 import { NatsServer } from '../support/nats.js'
-import { health, leads, natsNode, publish } from '../support/nats-nodes.js'
+import { health, leads, natsNode, natsProxy, publish } from '../support/nats-nodes.js'
 import { previousRelease, RELEASES } from '../support/previous-release.js'
 
 const { migrated, database } = await withPostgres(t)
@@ -192,3 +192,33 @@ t.test('a rolling upgrade from the release without a bus, and then to the bus, l
     t.equal(follower.gaps, 0)
   }
 })
+
+t.test(
+  'what NATS lost before the sequencer changes to a server without it arrives before what is newer',
+  async (t) => {
+    const dbUri = await migrated('kept')
+    const app = await natsNode(t, nats, { dbUri })
+    await leads(app)
+    const proxy = await natsProxy(t, nats)
+    let losing = false
+    proxy.drop = () => losing
+    const deaf = await natsNode(t, proxy, { dbUri })
+    const client = await open(t, `${deaf.ws}/${reader('passing')}`)
+    const published: string[] = []
+    const send = async (count: number) => {
+      for (let n = 0; n < count; n++) {
+        const payload = String(published.length)
+        await publish(dbUri, 'passing', payload)
+        published.push(payload)
+      }
+    }
+    await send(3)
+    await client.received(3)
+    losing = true
+    await send(3)
+    const other = await without(t, dbUri)
+    await leads(other)
+    await send(3)
+    t.same(payloads({ messages: await client.received(9) }), published)
+  }
+)
