@@ -64,6 +64,8 @@ async function main(): Promise<number> {
   const { standby, previous } = given
   const system = await System.start(owner, { nodes, standby, previous, bus: bus! })
   const recorded = new History()
+  // The previous release has no bus.
+  if (previous && bus === 'nats') recorded.mixed.push({ from: 0, to: Number.MAX_VALUE })
   try {
     await record(owner, system, random, recorded, async (readers) => {
       await new Faults(system, recorded, readers).inject(random.fork(), minutes * 60_000)

@@ -22,9 +22,9 @@ export interface NodeOptions {
   cli: string
 }
 
-/** What `GET /health` says of the bus. */
+/** What `GET /health` says of the bus; nothing, in releases that have none. */
 interface State {
-  bus: { status: string; others: string[] }
+  bus?: { status: string; others: string[] }
 }
 
 /** A server in a process of its own, with its own proxies to each PostgreSQL. */
@@ -134,7 +134,8 @@ export class Node {
 
   /** Whether it is connected to its bus, if it has one. */
   async connected(): Promise<boolean> {
-    return ((await this.#state())?.bus.status ?? 'away') !== 'away'
+    const state = await this.#state()
+    return state !== undefined && state.bus?.status !== 'away'
   }
 
   /** Whether the bus carries its messages, and it knows of no node without the bus. */
