@@ -13,8 +13,8 @@ export interface BusFaultsOptions {
   hold: (random: Random, action: (node: Node) => Promise<string>) => Promise<string>
   /** Notes that from now on some nodes have no bus. @returns a function that ends this */
   mixed: () => () => void
-  /** For how long NATS is away, and a node is stopped, in milliseconds. */
-  absence: { server: number; node: number }
+  /** For how long NATS is away, in milliseconds. */
+  absence: number
 }
 
 /** The faults of NATS, of the network between its servers and the nodes, and of how nodes are configured. */
@@ -33,7 +33,6 @@ export class BusFaults {
       [2, (random) => this.#away(random.below(3000))],
       [3, (random) => this.#cutRoutes(random)],
       [1, (random) => this.#stopServer(random)],
-      [2, (random) => this.#stopNode(random)],
       [2, (random) => this.#partition(random)],
       [2, (random) => this.#cut(random)],
       [2, (random) => this.#drop(random)],
@@ -44,7 +43,7 @@ export class BusFaults {
 
   /** NATS is away for long. */
   away(): Promise<string> {
-    return this.#away(this.#options.absence.server)
+    return this.#away(this.#options.absence)
   }
 
   /** The process of one server is killed, and starts again without state. Nodes do not know the other servers. */
@@ -142,18 +141,6 @@ export class BusFaults {
       await set(node, true)
       await system.unanimous()
       over()
-      return what
-    })
-  }
-
-  /** So long that another sequencer takes over. nats-server may end the connection, as it does with slow consumers. */
-  #stopNode(random: Random): Promise<string> {
-    return this.#options.hold(random, async (node) => {
-      const what = this.#options.say(`${node.name} is stopped for long`)
-      node.signal('SIGSTOP')
-      await sleep(this.#options.absence.node)
-      if (random.chance(0.5)) node.bus!.cut()
-      node.signal('SIGCONT')
       return what
     })
   }

@@ -9,7 +9,7 @@ import type { System } from './system.js'
 /** Injects a fault, and repairs it. Resolves with its description; empty if it was not possible. */
 export type Fault = (random: Random) => Promise<string>
 
-/** In a run of at least so many milliseconds, NATS is away for long. */
+/** In a run of at least so many milliseconds, some faults last longer. */
 const LONG_RUN = 5 * 60_000
 /** For how long NATS is away, and a node is stopped, in a long run and in a short one, in milliseconds. */
 const LONG_ABSENCE = { server: 30_000, node: 10_000 }
@@ -22,6 +22,7 @@ export class Faults {
   readonly #readers: Readers
   /** Nodes that a fault is using. */
   readonly #held = new Set<Node>()
+  #absence = SHORT_ABSENCE
   readonly #faults: [weight: number, fault: Fault][] = [
     [3, (random) => this.#kill(random)],
     [1, (random) => this.#close(random)],
@@ -44,7 +45,8 @@ export class Faults {
   /** Injects faults for so many milliseconds. Resolves when all are repaired. */
   async inject(random: Random, duration: number): Promise<void> {
     const end = performance.now() + duration
-    const bus = this.#busFaults(duration)
+    this.#absence = duration < LONG_RUN ? SHORT_ABSENCE : LONG_ABSENCE
+    const bus = this.#busFaults()
     const faults = [...this.#faults, ...(bus?.all ?? [])]
     const bag = faults.flatMap(([weight, fault]) => Array.from({ length: weight }, () => fault))
     const begun = performance.now()
@@ -85,10 +87,9 @@ export class Faults {
     return what
   }
 
-  #busFaults(duration: number): BusFaults | undefined {
+  #busFaults(): BusFaults | undefined {
     const system = this.#system
     if (system.nats === undefined) return undefined
-    const absence = duration < LONG_RUN ? SHORT_ABSENCE : LONG_ABSENCE
     const say = (what: string) => this.#say(what)
     const mixed = () => {
       const interval = { from: this.#history.now(), to: Number.MAX_VALUE }
@@ -97,7 +98,13 @@ export class Faults {
         interval.to = this.#history.now()
       }
     }
-    return new BusFaults({ system, say, hold: (...held) => this.#hold(...held), mixed, absence })
+    return new BusFaults({
+      system,
+      say,
+      hold: (...held) => this.#hold(...held),
+      mixed,
+      absence: this.#absence.server
+    })
   }
 
   #say(what: string): string {
@@ -156,9 +163,12 @@ export class Faults {
   /** Mostly for longer than its timeout. Then another node takes over, and this one does not notice. */
   #stop(random: Random): Promise<string> {
     return this.#hold(random, async (node) => {
-      const what = this.#say(`${node.name} is stopped`)
+      const long = random.chance(0.3)
+      const what = this.#say(`${node.name} is stopped${long ? ` for ${this.#absence.node / 1000} s` : ''}`)
       node.signal('SIGSTOP')
-      await sleep(NODE_TIMEOUT * (0.3 + 1.5 * random.next()))
+      await sleep(long ? this.#absence.node : NODE_TIMEOUT * (0.3 + 1.5 * random.next()))
+      // nats-server may end the connection, as it does with slow consumers.
+      if (long && random.chance(0.5)) node.bus?.cut()
       node.signal('SIGCONT')
       return what
     })
