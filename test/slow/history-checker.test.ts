@@ -221,6 +221,22 @@ for (const [title, rule, plant] of planted) {
   })
 }
 
+t.test('while some servers have no bus, only what nobody retains may come in another order', async (t) => {
+  const swap = ({ deliveries }: Reader) => {
+    const middle = Math.floor(deliveries.length / 2)
+    deliveries.splice(0, deliveries.length, ...deliveries.slice(middle), ...deliveries.slice(0, middle))
+  }
+  const history = sound.copy()
+  swap(ephemeral(history))
+  t.not(check(history).length, 0)
+  history.mixed.push({ from: 0, to: Number.MAX_VALUE })
+  t.same(check(history), [])
+  ephemeral(history).deliveries.push(ephemeral(history).deliveries[0]!)
+  t.same([...rulesOf(history)], ['duplicate'])
+  swap(reader(history, 'socket-0'))
+  t.ok(rulesOf(history).has('one order'))
+})
+
 const ROUND = 'pgws.round(timestamptz)'
 const ANNOUNCE = 'pgws.announce(pg_snapshot, pg_snapshot, bigint, bigint, timestamptz)'
 const CALL =
