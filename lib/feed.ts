@@ -4,8 +4,8 @@ import type { EventType, NodeStats, ServerEvent } from './events/index.js'
 import type { Parts } from './parts.js'
 import type { Sampler } from './sampler.js'
 
-/** How many events and figures of other nodes are held while the kept ones are fetched. */
-const MAX_HELD = 5000
+/** How many events and figures are held while the kept ones are written. */
+const MAX_HELD = 1000
 
 /** A cursor names at most this many nodes, because it is sent as a header. */
 const MAX_NODES = 100
@@ -26,6 +26,10 @@ export interface FeedWriter {
   /** @param cursor continues after the event */
   event(event: ServerEvent, cursor: string): void
   stats(stats: NodeStats): void
+  /** Resolves when the client has taken most of what was written, or has left. */
+  drained(): Promise<void>
+  /** Is called when events had to be dropped, because the client has not read for long. */
+  overrun(): void
 }
 
 /**
@@ -56,8 +60,8 @@ export function startFeed(
   writer: FeedWriter
 ): () => void {
   const last = new Map(after)
-  /** What others tell before their kept events have arrived; undefined once they have. */
-  let held: (ServerEvent | NodeStats)[] | undefined = scope === 'cluster' ? [] : undefined
+  /** What comes before the kept events have been written; undefined once they have. */
+  let held: (ServerEvent | NodeStats)[] | undefined = []
   let ended = false
 
   const writeEvent = (event: ServerEvent) => {
@@ -75,32 +79,42 @@ export function startFeed(
   const receive = (one: ServerEvent | NodeStats) => {
     if (held === undefined) write(one)
     else if (held.length < MAX_HELD) held.push(one)
+    else writer.overrun()
   }
 
-  if (stats) for (const sample of sampler.samples) writer.stats(sample)
-  if (stats) writer.stats(sampler.latest())
-  for (const event of events.list(last.get(events.node))) writeEvent(event)
-  const ends = [events.follow(writeEvent)]
-  if (stats) ends.push(sampler.follow((sample) => writer.stats(sample)))
+  const ends = [events.follow(receive)]
+  if (stats) ends.push(sampler.follow(receive))
   if (scope === 'cluster') {
     const listener: FeedListener = { event: receive, stats: stats ? receive : undefined }
     ends.push(cluster.follow(listener))
-    fetchPast()
   }
+  writeAll()
   return () => {
     ended = true
     for (const end of ends) end()
   }
 
-  /** Never rejects. While the database is unavailable, the others tell nothing, and what they have kept is missing. */
-  async function fetchPast(): Promise<void> {
-    const past = await cluster.past().catch(() => [])
-    if (ended) return
-    if (stats) for (const { samples } of past) for (const sample of samples) writer.stats(sample)
-    for (const event of past.flatMap((one) => one.events).sort(byTime)) writeEvent(event)
-    const waiting = held ?? []
+  /** Never rejects. */
+  async function writeAll(): Promise<void> {
+    if (stats) await writeEach([...sampler.samples, sampler.latest()])
+    await writeEach(events.list(last.get(events.node)))
+    if (scope === 'cluster') {
+      // While the database is unavailable, the others tell nothing, and what they have kept is missing.
+      const past = await cluster.past().catch(() => [])
+      if (stats) await writeEach(past.flatMap(({ samples }) => samples))
+      await writeEach(past.flatMap((one) => one.events).sort(byTime))
+    }
+    while (held !== undefined && held.length > 0 && !ended) await writeEach(held.splice(0))
     held = undefined
-    for (const one of waiting) write(one)
+  }
+
+  /** As fast as the client takes them, because those of many nodes are large. */
+  async function writeEach(all: readonly (ServerEvent | NodeStats)[]): Promise<void> {
+    for (const one of all) {
+      if (ended) return
+      write(one)
+      await writer.drained()
+    }
   }
 }
 

@@ -20,8 +20,11 @@ const CHECK_INTERVAL = 1000
 /** How often a stream without events gets a comment, in milliseconds, so that proxies do not close it. */
 const HEARTBEAT = 10_000
 
-/** While more bytes wait for the client, it gets nothing: what is told in the meantime is dropped. */
+/** While more bytes wait for the client, it gets no figures. An event ends the stream then; the client continues after the last one. */
 const MAX_WAITING = 1024 * 1024
+
+/** How long a client may take to read what was written, when the server closes, in milliseconds. */
+const CLOSING_TIMEOUT = 1000
 
 /** How many streams may be open. Each is for a person. */
 const MAX_STREAMS = 100
@@ -55,7 +58,12 @@ export function eventsRoute(
   const streams = new Set<ServerResponse>()
   // An open stream would keep the instance from closing.
   fastify.addHook('preClose', async () => {
-    for (const response of streams) response.end()
+    for (const response of streams) {
+      response.end()
+      // A client that does not read would keep it open.
+      const timer = setTimeout(() => response.destroy(), CLOSING_TIMEOUT).unref()
+      response.on('close', () => clearTimeout(timer))
+    }
   })
   const describeRequest = (request: FastifyRequest) => describeRequestAs(request, `${fastify.prefix}/events`)
   const log = { error: fastify.log.error.bind(fastify.log), describeRequest }
@@ -135,18 +143,32 @@ export function eventsRoute(
   function serve(response: ServerResponse, query: FeedQuery, verify: () => Promise<unknown>): void {
     streams.add(response)
     let writtenAt = performance.now()
+    let drained: Promise<void> | undefined
+    const isFull = () => response.writableLength > MAX_WAITING
     const write = (frame: string) => {
-      if (response.writableEnded || response.writableLength > MAX_WAITING) return
-      response.write(frame)
+      if (response.writableEnded || response.destroyed) return
+      if (!response.write(frame)) {
+        drained ??= drainedOf(response).then(() => {
+          drained = undefined
+        })
+      }
       writtenAt = performance.now()
     }
+    const overrun = () => response.destroy()
     response.on('error', (error) => fastify.log.debug({ err: error }, 'stream error'))
     const end = gateway.startFeed(query, {
-      event: (event, cursor) => write(`id: ${cursor}\nevent: Event\ndata: ${JSON.stringify(event)}\n\n`),
-      stats: (stats) => write(`event: NodeStats\ndata: ${JSON.stringify(stats)}\n\n`)
+      event: (event, cursor) => {
+        if (isFull()) overrun()
+        else write(`id: ${cursor}\nevent: Event\ndata: ${JSON.stringify(event)}\n\n`)
+      },
+      stats: (stats) => {
+        if (!isFull()) write(`event: NodeStats\ndata: ${JSON.stringify(stats)}\n\n`)
+      },
+      drained: async () => drained,
+      overrun
     })
     const timer = setInterval(() => {
-      if (performance.now() - writtenAt >= HEARTBEAT) write(':\n\n')
+      if (performance.now() - writtenAt >= HEARTBEAT && !isFull()) write(':\n\n')
       verify().catch((error) => {
         // Keys that cannot be fetched for the moment are no reason.
         if (isRefusal(error)) response.end()
@@ -158,6 +180,17 @@ export function eventsRoute(
       end()
     })
   }
+}
+
+/** Resolves when what waits for the client has been sent, or when it has left. */
+function drainedOf(response: ServerResponse): Promise<void> {
+  return new Promise((resolve) => {
+    const end = () => {
+      response.off('drain', end).off('close', end)
+      resolve()
+    }
+    response.on('drain', end).on('close', end)
+  })
 }
 
 function isRefusal(error: unknown): boolean {

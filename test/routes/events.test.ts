@@ -1,3 +1,4 @@
+import { connect } from 'node:net'
 import t, { type Test } from 'tap'
 import type { NodeStats, ServerEvent } from '../../lib/events/index.js'
 import { type Stream, stream } from '../support/event-stream.js'
@@ -95,6 +96,54 @@ t.test('a stream continues after an event, and ends with its token and its serve
   await fastify.close()
   await ended
 })
+
+t.test(
+  'a stream leaves out no event, however many bytes they have and however slowly it is read',
+  async (t) => {
+    const { http, fastify } = await build(t, { dbUri })
+    let made = 0
+    /** Adds events of some 12 KB. */
+    const add = async (count: number) => {
+      const all = Array.from({ length: count }, () => ({
+        subject: 'x'.repeat(12_000),
+        reason: String(made++)
+      }))
+      for (let i = 0; i < count; i += 50) {
+        const some = all
+          .slice(i, i + 50)
+          .map((query) =>
+            fetch(`${http}/connections?${new URLSearchParams(query)}`, { method: 'DELETE', headers: admin })
+          )
+        for (const { status } of await Promise.all(some)) t.equal(status, 200)
+      }
+    }
+    const numbers = ({ events }: Stream) => events.map(({ id }) => Number(id!.split('-')[1]))
+    await add(400)
+    const whole = await follow(t, http, '?types=admin')
+    await whole.received(400)
+
+    // It does not read at first.
+    const slow = connect(Number(new URL(http).port), '127.0.0.1')
+    t.teardown(() => slow.destroy())
+    slow.on('error', () => {})
+    slow.write(
+      `GET /events?types=admin HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\nAuthorization: ${admin.authorization}\r\n\r\n`
+    )
+    await add(100)
+    await whole.received(500)
+    let text = ''
+    slow.on('data', (chunk) => {
+      text += chunk
+    })
+    const seen = () => [...text.matchAll(/^id: \w+-(\d+)$/gm)].map(([, number]) => Number(number))
+    await until(() => seen().length === 500)
+    t.same(seen(), numbers(whole))
+    // One that does not read does not keep the server from closing.
+    slow.pause()
+    await add(600)
+    await fastify.close()
+  }
+)
 
 t.test('rejects malformed requests, and clients that are not administrators', async (t) => {
   const { http } = await build(t, { dbUri })

@@ -67,7 +67,7 @@ export async function startNodes(
 }
 
 /** Resolves when a node's packets have positions. Clients cannot recover from earlier packets. */
-async function knowsPositions({ io, port }: Node): Promise<void> {
+export async function knowsPositions({ io, port }: Node): Promise<void> {
   const probe = connect(`http://127.0.0.1:${port}`, { transports: ['websocket'], forceNew: true })
   await until(() => {
     io.local.emit('probe')

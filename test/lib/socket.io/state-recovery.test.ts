@@ -6,7 +6,14 @@ import { Emitter } from '../../../emitter.js'
 import { FaultProxy } from '../../support/fault-proxy.js'
 import { query, until, withPostgres } from '../../support/helper.js'
 import { createDatabase, restartPostgres, testPostgres } from '../../support/postgres.js'
-import { type Client, type Node, open, startNode, startNodes } from '../../support/socket-io.js'
+import {
+  type Client,
+  knowsPositions,
+  type Node,
+  open,
+  startNode,
+  startNodes
+} from '../../support/socket-io.js'
 
 const { postgres, database } = await withPostgres(t)
 const failuresOf = (nodes: Node[]) => nodes.flatMap(({ failures }) => failures)
@@ -349,6 +356,7 @@ t.test('replays what a node missed while its listener was disconnected, and repo
   const cut = await startNode(t, dbUri, { ...recovery(), adapter, poolUri: proxy.uri(dbUri) })
   const nodes = [node!, cut]
   await until(async () => (await cut.io.sockets.adapter.serverCount()) === 2)
+  await knowsPositions(cut)
   let gaps = 0
   cut.io.sockets.adapter.on('gap', () => gaps++)
   const clients = await Promise.all(nodes.map((node) => open(t, node)))

@@ -565,6 +565,8 @@ t.test('presence: members, joins and leaves of all nodes and protocols', async (
   const there = subscribed(other, 'room:a')
   other.connect()
   await there.subscription.ready(30_000)
+  // The list has those that its node knows; others follow.
+  await until(async () => (await second.fastify.pgws.presence('room:a')).count === 2)
   const socket = await open(t, `${second.ws}/room%3Aa/${rw({ sub: 'raw' })}?presence=true`)
   await until(() => events.length === 3)
   const { clients } = await there.subscription.presence()
