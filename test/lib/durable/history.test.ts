@@ -19,9 +19,10 @@ interface Answer {
 async function durable(t: Test, options: object = {}) {
   const dbUri = await migratedDatabase(postgres)
   const proxy = await FaultProxy.start(t, `${postgres.socketFolder}/.s.PGSQL.5432`)
-  const app = await build(t, { dbUri: proxy.uri(dbUri), ...options })
   const sql = (text: string, values: unknown[] = []) => query(dbUri, text, values)
+  // Before the server starts, which would learn of it a moment later.
   await sql(`select pgws.retain('a', '1 hour')`)
+  const app = await build(t, { dbUri: proxy.uri(dbUri), ...options })
   const fetchPage = (search = '') =>
     fetch(`${app.http}/channels/a/history${search}`, { headers: { authorization: `Bearer ${reader}` } })
   const get = async (search = '') => {
