@@ -25,6 +25,9 @@ export class ChannelOrder {
   /** Channels that are being joined: nobody reads them yet, and it is not known which messages are older. */
   readonly #joining = new Set<string>()
 
+  /** The last position in the database when a channel was joined. Readers get what is older by themselves, if they resume. */
+  readonly #since = new Map<string, number>()
+
   /** The number of the last beat that was heard, or whose messages were read from the database. */
   #beat: number | undefined
 
@@ -45,6 +48,7 @@ export class ChannelOrder {
   /** @param position the last one in the database, read after announcements of the channel had begun to arrive */
   joined(channel: string, position: number): void {
     this.#joining.delete(channel)
+    this.#since.set(channel, position)
     this.#note(channel, position)
   }
 
@@ -54,6 +58,7 @@ export class ChannelOrder {
     sharing?.delete(channel)
     if (sharing?.size === 0) this.#joined.delete(hash)
     this.#joining.delete(channel)
+    this.#since.delete(channel)
     this.#heard.delete(channel)
   }
 
@@ -61,6 +66,11 @@ export class ChannelOrder {
   has(channel: string, position: number): boolean {
     if (position <= this.#heardOf(channel)) return true
     return this.#joined.get(channelHash(channel))?.has(channel) !== true
+  }
+
+  /** Whether a message is older than all readers of its channel here. */
+  isOlder(channel: string, position: number): boolean {
+    return position <= (this.#since.get(channel) ?? 0)
   }
 
   /** Compares an announcement with what was heard. */
@@ -101,6 +111,11 @@ export class ChannelOrder {
     this.restart(to)
     this.#beat = number
     return true
+  }
+
+  /** To be called when the positions of the database begin anew: those at which channels were joined mean nothing then. */
+  forget(): void {
+    this.#since.clear()
   }
 
   /** Notes that everything up to a position has been read from the database. */

@@ -236,7 +236,9 @@ export class IncomingQueue {
   replay(message: Message, position = message.position!): number {
     // A beat has confirmed it while it was read from the database.
     if (position <= (this.#delivered.floor ?? 0)) return 0
-    const known = this.#delivered.has(position, message.text)
+    const known =
+      this.#delivered.has(position, message.text) ||
+      this.#options.order?.isOlder(message.channel, position) === true
     this.#replayedTo = position
     this.#delivered.raise(position)
     if (known) return 0
@@ -249,6 +251,7 @@ export class IncomingQueue {
   restart(position: number): void {
     this.#replayedTo = position
     this.#delivered.restart(position)
+    this.#options.order?.forget()
     this.#options.order?.restart(position)
   }
 

@@ -96,6 +96,7 @@ function withBus(t: Test) {
   queue.beat({ number: 1, from: 8, to: 10, channels: [] })
   return {
     queue,
+    order,
     delivered,
     gaps: () => gaps,
     announce: (previous: number, first: number, last: number) =>
@@ -130,3 +131,14 @@ t.test(
     t.same(delivered, [])
   }
 )
+
+t.test('what is older than the readers of a channel of the bus is not replayed to them', async (t) => {
+  const { queue, order, delivered } = withBus(t)
+  order.join('b')
+  // A client that resumes has read up to here by itself.
+  order.joined('b', 12)
+  for (const position of [11, 12, 13]) {
+    queue.replay(storedMessage('0000000e', position, 'b', '{"channel":"b","payload":1}'))
+  }
+  t.same(delivered, [13])
+})
