@@ -334,7 +334,7 @@ t.test(
       app.child.kill(signal)
       t.equal((await closed).code, 1001)
       t.equal(await app.exit, 0)
-      t.equal(payloads.length, 50)
+      await until(() => payloads.length === 50)
       await t.rejects(fetch(`${app.http}/health`))
     }
   }

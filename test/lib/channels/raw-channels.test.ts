@@ -45,6 +45,7 @@ t.test('a raw channel is a database channel: payloads pass unchanged in both dir
     '{"a":1}'
   ]
   for (const client of clients) t.same(await client.received(7), expected)
+  await until(() => payloads.length === 7)
   t.same(payloads, expected)
   t.same(other.messages, [])
   clients[1]!.send('x'.repeat(8000))
