@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { existsSync, readFileSync } from 'node:fs'
 import { type AddressInfo, createServer } from 'node:net'
@@ -271,11 +272,18 @@ t.test('row 35: PGWS_HOST accepts what Warp accepts', async (t) => {
       ['!6', ['[::1]'], ['127.0.0.1']],
       ['::1', ['[::1]'], ['127.0.0.1']]
     )
+  // Another program may have the same port of the other address.
+  const secret = randomBytes(32).toString('hex')
+  const authorization = `Bearer ${token({ admin: true }, secret)}`
   for (const [host, answers, silent] of cases) {
-    const { port, close } = await serve(t, { ...base, PGWS_HOST: host })
-    for (const name of answers)
-      t.equal((await fetch(`http://${name}:${port}/health`)).status, 200, `${host} ${name}`)
-    for (const name of silent) await t.rejects(fetch(`http://${name}:${port}/health`), `${host} ${name}`)
+    const { port, close } = await serve(t, { ...base, PGWS_JWT_SECRET: secret, PGWS_HOST: host })
+    const answersAt = (name: string) =>
+      fetch(`http://${name}:${port}/channels`, { headers: { authorization } }).then(
+        ({ status }) => status === 200,
+        () => false
+      )
+    for (const name of answers) t.ok(await answersAt(name), `${host} ${name}`)
+    for (const name of silent) t.notOk(await answersAt(name), `${host} ${name}`)
     await close()
   }
 })

@@ -56,9 +56,9 @@ t.test('metrics and the log have one reason for each close, whatever its code', 
   socket.once('data', () => socket.end(Buffer.from([0x81, 0x01, 0x61])))
   await until(async () => Object.keys(await closes(http)).some((name) => name.startsWith('protocol ')))
 
-  await open(t, `${ws}/a/${token({ mode: 'r', exp: Math.floor(Date.now() / 1000) + 1 })}`)
+  await open(t, `${ws}/a/${token({ mode: 'r', exp: Math.floor(Date.now() / 1000) + 5 })}`)
   await count('token-expired 3001')
-  const events = await stream(t, `${http}/a/${token({ mode: 'r', exp: Math.floor(Date.now() / 1000) + 1 })}`)
+  const events = await stream(t, `${http}/a/${token({ mode: 'r', exp: Math.floor(Date.now() / 1000) + 5 })}`)
   t.ok(events)
   await count('token-expired 3001', 2)
   const operated = await open(t, `${ws}/b/${rw}`)
