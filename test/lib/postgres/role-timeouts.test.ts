@@ -39,12 +39,14 @@ async function impatient(): Promise<string> {
 /** Resolves when the database has ended another session of the role, which is idle from now on. */
 async function ended(dbUri: string): Promise<void> {
   const client = new pg.Client(dbUri)
-  await client.connect()
   // The closed connection causes another error later.
   client.on('error', () => {})
+  // The error may arrive together with the end of the handshake.
+  const failed = once(client, 'error')
+  await client.connect()
   // PostgreSQL 13 ends idle sessions only within a transaction.
   if (major < 14) await client.query('begin')
-  const [error] = await once(client, 'error')
+  const [error] = await failed
   if (error.code !== (major < 14 ? '25P03' : '57P05')) throw error
 }
 
