@@ -1,6 +1,6 @@
 import pg from 'pg'
 import t from 'tap'
-import { LISTEN_CHANNEL, query, withPostgres } from '../../support/helper.js'
+import { LISTEN_CHANNEL, query, until, withPostgres } from '../../support/helper.js'
 
 const { migrated } = await withPostgres(t)
 
@@ -35,11 +35,14 @@ t.test('when a server without a bus becomes the sequencer, nothing is notified t
     `select pgws.publish_text('passing', 'published'), pgws.publish_text('kept', 'retained')`
   )
   await query(dbUri, `select pgws.sequence('with', $1, null, null)`, [term])
+  await until(() => heard.length === 1)
   t.same(heard, [`${bodies[0]}\t`])
   t.same(announced, [])
 
   await query(dbUri, `select pgws.resign('with', $1)`, [term])
   await termOf(dbUri, `lead('without'`)
+  await until(() => heard.length >= 3 && announced.length > 0)
+  // What was sent with them has arrived, too.
   await listener.query('select')
   t.equal(heard.length, 3)
   t.match(JSON.parse(heard[1]!), { pgws: 'large', channel: 'passing' })
