@@ -5,6 +5,7 @@ import { errors, statusCodeOf } from '../lib/errors.js'
 import { EVENT_TYPES, type EventType, isEventType } from '../lib/events/index.js'
 import { type FeedQuery, readCursor } from '../lib/feed.js'
 import type { Gateway } from '../lib/gateway.js'
+import { nextDrain } from '../lib/transports/index.js'
 import type { VerifyToken } from '../plugins/jwt.js'
 import { verifyBearer } from './handshake/bearer.js'
 import { describeRequestAs, maskingSerializers } from './handshake/request-log.js'
@@ -148,7 +149,7 @@ export function eventsRoute(
     const write = (frame: string) => {
       if (response.writableEnded || response.destroyed) return
       if (!response.write(frame)) {
-        drained ??= drainedOf(response).then(() => {
+        drained ??= nextDrain(response).then(() => {
           drained = undefined
         })
       }
@@ -180,17 +181,6 @@ export function eventsRoute(
       end()
     })
   }
-}
-
-/** Resolves when what waits for the client has been sent, or when it has left. */
-function drainedOf(response: ServerResponse): Promise<void> {
-  return new Promise((resolve) => {
-    const end = () => {
-      response.off('drain', end).off('close', end)
-      resolve()
-    }
-    response.on('drain', end).on('close', end)
-  })
 }
 
 function isRefusal(error: unknown): boolean {
