@@ -10,7 +10,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyServerOptions } from 'fastify'
 import t, { type Test } from 'tap'
-import { build, DEADLINE, open, token, until, withPostgres } from '../support/helper.js'
+import { build, DEADLINE, open, query, token, until, withPostgres } from '../support/helper.js'
 import { root } from '../support/root.js'
 
 const { database } = await withPostgres(t)
@@ -92,3 +92,43 @@ for (const [name, server] of Object.entries(SERVERS)) {
     t.same(warnings, [])
   })
 }
+
+t.test('over HTTP/2, a client that reads slowly while it resumes is sent more as it reads', async (t) => {
+  const dbUri = await database()
+  const { fastify, port } = await build(
+    t,
+    { dbUri, migrate: true, maxBufferedBytes: 1_000_000 },
+    { server: http2 as FastifyServerOptions }
+  )
+  await query(dbUri, `select pgws.retain('kept', '1 hour')`)
+  // More than the windows of HTTP/2, and than the node may keep for a client.
+  await query(
+    dbUri,
+    `select pgws.publish_text('kept', repeat('x', 20000) || n) from generate_series(1, 2000) n`
+  )
+  await query(dbUri, 'select pgws.catch_up()')
+  const session = await connected(t, `http://127.0.0.1:${port}`)
+  const reader = token({ mode: 'r', channels: ['kept'] })
+  const stream = session.request({
+    ':path': `/kept/${reader}?since=earliest`,
+    accept: 'text/event-stream'
+  })
+  stream.on('error', () => {})
+  await once(stream, 'response')
+  // Nothing reads the stream yet.
+  const waiting = async () => (await fastify.pgws.connections())[0]?.bufferedBytes ?? 0
+  let most = 0
+  await until(async () => {
+    const before = await waiting()
+    await sleep(100)
+    most = Math.max(most, await waiting())
+    return before > 0 && (await waiting()) === before
+  })
+  t.ok(most < 20_000_000, `${most} bytes wait for it`)
+  let text = ''
+  stream.setEncoding('utf8').on('data', (chunk) => {
+    text += chunk
+  })
+  await until(() => text.includes('x2000"'))
+  t.equal(text.match(/^id:/gm)?.length, 2000)
+})
