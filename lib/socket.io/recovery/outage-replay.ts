@@ -22,6 +22,8 @@ export interface OutageReplayOptions {
 /** After an outage of the listener, delivers the missed packets if they are kept, or reports that packets may be lost. */
 export class OutageReplay {
   readonly #options: OutageReplayOptions
+  /** The namespaces of which it was not known where they begin when the listener was lost. */
+  readonly #unknown = new Set<NamespaceAdapter>()
   #lostAt = 0
 
   constructor(options: OutageReplayOptions) {
@@ -31,6 +33,9 @@ export class OutageReplay {
   /** To be called when the listener is lost. */
   lost(): void {
     this.#lostAt = performance.now()
+    for (const adapter of this.#options.adapters()) {
+      if (adapter.position === undefined) this.#unknown.add(adapter)
+    }
   }
 
   /**
@@ -38,14 +43,15 @@ export class OutageReplay {
    * @param gap how long it was disconnected, in milliseconds
    */
   async replay(gap: number): Promise<void> {
-    const { recovery, adapters, isRefused, closed, onError } = this.#options
+    const { adapters, isRefused, closed, onError } = this.#options
     const lostAt = this.#lostAt
     const deadline: ReplayDeadline = { at: undefined }
-    let lost = recovery() === undefined
+    let anyLost = false
     for (const adapter of [...adapters()]) {
       if (isRefused(adapter.nsp)) continue
+      let lost: boolean
       try {
-        if (await this.#replayNamespace(adapter, lostAt, gap, deadline)) lost = true
+        lost = await this.#replayNamespace(adapter, lostAt, gap, deadline)
       } catch (error) {
         lost = true
         onError(asError(error))
@@ -53,9 +59,12 @@ export class OutageReplay {
       // If the listener was lost again, the next replay continues where this one has ended.
       if (lostAt !== this.#lostAt || closed()) return
       adapter.inbox.release()
+      if (this.#unknown.delete(adapter)) lost = true
       if (lost) adapter.gap(gap)
+      anyLost ||= lost
     }
-    if (lost) onError(new errors.SocketIoGap(gap))
+    this.#unknown.clear()
+    if (anyLost) onError(new errors.SocketIoGap(gap))
   }
 
   /** @returns whether packets are lost; @throws if they cannot be read */
@@ -67,7 +76,7 @@ export class OutageReplay {
   ): Promise<boolean> {
     const { isCurrent, begin, maxDelay, onError } = this.#options
     const recovery = this.#options.recovery()
-    if (recovery === undefined) return false
+    if (recovery === undefined) return true
     if (adapter.position === undefined) {
       // Newer packets wait until the beginning is known, but not forever.
       await Promise.race([begin(adapter), sleep(maxDelay, undefined, { ref: false })])

@@ -1,5 +1,6 @@
 import { join } from 'node:path'
 import { encode } from '@msgpack/msgpack'
+import pg from 'pg'
 import t from 'tap'
 import { FaultProxy } from '../../support/fault-proxy.js'
 import { query, until, withPostgres } from '../../support/helper.js'
@@ -150,6 +151,38 @@ t.test('a stored packet without a message is a gap, and does not end the replay'
   t.equal(lost(cut), 5)
   node!.io.emit('n', 3)
   t.same(await client.received('n', 4), [0, 1, 2, 3])
+})
+
+t.test('a namespace whose listener is lost before it knows where it begins reports a gap', async (t) => {
+  const dbUri = await database()
+  const server = { connectionStateRecovery: { maxDisconnectionDuration: 60_000 } }
+  const [node] = await startNodes(t, dbUri, 1, { server })
+  const blocker = new pg.Client(dbUri)
+  await blocker.connect()
+  t.teardown(() => blocker.end())
+  const waiting = async () => {
+    const { rows } = await query(
+      dbUri,
+      `select count(*)::int as n from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`
+    )
+    return rows[0].n
+  }
+  // The new namespace listens, but cannot read where it begins.
+  await blocker.query('begin; lock table socket_io_attachments_packets')
+  const gaps: number[] = []
+  node!.io.of('/new').adapter.on('gap', (time) => gaps.push(time))
+  await until(async () => (await waiting()) === 1)
+  await query(
+    dbUri,
+    `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and query ilike 'listen%'`
+  )
+  // The replay waits for the table, too.
+  await until(async () => (await waiting()) === 2)
+  await blocker.query('commit')
+  await until(() => gaps.length === 1)
+  const client = await open(t, node!, '/new')
+  node!.io.of('/new').emit('next')
+  await client.received('next', 1)
 })
 
 t.test('reports packets that are not events for clients, and disconnects nobody', async (t) => {
