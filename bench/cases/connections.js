@@ -73,7 +73,7 @@ export const idle = {
 }
 
 /** How often they reconnect, because one storm has few messages that wait. */
-const STORMS = 4
+const STORMS = 12
 
 /** The time before and between storms, in milliseconds. */
 const CALM = 1000
