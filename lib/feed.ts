@@ -67,7 +67,7 @@ export function startFeed(
   const writeEvent = (event: ServerEvent) => {
     const number = Number(event.id.slice(event.node.length + 1))
     if (number <= (last.get(event.node) ?? 0)) return
-    // The nodes that have told something last are at the end.
+    // The nodes whose events were written last are at the end.
     last.delete(event.node)
     last.set(event.node, number)
     if (types === undefined || types.has(event.type)) writer.event(event, cursorOf(last))
@@ -99,7 +99,7 @@ export function startFeed(
     if (stats) await writeEach([...sampler.samples, sampler.latest()])
     await writeEach(events.list(last.get(events.node)))
     if (scope === 'cluster') {
-      // While the database is unavailable, the others tell nothing, and what they have kept is missing.
+      // While the database is unavailable, the others send nothing, and what they have kept is missing.
       const past = await cluster.past().catch(() => [])
       if (stats) await writeEach(past.flatMap(({ samples }) => samples))
       await writeEach(past.flatMap((one) => one.events).sort(byTime))

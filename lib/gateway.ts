@@ -58,7 +58,7 @@ export class Gateway {
   }
 
   /**
-   * Logs what an administrator has done, and tells it in the events.
+   * Logs what an administrator has done, and adds it to the events.
    * @param subject the claim `sub` of the administrator's token
    * @param text what was done, in the past tense, without a subject: `closed 3 connections of the channel "chat"`
    * @param fields what it was done to, and to how many
@@ -91,7 +91,7 @@ export class Gateway {
     return this.#parts.cluster.nodesWithStats()
   }
 
-  /** Counts, logs and tells a handshake that was refused. */
+  /** Counts and logs a handshake that was refused, and adds it to the events. */
   refused(refusal: Refusal): void {
     this.#parts.clients.refused(refusal)
   }

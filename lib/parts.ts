@@ -63,7 +63,7 @@ export interface Parts {
   readonly clients: Clients
   readonly protocols: Protocols
   readonly bus: Bus
-  /** What nodes tell each other through the database. */
+  /** What nodes send each other through the database. */
   readonly notifyBus: NotifyBus
   /** Undefined if the database is the bus. */
   readonly busWatch: BusWatch | undefined

@@ -9,7 +9,7 @@ import { VERSION } from './version.js'
 const INTERVAL = 10_000
 const KEPT = 60
 
-/** How often figures are told while somebody follows them, in milliseconds. */
+/** How often figures are sent while somebody follows them, in milliseconds. */
 const FOLLOWED_INTERVAL = 1000
 
 /** How often the delay of the event loop is measured, in milliseconds. Node.js does it without running any JavaScript. */
@@ -17,7 +17,7 @@ const RESOLUTION = 20
 
 /**
  * The figures of this node, once a second while somebody follows them, and otherwise every ten seconds, of which the last ten
- * minutes are kept. Tells in the events when the node's health changes.
+ * minutes are kept. A change of the node's health is added to the events.
  */
 export class Sampler {
   readonly #parts: Parts

@@ -160,15 +160,15 @@ export function decorateGateway(
   }
 
   function onSchema({ status, error }: SchemaState): void {
-    tellSchema(status, error)
+    addSchemaEvent(status, error)
     if (error === undefined) return
     if (status === 'too new') leave(error)
     // During the start, the start itself reports it.
     else if (gateway.awaited.length === 0) log.error({ err: error }, messageOf(error))
   }
 
-  /** Tells in the events what has changed, except that all is well from the start. */
-  function tellSchema(status: SchemaState['status'], error: Error | undefined): void {
+  /** Adds an event for a change, but not for a schema that fits from the start. */
+  function addSchemaEvent(status: SchemaState['status'], error: Error | undefined): void {
     const text =
       error === undefined ? 'the schema "pgws" and this server are compatible again' : messageOf(error)
     if (error !== undefined || incompatible) {

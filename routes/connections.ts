@@ -157,7 +157,7 @@ export function connectionsRoutes(
       const filter = filterOf(request.query)
       const closing = closingOf(request)
       const disconnected = await bridge.disconnect(filter, closing, { dryRun: dryRun === 'true' })
-      if (dryRun === 'false') tellOf(token, filter, closing, disconnected)
+      if (dryRun === 'false') reportClosing(token, filter, closing, disconnected)
       return listMissing(disconnected)
     }
   )
@@ -192,13 +192,13 @@ export function connectionsRoutes(
         )
       }
       if (closed === 0) throw new errors.NoSuchConnection()
-      tellOf(token, { id }, closing, { closed, missing })
+      reportClosing(token, { id }, closing, { closed, missing })
       return { closed }
     }
   )
 
-  /** Logs who has closed which connections, and tells it in the events. */
-  function tellOf(
+  /** Logs who has closed which connections, and adds it to the events. */
+  function reportClosing(
     { subject }: Token,
     filter: ConnectionFilter,
     { code, reason }: Partial<Closing>,

@@ -305,7 +305,7 @@ export class Clients {
     })
   }
 
-  /** Counts, logs and tells a handshake that was refused, with what the client was or would be told. */
+  /** Counts and logs a handshake that was refused, and adds it to the events, with the answer that the client got or would get. */
   refused({ address, transport, error, request }: Refusal): void {
     const { metrics, events, log } = this.#options
     const code = codeOf(error) ?? 'unknown'

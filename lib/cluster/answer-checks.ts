@@ -15,7 +15,7 @@ export function isChannels(value: unknown): value is ChannelSummary[] {
   })
 }
 
-/** Older nodes tell no rates. */
+/** Older nodes send no rates. */
 export function isRatedChannels(value: unknown): value is (ChannelSummary & Partial<RatedChannel>)[] {
   return (
     isChannels(value) &&

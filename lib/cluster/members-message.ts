@@ -10,7 +10,7 @@ export interface AnswerHead {
 
 /**
  * Encodes lines about presence channels for all nodes, as many as fit into each message.
- * @param after the number of changes that were told before
+ * @param after the number of changes that were sent before
  * @param id makes the next number of a line that is too large for one message
  */
 export function encodeLines(from: string, after: number, lines: readonly Line[], id: () => number): string[] {

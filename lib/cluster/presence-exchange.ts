@@ -43,7 +43,7 @@ export class PresenceExchange {
       presence,
       byChannel: bus.announces,
       hasPeers: () => this.#newer.size > 0,
-      tell: async (after, lines) => {
+      send: async (after, lines) => {
         if (this.#closed) return
         if (!bus.announces) return bus.send('all', encodeLines(node, after, lines, this.#nextId))
         await Promise.all(

@@ -23,7 +23,7 @@ export class Cleanup {
   readonly #options: CleanupOptions
   #timer: NodeJS.Timeout | undefined
   #working = false
-  /** How many were deleted that the events have not told. */
+  /** How many were deleted of which there is no event yet. */
   #unreported = 0
   #reportedAt = Number.NEGATIVE_INFINITY
 

@@ -10,7 +10,7 @@ import {
 /** How many events are kept. */
 const KEPT = 500
 
-/** How many events of one type and reason are told one by one within a second. The others are counted in one event. */
+/** How many events of one type and reason are added one by one within a second. The others are counted in one event. */
 const MAX_PER_SECOND = 20
 const SECOND = 1000
 
@@ -22,7 +22,7 @@ interface Rate {
   /** When its second began: `performance.now()`. */
   begunAt: number
   count: number
-  /** The first that is not told one by one. It is told with the number of all of them when the second is over. */
+  /** The first that is not added on its own. It is added with the number of all of them when the second is over. */
   first: AddedFields | undefined
 }
 
@@ -102,7 +102,7 @@ export class EventLog {
     for (const listener of this.#listeners) listener(event)
   }
 
-  /** Tells what was counted within the last second. Forgets what does not come fast any more. */
+  /** Adds what was counted within the last second. Forgets what does not come fast any more. */
   #storeCounted(): void {
     this.#timer = undefined
     const now = performance.now()

@@ -22,11 +22,11 @@ export const GATHERING = 50
 
 /**
  * How long the first client of a channel on this node waits for what the other nodes answer, in milliseconds. Members that
- * come later are told to it as joins.
+ * come later reach it as joins.
  */
 const FIRST_ANSWERS = 100
 
-/** With how many heartbeats the version of a channel is told again after its last change. Each may be lost, too. */
+/** With how many heartbeats the version of a channel is sent again after its last change. Each may be lost, too. */
 const REPETITIONS = 3
 
 /** A line for the nodes whose clients have joined a channel. */
@@ -34,13 +34,13 @@ export interface Line {
   channel: string
   /** The word of the channel, a space, and JSON in ASCII. */
   text: string
-  /** The number of changes that this node has told with it. */
+  /** The number of changes that this node has sent with it. */
   version: number
 }
 
 /** Lines of another node. */
 export interface Lines {
-  /** The number of changes that it had told before, and has told with these. Undefined in an answer. */
+  /** The number of changes that it had sent before, and has sent with these. Undefined in an answer. */
   after?: number | undefined
   version?: number | undefined
   /** The number of the answer that they belong to, if the answer has all members of the node. */
@@ -56,8 +56,8 @@ export interface ChannelSyncOptions {
   byChannel: boolean
   /** Whether other nodes exchange their members by channel. */
   hasPeers: () => boolean
-  /** Tells lines. @param after the number of changes that were told before. Rejects if that fails. */
-  tell: (after: number, lines: readonly Line[]) => Promise<void>
+  /** Sends lines to the other nodes. @param after the number of changes that were sent before. Rejects if that fails. */
+  send: (after: number, lines: readonly Line[]) => Promise<void>
   /** Sends lines to a node. @param answer the number of the answer, if it has all members. Rejects if that fails. */
   answer: (node: string, lines: readonly string[], answer: number | undefined) => Promise<void>
   /** Asks a node for all of its members. */
@@ -69,32 +69,32 @@ export interface ChannelSyncOptions {
 }
 
 /** The members of this node in a channel, as the others know them. */
-interface Told {
+interface Sent {
   /** The word of the channel. */
   readonly word: string
-  /** The version that was told last; 0: none. */
+  /** The version that was sent last; 0: none. */
   version: number
   changes: PresenceChange[]
 }
 
 /**
- * Keeps the members that other nodes have in the channels that clients of this node have joined, and tells the others of
- * its own. What others say of other channels is dropped unparsed. A node that gets its first client in a channel asks the
+ * Keeps the members that other nodes have in the channels that clients of this node have joined, and sends the others
+ * its own. What others send of other channels is dropped unparsed. A node that gets its first client in a channel asks the
  * others for their members there.
  *
  * A change names the channel's version before it. So a node that has missed one notices it with the next, and asks the
  * sender for all of its members. The last one of a channel is noticed with a heartbeat: where all nodes hear everything, it
- * has the number of all changes; otherwise the versions of channels that have changed are told again with the next heartbeats.
+ * has the number of all changes; otherwise the versions of channels that have changed are sent again with the next heartbeats.
  */
 export class ChannelSync {
   readonly #options: ChannelSyncOptions
   readonly #peers: PeerMembers
-  readonly #told = new Map<string, Told>()
+  readonly #sent = new Map<string, Sent>()
   readonly #joined: JoinedChannels
   readonly #answers: MemberAnswers
   /** How many channels of this node have the same word. */
   readonly #words = new Map<string, number>()
-  /** The number of changes that were told, or did not have to be told because there are no other nodes. */
+  /** The number of changes that were sent, or did not have to be sent because there are no other nodes. */
   #version = 0
   readonly #changed = new Set<string>()
   /** Channels whose members the others are asked for next. */
@@ -103,19 +103,19 @@ export class ChannelSync {
   readonly #unasked = new Set<string>()
   /**
    * Channels whose last change may be missing on other nodes, with the number of heartbeats with which their versions are
-   * told again, and those for which that is due.
+   * sent again, and those for which that is due.
    */
   readonly #uncertain = new Map<string, number>()
   readonly #repeated = new Set<string>()
   readonly #reads: MemberReads
-  #telling = false
+  #sending = false
 
   constructor(options: ChannelSyncOptions) {
     this.#options = options
     this.#peers = new PeerMembers(options)
     this.#reads = new MemberReads(options.read)
     this.#answers = new MemberAnswers({
-      channels: () => this.#told.keys(),
+      channels: () => this.#sent.keys(),
       lineOf: (channel) => this.#stateLine(channel),
       send: options.answer
     })
@@ -124,7 +124,7 @@ export class ChannelSync {
         this.#keepWord(channel)
         if (!options.hasPeers()) return false
         this.#questions.add(channel)
-        this.#tellSoon()
+        this.#sendSoon()
         return true
       },
       onLast: (channel) => {
@@ -136,7 +136,7 @@ export class ChannelSync {
     options.presence.onLocalChange((change) => this.#localChange(change))
   }
 
-  /** The number of changes that were told before the next message. */
+  /** The number of changes that were sent before the next message. */
   get version(): number {
     return this.#version
   }
@@ -197,7 +197,7 @@ export class ChannelSync {
     if (done) this.#peers.end(node)
   }
 
-  /** To be called when what others have told may not have arrived here. */
+  /** To be called when what others have sent may not have arrived here. */
   interrupted(): void {
     // Otherwise the number of changes says whether anything is missing.
     if (this.#options.byChannel) this.#peers.doubt(this.#joined.size > 0)
@@ -208,7 +208,7 @@ export class ChannelSync {
     this.#answers.asked(node)
   }
 
-  /** To be called with each heartbeat of this node: tells and asks again what may not have arrived. */
+  /** To be called with each heartbeat of this node: sends and asks again what may not have arrived. */
   beat(): void {
     this.#answers.retry()
     for (const channel of this.#unasked) if (this.#joined.has(channel)) this.#questions.add(channel)
@@ -218,7 +218,7 @@ export class ChannelSync {
       if (times > 1) this.#uncertain.set(channel, times - 1)
       else this.#uncertain.delete(channel)
     }
-    if (this.#questions.size > 0 || this.#repeated.size > 0) this.#tellSoon()
+    if (this.#questions.size > 0 || this.#repeated.size > 0) this.#sendSoon()
   }
 
   /** Forgets a node that has left. */
@@ -228,15 +228,15 @@ export class ChannelSync {
 
   #localChange(change: PresenceChange): void {
     const { channel } = change
-    let told = this.#told.get(channel)
-    if (told === undefined) {
-      told = { word: wordOf(channel), version: 0, changes: [] }
-      this.#told.set(channel, told)
+    let sent = this.#sent.get(channel)
+    if (sent === undefined) {
+      sent = { word: wordOf(channel), version: 0, changes: [] }
+      this.#sent.set(channel, sent)
       this.#keepWord(channel)
     }
-    told.changes.push(change)
+    sent.changes.push(change)
     this.#changed.add(channel)
-    this.#tellSoon()
+    this.#sendSoon()
   }
 
   #receiveLine(node: string, line: string): void {
@@ -252,7 +252,7 @@ export class ChannelSync {
     if (said === undefined) return
     const { channel } = said
     if (said.after === undefined) {
-      if (this.#told.has(channel)) this.#answers.asked(node, channel)
+      if (this.#sent.has(channel)) this.#answers.asked(node, channel)
     } else if (this.#joined.has(channel)) {
       this.#peers.apply(node, said, line.length, this.#joined.isSettling(channel))
     }
@@ -270,14 +270,14 @@ export class ChannelSync {
     else this.#words.set(word, count)
   }
 
-  #tellSoon(): void {
-    if (this.#telling) return
-    this.#telling = true
-    setImmediate(() => this.#tell())
+  #sendSoon(): void {
+    if (this.#sending) return
+    this.#sending = true
+    setImmediate(() => this.#sendChanges())
   }
 
-  /** Tells the changes of this turn of the event loop, or since the last message, together. */
-  async #tell(): Promise<void> {
+  /** Sends the changes of this turn of the event loop, or since the last message, together. */
+  async #sendChanges(): Promise<void> {
     do {
       const after = this.#version
       const lines = this.#changeLines()
@@ -286,12 +286,12 @@ export class ChannelSync {
       for (const channel of questions) {
         lines.push({ channel, text: textOf(channel, encodeQuestion(channel)), version: this.#version })
       }
-      const sent = lines.length === 0 ? undefined : this.#options.tell(after, lines)
+      const sent = lines.length === 0 ? undefined : this.#options.send(after, lines)
       this.#settle(questions, sent)
       sent?.catch(() => this.#failed(lines))
       await Promise.allSettled([sent, sleep(GATHERING, undefined, { ref: false })])
     } while (this.#changed.size > 0 || this.#questions.size > 0 || this.#repeated.size > 0)
-    this.#telling = false
+    this.#sending = false
   }
 
   /** Ends the wait for answers: at once if nobody could be asked. */
@@ -323,35 +323,35 @@ export class ChannelSync {
       lines.push({ channel: changes.channel, text, version: this.#version })
     }
     for (const channel of this.#repeated) {
-      const version = this.#told.get(channel)?.version ?? 0
+      const version = this.#sent.get(channel)?.version ?? 0
       if (!this.#changed.has(channel)) {
         add(wordOf(channel), { channel, after: version, version, changes: [] })
       }
     }
     this.#repeated.clear()
     for (const channel of this.#changed) {
-      const told = this.#told.get(channel)!
-      const { version: after, changes } = told
+      const sent = this.#sent.get(channel)!
+      const { version: after, changes } = sent
       this.#version += changes.length
-      told.version = this.#version
-      told.changes = []
-      add(told.word, { channel, after, version: told.version, changes })
+      sent.version = this.#version
+      sent.changes = []
+      add(sent.word, { channel, after, version: sent.version, changes })
       if (byChannel) this.#uncertain.set(channel, REPETITIONS)
       if (presence.localMembers(channel).size > 0) continue
-      this.#told.delete(channel)
+      this.#sent.delete(channel)
       this.#dropWord(channel)
     }
     this.#changed.clear()
     return lines
   }
 
-  /** The members in a channel; undefined before the first ones are told, because that says who they are. */
+  /** The members in a channel; undefined before the first ones are sent, because that says who they are. */
   #stateLine(channel: string): string | undefined {
-    const told = this.#told.get(channel)
-    if (told === undefined || told.version === 0) return undefined
+    const sent = this.#sent.get(channel)
+    if (sent === undefined || sent.version === 0) return undefined
     const { presence } = this.#options
-    // Changes that are not told yet are in it already. Applied once more, they do nothing.
+    // Changes that are not sent yet are in it already. Applied once more, they do nothing.
     const members = presence.localMembers(channel).values()
-    return textOf(channel, toAscii(JSON.stringify(lineOfMembers(channel, told.version, members))))
+    return textOf(channel, toAscii(JSON.stringify(lineOfMembers(channel, sent.version, members))))
   }
 }

@@ -1,7 +1,7 @@
 export interface MemberAnswersOptions {
   /** The channels of this node's members. */
   channels: () => Iterable<string>
-  /** The line with all members of this node in a channel; undefined if there are none to tell. */
+  /** The line with all members of this node in a channel; undefined if there are none. */
   lineOf: (channel: string) => string | undefined
   /** Sends lines to a node. @param answer the number of the answer, if it has all members. Rejects if that fails. */
   send: (node: string, lines: readonly string[], answer: number | undefined) => Promise<void>

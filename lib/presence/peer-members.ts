@@ -12,7 +12,7 @@ const MAX_TOTAL_LENGTH = 256 * 1024 * 1024
 /** What a node announces of itself in `hello`, `here` and heartbeats. */
 export interface Announced {
   type: 'hello' | 'here' | 'heartbeat'
-  /** The number of presence changes that it has told. */
+  /** The number of presence changes that it has sent. */
   version: number
   /** The number of its heartbeats. */
   beats: number
@@ -30,7 +30,7 @@ export interface PeerMembersOptions {
 
 /** What is known of another node. */
 interface Peer {
-  /** The number of changes that it has told. */
+  /** The number of changes that it has sent. */
   version: number
   beats: number
   /** Whether something may be missing, so that all of its members are needed. */
@@ -39,7 +39,7 @@ interface Peer {
   askedAt: number
   /** The number of the answer that is arriving. */
   answer: number | undefined
-  /** The channels that the answer has had, or that were told completely since it began. */
+  /** The channels that the answer has had, or whose members were all sent since it began. */
   readonly complete: Set<string>
   /** The version of each channel's members, and the length of what was received of them, in characters. */
   readonly channels: Map<string, { version: number; length: number }>
@@ -149,7 +149,7 @@ export class PeerMembers {
     if (!presence.hasMembers(node, channel)) this.#keep(peer, channel, undefined)
   }
 
-  /** What any node has told may be missing. */
+  /** To be called when something that any node has sent may be missing. */
   doubt(wanted: boolean): void {
     for (const [node, peer] of this.#peers) this.#doubt(node, peer, wanted)
   }

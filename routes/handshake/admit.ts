@@ -107,7 +107,7 @@ export function handshake(
   }
 }
 
-/** Counts, logs and tells a handshake that was refused. */
+/** Counts and logs a handshake that was refused, and adds it to the events. */
 export function refused(
   gateway: Gateway,
   transport: TransportName,

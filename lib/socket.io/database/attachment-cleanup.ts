@@ -23,7 +23,7 @@ export interface AttachmentCleanupOptions {
 /** The maximum number of other nodes. Any role that may run SQL can send marks of nodes that do not exist. */
 const MAX_NODES = 1000
 
-/** What nodes tell each other about the attachments that they have read. Times are Unix seconds of the database. */
+/** What nodes send each other about the attachments that they have read. Times are Unix seconds of the database. */
 interface Mark {
   uid: string
   /** When the mark was sent. */
