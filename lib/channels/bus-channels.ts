@@ -1,6 +1,6 @@
 import type { Bus } from '../bus/index.js'
 import { acquireAll } from './acquire-all.js'
-import type { ChannelOrder } from './channel-order.js'
+import type { ChannelOrder } from './incoming/channel-order.js'
 
 export interface BusChannelsOptions {
   bus: Pick<Bus, 'join' | 'leave'>

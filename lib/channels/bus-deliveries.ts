@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Announcement } from '../bus/index.js'
-import type { ChannelOrder } from './channel-order.js'
+import type { ChannelOrder } from './incoming/channel-order.js'
 
 /** For how many of the last messages the number of deliveries is remembered. */
 const REMEMBERED = 20_000

@@ -18,10 +18,10 @@ export {
   listChannels,
   matchesFilter
 } from './channel-list.js'
-export { ChannelOrder } from './channel-order.js'
 export { encodeSafely, type Format, type Frame, joinFrames, type OnUnencodable } from './frames.js'
 export { type ChannelSummary, Hub, type Permissions, type RatedChannel, type Subscriber } from './hub.js'
-export { IncomingQueue } from './incoming-queue.js'
+export { ChannelOrder } from './incoming/channel-order.js'
+export { IncomingQueue } from './incoming/incoming-queue.js'
+export { Losses, type LossReason } from './incoming/losses.js'
 export { ListenedChannels } from './listened-channels.js'
-export { Losses, type LossReason } from './losses.js'
 export { RawChannels } from './raw-channels.js'

@@ -2,7 +2,7 @@ import { type Frame, isPublicChannel, type Losses, type RawChannels } from '../c
 import { ChannelPage, type ChannelReads, type RetentionRules } from '../durable/index.js'
 import { isPermanent } from '../errors.js'
 import { parseMessageId } from '../messages/index.js'
-import type { Connection } from './connection.js'
+import type { Connection } from './connections/connection.js'
 import { follow } from './follow.js'
 
 /** Where a client starts: after the message with an id (or `earliest`), or with the last messages of each channel. */

@@ -11,14 +11,19 @@ import type { Metrics } from '../metrics.js'
 import type { JoinLeavePush, Presence } from '../presence/index.js'
 import type { Notification, Publisher } from '../publishing/index.js'
 import type { CatchUp } from './catch-up.js'
-import { CLOSE_REASONS, endOf } from './close-reason.js'
-import { CLOSE, type Connection, type ConnectionContext, type ConnectionOptions } from './connection.js'
 import { ConnectionLimit } from './connection-limit.js'
-import { connectionId } from './filter.js'
+import { CLOSE_REASONS, endOf } from './connections/close-reason.js'
+import {
+  CLOSE,
+  type Connection,
+  type ConnectionContext,
+  type ConnectionOptions
+} from './connections/connection.js'
+import { connectionId } from './connections/filter.js'
+import { ConnectionRegistry, type Leaving } from './connections/registry.js'
+import { type Remote, UserAgents } from './connections/remote.js'
+import { type Transport, type TransportName, whenEnded } from './connections/transport.js'
 import { PresenceMembership } from './presence-membership.js'
-import { ConnectionRegistry, type Leaving } from './registry.js'
-import { type Remote, UserAgents } from './remote.js'
-import { type Transport, type TransportName, whenEnded } from './transport.js'
 
 /** What a client may ask for when it connects, in addition to its channels. */
 export interface JoinOptions {

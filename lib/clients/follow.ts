@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Format, Frame } from '../channels/index.js'
 import type { ChannelPage, ChannelReads, RetentionRules } from '../durable/index.js'
 import { isPermanent } from '../errors.js'
-import type { Connection } from './connection.js'
+import type { Connection } from './connections/connection.js'
 
 /** The pause after a failure of the database, in milliseconds. */
 const RETRY_INTERVAL = 1000

@@ -1,9 +1,9 @@
 export { CatchUp } from './catch-up.js'
-export type { ClientConnection } from './client-connection.js'
 export { CLOSES_A_TURN, Clients, type JoinOptions, type Refusal } from './clients.js'
-export { CLOSE_REASONS, type CloseReason } from './close-reason.js'
-export { CLOSE, Connection, type ConnectionOptions } from './connection.js'
-export { Expiry } from './expiry.js'
+export type { ClientConnection } from './connections/client-connection.js'
+export { CLOSE_REASONS, type CloseReason } from './connections/close-reason.js'
+export { CLOSE, Connection, type ConnectionOptions } from './connections/connection.js'
+export { Expiry } from './connections/expiry.js'
 export {
   type Closing,
   type ConnectionFilter,
@@ -16,12 +16,9 @@ export {
   readClosingFilter,
   readFilter,
   summaryOf
-} from './filter.js'
-export { type Follower, follow } from './follow.js'
-export { mayPing, type Pinged } from './pinged.js'
-export { MAX_INFO_BYTES } from './presence-membership.js'
-export { type Leaving, OUTDATED, SHUTTING_DOWN } from './registry.js'
-export type { Remote } from './remote.js'
+} from './connections/filter.js'
+export { type Leaving, OUTDATED, SHUTTING_DOWN } from './connections/registry.js'
+export type { Remote } from './connections/remote.js'
 export {
   hasEnded,
   isTransport,
@@ -29,4 +26,7 @@ export {
   type Transport,
   type TransportName,
   whenEnded
-} from './transport.js'
+} from './connections/transport.js'
+export { type Follower, follow } from './follow.js'
+export { mayPing, type Pinged } from './pinged.js'
+export { MAX_INFO_BYTES } from './presence-membership.js'

@@ -1,7 +1,7 @@
 import type { PresenceMember } from '../messages/index.js'
 import type { JoinLeavePush, Presence } from '../presence/index.js'
-import type { Connection } from './connection.js'
-import { connectionId } from './filter.js'
+import type { Connection } from './connections/connection.js'
+import { connectionId } from './connections/filter.js'
 
 /** The maximum size of what others see of a client, in bytes: the claim `sub`, and an SDK's claim `info` as JSON. */
 export const MAX_USER_BYTES = 4096

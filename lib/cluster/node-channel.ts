@@ -2,9 +2,7 @@ import { randomBytes, randomUUID } from 'node:crypto'
 import type { Audience, Bus } from '../bus/index.js'
 import { errors, messageOf } from '../errors.js'
 import type { Log } from '../log.js'
-import { Answers } from './answers.js'
-import { Multipart } from './multipart.js'
-import type { NodeFeed } from './node-feed.js'
+import { Multipart } from './messages/multipart.js'
 import {
   decode,
   encode,
@@ -13,10 +11,12 @@ import {
   type NodeMessage,
   type NodeState,
   type PublicationMark
-} from './node-message.js'
+} from './messages/node-message.js'
+import type { NodeFeed } from './node-feed.js'
 import type { OtherBuses } from './other-buses.js'
 import { BEATS, type Peer, Peers } from './peers.js'
 import type { PresenceExchange } from './presence-exchange.js'
+import { Answers } from './questions/answers.js'
 
 export interface NodeChannelOptions {
   /** This node's id: see newNodeId. */

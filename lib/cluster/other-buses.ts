@@ -1,7 +1,7 @@
 import type { Bus } from '../bus/index.js'
 import type { EventLog } from '../events/index.js'
 import type { Log } from '../log.js'
-import type { NodeMessage } from './node-message.js'
+import type { NodeMessage } from './messages/node-message.js'
 import { BEATS } from './peers.js'
 
 /** The maximum number of such nodes. The limit exists because any role that may connect can pretend to be a node. */

@@ -1,4 +1,4 @@
-import type { NodeState } from './node-message.js'
+import type { NodeState } from './messages/node-message.js'
 
 /** Another node, as of its last message. */
 export interface Peer extends NodeState {

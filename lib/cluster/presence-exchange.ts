@@ -1,9 +1,9 @@
 import type { Bus } from '../bus/index.js'
 import { ChannelSync, NodeSync, type Presence } from '../presence/index.js'
-import type { Answers } from './answers.js'
-import { encodeAnswerLines, encodeLines } from './members-message.js'
-import { Multipart } from './multipart.js'
-import { encode, encodePresence, type NodeMessage, type NodeState } from './node-message.js'
+import { encodeAnswerLines, encodeLines } from './messages/members-message.js'
+import { Multipart } from './messages/multipart.js'
+import { encode, encodePresence, type NodeMessage, type NodeState } from './messages/node-message.js'
+import type { Answers } from './questions/answers.js'
 
 export interface PresenceExchangeOptions {
   /** This node's id. */

@@ -1,11 +1,11 @@
 import type { LossReason, PlaceInChannel } from '../channels/index.js'
 import { largeMessage, type Message, type Reference } from '../messages/index.js'
 import type { Query } from '../postgres/index.js'
-import type { Trimmed } from './channel-statements.js'
+import type { Trimmed } from './reads/channel-statements.js'
+import { sharedRun } from './reads/shared-run.js'
+import type { Turns } from './reads/turns.js'
 import { LATEST } from './retention-rules.js'
-import { sharedRun } from './shared-run.js'
 import type { MessageRow, StoredMessage, StoredMessages } from './stored-message.js'
-import type { Turns } from './turns.js'
 
 /** The maximum number of messages, and of bytes, that are read at once. A larger message is read alone. */
 const PAGE_ROWS = 500

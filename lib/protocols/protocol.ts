@@ -60,7 +60,7 @@ export interface Core {
 
 /**
  * A protocol that clients speak, as the rest of the server sees it. What the rest needs of a single client is
- * `ClientConnection` (lib/clients/client-connection.ts): a `Format`, which encodes a message once for all of its readers,
+ * `ClientConnection` (lib/clients/connections/client-connection.ts): a `Format`, which encodes a message once for all of its readers,
  * and ways to deliver messages and to close with a reason. Most protocols extend `WebSocketConnection` or
  * `StreamConnection` (lib/transports) with their format.
  *

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { Delivered } from '../../../lib/channels/delivered.js'
+import { Delivered } from '../../../lib/channels/incoming/delivered.js'
 
 t.test('the floor is what the database reports, and deliveries do not raise it', async (t) => {
   const delivered = new Delivered()

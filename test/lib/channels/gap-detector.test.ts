@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import t from 'tap'
-import { GapDetector } from '../../../lib/channels/gap-detector.js'
+import { GapDetector } from '../../../lib/channels/incoming/gap-detector.js'
 import { readAnnouncement } from '../../../lib/messages/announcement.js'
 
 /** An announcement as the database makes it. */

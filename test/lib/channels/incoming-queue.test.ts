@@ -1,7 +1,7 @@
 import t, { type Test } from 'tap'
 import { channelHash } from '../../../lib/bus/index.js'
-import { ChannelOrder } from '../../../lib/channels/channel-order.js'
-import { IncomingQueue } from '../../../lib/channels/incoming-queue.js'
+import { ChannelOrder } from '../../../lib/channels/incoming/channel-order.js'
+import { IncomingQueue } from '../../../lib/channels/incoming/incoming-queue.js'
 import type { Message } from '../../../lib/messages/message.js'
 import { messageId, type Reference, storedMessage } from '../../../lib/messages/notification-payload.js'
 

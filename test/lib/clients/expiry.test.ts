@@ -1,6 +1,6 @@
 import { EventEmitter, once } from 'node:events'
 import t from 'tap'
-import { Expiry } from '../../../lib/clients/expiry.js'
+import { Expiry } from '../../../lib/clients/connections/expiry.js'
 
 const real = Date.now
 let offset = 0

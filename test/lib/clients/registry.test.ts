@@ -1,6 +1,6 @@
 import t from 'tap'
-import type { Connection } from '../../../lib/clients/connection.js'
-import { ConnectionRegistry } from '../../../lib/clients/registry.js'
+import type { Connection } from '../../../lib/clients/connections/connection.js'
+import { ConnectionRegistry } from '../../../lib/clients/connections/registry.js'
 import { stoppedClock } from '../../support/clock.js'
 
 /** The part of a connection that `ConnectionRegistry` uses; it records the calls. */

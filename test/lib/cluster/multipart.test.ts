@@ -1,5 +1,5 @@
 import t from 'tap'
-import { Multipart } from '../../../lib/cluster/multipart.js'
+import { Multipart } from '../../../lib/cluster/messages/multipart.js'
 
 t.test('returns a message once its last part has arrived, with other messages in between', async (t) => {
   const parts = new Multipart()

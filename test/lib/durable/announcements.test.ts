@@ -1,6 +1,6 @@
 import pg from 'pg'
 import t, { type Test } from 'tap'
-import { GapDetector } from '../../../lib/channels/gap-detector.js'
+import { GapDetector } from '../../../lib/channels/incoming/gap-detector.js'
 import { readAnnouncement } from '../../../lib/messages/announcement.js'
 import { readNotification } from '../../../lib/messages/notification-payload.js'
 import { ANNOUNCEMENTS_CHANNEL } from '../../../lib/postgres/own-channels.js'

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import { Gathering } from '../../../lib/durable/gathering.js'
-import { Turns } from '../../../lib/durable/turns.js'
+import { Gathering } from '../../../lib/durable/reads/gathering.js'
+import { Turns } from '../../../lib/durable/reads/turns.js'
 import { until } from '../../support/helper.js'
 
 /** Jobs that run until the test ends them. */

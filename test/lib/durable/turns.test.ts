@@ -1,6 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import t from 'tap'
-import { Turns } from '../../../lib/durable/turns.js'
+import { Turns } from '../../../lib/durable/reads/turns.js'
 
 t.test('runs a limited number of jobs at a time, taking one job of each waiting owner in turn', async (t) => {
   const turns = new Turns(2)

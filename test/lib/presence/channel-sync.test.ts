@@ -1,8 +1,13 @@
 import t, { type Test } from 'tap'
 import type { Audience } from '../../../lib/bus/index.js'
-import { Answers } from '../../../lib/cluster/answers.js'
-import { decode, encode, type NodeMessage, type NodeState } from '../../../lib/cluster/node-message.js'
+import {
+  decode,
+  encode,
+  type NodeMessage,
+  type NodeState
+} from '../../../lib/cluster/messages/node-message.js'
 import { PresenceExchange } from '../../../lib/cluster/presence-exchange.js'
+import { Answers } from '../../../lib/cluster/questions/answers.js'
 import type { PresenceMember } from '../../../lib/messages/index.js'
 import { NOTIFY_PAYLOAD_LIMIT } from '../../../lib/postgres/database-channel.js'
 import { Presence } from '../../../lib/presence/presence.js'

@@ -1,6 +1,6 @@
 import t from 'tap'
 import type { Format, Frame, Subscriber } from '../../../lib/channels/index.js'
-import { decode, encodePresence } from '../../../lib/cluster/node-message.js'
+import { decode, encodePresence } from '../../../lib/cluster/messages/node-message.js'
 import type { Message } from '../../../lib/messages/message.js'
 import type { PresenceMember, ServerEvent } from '../../../lib/messages/server-events.js'
 import { NOTIFY_PAYLOAD_LIMIT } from '../../../lib/postgres/database-channel.js'

@@ -25,7 +25,7 @@ import type { SdkTransport } from './session-transport.js'
 /** How long a client may take to send `connect`, in milliseconds. */
 export const CONNECT_TIMEOUT = 10_000
 
-/** How often clients are pinged (lib/clients/registry.ts), in seconds. The SDK waits for 10 s more. */
+/** How often clients are pinged (lib/clients/connections/registry.ts), in seconds. The SDK waits for 10 s more. */
 const PING_SECONDS = 30
 
 /** The session of an SDK's client, from its first command to its end. Processes its commands in order, and replies. */

@@ -1,6 +1,6 @@
 import t, { type Test } from 'tap'
 import { MAX_INFO_BYTES, MAX_USER_BYTES } from '../../../../lib/clients/presence-membership.js'
-import { encodePresence } from '../../../../lib/cluster/node-message.js'
+import { encodePresence } from '../../../../lib/cluster/messages/node-message.js'
 import { encodeState } from '../../../../lib/presence/node-sync-message.js'
 import { MAX_LISTED } from '../../../../lib/presence/presence.js'
 import {

@@ -1,4 +1,4 @@
-import type { Announcement } from '../messages/index.js'
+import type { Announcement } from '../../messages/index.js'
 
 /**
  * Notices that notifications of durable messages are missing, for whatever reason.

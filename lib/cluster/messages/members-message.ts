@@ -1,4 +1,4 @@
-import type { Line } from '../presence/index.js'
+import type { Line } from '../../presence/index.js'
 import { encode, PART_BYTES } from './node-message.js'
 
 /** What all messages of an answer have. */

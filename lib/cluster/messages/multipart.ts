@@ -1,4 +1,4 @@
-import { TextParts } from '../messages/index.js'
+import { TextParts } from '../../messages/index.js'
 
 /**
  * After how many milliseconds an incomplete question is dropped, and how many characters all of them may take before the

@@ -1,5 +1,5 @@
-import type { Beat, Announcement as BusAnnouncement } from '../bus/index.js'
-import type { Announcement, Message, Reference } from '../messages/index.js'
+import type { Beat, Announcement as BusAnnouncement } from '../../bus/index.js'
+import type { Announcement, Message, Reference } from '../../messages/index.js'
 import type { LossReason } from './losses.js'
 
 /** Counts the deliveries of one publication. */

@@ -1,6 +1,6 @@
-import type { Query } from '../postgres/index.js'
-import { LATEST } from './retention-rules.js'
-import type { MessageRow } from './stored-message.js'
+import type { Query } from '../../postgres/index.js'
+import { LATEST } from '../retention-rules.js'
+import type { MessageRow } from '../stored-message.js'
 
 /** The maximum number of messages, and of bytes, that one statement reads for all of its readers. A larger message is read alone. */
 const MAX_ROWS = 5000

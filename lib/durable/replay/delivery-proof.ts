@@ -1,6 +1,6 @@
-import type { IncomingQueue } from '../channels/index.js'
-import type { MessageStore } from './message-store.js'
-import type { RetentionRules } from './retention-rules.js'
+import type { IncomingQueue } from '../../channels/index.js'
+import type { MessageStore } from '../message-store.js'
+import type { RetentionRules } from '../retention-rules.js'
 
 export interface DeliveryProofOptions {
   history: Pick<MessageStore, 'latest'>

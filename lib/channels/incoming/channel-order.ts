@@ -1,4 +1,4 @@
-import { type Announcement, type Beat, channelHash } from '../bus/index.js'
+import { type Announcement, type Beat, channelHash } from '../../bus/index.js'
 
 /** How an announcement relates to what this node has heard. */
 export type Place =

@@ -1,4 +1,4 @@
-import { TextParts } from '../messages/index.js'
+import { TextParts } from '../../messages/index.js'
 
 /** How long to wait for an answer, and for each further part of it, in milliseconds. */
 const DEADLINE = 2000

@@ -1,6 +1,6 @@
-import { isPublicChannel } from '../channels/index.js'
-import { errors } from '../errors.js'
-import { isInteger, isObject } from '../json-value.js'
+import { isPublicChannel } from '../../channels/index.js'
+import { errors } from '../../errors.js'
+import { isInteger, isObject } from '../../json-value.js'
 import { CLOSE, type Connection } from './connection.js'
 import { isTransport, TRANSPORTS, type TransportName } from './transport.js'
 

@@ -1,6 +1,6 @@
-import { toAscii } from '../json-text.js'
-import { isCount, isObject } from '../json-value.js'
-import { NOTIFY_PAYLOAD_LIMIT } from '../postgres/index.js'
+import { toAscii } from '../../json-text.js'
+import { isCount, isObject } from '../../json-value.js'
+import { NOTIFY_PAYLOAD_LIMIT } from '../../postgres/index.js'
 
 /** The version of the messages between nodes. Messages of another version are ignored. */
 const PROTOCOL = 1

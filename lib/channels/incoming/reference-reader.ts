@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { errors, isPermanent, sqlstateOf } from '../errors.js'
-import type { Message, Reference } from '../messages/index.js'
+import { errors, isPermanent, sqlstateOf } from '../../errors.js'
+import type { Message, Reference } from '../../messages/index.js'
 import type { LossReason } from './losses.js'
 import { type Arrival, giveUp, type Item, isUnread } from './queue-item.js'
 

@@ -1,12 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Hub, IncomingQueue, Losses } from '../channels/index.js'
-import { asError, errors, isPermanent, messageOf } from '../errors.js'
-import type { Log } from '../log.js'
-import type { Reference } from '../messages/index.js'
+import type { Hub, IncomingQueue, Losses } from '../../channels/index.js'
+import { asError, errors, isPermanent, messageOf } from '../../errors.js'
+import type { Log } from '../../log.js'
+import type { Reference } from '../../messages/index.js'
+import type { LogPage, MessageStore } from '../message-store.js'
+import type { RetentionRules } from '../retention-rules.js'
 import { DeliveryProof } from './delivery-proof.js'
 import { HistoryGaps } from './history-gaps.js'
-import type { LogPage, MessageStore } from './message-store.js'
-import type { RetentionRules } from './retention-rules.js'
 
 export interface ReplayOptions {
   history: Pick<MessageStore, 'timeline' | 'latest' | 'resolve' | 'trimmedSince' | 'catchUp'> & {

@@ -1,5 +1,5 @@
-import type { Beat, Announcement as BusAnnouncement } from '../bus/index.js'
-import { type Announcement, type Message, type Reference, readNotification } from '../messages/index.js'
+import type { Beat, Announcement as BusAnnouncement } from '../../bus/index.js'
+import { type Announcement, type Message, type Reference, readNotification } from '../../messages/index.js'
 import type { ChannelOrder } from './channel-order.js'
 import { Delivered } from './delivered.js'
 import { GapDetector } from './gap-detector.js'

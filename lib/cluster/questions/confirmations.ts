@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto'
-import type { BusDeliveries, PlaceInChannel } from '../channels/index.js'
-import { isCount } from '../json-value.js'
-import type { Notification } from '../publishing/index.js'
+import type { BusDeliveries, PlaceInChannel } from '../../channels/index.js'
+import { isCount } from '../../json-value.js'
+import type { Notification } from '../../publishing/index.js'
+import type { NodeChannel } from '../node-channel.js'
 import type { Answers } from './answers.js'
-import type { NodeChannel } from './node-channel.js'
 
 /** The result of a confirmed publication. */
 export interface Delivery {

@@ -1,8 +1,8 @@
-import { asBadMessage, errors } from '../errors.js'
-import { type Message, parseMessageId } from '../messages/index.js'
+import { asBadMessage, errors } from '../../errors.js'
+import { type Message, parseMessageId } from '../../messages/index.js'
+import type { MessageStore } from '../message-store.js'
+import type { RetentionRules } from '../retention-rules.js'
 import type { ChannelReads, States } from './channel-reads.js'
-import type { MessageStore } from './message-store.js'
-import type { RetentionRules } from './retention-rules.js'
 
 /** A page of a channel's stored messages. */
 export interface HistoryPage {

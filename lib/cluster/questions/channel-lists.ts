@@ -1,7 +1,7 @@
-import type { ChannelFilter, ChannelSummary, RatedChannel } from '../channels/index.js'
+import type { ChannelFilter, ChannelSummary, RatedChannel } from '../../channels/index.js'
+import type { NodeChannel } from '../node-channel.js'
+import type { OwnNode } from '../own-node.js'
 import { isChannels, isRatedChannels } from './answer-checks.js'
-import type { NodeChannel } from './node-channel.js'
-import type { OwnNode } from './own-node.js'
 import type { Scope } from './scope.js'
 
 /** Lists the channels that clients have joined, on all nodes. */

@@ -1,5 +1,5 @@
-import type { Subscriber } from '../channels/index.js'
-import type { Receiver } from '../flow/index.js'
+import type { Subscriber } from '../../channels/index.js'
+import type { Receiver } from '../../flow/index.js'
 import type { CloseReason } from './close-reason.js'
 
 /**

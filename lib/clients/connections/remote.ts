@@ -1,4 +1,4 @@
-import { textCache } from '../text-cache.js'
+import { textCache } from '../../text-cache.js'
 
 /** A `User-Agent` is cut to this many characters, because a client may send a header of many kilobytes. */
 const MAX_USER_AGENT = 200

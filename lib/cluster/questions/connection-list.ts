@@ -7,12 +7,12 @@ import {
   readClosing,
   readClosingFilter,
   readFilter
-} from '../clients/index.js'
-import { isCount } from '../json-value.js'
-import type { Page, Paging } from '../page.js'
+} from '../../clients/index.js'
+import { isCount } from '../../json-value.js'
+import type { Page, Paging } from '../../page.js'
+import type { NodeChannel } from '../node-channel.js'
+import { type ConnectionPaging, type OwnNode, readConnectionPaging } from '../own-node.js'
 import { isConnections, isConnectionsPage } from './answer-checks.js'
-import type { NodeChannel } from './node-channel.js'
-import { type ConnectionPaging, type OwnNode, readConnectionPaging } from './own-node.js'
 import type { Scope } from './scope.js'
 
 /** The result of closing connections. */

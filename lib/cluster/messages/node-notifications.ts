@@ -1,5 +1,5 @@
-import { NOTIFY_PAYLOAD_LIMIT, type Query } from '../postgres/index.js'
-import { BatchQueue } from '../publishing/index.js'
+import { NOTIFY_PAYLOAD_LIMIT, type Query } from '../../postgres/index.js'
+import { BatchQueue } from '../../publishing/index.js'
 
 const NOTIFY =
   'select pg_catalog.count(pg_catalog.pg_notify($1, payload)) from pg_catalog.unnest($2::pg_catalog.text[]) as payload'

@@ -1,6 +1,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import { isAboutValues } from '../errors.js'
-import type { Query } from '../postgres/index.js'
+import { isAboutValues } from '../../errors.js'
+import type { Query } from '../../postgres/index.js'
+import type { MessageRow, StoredMessage, StoredMessages } from '../stored-message.js'
 import { ChannelPage } from './channel-page.js'
 import {
   type ChannelState,
@@ -11,7 +12,6 @@ import {
   type Wanted
 } from './channel-statements.js'
 import { type Gathered, Gathering } from './gathering.js'
-import type { MessageRow, StoredMessage, StoredMessages } from './stored-message.js'
 import type { Turns } from './turns.js'
 
 /** The most messages of one reader in a page. */

@@ -1,6 +1,6 @@
-import type { EventLog } from '../events/index.js'
-import type { Log } from '../log.js'
-import type { Metrics } from '../metrics.js'
+import type { EventLog } from '../../events/index.js'
+import type { Log } from '../../log.js'
+import type { Metrics } from '../../metrics.js'
 
 /** Why messages are not delivered to the readers on this server, and the log line for each reason. */
 const TEXTS = {

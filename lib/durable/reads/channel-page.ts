@@ -1,6 +1,6 @@
-import { type Format, type Frame, joinFrames } from '../channels/index.js'
-import type { Page } from './message-store.js'
-import type { StoredMessage } from './stored-message.js'
+import { type Format, type Frame, joinFrames } from '../../channels/index.js'
+import type { Page } from '../message-store.js'
+import type { StoredMessage } from '../stored-message.js'
 
 /** The messages of a page in a format. */
 export interface EncodedPage {

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { messageOf } from '../errors.js'
-import type { EventLog } from '../events/index.js'
-import type { Log } from '../log.js'
+import { messageOf } from '../../errors.js'
+import type { EventLog } from '../../events/index.js'
+import type { Log } from '../../log.js'
 import type { Replay } from './replay.js'
 
 /** After how long without a beat the database is asked what was announced, in milliseconds. The sequencer sends two a second. */

@@ -1,7 +1,7 @@
-import type { ChannelSummary, RatedChannel } from '../channels/index.js'
-import { type ConnectionSummary, isTransport, placeOf } from '../clients/index.js'
-import { isCount, isObject } from '../json-value.js'
-import type { Page } from '../page.js'
+import type { ChannelSummary, RatedChannel } from '../../channels/index.js'
+import { type ConnectionSummary, isTransport, placeOf } from '../../clients/index.js'
+import { isCount, isObject } from '../../json-value.js'
+import type { Page } from '../../page.js'
 
 /** Checks for the answers of other nodes. Any role that may connect to the database can send an answer of any shape. */
 

@@ -1,6 +1,6 @@
-import type { Hub } from '../channels/index.js'
-import type { Reference } from '../messages/index.js'
-import type { RetentionRules } from './retention-rules.js'
+import type { Hub } from '../../channels/index.js'
+import type { Reference } from '../../messages/index.js'
+import type { RetentionRules } from '../retention-rules.js'
 
 /** References contain no longer channel names, in bytes (pgws.short). */
 const SHORT_NAME = 1000
