@@ -111,6 +111,7 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
     const adapter = this
     this.#namespaceAdapter = {
       nsp: nsp.name,
+      channel: link.channelOf(nsp.name),
       uid: this.uid,
       inbox: this.#inbox,
       peers: () => internals.nodesMap.keys(),
@@ -161,13 +162,14 @@ export class PostgresAdapter extends ClusterAdapterWithHeartbeat {
 
   #send(message: Message): number | undefined {
     if (this.#closed) return undefined
+    const { channel } = this.#namespaceAdapter
     if (message.type === types.INITIAL_HEARTBEAT || message.type === types.HEARTBEAT) {
-      if (!this.#closing) this.#link.sendHeartbeat(message)
+      if (!this.#closing) this.#link.sendHeartbeat(channel, message)
       return undefined
     }
     // Broadcasts and SOCKETS_… messages have these options.
     const flags = (message.data as { opts?: { flags?: { volatile?: boolean } } } | undefined)?.opts?.flags
-    return this.#link.publish(message, flags?.volatile === true)
+    return this.#link.publish(channel, message, flags?.volatile === true)
   }
 
   /** Sends a packet to clients: to those of this node at once, to those of other nodes through the database. */

@@ -101,7 +101,7 @@ export class Emitter<
   }
 
   get #operator(): BroadcastOperator<EmitEvents, ServerSideEvents> {
-    return new BroadcastOperator(this.nsp, (message) => this.#publisher.publish(message))
+    return new BroadcastOperator(this.nsp, (message) => this.#publisher.publish(this.channel, message))
   }
 }
 

@@ -3,6 +3,8 @@ import type { NamespaceInbox } from './packets/namespace-inbox.js'
 /** The adapter of one namespace, as the shared link sees it. */
 export interface NamespaceAdapter {
   readonly nsp: string
+  /** The database channel of its packets. */
+  readonly channel: string
   readonly uid: string
   readonly inbox: NamespaceInbox
   /** The other nodes that are known in the namespace. */

@@ -3,7 +3,7 @@ import type pg from 'pg'
 import { errors, messageOf } from '../errors.js'
 import { BatchQueue, MAY_WAIT } from '../publishing/batch-queue.js'
 import { publishStatement } from './database/publish-statement.js'
-import { classify, guardPool, queryPool } from './database/user-pool.js'
+import { classify, guardPool, queryPool, refuseNative } from './database/user-pool.js'
 import { type AdapterOptions, resolveAdapterOptions } from './options.js'
 import { type Message, type Packet, packetOf } from './packets/packet.js'
 
@@ -59,8 +59,9 @@ export class PacketPublisher {
     })
   }
 
-  publish(message: Omit<Message, 'uid'>): Promise<void> {
-    const published = this.#publish(message).catch((error) => {
+  /** @param channel the database channel of the message's namespace */
+  publish(channel: string, message: Omit<Message, 'uid'>): Promise<void> {
+    const published = this.#publish(channel, message).catch((error) => {
       throw new errors.SocketIoNotPublished(messageOf(error))
     })
     const settled = published.catch((error) => {
@@ -80,12 +81,13 @@ export class PacketPublisher {
     if (failure !== undefined) throw failure
   }
 
-  async #publish(message: Omit<Message, 'uid'>): Promise<void> {
-    const { channelPrefix, payloadThreshold } = this.options
+  async #publish(channel: string, message: Omit<Message, 'uid'>): Promise<void> {
+    const { payloadThreshold } = this.options
     const whole = { uid: EMITTER_UID, ...message }
-    const packet = packetOf(channelPrefix, whole, ++lastNumber, payloadThreshold, origin)
+    const packet = packetOf(channel, whole, ++lastNumber, payloadThreshold, origin)
     if (this.#queue !== undefined) return this.#queue.publish([packet], MAY_WAIT)
     const client = this.#client!
+    refuseNative(client)
     const send = () => client.query(...this.#statement([packet]))
     try {
       // If nothing has to be waited for, the statement is sent before this function returns. So it is part of the

@@ -139,6 +139,11 @@ export class SharedLink {
     return this.#adapters.size
   }
 
+  /** The database channel of a namespace. */
+  channelOf(nsp: string): string {
+    return channelOf(this.#options.channelPrefix, nsp)
+  }
+
   /** Runs one statement on the user's pool. Rejects with the same errors as `queryPool`. */
   query(text: string, values?: unknown[]): Promise<pg.QueryResult> {
     if (this.#closed) return Promise.reject(new errors.NotAccepted('the adapter is closed'))
@@ -152,10 +157,9 @@ export class SharedLink {
   async add(adapter: NamespaceAdapter): Promise<void> {
     const own: { stop?: () => Promise<void> } = {}
     this.#adapters.set(adapter, own)
-    const channel = channelOf(this.#options.channelPrefix, adapter.nsp)
     let stop: () => Promise<void>
     try {
-      stop = await this.#listener.listen(channel, (payload) => adapter.inbox.receive(payload))
+      stop = await this.#listener.listen(adapter.channel, (payload) => adapter.inbox.receive(payload))
     } catch (error) {
       if (error instanceof errors.ChannelRefused) this.#refused.set(adapter.nsp, error)
       throw error
@@ -188,11 +192,12 @@ export class SharedLink {
 
   /**
    * Publishes a message after all earlier ones. Failures go to the error handler.
+   * @param channel the database channel of its namespace
    * @param volatile whether it may be lost; then it does not wait for an unavailable database
    * @returns the packet's number if the packet is kept
    */
-  publish(message: Message, volatile = false): number | undefined {
-    const { channelPrefix, payloadThreshold } = this.#options
+  publish(channel: string, message: Message, volatile = false): number | undefined {
+    const { payloadThreshold } = this.#options
     const refusal = this.#refused.get(message.nsp)
     if (refusal !== undefined) {
       this.#failed(refusal)
@@ -201,7 +206,7 @@ export class SharedLink {
     let packet: Packet
     try {
       const origin = this.#recoverable ? message.uid : undefined
-      packet = packetOf(channelPrefix, message, ++this.#lastNumber, payloadThreshold, origin)
+      packet = packetOf(channel, message, ++this.#lastNumber, payloadThreshold, origin)
     } catch (error) {
       this.#failed(error)
       return undefined
@@ -223,9 +228,8 @@ export class SharedLink {
    * Sends a heartbeat at once, ahead of the queue. A failure is ignored, because another heartbeat follows. While this node
    * does not listen, none is sent: the others would wait for answers to requests that it cannot receive.
    */
-  async sendHeartbeat({ uid, nsp, type }: Message): Promise<void> {
+  async sendHeartbeat(channel: string, { uid, nsp, type }: Message): Promise<void> {
     if (!this.#listener.state.up || this.#refused.has(nsp)) return
-    const channel = channelOf(this.#options.channelPrefix, nsp)
     const heartbeat = this.query('select pg_catalog.pg_notify($1, $2)', [
       channel,
       JSON.stringify({ uid, nsp, type })

@@ -1,5 +1,5 @@
+import { textArray } from '../../postgres/index.js'
 import { type Packet, textOf } from '../packets/packet.js'
-import { withLargeArrays } from './large-arrays.js'
 import type { Tables } from './tables.js'
 
 /**
@@ -14,7 +14,7 @@ export function publishStatement(
   tables: Tables,
   packets: readonly Packet[]
 ): [text: string, values: unknown[]] {
-  const channels = packets.map(({ databaseChannel }) => databaseChannel)
+  const channels = textArray(packets.map(({ namespaceChannel }) => namespaceChannel))
   const attachments = packets.some(({ header }) => header !== undefined)
   const kept = packets.some((packet) => packet.kept !== undefined)
   if (!attachments && !kept) {
@@ -22,27 +22,25 @@ export function publishStatement(
       // count() returns one row instead of one for each packet.
       `select pg_catalog.count(pg_catalog.pg_notify(channel, body))
        from rows from (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) as n (channel, body)`,
-      [channels, packets.map(({ payload }) => payload)]
+      [channels, textArray(packets.map(({ payload }) => payload))]
     ]
   }
   const values = [
     channels,
-    packets.map(({ header, payload }) => header ?? payload),
-    packets.map(({ header, payload }) => (header === undefined ? null : payload)),
+    textArray(packets.map(({ header, payload }) => header ?? payload)),
+    textArray(packets.map(({ header, payload }) => (header === undefined ? null : payload))),
     ...(kept
       ? [
-          packets.map(({ kept }) => (kept === undefined ? null : textOf(kept.nsp))),
-          packets.map(({ kept }) => kept?.origin ?? null),
-          packets.map(({ kept }) => kept?.seq ?? null),
-          packets.map(({ kept }) => arrayLiteral(kept?.rooms)),
-          packets.map(({ kept }) => arrayLiteral(kept?.except))
+          textArray(packets.map(({ kept }) => (kept === undefined ? null : textOf(kept.nsp)))),
+          textArray(packets.map(({ kept }) => kept?.origin ?? null)),
+          textArray(packets.map(({ kept }) => kept?.seq.toString() ?? null)),
+          textArray(packets.map(({ kept }) => arrayLiteral(kept?.rooms))),
+          textArray(packets.map(({ kept }) => arrayLiteral(kept?.except)))
         ]
       : [])
   ]
   const columns = `channel, body, attachment${kept ? ', nsp, origin, seq, rooms, excluded' : ''}`
-  const types = ['pg_catalog.text', 'pg_catalog.text', 'pg_catalog.text']
-  if (kept) types.push('pg_catalog.text', 'pg_catalog.text', 'bigint', 'pg_catalog.text', 'pg_catalog.text')
-  const arrays = types.map((type, index) => `pg_catalog.unnest($${index + 1}::${type}[])`).join(', ')
+  const arrays = values.map((_, index) => `pg_catalog.unnest($${index + 1}::pg_catalog.text[])`).join(', ')
   const text = `
     with input as materialized (
       select * from rows from (${arrays}) with ordinality as i (${columns}, place)
@@ -62,7 +60,7 @@ export function publishStatement(
       select from ${tables.recovery} where name operator(pg_catalog.=) 'turn' for update
     ), kept as (
       insert into ${tables.packets} (nsp, origin, seq, rooms, excluded, body, attachment)
-      select i.nsp, i.origin, i.seq, i.rooms::pg_catalog.text[], i.excluded::pg_catalog.text[],
+      select i.nsp, i.origin, i.seq::pg_catalog.int8, i.rooms::pg_catalog.text[], i.excluded::pg_catalog.text[],
         case when i.attachment is null then i.body end, pg_catalog.decode(i.attachment, 'base64')
       from turn, (select * from input where origin is not null order by place) i
       on conflict (origin, seq) do nothing
@@ -81,11 +79,11 @@ export function publishStatement(
       ${kept ? KEPT_ONLY : ''}
       order by i.place
     ) n`
-  return withLargeArrays(text, values)
+  return [text, values]
 }
 
 /** Prevents that a packet which is sent twice is notified twice. */
-const KEPT_ONLY = `left join kept k on k.origin operator(pg_catalog.=) i.origin and k.seq operator(pg_catalog.=) i.seq
+const KEPT_ONLY = `left join kept k on k.origin operator(pg_catalog.=) i.origin and k.seq operator(pg_catalog.=) i.seq::pg_catalog.int8
       where i.origin is null or k.position is not null`
 
 /** An array as PostgreSQL's text (arrays.html#ARRAYS-INPUT), because the arrays in an array must have the same length. */

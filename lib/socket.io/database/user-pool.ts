@@ -23,6 +23,12 @@ export async function queryPool(
   } catch (error) {
     throw new errors.DatabaseUnavailable(messageOf(error))
   }
+  try {
+    refuseNative(client)
+  } catch (error) {
+    client.release()
+    throw error
+  }
   // A checked-out client has no other listener, and an 'error' event without a listener ends the process.
   client.on('error', ignore)
   try {
@@ -40,6 +46,16 @@ export async function queryPool(
 }
 
 function ignore(): void {}
+
+/**
+ * Refuses a client of `pg.native`, which would convert the binary arrays of `publishStatement` to texts.
+ * @throws NotAccepted
+ */
+export function refuseNative(client: pg.ClientBase): void {
+  if ('native' in client) {
+    throw new errors.NotAccepted('pg.native cannot be used: pass a pool or client of "pg" itself')
+  }
+}
 
 const guarded = new WeakSet<pg.Pool>()
 

@@ -78,8 +78,13 @@ export function isBroadcast(message: Message): message is Message & { data: Broa
   return message.type === types.BROADCAST
 }
 
-/** A message to publish. */
+/**
+ * A message to publish. Its payload has a unique number, because PostgreSQL delivers equal notifications of a transaction only
+ * once (sql-notify.html). So it does not have the `databaseChannel` of notifications that may be equal.
+ */
 export interface Packet extends Notification {
+  /** The database channel of its namespace: see channelOf. */
+  namespaceChannel: string
   /** For a packet whose payload is stored as an attachment (in base64): the beginning of the notification, before the row's id. */
   header?: string | undefined
   /** For a packet that is kept for nodes and clients that miss it. */
@@ -111,13 +116,14 @@ export function channelOf(prefix: string, nsp: string): string {
 
 /**
  * Makes a packet of a message.
- * @param n a unique number, because PostgreSQL delivers equal notifications of a transaction only once (sql-notify.html)
+ * @param namespaceChannel see channelOf
+ * @param n a unique number
  * @param threshold the size from which a packet is stored in a row, in bytes
  * @param origin the sender of a packet that is kept for nodes and clients that miss it; undefined: it is not kept
  * @throws TypeError for data that cannot be serialized, such as circular structures
  */
 export function packetOf(
-  prefix: string,
+  namespaceChannel: string,
   message: Message,
   n: number,
   threshold: number,
@@ -125,7 +131,7 @@ export function packetOf(
 ): Packet {
   const { uid, nsp, type, data } = message
   const kept = origin === undefined ? undefined : keptOf(message, origin, n)
-  const base = { channel: nsp, databaseChannel: channelOf(prefix, nsp), ...(kept && { kept }) }
+  const base = { channel: nsp, namespaceChannel, ...(kept && { kept }) }
   const maxBytes = Math.min(threshold, NOTIFY_PAYLOAD_LIMIT - (kept ? POSITION_BYTES : 0))
   const header = () => `${JSON.stringify({ uid, nsp, type, n }).slice(0, -1)},"attachmentId":`
   if (CARRIERS.has(type) && hasBinary(data)) {

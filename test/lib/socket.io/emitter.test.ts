@@ -221,3 +221,25 @@ t.test('the emitter imports neither Fastify nor the adapter, the adapter no Fast
   t.same(packagesOf('emitter.js'), ['@fastify/error', '@msgpack/msgpack', 'pg'])
   t.same(packagesOf('socket.io.js'), ['@fastify/error', '@msgpack/msgpack', 'pg', 'socket.io-adapter'])
 })
+
+t.test('refuses pools and clients of pg.native, with what to pass instead', async (t) => {
+  const connectionString = await database()
+  // As the class of pg.native, whose bindings need a compiler, has it.
+  class Native extends pg.Client {
+    readonly native = {}
+  }
+  const pool = new pg.Pool({ connectionString, Client: Native } as pg.PoolConfig)
+  t.teardown(() => pool.end())
+  const client = new Native({ connectionString })
+  await client.connect()
+  t.teardown(() => client.end())
+  for (const target of [pool, client]) {
+    const failures: Error[] = []
+    const emitter = new Emitter(target, '/', { errorHandler: (error) => failures.push(error) })
+    emitter.emit('never sent')
+    await t.rejects(emitter.flushed(), {
+      message: /pg\.native cannot be used: pass a pool or client of "pg" itself/
+    })
+    t.equal(failures.length, 1)
+  }
+})
