@@ -20,7 +20,7 @@ export class HistoryGaps {
     this.#hub = hub
   }
 
-  /** For the readers of a message that is given up. Without its channel, for all channels whose names references do not contain. */
+  /** Sends one to the readers of a message that is given up. Without its channel, to all whose names references do not contain. */
   send({ channel, position }: Reference): void {
     const concerned = channel === undefined ? this.#channels().filter(isLong) : [channel]
     for (const name of concerned) {
@@ -30,7 +30,7 @@ export class HistoryGaps {
   }
 
   /**
-   * For the readers of some channels.
+   * Sends one to the readers of each of some channels.
    * @param channels null: all durable channels
    * @param latest the last position in the database; 0: none
    */

@@ -23,6 +23,7 @@ export async function queryPool(
   } catch (error) {
     throw new errors.DatabaseUnavailable(messageOf(error))
   }
+  // Before the statement, so that the refusal does not count as one without an answer.
   try {
     refuseNative(client)
   } catch (error) {
